@@ -1,0 +1,50 @@
+# Needs nothing but python3 with venv and pip. Each target does its own set-up, again and again.
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python -m
+
+.PHONY: demo test check kill bench-polling fmt clean help
+.DEFAULT_GOAL := help
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+# uv makes the same environment faster; pip does without it.
+.venv/.done: pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && uv pip install --quiet --python $(BIN)/python -e . --group dev; \
+	else \
+	  $(PYTHON) -m venv .venv && $(RUN) pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' \
+	  && $(RUN) pip install --quiet --disable-pip-version-check -e . --group dev; \
+	fi
+	@touch $@
+
+demo: .venv/.done ## one image from the seed's prompt, in the sandbox: no key, no network
+	@env -u RUNAPI_API_KEY -u RUNAPI_KEY FLUX2_MODE=sandbox $(BIN)/flux2-mcp generate \
+	  "Generate a photorealistic studio portrait of an astronaut holding a cat, dramatic rim lighting, 8K detail."
+
+check: .venv/.done ## lint, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## everything that has to hold: check, then the tests with branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses auto
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+kill: .venv/.done ## kill the server 200 times at every step of a task's life: nothing lost, nothing paid twice
+	$(RUN) bench.kill --kills 200
+
+bench-polling: .venv/.done ## the poller beside fixed intervals, on simulated time
+	$(RUN) bench.polling
+
+fmt: .venv/.done ## format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what the other targets made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* dist

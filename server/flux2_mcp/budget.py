@@ -1,0 +1,101 @@
+"""Caps on spending. Pure; they fail closed: what can't be priced can't be paid under a cap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from flux2_mcp.errors import BudgetError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """What may be spent, in USD; None: no such cap. A day is any 24 hours, a session is one server process."""
+
+    call_usd: Decimal | None = None
+    session_usd: Decimal | None = None
+    daily_usd: Decimal | None = None
+
+    @property
+    def any(self) -> bool:
+        """True where there is a cap at all."""
+        return any(cap is not None for cap in (self.call_usd, self.session_usd, self.daily_usd))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Charged or reserved so far, in USD, of every process on the same account."""
+
+    session_usd: Decimal = Decimal(0)
+    daily_usd: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """A cap that the call does not fit: the setting's name, its value and what is left of it, in USD."""
+
+    name: str
+    cap_usd: Decimal
+    left_usd: Decimal
+
+
+def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Caps) -> Decimal | None:
+    """What to set aside for a call, in USD: its quote, else what the caller stated; None where no cap needs it.
+
+    Args:
+        quoted_usd: The price of the whole call; None where nobody knows it.
+        stated_usd: `max_cost_usd` of the call.
+        caps: The caps in force.
+
+    Raises:
+        BudgetError: The quote passes what the caller stated, or there is neither a quote nor a statement and a cap is set.
+    """
+    if quoted_usd is None:
+        if stated_usd is None and caps.any:
+            raise BudgetError(
+                "Nobody publishes a price for this, and a spending cap is set.",
+                next_step="State max_cost_usd, the most this call may cost, or choose a variant with a published price.",
+            )
+        return stated_usd
+    if stated_usd is not None and quoted_usd > stated_usd:
+        raise BudgetError(
+            f"The quote is {dollars(quoted_usd)} and max_cost_usd allows {dollars(stated_usd)}.",
+            next_step="Raise max_cost_usd, or ask for less.",
+        )
+    return quoted_usd
+
+
+def exceeded(wanted_usd: Decimal, caps: Caps, spent: Spent) -> Exceeded | None:
+    """The first cap that `wanted_usd` does not fit, or None."""
+    limits: Mapping[str, tuple[Decimal | None, Decimal]] = {
+        "FLUX2_MAX_COST_USD": (caps.call_usd, Decimal(0)),
+        "FLUX2_SESSION_BUDGET_USD": (caps.session_usd, spent.session_usd),
+        "FLUX2_DAILY_BUDGET_USD": (caps.daily_usd, spent.daily_usd),
+    }
+    for name, (cap, used) in limits.items():
+        if cap is not None and used + wanted_usd > cap:
+            return Exceeded(name, cap, max(Decimal(0), cap - used))
+    return None
+
+
+def refusal(wanted_usd: Decimal, over: Exceeded, fitting: str | None) -> BudgetError:
+    """The refusal in words.
+
+    Args:
+        wanted_usd: What the call would cost.
+        over: The cap it does not fit.
+        fitting: The cheapest request of the same kind that would fit, in words, or None.
+    """
+    advice = f"{fitting} would fit." if fitting else "Nothing of this kind fits any more."
+    return BudgetError(
+        f"The call would cost {dollars(wanted_usd)}; {over.name} is {dollars(over.cap_usd)} and"
+        f" {dollars(over.left_usd)} of it is left.",
+        next_step=f"{advice} Or raise {over.name}.",
+    )
+
+
+def dollars(usd: Decimal) -> str:
+    """An amount for people: whole cents, and more places where they are there."""
+    cents = f"{usd:.2f}"
+    return f"${cents}" if Decimal(cents) == usd else f"${usd.normalize():f}"

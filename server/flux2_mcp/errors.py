@@ -1,0 +1,251 @@
+"""The error tree. Everything this package raises on purpose is a `Flux2Error`.
+
+    Flux2Error                      what happened, what it cost, what to do next
+    ├── InvalidRequestError         refused here by name, nothing was sent
+    ├── BudgetError                 over a cap, or a price nobody knows; nothing was sent
+    ├── SettingsError               an environment variable or key file that can't be used
+    ├── ApiError                    RunAPI answered with an error (status, request id)
+    │   ├── AuthenticationError         401, 403
+    │   ├── InsufficientCreditsError    402
+    │   ├── RejectedError               400, 413, 415, 422 and what else is ours to mend
+    │   ├── NotFoundError               404
+    │   ├── ConflictError               409
+    │   ├── RateLimitedError            429
+    │   └── ServiceError                5xx, 408, and pages that are not RunAPI's
+    ├── TransportError              no answer: connection, time, or a broken body
+    ├── WireError                   an answer that makes no sense
+    ├── TaskFailedError             the task itself failed; never charged
+    ├── DeliveryError               a result that could not be fetched or is not an image
+    ├── JournalError                the journal can't be read or written
+    └── SandboxError                the embedded RunAPI could not start
+
+Foreign exceptions stop at the seam that met them (`raise ... from`). Messages are written for a model and a person:
+they hold no key and no prompt, and a path only where it is the user's own to mend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+NOTHING_SENT = "Nothing was sent and nothing was charged."
+NOTHING_CHARGED = "Nothing was charged."
+
+
+class Flux2Error(Exception):
+    """Base of all errors.
+
+    Args:
+        message: What happened, one or more sentences.
+        cost: What it cost, a sentence; by default the class's own.
+        next_step: What to do next, a sentence; by default the class's own.
+
+    Class attributes: `code` names the error for programs; `retryable` says whether the same call may succeed later;
+    `exit_code` is the command line's (the vendor's CLI uses the same numbers: `api/runapi.md`, exit codes).
+    """
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+    default_cost: ClassVar[str] = NOTHING_CHARGED
+    default_next: ClassVar[str] = "Report this with the text above if it comes again."
+
+    def __init__(self, message: str, *, cost: str | None = None, next_step: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cost = self.default_cost if cost is None else cost
+        self.next_step = self.default_next if next_step is None else next_step
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One field that can't be sent: its name and one sentence that says what is wrong and what is allowed."""
+
+    field: str
+    text: str
+
+
+class InvalidRequestError(Flux2Error):
+    """Arguments outside the contract, refused before anything is sent.
+
+    Args:
+        problems: One for each field; at least one.
+    """
+
+    code = "invalid_request"
+    exit_code = 4
+    default_cost = NOTHING_SENT
+    default_next = "Mend the arguments named above and call again."
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(f"{problem.field}: {problem.text}" for problem in problems))
+        self.problems = problems
+
+
+class BudgetError(Flux2Error):
+    """The call would cost more than a cap allows, or nobody can say what it would cost. Caps fail closed."""
+
+    code = "budget"
+    exit_code = 4
+    default_cost = NOTHING_SENT
+
+
+class SettingsError(Flux2Error):
+    """The environment or the key file holds something that can't be used."""
+
+    code = "settings"
+    exit_code = 4
+    default_cost = NOTHING_SENT
+    default_next = "Mend the setting named above and start again."
+
+
+class ApiError(Flux2Error):
+    """RunAPI answered with an error.
+
+    Args:
+        message: RunAPI's own words, shortened, or a stock phrase for the status.
+        status: HTTP status code.
+        request_id: RunAPI's `X-Request-Id`, where it gave one.
+        retry_after: Seconds until RunAPI wants to be asked again, where it said so.
+        unanswered: True where an earlier try of the same call went unanswered, so that it may have been done.
+        cost: As in `Flux2Error`.
+        next_step: As in `Flux2Error`.
+    """
+
+    code = "api"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        unanswered: bool = False,
+        cost: str | None = None,
+        next_step: str | None = None,
+    ) -> None:
+        super().__init__(message, cost=cost, next_step=next_step)
+        self.status = status
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.unanswered = unanswered
+
+
+class AuthenticationError(ApiError):
+    """The key is missing, wrong or not allowed (401, 403)."""
+
+    code = "authentication"
+    exit_code = 2
+    default_next = "Set RUNAPI_API_KEY to a valid key (runapi.ai, API keys), then start the server again."
+
+
+class InsufficientCreditsError(ApiError):
+    """The account can't pay for this (402)."""
+
+    code = "insufficient_credits"
+    exit_code = 3
+    default_next = "Top up the RunAPI account, or choose a cheaper variant or resolution (check_pricing)."
+
+
+class RejectedError(ApiError):
+    """RunAPI does not accept the request as it is (400, 413, 415, 422 and other 4xx)."""
+
+    code = "rejected"
+    exit_code = 4
+    default_next = "Change the request as the message says and call again."
+
+
+class NotFoundError(ApiError):
+    """RunAPI knows no such thing (404)."""
+
+    code = "not_found"
+    exit_code = 4
+    default_next = "Check the id: a task answers only to the key, and on the endpoint, that made it."
+
+
+class ConflictError(ApiError):
+    """The idempotency key was used for another request (409)."""
+
+    code = "conflict"
+    exit_code = 4
+    default_next = "Use a new idempotency_key for a new request, or leave it out."
+
+
+class RateLimitedError(ApiError):
+    """Too many requests for this key (429)."""
+
+    code = "rate_limited"
+    retryable = True
+    exit_code = 6
+    default_next = "Wait a little and call again."
+
+
+class ServiceError(ApiError):
+    """RunAPI, or something between, is in trouble (5xx, 408, an HTML page)."""
+
+    code = "service"
+    retryable = True
+    exit_code = 5
+    default_next = "Call again in a minute; the same call is not paid twice."
+
+
+class TransportError(Flux2Error):
+    """No answer came: no connection, no time left, or the body broke off.
+
+    Args:
+        message: As in `Flux2Error`.
+        sent: False where no connection was made, so that certainly nothing reached the other side.
+    """
+
+    code = "transport"
+    retryable = True
+    exit_code = 5
+    default_next = "Check the network and RUNAPI_BASE_URL, then call again."
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class WireError(Flux2Error):
+    """An answer that is not what `api/runapi.md` says, and can't be read liberally either."""
+
+    code = "wire"
+    exit_code = 5
+
+
+class TaskFailedError(Flux2Error):
+    """The task failed. RunAPI does not charge failed tasks (`api/runapi.md`, tasks)."""
+
+    code = "task_failed"
+    exit_code = 7
+    default_cost = "Failed tasks are not charged."
+    default_next = "Read the reason, change the prompt or the variant, and generate again."
+
+
+class DeliveryError(Flux2Error):
+    """A finished image could not be brought to disk. It stays paid for and can be fetched again until it expires."""
+
+    code = "delivery"
+    retryable = True
+    exit_code = 5
+    default_cost = "The task itself is done and charged; fetching it again costs nothing."
+    default_next = "Call check_task with the task's id: it fetches the image again."
+
+
+class JournalError(Flux2Error):
+    """The journal under FLUX2_HOME can't be read or written, so nothing is sent that could be lost."""
+
+    code = "journal"
+    exit_code = 1
+    default_cost = NOTHING_SENT
+    default_next = "Make FLUX2_HOME a writable folder with free space, then call again."
+
+
+class SandboxError(Flux2Error):
+    """The embedded sandbox could not start."""
+
+    code = "sandbox"
+    exit_code = 1
+    default_cost = NOTHING_SENT

@@ -1,0 +1,117 @@
+"""The domain's own words, frozen. No I/O, no JSON: `runapi.wire` speaks to RunAPI, `tools.results` to the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal
+
+SERVICE = "flux-2"
+"""The service's name in RunAPI's price calls."""
+
+
+class Action(StrEnum):
+    """What is asked of the model. The value is RunAPI's endpoint (`/api/v1/flux_2/<action>`)."""
+
+    TEXT_TO_IMAGE = "text_to_image"
+    REMIX_IMAGE = "remix_image"
+
+
+class Status(StrEnum):
+    """A task's state at RunAPI. Words that RunAPI never promised read as UNKNOWN, which is never success."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+    @property
+    def ended(self) -> bool:
+        """True once nothing more will come."""
+        return self in {Status.COMPLETED, Status.FAILED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """One validated request for one image (`catalog.request` makes it). None means: not sent, the service's default."""
+
+    action: Action
+    variant: str
+    model: str
+    prompt: str
+    source_image_urls: tuple[str, ...] = ()
+    aspect_ratio: str | None = None
+    output_resolution: str | None = None
+    enable_safety_checker: bool | None = None
+    callback_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteTask:
+    """What RunAPI says of a task, after liberal reading.
+
+    `cost_usd` is what was charged, in USD, where RunAPI says it. `retry_after` is in seconds: ask no sooner.
+    """
+
+    task_id: str
+    status: Status
+    image_urls: tuple[str, ...] = ()
+    cost_usd: Decimal | None = None
+    error: str | None = None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceSchedule:
+    """The live price of one model: cents an image by resolution (None: not priced).
+
+    `as_of` is RunAPI's own time stamp, as it gave it.
+    """
+
+    model: str
+    action: Action
+    cents: dict[str, Decimal | None] = field(default_factory=dict)
+    as_of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What one task would reserve, in USD."""
+
+    model: str
+    usd: Decimal
+    as_of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """The account's money in USD."""
+
+    balance_usd: Decimal
+    spent_today_usd: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Whose key it is."""
+
+    name: str
+    email: str
+    account_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadedFile:
+    """A source image that RunAPI holds for its hour. `expires_at` is UTC."""
+
+    file_name: str
+    url: str
+    size_bytes: int
+    mime_type: str
+    expires_at: datetime | None
+
+
+PriceSource = Literal["live", "cached", "published", "unknown"]

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+from flux2_mcp.settings import Settings, from_env
+
+# The same examples on every machine, and no clock in the verdict: these machines are shared and slow at times.
+hypothesis_settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
+hypothesis_settings.load_profile("ci")
+
+SEED_PROMPT = (
+    "Generate a photorealistic studio portrait of an astronaut holding a cat, dramatic rim lighting, 8K detail."
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def clean_env(tmp_path: Path) -> dict[str, str]:
+    """An environment for a process of ours: an empty home, the sandbox a thousand times faster than life, no key."""
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
+    return kept | {
+        "HOME": str(tmp_path / "user"),
+        "FLUX2_HOME": str(tmp_path / "home"),
+        "FLUX2_SANDBOX_SPEED": "1000",
+        "FLUX2_RATE": "1000",
+    }
+
+
+@pytest.fixture
+def sandbox_settings(clean_env: dict[str, str], tmp_path: Path) -> Settings:
+    return from_env(clean_env, workspace=str(tmp_path))
