@@ -1,0 +1,263 @@
+"""RunAPI's client: one pool of connections for the life of the process. The only importer of httpx."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+
+from flux2_mcp import retry
+from flux2_mcp.errors import SettingsError, TransportError
+from flux2_mcp.runapi.answers import LARGEST, LARGEST_ERROR, Answer, Download
+from flux2_mcp.runapi.calls import Calls, sendable
+from flux2_mcp.runapi.endpoints import Endpoints
+from flux2_mcp.settings import is_loopback
+
+SLOWEST = 16 * 1024
+"""Bytes a second that an upload must reach: a home's slowest uplink."""
+PIECE = 64 * 1024
+"""Bytes handed to the connection at once, each under a write timeout of its own."""
+CALLS, DOWNLOADS = 48, 16
+"""Connections at once, together below every system's limit of open files. Slow downloads keep no poll waiting."""
+SHARE = 4
+"""Connections in one of httpx's pools, which spends time with the square of their number on each request: with 1,000
+polls at once, a poll takes 3 ms of processor time over pools of 4 and 13 ms over one of 48."""
+KEPT = 30.0
+"""Seconds that an idle connection is kept: less than servers commonly do."""
+LAST_PORT = 65_535
+
+_FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, UnicodeError)
+# The first that fits, in words of our own: the libraries' may hold a URL with its signature. False: nothing was sent.
+_WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool], ...] = (
+    (httpx.ConnectTimeout, "no connection in time", False),
+    (httpx.PoolTimeout, "no connection was free in time", False),
+    ((httpx.TimeoutException, TimeoutError), "no answer in time", True),
+    (httpx.ProxyError, "the proxy did not let the call through", False),
+    (httpx.ConnectError, "no connection: unknown name, closed port, or a certificate that is not trusted", False),
+    ((httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError), "the address can't be called", False),
+    (Exception, "the connection broke off, or what came is not HTTP", True),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds for each part of a call; `answer` for the whole of one attempt, beside its place and what its body needs to go out."""
+
+    connect: float = 5.0
+    read: float = 30.0
+    write: float = 30.0
+    pool: float = 30.0
+    answer: float = 60.0
+
+
+class RunApi(Endpoints):
+    """The calls. Made without I/O; the pool opens at first use and is closed by `aclose`.
+
+    All calls raise `ApiError` by status, `TransportError` when no answer came, `WireError` when it makes no sense, and
+    `SettingsError` when the environment's proxy or certificates can't be used. What they raise never shows the key.
+
+    Args:
+        base_url: As `settings` validated it, without a slash at the end.
+        api_key: None: calls that need one raise `AuthenticationError` before anything is sent.
+        version: Ours, for the `User-Agent`.
+        policy: How long GETs and creates are retried.
+        gate: Awaited before every call to RunAPI, retries included; a limiter waits here.
+        on_limited: Told of every 429 with its `Retry-After` in seconds.
+        timeouts: Seconds for each part of a call.
+        sleep: Waits for so many seconds. This and the next three are the only clock and dice in here.
+        monotonic: Seconds on a clock that never goes back.
+        now: The present, aware.
+        jitter: A random number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        version: str,
+        policy: retry.Policy = retry.STANDARD,
+        gate: Callable[[], Awaitable[None]] | None = None,
+        on_limited: Callable[[float | None], Awaitable[None] | None] | None = None,
+        timeouts: Timeouts | None = None,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        if api_key is not None and not sendable(api_key):
+            raise SettingsError("The API key holds characters that no key has.")
+        self._pool = _Pool(base_url, timeouts or Timeouts())
+        super().__init__(
+            Calls(
+                transport=self._pool,
+                base=base_url,
+                key=api_key,
+                agent=f"flux2-mcp/{version}",
+                policy=policy,
+                gate=gate,
+                on_limited=on_limited,
+                sleep=sleep,
+                monotonic=monotonic,
+                now=now,
+                jitter=jitter,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._calls.base!r})"
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._pool.aclose()
+
+
+class _Pool:
+    """httpx at arm's length: requests are made by hand, so that no key, cookie or header of one call slips into another."""
+
+    def __init__(self, base_url: str, timeouts: Timeouts) -> None:
+        self._base = base_url
+        self._timeouts = timeouts
+        self._tls: ssl.SSLContext | None = None
+        self._calls = _Lane(CALLS, self._client)
+        self._downloads = _Lane(DOWNLOADS, self._client)
+
+    async def aclose(self) -> None:
+        await self._calls.aclose()
+        await self._downloads.aclose()
+
+    async def send(
+        self, method: str, url: str, *, headers: Mapping[str, str], content: bytes = b"", whom: str = "RunAPI"
+    ) -> Answer:
+        within = self._timeouts.pool + self._timeouts.answer + len(content) / SLOWEST
+        with _translated(whom), anyio.fail_after(within):
+            async with self._calls.open(self._request(method, url, headers, content), self._timeouts.pool) as response:
+                return Answer(response.status_code, dict(response.headers), await _body(response, whom))
+
+    @asynccontextmanager
+    async def download(self, url: str, headers: Mapping[str, str], whom: str) -> AsyncIterator[Download]:
+        async with AsyncExitStack() as stack:
+            with _translated(whom):
+                opening = self._downloads.open(self._request("GET", url, headers), self._timeouts.pool)
+                response = await stack.enter_async_context(opening)
+            _refuse_layers(response, whom)
+
+            async def chunks() -> AsyncIterator[bytes]:
+                with _translated(whom):
+                    async for piece in response.aiter_bytes():
+                        yield piece
+
+            yield Download(response.status_code, dict(response.headers), chunks)
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str], content: bytes = b"") -> httpx.Request:
+        sent = httpx.Headers(dict(headers))
+        if method != "GET":
+            sent["Content-Length"] = str(len(content))
+        pieces = _pieces(content) if content else None
+        request = httpx.Request(
+            method, url, headers=sent, content=pieces, extensions={"timeout": asdict(self._timeouts)}
+        )
+        if not 0 <= (request.url.port or 0) <= LAST_PORT:
+            # Further in, the socket would raise its own error, in a group.
+            raise httpx.InvalidURL("no such port")
+        return request
+
+    def _client(self, scheme: str) -> httpx.AsyncClient:
+        """The environment's proxies and certificates are the user's wish (`trust_env`), but no proxy sees our loopback."""
+        parts = urlsplit(self._base)
+        loopback = {"localhost", "127.0.0.1", "[::1]"} | ({parts.netloc} if is_loopback(parts.hostname) else set())
+        try:
+            if scheme == "https" and self._tls is None:
+                self._tls = httpx.create_ssl_context()
+            return httpx.AsyncClient(
+                trust_env=True,
+                # Reading the certificates takes 30 ms and more, which the sandbox needs not wait for. Without, nobody is trusted.
+                verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._tls is None else self._tls,
+                mounts={f"all://{host}": None for host in loopback},
+                limits=httpx.Limits(max_connections=SHARE, max_keepalive_connections=SHARE, keepalive_expiry=KEPT),
+                follow_redirects=False,
+            )
+        except (ImportError, ValueError, OSError, httpx.InvalidURL) as exc:
+            raise SettingsError(
+                "The proxy or the certificates named by the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, "
+                "SSL_CERT_FILE, SSL_CERT_DIR) can't be used; proxies must be http:// or https://."
+            ) from exc
+
+
+class _Lane:
+    """Connections for one kind of traffic. Who finds none free queues here: httpx's queue costs the square of its length."""
+
+    def __init__(self, places: int, make: Callable[[str], httpx.AsyncClient]) -> None:
+        self._make = make
+        self._places = anyio.Semaphore(places, fast_acquire=True)
+        # Clients' numbers, a stack: under little load the same few warm connections serve, and one client is made.
+        self._free = [place // SHARE for place in reversed(range(places))]
+        self._clients: dict[tuple[int, str], httpx.AsyncClient] = {}
+
+    async def aclose(self) -> None:
+        while self._clients:
+            await self._clients.popitem()[1].aclose()
+
+    @asynccontextmanager
+    async def open(self, request: httpx.Request, patience: float) -> AsyncIterator[httpx.Response]:
+        with anyio.move_on_after(patience) as scope:
+            await self._places.acquire()
+        if scope.cancelled_caught:
+            raise httpx.PoolTimeout("no place")
+        number = self._free.pop()
+        which = (number, request.url.scheme)
+        try:
+            if which not in self._clients:
+                self._clients[which] = self._make(request.url.scheme)
+            response = await self._clients[which].send(request, stream=True)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+        finally:
+            self._free.append(number)
+            self._places.release()
+
+
+async def _body(response: httpx.Response, whom: str) -> bytes:
+    """At most one byte more than allowed. An error's status and `Retry-After` count even when its words break off."""
+    largest = LARGEST_ERROR if response.is_error else LARGEST
+    body = bytearray()
+    try:
+        _refuse_layers(response, whom)
+        async for piece in response.aiter_bytes():
+            body += piece
+            if len(body) > largest:
+                break
+    except (httpx.HTTPError, TransportError):
+        if not response.is_error:
+            raise
+    return bytes(body[: largest + 1])
+
+
+def _refuse_layers(response: httpx.Response, whom: str) -> None:
+    """One layer of compression at most: each swells a small body a thousandfold, and no more was asked for."""
+    if response.headers.get("content-encoding", "").strip().lower() not in {"", "identity", "gzip", "deflate"}:
+        raise TransportError(f"{whom} answered in an encoding that was not asked for.")
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE]
+
+
+@contextmanager
+def _translated(whom: str) -> Iterator[None]:
+    try:
+        yield
+    except _FOREIGN as exc:
+        words, sent = next((words, sent) for kinds, words, sent in _WORDS if isinstance(exc, kinds))
+        raise TransportError(f"{whom} gave no answer: {words}.", sent=sent) from exc

@@ -1,0 +1,162 @@
+"""Every call of `api/runapi.md` by name: what goes out, what comes back as our models."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from hashlib import md5
+from http import HTTPStatus
+from urllib.parse import quote, urlencode, urlsplit
+
+from flux2_mcp.errors import InvalidRequestError, Problem, ServiceError, WireError
+from flux2_mcp.models import (
+    SERVICE,
+    Account,
+    Action,
+    Balance,
+    ImageRequest,
+    PriceSchedule,
+    Quote,
+    RemoteTask,
+    UploadedFile,
+)
+from flux2_mcp.runapi import wire
+from flux2_mcp.runapi.answers import Answer, Download, failure, payload
+from flux2_mcp.runapi.calls import Calls, sendable
+from flux2_mcp.settings import is_loopback
+
+LONGEST_ID = 512
+"""Characters of an idempotency key or a client request id (`api/runapi.md`)."""
+
+_TASKS, _FILES = "/api/v1/flux_2", "/api/v1/files"
+
+
+class Endpoints:
+    """The calls, over whatever carries them; `client.RunApi` is the one to make."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._schedules: dict[str, tuple[str, tuple[PriceSchedule, ...]]] = {}
+
+    async def create(
+        self, request: ImageRequest, *, idempotency_key: str, client_request_id: str | None = None
+    ) -> RemoteTask:
+        """Create a task, or find the one that this key has made already. Retried under the same key.
+
+        After `TransportError`, `ServiceError` or `WireError` the task may exist and be charged: only the same key tells.
+
+        Args:
+            request: What to make.
+            idempotency_key: 1 to 512 printable ASCII characters, one for each logical task.
+            client_request_id: The same bounds; RunAPI stores it with the task.
+        """
+        headers = self._calls.bearer()
+        if client_request_id is not None:
+            headers["X-Client-Request-Id"] = _bounded("client_request_id", client_request_id)
+        key = _bounded("idempotency_key", idempotency_key)
+        path = f"{_TASKS}/{request.action}"
+        return self._task(await self._calls.post(path, wire.body(request), headers, idempotency_key=key))
+
+    async def get(self, action: Action, task_id: str, *, attempts: int = 1) -> RemoteTask:
+        """Ask about a task, by default once: a poller has a plan of its own. A 429 or 503 carries its `retry_after`."""
+        if not task_id.strip("."):
+            raise InvalidRequestError(Problem("task_ids", "holds something that is not a task's id."))
+        path = f"{_TASKS}/{action}/{quote(task_id, safe='', errors='replace')}"
+        return self._task(await self._calls.get(path, attempts=attempts), asked=task_id)
+
+    async def price_schedules(
+        self, *, action: Action | None = None, model: str | None = None
+    ) -> tuple[PriceSchedule, ...]:
+        """The live prices, all or of one action or model. Needs no key; unchanged lists are not sent again (`ETag`)."""
+        filters = {"service": SERVICE, "action": action, "model": model}
+        path = f"/api/v1/price_schedules?{urlencode({name: value for name, value in filters.items() if value})}"
+        etag, kept = self._schedules.get(path, ("", ()))
+        headers = self._calls.bearer() if self._calls.key else {}
+        answer = await self._calls.get(path, headers | ({"If-None-Match": etag} if etag else {}))
+        if answer.status == HTTPStatus.NOT_MODIFIED and etag:
+            return kept
+        schedules = wire.price_schedules(payload(answer))
+        if new := answer.headers.get("etag"):
+            self._schedules[path] = (new, schedules)
+        return schedules
+
+    async def quote(self, request: ImageRequest) -> Quote:
+        """What the request would reserve now. Not retried."""
+        return wire.quote(payload(await self._calls.post("/api/v1/price_quotes", wire.quote_body(request))), request)
+
+    async def balance(self) -> Balance:
+        """The account's money."""
+        return wire.balance(payload(await self._calls.get("/api/v1/me/balance")))
+
+    async def me(self) -> Account:
+        """Whose key it is."""
+        return wire.account(payload(await self._calls.get("/api/v1/me")))
+
+    async def upload(self, filename: str, data: bytes) -> UploadedFile:
+        """Bring bytes to RunAPI's store for an hour. Nothing here is retried: call again, and it starts afresh."""
+        checksum = b64encode(md5(data, usedforsecurity=False).digest()).decode()
+        asked = {"filename": filename, "byte_size": len(data), "checksum": checksum}
+        place = wire.preparation(payload(await self._calls.post(f"{_FILES}/prepare", asked)))
+        if not _private(place.upload_url):
+            raise WireError("RunAPI named an upload address that is not https.")
+        # Another host: its own headers and nothing else, above all not the key.
+        whom = "The upload store"
+        answer = await self._calls.transport.send(
+            "PUT", place.upload_url, headers=place.headers, content=data, whom=whom
+        )
+        if not answer.ok:
+            refusal = failure(answer, now=self._calls.now(), key=self._calls.key, whom=whom)
+            text = refusal.message if refusal else f"{whom} answered {answer.status}."
+            raise ServiceError(text, status=answer.status, next_step="Call again: the file is uploaded afresh.")
+        confirmed = await self._calls.post(f"{_FILES}/confirm", {"signed_id": place.signed_id})
+        return wire.uploaded_file(payload(confirmed), file_name=filename, size_bytes=len(data))
+
+    async def register(
+        self, *, url: str | None = None, base64: str | None = None, file_name: str | None = None
+    ) -> UploadedFile:
+        """Let RunAPI keep, for an hour, what stands at a URL or in base64; exactly one of them. Not retried."""
+        if (url is None) == (base64 is None):
+            raise InvalidRequestError(Problem("source", "needs either a URL or base64."))
+        source = {"type": "base64", "data": base64} if url is None else {"type": "url", "url": url}
+        body = {"source": source} | ({} if file_name is None else {"file_name": file_name})
+        return wire.uploaded_file(payload(await self._calls.post(_FILES, body)), file_name=file_name or "")
+
+    async def exchange(self, code: str, code_verifier: str, redirect_port: int, hostname: str) -> tuple[str, str, str]:
+        """Turn a browser login's code into (key, the key's name, e-mail). Sends no key of ours; not retried."""
+        body = {"code": code, "code_verifier": code_verifier, "redirect_port": redirect_port}
+        headers = {"X-CLI-Hostname": "".join(c if c.isascii() and c.isprintable() else "?" for c in hostname).strip()}
+        return wire.login(payload(await self._calls.post("/api/v1/cli/exchange", body, headers)))
+
+    def download(self, url: str, *, headers: Mapping[str, str] | None = None) -> AbstractAsyncContextManager[Download]:
+        """Open a URL, any host's, without key or cookies. Redirects and statuses are the caller's to judge.
+
+        Raises:
+            TransportError: On entering, or later from `chunks()`.
+        """
+        sent = {"User-Agent": self._calls.agent, "Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
+        return self._calls.transport.download(url, sent, "The image's host")
+
+    def _task(self, answer: Answer, asked: str | None = None) -> RemoteTask:
+        return wire.task(
+            payload(answer),
+            asked=asked,
+            named=answer.headers.get("x-runapi-task-id"),
+            retry_after=answer.retry_after(self._calls.now()),
+            key=self._calls.key,
+        )
+
+
+def _bounded(name: str, value: str) -> str:
+    if not sendable(value) or len(value) > LONGEST_ID:
+        raise InvalidRequestError(Problem(name, f"must be 1 to {LONGEST_ID} printable ASCII characters."))
+    return value
+
+
+def _private(url: str) -> bool:
+    """True for https, and for http that never leaves the machine."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+    except ValueError:
+        return False

@@ -1,0 +1,293 @@
+"""Vendor JSON <-> our models. Pure: strict in what it writes, liberal in what it reads (`api/runapi.md`).
+
+Readers take what `words.loads` gives. They raise `WireError` only where nothing useful can be said; unknown fields are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from flux2_mcp import catalog
+from flux2_mcp.errors import WireError
+from flux2_mcp.models import (
+    SERVICE,
+    Account,
+    Action,
+    Balance,
+    ImageRequest,
+    PriceSchedule,
+    Quote,
+    RemoteTask,
+    Status,
+    UploadedFile,
+)
+from flux2_mcp.runapi.words import clean, said
+
+_STATUSES = {
+    "pending": Status.PENDING,
+    "processing": Status.PROCESSING,
+    "completed": Status.COMPLETED,
+    "failed": Status.FAILED,
+    # Older gateways' words (`api/runapi.md`, tasks); "cancelled" is "canceled" in its other spelling.
+    "succeeded": Status.COMPLETED,
+    "success": Status.COMPLETED,
+    "error": Status.FAILED,
+    "canceled": Status.FAILED,
+    "cancelled": Status.FAILED,
+}
+_STATUS_KEYS = ("status", "state")
+_ID_KEYS = ("id", "task_id", "taskId")
+_DEAREST = Decimal(10**9)
+_FINEST = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Where the bytes of an upload go, and with which headers. The URL is a secret for as long as it lives."""
+
+    upload_url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    signed_id: str = field(repr=False)
+
+
+def body(request: ImageRequest) -> dict[str, Any]:
+    """The JSON of a create call: the contract's fields that were given, in the contract's order, no nulls."""
+    fields = {
+        "model": request.model,
+        "prompt": request.prompt,
+        "source_image_urls": list(request.source_image_urls) if request.action is Action.REMIX_IMAGE else None,
+        "aspect_ratio": request.aspect_ratio,
+        "output_resolution": request.output_resolution,
+        "enable_safety_checker": request.enable_safety_checker,
+        "callback_url": request.callback_url,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def quote_body(request: ImageRequest) -> dict[str, Any]:
+    """The JSON of a price quote: the same parameters, without what says nothing about the price of a task."""
+    params = {name: value for name, value in body(request).items() if name not in {"model", "callback_url"}}
+    return {"service": SERVICE, "action": str(request.action), "model": request.model, "params": params}
+
+
+def task(
+    payload: Mapping[str, object],
+    *,
+    asked: str | None = None,
+    named: str | None = None,
+    retry_after: float | None = None,
+    key: str | None = None,
+) -> RemoteTask:
+    """A task, as created or as asked for.
+
+    COMPLETED with no image URL stays COMPLETED with `image_urls` empty: it ended and was charged, and the caller says
+    that nothing came. A status that nobody promised is UNKNOWN; one that is absent is PENDING in the answer to a create.
+
+    Args:
+        payload: The answer.
+        asked: The id that was asked for; None in the answer to a create.
+        named: The id in `X-RunAPI-Task-Id`, for an answer that has none itself.
+        retry_after: Seconds, from the answer's header.
+        key: The API key, never shown.
+
+    Raises:
+        WireError: The answer to a create names no task.
+    """
+    found = _unwrapped(payload)
+    task_id = asked or next((text for name in _ID_KEYS if (text := _id(found.get(name)))), named)
+    if not task_id:
+        words = clean(said(found), key)
+        raise WireError(f"RunAPI's answer names no task{f': {words}' if words else '.'}")
+    word = next((found[name] for name in _STATUS_KEYS if found.get(name) is not None), None)
+    if word is None:
+        status = Status.PENDING if asked is None else Status.UNKNOWN
+    else:
+        status = _STATUSES.get(str(word).strip().lower(), Status.UNKNOWN)
+    images = found.get("images")
+    urls = [_dict(image).get("url", image) for image in images] if isinstance(images, list) else []
+    return RemoteTask(
+        task_id=task_id,
+        status=status,
+        image_urls=tuple(url for item in urls if (url := _text(item))),
+        cost_usd=_cost(found),
+        error=(clean(said(found), key) or None) if status in {Status.FAILED, Status.UNKNOWN} else None,
+        retry_after=retry_after,
+    )
+
+
+def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
+    """The live prices of the catalogue's models; other entries are left out.
+
+    A resolution that the overrides don't name has the unit price. None: no price is told, it is not in USD, or it
+    hangs on something other than the resolution.
+
+    Raises:
+        WireError: There is no list of schedules.
+    """
+    entries = payload.get("price_schedules")
+    if not isinstance(entries, list):
+        raise WireError("RunAPI's price list holds no price_schedules.")
+    as_of = _text(payload.get("as_of")) or ""
+    known = ((_dict(entry), catalog.models().get(str(_dict(entry).get("model")))) for entry in entries)
+    return tuple(
+        PriceSchedule(model=model.id, action=model.action, cents=_cents(entry, model.resolutions), as_of=as_of)
+        for entry, model in known
+        if model is not None
+    )
+
+
+def quote(payload: Mapping[str, object], request: ImageRequest) -> Quote:
+    """What the request would reserve.
+
+    Raises:
+        WireError: There is no amount, or it is not in USD.
+    """
+    found = _dict(payload.get("price_quote")) or payload
+    cents = _number(found.get("reservation_amount_cents"))
+    if cents is None or not _in_usd(found):
+        raise WireError("RunAPI's price quote holds no amount in USD.")
+    return Quote(
+        model=_text(found.get("model")) or request.model, usd=_dollars(cents), as_of=_text(found.get("as_of")) or ""
+    )
+
+
+def balance(payload: Mapping[str, object]) -> Balance:
+    """The account's money.
+
+    Raises:
+        WireError: There is no balance.
+    """
+    cents, spent = _number(payload.get("balance_cents"), least=-_DEAREST), _number(payload.get("spent_cents_today"))
+    if cents is None:
+        raise WireError("RunAPI's answer holds no balance_cents.")
+    return Balance(balance_usd=_dollars(cents), spent_today_usd=None if spent is None else _dollars(spent))
+
+
+def account(payload: Mapping[str, object]) -> Account:
+    """Whose key it is; what is not told is empty."""
+    owner = _dict(payload.get("account"))
+    return Account(
+        name=clean(_text(payload.get("name")) or ""),
+        email=clean(_text(payload.get("email")) or ""),
+        account_name=clean(_text(owner.get("name")) or ""),
+    )
+
+
+def preparation(payload: Mapping[str, object]) -> Preparation:
+    """Where to put a file's bytes.
+
+    Raises:
+        WireError: Address or id is missing.
+    """
+    url, signed_id = _text(payload.get("upload_url")), _text(payload.get("signed_id"))
+    if not (url and signed_id):
+        raise WireError("RunAPI's answer to files/prepare holds no upload_url and signed_id.")
+    headers = {name: str(value) for name, value in _dict(payload.get("headers")).items() if value is not None}
+    return Preparation(upload_url=url, headers=headers, signed_id=signed_id)
+
+
+def uploaded_file(payload: Mapping[str, object], *, file_name: str = "", size_bytes: int = 0) -> UploadedFile:
+    """A file that RunAPI holds. Where the answer leaves out name or size, those given stand in.
+
+    Raises:
+        WireError: There is no URL.
+    """
+    url, size = _text(payload.get("url")), payload.get("size_bytes")
+    if not url:
+        raise WireError("RunAPI's answer to an upload holds no url.")
+    return UploadedFile(
+        file_name=_text(payload.get("file_name")) or file_name,
+        url=url,
+        size_bytes=size if isinstance(size, int) else size_bytes,
+        mime_type=_text(payload.get("mime_type")) or "",
+        expires_at=_moment(payload.get("expires_at")),
+    )
+
+
+def login(payload: Mapping[str, object]) -> tuple[str, str, str]:
+    """Key, the key's name and the user's e-mail; what is not told is empty, except the key.
+
+    Raises:
+        WireError: There is no key that could be sent.
+    """
+    key = (_text(payload.get("key")) or "").strip()
+    if not (key and key.isascii() and key.isprintable()):
+        raise WireError("RunAPI's answer to the login holds no key.")
+    email = _text(_dict(payload.get("user")).get("email")) or ""
+    return key, clean(_text(payload.get("name")) or ""), clean(email)
+
+
+def _unwrapped(payload: Mapping[str, object]) -> Mapping[str, object]:
+    """The task itself. An envelope's own "status": "success" is about the call and says nothing about the task."""
+    inner = payload.get("data")
+    if not isinstance(inner, dict):
+        return payload
+    if inner.keys() & {*_ID_KEYS, *_STATUS_KEYS} or not payload.keys() & set(_ID_KEYS):
+        return {name: value for name, value in payload.items() if name not in _STATUS_KEYS} | inner
+    return payload
+
+
+def _cost(found: Mapping[str, object]) -> Decimal | None:
+    usage = _dict(found.get("usage"))
+    if (dollars := _number(usage.get("cost"))) is not None:
+        return dollars
+    cents = _number(usage.get("cost_cents", found.get("cost_cents")))
+    return None if cents is None else _dollars(cents)
+
+
+def _cents(entry: Mapping[str, object], resolutions: tuple[str, ...]) -> dict[str, Decimal | None]:
+    config = _dict(entry.get("billing_config"))
+    overrides = {name.strip().lower(): _number(cents) for name, cents in _dict(config.get("overrides")).items()}
+    unit = _number(entry.get("unit_price_cents"))
+    if not _in_usd(entry) or (overrides and config.get("key") != "output_resolution"):
+        return dict.fromkeys(resolutions)
+    return {name: overrides.get(name, unit) for name in resolutions}
+
+
+def _in_usd(found: Mapping[str, object]) -> bool:
+    return str(found.get("currency") or "USD").upper() == "USD"
+
+
+def _dict(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    """A string that says something and can be encoded: JSON can spell half of a surrogate pair."""
+    if not isinstance(value, str) or not value.strip() or any("\ud800" <= char <= "\udfff" for char in value):
+        return None
+    return value
+
+
+def _id(value: object) -> str | None:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+
+
+def _number(value: object, least: Decimal = Decimal(0)) -> Decimal | None:
+    """An exact number from a JSON number or its text; a float's noise, far behind the point, is rounded off."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        return None
+    try:
+        number = Decimal(str(value))
+        if not least <= number < _DEAREST:
+            return None
+    except (InvalidOperation, ValueError):
+        return None
+    rounded = round(number, _FINEST)
+    return number if number == rounded else rounded
+
+
+def _dollars(cents: Decimal) -> Decimal:
+    return cents.scaleb(-2)
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return moment and (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,544 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flux2_mcp.errors import WireError
+from flux2_mcp.models import (
+    Account,
+    Action,
+    Balance,
+    ImageRequest,
+    PriceSchedule,
+    Quote,
+    RemoteTask,
+    Status,
+    UploadedFile,
+)
+from flux2_mcp.runapi import wire, words
+
+KEY = "sk-run/very+secret"
+PLAIN = ImageRequest(
+    action=Action.TEXT_TO_IMAGE, variant="pro", model="flux-2-pro-text-to-image", prompt="an astronaut holding a cat"
+)
+REMIX = ImageRequest(
+    action=Action.REMIX_IMAGE,
+    variant="flex",
+    model="flux-2-flex-remix-image",
+    prompt="in oil",
+    source_image_urls=("https://example.com/a.png", "https://example.com/b.png"),
+    aspect_ratio="auto",
+    output_resolution="2k",
+    enable_safety_checker=False,
+    callback_url="https://example.com/hook",
+)
+REMIX_BODY = {
+    "model": "flux-2-flex-remix-image",
+    "prompt": "in oil",
+    "source_image_urls": ["https://example.com/a.png", "https://example.com/b.png"],
+    "aspect_ratio": "auto",
+    "output_resolution": "2k",
+    "enable_safety_checker": False,
+    "callback_url": "https://example.com/hook",
+}
+URL = "https://cdn.example.com/1.png"
+
+
+def test_a_body_holds_what_was_given_and_nothing_else() -> None:
+    assert wire.body(PLAIN) == {"model": "flux-2-pro-text-to-image", "prompt": "an astronaut holding a cat"}
+
+
+def test_a_body_holds_every_field_of_the_contract_always_in_the_same_order() -> None:
+    assert json.dumps(wire.body(REMIX)) == json.dumps(REMIX_BODY)
+
+
+def test_source_images_are_sent_only_with_a_remix() -> None:
+    assert "source_image_urls" not in wire.body(replace(REMIX, action=Action.TEXT_TO_IMAGE))
+
+
+def test_a_quote_carries_the_tasks_parameters_beside_service_action_and_model() -> None:
+    params = {name: value for name, value in REMIX_BODY.items() if name not in {"model", "callback_url"}}
+    assert wire.quote_body(REMIX) == {
+        "service": "flux-2",
+        "action": "remix_image",
+        "model": "flux-2-flex-remix-image",
+        "params": params,
+    }
+
+
+def read(said: object) -> RemoteTask:
+    """What a GET for task `t` makes of an answer."""
+    loaded = words.loads(json.dumps(said))
+    assert isinstance(loaded, dict)
+    return wire.task(loaded, asked="t", key=KEY)
+
+
+def test_a_completed_task_is_read_as_the_contract_writes_it() -> None:
+    said = {"id": "t", "status": "completed", "images": [{"url": URL}], "usage": {"cost": 0.05, "generated_images": 1}}
+    assert read(said) == RemoteTask(
+        task_id="t", status=Status.COMPLETED, image_urls=(URL,), cost_usd=Decimal("0.05"), error=None
+    )
+
+
+def test_a_failed_task_is_read_as_the_contract_writes_it() -> None:
+    assert read({"id": "t", "status": "failed", "error": "moderated"}) == RemoteTask(
+        task_id="t", status=Status.FAILED, error="moderated"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("pending", Status.PENDING),
+        ("processing", Status.PROCESSING),
+        ("completed", Status.COMPLETED),
+        ("failed", Status.FAILED),
+        ("succeeded", Status.COMPLETED),
+        ("success", Status.COMPLETED),
+        ("error", Status.FAILED),
+        ("canceled", Status.FAILED),
+        ("cancelled", Status.FAILED),
+        (" Completed ", Status.COMPLETED),
+        ("PENDING", Status.PENDING),
+        ("queued", Status.UNKNOWN),
+        ("running", Status.UNKNOWN),
+        ("done", Status.UNKNOWN),
+        ("not completed", Status.UNKNOWN),
+        ("unknown", Status.UNKNOWN),
+        ("", Status.UNKNOWN),
+        (200, Status.UNKNOWN),
+        (True, Status.UNKNOWN),
+        (["completed"], Status.UNKNOWN),
+    ],
+)
+@pytest.mark.parametrize("name", ["status", "state"])
+def test_only_promised_words_are_statuses(name: str, word: object, status: Status) -> None:
+    assert read({"id": "t", name: word}).status is status
+
+
+@given(st.text())
+def test_no_other_word_is_success(word: str) -> None:
+    if word.strip().lower() not in {"completed", "succeeded", "success"}:
+        assert wire.task({"status": word}, asked="t").status is not Status.COMPLETED
+
+
+def test_the_newer_name_of_the_status_wins() -> None:
+    assert read({"status": "processing", "state": "completed"}).status is Status.PROCESSING
+
+
+@pytest.mark.parametrize(
+    "said", [{"id": "t"}, {"id": "t", "status": None}, {"task_id": "t"}, {"data": {"taskId": "t"}}]
+)
+def test_a_create_without_a_status_is_pending_and_a_poll_without_one_is_unknown(said: dict[str, Any]) -> None:
+    assert wire.task(said) == RemoteTask(task_id="t", status=Status.PENDING)
+    assert read(said) == RemoteTask(task_id="t", status=Status.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("said", "task_id"),
+    [
+        ({"id": "a"}, "a"),
+        ({"task_id": "a"}, "a"),
+        ({"taskId": "a"}, "a"),
+        ({"id": 17}, "17"),
+        ({"id": None, "task_id": "a"}, "a"),
+        ({"id": " "}, "from the header"),
+        ({"status": "pending"}, "from the header"),
+        ({"id": "envelope", "data": {"id": "a"}}, "a"),
+    ],
+)
+def test_a_created_task_has_the_id_of_its_answer_or_of_the_header(said: dict[str, Any], task_id: str) -> None:
+    assert wire.task(said, named="from the header").task_id == task_id
+
+
+@pytest.mark.parametrize("said", [{}, {"id": ""}, {"id": True}, {"data": {}}, {"data": []}])
+def test_a_create_that_names_no_task_makes_no_sense(said: dict[str, Any]) -> None:
+    with pytest.raises(WireError, match=r"^RunAPI's answer names no task\.$"):
+        wire.task(said)
+
+
+def test_a_create_that_names_no_task_gives_its_reason_without_the_key() -> None:
+    with pytest.raises(WireError, match=r"^RunAPI's answer names no task: bad key ••••$"):
+        wire.task({"error": f"bad key {KEY}"}, key=KEY)
+
+
+def test_a_nested_task_is_read_like_any_other() -> None:
+    said = {"code": 200, "data": {"id": "t", "state": "succeeded", "images": [URL], "usage": {"cost": 0.07}}}
+    assert read(said) == RemoteTask(task_id="t", status=Status.COMPLETED, image_urls=(URL,), cost_usd=Decimal("0.07"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"status": "success", "data": {"id": "t"}},
+        {"status": "success", "data": {"id": "t", "state": "strange"}},
+        {"status": "success", "data": {}},
+    ],
+)
+def test_an_envelopes_success_is_not_the_tasks(said: dict[str, Any]) -> None:
+    assert read(said).status is Status.UNKNOWN
+
+
+def test_a_task_with_data_of_its_own_is_not_taken_for_an_envelope() -> None:
+    said = {"id": "t", "status": "completed", "images": [{"url": URL}], "data": {"width": 1024}}
+    assert read(said) == RemoteTask(task_id="t", status=Status.COMPLETED, image_urls=(URL,))
+
+
+@pytest.mark.parametrize(
+    ("images", "urls"),
+    [
+        ([{"url": URL}], (URL,)),
+        ([URL], (URL,)),
+        ([{"url": URL, "width": 1024}, {"url": None}, {}, "", " ", 7, None, [URL]], (URL,)),
+        ([{"url": "https://cdn.example.com/\ud800.png"}], ()),
+        ([], ()),
+        (None, ()),
+        (URL, ()),
+        ({"url": URL}, ()),
+    ],
+)
+def test_images_are_objects_or_strings(images: object, urls: tuple[str, ...]) -> None:
+    assert read({"status": "completed", "images": images}) == RemoteTask(
+        task_id="t", status=Status.COMPLETED, image_urls=urls
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "usd"),
+    [
+        ({"usage": {"cost": 0.05}}, "0.05"),
+        ({"usage": {"cost": 0.1}}, "0.1"),
+        ({"usage": {"cost": 0.07000000000000001}}, "0.07"),
+        ({"usage": {"cost": 1}}, "1"),
+        ({"usage": {"cost": "0.24"}}, "0.24"),
+        ({"usage": {"cost": 0}}, "0"),
+        ({"usage": {"cost_cents": 7}}, "0.07"),
+        ({"usage": {"cost_cents": 2.5}}, "0.025"),
+        ({"usage": {"cost": None, "cost_cents": 7}}, "0.07"),
+        ({"cost_cents": 14, "usage": {}}, "0.14"),
+        ({"cost_cents": 14}, "0.14"),
+        ({"usage": {"cost": 0.05, "cost_cents": 9}}, "0.05"),
+        ({}, None),
+        ({"usage": None}, None),
+        ({"usage": []}, None),
+        ({"usage": {"cost": "free"}}, None),
+        ({"usage": {"cost": True}}, None),
+        ({"usage": {"cost": -1}}, None),
+        ({"usage": {"cost": float("nan")}}, None),
+        ({"usage": {"cost": float("inf")}}, None),
+        ({"usage": {"cost": "NaN"}}, None),
+        ({"usage": {"cost": 1e300}}, None),
+        ({"usage": {"cost": [1]}}, None),
+    ],
+)
+def test_a_cost_is_exact_dollars_or_unknown(said: dict[str, Any], usd: str | None) -> None:
+    assert read(said).cost_usd == (None if usd is None else Decimal(usd))
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("no cats", "no cats"),
+        ({"code": "moderated", "message": "no cats"}, "no cats"),
+        ({"code": "moderated"}, "moderated"),
+        (f"key {KEY}", "key ••••"),
+        ("", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_a_failed_tasks_error_is_text_or_an_object(error: object, text: str | None) -> None:
+    assert read({"status": "failed", "error": error}).error == text
+
+
+def test_a_task_under_way_has_no_error() -> None:
+    assert read({"status": "processing", "message": "Queued"}).error is None
+
+
+def schedule(**fields: object) -> dict[str, Any]:
+    return {
+        "service": "flux-2",
+        "action": "text_to_image",
+        "model": "flux-2-pro-text-to-image",
+        "pricing_status": "priced",
+        "catalog_status": "active",
+        "currency": "USD",
+        "billing_unit": "image",
+        "billing_strategy": "per_unit",
+        "unit_price_cents": 5,
+        "billing_config": {"key": "output_resolution", "overrides": {"1k": 5, "2k": 7}},
+    } | fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "cents"),
+    [
+        ({}, {"1k": Decimal(5), "2k": Decimal(7)}),
+        ({"unit_price_cents": None}, {"1k": Decimal(5), "2k": Decimal(7)}),
+        ({"billing_config": None}, {"1k": Decimal(5), "2k": Decimal(5)}),
+        ({"billing_config": {}}, {"1k": Decimal(5), "2k": Decimal(5)}),
+        ({"billing_config": None, "unit_price_cents": None}, {"1k": None, "2k": None}),
+        (
+            {"billing_config": {"key": "output_resolution", "overrides": {" 2K ": "7.5"}}},
+            {"1k": Decimal(5), "2k": Decimal("7.5")},
+        ),
+        ({"billing_config": {"key": "output_resolution", "overrides": {"2k": None}}}, {"1k": Decimal(5), "2k": None}),
+        ({"billing_config": {"key": "output_resolution"}}, {"1k": Decimal(5), "2k": Decimal(5)}),
+        ({"billing_config": {"key": "quality"}}, {"1k": Decimal(5), "2k": Decimal(5)}),
+        ({"billing_config": {"key": "quality", "overrides": {"high": 9}}}, {"1k": None, "2k": None}),
+        ({"billing_config": [1]}, {"1k": Decimal(5), "2k": Decimal(5)}),
+        ({"currency": "EUR"}, {"1k": None, "2k": None}),
+        ({"currency": "usd"}, {"1k": Decimal(5), "2k": Decimal(7)}),
+    ],
+)
+def test_a_schedule_prices_every_resolution_of_its_model_or_says_that_it_does_not(
+    fields: dict[str, object], cents: dict[str, Decimal | None]
+) -> None:
+    said = {"as_of": "2026-11-22T08:00:00Z", "price_schedules": [schedule(**fields)]}
+    assert wire.price_schedules(said) == (
+        PriceSchedule(
+            model="flux-2-pro-text-to-image", action=Action.TEXT_TO_IMAGE, cents=cents, as_of="2026-11-22T08:00:00Z"
+        ),
+    )
+
+
+def test_schedules_need_no_more_than_model_and_price_and_strangers_are_left_out() -> None:
+    entries = [
+        {"model": "flux-2-max-remix-image", "unit_price_cents": 30, "new_field": {}},
+        {"model": "another-model", "unit_price_cents": 1},
+        {"model": None},
+        "nonsense",
+    ]
+    assert wire.price_schedules({"price_schedules": entries}) == (
+        PriceSchedule(model="flux-2-max-remix-image", action=Action.REMIX_IMAGE, cents={"1k": Decimal(30)}, as_of=""),
+    )
+
+
+@pytest.mark.parametrize("said", [{}, {"price_schedules": None}, {"price_schedules": {}}])
+def test_a_price_list_without_a_list_makes_no_sense(said: dict[str, Any]) -> None:
+    with pytest.raises(WireError, match="price_schedules"):
+        wire.price_schedules(said)
+
+
+QUOTED = {"model": "flux-2-pro-text-to-image", "currency": "USD", "reservation_amount_cents": 5, "as_of": "now"}
+
+
+@pytest.mark.parametrize("said", [{"price_quote": QUOTED}, QUOTED])
+def test_a_quote_is_read_in_dollars(said: dict[str, Any]) -> None:
+    assert wire.quote(said, PLAIN) == Quote(model="flux-2-pro-text-to-image", usd=Decimal("0.05"), as_of="now")
+
+
+def test_a_quote_without_model_or_time_is_for_what_was_asked() -> None:
+    said = {"price_quote": {"reservation_amount_cents": 24}}
+    assert wire.quote(said, REMIX) == Quote(model="flux-2-flex-remix-image", usd=Decimal("0.24"), as_of="")
+
+
+@pytest.mark.parametrize("fields", [{"reservation_amount_cents": None}, {"currency": "EUR"}])
+def test_a_quote_without_an_amount_in_dollars_makes_no_sense(fields: dict[str, Any]) -> None:
+    with pytest.raises(WireError, match="amount in USD"):
+        wire.quote({"price_quote": QUOTED | fields}, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("said", "balance"),
+    [
+        (
+            {"balance_cents": 1234, "paid_balance_cents": 1000, "spent_cents_today": 15},
+            Balance(balance_usd=Decimal("12.34"), spent_today_usd=Decimal("0.15")),
+        ),
+        ({"balance_cents": -5}, Balance(balance_usd=Decimal("-0.05"))),
+        ({"balance_cents": 0, "spent_cents_today": None}, Balance(balance_usd=Decimal(0))),
+    ],
+)
+def test_a_balance_is_read_in_dollars(said: dict[str, Any], balance: Balance) -> None:
+    assert wire.balance(said) == balance
+
+
+def test_an_answer_without_a_balance_makes_no_sense() -> None:
+    with pytest.raises(WireError, match="balance_cents"):
+        wire.balance({"spent_cents_today": 3})
+
+
+def test_an_account_is_read_with_whatever_is_told() -> None:
+    said = {"id": 1, "name": "A  Name", "email": "a@example.com", "account": {"id": 2, "name": "Team"}}
+    assert wire.account(said) == Account(name="A Name", email="a@example.com", account_name="Team")
+    assert wire.account({}) == Account(name="", email="", account_name="")
+
+
+def test_an_uploads_place_is_read_with_its_headers_and_never_shown() -> None:
+    said = {
+        "upload_url": "https://store.example.com/x?signature=s3cr3t",
+        "headers": {"Content-Type": "image/png", "Content-Length": 3, "X-Empty": None},
+        "signed_id": "signed-s3cr3t",
+    }
+    place = wire.preparation(said)
+    assert (place.upload_url, place.signed_id) == (said["upload_url"], "signed-s3cr3t")
+    assert place.headers == {"Content-Type": "image/png", "Content-Length": "3"}
+    assert "s3cr3t" not in repr(place)
+
+
+@pytest.mark.parametrize("missing", ["upload_url", "signed_id"])
+def test_an_upload_without_a_place_makes_no_sense(missing: str) -> None:
+    said = {"upload_url": "https://store.example.com/x", "signed_id": "s"} | {missing: None}
+    with pytest.raises(WireError, match="upload_url"):
+        wire.preparation(said)
+
+
+UPLOADED = {
+    "file_name": "cat.png",
+    "url": "https://files.example.com/cat.png",
+    "size_bytes": 3,
+    "mime_type": "image/png",
+    "created_at": "2026-11-22T07:00:00Z",
+    "expires_at": "2026-11-22T08:00:00Z",
+}
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "moment"),
+    [
+        ("2026-11-22T08:00:00Z", datetime(2026, 11, 22, 8, tzinfo=UTC)),
+        ("2026-11-22T08:00:00.000+00:00", datetime(2026, 11, 22, 8, tzinfo=UTC)),
+        ("2026-11-22T10:00:00+02:00", datetime(2026, 11, 22, 8, tzinfo=UTC)),
+        ("2026-11-22 08:00:00", datetime(2026, 11, 22, 8, tzinfo=UTC)),
+        ("0001-01-01T00:00:00+14:00", None),
+        ("tomorrow", None),
+        (1795334400, None),
+        (None, None),
+    ],
+)
+def test_an_uploaded_file_is_read_with_its_end_in_utc(expires_at: object, moment: datetime | None) -> None:
+    file = wire.uploaded_file(UPLOADED | {"expires_at": expires_at})
+    assert file == UploadedFile(
+        file_name="cat.png",
+        url="https://files.example.com/cat.png",
+        size_bytes=3,
+        mime_type="image/png",
+        expires_at=moment,
+    )
+    assert file.expires_at is None or file.expires_at.tzinfo is UTC
+
+
+def test_an_uploaded_file_needs_no_more_than_its_url() -> None:
+    assert wire.uploaded_file({"url": "https://x.example.com/1"}, file_name="a.png", size_bytes=9) == UploadedFile(
+        file_name="a.png", url="https://x.example.com/1", size_bytes=9, mime_type="", expires_at=None
+    )
+    with pytest.raises(WireError, match="no url"):
+        wire.uploaded_file({"file_name": "a.png"})
+
+
+def test_a_login_gives_the_key_its_name_and_whose_it_is() -> None:
+    said = {"key": "sk-new", "name": "laptop", "user": {"email": "a@example.com"}}
+    assert wire.login(said) == ("sk-new", "laptop", "a@example.com")
+    assert wire.login({"key": "sk-new"}) == ("sk-new", "", "")
+
+
+@pytest.mark.parametrize("key", [None, "", " ", "sk\r\nX-Evil: 1", "schlüssel", 7])
+def test_a_login_without_a_usable_key_makes_no_sense(key: object) -> None:
+    with pytest.raises(WireError, match="no key"):
+        wire.login({"key": key})
+
+
+def nested(depth: int) -> str:
+    return '{"error":' * depth + '"x"' + "}" * depth
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "text"),
+    [
+        ('{"error": "no such model"}', "application/json", "no such model"),
+        ('{"error": {"code": "limit", "message": "Slow down"}}', "application/json", "Slow down"),
+        ('{"error": {"code": "limit"}}', "application/json", "limit"),
+        (
+            '{"error": "Validation failed", "errors": {"prompt": ["is too short", "is bad"], "model": "is unknown"}}',
+            "application/json",
+            "Validation failed: prompt: is too short, is bad; model: is unknown",
+        ),
+        ('{"errors": {"prompt": ["is too short"]}}', "application/json", "prompt: is too short"),
+        ('{"errors": ["one", "two"]}', "application/json", "one; two"),
+        ('{"message": "a"}', "application/json", "a"),
+        ('{"detail": "a"}', "application/json", "a"),
+        ('{"detail": [{"loc": ["body"], "msg": "a"}, {"msg": "b"}]}', "application/json", "a; b"),
+        ('{"errorMessage": "a"}', "application/json", "a"),
+        ('{"msg": "a"}', "application/json", "a"),
+        ('{"error": null, "msg": "a"}', "application/json", "a"),
+        ('{"error": true}', "application/json", ""),
+        ('{"status": 500}', "application/json", ""),
+        ('"just text"', "application/json", "just text"),
+        ("[]", "application/json", ""),
+        ("Not Found", "text/plain", "Not Found"),
+        ("  two\n\t lines\x00\x1b[31m \u202egnp.exe ", "text/plain", "two lines[31m gnp.exe"),
+        ("", "", ""),
+        ("{broken", "application/json", "{broken"),
+        (nested(100_000), "application/json", nested(100_000)[:299] + "…"),
+        ("1e999999999999999999999", "application/json", "1e999999999999999999999"),
+        (nested(9), "application/json", ""),
+        ("<html><head><title>502 Bad&nbsp;Gateway</title></head><body>x</body></html>", "text/html", "502 Bad Gateway"),
+        ("\n<!DOCTYPE html><TITLE>Just a moment...</TITLE>", "", "Just a moment..."),
+        ("<html><title> </title><h1 class='a'>We&#39;re <b>down</b></h1><p>no</p>", "text/html", "We're down"),
+        ("<html><title>&lt;script&gt;alert(1)&lt;/script&gt;</title>", "text/html", "alert(1)"),
+        ("<html><body>secret details</body></html>", "text/html", ""),
+        (
+            '<?xml version="1.0"?><Error><Code>Denied</Code><Message>Request has expired</Message></Error>',
+            "application/xml",
+            "Request has expired",
+        ),
+        ("x" * 300, "text/plain", "x" * 300),
+        ("x" * 301, "text/plain", "x" * 299 + "…"),
+    ],
+)
+def test_an_errors_words_are_found_in_every_known_shape(body: str, content_type: str, text: str) -> None:
+    assert words.error_message(body, content_type) == text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"no such key: {KEY}",
+        json.dumps({"error": f"no such key: {KEY}"}),
+        json.dumps({"error": "no such key: sk-run%2Fvery%2Bsecret"}),
+        '{"error": "no such key: \\u0073k-run\\/very+secret"}',
+        "<title>no such key: &#115;k-run/very+secret</title>",
+        "no such key: sk-run/\x00very+secret",
+    ],
+)
+def test_no_way_of_writing_it_carries_the_key_into_a_message(body: str) -> None:
+    assert words.error_message(body, "", KEY) == "no such key: ••••"
+
+
+def test_the_cut_leaves_no_part_of_the_key() -> None:
+    text = words.error_message("x" * 290 + KEY, "text/plain", KEY)
+    assert text == "x" * 290 + "••••"
+
+
+def test_without_a_key_nothing_is_redacted() -> None:
+    assert words.redact("as it is", None) == "as it is"
+
+
+@given(st.text(), st.sampled_from(["", "text/html", "application/json"]))
+def test_a_message_is_one_printable_line_of_at_most_300_characters(body: str, content_type: str) -> None:
+    text = words.error_message(body, content_type)
+    assert len(text) <= words.LONGEST
+    assert text.isprintable()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["id", "status", "data", "images", "usage"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from(["id", "status", "state", "data", "images", "usage", "error", "errors"]), JSON))
+def test_no_json_breaks_the_reader_of_tasks(said: dict[str, Any]) -> None:
+    assert read(said).task_id == "t"
