@@ -1,0 +1,168 @@
+"""How this project keeps a SQLite file: WAL, append-only migrations, short write transactions. Sync; call from a thread.
+
+The only module that imports sqlite3. `journal.store` and the sandbox's state stand on it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+Row = sqlite3.Row
+Value = str | int | float | None
+Parameters = Sequence[Value] | Mapping[str, Value]
+Error = sqlite3.Error
+
+BUSY_SECONDS = 10.0
+"""How long a writer waits for another process's transaction. Ours take milliseconds."""
+BUSY_PAUSE = 0.005
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """True where the file itself is broken, not merely busy, full or read-only."""
+    # Errors that SQLite itself did not raise have no such name.
+    return str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+class Database:
+    """One SQLite file and one connection to it, safe to use from any thread, one call at a time.
+
+    Args:
+        path: The file; its folder must exist.
+        migrations: SQL scripts, oldest first. Append, never edit: what ran once never runs again.
+        durable: Whether a commit waits, by default, until the disk has it. Without, a power cut may lose the last
+            commits; a crash of the process never does.
+
+    Raises:
+        sqlite3.Error: The file can't be opened, read or migrated.
+    """
+
+    def __init__(self, path: Path, migrations: Sequence[str], *, durable: bool) -> None:
+        self._lock = threading.RLock()
+        self._durable = durable
+        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            self._connection.row_factory = sqlite3.Row
+            self._use_wal()
+            self._connection.execute("PRAGMA foreign_keys=ON")
+            self._migrate(migrations)
+        except sqlite3.Error:
+            self._connection.close()
+            raise
+
+    def _use_wal(self) -> None:
+        # SQLite does not wait here by itself: of several who open a new file at once, some are told that it is busy.
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as exc:
+                if not exc.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > until:
+                    raise
+                time.sleep(BUSY_PAUSE)
+            else:
+                return
+
+    def _migrate(self, migrations: Sequence[str]) -> None:
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS migration (id INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)"
+        )
+        if self._applied() >= len(migrations):
+            return
+        with self.write():  # asked again inside: another process may have been faster
+            for number in range(self._applied(), len(migrations)):
+                for statement in filter(str.strip, migrations[number].split(";\n")):
+                    self._connection.execute(statement)
+                self._connection.execute(
+                    "INSERT INTO migration VALUES (?, ?)", (number + 1, datetime.now(UTC).isoformat())
+                )
+
+    def _applied(self) -> int:
+        return int(self._connection.execute("SELECT count(*) FROM migration").fetchone()[0])
+
+    def read(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """All rows of one query."""
+        with self._lock:
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> int:
+        """Run one statement, inside `write` or as a transaction of its own. Gives the number of rows it touched."""
+        with self._lock:
+            return self._connection.execute(sql, parameters).rowcount
+
+    @contextmanager
+    def write(self, *, durable: bool | None = None) -> Iterator[None]:
+        """One write transaction: begun at once, so what is read inside is what will be true at its commit."""
+        sync = self._durable if durable is None else durable
+        with self._lock:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:  # a full disk has rolled back by itself
+                    self._connection.execute("ROLLBACK")
+
+    def sound(self) -> bool:
+        """Whether the file holds together; reads all of it."""
+        try:
+            return bool(self.read("PRAGMA integrity_check(1)")[0][0] == "ok")
+        except sqlite3.Error as exc:
+            if is_corrupt(exc):
+                return False
+            raise
+
+    def version(self) -> int:
+        """A number that changes whenever another connection has committed; a few microseconds."""
+        with self._lock:
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file. Nothing may be called after."""
+        with self._lock:
+            self._connection.close()
+
+
+def renewed(path: Path, migrations: Sequence[str], *, durable: bool) -> tuple[Database, str | None]:
+    """A file that works in place of one that was found broken, and the name under which that is kept now.
+
+    Of the processes that find it broken, one at a time looks again and only the first moves it aside (for the others the
+    name is None): else the second would move the first's new file.
+
+    Raises:
+        sqlite3.Error: As `Database`.
+        OSError: The broken file can't be moved.
+    """
+    lock = Database(path.with_name(f"{path.stem}-lock{path.suffix}"), (), durable=False)
+    try:
+        with lock.write():
+            if (database := _sound(path, migrations, durable=durable)) is not None:
+                return database, None
+            aside = f"{path.stem}-broken-{time.time_ns()}{path.suffix}"
+            for suffix in ("-wal", "-shm", ""):
+                part = path.with_name(path.name + suffix)
+                if part.exists():
+                    part.rename(path.with_name(aside + suffix))
+            path.touch(mode=0o600)
+            return Database(path, migrations, durable=durable), aside
+    finally:
+        lock.close()
+
+
+def _sound(path: Path, migrations: Sequence[str], *, durable: bool) -> Database | None:
+    try:
+        database = Database(path, migrations, durable=durable)
+    except sqlite3.Error as exc:
+        if is_corrupt(exc):
+            return None
+        raise
+    if database.sound():
+        return database
+    database.close()
+    return None

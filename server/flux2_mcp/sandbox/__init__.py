@@ -1,0 +1,4 @@
+"""The embedded RunAPI: the same paths, shapes, headers and state machine, over loopback HTTP, without a key or a network.
+
+`server.Sandbox` is what others start; nothing here is imported before that.
+"""

@@ -1,0 +1,275 @@
+"""The calls of `/api/v1`: tasks, prices, account, files. Sync functions from a `Call` to a response; run in worker threads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.responses import JSONResponse, Response
+
+from flux2_mcp import catalog
+from flux2_mcp.models import SERVICE, Action, Status
+from flux2_mcp.sandbox import pictures, scenarios, tasks, uploads, webhooks
+from flux2_mcp.sandbox.calls import Call, CutConnection, HttpError, invalid, token
+from flux2_mcp.sandbox.scenarios import Fault
+from flux2_mcp.sandbox.state import State, stamp, whole
+from flux2_mcp.sandbox.tasks import Order, Task
+
+CENTS_PER_USD = 100
+EMAIL = "sandbox@example.invalid"
+
+
+def create_task(state: State, call: Call) -> Response:
+    """`POST /api/v1/flux_2/{action}`: the task that this call made, or that its key made before."""
+    state.count("creates")
+    action = _action(call)
+    body = call.json()
+    key = token(call.headers, "Idempotency-Key")
+    model = _valid(action, body)
+    sources, failure = _sources(state, body.get("source_image_urls") or [])
+    order = Order(
+        action=action,
+        model=model,
+        body=body,
+        idempotency_key=key,
+        client_request_id=call.headers.get("X-Client-Request-Id"),
+        sources=sources,
+        failure=failure,
+        callback=webhooks.deliverable(body.get("callback_url")),
+    )
+    now = state.clock()
+    task, fault = tasks.create(state, order, now)
+    if fault is Fault.LOST:
+        return CutConnection()
+    return _answer(state, call, task, now)
+
+
+def get_task(state: State, call: Call) -> Response:
+    """`GET /api/v1/flux_2/{action}/{id}`: the task as it stands."""
+    now = state.clock()
+    task = tasks.poll(state, _action(call), call.path["id"], now)
+    response = _answer(state, call, task, now)
+    if task.script.hint and not task.status(now).ended:
+        response.headers["Retry-After"] = whole(1.0 if task.ends_at is None else task.ends_at - now)
+    return response
+
+
+def result(state: State, call: Call) -> Response:
+    """`GET /results/{name}`: a completed task's image, to anyone with its address."""
+    name = call.path["name"].removesuffix(".png")
+    task = pictures.find(state, name, call.query.get("expires", ""), call.query.get("signature", ""))
+    return Response(pictures.delivered(state, task), media_type="image/png")
+
+
+def _action(call: Call) -> Action:
+    try:
+        return Action(call.path["action"])
+    except ValueError as exc:
+        raise HttpError(404, "not_found", "Not found") from exc
+
+
+def _valid(action: Action, body: dict[str, Any]) -> catalog.Model:
+    """The model that `body` names, once the whole of `body` is within its constraints."""
+    name = body.get("model")
+    model = catalog.models().get(name) if isinstance(name, str) else None
+    if model is None or model.action is not action:
+        allowed = ", ".join(found.id for found in catalog.models().values() if found.action is action)
+        raise invalid({"model": [f"must be one of {allowed}"]})
+    wrong: dict[str, list[str]] = {}
+    for problem in catalog.problems(model, body):
+        wrong.setdefault(_own_name(problem.field, body), []).append(problem.text)
+    wrong = wrong or _strange(body)
+    if wrong:
+        raise invalid(wrong)
+    return model
+
+
+def _own_name(field: str, body: dict[str, Any]) -> str:
+    """The catalogue calls the sources by the tool's name for them; a caller of this API knows the body's."""
+    return "source_image_urls" if field == "source_images" and field not in body else field
+
+
+def _strange(body: dict[str, Any]) -> dict[str, list[str]]:
+    """What the catalogue leaves to the service: addresses, and the sandbox's own markers."""
+    wrong: dict[str, list[str]] = {}
+    if not all(_is_web(url) for url in body.get("source_image_urls") or []):
+        wrong["source_image_urls"] = ["must be http or https URLs"]
+    if body.get("callback_url") is not None and not _is_web(body["callback_url"]):
+        wrong["callback_url"] = ["must be an http or https URL"]
+    if strangers := scenarios.unknown(body["prompt"]):
+        known = ", ".join(scenario.marker for scenario in scenarios.TABLE)
+        wrong["prompt"] = [f"unknown marker [sandbox:{name}]; known: {known}" for name in strangers]
+    return wrong
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and url.isprintable()
+
+
+def _sources(state: State, urls: list[str]) -> tuple[tuple[str, ...], str | None]:
+    """References to the sources, and the error that the task will fail with where one can't be had."""
+    found = []
+    for number, url in enumerate(urls, 1):
+        try:
+            found.append(pictures.refer(state, url))
+        except pictures.SourceError as exc:
+            return (), f"Source image {number} can't be used: {exc}."
+    return tuple(found), None
+
+
+def task_json(state: State, task: Task, base_url: str, now: float) -> dict[str, Any]:
+    """The task as RunAPI shows it at that time."""
+    status = task.status(now)
+    shown: dict[str, Any] = {"id": task.id, "status": status}
+    if status is Status.FAILED:
+        shown["error"] = task.failure
+    if status is Status.COMPLETED:
+        shown["images"] = [{"url": pictures.address(state, task, base_url)}]
+        if task.script.usage:
+            shown["usage"] = {"cost": task.cents / CENTS_PER_USD, "generated_images": 1}
+    return shown
+
+
+def _answer(state: State, call: Call, task: Task, now: float) -> Response:
+    return JSONResponse(task_json(state, task, call.base_url, now), headers={"X-RunAPI-Task-Id": task.id})
+
+
+def price_schedules(state: State, call: Call) -> Response:
+    """`GET /api/v1/price_schedules`: one row a model, filtered by service, action and model; no key needed."""
+    rows = [
+        row
+        for row in map(_schedule, catalog.models().values())
+        if all(call.query.get(name, row[name]) == row[name] for name in ("service", "action", "model"))
+    ]
+    # The tag is the prices' own: `as_of` is only the time of asking.
+    tag = f'W/"{hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]}"'
+    known = {part.strip() for part in call.headers.get("if-none-match", "").split(",")}
+    headers = {"ETag": tag, "Cache-Control": "public, max-age=300"}
+    if known & {tag, tag.removeprefix("W/"), "*"}:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse({"as_of": stamp(state.clock()), "price_schedules": rows}, headers=headers)
+
+
+def _schedule(model: catalog.Model) -> dict[str, Any]:
+    overrides = {name: tasks.cents(model, name) for name in model.resolutions}
+    return {
+        "service": SERVICE,
+        "action": model.action,
+        "model": model.id,
+        "pricing_status": "priced",
+        "catalog_status": "active",
+        "currency": "USD",
+        "billing_unit": "image",
+        "billing_strategy": "per_unit",
+        "unit_price_cents": overrides[model.resolutions[0]],
+        # One resolution needs no table.
+        "billing_config": {"key": "output_resolution", "overrides": overrides} if len(overrides) > 1 else None,
+    }
+
+
+def price_quote(state: State, call: Call) -> Response:
+    """`POST /api/v1/price_quotes`: what one task with these parameters would reserve."""
+    body = call.json()
+    model = catalog.models().get(str(body.get("model")))
+    params = body.get("params") or {}
+    wrong = {name: ["is not a known field"] for name in body if name not in {"service", "action", "model", "params"}}
+    if body.get("service") != SERVICE:
+        wrong["service"] = [f"must be {SERVICE}"]
+    if model is None or model.action != body.get("action"):
+        wrong["model"] = ["must be a model of the action"]
+    elif not isinstance(params, dict):
+        wrong["params"] = ["must be an object"]
+    else:
+        # Only what is given has to be right: a quote needs no prompt.
+        broken = {_own_name(problem.field, params): problem.text for problem in catalog.problems(model, params)}
+        wrong |= {f"params.{name}": [text] for name, text in broken.items() if name in params}
+    if wrong or model is None:
+        raise invalid(wrong)
+    quote = {
+        "service": SERVICE,
+        "action": model.action,
+        "model": model.id,
+        "pricing_status": "priced",
+        "currency": "USD",
+        "reservation_amount_cents": tasks.cents(model, params.get("output_resolution") or catalog.DEFAULT_RESOLUTION),
+        "estimate_basis": "exact",
+        "as_of": stamp(state.clock()),
+    }
+    return JSONResponse({"price_quote": quote})
+
+
+def me(state: State, call: Call) -> Response:
+    """`GET /api/v1/me`: whose key it is. Nobody's."""
+    del state, call
+    account = {"id": 1, "name": "Sandbox"}
+    return JSONResponse({"id": 1, "name": "Sandbox", "email": EMAIL, "account": account})
+
+
+def balance(state: State, call: Call) -> Response:
+    """`GET /api/v1/me/balance`: the account's money in cents."""
+    del call
+    money = state.money()
+    shown = {
+        "balance_cents": money.balance,
+        "paid_balance_cents": money.balance,
+        "bonus_balance_cents": 0,
+        "spent_cents_today": money.spent_today,
+        "spent_cents_total": money.spent,
+    }
+    return JSONResponse(shown)
+
+
+def prepare_file(state: State, call: Call) -> Response:
+    """`POST /api/v1/files/prepare`: where to put a file's bytes, and with which headers."""
+    upload = uploads.prepare(state, call.json())
+    url = f"{call.base_url}/uploads/{upload.target}"
+    return JSONResponse({"upload_url": url, "headers": upload.headers, "signed_id": upload.signed_id})
+
+
+def put_file(state: State, call: Call) -> Response:
+    """`PUT /uploads/{target}`: the bytes. It plays another host: a key has no business here."""
+    if "authorization" in call.headers:
+        raise HttpError(400, "bad_request", "Send no Authorization header here: this stands for another host.")
+    uploads.put(state, call.path["target"], dict(call.headers), call.body)
+    return Response()
+
+
+def confirm_file(state: State, call: Call) -> Response:
+    """`POST /api/v1/files/confirm`: opens the file's URL for its hour."""
+    return JSONResponse(uploads.answer(uploads.confirm(state, call.json()), call.base_url))
+
+
+def create_file(state: State, call: Call) -> Response:
+    """`POST /api/v1/files`: a file by address or as base64. Addresses of this sandbox are copied, others only written down."""
+    name, source = uploads.parse_source(call.json())
+    content = _fetched(state, source) if isinstance(source, str) else source
+    return JSONResponse(uploads.answer(uploads.keep(state, name, content), call.base_url))
+
+
+def _fetched(state: State, url: str) -> bytes | None:
+    if not _is_web(url):
+        raise invalid({"source": ["url must be an http or https URL"]})
+    try:
+        return pictures.source(state, pictures.refer(state, url))
+    except pictures.SourceError as exc:
+        raise invalid({"source": [str(exc)]}) from exc
+
+
+def get_file(state: State, call: Call) -> Response:
+    """`GET /files/{id}`: the bytes of a confirmed file, to anyone with its address."""
+    upload = uploads.find(state, call.path["id"])
+    if upload is not None and not upload.alive(state.clock()):
+        raise HttpError(410, "gone", "This address has expired, or was never confirmed.")
+    content = None if upload is None else uploads.content(state, upload)
+    if upload is None or content is None:
+        raise HttpError(404, "not_found", "Not found")
+    # Whatever was uploaded, a browser must not run it.
+    headers = {"Content-Disposition": "attachment", "Content-Security-Policy": "sandbox; default-src 'none'"}
+    return Response(content, media_type=upload.mime_type, headers=headers)

@@ -1,0 +1,211 @@
+"""The Starlette application: routes, who may enter, and how large a body may be. What the calls do stands in `api` and `login`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flux2_mcp.sandbox import api, login, uploads, webhooks
+from flux2_mcp.sandbox.calls import Call, HttpError, token
+from flux2_mcp.sandbox.state import State, whole
+from flux2_mcp.sandbox.tasks import Task
+from flux2_mcp.settings import is_loopback
+
+JSON_CAP = 1024 * 1024
+DRAWN_AT_ONCE = 2
+
+Handler = Callable[[State, Call], Response]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row of the table: a method on a path.
+
+    `key`: only with the sandbox's key, and counted by its rate limit. `cap`: bytes of a body. `draws`: may take a second
+    of processor time.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    key: bool = True
+    cap: int = 0
+    draws: bool = False
+
+
+ENDPOINTS = (
+    Endpoint("POST", "/api/v1/flux_2/{action}", api.create_task, cap=JSON_CAP),
+    Endpoint("GET", "/api/v1/flux_2/{action}/{id}", api.get_task),
+    Endpoint("GET", "/api/v1/price_schedules", api.price_schedules, key=False),
+    Endpoint("POST", "/api/v1/price_quotes", api.price_quote, cap=JSON_CAP),
+    Endpoint("GET", "/api/v1/me", api.me),
+    Endpoint("GET", "/api/v1/me/balance", api.balance),
+    Endpoint("POST", "/api/v1/files/prepare", api.prepare_file, cap=JSON_CAP),
+    Endpoint("POST", "/api/v1/files/confirm", api.confirm_file, cap=JSON_CAP),
+    Endpoint("POST", "/api/v1/files", api.create_file, cap=uploads.LARGEST_AS_TEXT, draws=True),
+    Endpoint("PUT", "/uploads/{target}", api.put_file, key=False, cap=uploads.LARGEST),
+    Endpoint("GET", "/files/{id}", api.get_file, key=False),
+    Endpoint("GET", "/results/{name}", api.result, key=False, draws=True),
+    Endpoint("GET", "/cli/authorize", login.authorize, key=False),
+    Endpoint("POST", "/cli/authorize", login.decide, key=False, cap=JSON_CAP),
+    Endpoint("POST", "/api/v1/cli/exchange", login.exchange, key=False, cap=JSON_CAP),
+)
+
+
+def create(state: State, base_url: str) -> Starlette:
+    """The application.
+
+    Args:
+        state: The folder; stays the caller's to close.
+        base_url: Where this server answers, without a slash at its end. All addresses it gives out begin with it.
+
+    `[sandbox:create_lost]` needs a server that lends `abort` in the ASGI state, as `server.Sandbox` does.
+    """
+    wake = asyncio.Event()
+    drawing = anyio.CapacityLimiter(DRAWN_AT_ONCE)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await anyio.to_thread.run_sync(state.tidy)
+
+        def shown(task: Task) -> dict[str, Any]:
+            return api.task_json(state, task, base_url, state.clock())
+
+        courier = asyncio.create_task(webhooks.deliver(state, wake, shown))
+        try:
+            yield
+        finally:
+            courier.cancel()
+            await asyncio.wait([courier])
+
+    def route(endpoint: Endpoint) -> Route:
+        async def answer(request: Request) -> Response:
+            call = await _read(state, base_url, endpoint, request)
+            work = partial(_run, state, endpoint, call)
+            limiter = drawing if endpoint.draws else None
+            response = await anyio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=endpoint.draws)
+            if endpoint.method == "POST":
+                wake.set()
+            return response
+
+        return Route(endpoint.path, answer, methods=[endpoint.method])
+
+    app = Starlette(
+        routes=[route(endpoint) for endpoint in ENDPOINTS],
+        exception_handlers={HttpError: _refuse, HTTPException: _refuse_route},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.add_middleware(Door)
+    return app
+
+
+async def _read(state: State, base_url: str, endpoint: Endpoint, request: Request) -> Call:
+    """Who is not allowed in learns so before a byte of the body is read."""
+    if endpoint.key:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), state.api_key.encode()):
+            raise HttpError(401, "authentication", "Invalid API key", headers={"WWW-Authenticate": "Bearer"})
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > endpoint.cap:
+            raise HttpError(413, "payload_too_large", f"The body is larger than {endpoint.cap} bytes.")
+    return Call(
+        base_url=base_url,
+        path={name: str(value) for name, value in request.path_params.items()},
+        query=request.query_params,
+        headers=request.headers,
+        body=bytes(body),
+    )
+
+
+def _run(state: State, endpoint: Endpoint, call: Call) -> Response:
+    if endpoint.key and (wait := state.admit()) is not None:
+        raise HttpError(429, "rate_limited", "Too many requests", headers={"Retry-After": whole(wait)})
+    return endpoint.handler(state, call)
+
+
+async def _refuse(request: Request, exc: Exception) -> Response:
+    del request
+    assert isinstance(exc, HttpError)  # noqa: S101  # Starlette hands over what it was registered for
+    return exc.response()
+
+
+async def _refuse_route(request: Request, exc: Exception) -> Response:
+    del request
+    assert isinstance(exc, HTTPException)  # noqa: S101  # the same
+    return HttpError(exc.status_code, "not_found", exc.detail, headers=exc.headers).response()
+
+
+class Door:
+    """What holds for every request.
+
+    Only loopback names in Host (a web page can't rebind its way in), a request id on every answer, the caller's own id
+    given back, and an answer even where a handler breaks.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; pass on what is no request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given: dict[str, str] = {}
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-Id"] = f"req_{secrets.token_hex(8)}"
+                answer["X-Content-Type-Options"] = "nosniff"
+                answer["Date"] = formatdate(usegmt=True)
+                answer.update(given)
+            await send(message)
+
+        try:
+            _check_host(headers)
+            if (own := token(headers, "X-Client-Request-Id")) is not None:
+                given["X-Client-Request-Id"] = own
+        except HttpError as exc:
+            await exc.response()(scope, receive, stamped)
+            return
+        try:
+            await self._app(scope, receive, stamped)
+        except ClientDisconnect:
+            return
+        except Exception:
+            logger.exception("a sandbox handler broke")
+            await HttpError(500, "server", "The sandbox broke").response()(scope, receive, stamped)
+
+
+def _check_host(headers: Headers) -> None:
+    try:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname
+    except ValueError:
+        host = None
+    if not is_loopback(host):
+        raise HttpError(403, "forbidden", "The sandbox answers only to names of this machine.")

@@ -1,0 +1,137 @@
+"""Result images: their signed, temporary addresses, the sources they are drawn from, and the drawing itself."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from urllib.parse import parse_qs, urlsplit
+
+from flux2_mcp import catalog
+from flux2_mcp.sandbox import tasks, uploads
+from flux2_mcp.sandbox.calls import HttpError
+from flux2_mcp.sandbox.state import State
+from flux2_mcp.sandbox.tasks import RESULT_SECONDS, Task
+from flux2_mcp.settings import is_loopback
+
+FOREIGN = ""
+"""The reference of a source that lies elsewhere: it is never fetched, and drawn as if it were not there."""
+
+
+class SourceError(Exception):
+    """A source image that the task can't get; the text says why."""
+
+
+def address(state: State, task: Task, base_url: str) -> str:
+    """Where a completed task's image lies, signed, for 7 days from its end."""
+    ended = int(task.ends_at or 0)
+    # Where the script says so, what was shown first was dead all along.
+    expires = ended - 1 if task.script.first_url_dead and task.shown <= 1 else ended + int(RESULT_SECONDS)
+    return f"{base_url}/results/{task.id}.png?expires={expires}&signature={_signature(state, task.id, expires)}"
+
+
+def find(state: State, task_id: str, expires: str, signature: str) -> Task:
+    """The completed task behind such an address.
+
+    Raises:
+        HttpError: 403 for an address that was not signed here, 410 for one that has expired.
+    """
+    task = tasks.find(state, task_id)
+    # Nothing that was not signed here is read any further.
+    if task is None or not hmac.compare_digest(_signature(state, task_id, expires).encode(), signature.encode()):
+        raise HttpError(403, "forbidden", "This address is not valid.")
+    if state.clock() >= int(expires):
+        raise HttpError(410, "gone", "This address has expired.")
+    return task
+
+
+def _signature(state: State, task_id: str, expires: int | str) -> str:
+    return hmac.new(state.secret, f"{task_id} {expires}".encode(), hashlib.sha256).hexdigest()
+
+
+def refer(state: State, url: str) -> str:
+    """A source's valid address as a reference that outlives it: `task:<id>`, `file:<id>` or `FOREIGN`.
+
+    Any loopback port is taken for ours: another process may have served the address.
+
+    Raises:
+        SourceError: It is one of our addresses and leads to nothing (any more), or to no image.
+    """
+    parts = urlsplit(url)
+    folder, _, name = parts.path.strip("/").partition("/")
+    if parts.scheme != "http" or not is_loopback(parts.hostname) or folder not in {"results", "files"}:
+        return FOREIGN
+    if folder == "results":
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        try:
+            task = find(state, name.removesuffix(".png"), query.get("expires", ""), query.get("signature", ""))
+        except HttpError as exc:
+            raise SourceError("its URL has expired or is not valid") from exc
+        if task.script.truncated:
+            raise SourceError("it is not a readable image")
+        return f"task:{task.id}"
+    upload = uploads.find(state, name)
+    if upload is None or not upload.alive(state.clock()):
+        raise SourceError("its URL has expired or is not valid")
+    content = uploads.content(state, upload)
+    if content is None:
+        return FOREIGN
+    _proved(content)
+    return f"file:{upload.id}"
+
+
+def _proved(content: bytes) -> None:
+    from flux2_mcp.sandbox.render_collage import SourceImageError, read_sources
+
+    try:
+        read_sources([content])
+    except SourceImageError as exc:
+        raise SourceError("it is not a readable image") from exc
+
+
+def delivered(state: State, task: Task) -> bytes:
+    """The bytes behind a completed task's address, drawn at first need; the script may break them."""
+    content = _drawn(state, task)
+    return content[: len(content) * 3 // 5] if task.script.truncated else content
+
+
+def _drawn(state: State, task: Task) -> bytes:
+    path = state.results / f"{task.id}.png"
+    if path.exists():
+        return path.read_bytes()
+    from flux2_mcp.sandbox import render
+
+    sources = [found for reference in task.sources if (found := source(state, reference)) is not None]
+    content = render.render(
+        prompt=task.body["prompt"],
+        variant=catalog.models()[task.model].variant,
+        model=task.model,
+        action=task.action,
+        aspect_ratio=task.aspect_ratio,
+        output_resolution=task.resolution,
+        sources=sources,
+        size=_other_size(task, sources) if task.script.other_ratio else None,
+        # The key is part of the request: several images of one prompt are different pictures, as they are live.
+        take=task.idempotency_key or "",
+    )
+    state.write_file(path, content)
+    return content
+
+
+def source(state: State, reference: str) -> bytes | None:
+    """The bytes behind a reference; None for a foreign one, and for a file that has been tidied away."""
+    kind, _, name = reference.partition(":")
+    if kind == "task" and (task := tasks.find(state, name)) is not None:
+        return _drawn(state, task)
+    if kind == "file" and (upload := uploads.find(state, name)) is not None:
+        return uploads.content(state, upload)
+    return None
+
+
+def _other_size(task: Task, sources: list[bytes]) -> tuple[int, int]:
+    """A size whose ratio is never the one that was asked for."""
+    from flux2_mcp.sandbox import render
+    from flux2_mcp.sandbox.render_collage import read_sources
+
+    first = next((found.size for found in read_sources(sources[:1])), None)
+    width, height = render.size_of(task.aspect_ratio, task.resolution, first)
+    return render.size_of("9:16" if width >= height else "16:9", task.resolution)

@@ -1,0 +1,130 @@
+"""Scripted outcomes: a marker in the prompt, like `[sandbox:moderation]`, decides what becomes of its task.
+
+`TABLE` is all there is to know; several markers in one prompt add up. Faults come before anything else happens: the
+first creates (or polls) meet them in order, one each, and then the call goes through.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+RETRY_SECONDS = 2.0
+"""What `Retry-After` says in a scripted 429, in seconds at speed 1."""
+
+
+class Fault(Enum):
+    """What one call meets in place of its answer."""
+
+    BUSY = "429, Retry-After in seconds"
+    BUSY_UNTIL = "429, Retry-After as an HTTP date"
+    UNAVAILABLE = "503"
+    PAGE = "502, an HTML page"
+    LOST = "the task is made, then the connection is cut without a byte"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What becomes of one task. The defaults are a task that goes well.
+
+    `seconds` replaces the drawn duration (at speed 1; infinity: never ends). `failure` is the error text it ends with.
+    `refused` answers each create with 402. `first_url_dead` lets the URL shown first be expired already. `hint` sends
+    `Retry-After` with each poll of an open task.
+    """
+
+    creates: tuple[Fault, ...] = ()
+    polls: tuple[Fault, ...] = ()
+    refused: bool = False
+    seconds: float | None = None
+    failure: str | None = None
+    other_ratio: bool = False
+    truncated: bool = False
+    first_url_dead: bool = False
+    usage: bool = True
+    hint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One row of the table: the marker's name, what it does in one sentence, and the same as data."""
+
+    marker: str
+    does: str
+    script: Script
+
+
+MODERATED = "The request was rejected by content moderation."
+
+TABLE: tuple[Scenario, ...] = (
+    Scenario("moderation", "The task fails with a moderation error; nothing is charged.", Script(failure=MODERATED)),
+    Scenario("insufficient_credits", "Create answers 402, each time.", Script(refused=True)),
+    Scenario(
+        "rate_limited",
+        "The first create answers 429 with Retry-After in seconds; the next passes.",
+        Script(creates=(Fault.BUSY,)),
+    ),
+    Scenario(
+        "rate_limited_date",
+        "The first create answers 429 with Retry-After as an HTTP date; the next passes.",
+        Script(creates=(Fault.BUSY_UNTIL,)),
+    ),
+    Scenario("create_503", "The first create answers 503; the next passes.", Script(creates=(Fault.UNAVAILABLE,))),
+    Scenario("create_html", "The first create answers 502 with an HTML page.", Script(creates=(Fault.PAGE,))),
+    Scenario(
+        "create_lost",
+        "The first create makes the task, then the connection is cut; the same key brings the same task.",
+        Script(creates=(Fault.LOST,)),
+    ),
+    Scenario("poll_503", "The first two polls answer 503.", Script(polls=(Fault.UNAVAILABLE, Fault.UNAVAILABLE))),
+    Scenario("poll_html", "The first poll answers 502 with an HTML page.", Script(polls=(Fault.PAGE,))),
+    Scenario("poll_retry_after", "Each poll of the open task carries Retry-After.", Script(hint=True)),
+    Scenario("instant", "The task is done at once.", Script(seconds=0.0)),
+    Scenario("slow", "The task takes 30 seconds.", Script(seconds=30.0)),
+    Scenario("stuck", "The task never ends.", Script(seconds=math.inf)),
+    Scenario("no_usage", "The completed task says nothing of its cost.", Script(usage=False)),
+    Scenario(
+        "expired_url",
+        "The first result URL has expired (410); asking for the task again gives a working one.",
+        Script(first_url_dead=True),
+    ),
+    Scenario("wrong_ratio", "The image has another aspect ratio than asked for.", Script(other_ratio=True)),
+    Scenario("corrupt", "The image is a PNG that breaks off, at each fetch.", Script(truncated=True)),
+)
+
+_MARKER = re.compile(r"\[sandbox:([^\[\]]*)\]")
+_BY_MARKER = {scenario.marker: scenario for scenario in TABLE}
+
+
+def markers(prompt: str) -> list[str]:
+    """The names of all markers in a prompt, in order, each once."""
+    return list(dict.fromkeys(_MARKER.findall(prompt)))
+
+
+def unknown(prompt: str) -> list[str]:
+    """The markers of a prompt that are not in the table."""
+    return [marker for marker in markers(prompt) if marker not in _BY_MARKER]
+
+
+def read(prompt: str) -> Script:
+    """The script of a prompt whose markers are all known; without markers, a task that goes well."""
+    return _together([_BY_MARKER[marker].script for marker in markers(prompt)])
+
+
+def _together(scripts: Iterable[Script]) -> Script:
+    """Faults come one after another, the longest duration counts, and each other effect holds if any marker asks for it."""
+    scripts = list(scripts)
+    return Script(
+        creates=tuple(fault for script in scripts for fault in script.creates),
+        polls=tuple(fault for script in scripts for fault in script.polls),
+        refused=any(script.refused for script in scripts),
+        seconds=max((script.seconds for script in scripts if script.seconds is not None), default=None),
+        failure=next((script.failure for script in scripts if script.failure), None),
+        other_ratio=any(script.other_ratio for script in scripts),
+        truncated=any(script.truncated for script in scripts),
+        first_url_dead=any(script.first_url_dead for script in scripts),
+        usage=all(script.usage for script in scripts),
+        hint=any(script.hint for script in scripts),
+    )

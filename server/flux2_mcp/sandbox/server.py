@@ -1,0 +1,194 @@
+"""The embedded server: uvicorn's protocol on a loopback socket, in a thread and an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from flux2_mcp.errors import SandboxError
+from flux2_mcp.sandbox import app, tasks
+from flux2_mcp.sandbox.state import BURST, OPENING_CENTS, RATE, State
+from flux2_mcp.sandbox.tasks import Task
+
+HOST = "127.0.0.1"
+REUSE = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+"""A port just left may be taken again; on Windows SO_REUSEADDR would even share one in use."""
+START_SECONDS = 10.0
+GRACE_SECONDS = 0.2
+"""How long calls under way may take to end when the server closes."""
+KEEP_ALIVE_SECONDS = 75
+"""Longer than any client's pause between two polls, so that a poll doesn't meet a connection that is just closing."""
+
+_silent = logging.getLogger("flux2_mcp.sandbox.uvicorn")
+_silent.setLevel(logging.CRITICAL + 1)
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, without its logs, and lending the application the means to cut its connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        self.logger = _silent
+        self.access_log = False
+        self.app_state = {"abort": transport.abort}
+        super().connection_made(transport)
+
+
+class Sandbox:
+    """One server over a sandbox folder; several may share the folder, in one process or many.
+
+    Args:
+        folder: `FLUX2_HOME/sandbox`. Made where missing, for its owner only.
+        speed: Tasks made here run so many times faster than life.
+        port: On 127.0.0.1; 0: any free one.
+        seed: Makes the durations of tasks reproducible; None: really random.
+        rate: Calls a second that the key may make in the long run; None: no limit.
+        burst: Calls it may make at once.
+        opening_cents: The balance of a fresh folder, in cents.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        speed: float = 1.0,
+        port: int = 0,
+        seed: int | None = None,
+        rate: float | None = RATE,
+        burst: int = BURST,
+        opening_cents: int = OPENING_CENTS,
+    ) -> None:
+        self._folder = folder
+        self._port = port
+        self._options: dict[str, Any] = {
+            "speed": speed,
+            "seed": seed,
+            "rate": rate,
+            "burst": burst,
+            "opening_cents": opening_cents,
+        }
+        self._state: State | None = None
+        self._thread: threading.Thread | None = None
+        self._stop: Callable[[], object] = lambda: None
+
+    def start(self) -> Self:
+        """Serve; returns once it answers.
+
+        Raises:
+            SandboxError: The folder can't be used, the port is taken, or the server did not come up.
+        """
+        state = State(self._folder, **self._options)
+        # Said to be TCP, or asyncio would leave Nagle's algorithm on, at 40 ms an answer.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, REUSE, 1)
+            listener.bind((HOST, self._port))
+        except OSError as exc:
+            listener.close()
+            state.close()
+            raise SandboxError(
+                f"The sandbox can't listen on port {self._port} of {HOST}.",
+                next_step="Choose another port, or 0 for any.",
+            ) from exc
+        self._state = state
+        self._port = int(listener.getsockname()[1])
+        up: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(listener, up), name="flux2-sandbox", daemon=True)
+        self._thread.start()
+        try:
+            up.result(START_SECONDS)
+        except Exception as exc:
+            self.close()
+            raise SandboxError("The sandbox's server did not come up.") from exc
+        return self
+
+    def close(self) -> None:
+        """Stop serving and release the folder; calls under way get `GRACE_SECONDS`. Does nothing the second time."""
+        if self._thread is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has ended by itself
+                self._stop()
+            self._thread.join()
+            self._thread = None
+        if self._state is not None:
+            self._state.close()
+            self._state = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def base_url(self) -> str:
+        """Where it answers, without a slash at its end: `http://127.0.0.1:PORT`."""
+        _ = self.state
+        return f"http://{HOST}:{self._port}"
+
+    @property
+    def api_key(self) -> str:
+        """The only key that it takes."""
+        return self.state.api_key
+
+    @property
+    def state(self) -> State:
+        """The open folder.
+
+        Raises:
+            SandboxError: It was not started, or is closed.
+        """
+        if self._state is None:
+            raise SandboxError("The sandbox is not running.")
+        return self._state
+
+    def tasks(self) -> list[Task]:
+        """All tasks ever made in the folder, oldest first, with their counters."""
+        return tasks.every(self.state)
+
+    def creates(self) -> int:
+        """How many create calls with the right key ever reached the folder's servers."""
+        return self.state.counted("creates")
+
+    def _run(self, listener: socket.socket, up: Future[None]) -> None:
+        try:
+            with listener:
+                asyncio.run(self._serve(listener, up))
+        except BaseException as exc:
+            if up.done():
+                raise
+            up.set_exception(exc)
+
+    async def _serve(self, listener: socket.socket, up: Future[None]) -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        self._stop = partial(loop.call_soon_threadsafe, stop.set)
+        application = app.create(self.state, self.base_url)
+        config = Config(
+            application, http=_Protocol, ws="none", lifespan="off", interface="asgi3", proxy_headers=False,
+            server_header=False, date_header=False, log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )  # fmt: skip
+        config.load()
+        served = ServerState()
+        async with application.router.lifespan_context(application):
+            server = await loop.create_server(lambda: _Protocol(config, served, {}), sock=listener)
+            up.set_result(None)
+            await stop.wait()
+            server.close()
+            if served.tasks:
+                await asyncio.wait(served.tasks, timeout=GRACE_SECONDS)
+            for connection in list(served.connections):
+                connection.transport.abort()

@@ -1,0 +1,274 @@
+"""The tasks: made once for each idempotency key, and from then on a function of their row and the clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from email.utils import formatdate
+from typing import Any
+
+from flux2_mcp import catalog
+from flux2_mcp.journal.sqlite import Row
+from flux2_mcp.models import Action, Status
+from flux2_mcp.sandbox import scenarios
+from flux2_mcp.sandbox.calls import HttpError
+from flux2_mcp.sandbox.scenarios import Fault, Script
+from flux2_mcp.sandbox.state import State
+
+RESULT_SECONDS = 7 * 86_400.0
+"""How long a result's URL lives after the task's end (`api/runapi.md`, tasks)."""
+UNPRICED_CENTS = 30
+"""What the sandbox takes for a model without a published price (max). Invented here, and only here: it is no price of RunAPI's."""
+MEDIAN_SECONDS = {
+    ("pro", "1k"): 4.0,
+    ("pro", "2k"): 7.0,
+    ("flex", "1k"): 8.0,
+    ("flex", "2k"): 14.0,
+    ("max", "1k"): 12.0,
+}
+OTHER_MEDIAN = 8.0
+SPREAD = 0.3
+"""Durations are lognormal around the median with this sigma."""
+PENDING_SHARE = 0.1
+"""The part of its time that a task is pending before it is processing."""
+PENDING_WHEN_STUCK = 0.5
+"""Seconds, where that time never ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One row. Times are seconds since the epoch; `ends_at` None: never.
+
+    `creates` counts the create calls that this task answered, `polls` the GETs that asked for it, `shown` those that
+    showed its result. `sources` are references of `pictures.refer`. `failure` is the error it ends with, or None.
+    """
+
+    number: int
+    id: str
+    action: Action
+    model: str
+    body: Mapping[str, Any]
+    idempotency_key: str | None
+    client_request_id: str | None
+    sources: tuple[str, ...]
+    cents: int
+    failure: str | None
+    created_at: float
+    starts_at: float
+    ends_at: float | None
+    creates: int = 1
+    polls: int = 0
+    shown: int = 0
+    callback_tries: int = 0
+
+    @property
+    def script(self) -> Script:
+        """What its prompt's markers ask for."""
+        return scenarios.read(self.body["prompt"])
+
+    @property
+    def resolution(self) -> str:
+        """The output resolution it asked for, in words or by default."""
+        return str(self.body.get("output_resolution") or catalog.DEFAULT_RESOLUTION)
+
+    @property
+    def aspect_ratio(self) -> str:
+        """The aspect ratio it asked for, in words or by default."""
+        return str(self.body.get("aspect_ratio") or catalog.DEFAULT_ASPECT_RATIO)
+
+    def status(self, now: float) -> Status:
+        """Where it stands at that time."""
+        if self.ends_at is not None and now >= self.ends_at:
+            return Status.COMPLETED if self.failure is None else Status.FAILED
+        return Status.PROCESSING if now >= self.starts_at else Status.PENDING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A validated create call. `failure` is known beforehand where a source can't be had."""
+
+    action: Action
+    model: catalog.Model
+    body: Mapping[str, Any]
+    idempotency_key: str | None
+    client_request_id: str | None
+    sources: tuple[str, ...] = ()
+    failure: str | None = None
+    callback: bool = False
+
+    @property
+    def text(self) -> str:
+        """The body in one spelling, to compare and to keep."""
+        return json.dumps(self.body, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def subject(self) -> str:
+        """What scripted faults are counted by: the key, or without one the request itself."""
+        if self.idempotency_key is not None:
+            return f"key {self.idempotency_key}"
+        return f"body {hashlib.sha256(f'{self.action} {self.text}'.encode()).hexdigest()}"
+
+
+def cents(model: catalog.Model, resolution: str) -> int:
+    """The price of one image in cents: published, or the sandbox's own where none is."""
+    return int(model.published_cents.get(resolution, UNPRICED_CENTS))
+
+
+def create(state: State, order: Order, now: float) -> tuple[Task, Fault | None]:
+    """Make the task at that time, or find the one that its key made, in one transaction.
+
+    Returns:
+        The task, and the scripted fault that its answer meets, if any (then only `Fault.LOST`).
+
+    Raises:
+        HttpError: 409 for a key with another request, 402 without money, or a scripted fault.
+    """
+    script = scenarios.read(order.body["prompt"])
+    with state.database.write():
+        if order.idempotency_key is not None and (known := _known(state, order)):
+            return _shown(state, known, now), None
+        if script.refused:
+            raise _no_money()
+        fault = _fault(state, order, script)
+        if fault is None:
+            return _shown(state, _insert(state, order, script, now), now), None
+        if fault is Fault.LOST:
+            return _insert(state, order, script, now), fault
+    # Outside, so that the count of it is kept.
+    raise broken(fault, state)
+
+
+def _shown(state: State, task: Task, now: float) -> Task:
+    """Count that the task's result was shown, where there is one."""
+    if task.status(now) is not Status.COMPLETED:
+        return task
+    state.database.execute("UPDATE task SET shown = shown + 1 WHERE number = ?", (task.number,))
+    return replace(task, shown=task.shown + 1)
+
+
+def _known(state: State, order: Order) -> Task | None:
+    for row in state.database.read("SELECT * FROM task WHERE idempotency_key = ?", (order.idempotency_key,)):
+        if (row["action"], row["body"]) != (order.action, order.text):
+            raise HttpError(409, "conflict", "This Idempotency-Key was used for another request.")
+        state.database.execute("UPDATE task SET creates = creates + 1 WHERE number = ?", (row["number"],))
+        return find(state, row["id"])
+    return None
+
+
+def _fault(state: State, order: Order, script: Script) -> Fault | None:
+    """The next scripted fault for this request. After the last one it starts anew, so that a script can be played again."""
+    if not script.creates:
+        return None
+    seen = sum(
+        int(row["seen"]) for row in state.database.read("SELECT seen FROM blip WHERE subject = ?", (order.subject,))
+    )
+    if seen == len(script.creates):
+        state.database.execute("DELETE FROM blip WHERE subject = ?", (order.subject,))
+        return None
+    state.database.execute("INSERT OR REPLACE INTO blip VALUES (?, ?)", (order.subject, seen + 1))
+    return script.creates[seen]
+
+
+def _insert(state: State, order: Order, script: Script, now: float) -> Task:
+    resolution = str(order.body.get("output_resolution") or catalog.DEFAULT_RESOLUTION)
+    price = cents(order.model, resolution)
+    money = state.money()
+    if money.balance - money.reserved < price:
+        raise _no_money()
+    number = 1 + int(state.database.read("SELECT coalesce(max(number), 0) AS last FROM task")[0]["last"])
+    seconds = _seconds(state, order.model.variant, resolution, script, number)
+    stuck = math.isinf(seconds)
+    task = Task(
+        number=number,
+        id=str(uuid.uuid4()),
+        action=order.action,
+        model=order.model.id,
+        body=order.body,
+        idempotency_key=order.idempotency_key,
+        client_request_id=order.client_request_id,
+        sources=order.sources,
+        cents=price,
+        failure=order.failure or script.failure,
+        created_at=now,
+        starts_at=now + (PENDING_WHEN_STUCK / state.speed if stuck else seconds * PENDING_SHARE),
+        ends_at=None if stuck else now + seconds,
+    )
+    row = asdict(task) | {
+        "body": order.text,
+        "sources": json.dumps(order.sources),
+        "callback_due": task.ends_at if order.callback else None,
+    }
+    names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+    state.database.execute(f"INSERT INTO task ({names}) VALUES ({marks})", row)
+    return task
+
+
+def _seconds(state: State, variant: str, resolution: str, script: Script, number: int) -> float:
+    if script.seconds is not None:
+        return script.seconds / state.speed
+    chance = random.SystemRandom() if state.seed is None else random.Random(f"{state.seed}:{number}")  # noqa: S311  # a duration, no secret
+    median = MEDIAN_SECONDS.get((variant, resolution), OTHER_MEDIAN)
+    return chance.lognormvariate(math.log(median), SPREAD) / state.speed
+
+
+def _no_money() -> HttpError:
+    return HttpError(402, "insufficient_credits", "Insufficient credits")
+
+
+def poll(state: State, action: Action, task_id: str, now: float) -> Task:
+    """Count one GET at that time and return the task.
+
+    Raises:
+        HttpError: 404 where this endpoint made no such task, or a scripted fault.
+    """
+    with state.database.write():
+        task = find(state, task_id)
+        if task is None or task.action is not action:
+            raise HttpError(404, "not_found", "Task not found")
+        fault = next(iter(task.script.polls[task.polls :]), None)
+        state.database.execute("UPDATE task SET polls = polls + 1 WHERE number = ?", (task.number,))
+        if fault is None:
+            return _shown(state, replace(task, polls=task.polls + 1), now)
+    # Outside, so that the count of it is kept.
+    raise broken(fault, state)
+
+
+def find(state: State, task_id: str) -> Task | None:
+    """The task of that id, not counted as a poll."""
+    rows = state.database.read("SELECT * FROM task WHERE id = ?", (task_id,))
+    return _task(rows[0]) if rows else None
+
+
+def every(state: State) -> list[Task]:
+    """All tasks ever made here, oldest first: what tests count."""
+    return [_task(row) for row in state.database.read("SELECT * FROM task ORDER BY number")]
+
+
+def _task(row: Row) -> Task:
+    values = {name: row[name] for name in row.keys() if name != "callback_due"}  # noqa: SIM118  # a Row iterates its values
+    parsed = {
+        "action": Action(row["action"]),
+        "body": json.loads(row["body"]),
+        "sources": tuple(json.loads(row["sources"])),
+    }
+    return Task(**(values | parsed))
+
+
+def broken(fault: Fault, state: State) -> HttpError:
+    """The error that a scripted fault shows."""
+    wait = scenarios.RETRY_SECONDS / state.speed
+    match fault:
+        case Fault.BUSY:
+            return HttpError(429, "rate_limited", "Too many requests", headers={"Retry-After": str(round(wait))})
+        case Fault.BUSY_UNTIL:
+            date = formatdate(state.clock() + wait, usegmt=True)
+            return HttpError(429, "rate_limited", "Too many requests", headers={"Retry-After": date})
+        case Fault.PAGE:
+            return HttpError(502, "bad_gateway", "502 Bad Gateway", page=True)
+        case _:
+            return HttpError(503, "service_unavailable", "Service unavailable")
