@@ -106,7 +106,7 @@ def from_env(env: Mapping[str, str], config_text: str | None = None, *, workspac
             daily_usd=_usd(env, "FLUX2_DAILY_BUDGET_USD"),
         ),
         rate=_number(env, "FLUX2_RATE", 0.1, 1000, 10.0) or 10.0,
-        in_flight=int(_number(env, "FLUX2_MAX_IN_FLIGHT", 1, 10_000, 32) or 32),
+        in_flight=_whole(env, "FLUX2_MAX_IN_FLIGHT", 1, 10_000, 32) or 32,
         callback_url=callback_url,
         callback_port=callback_port,
         sandbox_speed=_number(env, "FLUX2_SANDBOX_SPEED", 0.01, 10_000, 1.0) or 1.0,
@@ -159,13 +159,22 @@ def _base_url(text: str) -> str:
 
 
 def _callback(env: Mapping[str, str]) -> tuple[str | None, int | None]:
-    url = env.get("FLUX2_CALLBACK_URL", "").strip() or None
-    port = _number(env, "FLUX2_CALLBACK_PORT", 1, 65535, None)
+    url = _first(env.get("FLUX2_CALLBACK_URL"))
+    port = _whole(env, "FLUX2_CALLBACK_PORT", 1, 65535, None)
     if (url is None) != (port is None):
         raise SettingsError("FLUX2_CALLBACK_URL and FLUX2_CALLBACK_PORT go together: one leads to the other.")
-    if url is not None and urlsplit(url).scheme not in {"https", "http"}:
+    if url is not None and not _is_web(url):
         raise SettingsError("FLUX2_CALLBACK_URL must be an http or https URL that RunAPI can reach.")
-    return url, None if port is None else int(port)
+    return url, port
+
+
+def _is_web(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in {"https", "http"} and bool(parts.hostname) and text.isprintable() and " " not in text
 
 
 def _home(env: Mapping[str, str]) -> Path:
@@ -211,3 +220,10 @@ def _number(env: Mapping[str, str], name: str, low: float, high: float, default:
     if not low <= value <= high:  # NaN is in no range
         raise SettingsError(f"{name} must be a number from {low:g} to {high:g}.")
     return value
+
+
+def _whole(env: Mapping[str, str], name: str, low: int, high: int, default: int | None) -> int | None:
+    value = _number(env, name, low, high, default)
+    if value is not None and value != int(value):
+        raise SettingsError(f"{name} must be a whole number.")
+    return None if value is None else int(value)

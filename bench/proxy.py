@@ -1,0 +1,86 @@
+"""A TCP proxy in front of a sandbox that tells of each step of an exchange before it lets it go on. Loopback only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Self
+
+HOST = "127.0.0.1"
+STEPS: Mapping[bytes, tuple[str, str]] = {
+    b"POST /api/v1/flux_2": ("create sent", "create answered"),
+    b"GET /api/v1/flux_2": ("poll sent", "poll answered"),
+    b"GET /results": ("fetch sent", "fetch streaming"),
+}
+
+
+class Proxy:
+    """Passes bytes both ways.
+
+    `hook(step)` runs before the bytes of that step are passed on, and may block; `seen(data, port)` is told of every
+    request, with the port of the client's end.
+    """
+
+    def __init__(
+        self,
+        upstream: int,
+        hook: Callable[[str], None] | None = None,
+        seen: Callable[[bytes, int], None] | None = None,
+    ) -> None:
+        self._upstream = upstream
+        self._hook = hook or (lambda _: None)
+        self._seen = seen or (lambda *_: None)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    async def _start(self) -> int:
+        while True:
+            server = await asyncio.start_server(self._connected, HOST, 0)
+            port: int = server.sockets[0].getsockname()[1]
+            if len(str(port)) == len(str(self._upstream)):  # addresses in answers are rewritten in place
+                return port
+            server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection(HOST, self._upstream)
+        ours, theirs = f":{self.port}/".encode(), f":{self._upstream}/".encode()
+        pending: list[str] = []
+
+        async def outward() -> None:
+            while data := await reader.read(65536):
+                if data.startswith((b"GET /api", b"POST /api")):
+                    self._seen(data, writer.get_extra_info("peername")[1])
+                for start, (sent, answered) in STEPS.items():
+                    if data.startswith(start):
+                        pending.append(answered)
+                        await asyncio.to_thread(self._hook, sent)
+                up_writer.write(data)
+                await up_writer.drain()
+            up_writer.close()
+
+        async def inward() -> None:
+            while data := await up_reader.read(65536):
+                if pending:
+                    await asyncio.to_thread(self._hook, pending.pop())
+                writer.write(data.replace(theirs, ours))
+                await writer.drain()
+            writer.close()
+
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(outward(), inward())

@@ -1,0 +1,195 @@
+"""Eight servers on one FLUX2_HOME make 200 tasks through one limiter, under one budget: python -m bench.swarm.
+
+Every request passes a proxy that knows which process made it. Prints, and exits with 1 unless: no task was polled by two
+processes, no second saw more requests than FLUX2_RATE, and exactly as many tasks were made as the budget pays for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.proxy import Proxy
+from flux2_mcp.sandbox import tasks as tasks_made
+from flux2_mcp.sandbox.state import State
+from tests.process.stdio import LEGACY, Host
+
+SPEED = 4.0
+CENTS = 5
+END_SECONDS = 240.0
+_TASK = re.compile(rb"GET /api/v1/flux_2/\w+/([0-9a-f-]{36})")
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it."""
+
+    asked: int
+    paid_for: int
+    made: int
+    refused: int
+    unfinished: int
+    requests: int
+    busiest_second: int
+    polled_by_two: int
+    polls: int
+    seconds: float
+
+
+class Watch:
+    """Who asked for what, and when: from the proxy's connections and the processes' open sockets."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.pollers: defaultdict[bytes, set[int]] = defaultdict(set)
+        self.polls = 0
+        self.pids: list[int] = []
+
+    def seen(self, data: bytes, port: int) -> None:
+        """One request came over the connection from this port."""
+        self.times.append(time.monotonic())
+        if task := _TASK.match(data):
+            self.polls += 1
+            self.pollers[task[1]].add(self._pid(port))
+
+    def _pid(self, port: int) -> int:
+        inode = next(
+            line.split()[9]
+            for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
+            if int(line.split()[1].rpartition(":")[2], 16) == port
+        )
+        for pid in self.pids:
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                try:
+                    found = _SOCKET.fullmatch(str(link.readlink()))
+                except OSError:
+                    continue
+                if found and found[1] == inode:
+                    return pid
+        return 0
+
+    def busiest_second(self) -> int:
+        """The most requests that any second saw."""
+        times, most, first = sorted(self.times), 0, 0
+        for last, at in enumerate(times):
+            while at - times[first] >= 1:
+                first += 1
+            most = max(most, last - first + 1)
+        return most
+
+
+@contextmanager
+def sandbox(folder: Path) -> Iterator[tuple[str, str]]:
+    """A sandbox in a process of its own, so that its drawing does not hold up the clock that requests are counted by."""
+    code = (
+        "import sys, pathlib; from flux2_mcp.sandbox.server import Sandbox\n"
+        f"with Sandbox(pathlib.Path(sys.argv[1]), speed={SPEED}, rate=None, seed=1) as s:\n"
+        "    print(s.base_url, s.api_key, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        base_url, api_key = process.stdout.readline().split()
+        yield base_url, api_key
+    finally:
+        process.communicate(timeout=30)
+
+
+def run(processes: int, tasks: int, rate: int, pays_for: int, folder: Path) -> Report:
+    """Start the servers, share the tasks out, and count."""
+    watch, began = Watch(), time.monotonic()
+    with (
+        sandbox(folder / "runapi") as (base_url, api_key),
+        Proxy(int(base_url.rpartition(":")[2]), seen=watch.seen) as proxy,
+    ):
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "FLUX2_HOME": str(folder / "home"),
+            "FLUX2_RATE": str(rate),
+            "FLUX2_MAX_IN_FLIGHT": str(tasks),
+            "FLUX2_DAILY_BUDGET_USD": f"{pays_for * CENTS / 100:.2f}",
+            "FLUX2_LOG": os.environ.get("FLUX2_LOG", "warning"),
+            "RUNAPI_API_KEY": api_key,
+            "RUNAPI_BASE_URL": proxy.base_url,
+        }
+        with ThreadPoolExecutor(processes) as pool:
+            refused = sum(pool.map(lambda number: _server(env, number, tasks // processes, watch), range(processes)))
+    state = State(folder / "runapi")
+    made = tasks_made.every(state)
+    state.close()
+    return Report(
+        asked=tasks,
+        paid_for=pays_for,
+        made=len(made),
+        refused=refused,
+        unfinished=sum(1 for task in made if task.ends_at is None or task.ends_at > time.time()),
+        requests=len(watch.times),
+        busiest_second=watch.busiest_second(),
+        polled_by_two=sum(1 for pids in watch.pollers.values() if len(pids) > 1),
+        polls=watch.polls,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _server(env: Mapping[str, str], number: int, tasks: int, watch: Watch) -> int:
+    """One host with one server: asks for its tasks one by one without waiting, then waits for all. Gives the refusals."""
+    ids, refused = [], 0
+    with Host(env, LEGACY) as host:
+        watch.pids.append(host.process.pid)
+        for each in range(tasks):
+            result = host.call("generate", prompt=f"fox {each} of server {number}", wait_seconds=0)
+            if result.get("isError"):
+                if "FLUX2_DAILY_BUDGET_USD" not in result["content"][0]["text"]:
+                    raise AssertionError(f"{result}\n{host.close()}")
+                assert "FLUX2_DAILY_BUDGET_USD" in result["content"][0]["text"], result
+                refused += 1
+            else:
+                ids += [task["task_id"] for task in result["structuredContent"]["tasks"]]
+        deadline = time.monotonic() + END_SECONDS
+        while ids and time.monotonic() < deadline:
+            done = host.call("check_task", task_ids=ids, wait_seconds=20)["structuredContent"]
+            ids = (done["next_action"] or {"arguments": {"task_ids": []}})["arguments"]["task_ids"]
+    sys.stderr.write(host.errors)
+    return refused
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--rate", type=int, default=30)
+    parser.add_argument("--pays-for", type=int, default=150)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = run(options.processes, options.tasks, options.rate, options.pays_for, Path(folder))
+    print(f"{options.processes} servers, {report.asked} tasks asked for, {report.seconds:.0f} s")
+    print(f"the budget pays for {report.paid_for}: made {report.made}, refused {report.refused}")
+    print(f"requests {report.requests}; in the busiest second {report.busiest_second} of {options.rate} allowed")
+    print(f"polls {report.polls} ({report.polls / report.made:.1f} a task); tasks polled by two {report.polled_by_two}")
+    good = (
+        report.made == min(report.paid_for, report.asked)
+        and report.refused == report.asked - report.made
+        and report.busiest_second <= options.rate
+        and not report.polled_by_two
+        and not report.unfinished
+    )
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Bring finished images to disk: streamed to a temporary file, checked, then renamed. Never a half image."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import urljoin, urlsplit
+
+import anyio
+import anyio.to_thread
+
+from flux2_mcp.delivery import image
+from flux2_mcp.delivery.paths import image_name
+from flux2_mcp.errors import DeliveryError
+from flux2_mcp.journal.entry import StoredImage
+
+LARGEST = 64 * 1024 * 1024
+"""Bytes. A 2k PNG is about 8 MB."""
+REDIRECTS = 3
+SECONDS = 120.0
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+
+
+class Answer(Protocol):
+    """An answer being read: `runapi.client` gives these."""
+
+    @property
+    def status(self) -> int:
+        """HTTP status code."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece."""
+        ...
+
+
+Fetch = Callable[[str], AbstractAsyncContextManager[Answer]]
+
+
+async def deliver(
+    fetch: Fetch, url: str, *, folder: Path, base_url: str, prompt: str, at: datetime, ident: str, index: int
+) -> StoredImage:
+    """Fetch one result into `folder`.
+
+    Args:
+        fetch: Opens a URL without following redirects and without credentials.
+        url: The result's temporary URL.
+        folder: Where images are kept; made where missing.
+        base_url: RunAPI's own; results may stand there even on plain loopback HTTP.
+        prompt: For the file's name.
+        at: When the task was made, for the file's name.
+        ident: The task's id, for the file's name.
+        index: Which image of the task, from 0.
+
+    Raises:
+        DeliveryError: The URL is not allowed, has expired, or what came is not a whole image.
+        TransportError: No answer came.
+    """
+    try:
+        await anyio.Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = await anyio.to_thread.run_sync(lambda: tempfile.mkstemp(dir=folder, suffix=".part"))
+    except OSError as exc:
+        raise DeliveryError(f"The image folder can't be written: {exc.strerror}.") from exc
+    part = Path(name)
+    try:
+        with anyio.fail_after(SECONDS), os.fdopen(handle, "wb") as file:
+            size, sha256 = await _stream(fetch, url, base_url, file.write)
+            await anyio.to_thread.run_sync(_sync, file)
+        checked = await anyio.to_thread.run_sync(image.check, part)
+        final = folder / image_name(prompt, at=at, ident=ident, index=index, suffix=checked.suffix)
+        await anyio.to_thread.run_sync(os.replace, part, final)
+    except TimeoutError as exc:
+        raise DeliveryError(f"The image did not come within {SECONDS:.0f} s.") from exc
+    except OSError as exc:
+        raise DeliveryError(f"The image can't be written: {exc.strerror}.") from exc
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.Path(part).unlink(missing_ok=True)
+    return StoredImage(
+        path=str(final),
+        mime_type=checked.mime_type,
+        width=checked.width,
+        height=checked.height,
+        size_bytes=size,
+        sha256=sha256,
+    )
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+async def _stream(fetch: Fetch, url: str, base_url: str, write: Callable[[bytes], object]) -> tuple[int, str]:
+    for _ in range(REDIRECTS + 1):
+        if not allowed(url, base_url):
+            raise DeliveryError("The result's URL is not https, so it was not fetched.")
+        async with fetch(url) as answer:
+            if answer.status in REDIRECT_STATUSES:
+                url = _target(url, answer.headers.get("location", ""))
+                continue
+            if answer.status != 200:  # noqa: PLR2004  # OK
+                raise DeliveryError(f"The result's URL answered {answer.status}; it may have expired.")
+            size, digest = 0, hashlib.sha256()
+            async for chunk in answer.chunks():
+                size += len(chunk)
+                if size > LARGEST:
+                    raise DeliveryError(f"The image is larger than {LARGEST // 2**20} MB.")
+                digest.update(chunk)
+                await anyio.to_thread.run_sync(write, chunk)
+            return size, digest.hexdigest()
+    raise DeliveryError(f"The result's URL redirected more than {REDIRECTS} times.")
+
+
+def _target(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as exc:
+        raise DeliveryError("The result's URL redirected to what is no URL.") from exc
+
+
+def allowed(url: str, base_url: str) -> bool:
+    """Results come over https, or from where RunAPI (or the sandbox) itself stands."""
+    try:
+        parts, base = urlsplit(url), urlsplit(base_url)
+        here = (parts.scheme, parts.hostname, parts.port) == (base.scheme, base.hostname, base.port)
+    except ValueError:
+        return False
+    return bool(parts.hostname) and (parts.scheme == "https" or here)

@@ -1,0 +1,230 @@
+"""What the journal holds: one entry for each task, and the seam that everything above writes it through."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from flux2_mcp.budget import Caps, Exceeded, Spent
+from flux2_mcp.catalog import DEFAULT_RESOLUTION
+from flux2_mcp.lifecycle import Event, State
+from flux2_mcp.models import Action, ImageRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """An image on disk, checked. `path` is absolute; sizes in pixels and bytes."""
+
+    path: str
+    mime_type: str
+    width: int
+    height: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A task about to be paid for. `key` is the idempotency key it will be sent under.
+
+    `push_url` is where RunAPI is asked to call back, beside the request so that it does not make equal requests differ.
+    `reserved_usd` is what it holds of the budgets until it is charged: the quote, or the caller's own limit.
+    """
+
+    key: str
+    request: ImageRequest
+    quoted_usd: Decimal | None
+    reserved_usd: Decimal | None = None
+    workspace: str | None = None
+    client: str | None = None
+    session: str | None = None
+    push_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One task as the journal knows it. Times are aware UTC, money is USD.
+
+    `task_id` is RunAPI's, None until it is known. `account` names the service and key it belongs to, without the key.
+    `started` is False while certainly nothing of it was ever sent. `owner` is the process that looks after it, or did.
+    """
+
+    key: str
+    task_id: str | None
+    account: str
+    state: State
+    request: ImageRequest
+    workspace: str | None
+    client: str | None
+    session: str | None
+    push_url: str | None
+    quoted_usd: Decimal | None
+    charged_usd: Decimal | None
+    error: str | None
+    image_urls: tuple[str, ...]
+    images: tuple[StoredImage, ...]
+    created_at: datetime
+    submitted_at: datetime | None
+    completed_at: datetime | None
+    delivered_at: datetime | None
+    started: bool
+    owner: str | None
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What its duration depends on: model and output resolution."""
+        return self.request.model, resolution(self.request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What an event taught, beside the state itself. None: nothing new."""
+
+    at: datetime
+    task_id: str | None = None
+    charged_usd: Decimal | None = None
+    error: str | None = None
+    image_urls: tuple[str, ...] | None = None
+    images: tuple[StoredImage, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intended:
+    """What became of a call's intents: its entries; or the cap they don't fit, and then nothing was written.
+
+    `joined` is True where the entries were there before.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    joined: bool = False
+    over: Exceeded | None = None
+
+
+def resolution(request: ImageRequest) -> str:
+    """The output resolution that the request will be made in."""
+    return request.output_resolution or DEFAULT_RESOLUTION
+
+
+def dump(request: ImageRequest) -> str:
+    """The request as canonical JSON: equal requests give equal text."""
+    return json.dumps(asdict(request), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def load(text: str) -> ImageRequest:
+    """The request back from `dump`."""
+    values = json.loads(text)
+    values["action"] = Action(values["action"])
+    values["source_image_urls"] = tuple(values["source_image_urls"])
+    return ImageRequest(**values)
+
+
+def digest(request: ImageRequest) -> str:
+    """Names the request without showing it: equal for equal requests."""
+    return hashlib.sha256(dump(request).encode()).hexdigest()
+
+
+class Journal(Protocol):
+    """One account's tasks: stands above SQLite, and may one day stand above PostgreSQL. All calls leave the event loop free.
+
+    Every method raises `JournalError` where the journal can't be read or written.
+    """
+
+    async def intend(
+        self, intents: Sequence[Intent], *, at: datetime, caps: Caps, join: bool, in_flight: int
+    ) -> Intended:
+        """Write all intents or none, synced to disk when this returns; what they reserve fits the caps at that moment.
+
+        An intent whose key is known already is not written again: its entry comes back as it stands.
+
+        Args:
+            intents: For one call; the caps hold for their sum. Those that fit `in_flight` are started with it.
+            at: Now.
+            caps: The caps in force. Spending of every process on the account counts.
+            join: Look first for a task that does the same in the same workspace and has not been told to anybody,
+                and give that instead.
+            in_flight: At most so many tasks are under way at once, over all processes.
+
+        Raises:
+            InvalidRequestError: A known key belongs to another request.
+        """
+        ...
+
+    async def start(self, key: str, *, at: datetime, in_flight: int) -> Entry:
+        """Note that an intent is about to be sent, if fewer than `in_flight` are under way; see `Entry.started`."""
+        ...
+
+    async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> Entry:
+        """Record a task that was made elsewhere, as submitted. A known task id is not written again."""
+        ...
+
+    async def apply(self, key: str, event: Event, change: Change) -> Entry:
+        """Take one step of the lifecycle. Raises `IllegalTransitionError` where the table has none."""
+        ...
+
+    async def find(self, ids: Sequence[str]) -> tuple[Entry, ...]:
+        """The entries with these task ids or keys, in the order asked for; unknown ids are left out."""
+        ...
+
+    async def recent(
+        self,
+        *,
+        limit: int,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+    ) -> tuple[Entry, ...]:
+        """The newest entries that match, newest first. None: any."""
+        ...
+
+    async def told(self, keys: Sequence[str], *, at: datetime) -> None:
+        """Note that the end of these tasks was told to a caller, so that nobody joins them any more."""
+        ...
+
+    async def claim(self) -> tuple[Entry, ...]:
+        """Take, or keep, the lease of every unfinished task that no living process holds; gives all that are ours."""
+        ...
+
+    async def unfinished(self) -> int:
+        """How many tasks all processes together have yet to finish."""
+        ...
+
+    async def release(self) -> None:
+        """Give up all leases, so that others need not wait for them to lapse."""
+        ...
+
+    async def pace(self, rate: float) -> float:
+        """Take the next turn of the shared limiter, at most `rate` calls a second. Gives the seconds to wait for it."""
+        ...
+
+    async def limited(self, retry_after: float | None) -> None:
+        """RunAPI said 429: halve the rate and let nobody call before `retry_after` seconds have passed."""
+        ...
+
+    async def spent(self, *, at: datetime, session: str | None) -> Spent:
+        """What was charged or is reserved."""
+        ...
+
+    async def nudge(self, push_url: str) -> None:
+        """RunAPI called back: mark the open task that this address belongs to, if there is one."""
+        ...
+
+    async def nudged(self) -> tuple[str, ...]:
+        """The keys of our tasks that were marked; the marks are gone after."""
+        ...
+
+    async def version(self) -> int:
+        """Changes whenever another process has written."""
+        ...
+
+    async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
+        """Seconds from submission to completion by kind, oldest first, the latest 200 of each."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is open."""
+        ...

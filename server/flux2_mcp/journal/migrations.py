@@ -1,0 +1,60 @@
+"""The journal's schema, as append-only steps. Never edit one that has been released: add the next.
+
+Times are seconds since 1970 (UTC), but `lease_until`, `blocked_until`, `seen_at` and `turn.at`, which are on the machine's
+monotonic clock so that a clock that jumps can't break them; `seen_at` tells when that clock started anew. Money is millionths of a US dollar.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS = (
+    """
+CREATE TABLE task (
+  n            INTEGER PRIMARY KEY,
+  key          TEXT NOT NULL,
+  task_id      TEXT,
+  account      TEXT NOT NULL,
+  state        TEXT NOT NULL,
+  request      TEXT NOT NULL,
+  digest       TEXT NOT NULL,
+  model        TEXT NOT NULL,
+  resolution   TEXT NOT NULL,
+  workspace    TEXT,
+  client       TEXT,
+  session      TEXT,
+  push_url     TEXT,
+  nudged       INTEGER NOT NULL DEFAULT 0,
+  quoted       INTEGER,
+  reserved     INTEGER,
+  charged      INTEGER,
+  error        TEXT,
+  urls         TEXT NOT NULL DEFAULT '[]',
+  images       TEXT NOT NULL DEFAULT '[]',
+  created_at   REAL NOT NULL,
+  sent_at      REAL,
+  submitted_at REAL,
+  completed_at REAL,
+  delivered_at REAL,
+  told_at      REAL,
+  owner        TEXT,
+  lease_until  REAL,
+  UNIQUE (account, key),
+  UNIQUE (account, task_id)
+);
+CREATE INDEX task_recent ON task (account, created_at);
+CREATE INDEX task_unfinished ON task (account, n) WHERE state IN ('intent', 'submitted', 'processing', 'completed');
+CREATE INDEX task_digest ON task (account, digest, created_at);
+CREATE INDEX task_durations ON task (account, model, resolution, completed_at) WHERE state IN ('completed', 'delivered');
+CREATE INDEX task_push ON task (account, push_url) WHERE push_url IS NOT NULL;
+CREATE TABLE pace (
+  account       TEXT PRIMARY KEY,
+  rate          REAL NOT NULL,
+  blocked_until REAL NOT NULL,
+  seen_at       REAL NOT NULL
+);
+CREATE TABLE turn (
+  account TEXT NOT NULL,
+  at      REAL NOT NULL
+);
+CREATE INDEX turn_latest ON turn (account, at)
+""",
+)

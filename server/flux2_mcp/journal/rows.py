@@ -1,0 +1,162 @@
+"""Rows and entries: the SQL of single tasks. Sync; every function that writes is called inside `Database.write`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from flux2_mcp import lifecycle
+from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
+from flux2_mcp.journal.entry import Change, Entry, Intent, StoredImage, digest, dump, load, resolution
+from flux2_mcp.lifecycle import Event, State
+
+if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite import Database, Row, Value
+
+MICROS = 1_000_000
+MOST = Decimal(1_000_000_000)
+"""USD. Sums of amounts stay within SQLite's integers."""
+
+# The column that records when an event happened first.
+STAMPS = {
+    Event.ACCEPTED: "submitted_at",
+    Event.COMPLETED: "completed_at",
+    Event.FAILED: "completed_at",
+    Event.REFUSED: "completed_at",
+    Event.EXPIRED: "completed_at",
+    Event.VANISHED: "completed_at",
+    Event.DELIVERED: "delivered_at",
+}
+
+
+def micros(usd: Decimal | None) -> int | None:
+    """USD as the database counts it; what is absurdly much counts as `MOST`."""
+    return None if usd is None else int(min(usd, MOST) * MICROS)
+
+
+def usd(amount: int | None) -> Decimal | None:
+    """USD from what the database counted."""
+    return None if amount is None else Decimal(amount) / MICROS
+
+
+def utc(seconds: float | None) -> datetime | None:
+    """An aware time from the database's seconds."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def entry(row: Row) -> Entry:
+    """One row as the domain knows it."""
+    return Entry(
+        key=row["key"],
+        task_id=row["task_id"],
+        account=row["account"],
+        state=State(row["state"]),
+        request=load(row["request"]),
+        workspace=row["workspace"],
+        client=row["client"],
+        session=row["session"],
+        push_url=row["push_url"],
+        quoted_usd=usd(row["quoted"]),
+        charged_usd=usd(row["charged"]),
+        error=row["error"],
+        image_urls=tuple(json.loads(row["urls"])),
+        images=tuple(StoredImage(**image) for image in json.loads(row["images"])),
+        created_at=datetime.fromtimestamp(row["created_at"], UTC),
+        submitted_at=utc(row["submitted_at"]),
+        completed_at=utc(row["completed_at"]),
+        delivered_at=utc(row["delivered_at"]),
+        started=row["sent_at"] is not None,
+        owner=row["owner"],
+    )
+
+
+def entries(rows: Iterable[Row]) -> tuple[Entry, ...]:
+    """Many rows."""
+    return tuple(map(entry, rows))
+
+
+def find(database: Database, account: str, ident: str) -> Entry | None:
+    """The entry with this task id or key."""
+    for column in ("task_id", "key"):
+        sql = f"SELECT * FROM task WHERE account = ? AND {column} = ?"
+        if rows := database.read(sql, (account, ident)):
+            return entry(rows[0])
+    return None
+
+
+def get(database: Database, account: str, key: str) -> Entry:
+    """The entry with this key, which must be there."""
+    rows = database.read("SELECT * FROM task WHERE account = ? AND key = ?", (account, key))
+    if not rows:
+        raise JournalError("The journal does not know this task.")
+    return entry(rows[0])
+
+
+def known(database: Database, account: str, intent: Intent) -> bool:
+    """Whether the intent's key stands in the journal already.
+
+    Raises:
+        InvalidRequestError: The key belongs to another request.
+    """
+    found = database.read("SELECT digest FROM task WHERE account = ? AND key = ?", (account, intent.key))
+    if found and found[0]["digest"] != digest(intent.request):
+        text = "was used for another request; use a new one for a new request, or leave it out."
+        raise InvalidRequestError(Problem("idempotency_key", text))
+    return bool(found)
+
+
+def insert(database: Database, account: str, intent: Intent, *, at: datetime, owner: str, lease_until: float) -> Entry:
+    """Write an intent, or give the entry that its key has already.
+
+    Raises:
+        InvalidRequestError: The key belongs to another request.
+    """
+    values: dict[str, Value] = {
+        "key": intent.key,
+        "account": account,
+        "state": State.INTENT,
+        "request": dump(intent.request),
+        "digest": digest(intent.request),
+        "model": intent.request.model,
+        "resolution": resolution(intent.request),
+        "workspace": intent.workspace,
+        "client": intent.client,
+        "session": intent.session,
+        "push_url": intent.push_url,
+        "quoted": micros(intent.quoted_usd),
+        "reserved": micros(intent.reserved_usd),
+        "created_at": at.timestamp(),
+        "owner": owner,
+        "lease_until": lease_until,
+    }
+    if not known(database, account, intent):
+        names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        database.execute(f"INSERT INTO task ({names}) VALUES ({marks})", values)
+    return get(database, account, intent.key)
+
+
+def step(database: Database, account: str, key: str, event: Event, change: Change) -> Entry:
+    """Take one step of the lifecycle.
+
+    Raises:
+        IllegalTransitionError: The table has no such step; nothing is changed.
+    """
+    before = get(database, account, key)
+    columns: dict[str, Value] = {
+        "state": lifecycle.after(before.state, event),
+        "task_id": change.task_id,
+        "charged": micros(change.charged_usd),
+        "error": change.error,
+        "urls": None if change.image_urls is None else json.dumps(change.image_urls),
+        "images": None if change.images is None else json.dumps([asdict(image) for image in change.images]),
+    }
+    sets = [f"{name} = coalesce(:{name}, {name})" for name in columns]
+    if stamp := STAMPS.get(event):
+        sets.append(f"{stamp} = coalesce({stamp}, :at)")
+    columns |= {"at": change.at.timestamp(), "account": account, "key": key}
+    database.execute(f"UPDATE task SET {', '.join(sets)} WHERE account = :account AND key = :key", columns)
+    return get(database, account, key)

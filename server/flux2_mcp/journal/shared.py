@@ -1,0 +1,103 @@
+"""What processes share beside the tasks themselves: leases, the pace of calls, what was spent. Sync; over one `Database`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from flux2_mcp.budget import Spent
+from flux2_mcp.journal import rows
+from flux2_mcp.journal.entry import Entry
+from flux2_mcp.journal.owners import is_dead
+
+if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite import Database, Value
+
+LEASE = 20.0
+"""Seconds that a task stays with a process that is not heard of and can't be asked whether it lives. Renewed ten times as
+often, so that a process on a busy machine keeps what it has."""
+DAY = timedelta(hours=24)
+SLOWEST = 0.2
+"""Calls a second that the limiter never goes below."""
+RECOVERY = 1.02
+"""Each call that RunAPI does not refuse brings back so much of a rate that was halved."""
+WINDOW = 1.1
+"""Seconds in which at most `rate` calls are made: more than one, since neither waking up nor the way out is exact."""
+
+Clock = Callable[[], float]
+"""The machine's monotonic clock, which starts anew with the machine. Always read inside the transaction: so what was
+written before was never written later."""
+
+UNFINISHED = "account = :account AND state IN ('intent', 'submitted', 'processing', 'completed')"
+
+
+def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[Entry, ...]:
+    """Take or renew the lease of every unfinished task that no living process holds; give all that are the owner's."""
+    owners = database.read(f"SELECT DISTINCT owner FROM task WHERE {UNFINISHED}", {"account": account})
+    dead = json.dumps([row["owner"] for row in owners if row["owner"] != owner and is_dead(row["owner"])])
+    free = (
+        f"{UNFINISHED} AND (owner = :owner OR lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until"
+        " OR owner IN (SELECT value FROM json_each(:dead)))"
+    )
+    values: dict[str, Value] = {"account": account, "owner": owner, "dead": dead, "now": clock()}
+    # Most looks find nothing to take, and need not keep other processes from writing.
+    if not database.read(f"SELECT 1 FROM task WHERE {free} LIMIT 1", values | {"until": clock() + LEASE}):
+        return ()
+    with database.write(durable=False):
+        values |= {"now": clock(), "until": clock() + LEASE}
+        database.execute(f"UPDATE task SET owner = :owner, lease_until = :until WHERE {free}", values)
+        mine = f"SELECT * FROM task WHERE {UNFINISHED} AND owner = :owner ORDER BY n"
+        return rows.entries(database.read(mine, {"account": account, "owner": owner}))
+
+
+def turn(account: str, clock: Clock, rate: float, database: Database) -> float:
+    """Take the next turn to call: in no second more than `rate` of them, in whole calls; below one, that far apart.
+
+    Gives the seconds to wait for it.
+    """
+    now = clock()
+    known = database.read("SELECT rate, blocked_until, seen_at FROM pace WHERE account = ?", (account,))
+    allowed = min(rate, known[0]["rate"] * RECOVERY) if known else rate
+    blocked = known[0]["blocked_until"] if known else now
+    if known and now < known[0]["seen_at"]:  # the machine started anew
+        blocked = now
+        database.execute("DELETE FROM turn WHERE account = ?", (account,))
+    database.execute(
+        "INSERT INTO pace VALUES (:account, :rate, :blocked, :now) ON CONFLICT (account)"
+        " DO UPDATE SET rate = :rate, blocked_until = :blocked, seen_at = :now",
+        {"account": account, "rate": allowed, "blocked": blocked, "now": now},
+    )
+    database.execute("DELETE FROM turn WHERE account = ? AND at < ?", (account, now - WINDOW / min(allowed, SLOWEST)))
+    latest = "SELECT at FROM turn WHERE account = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
+    before = database.read(latest, (account, max(1, int(allowed)) - 1))
+    at = max([now, blocked] + [row[0] + WINDOW / min(allowed, 1.0) for row in before])
+    database.execute("INSERT INTO turn VALUES (?, ?)", (account, at))
+    return at - now
+
+
+def limited(account: str, clock: Clock, retry_after: float | None, database: Database) -> None:
+    """RunAPI said 429: halve the rate, and nobody calls before `retry_after` seconds (1 where it gave none) are over.
+
+    A call that is refused while nobody may call went out before: it says nothing of the rate that holds since.
+    """
+    now = clock()
+    sql = (
+        "UPDATE pace SET rate = iif(blocked_until > :now, rate, max(:slowest, rate / 2)),"
+        " blocked_until = max(blocked_until, :until) WHERE account = :account"
+    )
+    until = now + (1.0 if retry_after is None else retry_after)
+    database.execute(sql, {"account": account, "now": now, "slowest": SLOWEST, "until": until})
+
+
+def spent(account: str, session: str | None, at: datetime, database: Database) -> Spent:
+    """What was charged or is reserved. A task whose end is not known counts with what it reserved: caps fail closed."""
+    sql = (
+        "SELECT coalesce(sum(coalesce(charged, reserved, quoted)), 0) FROM task WHERE account = ?"
+        " AND state NOT IN ('failed', 'rejected') AND "
+    )
+    day = database.read(sql + "created_at > ?", (account, (at - DAY).timestamp()))
+    ours = database.read(sql + "session = ?", (account, session))
+    return Spent(session_usd=Decimal(ours[0][0]) / rows.MICROS, daily_usd=Decimal(day[0][0]) / rows.MICROS)

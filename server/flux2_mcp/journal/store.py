@@ -1,0 +1,284 @@
+"""The journal in SQLite, under FLUX2_HOME. Opened at its first use; every call runs in a thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio.to_thread
+
+from flux2_mcp import budget
+from flux2_mcp.budget import Caps, Spent
+from flux2_mcp.errors import JournalError
+from flux2_mcp.journal import rows, shared
+from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, digest
+from flux2_mcp.journal.migrations import MIGRATIONS
+from flux2_mcp.lifecycle import Event, State
+
+if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite import Database
+
+T = TypeVar("T")
+
+DURATIONS_KEPT = 200
+JOINABLE = timedelta(hours=1)
+"""A task that ended unheard is given to the next identical call for so long; older ones are taken for forgotten."""
+
+UNDER_WAY = (
+    "account = :account AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
+)
+DONE = "account = :account AND state IN ('completed', 'delivered')"
+
+
+class SqliteJournal:
+    """`Journal` over one SQLite file, shared by every process on the same FLUX2_HOME.
+
+    Args:
+        home: FLUX2_HOME; made at first use, readable by the user alone.
+        account: Names the service and the key, without the key. Tasks of other accounts are not seen.
+        owner: Names this process; leases are held in its name.
+        monotonic: The machine's monotonic clock, which all its processes share.
+    """
+
+    def __init__(
+        self, home: Path, account: str, owner: str, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._home = home
+        self._account = account
+        self._owner = owner
+        self._monotonic = monotonic
+        self._opening = threading.Lock()
+        self._opened: Database | None = None
+        self.notice: str | None = None
+        """What a user should know about the file: that a broken one was moved aside."""
+
+    @property
+    def path(self) -> Path:
+        """The file. It is there once something was written."""
+        return self._home / "journal.sqlite3"
+
+    def _database(self) -> Database:
+        from flux2_mcp.journal.sqlite import Database
+
+        with self._opening:
+            if self._opened is None:
+                self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self.path.touch(mode=0o600)
+                self._opened = Database(self.path, MIGRATIONS, durable=True)
+            return self._opened
+
+    def _renewed(self) -> Database:
+        """A broken file is kept for whoever can read it, and a new one begun: nothing is deleted."""
+        from flux2_mcp.journal.sqlite import renewed
+
+        with self._opening:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+            self._opened, aside = renewed(self.path, MIGRATIONS, durable=True)
+            if aside is not None:
+                self.notice = f"The journal was broken. It was moved aside as {aside} and a new one begun."
+            return self._opened
+
+    async def _run(self, work: Callable[[Database], T]) -> T:
+        def call() -> T:
+            from flux2_mcp.journal.sqlite import Error, is_corrupt
+
+            try:
+                try:
+                    return work(self._database())
+                except Error as exc:
+                    if not is_corrupt(exc):
+                        raise
+                    return work(self._renewed())  # nothing of it was written yet
+            except (Error, OSError) as exc:
+                reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+                raise JournalError(f"The journal can't be used: {reason}.") from exc
+
+        return await anyio.to_thread.run_sync(call)
+
+    async def _write(self, work: Callable[[Database], T], *, durable: bool = True) -> T:
+        def call(database: Database) -> T:
+            with database.write(durable=durable):
+                return work(database)
+
+        return await self._run(call)
+
+    async def intend(
+        self, intents: Sequence[Intent], *, at: datetime, caps: Caps, join: bool, in_flight: int
+    ) -> Intended:
+        """See `Journal.intend`."""
+
+        def work(database: Database) -> Intended:
+            if join and (known := self._same(database, intents[0], at)):
+                return Intended(entries=(known,), joined=True)
+            fresh = [intent for intent in intents if not rows.known(database, self._account, intent)]
+            wanted = sum((intent.reserved_usd or Decimal(0) for intent in fresh), Decimal(0))
+            if wanted and (
+                over := budget.exceeded(wanted, caps, shared.spent(self._account, intents[0].session, at, database))
+            ):
+                return Intended(over=over)
+            return Intended(entries=tuple(self._insert(database, intent, at, in_flight) for intent in intents))
+
+        return await self._write(work)
+
+    def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> Entry:
+        until = self._monotonic() + shared.LEASE
+        rows.insert(database, self._account, intent, at=at, owner=self._owner, lease_until=until)
+        return self._start(database, intent.key, at, in_flight)
+
+    def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> Entry:
+        database.execute(
+            "UPDATE task SET sent_at = :at WHERE account = :account AND key = :key AND sent_at IS NULL"
+            f" AND (SELECT count(*) FROM task WHERE {UNDER_WAY}) < :in_flight",
+            {"at": at.timestamp(), "account": self._account, "key": key, "in_flight": in_flight},
+        )
+        return rows.get(database, self._account, key)
+
+    def _same(self, database: Database, intent: Intent, at: datetime) -> Entry | None:
+        sql = (
+            "SELECT * FROM task WHERE account = ? AND digest = ? AND workspace IS ? AND told_at IS NULL AND created_at > ?"
+            " AND state IN ('intent', 'submitted', 'processing', 'completed', 'delivered') ORDER BY n DESC LIMIT 1"
+        )
+        since = (at - JOINABLE).timestamp()
+        found = database.read(sql, (self._account, digest(intent.request), intent.workspace, since))
+        return rows.entry(found[0]) if found else None
+
+    async def start(self, key: str, *, at: datetime, in_flight: int) -> Entry:
+        """See `Journal.start`."""
+        return await self._write(lambda database: self._start(database, key, at, in_flight))
+
+    async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> Entry:
+        """See `Journal.adopt`."""
+
+        def work(database: Database) -> Entry:
+            if known := rows.find(database, self._account, task_id):
+                return known
+            self._insert(database, intent, at, in_flight=0)
+            return rows.step(database, self._account, intent.key, Event.ACCEPTED, Change(at=at, task_id=task_id))
+
+        return await self._write(work)
+
+    async def apply(self, key: str, event: Event, change: Change) -> Entry:
+        """See `Journal.apply`."""
+        return await self._write(lambda database: rows.step(database, self._account, key, event, change))
+
+    async def told(self, keys: Sequence[str], *, at: datetime) -> None:
+        """See `Journal.told`."""
+
+        def work(database: Database) -> None:
+            for key in keys:
+                database.execute(
+                    "UPDATE task SET told_at = coalesce(told_at, ?) WHERE account = ? AND key = ?",
+                    (at.timestamp(), self._account, key),
+                )
+
+        await self._write(work)
+
+    async def find(self, ids: Sequence[str]) -> tuple[Entry, ...]:
+        """See `Journal.find`."""
+        return await self._run(
+            lambda database: tuple(found for one in ids if (found := rows.find(database, self._account, one)))
+        )
+
+    async def recent(
+        self,
+        *,
+        limit: int,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+    ) -> tuple[Entry, ...]:
+        """See `Journal.recent`."""
+        sql = (
+            "SELECT * FROM task WHERE account = ?1 AND (?2 IS NULL OR created_at >= ?2) AND (?3 IS NULL OR workspace = ?3)"
+            " AND (?4 IS NULL OR state IN (SELECT value FROM json_each(?4))) ORDER BY created_at DESC, n DESC LIMIT ?5"
+        )
+        values = (
+            self._account,
+            None if since is None else since.timestamp(),
+            workspace,
+            None if states is None else json.dumps(sorted(states)),
+            limit,
+        )
+        return await self._run(lambda database: rows.entries(database.read(sql, values)))
+
+    async def claim(self) -> tuple[Entry, ...]:
+        """See `Journal.claim`."""
+        return await self._run(partial(shared.claim, self._account, self._owner, self._monotonic))
+
+    async def unfinished(self) -> int:
+        """See `Journal.unfinished`."""
+        sql = f"SELECT count(*) FROM task WHERE {shared.UNFINISHED}"
+        return await self._run(lambda database: int(database.read(sql, {"account": self._account})[0][0]))
+
+    async def release(self) -> None:
+        """See `Journal.release`."""
+        sql = "UPDATE task SET lease_until = NULL WHERE account = ? AND owner = ?"
+        await self._write(lambda database: database.execute(sql, (self._account, self._owner)), durable=False)
+
+    async def pace(self, rate: float) -> float:
+        """See `Journal.pace`."""
+        return await self._write(partial(shared.turn, self._account, self._monotonic, rate), durable=False)
+
+    async def limited(self, retry_after: float | None) -> None:
+        """See `Journal.limited`."""
+        work = partial(shared.limited, self._account, self._monotonic, retry_after)
+        await self._write(work, durable=False)
+
+    async def spent(self, *, at: datetime, session: str | None) -> Spent:
+        """See `Journal.spent`."""
+        return await self._run(partial(shared.spent, self._account, session, at))
+
+    async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
+        """See `Journal.durations`."""
+        account = {"account": self._account}
+        kinds = f"SELECT DISTINCT model, resolution FROM task WHERE {DONE}"
+        timed = (
+            f"SELECT completed_at - submitted_at FROM task WHERE {DONE} AND model = :model AND resolution = :resolution"
+            " ORDER BY completed_at DESC LIMIT :kept"
+        )
+
+        def work(database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
+            found = {}
+            for model, resolution in database.read(kinds, account):
+                values = account | {"model": model, "resolution": resolution, "kept": DURATIONS_KEPT}
+                found[model, resolution] = tuple(max(0.0, row[0]) for row in reversed(database.read(timed, values)))
+            return found
+
+        return await self._run(work)
+
+    async def nudge(self, push_url: str) -> None:
+        """See `Journal.nudge`."""
+        sql = "UPDATE task SET nudged = 1 WHERE account = ? AND push_url = ? AND state IN ('intent', 'submitted', 'processing')"
+        await self._write(lambda database: database.execute(sql, (self._account, push_url)), durable=False)
+
+    async def nudged(self) -> tuple[str, ...]:
+        """See `Journal.nudged`."""
+        marked = "account = ? AND owner = ? AND nudged = 1"
+        values = (self._account, self._owner)
+
+        def work(database: Database) -> tuple[str, ...]:
+            keys = tuple(row["key"] for row in database.read(f"SELECT key FROM task WHERE {marked}", values))
+            if keys:
+                database.execute(f"UPDATE task SET nudged = 0 WHERE {marked}", values)
+            return keys
+
+        return await self._write(work, durable=False)
+
+    async def version(self) -> int:
+        """See `Journal.version`."""
+        return await self._run(lambda database: database.version())
+
+    async def close(self) -> None:
+        """See `Journal.close`."""
+        if self._opened is not None:
+            await self._run(lambda database: database.close())
+            self._opened = None

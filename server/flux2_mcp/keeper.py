@@ -1,0 +1,271 @@
+"""The keeper looks after open tasks in the background: one loop for a process, whoever is waiting.
+
+A call that is cancelled or times out stops waiting, never the keeping. The keeper holds leases in the journal on what it
+keeps, and takes over what dead processes left.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from flux2_mcp import polling
+from flux2_mcp.budget import Caps
+from flux2_mcp.errors import Flux2Error
+from flux2_mcp.gateway import Gateway
+from flux2_mcp.journal.entry import Entry, Intent, Journal
+from flux2_mcp.lifecycle import State
+from flux2_mcp.worker import Kept, Worker
+
+log = logging.getLogger("flux2_mcp.tasks")
+
+CLAIM_EVERY = 2.0
+"""Seconds between two looks for leases to renew and tasks to take over; a tenth of a lease."""
+PAUSE = 1.0
+"""Seconds until the keeper starts again after something that nobody foresaw ended it."""
+
+
+class Keeper:
+    """Keeps this process's tasks.
+
+    Args:
+        journal: Where they are written down.
+        gateway: The way to RunAPI.
+        images: Folder for finished images.
+        rate: Requests a second that all processes together may make.
+        in_flight: Tasks that all processes together may have under way.
+        speed: How many times faster than life tasks run: 1, but in the sandbox. The planner thinks in life's seconds.
+        monotonic: Seconds on the machine's monotonic clock.
+        now: UTC.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        gateway: Gateway,
+        images: Path,
+        *,
+        rate: float,
+        in_flight: int,
+        speed: float = 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._journal = journal
+        self._worker = Worker(journal, gateway, images, in_flight=in_flight, monotonic=monotonic, now=now)
+        self._rate = rate
+        self._in_flight = in_flight
+        self._speed = speed
+        self._monotonic = monotonic
+        self._now = now
+        self._share = 1.0
+        self._kept: dict[str, Kept] = {}
+        self._watched = Counter[str]()
+        self._history: Mapping[polling.Kind, tuple[float, ...]] = {}
+        self._wake = anyio.Event()
+        self._changed = anyio.Event()
+        self.intake = anyio.Lock()
+        """Held while tasks come into care, from the journal's writing to `keep`: so a claim meets no new task that is not
+        kept yet, and what it finds unkept was begun by somebody else."""
+        self._work: Mapping[State, Callable[[Kept], Awaitable[None]]] = {
+            State.INTENT: self._worker.send,
+            State.SUBMITTED: self._worker.ask,
+            State.PROCESSING: self._worker.ask,
+            State.COMPLETED: self._worker.fetch,
+        }
+
+    @property
+    def changed(self) -> anyio.Event:
+        """Set when work on any kept task has ended; take it before looking, wait on it after."""
+        return self._changed
+
+    def keep(self, entry: Entry) -> Kept:
+        """Take a new task into care, whose lease is this process's; `intake` is held. The same task twice is the same care."""
+        self._wake.set()
+        return self._kept.setdefault(entry.key, Kept(entry))
+
+    @contextmanager
+    def watched(self, keys: Collection[str]) -> Iterator[None]:
+        """Somebody waits for these tasks meanwhile, so they are asked about more often."""
+        self._watched.update(keys)
+        self._wake.set()
+        try:
+            yield
+        finally:
+            self._watched.subtract(keys)
+            self._watched = +self._watched
+
+    def hurry(self, key: str) -> None:
+        """Somebody waits for this task: an image whose fetching was put off is fetched now."""
+        if (kept := self._kept.get(key)) and kept.entry.state is State.COMPLETED and not kept.busy:
+            kept.not_before, kept.failures, kept.trouble = None, 0, None
+            self._wake.set()
+
+    def nudge(self, key: str) -> None:
+        """RunAPI called back for this task: ask about it now, or as soon as it was sent."""
+        if kept := self._kept.get(key):
+            kept.nudged = True
+            self._wake.set()
+
+    def kept(self, key: str) -> Kept | None:
+        """The task, where it is in this process's care."""
+        return self._kept.get(key)
+
+    def expected(self, entry: Entry) -> float | None:
+        """About how many seconds a task still takes, from the history of its kind; None where nobody can say."""
+        if entry.submitted_at is None or entry.state not in {State.SUBMITTED, State.PROCESSING}:
+            return None
+        age = max(0.0, (self._now() - entry.submitted_at).total_seconds())
+        remaining = polling.forecast(entry.kind, self._history.get(entry.kind, ())).expected(age * self._speed)
+        return None if remaining is None else remaining / self._speed
+
+    async def run(self) -> None:
+        """Keep until cancelled, then give up the leases."""
+        while True:
+            try:
+                await self._run()
+            except Exception:  # whatever it was: what is paid for must be kept
+                log.exception("the keeper starts again")
+                await anyio.sleep(PAUSE)
+
+    async def _run(self) -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                await self._learn()
+                claim_at, holding = self._monotonic(), False
+                while True:
+                    if self._monotonic() >= claim_at:
+                        holding = await self._claim()
+                        claim_at = self._monotonic() + CLAIM_EVERY
+                    self._wake = anyio.Event()
+                    until = min(self._start_due(group), claim_at) if holding else claim_at
+                    with anyio.move_on_after(max(0.0, until - self._monotonic())):
+                        await self._wake.wait()
+        finally:
+            with anyio.CancelScope(shield=True), suppress(Flux2Error):
+                await self._journal.release()
+
+    async def _learn(self) -> None:
+        with suppress(Flux2Error):  # the history makes the planner better; it does without
+            durations = await self._journal.durations()
+            self._history = {kind: tuple(each * self._speed for each in seconds) for kind, seconds in durations.items()}
+
+    async def _claim(self) -> bool:
+        """Renew the leases and take what is free. False where the journal failed: without leases, nothing is asked."""
+        async with self.intake:
+            try:
+                mine = {entry.key: entry for entry in await self._journal.claim()}
+                # Each process plans with its part of the rate; the limiter has the last word.
+                self._share = len(mine) / max(len(mine), await self._journal.unfinished()) if mine else 1.0
+                for key, entry in mine.items():
+                    if key not in self._kept:
+                        log.info("task %s: taken over, %s", entry.task_id or key, entry.state)
+                        # Whether the process before us was heard can't be known: only an answer settles it.
+                        self._kept[key] = Kept(entry, lost=entry.started)
+                await self._drop([kept for key, kept in self._kept.items() if key not in mine and not kept.busy])
+            except Flux2Error as exc:
+                log.warning("leases not renewed: %s", exc.message)
+                return False
+            return True
+
+    async def _drop(self, kept: Collection[Kept]) -> None:
+        """Let go of what has ended and nobody waits for, and of what another process took while this one was stopped."""
+        taken = [one for one in kept if one.entry.state.unfinished]
+        known = {entry.key for entry in await self._journal.find([one.entry.key for one in taken])} if taken else set()
+        for one in kept:
+            key = one.entry.key
+            if one.entry.state.unfinished and key not in known:
+                log.warning("task %s: written down anew, the journal has lost it", one.entry.task_id or key)
+                one.entry, one.lost = await self._restored(one.entry), True
+            elif one.entry.state.unfinished or not self._watched[key]:
+                del self._kept[key]
+
+    async def _restored(self, entry: Entry) -> Entry:
+        """The file was found broken and moved aside; what this process still knows of its open tasks goes into the new one."""
+        intent = Intent(
+            key=entry.key,
+            request=entry.request,
+            quoted_usd=entry.quoted_usd,
+            reserved_usd=entry.quoted_usd,
+            workspace=entry.workspace,
+            client=entry.client,
+            session=entry.session,
+            push_url=entry.push_url,
+        )
+        if entry.task_id is not None:
+            return await self._journal.adopt(intent, entry.task_id, at=entry.created_at)
+        at, free = entry.created_at, self._in_flight
+        return (await self._journal.intend([intent], at=at, caps=Caps(), join=False, in_flight=free)).entries[0]
+
+    def _start_due(self, group: TaskGroup) -> float:
+        """Start the work that is due. Gives the time of the next, or of the next claim."""
+        now = self._monotonic()
+        due, next_at = [], now + CLAIM_EVERY
+        for kept in self._kept.values():
+            ready = kept.nudged or kept.entry.state in {State.INTENT, State.COMPLETED}
+            if ready and not kept.busy and kept.entry.state in self._work:
+                if (kept.not_before or now) <= now:
+                    due.append(kept)
+                else:
+                    next_at = min(next_at, kept.not_before or next_at)
+        life = now * self._speed
+        for ask in polling.plan(
+            self._askable(now), self._history, now=life, rate=self._rate * self._share / self._speed
+        ):
+            if ask.at > life:
+                next_at = min(next_at, ask.at / self._speed)
+                break
+            if not self._kept[ask.task_id].nudged:
+                due.append(self._kept[ask.task_id])
+        for kept in due:
+            kept.busy = True
+            group.start_soon(self._work_on, kept)
+        return next_at
+
+    def _askable(self, now: float) -> list[polling.OpenTask]:
+        """The tasks to ask about, in life's seconds."""
+        speed = self._speed
+        return [
+            polling.OpenTask(
+                id=key,
+                kind=kept.entry.kind,
+                submitted_at=self._submitted(kept, now) * speed,
+                last_asked_at=None if kept.asked_at is None else kept.asked_at * speed,
+                not_before=None if kept.not_before is None else kept.not_before * speed,
+                watched=self._watched[key] > 0,
+            )
+            for key, kept in self._kept.items()
+            if kept.entry.state in {State.SUBMITTED, State.PROCESSING} and not kept.busy
+        ]
+
+    def _submitted(self, kept: Kept, now: float) -> float:
+        """When RunAPI took the task, on the monotonic clock: told from the wall clock once, which may jump after."""
+        if kept.submitted is None:
+            age = self._now() - (kept.entry.submitted_at or kept.entry.created_at)
+            kept.submitted = now - max(0.0, age.total_seconds())
+        return kept.submitted
+
+    async def _work_on(self, kept: Kept) -> None:
+        """Do what the task's state calls for. Trouble is noted and the work tried again: the task outlives it."""
+        before = kept.entry.state
+        try:
+            await self._work[before](kept)
+            if kept.entry.state is State.COMPLETED and before is not State.COMPLETED:
+                await self._learn()
+        except Exception as exc:  # one task's trouble, foreseen or not, must not end the keeping of the others
+            log.warning("task %s: %s", kept.entry.task_id or kept.entry.key, type(exc).__name__, exc_info=exc)
+            foreseen = exc if isinstance(exc, Flux2Error) else Flux2Error("The server failed on this task.")
+            self._worker.put_off(kept, foreseen)
+        finally:
+            kept.busy = False
+            self._wake.set()
+            changed, self._changed = self._changed, anyio.Event()
+            changed.set()

@@ -1,0 +1,98 @@
+"""The price schedules at hand: live where RunAPI answers in time, else those fetched before, else the published ones."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+
+import anyio
+
+from flux2_mcp import budget, pricing
+from flux2_mcp.errors import Flux2Error
+from flux2_mcp.gateway import Gateway
+from flux2_mcp.models import Action, Balance
+from flux2_mcp.pricing import Price, PriceBook
+
+log = logging.getLogger("flux2_mcp.prices")
+
+SCHEDULES_LIVE = 900.0
+"""Seconds that a fetched price schedule serves; it costs one conditional GET to renew."""
+AGAIN_AFTER = 30.0
+"""Seconds until a schedule that could not be fetched is asked for again: each such call may cost the whole patience."""
+PATIENCE = 5.0
+"""Seconds. Where the schedule does not come in them, the price known before does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceList:
+    """Prices that match, the book they stand in, and the balance where there is a key (or why it could not be had)."""
+
+    prices: tuple[Price, ...]
+    book: PriceBook
+    balance: Balance | None
+    trouble: Flux2Error | None
+    sandbox: bool
+
+
+class Prices:
+    """Fetches the schedules when they are asked for and old.
+
+    Args:
+        gateway: The way to RunAPI.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._book = PriceBook()
+        self._good_until: float | None = None
+        self._fetching = anyio.Lock()
+
+    async def book(self) -> PriceBook:
+        """The schedules, and where they come from. Never fails: the published prices are always there."""
+        async with self._fetching:  # calls that come together wait for the same answer: prices decide what may be spent
+            if self._good_until is not None and time.monotonic() <= self._good_until:
+                return PriceBook(self._book.schedules, "cached")
+            try:
+                with anyio.fail_after(PATIENCE):
+                    api = await self._gateway.api()
+                    self._book = PriceBook(await api.price_schedules(), "live")
+                self._good_until = time.monotonic() + SCHEDULES_LIVE
+            except (Flux2Error, TimeoutError) as exc:
+                log.info("price schedules not fetched: %s", type(exc).__name__)
+                self._good_until = time.monotonic() + AGAIN_AFTER
+            return self._book
+
+    async def listed(self, *, variant: str | None, action: Action | None, output_resolution: str | None) -> PriceList:
+        """Prices of all that matches; `variant` may be a model id.
+
+        Raises:
+            InvalidRequestError: No variant or model has that name.
+        """
+        book = await self.book()
+        found = pricing.prices(book, variant=variant, action=action, output_resolution=output_resolution)
+        balance, trouble = None, None
+        if self._gateway.has_key:
+            try:
+                balance = await (await self._gateway.api()).balance()
+            except Flux2Error as exc:
+                trouble = exc  # prices are worth having without it
+        return PriceList(prices=found, book=book, balance=balance, trouble=trouble, sandbox=self._gateway.sandbox)
+
+    async def fitting(self, action: Action, count: int, left_usd: Decimal) -> str | None:
+        """The cheapest request for an action that `left_usd` still pays for, in words; None where nothing fits.
+
+        Args:
+            action: What is asked of the model.
+            count: How many images were asked for.
+            left_usd: What a cap leaves.
+        """
+        priced = pricing.prices(await self.book(), variant=None, action=action, output_resolution=None)
+        known = [(price.usd, price) for price in priced if price.usd]
+        usd, cheapest = min(known, key=lambda pair: pair[0], default=(None, None))
+        if usd is None or cheapest is None or usd > left_usd:
+            return None
+        most = min(count, int(left_usd / usd))
+        amount = budget.dollars(usd * most)
+        return f"variant {cheapest.model.variant} at {cheapest.output_resolution}, count {most}, for {amount}"

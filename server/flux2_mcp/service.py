@@ -1,0 +1,300 @@
+"""The one orchestrator: what the tools and the command line do, said in the domain's words.
+
+generate: validate -> price -> caps and intent, on disk -> the keeper sends, asks, fetches -> wait as long as asked
+check:    from the journal; what it has never seen is asked of RunAPI and recorded
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+import anyio
+
+from flux2_mcp import budget, callbacks, catalog, pricing
+from flux2_mcp.callbacks import Callbacks
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, NotFoundError, Problem
+from flux2_mcp.gateway import Gateway, account
+from flux2_mcp.journal import owners
+from flux2_mcp.journal.entry import Entry, Intent
+from flux2_mcp.journal.store import SqliteJournal
+from flux2_mcp.keeper import CLAIM_EVERY, Keeper
+from flux2_mcp.lifecycle import State
+from flux2_mcp.limiter import Limiter
+from flux2_mcp.models import Action, ImageRequest
+from flux2_mcp.prices import Prices
+from flux2_mcp.runapi.calls import sendable
+from flux2_mcp.runapi.endpoints import LONGEST_ID
+from flux2_mcp.settings import Settings, is_loopback
+from flux2_mcp.sources import callback_problems, source_problems
+from flux2_mcp.waiting import OnProgress, Told, Waiter
+
+MOST_TOGETHER = 8
+"""Tasks of one call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a call. `joined`: an identical call was under way, and this is its task. `notice`: see the journal's."""
+
+    tasks: tuple[Told, ...]
+    sandbox: bool
+    joined: bool = False
+    notice: str | None = None
+
+
+class Service:
+    """Everything the product does. Use `Service.opened`.
+
+    Args:
+        settings: As parsed from the environment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.session = owners.name()
+        self._account = account(settings)
+        self._journal = SqliteJournal(settings.home, self._account, self.session)
+        limiter = Limiter(self._journal, settings.rate)
+        self._gateway = Gateway(settings, gate=limiter.turn, on_limited=limiter.limited)
+        self._keeper = Keeper(
+            self._journal,
+            self._gateway,
+            settings.home / "images",
+            rate=settings.rate,
+            in_flight=settings.in_flight,
+            speed=settings.sandbox_speed if settings.mode == "sandbox" else 1.0,
+        )
+        self._waiter = Waiter(self._journal, self._keeper)
+        self._begun = anyio.Event()
+        self.prices = Prices(self._gateway)
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, settings: Settings) -> AsyncIterator[Service]:
+        """A service with its keeper running. Nothing heavy is loaded until there is something to do."""
+        service = cls(settings)
+        failure: Exception | None = None
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(service._keep)
+                if (port := settings.callback_port) is not None and (url := settings.callback_url) is not None:
+                    group.start_soon(Callbacks(port, url, service._journal, service._keeper.nudge).run)
+                try:
+                    yield service
+                except Exception as exc:  # noqa: BLE001  # carried past the group, which would wrap it; raised below
+                    failure = exc
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await service._gateway.close()
+                finally:
+                    await service._journal.close()
+        if failure is not None:
+            raise failure
+
+    async def _keep(self) -> None:
+        # Where nothing was ever asked for, by any process, there is nothing to keep and no file to make.
+        while not (self._begun.is_set() or self._journal.path.exists()):
+            with anyio.move_on_after(CLAIM_EVERY):
+                await self._begun.wait()
+        await self._keeper.run()
+
+    def _push_url(self, key: str) -> str | None:
+        url = self.settings.callback_url
+        return None if url is None else callbacks.address(url, self.settings.api_key or self._account, key)
+
+    def request(
+        self,
+        *,
+        prompt: str,
+        variant: str | None = None,
+        source_images: Sequence[str] | None = None,
+        aspect_ratio: str | None = None,
+        output_resolution: str | None = None,
+        enable_safety_checker: bool | None = None,
+        callback_url: str | None = None,
+    ) -> ImageRequest:
+        """A validated request; nothing is guessed and nothing is dropped.
+
+        Raises:
+            InvalidRequestError: Naming every field that is wrong and what is allowed.
+        """
+        local = self._gateway.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
+        return catalog.request(
+            prompt=prompt,
+            variant=variant,
+            source_image_urls=source_images,
+            aspect_ratio=aspect_ratio,
+            output_resolution=output_resolution,
+            enable_safety_checker=enable_safety_checker,
+            callback_url=callback_url,
+            also=source_problems(source_images or (), local=local) + callback_problems(callback_url, local=local),
+        )
+
+    async def generate(
+        self,
+        request: ImageRequest,
+        *,
+        count: int = 1,
+        wait_seconds: float,
+        max_cost_usd: Decimal | None = None,
+        idempotency_key: str | None = None,
+        client: str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Outcome:
+        """Make `count` images of one request, each a task of its own, and wait for them.
+
+        Args:
+            request: Validated.
+            count: 1 to 8.
+            wait_seconds: How long to wait for the end. The tasks run on after it.
+            max_cost_usd: The most that all of them together may cost.
+            idempotency_key: The caller's own; one is minted for each task where it is None.
+            client: The host's name, for the journal.
+            on_progress: Told about once a second while waiting.
+
+        Raises:
+            InvalidRequestError: The idempotency key is nothing to send, or stands for another request.
+            BudgetError: A cap, or no known price under one. Nothing was sent.
+            ApiError: RunAPI refused every one of the tasks.
+            JournalError: The journal can't be written. Nothing was sent.
+        """
+        self._gateway.require_key()
+        keys = _keys(idempotency_key, count)
+        price = pricing.price_of(await self.prices.book(), request)
+        quoted = None if price.usd is None else price.usd * count
+        reserved = budget.reservation(quoted, max_cost_usd, self.settings.caps)
+        intents = [
+            Intent(
+                key=key,
+                request=request,
+                quoted_usd=price.usd,
+                reserved_usd=None if reserved is None else reserved / count,
+                workspace=self.settings.workspace,
+                client=client,
+                session=self.session,
+                push_url=self._push_url(key),
+            )
+            for key in keys
+        ]
+        async with self._keeper.intake:
+            intended = await self._journal.intend(
+                intents,
+                at=datetime.now(UTC),
+                caps=self.settings.caps,
+                join=idempotency_key is None and count == 1,
+                in_flight=self.settings.in_flight,
+            )
+            self._keep_ours(intended.entries)
+        if intended.over is not None:
+            raise budget.refusal(
+                reserved or Decimal(0),
+                intended.over,
+                await self.prices.fitting(request.action, count, intended.over.left_usd),
+            )
+        tasks = await self._waiter.wait(intended.entries, wait_seconds, on_progress)
+        refused = [told.trouble for told in tasks if told.entry.state is State.REJECTED and told.trouble is not None]
+        if len(refused) == len(tasks):
+            raise refused[0]
+        return self._outcome(tasks, joined=intended.joined)
+
+    async def check(
+        self, task_ids: Sequence[str], *, wait_seconds: float, on_progress: OnProgress | None = None
+    ) -> Outcome:
+        """How tasks stand, waiting for those that have not ended.
+
+        Args:
+            task_ids: RunAPI's ids, or our keys where there is no id yet.
+            wait_seconds: How long to wait for their end.
+            on_progress: As in `generate`.
+
+        Raises:
+            NotFoundError: Neither the journal nor RunAPI knows an id.
+        """
+        ids = list(dict.fromkeys(task_ids))
+        for one in ids:
+            await self._get_known(one)
+        # Read again and together: the first may have ended while RunAPI was asked about the last.
+        return await self._check(await self._journal.find(ids), wait_seconds, on_progress)
+
+    async def recent(
+        self,
+        *,
+        limit: int,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+        wait_seconds: float = 0,
+        on_progress: OnProgress | None = None,
+    ) -> Outcome:
+        """What was made, newest first.
+
+        Args:
+            limit: How many at most.
+            states: Only tasks in these states.
+            since: Only tasks made since then.
+            workspace: Only tasks that were asked for in this folder.
+            wait_seconds: How long to wait for the end of those that are open.
+            on_progress: As in `generate`.
+        """
+        entries = await self._journal.recent(limit=limit, states=states, since=since, workspace=workspace)
+        return await self._check(entries, wait_seconds, on_progress)
+
+    async def _check(self, entries: Sequence[Entry], wait_seconds: float, on_progress: OnProgress | None) -> Outcome:
+        if wait_seconds > 0:
+            for entry in entries:
+                self._keeper.hurry(entry.key)
+        return self._outcome(await self._waiter.wait(entries, wait_seconds, on_progress))
+
+    async def _get_known(self, task_id: str) -> None:
+        """See to it that the journal has a task id or key: an id it has never seen is asked of RunAPI and recorded."""
+        if await self._journal.find([task_id]):
+            return
+        self._gateway.require_key()
+        api = await self._gateway.api()
+        missing: Flux2Error | None = None
+        for action in Action:
+            try:
+                await api.get(action, task_id)
+            except NotFoundError as exc:
+                missing = exc
+            else:
+                await self._adopt(action, task_id)
+                return
+        raise NotFoundError(f"Neither the journal nor RunAPI knows the task {task_id[:64]!r}.", status=404) from missing
+
+    async def _adopt(self, action: Action, task_id: str) -> None:
+        # What was asked for is not known here, and RunAPI does not tell it.
+        request = ImageRequest(action=action, variant="unknown", model="unknown", prompt="")
+        intent = Intent(key=f"adopted-{task_id}", request=request, quoted_usd=None, session=self.session)
+        async with self._keeper.intake:
+            self._keep_ours([await self._journal.adopt(intent, task_id, at=datetime.now(UTC))])
+
+    def _keep_ours(self, entries: Sequence[Entry]) -> None:
+        """Take into care what was just written down, unless it was there before and another process has it."""
+        self._begun.set()
+        for entry in entries:
+            if entry.owner == self.session and entry.state.unfinished:
+                self._keeper.keep(entry)
+
+    def _outcome(self, tasks: tuple[Told, ...], *, joined: bool = False) -> Outcome:
+        return Outcome(tasks=tasks, sandbox=self._gateway.sandbox, joined=joined, notice=self._journal.notice)
+
+
+def _keys(given: str | None, count: int) -> list[str]:
+    """The idempotency key of each task of a call; InvalidRequestError for what RunAPI would never take."""
+    if given is None:
+        return [str(uuid.uuid4()) for _ in range(count)]
+    keys = [given] if count == 1 else [f"{given}-{number}" for number in range(1, count + 1)]
+    if not all(sendable(key) and len(key) <= LONGEST_ID for key in keys):
+        raise InvalidRequestError(
+            Problem("idempotency_key", f"must be 1 to {LONGEST_ID - 2} printable ASCII characters.")
+        )
+    return keys

@@ -1,0 +1,266 @@
+"""The three pieces of work on one task: send its intent, ask RunAPI about it, fetch its images.
+
+Each takes one step and writes it down. What can't be done now is noted as trouble, with the time of the next try; nothing
+that RunAPI may have taken is ever given up before its time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import anyio
+
+from flux2_mcp.delivery.download import deliver
+from flux2_mcp.errors import (
+    ApiError,
+    AuthenticationError,
+    ConflictError,
+    DeliveryError,
+    Flux2Error,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+    TransportError,
+)
+from flux2_mcp.gateway import Gateway
+from flux2_mcp.journal.entry import Change, Entry, Journal
+from flux2_mcp.lifecycle import SEEN, TABLE, Event
+from flux2_mcp.models import RemoteTask
+
+log = logging.getLogger("flux2_mcp.tasks")
+
+REPLAY_FOR = timedelta(hours=24)
+"""How long an unanswered create may be sent again under its key: RunAPI promises no longer memory (`api/runapi.md`)."""
+VANISHED_AFTER = 600.0
+"""Seconds. A task that RunAPI has said for so long not to know, each time it was asked, will not come back."""
+RESULTS_LIVE = timedelta(days=7)
+"""How long result URLs work at most (`api/flux-2.json`, result_url_lifetime_days)."""
+FETCHES = 5
+"""Failures in a row, at least, before an image older than that is given up: one says little, and the clock may be wrong."""
+SLOT_SECONDS = 0.25
+"""Seconds until an intent looks again for a free place among the tasks under way."""
+BACKOFF_FIRST, BACKOFF_SEND, BACKOFF_FETCH = 1.0, 60.0, 3600.0
+"""Seconds until the next try, doubling; the most for sending, and for fetching."""
+KEY_TROUBLE = 15.0
+"""Seconds until RunAPI is asked again after it refused the key."""
+
+_NOT_AGAIN = (
+    "It is never sent again. Look at RunAPI's own history, or at the balance (check_pricing), whether it was made;"
+    " only if not, call generate anew."
+)
+UNANSWERED = f"RunAPI did not answer for a day, so whether this was made and charged is not known. {_NOT_AGAIN}"
+TAKEN = f"RunAPI holds another request under this task's key, so whether this was charged is not known. {_NOT_AGAIN}"
+NEVER_SENT = "It waited a day for a free place among the tasks under way (FLUX2_MAX_IN_FLIGHT) and was never sent."
+GONE = f"RunAPI took this task, and has said for ten minutes that it does not know it. {_NOT_AGAIN}"
+
+
+@dataclass(slots=True)
+class Kept:
+    """One task in this process's care. Times are monotonic seconds.
+
+    `lost` is True when a create of it went unanswered, so that RunAPI may have the task already. `nudged` is True when
+    RunAPI called back and was not asked since. `submitted` is when RunAPI took it, `missing` since when it denies that.
+    """
+
+    entry: Entry
+    lost: bool = False
+    busy: bool = False
+    nudged: bool = False
+    submitted: float | None = None
+    missing: float | None = None
+    asked_at: float | None = None
+    not_before: float | None = None
+    failures: int = 0
+    trouble: Flux2Error | None = None
+
+
+class Worker:
+    """Works on kept tasks.
+
+    Args:
+        journal: Where steps are written down.
+        gateway: The way to RunAPI.
+        images: Folder for finished images.
+        in_flight: Tasks that all processes together may have under way.
+        monotonic: Seconds on the machine's monotonic clock.
+        now: UTC.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        gateway: Gateway,
+        images: Path,
+        *,
+        in_flight: int,
+        monotonic: Callable[[], float],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._journal = journal
+        self._gateway = gateway
+        self._images = images
+        self._in_flight = in_flight
+        self._monotonic = monotonic
+        self._now = now
+
+    async def send(self, kept: Kept) -> None:
+        """Send an intent, again and again under the same key, until RunAPI has answered."""
+        entry = kept.entry
+        # The clock may have jumped either way: what can't be shown to be young is not sent again.
+        if abs(self._now() - entry.created_at) > REPLAY_FOR:
+            if entry.started or kept.lost:
+                await self._step(kept, Event.EXPIRED, error=UNANSWERED)
+            else:
+                await self._step(kept, Event.REFUSED, error=NEVER_SENT)
+            return
+        if not entry.started:
+            kept.entry = entry = await self._journal.start(entry.key, at=self._now(), in_flight=self._in_flight)
+            if not entry.started:
+                kept.not_before = self._monotonic() + SLOT_SECONDS
+                return
+        api = await self._gateway.api()
+        request = replace(entry.request, callback_url=entry.request.callback_url or entry.push_url)
+        before, kept.lost = kept.lost, True  # whatever may cut off what follows, until RunAPI's answer is written down
+        try:
+            remote = await api.create(request, idempotency_key=entry.key)
+        except Flux2Error as exc:
+            kept.lost = before or _may_have_reached(exc)
+            await self._unmade(kept, exc)
+            return
+        with anyio.CancelScope(shield=True):  # what was heard is written down, even while the server stops
+            await self._step(kept, Event.ACCEPTED, task_id=remote.task_id)
+            await self._seen(kept, remote)
+        _well(kept)
+
+    async def _unmade(self, kept: Kept, exc: Flux2Error) -> None:
+        """A create failed: that is the end of its intent, or it is sent again later."""
+        event = _end(exc, lost=kept.lost)
+        if event is None:
+            self.put_off(kept, exc)
+            return
+        kept.trouble = exc
+        await self._step(kept, event, error=exc.message if event is Event.REFUSED else TAKEN)
+
+    async def ask(self, kept: Kept) -> None:
+        """Ask once what became of a task. A blip never ends anything: the planner decides when to ask next."""
+        kept.asked_at, kept.nudged = self._monotonic(), False
+        entry = kept.entry
+        try:
+            api = await self._gateway.api()
+            remote = await api.get(entry.request.action, entry.task_id or "")
+        except NotFoundError as exc:
+            kept.trouble = exc
+            kept.missing = kept.asked_at if kept.missing is None else kept.missing
+            if self._monotonic() - kept.missing > VANISHED_AFTER:
+                await self._step(kept, Event.VANISHED, error=GONE)
+        except Flux2Error as exc:
+            kept.trouble = exc
+            kept.not_before = self._not_before(exc)
+        else:
+            await self._seen(kept, remote)
+            _well(kept)
+
+    async def fetch(self, kept: Kept) -> None:
+        """Bring a finished task's images to disk; URLs that have died are asked for anew, once a try."""
+        entry = kept.entry
+        try:
+            try:
+                await self._deliver(kept)
+            except (DeliveryError, TransportError):
+                api = await self._gateway.api()
+                await self._seen(kept, await api.get(entry.request.action, entry.task_id or ""))
+                await self._deliver(kept)
+        except Flux2Error as exc:
+            self.put_off(kept, exc, BACKOFF_FETCH)
+            old = self._now() - (entry.completed_at or entry.created_at) > RESULTS_LIVE
+            if old and isinstance(exc, DeliveryError) and kept.failures >= FETCHES:
+                await self._step(kept, Event.EXPIRED, error=exc.message)
+
+    async def _deliver(self, kept: Kept) -> None:
+        entry = kept.entry
+        if not entry.image_urls:
+            raise DeliveryError("RunAPI says completed, and named no image.")
+        api = await self._gateway.api()
+        images = tuple(
+            [
+                await deliver(
+                    api.download,
+                    url,
+                    folder=self._images,
+                    base_url=self._gateway.base_url,
+                    prompt=entry.request.prompt,
+                    at=entry.created_at,
+                    ident=entry.task_id or entry.key,
+                    index=index,
+                )
+                for index, url in enumerate(entry.image_urls)
+            ]
+        )
+        await self._step(kept, Event.DELIVERED, images=images)
+        _well(kept)
+
+    async def _seen(self, kept: Kept, remote: RemoteTask) -> None:
+        event = SEEN[remote.status]
+        kept.not_before = None if remote.retry_after is None else self._monotonic() + remote.retry_after
+        # Most answers say what is known already; only news is written.
+        if TABLE[kept.entry.state].get(event) is not kept.entry.state or event is Event.COMPLETED:
+            await self._step(
+                kept,
+                event,
+                charged_usd=remote.cost_usd,
+                image_urls=remote.image_urls or None,
+                error=(remote.error or "RunAPI gave no reason.") if event is Event.FAILED else None,
+            )
+
+    async def _step(self, kept: Kept, event: Event, **news: object) -> None:
+        before = kept.entry
+        kept.entry = await self._journal.apply(before.key, event, Change(at=self._now(), **news))  # type: ignore[arg-type]  # the callers above name Change's own fields
+        if kept.entry.state is not before.state:
+            log.info("task %s: %s -> %s", kept.entry.task_id or kept.entry.key, before.state, kept.entry.state)
+
+    def put_off(self, kept: Kept, exc: Flux2Error, longest: float = BACKOFF_SEND) -> None:
+        """Note what stands in a task's way, and try again later: each time twice as long after, at most `longest` seconds."""
+        kept.trouble = exc
+        backoff = min(longest, BACKOFF_FIRST * 2.0 ** min(kept.failures, 60))
+        kept.failures += 1
+        kept.not_before = max(self._monotonic() + backoff, self._not_before(exc) or 0.0)
+
+    def _not_before(self, exc: Flux2Error) -> float | None:
+        wait = KEY_TROUBLE if isinstance(exc, AuthenticationError) else None
+        if isinstance(exc, ApiError) and exc.retry_after is not None:
+            wait = exc.retry_after
+        return None if wait is None else self._monotonic() + wait
+
+
+def _well(kept: Kept) -> None:
+    kept.trouble, kept.failures, kept.missing = None, 0, None
+
+
+def _may_have_reached(exc: Flux2Error) -> bool:
+    """Whether RunAPI may have taken the task although this is all that came back.
+
+    No only for what certainly was not sent, or was refused: any other error may have come between two tries.
+    """
+    if isinstance(exc, TransportError):
+        return exc.sent
+    if isinstance(exc, ApiError):
+        return exc.unanswered or isinstance(exc, ServiceError)
+    return not isinstance(exc, InvalidRequestError)
+
+
+def _end(exc: Flux2Error, *, lost: bool) -> Event | None:
+    """How a failed create ends its intent; None: it does not. REFUSED: RunAPI certainly has no such task.
+
+    Where an earlier try went unanswered, RunAPI may have it: then a refusal of the key or the account says nothing about
+    the task, and a conflict says that something was made under its key, which can't be asked for.
+    """
+    if not isinstance(exc, ApiError):
+        return Event.REFUSED if isinstance(exc, InvalidRequestError | TransportError) and not lost else None
+    if exc.retryable or (lost and isinstance(exc, AuthenticationError | InsufficientCreditsError)):
+        return None
+    return Event.EXPIRED if lost and isinstance(exc, ConflictError) else Event.REFUSED
