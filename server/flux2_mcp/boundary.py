@@ -1,0 +1,79 @@
+"""The one place where our errors become tool results, and where a call's arguments are held to the tool's own schema.
+
+Tools raise; nothing reaches a model that was not written for one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from mcp_types import CallToolResult, TextContent
+from pydantic import ValidationError
+
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
+
+log = logging.getLogger("flux2_mcp.boundary")
+
+# pydantic's names of what was wrong, in words of ours.
+_WANTED = {
+    "missing": "is needed",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "decimal_type": "must be a number",
+    "decimal_parsing": "must be a number",
+    "list_type": "must be a list of strings",
+}
+_BOUNDS = {
+    "greater_than_equal": ("ge", "must be at least"),
+    "greater_than": ("gt", "must be more than"),
+    "less_than_equal": ("le", "must be at most"),
+    "string_too_short": ("min_length", "must have at least so many characters:"),
+    "string_too_long": ("max_length", "must have at most so many characters:"),
+    "too_long": ("max_length", "must have at most so many items:"),
+}
+
+
+def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> InvalidRequestError | None:
+    """An error for every argument that the tool does not have: a parameter that is silently dropped is a bug."""
+    known = schema.get("properties", {})
+    allowed = ", ".join(known)
+    strange = [
+        Problem(name[:64], f"no such argument; this tool has: {allowed}.") for name in arguments if name not in known
+    ]
+    return InvalidRequestError(*strange) if strange else None
+
+
+def from_validation(error: ValidationError) -> InvalidRequestError:
+    """Arguments of the wrong kind, one line a field, without the library's text and without the values."""
+    found: dict[str, str] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        kind, context = detail["type"], detail.get("ctx", {})
+        if kind in _BOUNDS:
+            name, phrase = _BOUNDS[kind]
+            text = f"{phrase} {context[name]:g}"
+        else:
+            text = _WANTED.get(kind, "has the wrong form")
+        found.setdefault(".".join(map(str, detail["loc"])), f"{text}.")
+    return InvalidRequestError(*(Problem(field, text) for field, text in found.items()))
+
+
+def to_result(error: BaseException) -> CallToolResult:
+    """An error as a tool result: what happened, what it cost, what to do next."""
+    if not isinstance(error, Flux2Error):
+        log.error("unexpected %s", type(error).__name__, exc_info=error)
+        error = Flux2Error(
+            "The server failed on something it did not expect.",
+            cost="Whatever RunAPI took is in the journal.",
+            next_step="Call check_task to see what was made; the server's log on stderr has the cause.",
+        )
+    text = f"{error.message}\n{error.cost}\nNext: {error.next_step}"
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)

@@ -1,0 +1,111 @@
+"""The group of commands, and how their ends become exit codes (the vendor's CLI uses the same: `api/runapi.md`)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+from flux2_mcp import __version__
+from flux2_mcp.commands.generate import generate
+from flux2_mcp.commands.output import INTERRUPTED, PROGRAM, WIDTH, complain
+from flux2_mcp.commands.pricing import pricing
+from flux2_mcp.commands.sandbox import sandbox
+from flux2_mcp.commands.variants import variants
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, SettingsError
+from flux2_mcp.logs import to_stderr
+from flux2_mcp.settings import Settings, from_env
+
+log = logging.getLogger("flux2_mcp.commands")
+
+EPILOG = """
+\b
+Examples:
+  flux2-mcp generate "A lighthouse at dusk" --aspect-ratio 16:9
+  flux2-mcp generate "Make it night" --source https://example.com/lighthouse.png
+  flux2-mcp pricing --variant flex --output-resolution 2k --count 4
+
+Without RUNAPI_API_KEY a sandbox on this machine draws the images, and no money moves. Without a command, flux2-mcp
+serves MCP over stdio: that is what agent hosts start.
+
+Exit codes: 0 success, 2 authentication, 3 insufficient credits, 4 validation or not found, 5 timeout or network,
+6 rate limit, 7 the task failed, 130 stopped with Ctrl-C.
+"""
+
+
+@click.group(
+    epilog=EPILOG,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+)
+@click.version_option(__version__, "-V", "--version", message="%(version)s", help="Show the version and exit.")
+def flux2() -> None:
+    """FLUX.2 images from a prompt: no paid task is lost, every image lands on disk."""
+
+
+@flux2.command()
+def version() -> None:
+    """Show the version."""
+    click.echo(__version__)
+
+
+for command in (generate, variants, pricing, sandbox):
+    flux2.add_command(command)
+
+
+def run(argv: Sequence[str], env: Mapping[str, str], config_text: str | None, workspace: str | None) -> int:
+    """Run one command and give its exit code.
+
+    Args:
+        argv: Without the program's name.
+        env: The environment.
+        config_text: RunAPI's config file, where there is one.
+        workspace: The folder that the process was started in, where there still is one.
+    """
+    try:
+        read: Settings | SettingsError = from_env(env, config_text, workspace=workspace)
+    except SettingsError as exc:
+        read = exc
+    to_stderr(read.log_level if isinstance(read, Settings) else "warning", people=True)
+
+    def settings() -> Settings:
+        # Asked for by the commands that need them, so that no bad variable stands before --help.
+        if isinstance(read, SettingsError):
+            raise read
+        return read
+
+    color = False if env.get("NO_COLOR") or env.get("TERM") == "dumb" else None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A path that the terminal's encoding does not have is better shown escaped than not at all.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = flux2.main(list(argv), prog_name=PROGRAM, standalone_mode=False, obj=settings, color=color)
+    except click.Abort:
+        return INTERRUPTED
+    except click.UsageError as exc:
+        asked = exc.ctx.command_path if exc.ctx else PROGRAM
+        complain(exc.format_message(), "", f"{asked} --help shows what it takes.", color=color)
+        return InvalidRequestError.exit_code
+    except Exception as exc:  # noqa: BLE001  # nobody is above this to catch it: people get words, never a stack trace
+        error = exc if isinstance(exc, Flux2Error) else _unforeseen(exc)
+        complain(error.message, error.cost, error.next_step, color=color)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _unforeseen(exc: Exception) -> Flux2Error:
+    log.debug("unforeseen", exc_info=exc)
+    message = f"This was not foreseen: {type(exc).__name__}."
+    if isinstance(exc, OSError) and sys.stdout is not None:
+        # Mostly the output's: what could not be written must not be tried again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = f"The system refused to go on: {exc.strerror}."
+    return Flux2Error(
+        message,
+        cost="What RunAPI took, if anything, is in the journal and not lost.",
+        next_step="Look closer with FLUX2_LOG=debug.",
+    )

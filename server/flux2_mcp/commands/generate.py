@@ -1,0 +1,205 @@
+"""`flux2-mcp generate`: the tool of the same name, for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+
+import click
+
+from flux2_mcp import catalog, results
+from flux2_mcp.commands import output
+from flux2_mcp.commands.output import INTERRUPTED, spoken, usd
+from flux2_mcp.errors import ServiceError, TaskFailedError
+from flux2_mcp.lifecycle import State
+from flux2_mcp.results import STATUSES, GenerationResult, TaskResult
+from flux2_mcp.service import MOST_TOGETHER, Outcome, Service
+from flux2_mcp.settings import LONGEST_WAIT, Settings
+from flux2_mcp.waiting import Progress
+
+WAIT_SECONDS = 300
+LONGEST_KEY = 500
+"""Characters; RunAPI takes 512, and each of several tasks gets its number at the end."""
+
+EPILOG = """
+\b
+Examples:
+  flux2-mcp generate "A lighthouse at dusk" --aspect-ratio 16:9 --count 2
+  flux2-mcp generate "The sign says OPEN" --variant flex --max-cost 0.30
+  flux2-mcp generate "Make it night" --source https://example.com/lighthouse.png
+  flux2-mcp generate "A red fox" --json | jq -r '.tasks[].images[].path'
+
+RunAPI has no cancel: a task that was sent runs on, and is charged when it completes. A failed one is not.
+"""
+COLORS = {"completed": "green", "failed": "red"}
+LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
+NO_CANCEL = "Stopped waiting. RunAPI has no cancel: what was sent runs on, and is charged when it completes."
+
+
+def _prompt(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> str:
+    if len(words) > 1:
+        raise click.UsageError(
+            f'The prompt is one argument, in quotes: {output.PROGRAM} generate "A lighthouse at dusk".'
+        )
+    return words[0]
+
+
+def _seconds(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("that is not a number.")
+    return value
+
+
+def _amount(_: click.Context, __: click.Parameter, text: str | None) -> Decimal | None:
+    if text is None:
+        return None
+    try:
+        value = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value < 0:
+        # A cap that can't be read must not be a cap that isn't there.
+        raise click.BadParameter(f"{text!r} is not an amount in USD, such as 0.50.")
+    return value
+
+
+def _key(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not (
+        text.isascii() and text.isprintable() and 0 < len(text.strip()) == len(text) <= LONGEST_KEY
+    ):
+        raise click.BadParameter(f"it must be 1 to {LONGEST_KEY} printable ASCII characters.")
+    return text
+
+
+@click.command(epilog=EPILOG)
+@click.argument("prompt", nargs=-1, required=True, metavar='"PROMPT"', callback=_prompt)
+@click.option(
+    "--variant", default=catalog.DEFAULT_VARIANT, metavar="NAME", help="pro (default), flex, max, or a model id."
+)
+@click.option("--source", "source_images", multiple=True, metavar="URL", help="Image to remix; repeat for more.")
+@click.option("--aspect-ratio", metavar="RATIO", help="1:1 (default), 4:3, 3:4, 16:9, 9:16, 3:2, 2:3; remix: auto.")
+@click.option("--output-resolution", metavar="SIZE", help="1k (default) or 2k; max: 1k only.")
+@click.option("--safety-checker/--no-safety-checker", "enable_safety_checker", default=None, help="Not for max.")
+@click.option(
+    "--count", type=click.IntRange(1, MOST_TOGETHER), default=1, metavar="N", help="Images, each paid; default 1."
+)
+@click.option("--max-cost", "max_cost_usd", metavar="USD", callback=_amount, help="Refuse if all would cost more.")
+@click.option(
+    "--wait", "wait_seconds", type=click.FloatRange(0, int(LONGEST_WAIT)), metavar="SECONDS", callback=_seconds,
+    help=f"Then return; the tasks run on. Default FLUX2_WAIT_SECONDS, else {WAIT_SECONDS}.",
+)  # fmt: skip
+@click.option("--callback-url", metavar="URL", help="Webhook for the result.")
+@click.option("--idempotency-key", metavar="KEY", callback=_key, help="Same key, same task, paid once.")
+@output.as_json_option
+@click.pass_obj
+def generate(
+    read_settings: Callable[[], Settings],
+    *,
+    prompt: str,
+    variant: str,
+    source_images: tuple[str, ...],
+    aspect_ratio: str | None,
+    output_resolution: str | None,
+    enable_safety_checker: bool | None,
+    count: int,
+    max_cost_usd: Decimal | None,
+    wait_seconds: float | None,
+    callback_url: str | None,
+    idempotency_key: str | None,
+    as_json: bool,
+) -> int:
+    """Make images from a PROMPT, or remix source images. Prints the file of each first."""
+    settings = read_settings()
+    waits = (wait_seconds, settings.wait_seconds, WAIT_SECONDS)
+
+    async def work(show: Callable[[str], None]) -> Outcome:
+        async def on_progress(progress: Progress) -> None:
+            show(_line(progress))
+
+        async with Service.opened(settings) as service:
+            request = service.request(
+                prompt=prompt,
+                variant=variant,
+                source_images=list(source_images) or None,
+                aspect_ratio=aspect_ratio,
+                output_resolution=output_resolution,
+                enable_safety_checker=enable_safety_checker,
+                callback_url=callback_url,
+            )
+            return await service.generate(
+                request,
+                count=count,
+                wait_seconds=next(seconds for seconds in waits if seconds is not None),
+                max_cost_usd=max_cost_usd,
+                idempotency_key=idempotency_key,
+                client=output.PROGRAM,
+                on_progress=on_progress,
+            )
+
+    again = _again(joins=count == 1 or idempotency_key is not None)
+    try:
+        with output.progress() as show:
+            show("starting")
+            outcome = output.run(work, show)
+    except KeyboardInterrupt:
+        click.echo(f"{NO_CANCEL}\n{again}", err=True)
+        return INTERRUPTED
+    result = results.generation(outcome)
+    output.tell(result, _words(result, again), as_json=as_json)
+    return exit_code(outcome)
+
+
+def exit_code(outcome: Outcome) -> int:
+    """0 when every image is on disk; else that of what stands in the way, of a failed task, or of a time-out."""
+    left = [told for told in outcome.tasks if told.entry.state is not State.DELIVERED]
+    troubles = [told.trouble for told in left if told.trouble is not None]
+    if not left or troubles:
+        return troubles[0].exit_code if troubles else 0
+    ended = not any(told.entry.state.unfinished for told in left)
+    failed = any(told.entry.state in {State.FAILED, State.REJECTED} for told in left)
+    return TaskFailedError.exit_code if ended and failed else ServiceError.exit_code
+
+
+def _line(progress: Progress) -> str:
+    """How a wait stands, in less than a terminal's width."""
+    still = [state for state in progress.states if state.unfinished]
+    done, together = len(progress.states) - len(still), len(progress.states)
+    what = f"{done} of {together} done" if together > 1 or not still else STATUSES[still[0]]
+    rest = "" if progress.remaining is None else f", about {max(1, round(progress.remaining))} s left"
+    return f"{what}, {progress.elapsed:.0f} s{rest}"
+
+
+def _again(*, joins: bool) -> str:
+    if joins:
+        return "The same command again, from the same folder, joins it and pays nothing more."
+    return "The same command again would make new ones and pay for them; with --idempotency-key it would not."
+
+
+def _words(result: GenerationResult, again: str) -> str:
+    """The result for a terminal: the files first, then where they came from and what they cost."""
+    lines = [line for task in result.tasks for line in _task(task)]
+    quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
+    unknown = (
+        "nothing" if result.status == "failed" else "not known yet" if result.next_action else "not told by RunAPI"
+    )
+    charged = unknown if result.charged_usd is None else usd(result.charged_usd)
+    lacking = any(task.status == "completed" and not any(image.path for image in task.images) for task in result.tasks)
+    status = click.style(result.status, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
+    lines.append(f"{status}{' but not on disk' if lacking else ''}{quoted}, charged {charged}")
+    if result.next_action is not None:
+        lines += [LATER, again]
+    if result.notice:
+        lines.append(spoken(result.notice))
+    return "\n".join(lines)
+
+
+def _task(task: TaskResult) -> list[str]:
+    lines = []
+    for image in task.images:
+        size = f"  {image.width} x {image.height} px, {(image.size_bytes or 0) / 1000:.0f} kB"
+        lines += [image.path, size] if image.path else []
+        lines += [f"  {image.url}"]
+    if task.error or not any(image.path for image in task.images):
+        lines.append(f"{task.task_id}: {task.status}{f': {spoken(task.error)}' if task.error else ''}")
+    return lines

@@ -1,0 +1,115 @@
+"""What people see. Results go to standard output; progress, advice and errors go to standard error."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import TypeVar
+
+import anyio
+import click
+
+from flux2_mcp import budget
+from flux2_mcp.results import Result
+
+T = TypeVar("T")
+
+PROGRAM = "flux2-mcp"
+WIDTH = 100
+"""Columns that help and lists keep to."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C, as shells have it."""
+
+# Messages are written for both: what the tools call so, the command line calls so.
+_SPOKEN = {
+    "source_images": "--source",
+    "aspect_ratio": "--aspect-ratio",
+    "output_resolution": "--output-resolution",
+    "enable_safety_checker": "--safety-checker",
+    "max_cost_usd": "--max-cost",
+    "callback_url": "--callback-url",
+    "idempotency_key": "--idempotency-key",
+    "wait_seconds": "--wait",
+    "check_pricing": f"{PROGRAM} pricing",
+    "list_variants": f"{PROGRAM} variants",
+    "start the server again": "run this again",
+    "call again": "run this again",
+}
+_NAMES = re.compile(rf"\b({'|'.join(_SPOKEN)})\b", re.IGNORECASE)
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, as the tool gives it.")
+
+
+def tell(result: Result, words: str, *, as_json: bool) -> None:
+    """Print a result: in words, or as JSON, which is UTF-8 whatever the terminal speaks."""
+    click.echo(f"{result.model_dump_json(indent=2)}\n".encode() if as_json else words, nl=not as_json)
+
+
+def complain(message: str, cost: str, next_step: str, *, color: bool | None) -> None:
+    """Print an error: what happened, what it cost, what to do next.
+
+    Args:
+        message: One line or several.
+        cost: Empty where nothing can have cost anything.
+        next_step: A sentence.
+        color: False: none; None: on a terminal.
+    """
+    label = click.style("Error:", fg="red", bold=True)
+    text = spoken(message).replace("\n", "\n       ")
+    lines = [f"{label} {text}", cost, f"{click.style('Next:', bold=True)} {spoken(next_step)}"]
+    click.echo("\n".join(filter(None, lines)), err=True, color=color)
+
+
+def spoken(text: str) -> str:
+    """A message in the command line's words."""
+    return _NAMES.sub(lambda found: _said(found[0]), text)
+
+
+def _said(name: str) -> str:
+    said = _SPOKEN[name.lower()]
+    return said if name[0].islower() else said[0].upper() + said[1:]
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """One line on standard error that each call of what this gives replaces; gone at the end. Only for a terminal."""
+    plain = click.get_current_context().color is False
+    terminal = not plain and sys.stderr is not None and sys.stderr.isatty()
+
+    def show(text: str) -> None:
+        if terminal:
+            click.echo(f"\r\033[K{text}", err=True, nl=False, color=True)
+
+    try:
+        yield show
+    finally:
+        show("")
+
+
+def run(work: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Run `work` in an event loop of its own.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C. A second one may land in any task group, which would wrap it; it comes out plain.
+    """
+    try:
+        return anyio.run(work, *args)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        raise KeyboardInterrupt from group
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as aligned lines."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def usd(amount: float | None) -> str:
+    """An amount in USD."""
+    return "unknown" if amount is None else budget.dollars(Decimal(str(amount)))

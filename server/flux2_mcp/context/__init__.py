@@ -1,0 +1,3 @@
+"""What a model is told beside the tools."""
+
+from __future__ import annotations

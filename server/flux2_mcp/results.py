@@ -1,0 +1,222 @@
+"""What a call answers: the domain as typed results, and the same in words. One form for the tools and the command line.
+
+Hosts drop the words or the data, each another one (`hosts.md`, section 1): whatever matters stands in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from flux2_mcp import budget
+from flux2_mcp.journal.entry import Entry
+from flux2_mcp.lifecycle import State
+from flux2_mcp.service import Outcome
+from flux2_mcp.waiting import Told
+from flux2_mcp.worker import RESULTS_LIVE
+
+SANDBOX_NOTICE = (
+    "SANDBOX: drawn on this machine to try things out. These are NOT FLUX.2 images and no money moved."
+    " Set RUNAPI_API_KEY for real ones."
+)
+JOINED_NOTICE = "An identical call was made before and its result not yet seen, so this is that one: it is paid once."
+
+TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
+GenerationStatus = Literal["completed", "processing", "partial", "failed", "unknown", "none"]
+
+STATUSES: dict[State, TaskStatus] = {
+    State.INTENT: "submitting",
+    State.SUBMITTED: "pending",
+    State.PROCESSING: "processing",
+    State.COMPLETED: "completed",
+    State.DELIVERED: "completed",
+    State.UNDELIVERED: "completed",
+    State.FAILED: "failed",
+    State.REJECTED: "failed",
+    State.UNKNOWN: "unknown",
+}
+
+
+def states(status: TaskStatus) -> tuple[State, ...]:
+    """The journal's states that a status stands for."""
+    return tuple(state for state, told in STATUSES.items() if told == status)
+
+
+class Result(BaseModel):
+    """Base of what tools answer. Amounts are USD, times ISO 8601 UTC, sizes pixels and bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ImageResult(Result):
+    """One image. `path` is where it stands on this machine; `url` dies at `expires_at`."""
+
+    url: str | None
+    expires_at: str | None
+    path: str | None = None
+    mime_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    size_bytes: int | None = None
+
+
+class TaskResult(Result):
+    """One task. `task_id` is RunAPI's, or our own handle while RunAPI has not answered; check_task takes both."""
+
+    task_id: str
+    status: TaskStatus
+    variant: str
+    model: str
+    action: str
+    images: list[ImageResult]
+    quoted_usd: float | None
+    charged_usd: float | None
+    created_at: str
+    completed_at: str | None
+    error: str | None
+
+
+class NextAction(Result):
+    """The call to make next."""
+
+    tool: str
+    arguments: dict[str, Any]
+
+
+class GenerationResult(Result):
+    """What became of a call, task by task."""
+
+    status: GenerationStatus
+    sandbox: bool
+    notice: str | None = None
+    tasks: list[TaskResult]
+    quoted_usd: float | None
+    charged_usd: float | None
+    next_action: NextAction | None
+
+
+def generation(outcome: Outcome) -> GenerationResult:
+    """The result of `generate` and `check_task`."""
+    tasks = [task(told) for told in outcome.tasks]
+    open_ids = [
+        result.task_id for result, told in zip(tasks, outcome.tasks, strict=True) if told.entry.state.unfinished
+    ]
+    notices = [
+        SANDBOX_NOTICE if outcome.sandbox else None,
+        JOINED_NOTICE if outcome.joined else None,
+        outcome.notice,
+    ]
+    return GenerationResult(
+        status=_overall([result.status for result in tasks]),
+        sandbox=outcome.sandbox,
+        notice=" ".join(filter(None, notices)) or None,
+        tasks=tasks,
+        quoted_usd=_total(told.entry.quoted_usd for told in outcome.tasks),
+        charged_usd=_total(told.entry.charged_usd for told in outcome.tasks),
+        next_action=NextAction(tool="check_task", arguments={"task_ids": open_ids}) if open_ids else None,
+    )
+
+
+def task(told: Told) -> TaskResult:
+    """One task."""
+    entry = told.entry
+    error = entry.error or (told.trouble.message if told.trouble is not None and entry.state.unfinished else None)
+    return TaskResult(
+        task_id=entry.task_id or entry.key,
+        status=STATUSES[entry.state],
+        variant=entry.request.variant,
+        model=entry.request.model,
+        action=entry.request.action,
+        images=_images(entry),
+        quoted_usd=number(entry.quoted_usd),
+        charged_usd=number(entry.charged_usd),
+        created_at=stamp(entry.created_at),
+        completed_at=None if entry.completed_at is None else stamp(entry.completed_at),
+        error=error,
+    )
+
+
+def words(result: GenerationResult) -> str:
+    """The same for a reader: what happened, where it is, what it cost, what to do next."""
+    if not result.tasks:
+        return "\n".join(filter(None, [result.notice, "There are no tasks yet."]))
+    lines = [line for each in result.tasks for line in _task_lines(each)]
+    quoted = "unknown" if result.quoted_usd is None else _dollars(result.quoted_usd)
+    charged = "not known yet" if result.charged_usd is None else _dollars(result.charged_usd)
+    lines.append(f"status: {result.status}; quoted {quoted}, charged {charged}")
+    if result.notice:
+        lines.append(result.notice)
+    if result.next_action is not None:
+        ids = result.next_action.arguments["task_ids"]
+        lines.append(
+            f"Next: call check_task with task_ids {ids}. Don't call generate again: the tasks run on and are paid once."
+        )
+    return "\n".join(lines)
+
+
+def _task_lines(result: TaskResult) -> list[str]:
+    head = f"{result.task_id}: {result.status} ({result.model})"
+    if result.error:
+        free = " Not charged." if result.status == "failed" else ""
+        return [f"{head}: {result.error}{free}"]
+    lines = []
+    for image in result.images:
+        size = f", {image.width}x{image.height}" if image.width else ""
+        until = f" (until {image.expires_at})" if image.expires_at else ""
+        lines += [image.path] if image.path else []
+        lines += [f"  url: {image.url}{until}{size}"]
+    return [*lines, head]
+
+
+def _images(entry: Entry) -> list[ImageResult]:
+    finished = entry.completed_at if entry.image_urls or entry.images else None
+    expires_at = None if finished is None else stamp(finished + RESULTS_LIVE)
+    urls: Sequence[str | None] = entry.image_urls
+    stored = (*entry.images, *[None] * (len(urls) - len(entry.images)))
+    return [
+        ImageResult(url=url, expires_at=expires_at)
+        if file is None
+        else ImageResult(
+            url=url,
+            expires_at=expires_at,
+            path=file.path,
+            mime_type=file.mime_type,
+            width=file.width,
+            height=file.height,
+            size_bytes=file.size_bytes,
+        )
+        for url, file in zip(urls, stored, strict=True)
+    ]
+
+
+def _overall(statuses: Sequence[TaskStatus]) -> GenerationStatus:
+    found = set(statuses)
+    if found & {"submitting", "pending", "processing"}:
+        return "processing"
+    for alone in ("completed", "failed", "unknown"):
+        if found == {alone}:
+            return alone
+    return "partial" if found else "none"
+
+
+def _total(amounts: Any) -> float | None:  # noqa: ANN401  # an iterable of amounts, some unknown
+    known = [amount for amount in amounts if amount is not None]
+    return number(sum(known, Decimal(0))) if known else None
+
+
+def number(amount: Decimal | None) -> float | None:
+    """USD as JSON has numbers; amounts are short decimals, so nothing is lost that a reader could see."""
+    return None if amount is None else float(amount)
+
+
+def _dollars(amount: float) -> str:
+    return budget.dollars(Decimal(str(amount)))
+
+
+def stamp(at: datetime) -> str:
+    """ISO 8601 in UTC, to the second."""
+    return at.replace(microsecond=0).isoformat().replace("+00:00", "Z")

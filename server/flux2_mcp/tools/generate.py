@@ -1,0 +1,82 @@
+"""The tool that makes images."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated
+
+from mcp_types import CallToolResult
+from pydantic import Field
+
+from flux2_mcp import catalog, results
+from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.results import GenerationResult
+from flux2_mcp.service import MOST_TOGETHER
+from flux2_mcp.settings import LONGEST_WAIT
+from flux2_mcp.tools import call as calls
+from flux2_mcp.tools.call import Call
+
+RATIOS = list(catalog.models()["flux-2-pro-remix-image"].fields["aspect_ratio"].enum)
+RESOLUTIONS = list(catalog.models()["flux-2-pro-remix-image"].resolutions)
+
+
+async def generate(
+    call: Call,
+    prompt: Annotated[str, Field(description="3-5000 characters")],
+    variant: Annotated[
+        str,
+        Field(description="pro (cheapest), flex (lettering, detail), max (best; aspect_ratio required), or a model id"),
+    ] = catalog.DEFAULT_VARIANT,
+    source_images: Annotated[list[str] | None, Field(description="https URLs to remix; 1-8, max: 1")] = None,
+    aspect_ratio: Annotated[
+        str | None,
+        Field(description="default 1:1; auto (pro, flex remix): as the source", json_schema_extra={"enum": RATIOS}),
+    ] = None,
+    output_resolution: Annotated[
+        str | None, Field(description="default 1k; max: 1k only", json_schema_extra={"enum": RESOLUTIONS})
+    ] = None,
+    enable_safety_checker: Annotated[bool | None, Field(description="not max")] = None,
+    count: Annotated[int, Field(ge=1, le=MOST_TOGETHER, description="images, each paid")] = 1,
+    wait_seconds: Annotated[
+        float | None, Field(ge=0, le=LONGEST_WAIT, description="then returns; the task runs on")
+    ] = None,
+    save_to: Annotated[str | None, Field(description="not available yet")] = None,
+    preview: Annotated[bool | None, Field(description="not available yet")] = None,
+    max_cost_usd: Annotated[
+        float | None, Field(ge=0, allow_inf_nan=False, description="refuse if the call would cost more")
+    ] = None,
+    callback_url: Annotated[str | None, Field(description="webhook for the result")] = None,
+    idempotency_key: Annotated[
+        str | None, Field(min_length=1, max_length=500, description="same key, same task, paid once")
+    ] = None,
+) -> Annotated[CallToolResult, GenerationResult]:
+    """Make images with FLUX.2 from a prompt, or remix source images. Costs money. Files land on disk.
+
+    If status is processing, call check_task; don't generate again.
+    """
+    unavailable = {"save_to": save_to, "preview": preview}
+    if refused := [
+        Problem(name, "is not available yet; leave it out.") for name, value in unavailable.items() if value
+    ]:
+        raise InvalidRequestError(*refused)
+    service = calls.service(call)
+    request = service.request(
+        prompt=prompt,
+        variant=variant,
+        source_images=source_images,
+        aspect_ratio=aspect_ratio,
+        output_resolution=output_resolution,
+        enable_safety_checker=enable_safety_checker,
+        callback_url=callback_url,
+    )
+    outcome = await service.generate(
+        request,
+        count=count,
+        wait_seconds=calls.wait_seconds(call, wait_seconds),
+        max_cost_usd=None if max_cost_usd is None else Decimal(str(max_cost_usd)),
+        idempotency_key=idempotency_key,
+        client=calls.client_name(call),
+        on_progress=calls.on_progress(call),
+    )
+    result = results.generation(outcome)
+    return calls.answer(result, results.words(result))

@@ -1,0 +1,687 @@
+"""The command line as people meet it: real processes, real terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp.client.client import Client
+from PIL import Image
+from runapi.core import AuthenticationError as VendorAuthenticationError
+from runapi.core import PollingOptions
+from runapi.flux_2 import Flux2Client
+
+from flux2_mcp import __version__, catalog, errors, results, views
+from flux2_mcp.app import build
+from flux2_mcp.commands import output
+from flux2_mcp.commands.cli import flux2
+from flux2_mcp.commands.generate import NO_CANCEL, exit_code, generate
+from flux2_mcp.journal.entry import Entry
+from flux2_mcp.lifecycle import State
+from flux2_mcp.prices import PriceList
+from flux2_mcp.results import JOINED_NOTICE, SANDBOX_NOTICE
+from flux2_mcp.sandbox.server import Sandbox
+from flux2_mcp.service import Outcome, Service
+from flux2_mcp.settings import Settings
+from flux2_mcp.waiting import Told
+
+DEADLINE = 60.0
+COMMAND = [sys.executable, "-m", "flux2_mcp"]
+SCREEN_LINES = 36
+JOINS = "The same command again, from the same folder, joins it and pays nothing more."
+PAYS = "The same command again would make new ones and pay for them; with --idempotency-key it would not."
+LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
+PNG = r"\d{4}-\d{2}-\d{2}-[a-z-]+-[0-9a-f]{8}\.png"
+
+
+def flux2_mcp(env: Mapping[str, str], *args: str, **more: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  # subprocess's own
+    """One command, run to its end. Whatever becomes of it, nobody sees a stack trace."""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        [*COMMAND, *args], env=dict(env), text=True, timeout=DEADLINE, check=False, **options
+    )
+    assert "Traceback" not in (done.stderr or "") + (done.stdout or "")
+    return done
+
+
+# A terminal's Ctrl-C goes to the session that owns it.
+OWN = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+class Terminal:
+    """A terminal of 100 columns, and the process that has it as its stderr; as its stdin too where `typing`."""
+
+    def __init__(self, env: Mapping[str, str], command: list[str], *, typing: bool) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-ISc", OWN, *command],
+            env=dict(env),
+            stdin=theirs if typing else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def until(self, text: str) -> None:
+        """Read until `text` stands on the terminal."""
+        while text not in self.seen:
+            assert self._read(), f"{text!r} never came: {self.seen!r}"
+
+    def keys(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self._ours, keys.encode())
+
+    def end(self) -> tuple[int, str]:
+        """The exit code and what came on stdout; all that came on the terminal is in `seen`."""
+        while self._read():
+            pass
+        out, _ = self.process.communicate(timeout=DEADLINE)
+        return self.process.returncode, out
+
+    def _read(self) -> bool:
+        assert select.select([self._ours], [], [], DEADLINE)[0], f"silence after {self.seen!r}"
+        try:
+            came = os.read(self._ours, 65536)
+        except OSError:
+            return False  # the other side has closed: on Linux that is an error
+        self.seen += came.decode()
+        return bool(came)
+
+    def close(self) -> None:
+        os.close(self._ours)
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def on_terminal(env: Mapping[str, str], *command: str, typing: bool = False) -> Iterator[Terminal]:
+    with closing(Terminal(env, [*COMMAND, *command], typing=typing)) as terminal:
+        yield terminal
+        assert "Traceback" not in terminal.seen
+
+
+@contextmanager
+def serving(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """A running `flux2-mcp sandbox` and its two lines as an environment."""
+    command = [*COMMAND, "sandbox", *options]
+    with subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(2)]
+            yield process, dict(line.rstrip("\n").split("=", 1) for line in lines)
+        finally:
+            process.kill()
+
+
+def only_image(made: dict[str, Any]) -> dict[str, Any]:
+    [[image]] = [task["images"] for task in made["tasks"]]
+    assert isinstance(image, dict)
+    return image
+
+
+# --- generate: results ------------------------------------------------------------------------------------------------
+
+
+def test_generate_prints_the_file_first_then_where_it_came_from_and_what_it_cost(
+    clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    done = flux2_mcp(clean_env, "generate", "a red fox in snow", "--aspect-ratio", "16:9")
+    path, size, url, money, notice = done.stdout.splitlines()
+    assert Path(path).parent == tmp_path / "home" / "images"
+    assert re.fullmatch(PNG, Path(path).name)
+    with Image.open(path) as picture:
+        assert size == f"  {picture.width} x {picture.height} px, {Path(path).stat().st_size / 1000:.0f} kB"
+        assert picture.width * 9 == picture.height * 16
+    assert re.match(r"  http://127\.0\.0\.1:\d+/results/", url)
+    assert (money, notice) == ("completed, quoted $0.05, charged $0.05", SANDBOX_NOTICE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_json_is_the_tools_structured_form_and_the_same_key_is_the_same_task(
+    clean_env: dict[str, str], sandbox_settings: Settings, tmp_path: Path
+) -> None:
+    arguments = {"prompt": "a red fox in snow", "idempotency_key": "fox-1"}
+    env = clean_env | {"PYTHONIOENCODING": "latin-1"}  # JSON is UTF-8, whatever the terminal speaks
+    done = flux2_mcp(
+        env, "generate", "a red fox in snow", "--idempotency-key", "fox-1", "--json", "--max-cost", "$0.05",
+        cwd=tmp_path, encoding="utf-8",
+    )  # fmt: skip
+
+    async def tool() -> object:
+        async with Client(build(sandbox_settings)) as client:
+            return (await client.call_tool("generate", arguments)).structured_content
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == anyio.run(tool)
+
+
+def test_an_earlier_result_is_remixed_as_often_as_asked(clean_env: dict[str, str]) -> None:
+    first = json.loads(flux2_mcp(clean_env, "generate", "a red fox in snow", "--json").stdout)
+    done = flux2_mcp(clean_env, "generate", "at night", "--source", only_image(first)["url"], "--count", "2", "--json")
+    made = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert {(task["status"], task["model"]) for task in made["tasks"]} == {("completed", "flux-2-pro-remix-image")}
+    files = {image["path"] for task in made["tasks"] for image in task["images"]}
+    assert len({Path(path).read_bytes() for path in files}) == len({task["task_id"] for task in made["tasks"]}) == 2
+    assert made["charged_usd"] == 0.1
+
+
+def test_what_runapi_does_not_say_is_said_not_to_be_known(clean_env: dict[str, str]) -> None:
+    done = flux2_mcp(clean_env, "generate", "a red fox [sandbox:no_usage]")
+    assert (done.returncode, done.stdout.splitlines()[3]) == (
+        0,
+        "completed, quoted $0.05, charged not told by RunAPI",
+    )
+
+
+def test_a_path_that_the_terminal_can_not_show_is_shown_escaped(clean_env: dict[str, str], tmp_path: Path) -> None:
+    env = clean_env | {"FLUX2_HOME": str(tmp_path / "zdjęcia"), "PYTHONIOENCODING": "latin-1"}
+    done = flux2_mcp(env, "generate", "a red fox in snow")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(str(tmp_path / r"zdj\u0119cia"))
+
+
+# --- generate: what went wrong, and the exit code ---------------------------------------------------------------------
+
+
+def test_a_wrong_key_is_2_and_is_shown_nowhere(clean_env: dict[str, str], tmp_path: Path) -> None:
+    with Sandbox(tmp_path / "elsewhere", speed=1000) as runapi:
+        env = clean_env | {"RUNAPI_API_KEY": "canary-5d1c9b7e", "RUNAPI_BASE_URL": runapi.base_url}
+        done = flux2_mcp(env, "generate", "a red fox")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "Error: RunAPI answered 401: Invalid API key\n"
+        "Nothing was charged.\n"
+        "Next: Set RUNAPI_API_KEY to a valid key (runapi.ai, API keys), then run this again.\n"
+    )
+
+
+def test_insufficient_credits_are_3(clean_env: dict[str, str]) -> None:
+    done = flux2_mcp(clean_env, "generate", "a red fox [sandbox:insufficient_credits]")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        "Error: RunAPI answered 402: Insufficient credits\n"
+        "Nothing was charged.\n"
+        "Next: Top up the RunAPI account, or choose a cheaper variant or resolution (flux2-mcp pricing).\n"
+    )
+
+
+def test_over_the_callers_own_cap_is_4_in_the_command_lines_words(clean_env: dict[str, str]) -> None:
+    done = flux2_mcp(clean_env, "generate", "a red fox", "--max-cost", "0.04")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == (
+        "Error: The quote is $0.05 and --max-cost allows $0.04.\n"
+        "Nothing was sent and nothing was charged.\n"
+        "Next: Raise --max-cost, or ask for less.\n"
+    )
+
+
+def test_all_that_breaks_the_contract_is_told_at_once_and_is_4(clean_env: dict[str, str]) -> None:
+    done = flux2_mcp(clean_env, "generate", "ox", "--variant", "max", "--output-resolution", "2k", "--source", "ox.png")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == (
+        "Error: prompt: got 2 characters; max allows 3 to 5000.\n"
+        "       --aspect-ratio: max needs it; allowed: 1:1, 4:3, 3:4, 16:9, 9:16, 3:2, 2:3.\n"
+        '       --output-resolution: got "2k"; allowed: 1k. Allowed by: pro, flex.\n'
+        "       --source: item 1 is not an https URL; that is all it takes so far.\n"
+        "Nothing was sent and nothing was charged.\n"
+        "Next: Mend the arguments named above and run this again.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("generate", "Missing argument"),
+        ("generate a-fox --foo", "No such option"),
+        ("generate a lighthouse", "The prompt is one argument, in quotes: flux2-mcp generate"),
+        ("generate a-fox --count 9", "'--count': 9 is not in the range"),
+        ("generate a-fox --wait 901", "'--wait': 901.0 is not in the range"),
+        ("generate a-fox --wait nan", "'--wait': that is not a number."),
+        ("generate a-fox --max-cost nan", "'--max-cost': 'nan' is not an amount in USD"),
+        ("generate a-fox --max-cost inf", "'--max-cost': 'inf' is not an amount in USD"),
+        ("generate a-fox --max-cost -1", "'--max-cost': '-1' is not an amount in USD"),
+        ("generate a-fox --max-cost much", "'--max-cost': 'much' is not an amount in USD"),
+        ("generate a-fox --idempotency-key=", "'--idempotency-key': it must be 1 to 500 printable ASCII characters."),
+        ("generate a-fox --idempotency-key=\xe9", "'--idempotency-key': it must be 1 to 500 printable ASCII"),
+        (f"generate a-fox --idempotency-key={'k' * 501}", "'--idempotency-key': it must be 1 to 500 printable ASCII"),
+        ("pricing --action draw", "'draw' is not one of 'text_to_image', 'remix_image'"),
+        ("sandbox --port 65536", "'--port': 65536 is not in the range"),
+        ("--", "Missing command"),
+    ],
+)  # fmt: skip
+def test_what_a_command_does_not_take_is_4_and_says_where_to_look(
+    arguments: str, words: str, capsys: pytest.CaptureFixture[str], sandbox_settings: Settings
+) -> None:
+    from flux2_mcp.commands.cli import run
+
+    assert run(arguments.split(" "), {"FLUX2_HOME": str(sandbox_settings.home)}, None, None) == 4
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 2)
+    command = "" if arguments == "--" else f" {arguments.partition(' ')[0]}"
+    assert err.endswith(f"\nNext: flux2-mcp{command} --help shows what it takes.\n")
+    assert err.startswith("Error: ")
+    assert words in err
+    assert not sandbox_settings.home.exists()
+
+
+def test_an_unknown_command_is_4_and_coloured_on_terminals_alone(clean_env: dict[str, str]) -> None:
+    done = flux2_mcp(clean_env, "generat")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("Error: No such command 'generat'.")
+    with on_terminal(clean_env | {"TERM": "xterm"}, "generat") as terminal:
+        assert terminal.end() == (4, "")
+    assert terminal.seen.startswith("\x1b[31m\x1b[1mError:\x1b[0m No such command 'generat'.")
+    for plain in ({"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}):
+        with on_terminal(clean_env | plain, "generat") as terminal:
+            assert terminal.end() == (4, "")
+        assert terminal.seen.replace("\r\n", "\n") == done.stderr
+
+
+def test_a_wait_that_is_over_is_5_and_says_how_it_goes_on(clean_env: dict[str, str]) -> None:
+    env = clean_env | {"FLUX2_WAIT_SECONDS": "0"}
+    done = flux2_mcp(env, "generate", "a red fox [sandbox:stuck]")
+    head, *rest = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (5, "")
+    assert re.fullmatch(r"[0-9a-f-]{36}: pending", head)
+    assert rest == ["processing, quoted $0.05, charged not known yet", LATER, JOINS, SANDBOX_NOTICE]
+    several = flux2_mcp(clean_env, "generate", "a red fox [sandbox:stuck]", "--count", "2", "--wait", "0")
+    assert several.returncode == 5
+    assert several.stdout.splitlines()[2:] == [
+        "processing, quoted $0.10, charged not known yet", LATER, PAYS, SANDBOX_NOTICE,
+    ]  # fmt: skip
+
+
+def test_nothing_listening_is_5(clean_env: dict[str, str]) -> None:
+    env = clean_env | {"RUNAPI_API_KEY": "k", "RUNAPI_BASE_URL": "http://127.0.0.1:9"}
+    done = flux2_mcp(env, "generate", "a red fox")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.startswith("Error: RunAPI gave no answer: no connection")
+    assert done.stderr.endswith("Next: Check the network and RUNAPI_BASE_URL, then run this again.\n")
+
+
+def test_an_image_that_is_paid_but_not_on_disk_is_5(clean_env: dict[str, str]) -> None:
+    done = flux2_mcp(clean_env, "generate", "a red fox [sandbox:corrupt]")
+    assert done.returncode == 5
+    assert "completed: The image is broken: it can't be decoded to its end." in done.stdout
+    assert "completed but not on disk, quoted $0.05, charged $0.05" in done.stdout
+
+
+def test_a_rate_limit_is_6_and_the_task_is_not_given_up(clean_env: dict[str, str], tmp_path: Path) -> None:
+    with Sandbox(tmp_path / "elsewhere", speed=1000, rate=0.001, burst=0) as runapi:
+        env = clean_env | {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
+        done = flux2_mcp(env, "generate", "a red fox", "--wait", "0")
+    head, *rest = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (6, "")
+    assert head.endswith(": submitting: RunAPI answered 429: Too many requests")
+    assert rest == ["processing, quoted $0.05, charged not known yet", LATER, JOINS]
+
+
+def test_a_failed_task_is_7_and_costs_nothing(clean_env: dict[str, str]) -> None:
+    done = flux2_mcp(clean_env, "generate", "a red fox [sandbox:moderation]")
+    assert (done.returncode, done.stderr) == (7, "")
+    assert "failed: The request was rejected by content moderation." in done.stdout
+    assert "failed, quoted $0.05, charged nothing" in done.stdout
+
+
+BUSY = errors.RateLimitedError("Too many requests", status=429)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "code"),
+    [
+        ([(State.DELIVERED, None), (State.DELIVERED, None)], 0),
+        ([(State.DELIVERED, None), (State.FAILED, None)], 7),
+        ([(State.SUBMITTED, None), (State.FAILED, None)], 5),
+        ([(State.SUBMITTED, BUSY), (State.FAILED, None)], 6),
+        ([(State.REJECTED, None)], 7),
+        ([(State.COMPLETED, None)], 5),
+        ([(State.UNDELIVERED, None)], 5),
+        ([(State.UNKNOWN, None)], 5),
+    ],
+)
+def test_only_images_on_disk_are_0(tasks: list[tuple[State, errors.Flux2Error | None]], code: int) -> None:
+    entry = Entry(
+        key="k", task_id="t", account="a", state=State.INTENT, request=catalog.request(prompt="a cat"),
+        workspace=None, client=None, session="s", push_url=None, quoted_usd=Decimal("0.05"), charged_usd=None,
+        error=None, image_urls=(), images=(), created_at=datetime(2026, 11, 20, tzinfo=UTC), submitted_at=None,
+        completed_at=None, delivered_at=None, started=True, owner=None,
+    )  # fmt: skip
+    told = tuple(Told(replace(entry, state=state), trouble) for state, trouble in tasks)
+    assert exit_code(Outcome(tasks=told, sandbox=True)) == code
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_how_the_wait_stands_and_is_left_clean(clean_env: dict[str, str]) -> None:
+    env = clean_env | {"TERM": "xterm", "FLUX2_SANDBOX_SPEED": "10"}
+    with on_terminal(env, "generate", "a red fox in snow", "--count", "2") as terminal:
+        code, out = terminal.end()
+    shown = terminal.seen.split("\r\x1b[K")
+    assert code == 0
+    assert (shown[0], shown[1], shown[-1]) == ("", "starting", "")
+    assert all(re.fullmatch(r"[012] of 2 done, \d+ s(, about \d+ s left)?", line) for line in shown[2:-1])
+    assert len(shown) > 4
+    assert "\x1b" not in out
+    assert re.search(PNG, out.splitlines()[0])
+
+
+def test_a_dumb_terminal_is_not_written_on(clean_env: dict[str, str]) -> None:
+    with on_terminal(clean_env | {"TERM": "dumb"}, "generate", "a red fox in snow") as terminal:
+        assert terminal.end()[0] == 0
+    assert terminal.seen == ""
+
+
+def test_ctrl_c_stops_the_waiting_not_the_task(clean_env: dict[str, str], sandbox_settings: Settings) -> None:
+    with on_terminal(clean_env | {"TERM": "xterm"}, "generate", "a red fox [sandbox:stuck]") as terminal:
+        terminal.until("pending, ")
+        terminal.keys("\x03")
+        assert terminal.end() == (130, "")
+    assert terminal.seen.endswith(f"\r\x1b[K{NO_CANCEL}\r\n{JOINS}\r\n")
+
+    async def recent() -> Outcome:
+        async with Service.opened(sandbox_settings) as service:
+            return await service.recent(limit=5)
+
+    [found] = results.generation(anyio.run(recent)).tasks
+    assert found.status in {"pending", "processing"}
+    again = json.loads(
+        flux2_mcp(clean_env, "generate", "a red fox [sandbox:stuck]", "--wait", "0", "--json", cwd=Path.cwd()).stdout
+    )
+    assert [task["task_id"] for task in again["tasks"]] == [found.task_id]
+    assert JOINED_NOTICE in again["notice"]
+
+
+def test_ctrl_c_comes_out_of_the_loop_plain_wherever_it_lands() -> None:
+    async def work(error: BaseException) -> None:
+        async with anyio.create_task_group():
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        output.run(work, KeyboardInterrupt())
+    with pytest.raises(BaseExceptionGroup) as raised:
+        output.run(work, GeneratorExit())
+    assert raised.group_contains(GeneratorExit)
+
+
+def test_ctrl_c_in_another_command_is_130_without_a_word(clean_env: dict[str, str]) -> None:
+    code = "from flux2_mcp import views; views.variants = lambda **_: signal.raise_signal(signal.SIGINT)"
+    done = patched(clean_env, code, "variants")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
+
+
+# --- what is free -----------------------------------------------------------------------------------------------------
+
+
+def test_variants_tell_in_words_what_the_tool_tells_as_data(clean_env: dict[str, str]) -> None:
+    result = views.variants(action=None, variant=None).model_dump(mode="json")
+    done = flux2_mcp(clean_env, "variants", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == result
+    words = flux2_mcp(clean_env, "variants", "--action", "remix_image").stdout
+    assert max(map(len, words.splitlines())) <= output.WIDTH
+    assert words.splitlines()[:4] == [
+        "pro, from $0.05",
+        "  Start here: the cheapest, in 1k and 2k, with up to 8 source images.",
+        "  flux-2-pro-remix-image, needs --source (1 to 8)",
+        "    --aspect-ratio 1:1 4:3 3:4 16:9 9:16 3:2 2:3 auto; --output-resolution 1k 2k",
+    ]
+    assert words.splitlines()[-3:] == [
+        "  flux-2-max-remix-image, needs --source (1), --aspect-ratio",
+        "    --aspect-ratio 1:1 4:3 3:4 16:9 9:16 3:2 2:3; --output-resolution 1k; not --safety-checker",
+        "Commercial use: included for every variant unless a model licence says otherwise.",
+    ]
+    assert "max, price known only live" in words
+    assert "text-to-image" not in words
+
+
+def test_pricing_tells_in_words_what_the_tool_tells_as_data(
+    clean_env: dict[str, str], sandbox_settings: Settings
+) -> None:
+    async def tool() -> PriceList:
+        async with Service.opened(sandbox_settings) as service:
+            return await service.prices.listed(variant="flex", action=None, output_resolution="2k")
+
+    found = views.price_list(anyio.run(tool), variant="flex", action=None, output_resolution="2k", count=4)
+    wanted = ("--variant", "flex", "--output-resolution", "2k", "--count", "4")
+    done = flux2_mcp(clean_env, "pricing", *wanted, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert undated(json.loads(done.stdout)) == undated(found.model_dump(mode="json"))
+    assert re.sub(r"\d{4}-\d\d-\d\d", "TODAY", flux2_mcp(clean_env, "pricing", *wanted).stdout) == (
+        "MODEL                      SIZE  USD    SOURCE\n"
+        "flux-2-flex-text-to-image  2k    $0.24  live, TODAY\n"
+        "flux-2-flex-remix-image    2k    $0.24  live, TODAY\n"
+        "Estimate: 4 x flux-2-flex-text-to-image at 2k: $0.96\n"
+        f"Balance: $100.00\n{SANDBOX_NOTICE}\n"
+    )
+
+
+def undated(result: dict[str, Any]) -> dict[str, Any]:
+    return result | {"prices": [price | {"as_of": None} for price in result["prices"]]}
+
+
+def test_pricing_without_a_network_gives_what_is_published_and_invents_nothing(clean_env: dict[str, str]) -> None:
+    env = clean_env | {"FLUX2_MODE": "live", "RUNAPI_BASE_URL": "http://127.0.0.1:9"}
+    done = flux2_mcp(env, "pricing", "--variant", "max", "--action", "text_to_image")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "MODEL                     SIZE  USD      SOURCE\n"
+        "flux-2-max-text-to-image  1k    unknown  not published\n"
+        "Estimate: 1 x flux-2-max-text-to-image at 1k: unknown\n"
+        "Balance: unknown\n"
+        "No published price: only RunAPI's live schedule knows it, so state --max-cost.\n"
+    )
+
+
+def test_a_setting_that_can_not_be_used_stands_only_before_what_needs_it(clean_env: dict[str, str]) -> None:
+    env = clean_env | {"FLUX2_MODE": "lve"}
+    for asked in ("version", "--version"):
+        done = flux2_mcp(env, asked)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+    done = flux2_mcp(env, "generate", "a red fox")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == (
+        "Error: FLUX2_MODE must be one of auto, live, sandbox.\n"
+        "Nothing was sent and nothing was charged.\n"
+        "Next: Mend the setting named above and start again.\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["", *flux2.commands])
+def test_help_fits_a_screen_and_its_examples_are_real(command: str, clean_env: dict[str, str]) -> None:
+    done = flux2_mcp(clean_env | {"COLUMNS": "200"}, *command.split(), "--help")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines[0].startswith(f"Usage: flux2-mcp{' ' * bool(command)}{command} [OPTIONS]")
+    assert max(map(len, lines)) <= 100
+    assert len(lines) <= SCREEN_LINES
+    examples = [line.split() for line in lines if line.startswith("    flux2-mcp ")]
+    assert all(example[1] in flux2.commands for example in examples)
+    assert bool(examples) == (command != "version")
+
+
+def test_what_the_tools_call_so_the_command_line_calls_by_its_options() -> None:
+    named = {option.name: option.opts[0] for option in generate.params if option.name and "_" in option.name}
+    assert {name: output.spoken(name) for name in named if name != "as_json"} == {
+        name: option for name, option in named.items() if name != "as_json"
+    }
+    assert output.spoken("Call again; check_pricing tells.") == "Run this again; flux2-mcp pricing tells."
+
+
+# --- the sandbox alone ------------------------------------------------------------------------------------------------
+
+
+def test_the_sandbox_serves_the_vendors_sdk_and_no_other_key(
+    clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runapi.core.resource.PollingOptions", lambda: PollingOptions(poll_interval=0.01, max_wait=30))  # type: ignore[arg-type]  # it sleeps floats too
+    with serving(clean_env, "--port", "0", "--speed", "1000") as (process, told):
+        assert sorted(told) == ["RUNAPI_API_KEY", "RUNAPI_BASE_URL"]
+        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*", told["RUNAPI_BASE_URL"])
+        with vendor(told, told["RUNAPI_API_KEY"]) as sdk:
+            made = sdk.text_to_image.run(model="flux-2-pro-text-to-image", prompt="a red fox in snow")
+        assert (made.status, made.usage.cost) == ("completed", 0.05)
+        with vendor(told, "another") as sdk, pytest.raises(VendorAuthenticationError):
+            sdk.text_to_image.create(model="flux-2-pro-text-to-image", prompt="a red fox in snow")
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=DEADLINE) == ("", "")
+        assert process.returncode == 0
+
+
+@contextmanager
+def vendor(told: dict[str, str], key: str) -> Iterator[Flux2Client]:
+    client = Flux2Client(api_key=key, base_url=told["RUNAPI_BASE_URL"], max_retries=0)
+    with closing(client._http):
+        yield client
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_sandbox_ends_cleanly_within_a_second(number: signal.Signals, clean_env: dict[str, str]) -> None:
+    # Writing down what was covered takes longer than ending.
+    unmeasured = {name: value for name, value in clean_env.items() if not name.startswith("COVERAGE")}
+    with serving(unmeasured) as (process, _):
+        asked = time.monotonic()
+        process.send_signal(number)
+        assert process.communicate(timeout=DEADLINE) == ("", "")
+        assert time.monotonic() - asked < 1
+        assert process.returncode == 0
+
+
+def test_the_sandbox_on_a_terminal_says_how_to_end_it(clean_env: dict[str, str]) -> None:
+    with on_terminal(clean_env | {"TERM": "xterm"}, "sandbox") as terminal:
+        terminal.until("Serving; Ctrl-C ends it.")
+        terminal.keys("\x03")
+        code, out = terminal.end()
+    assert (code, out.count("\n")) == (0, 2)
+    assert terminal.seen.endswith("\r\x1b[K")
+
+
+def test_a_port_that_is_taken_is_told(clean_env: dict[str, str], tmp_path: Path) -> None:
+    with Sandbox(tmp_path / "elsewhere") as other:
+        port = other.base_url.rpartition(":")[2]
+        done = flux2_mcp(clean_env, "sandbox", "--port", port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: The sandbox can't listen on port {port} of 127.0.0.1.\n"
+        "Nothing was sent and nothing was charged.\n"
+        "Next: Choose another port, or 0 for any.\n"
+    )
+
+
+# --- never a stack trace ----------------------------------------------------------------------------------------------
+
+
+def patched(env: Mapping[str, str], code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """The entry in a process where something is broken first."""
+    script = f"import signal, sys\n{code}\nfrom flux2_mcp.__main__ import main\nmain()\n"
+    return subprocess.run(
+        [sys.executable, "-c", script, *argv],
+        env=dict(env), capture_output=True, text=True, timeout=DEADLINE, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(clean_env: dict[str, str]) -> None:
+    code = "from flux2_mcp import views; views.variants = None"
+    done = patched(clean_env, code, "variants")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "Error: This was not foreseen: TypeError.\n"
+        "What RunAPI took, if anything, is in the journal and not lost.\n"
+        "Next: Look closer with FLUX2_LOG=debug.\n"
+    )
+    whole = patched(clean_env | {"FLUX2_LOG": "debug"}, code, "variants").stderr
+    assert whole.startswith("DEBUG flux2_mcp.commands unforeseen\nTraceback")
+    assert whole.endswith(done.stderr)
+
+
+def test_a_warning_comes_without_its_trace_and_in_place_of_the_progress_line(clean_env: dict[str, str]) -> None:
+    code = (
+        "import logging\n"
+        "from flux2_mcp.logs import to_stderr\n"
+        "to_stderr('warning', people=True)\n"
+        "logging.getLogger('flux2_mcp.tasks').warning('trouble', exc_info=ValueError())\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=clean_env, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "WARNING flux2_mcp.tasks trouble\n")
+    with closing(Terminal(clean_env, command, typing=False)) as terminal:
+        assert terminal.end() == (0, "")
+    assert terminal.seen == "\r\x1b[KWARNING flux2_mcp.tasks trouble\r\n"
+
+
+def test_a_full_disk_behind_the_output_is_told(clean_env: dict[str, str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = flux2_mcp(clean_env, "variants", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The system refused to go on: No space left on device.\n")
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_error_to_speak_of(clean_env: dict[str, str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = flux2_mcp(clean_env, "variants", stdout=pipe)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_working_folder_that_was_deleted_changes_nothing(clean_env: dict[str, str], tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"cd {gone} && rmdir {gone} && exec {sys.executable} -m flux2_mcp pricing --variant pro"
+    done = subprocess.run(["sh", "-c", command], env=clean_env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Balance: $100.00" in done.stdout
+
+
+def test_a_config_file_that_can_not_be_read_is_as_none(clean_env: dict[str, str]) -> None:
+    config = Path(clean_env["HOME"]) / ".config" / "runapi" / "config.json"
+    config.parent.mkdir(parents=True)
+    config.write_bytes(b"\xff\xfe")
+    assert flux2_mcp(clean_env, "version").stdout == f"{__version__}\n"
+
+
+def test_ctrl_c_while_it_loads_is_130_without_a_word(clean_env: dict[str, str]) -> None:
+    code = (
+        "class Loading:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'flux2_mcp.commands.cli':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Loading())\n"
+    )
+    done = patched(clean_env, code, "version")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+# --- without a command ------------------------------------------------------------------------------------------------
+
+
+def test_who_types_the_bare_name_is_told_what_it_is_and_can_leave(clean_env: dict[str, str]) -> None:
+    with on_terminal(clean_env, typing=True) as terminal:
+        terminal.until("For people: flux2-mcp --help")
+        terminal.keys("\x04")
+        assert terminal.end() == (0, "")
+    with on_terminal(clean_env, typing=True) as terminal:
+        terminal.until("Ctrl-C ends it.")
+        terminal.keys("\x03")
+        assert terminal.end() == (-signal.SIGINT, "")

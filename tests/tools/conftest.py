@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from mcp.client.client import Client
+
+from flux2_mcp.app import build
+from flux2_mcp.settings import Settings
+
+ERAS = ("legacy", "auto")  # 2025-11-25 by initialize, 2026-07-28 by server/discover
+
+
+@pytest.fixture(params=ERAS)
+def era(request: pytest.FixtureRequest) -> str:
+    era: str = request.param
+    return era
+
+
+@pytest.fixture
+async def client(sandbox_settings: Settings, era: str) -> AsyncIterator[Client]:
+    async with Client(build(sandbox_settings), mode=era) as client:
+        yield client

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp.client.client import Client
+from mcp_types import CallToolResult, TextContent
+from PIL import Image
+
+from flux2_mcp.results import JOINED_NOTICE, SANDBOX_NOTICE
+from flux2_mcp.settings import Settings
+from tests.conftest import SEED_PROMPT
+
+pytestmark = pytest.mark.anyio
+
+
+def texts(result: CallToolResult) -> list[str]:
+    return [block.text for block in result.content if isinstance(block, TextContent)]
+
+
+async def made(client: Client, **arguments: object) -> dict[str, Any]:
+    with anyio.fail_after(30):
+        result = await client.call_tool("generate", arguments)
+    assert not result.is_error, texts(result)
+    assert isinstance(result.structured_content, dict)
+    return result.structured_content
+
+
+async def test_the_seed_prompt_becomes_a_checked_png_on_disk(client: Client, sandbox_settings: Settings) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    result = await made(client, prompt=SEED_PROMPT)
+    task = result["tasks"][0]
+    image = task["images"][0]
+    path = Path(image["path"])
+    assert path.parent == sandbox_settings.home / "images"
+    with Image.open(path) as picture:
+        picture.load()
+        assert (picture.format, picture.size) == ("PNG", (1024, 1024))
+    created, completed = (datetime.fromisoformat(task[name]) for name in ("created_at", "completed_at"))
+    assert before <= created <= completed <= datetime.now(UTC)
+    assert datetime.fromisoformat(image["expires_at"]) - completed == timedelta(days=7)
+    assert result == {
+        "status": "completed",
+        "sandbox": True,
+        "notice": SANDBOX_NOTICE,
+        "tasks": [
+            {
+                "task_id": task["task_id"],
+                "status": "completed",
+                "variant": "pro",
+                "model": "flux-2-pro-text-to-image",
+                "action": "text_to_image",
+                "images": [
+                    {
+                        "url": image["url"],
+                        "expires_at": image["expires_at"],
+                        "path": str(path),
+                        "mime_type": "image/png",
+                        "width": 1024,
+                        "height": 1024,
+                        "size_bytes": path.stat().st_size,
+                    }
+                ],
+                "quoted_usd": 0.05,
+                "charged_usd": 0.05,
+                "created_at": task["created_at"],
+                "completed_at": task["completed_at"],
+                "error": None,
+            }
+        ],
+        "quoted_usd": 0.05,
+        "charged_usd": 0.05,
+        "next_action": None,
+    }
+
+
+async def test_words_and_json_each_carry_everything_that_matters(client: Client) -> None:
+    result = await client.call_tool("generate", {"prompt": "a red fox in snow"})
+    words, data = texts(result)
+    assert json.loads(data) == result.structured_content
+    assert isinstance(result.structured_content, dict)
+    image = result.structured_content["tasks"][0]["images"][0]
+    assert words.startswith(image["path"])
+    for fact in (image["url"], image["expires_at"], "status: completed", "$0.05", "SANDBOX", "NOT FLUX.2"):
+        assert fact in words
+
+
+async def test_several_images_are_several_tasks_each_paid(client: Client) -> None:
+    result = await made(client, prompt="a red fox in snow", count=2, output_resolution="2k", aspect_ratio="16:9")
+    sizes = {(task["images"][0]["width"], task["images"][0]["height"]) for task in result["tasks"]}
+    assert len({task["task_id"] for task in result["tasks"]}) == 2
+    assert len({task["images"][0]["path"] for task in result["tasks"]}) == 2
+    assert len({Path(task["images"][0]["path"]).read_bytes() for task in result["tasks"]}) == 2
+    assert all(width * 9 == height * 16 for width, height in sizes)
+    assert (result["status"], result["quoted_usd"], result["charged_usd"]) == ("completed", 0.14, 0.14)
+
+
+async def test_an_earlier_result_can_be_remixed(client: Client) -> None:
+    first = await made(client, prompt="a red fox in snow")
+    result = await made(
+        client, prompt="at night", source_images=[first["tasks"][0]["images"][0]["url"]], variant="flex"
+    )
+    task = result["tasks"][0]
+    assert (task["action"], task["model"]) == ("remix_image", "flux-2-flex-remix-image")
+    assert (result["status"], result["charged_usd"]) == ("completed", 0.14)
+
+
+async def test_waiting_no_longer_gives_the_id_and_the_call_to_make_next(client: Client) -> None:
+    result = await made(client, prompt="a red fox [sandbox:stuck]", wait_seconds=0)
+    task = result["tasks"][0]
+    assert result["status"] == "processing"
+    assert task["status"] in {"pending", "processing"}
+    assert result["next_action"] == {"tool": "check_task", "arguments": {"task_ids": [task["task_id"]]}}
+
+
+async def test_the_same_call_while_the_first_has_not_ended_joins_it(client: Client) -> None:
+    first = await made(client, prompt="a red fox [sandbox:stuck]", wait_seconds=0)
+    second = await made(client, prompt="a red fox [sandbox:stuck]", wait_seconds=0)
+    assert second["tasks"][0]["task_id"] == first["tasks"][0]["task_id"]
+    assert JOINED_NOTICE in second["notice"]
+
+
+async def test_the_same_call_after_the_first_was_told_is_a_new_one(client: Client) -> None:
+    first = await made(client, prompt="a red fox in snow")
+    second = await made(client, prompt="a red fox in snow")
+    assert second["tasks"][0]["task_id"] != first["tasks"][0]["task_id"]
+
+
+async def test_an_own_idempotency_key_gives_the_same_task_again(client: Client) -> None:
+    first = await made(client, prompt="a red fox in snow", idempotency_key="fox-1")
+    second = await made(client, prompt="a red fox in snow", idempotency_key="fox-1")
+    assert second["tasks"][0]["task_id"] == first["tasks"][0]["task_id"]
+    refused = await client.call_tool("generate", {"prompt": "a blue fox in snow", "idempotency_key": "fox-1"})
+    assert refused.is_error
+    assert texts(refused)[0].startswith("idempotency_key: was used for another request")
+
+
+async def test_a_failed_task_says_why_and_that_it_was_not_charged(client: Client) -> None:
+    result = await made(client, prompt="a red fox [sandbox:moderation]")
+    task = result["tasks"][0]
+    assert (result["status"], task["status"], result["charged_usd"]) == ("failed", "failed", None)
+    assert task["error"]
+
+
+@pytest.mark.parametrize(
+    ("marker", "words"),
+    [
+        ("insufficient_credits", "402"),
+        ("create_503", None),
+        ("create_html", None),
+        ("create_lost", None),
+        ("poll_503", None),
+    ],
+)
+async def test_trouble_on_the_way_is_told_or_overcome(client: Client, marker: str, words: str | None) -> None:
+    with anyio.fail_after(60):
+        result = await client.call_tool("generate", {"prompt": f"a red fox [sandbox:{marker}]"})
+    if words is None:
+        assert isinstance(result.structured_content, dict)
+        assert result.structured_content["status"] == "completed"
+        assert result.structured_content["charged_usd"] == 0.05
+    else:
+        assert result.is_error
+        assert words in texts(result)[0]
+        assert "Nothing was charged." in texts(result)[0]
+
+
+async def test_an_expired_url_is_asked_for_anew(client: Client) -> None:
+    result = await made(client, prompt="a red fox [sandbox:expired_url]")
+    assert result["status"] == "completed"
+    assert Path(result["tasks"][0]["images"][0]["path"]).exists()
+
+
+async def test_a_corrupt_image_is_told_and_never_kept(client: Client, sandbox_settings: Settings) -> None:
+    result = await made(client, prompt="a red fox [sandbox:corrupt]")
+    task = result["tasks"][0]
+    assert (task["status"], task["charged_usd"]) == ("completed", 0.05)
+    assert task["images"][0]["path"] is None
+    assert "can't be decoded" in task["error"]
+    assert result["next_action"]["tool"] == "check_task"
+    assert list((sandbox_settings.home / "images").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"prompt": "a fox", "max_cost_usd": 0.04}, "The quote is $0.05 and max_cost_usd allows $0.04."),
+        ({"prompt": "a fox", "save_to": "x.png"}, "save_to: is not available yet"),
+        ({"prompt": "a fox", "preview": True}, "preview: is not available yet"),
+        ({"prompt": "a fox", "variant": "max"}, "aspect_ratio: max needs it"),
+        ({"prompt": "a fox", "variant": "flux-2-pro-text-to-image", "source_images": ["https://example.com/a.png"]},
+         "Use flux-2-pro-remix-image, or variant pro."),
+        ({"prompt": "a fox", "source_images": ["/etc/passwd"]}, "source_images: item 1 is not an https URL"),
+        ({"prompt": "a fox", "callback_url": "ftp://example.com"}, "callback_url: is not an https URL"),
+    ],
+)  # fmt: skip
+async def test_what_can_not_be_sent_is_refused_before_anything_is(
+    client: Client, arguments: dict[str, Any], words: str
+) -> None:
+    result = await client.call_tool("generate", arguments)
+    assert result.is_error
+    assert words in texts(result)[0]
+    assert "Nothing was sent and nothing was charged." in texts(result)[0]
+    listed = await client.call_tool("check_task", {})
+    assert isinstance(listed.structured_content, dict)
+    assert listed.structured_content["tasks"] == []
+
+
+async def test_progress_is_strictly_increasing_and_only_for_who_asked(client: Client) -> None:
+    seen: list[float] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        assert (total, bool(message)) == (None, True)
+        seen.append(progress)
+
+    await client.call_tool("generate", {"prompt": "a red fox [sandbox:slow]", "count": 2}, progress_callback=note)
+    assert seen == sorted(set(seen))
+    assert seen
