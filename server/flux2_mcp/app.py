@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from mcp.server.caching import CacheHint
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, ToolAnnotations
-from pydantic import ValidationError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolResult,
+    InputRequiredResult,
+    ResourceTemplate,
+    ToolAnnotations,
+)
+from pydantic import AnyUrl, ValidationError
 
 from flux2_mcp import __version__, boundary
+from flux2_mcp.context import resources
 from flux2_mcp.context.instructions import INSTRUCTIONS
+from flux2_mcp.errors import Flux2Error, InvalidRequestError
+from flux2_mcp.hosts import clients
 from flux2_mcp.service import Service
 from flux2_mcp.settings import Settings
 from flux2_mcp.tools import REGISTRY, Entry
+from flux2_mcp.tools import call as calls
 
 NAME = "flux-2"
 HOUR_MS = 3_600_000
@@ -41,12 +54,60 @@ class Flux2Server(MCPServer[Service]):
         if (refused := boundary.unknown_arguments(arguments, tool.parameters)) is not None:
             return boundary.to_result(refused)
         try:
-            return await super().call_tool(name, arguments, context)
+            result = await super().call_tool(name, arguments, context)
+            if isinstance(result, CallToolResult) and context is not None and not calls.client(context).structured:
+                result = result.model_copy(update={"structured_content": None})
         except ToolError as exc:
             cause = exc.__cause__ or exc
             if isinstance(cause, ValidationError):
                 cause = boundary.from_validation(cause)
             return boundary.to_result(cause)
+        return result
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Service, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a resource of ours from the journal or from disk.
+
+        Raises:
+            ResourceNotFoundError: Nothing stands behind the URI.
+            ResourceError: It can't be read; the text says why.
+        """
+        if context is None:
+            return await super().read_resource(uri, context)
+        try:
+            content = await resources.read(calls.service(context), str(uri))
+        except Flux2Error as exc:
+            raise ResourceError(f"{exc.message} {exc.next_step}") from exc
+        return await super().read_resource(uri, context) if content is None else [content]
+
+    async def list_resource_templates(self) -> list[ResourceTemplate]:
+        """The templates of ours."""
+        return list(resources.TEMPLATES)
+
+
+async def shape_lists(ctx: ServerRequestContext[Service, Any], call_next: CallNext) -> HandlerResult:
+    """What the SDK's lists can't do: pages of resources, and tools without output schemas for who is misled by them."""
+    result = await call_next(ctx)
+    if not isinstance(result, dict):  # a notification
+        return result
+    if ctx.method == "resources/list":
+        try:
+            page = await resources.listed(ctx.lifespan_context, (ctx.params or {}).get("cursor"))
+        except InvalidRequestError as exc:
+            raise MCPError(code=INVALID_PARAMS, message=exc.message) from exc
+        except Flux2Error as exc:
+            raise MCPError(code=INTERNAL_ERROR, message=exc.message) from exc
+        # The rest of the answer is the era's envelope, and stays.
+        return result | page.model_dump(
+            mode="json", by_alias=True, exclude_none=True, include={"resources", "next_cursor"}
+        )
+    if ctx.method == "tools/list":
+        params = ctx.session.client_params
+        if params is not None and not clients.client(params.client_info.name).structured:
+            tools = [{key: value for key, value in tool.items() if key != "outputSchema"} for tool in result["tools"]]
+            return result | {"tools": tools}
+    return result
 
 
 def build(settings: Settings) -> Flux2Server:
@@ -66,6 +127,7 @@ def build(settings: Settings) -> Flux2Server:
         lifespan=lifespan,
         cache_hints={"tools/list": CacheHint(ttl_ms=HOUR_MS, scope="public")},
         subscriptions=False,
+        middleware=[shape_lists],
         log_level="WARNING",
     )
 

@@ -60,6 +60,8 @@ def from_validation(error: ValidationError) -> InvalidRequestError:
         if kind in _BOUNDS:
             name, phrase = _BOUNDS[kind]
             text = f"{phrase} {context[name]:g}"
+        elif kind == "literal_error":
+            text = f"must be one of {context['expected']}"
         else:
             text = _WANTED.get(kind, "has the wrong form")
         found.setdefault(".".join(map(str, detail["loc"])), f"{text}.")

@@ -49,12 +49,15 @@ def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Ca
         caps: The caps in force.
 
     Raises:
-        BudgetError: The quote passes what the caller stated, or there is neither a quote nor a statement and a cap is set.
+        BudgetError: The quote passes what the caller stated; or there is no quote, and the caller stated nothing under
+            a cap, or an amount of nothing.
     """
     if quoted_usd is None:
-        if stated_usd is None and caps.any:
+        # What reserves nothing would pass any cap.
+        if stated_usd == 0 or (stated_usd is None and caps.any):
+            why = "a spending cap is set" if stated_usd is None else "max_cost_usd allows nothing"
             raise BudgetError(
-                "Nobody publishes a price for this, and a spending cap is set.",
+                f"Nobody publishes a price for this, and {why}.",
                 next_step="State max_cost_usd, the most this call may cost, or choose a variant with a published price.",
             )
         return stated_usd

@@ -156,7 +156,10 @@ def request(  # one argument for each of the tool's own
         "enable_safety_checker": enable_safety_checker,
         "callback_url": callback_url,
     }
-    model = find(variant, action)
+    try:
+        model = find(variant, action)
+    except InvalidRequestError as exc:
+        raise InvalidRequestError(*exc.problems, *also) from None
     if found := [*problems(model, given), *also]:
         raise InvalidRequestError(*found)
     values: dict[str, Any] = given | {"source_image_urls": tuple(sources or ())}  # type: ignore[arg-type]  # problems() proved it a list

@@ -239,7 +239,7 @@ class JournalError(Flux2Error):
 
     code = "journal"
     exit_code = 1
-    default_cost = NOTHING_SENT
+    default_cost = "What was sent before stays written down, and is paid once."
     default_next = "Make FLUX2_HOME a writable folder with free space, then call again."
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
+from itertools import zip_longest
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -99,6 +100,11 @@ class GenerationResult(Result):
     next_action: NextAction | None
 
 
+def image_uri(ident: str) -> str:
+    """The resource that holds the image of a task."""
+    return f"flux2://images/{ident}"
+
+
 def generation(outcome: Outcome) -> GenerationResult:
     """The result of `generate` and `check_task`."""
     tasks = [task(told) for told in outcome.tasks]
@@ -116,7 +122,7 @@ def generation(outcome: Outcome) -> GenerationResult:
         notice=" ".join(filter(None, notices)) or None,
         tasks=tasks,
         quoted_usd=_total(told.entry.quoted_usd for told in outcome.tasks),
-        charged_usd=_total(told.entry.charged_usd for told in outcome.tasks),
+        charged_usd=_total(_charged(told.entry) for told in outcome.tasks),
         next_action=NextAction(tool="check_task", arguments={"task_ids": open_ids}) if open_ids else None,
     )
 
@@ -133,21 +139,30 @@ def task(told: Told) -> TaskResult:
         action=entry.request.action,
         images=_images(entry),
         quoted_usd=number(entry.quoted_usd),
-        charged_usd=number(entry.charged_usd),
+        charged_usd=number(_charged(entry)),
         created_at=stamp(entry.created_at),
         completed_at=None if entry.completed_at is None else stamp(entry.completed_at),
         error=error,
     )
 
 
-def words(result: GenerationResult) -> str:
-    """The same for a reader: what happened, where it is, what it cost, what to do next."""
+def words(result: GenerationResult, *, previews: int = 0) -> str:
+    """The same for a reader: what happened, where it is, what it cost, what to do next.
+
+    Args:
+        result: What happened.
+        previews: How many small pictures come with it. Nobody is told to have seen more than that.
+    """
     if not result.tasks:
         return "\n".join(filter(None, [result.notice, "There are no tasks yet."]))
     lines = [line for each in result.tasks for line in _task_lines(each)]
     quoted = "unknown" if result.quoted_usd is None else _dollars(result.quoted_usd)
     charged = "not known yet" if result.charged_usd is None else _dollars(result.charged_usd)
     lines.append(f"status: {result.status}; quoted {quoted}, charged {charged}")
+    if previews:
+        lines.append(f"Small previews attached: {previews}. The files are larger and were not looked at.")
+    elif any(image.path for each in result.tasks for image in each.images):
+        lines.append("No picture is attached: describe the image only after opening its file.")
     if result.notice:
         lines.append(result.notice)
     if result.next_action is not None:
@@ -160,23 +175,26 @@ def words(result: GenerationResult) -> str:
 
 def _task_lines(result: TaskResult) -> list[str]:
     head = f"{result.task_id}: {result.status} ({result.model})"
-    if result.error:
-        free = " Not charged." if result.status == "failed" else ""
-        return [f"{head}: {result.error}{free}"]
     lines = []
     for image in result.images:
         size = f", {image.width}x{image.height}" if image.width else ""
         until = f" (until {image.expires_at})" if image.expires_at else ""
         lines += [image.path] if image.path else []
         lines += [f"  url: {image.url}{until}{size}"]
-    return [*lines, head]
+    free = " Not charged." if result.status == "failed" else ""
+    return [*lines, f"{head}: {result.error}{free}" if result.error else head]
+
+
+def _charged(entry: Entry) -> Decimal | None:
+    """What a task cost, in USD; None while nobody knows. What failed or was refused is never charged."""
+    return Decimal(0) if entry.state in {State.FAILED, State.REJECTED} else entry.charged_usd
 
 
 def _images(entry: Entry) -> list[ImageResult]:
     finished = entry.completed_at if entry.image_urls or entry.images else None
     expires_at = None if finished is None else stamp(finished + RESULTS_LIVE)
-    urls: Sequence[str | None] = entry.image_urls
-    stored = (*entry.images, *[None] * (len(urls) - len(entry.images)))
+    # A task asked again may name fewer URLs than it once had images.
+    both = zip_longest(entry.image_urls, entry.images)
     return [
         ImageResult(url=url, expires_at=expires_at)
         if file is None
@@ -189,7 +207,7 @@ def _images(entry: Entry) -> list[ImageResult]:
             height=file.height,
             size_bytes=file.size_bytes,
         )
-        for url, file in zip(urls, stored, strict=True)
+        for url, file in both
     ]
 
 
@@ -197,10 +215,9 @@ def _overall(statuses: Sequence[TaskStatus]) -> GenerationStatus:
     found = set(statuses)
     if found & {"submitting", "pending", "processing"}:
         return "processing"
-    for alone in ("completed", "failed", "unknown"):
-        if found == {alone}:
-            return alone
-    return "partial" if found else "none"
+    if "completed" in found:
+        return "completed" if found == {"completed"} else "partial"
+    return "unknown" if "unknown" in found else "failed" if found else "none"
 
 
 def _total(amounts: Any) -> float | None:  # noqa: ANN401  # an iterable of amounts, some unknown

@@ -247,6 +247,14 @@ class Service:
         entries = await self._journal.recent(limit=limit, states=states, since=since, workspace=workspace)
         return await self._check(entries, wait_seconds, on_progress)
 
+    async def page(self, *, limit: int, before: str | None) -> tuple[Entry, ...]:
+        """What was made, newest first, before the entry with the key `before`. From the journal alone."""
+        return await self._journal.recent(limit=limit, before=before)
+
+    async def known(self, ident: str) -> Entry | None:
+        """The entry of a task id or key that the journal has."""
+        return next(iter(await self._journal.find([ident])), None)
+
     async def _check(self, entries: Sequence[Entry], wait_seconds: float, on_progress: OnProgress | None) -> Outcome:
         if wait_seconds > 0:
             for entry in entries:

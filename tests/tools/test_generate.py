@@ -80,7 +80,7 @@ async def test_the_seed_prompt_becomes_a_checked_png_on_disk(client: Client, san
 
 async def test_words_and_json_each_carry_everything_that_matters(client: Client) -> None:
     result = await client.call_tool("generate", {"prompt": "a red fox in snow"})
-    words, data = texts(result)
+    words, data = texts(result)[:2]
     assert json.loads(data) == result.structured_content
     assert isinstance(result.structured_content, dict)
     image = result.structured_content["tasks"][0]["images"][0]
@@ -142,7 +142,7 @@ async def test_an_own_idempotency_key_gives_the_same_task_again(client: Client) 
 async def test_a_failed_task_says_why_and_that_it_was_not_charged(client: Client) -> None:
     result = await made(client, prompt="a red fox [sandbox:moderation]")
     task = result["tasks"][0]
-    assert (result["status"], task["status"], result["charged_usd"]) == ("failed", "failed", None)
+    assert (result["status"], task["status"], result["charged_usd"]) == ("failed", "failed", 0.0)
     assert task["error"]
 
 
@@ -190,7 +190,6 @@ async def test_a_corrupt_image_is_told_and_never_kept(client: Client, sandbox_se
     [
         ({"prompt": "a fox", "max_cost_usd": 0.04}, "The quote is $0.05 and max_cost_usd allows $0.04."),
         ({"prompt": "a fox", "save_to": "x.png"}, "save_to: is not available yet"),
-        ({"prompt": "a fox", "preview": True}, "preview: is not available yet"),
         ({"prompt": "a fox", "variant": "max"}, "aspect_ratio: max needs it"),
         ({"prompt": "a fox", "variant": "flux-2-pro-text-to-image", "source_images": ["https://example.com/a.png"]},
          "Use flux-2-pro-remix-image, or variant pro."),

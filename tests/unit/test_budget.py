@@ -49,6 +49,15 @@ def test_without_a_price_and_a_statement_any_cap_refuses(caps: Caps) -> None:
     assert caught.value.cost == "Nothing was sent and nothing was charged."
 
 
+@pytest.mark.parametrize("caps", [NO_CAPS, CAPPED, Caps(daily_usd=Decimal(0))])
+def test_an_unknown_price_is_more_than_nothing(caps: Caps) -> None:
+    """Who reserves nothing passes every cap, spent or not."""
+    with pytest.raises(BudgetError) as caught:
+        reservation(None, Decimal(0), caps)
+    assert caught.value.message == "Nobody publishes a price for this, and max_cost_usd allows nothing."
+    assert reservation(Decimal(0), Decimal(0), caps) == 0
+
+
 def test_a_quote_above_what_the_caller_stated_is_refused_with_both_amounts() -> None:
     with pytest.raises(BudgetError) as caught:
         reservation(Decimal("0.14"), Decimal("0.1399"), NO_CAPS)

@@ -399,19 +399,23 @@ async def test_tasks_are_found_by_id_or_key_in_the_order_asked_for(home: Home) -
     assert [entry.key for entry in found] == ["k2", "k1", "k2"]
 
 
-async def test_the_most_recent_come_newest_first(home: Home) -> None:
+async def test_the_most_recent_come_newest_first_and_page_by_page(home: Home) -> None:
     journal = home.journal()
-    for number, hours in enumerate([1, 3, 2, 3]):
-        await new(journal, intent(f"k{number}"), at=AT + timedelta(hours=hours))
-    assert [entry.key for entry in await journal.recent(limit=3)] == ["k3", "k1", "k2"]
+    for number in range(3):
+        await new(journal, intent(f"k{number}"), at=AT + timedelta(hours=number))
+    await new(journal, intent("k3"), intent("k4"), at=AT + timedelta(hours=3))
+    pages = [await journal.recent(limit=2), await journal.recent(limit=2, before="k3")]
+    assert [[entry.key for entry in page] for page in pages] == [["k4", "k3"], ["k2", "k1"]]
+    assert await journal.recent(limit=9, before="k0") == ()
+    assert await home.journal(account="other").recent(limit=9, before="k3") == ()
 
 
 async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_time(home: Home) -> None:
     journal = home.journal()
+    await new(journal, intent("none", workspace=None), at=AT - DAY)
     for number in range(4):
         workspace = "/work" if number % 2 else "/other"
         await new(journal, intent(f"k{number}", workspace=workspace), at=AT + timedelta(hours=number))
-    await new(journal, intent("none", workspace=None), at=AT - DAY)
     await steps(journal, "k1", Event.ACCEPTED)
     await steps(journal, "k2", Event.ACCEPTED, Event.FAILED)
 
@@ -670,3 +674,12 @@ async def test_every_call_leaves_the_event_loop_free(home: Home) -> None:
                     await anyio.lowlevel.checkpoint()
                 assert [entry.key for entry in await home.journal("three").recent(limit=9)] == ["k0"]
     assert len(await one.recent(limit=9)) == 2
+
+
+async def test_an_id_adopted_before_its_own_create_was_answered_becomes_that_task(home: Home) -> None:
+    journal = home.journal()
+    await new(journal, intent("k"))
+    await journal.adopt(intent("adopted-t"), "t", at=AT)
+    accepted = await journal.apply("k", Event.ACCEPTED, Change(at=AT, task_id="t"))
+    assert await journal.find(["t"]) == (accepted,)
+    assert await journal.find(["adopted-t"]) == ()

@@ -283,8 +283,17 @@ def test_a_delivered_image_in_words_begins_with_its_file() -> None:
         "/home/ada/images/2026-11-20-a-cat-1.png\n"
         f"  url: {URL} (until 2026-11-27T10:00:04Z), 1024x768\n"
         "task-1: completed (flux-2-pro-text-to-image)\n"
-        "status: completed; quoted $0.05, charged $0.045"
+        "status: completed; quoted $0.05, charged $0.045\n"
+        "No picture is attached: describe the image only after opening its file."
     )
+
+
+def test_nobody_is_told_to_have_seen_more_pictures_than_came_with_the_words() -> None:
+    words = results.words(told(DELIVERED, replace(DELIVERED, task_id="task-2")), previews=1)
+    assert "Small previews attached: 1. The files are larger and were not looked at." in words
+    assert "No picture is attached" not in words
+    for entry in (OPEN, COMPLETED, FAILED):
+        assert "picture" not in results.words(told(entry))
 
 
 def test_an_open_task_in_words_says_what_to_call_and_what_not() -> None:

@@ -177,8 +177,9 @@ class Journal(Protocol):
         states: Collection[State] | None = None,
         since: datetime | None = None,
         workspace: str | None = None,
+        before: str | None = None,
     ) -> tuple[Entry, ...]:
-        """The newest entries that match, newest first. None: any."""
+        """The newest entries that match, newest first. None: any. `before` is a key: only what was made before it."""
         ...
 
     async def told(self, keys: Sequence[str], *, at: datetime) -> None:

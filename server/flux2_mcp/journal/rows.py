@@ -158,5 +158,9 @@ def step(database: Database, account: str, key: str, event: Event, change: Chang
     if stamp := STAMPS.get(event):
         sets.append(f"{stamp} = coalesce({stamp}, :at)")
     columns |= {"at": change.at.timestamp(), "account": account, "key": key}
+    if event is Event.ACCEPTED:
+        # Somebody asked for the id before the answer to our own create came: what was adopted then is this task.
+        adopted = "account = :account AND task_id = :task_id AND key <> :key AND sent_at IS NULL"
+        database.execute(f"DELETE FROM task WHERE {adopted}", columns)
     database.execute(f"UPDATE task SET {', '.join(sets)} WHERE account = :account AND key = :key", columns)
     return get(database, account, key)

@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from flux2_mcp import budget
 from flux2_mcp.budget import Caps, Spent
-from flux2_mcp.errors import JournalError
+from flux2_mcp.errors import NOTHING_SENT, JournalError
 from flux2_mcp.journal import rows, shared
 from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, digest
 from flux2_mcp.journal.migrations import MIGRATIONS
@@ -127,7 +127,10 @@ class SqliteJournal:
                 return Intended(over=over)
             return Intended(entries=tuple(self._insert(database, intent, at, in_flight) for intent in intents))
 
-        return await self._write(work)
+        try:
+            return await self._write(work)
+        except JournalError as exc:
+            raise JournalError(exc.message, cost=NOTHING_SENT) from exc.__cause__
 
     def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> Entry:
         until = self._monotonic() + shared.LEASE
@@ -195,17 +198,20 @@ class SqliteJournal:
         states: Collection[State] | None = None,
         since: datetime | None = None,
         workspace: str | None = None,
+        before: str | None = None,
     ) -> tuple[Entry, ...]:
         """See `Journal.recent`."""
         sql = (
             "SELECT * FROM task WHERE account = ?1 AND (?2 IS NULL OR created_at >= ?2) AND (?3 IS NULL OR workspace = ?3)"
-            " AND (?4 IS NULL OR state IN (SELECT value FROM json_each(?4))) ORDER BY created_at DESC, n DESC LIMIT ?5"
+            " AND (?4 IS NULL OR state IN (SELECT value FROM json_each(?4)))"
+            " AND (?5 IS NULL OR n < (SELECT n FROM task WHERE account = ?1 AND key = ?5)) ORDER BY n DESC LIMIT ?6"
         )
         values = (
             self._account,
             None if since is None else since.timestamp(),
             workspace,
             None if states is None else json.dumps(sorted(states)),
+            before,
             limit,
         )
         return await self._run(lambda database: rows.entries(database.read(sql, values)))

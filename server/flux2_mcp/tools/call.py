@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
 from typing import TypeAlias
 
+import anyio.to_thread
 from mcp.server.mcpserver import Context
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 
-from flux2_mcp.results import Result
-from flux2_mcp.service import Service
-from flux2_mcp.waiting import OnProgress, Progress
+from flux2_mcp import results
+from flux2_mcp.delivery.preview import MIME_TYPE, MOST_BYTES, MOST_PIXELS, scaled
+from flux2_mcp.errors import DeliveryError
+from flux2_mcp.hosts import clients
+from flux2_mcp.hosts.clients import Client
+from flux2_mcp.journal.entry import StoredImage
+from flux2_mcp.results import Result, image_uri
+from flux2_mcp.service import Outcome, Service
+from flux2_mcp.waiting import OnProgress, Progress, Told
 
 Call: TypeAlias = Context[Service]
 
-WAIT_SECONDS = 45.0
-"""How long a call waits by default: every host bears as much."""
-# Hosts that were measured to bear more (November 2026), by a part of the name they give: well below the limit of each.
-# Claude Code sends calls over 120 s to the background, Codex ends them at 300 s, Gemini CLI at 600 s, Copilot CLI not by 150 s.
-HOST_WAIT_SECONDS = {"claude-code": 110.0, "codex": 240.0, "gemini": 240.0, "copilot": 120.0}
+MOST_PREVIEWS = 8
+LARGE_PREVIEWS = 2
+SMALL_PIXELS, SMALL_BYTES = 320, 25_000
+"""Each preview, where there are more than two."""
 
 
 def service(call: Call) -> Service:
@@ -31,12 +39,15 @@ def client_name(call: Call) -> str | None:
     return None if params is None else params.client_info.name[:64]
 
 
+def client(call: Call) -> Client:
+    """What is known of the host: how long it waits, what of a result it shows."""
+    return clients.client(client_name(call))
+
+
 def wait_seconds(call: Call, asked: float | None) -> float:
     """How long to wait: what the call says, else the settings, else what this host bears."""
-    name = (client_name(call) or "").lower()
-    by_host = next((seconds for part, seconds in HOST_WAIT_SECONDS.items() if part in name), WAIT_SECONDS)
     settings = service(call).settings
-    return next(value for value in (asked, settings.wait_seconds, by_host) if value is not None)
+    return next(value for value in (asked, settings.wait_seconds, client(call).wait_seconds) if value is not None)
 
 
 def on_progress(call: Call) -> OnProgress:
@@ -54,6 +65,37 @@ def on_progress(call: Call) -> OnProgress:
         await call.report_progress(progress.elapsed, message=message)
 
     return report
+
+
+async def generation(call: Call, outcome: Outcome, *, preview: bool) -> CallToolResult:
+    """The answer about tasks: words, the same as JSON, links to the images, and small pictures where they are wanted.
+
+    Args:
+        call: Whose client decides what of it is of use.
+        outcome: What became of the tasks.
+        preview: Whether small pictures are wanted.
+    """
+    result, form = results.generation(outcome), client(call)
+    ready = [(image, told) for told in outcome.tasks for image in told.entry.images]
+    seen: list[ContentBlock] = []
+    if preview and form.preview:
+        pixels = (MOST_PIXELS, MOST_BYTES) if len(ready) <= LARGE_PREVIEWS else (SMALL_PIXELS, SMALL_BYTES)
+        for image, _ in ready[:MOST_PREVIEWS]:
+            try:
+                data = await anyio.to_thread.run_sync(scaled, Path(image.path), *pixels)
+            except DeliveryError:
+                continue  # a file that the user has moved away needs no picture
+            seen.append(ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=MIME_TYPE))
+    links = [link for image, told in ready for link in _links(image, told)] if form.links else []
+    answered = answer(result, results.words(result, previews=len(seen)))
+    return answered.model_copy(update={"content": [*answered.content, *links, *seen]})
+
+
+def _links(image: StoredImage, told: Told) -> list[ResourceLink]:
+    path = Path(image.path)
+    shared = {"type": "resource_link", "name": path.name, "mime_type": image.mime_type, "size": image.size_bytes}
+    uris = (path.as_uri(), image_uri(told.entry.task_id or told.entry.key))
+    return [ResourceLink.model_validate(shared | {"uri": uri}) for uri in uris]
 
 
 def answer(result: Result, text: str) -> CallToolResult:

@@ -47,5 +47,4 @@ async def check_task(
             wait_seconds=wait_seconds or 0,
             on_progress=report,
         )
-    result = results.generation(outcome)
-    return calls.answer(result, results.words(result))
+    return await calls.generation(call, outcome, preview=bool(task_ids))

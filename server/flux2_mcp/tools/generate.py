@@ -8,7 +8,7 @@ from typing import Annotated
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from flux2_mcp import catalog, results
+from flux2_mcp import catalog
 from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.results import GenerationResult
 from flux2_mcp.service import MOST_TOGETHER
@@ -41,9 +41,9 @@ async def generate(
         float | None, Field(ge=0, le=LONGEST_WAIT, description="then returns; the task runs on")
     ] = None,
     save_to: Annotated[str | None, Field(description="not available yet")] = None,
-    preview: Annotated[bool | None, Field(description="not available yet")] = None,
+    preview: Annotated[bool, Field(description="small picture in the result")] = True,
     max_cost_usd: Annotated[
-        float | None, Field(ge=0, allow_inf_nan=False, description="refuse if the call would cost more")
+        float | None, Field(ge=0, le=10_000, description="refuse if the call would cost more")
     ] = None,
     callback_url: Annotated[str | None, Field(description="webhook for the result")] = None,
     idempotency_key: Annotated[
@@ -54,11 +54,8 @@ async def generate(
 
     If status is processing, call check_task; don't generate again.
     """
-    unavailable = {"save_to": save_to, "preview": preview}
-    if refused := [
-        Problem(name, "is not available yet; leave it out.") for name, value in unavailable.items() if value
-    ]:
-        raise InvalidRequestError(*refused)
+    if save_to is not None:
+        raise InvalidRequestError(Problem("save_to", "is not available yet; leave it out."))
     service = calls.service(call)
     request = service.request(
         prompt=prompt,
@@ -78,5 +75,4 @@ async def generate(
         client=calls.client_name(call),
         on_progress=calls.on_progress(call),
     )
-    result = results.generation(outcome)
-    return calls.answer(result, results.words(result))
+    return await calls.generation(call, outcome, preview=preview)

@@ -1,0 +1,127 @@
+"""Resources: what was made, as data, and the images themselves. Newest first, in pages."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import anyio.to_thread
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTemplate
+
+from flux2_mcp import results
+from flux2_mcp.delivery import preview
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
+from flux2_mcp.journal.entry import Entry
+from flux2_mcp.service import Service
+from flux2_mcp.waiting import Told
+
+SCHEME = "flux2"
+TASKS = "flux2://tasks"
+PAGE = 50
+LARGEST_SCALE = 2048
+JSON = "application/json"
+
+TEMPLATES = (
+    ResourceTemplate(
+        name="task", title="Image task", uri_template=f"{TASKS}/{{id}}", description="One task as JSON.", mime_type=JSON
+    ),
+    ResourceTemplate(
+        name="image",
+        title="Image",
+        uri_template="flux2://images/{id}{?max}",
+        description="The image of a task; with max, as JPEG with its longer side at most so many pixels.",
+        mime_type="image/png",
+    ),
+)
+
+
+async def listed(service: Service, cursor: str | None) -> ListResourcesResult:
+    """One page: the list of tasks, then each task and its image, newest first.
+
+    Raises:
+        InvalidRequestError: A cursor that no page gave.
+    """
+    entries = await service.page(limit=PAGE, before=_read_cursor(cursor))
+    found = [] if cursor else [Resource(name="tasks", title="Image tasks", uri=TASKS, mime_type=JSON)]
+    for entry in entries:
+        found += _resources(entry)
+    return ListResourcesResult(resources=found, next_cursor=_cursor(entries[-1].key) if len(entries) == PAGE else None)
+
+
+def _resources(entry: Entry) -> list[Resource]:
+    ident = entry.task_id or entry.key
+    title = " ".join(entry.request.prompt.split())[:60] or ident
+    annotations = Annotations(last_modified=results.stamp(entry.completed_at or entry.created_at))
+    task = Resource(name=f"task-{ident}", title=title, uri=f"{TASKS}/{ident}", mime_type=JSON, annotations=annotations)
+    images = [
+        Resource(
+            name=Path(image.path).name,
+            title=title,
+            uri=results.image_uri(ident),
+            mime_type=image.mime_type,
+            size=image.size_bytes,
+            annotations=annotations,
+        )
+        for image in entry.images[:1]
+    ]
+    return [task, *images]
+
+
+async def read(service: Service, uri: str) -> ReadResourceContents | None:
+    """What stands behind one of our URIs; None where nothing does.
+
+    Raises:
+        Flux2Error: The image is not on disk (yet, or any more).
+        InvalidRequestError: `max` is no number of pixels.
+    """
+    parts = urlsplit(uri)
+    ident = unquote(parts.path.strip("/"))
+    if parts.scheme != SCHEME:
+        return None
+    if parts.netloc == "tasks" and not ident:
+        entries = await service.page(limit=PAGE, before=None)
+        return _json([results.task(Told(entry)).model_dump(mode="json") for entry in entries])
+    entry = await service.known(ident)
+    if entry is None:
+        return None
+    if parts.netloc == "tasks":
+        return _json(results.task(Told(entry)).model_dump(mode="json"))
+    return await _image(entry, parse_qs(parts.query).get("max", [None])[0]) if parts.netloc == "images" else None
+
+
+async def _image(entry: Entry, longest: str | None) -> ReadResourceContents:
+    if not entry.images:
+        raise Flux2Error(f"The task is {results.STATUSES[entry.state]}: its image is not on disk.")
+    image = entry.images[0]
+    if longest is None:
+        try:
+            return ReadResourceContents(await anyio.Path(image.path).read_bytes(), image.mime_type)
+        except OSError as exc:
+            raise Flux2Error("The image's file is gone.") from exc
+    if not longest.isascii() or not longest.isdecimal() or not 0 < int(longest[:6]) <= LARGEST_SCALE:
+        raise InvalidRequestError(Problem("max", f"must be a number of pixels from 1 to {LARGEST_SCALE}."))
+    return ReadResourceContents(
+        await anyio.to_thread.run_sync(preview.scaled, Path(image.path), int(longest), None), preview.MIME_TYPE
+    )
+
+
+def _json(data: Any) -> ReadResourceContents:  # noqa: ANN401  # JSON
+    return ReadResourceContents(json.dumps(data, ensure_ascii=False), JSON)
+
+
+def _cursor(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).decode()
+
+
+def _read_cursor(cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    try:
+        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeError):
+        raise InvalidRequestError(Problem("cursor", "is none that a page gave.")) from None

@@ -1,0 +1,43 @@
+"""A small picture of an image, for a model's eyes. Sync; call from a thread. Originals never travel inside a result."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from flux2_mcp.errors import DeliveryError
+
+MIME_TYPE = "image/jpeg"
+MOST_PIXELS = 512
+"""The longer side, in pixels. Images of over 2,000 have bricked sessions of some hosts."""
+MOST_BYTES = 60_000
+QUALITIES = (82, 70, 55, 40, 25)
+
+
+def scaled(path: Path, longest: int = MOST_PIXELS, most_bytes: int | None = MOST_BYTES) -> bytes:
+    """The image as JPEG, which every client takes, its longer side at most `longest` pixels.
+
+    Args:
+        path: A checked image.
+        longest: Pixels. Smaller images keep their size.
+        most_bytes: The quality falls until it fits; None: the first quality serves.
+
+    Raises:
+        DeliveryError: The file is gone, or is not the image any more that it was.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            image.draft("RGB", (longest, longest))
+            picture = image.convert("RGB")
+            picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    except OSError as exc:
+        raise DeliveryError("The image's file is gone or can't be read any more.") from exc
+    while True:
+        for quality in QUALITIES:
+            out = io.BytesIO()
+            picture.save(out, "JPEG", quality=quality, optimize=True, progressive=True)
+            if most_bytes is None or out.tell() <= most_bytes:
+                return out.getvalue()
+        picture.thumbnail((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)

@@ -1,0 +1,166 @@
+"""What reaches which client: each host loses another part of a result, so each is given the form it keeps."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+from urllib.request import url2pathname
+
+import anyio
+import pytest
+from mcp.client.client import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    BlobResourceContents,
+    CallToolResult,
+    ImageContent,
+    Implementation,
+    ResourceLink,
+    TextContent,
+    TextResourceContents,
+)
+from PIL import Image
+
+from flux2_mcp.app import build
+from flux2_mcp.hosts import clients
+from flux2_mcp.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+# The names that the hosts' clients give themselves, and one that nobody knows.
+NAMES = ["claude-code", "codex-mcp-client", "gemini-cli-mcp-client", "opencode", "github-copilot-cli", "somebody-new"]
+
+
+async def generated(settings: Settings, name: str, era: str, **arguments: object) -> CallToolResult:
+    info = Implementation(name=name, version="1")
+    with anyio.fail_after(60):
+        async with Client(build(settings), mode=era, client_info=info) as client:
+            return await client.call_tool("generate", {"prompt": "a red fox in snow"} | arguments)
+
+
+def blocks(result: CallToolResult, kind: type) -> list[Any]:
+    return [block for block in result.content if isinstance(block, kind)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_each_client_gets_the_form_it_keeps(sandbox_settings: Settings, era: str, name: str) -> None:
+    result = await generated(sandbox_settings, name, era)
+    row = clients.client(name)
+    words, data = (block.text for block in blocks(result, TextContent))
+    facts = json.loads(data)
+    image = facts["tasks"][0]["images"][0]
+    for fact in (image["path"], image["url"], "completed", "0.05"):
+        assert fact in words
+    assert result.structured_content == (facts if row.structured else None)
+    assert len(blocks(result, ImageContent)) == (1 if row.preview else 0)
+    assert ("Small previews attached: 1." in words) is row.preview
+    assert ("No picture is attached" in words) is not row.preview
+    links = [link.uri for link in blocks(result, ResourceLink)]
+    task_id = facts["tasks"][0]["task_id"]
+    assert links == ([Path(image["path"]).as_uri(), f"flux2://images/{task_id}"] if row.links else [])
+
+
+async def test_a_client_that_structured_content_misleads_is_shown_no_output_schema(
+    sandbox_settings: Settings, era: str
+) -> None:
+    for name in NAMES:
+        async with Client(
+            build(sandbox_settings), mode=era, client_info=Implementation(name=name, version="1")
+        ) as client:
+            tools = (await client.list_tools()).tools
+        assert all((tool.output_schema is not None) is clients.client(name).structured for tool in tools)
+
+
+async def test_a_preview_is_small_and_an_original_never_travels(sandbox_settings: Settings, era: str) -> None:
+    result = await generated(sandbox_settings, "claude-code", era, output_resolution="2k")
+    (preview,) = blocks(result, ImageContent)
+    data = base64.b64decode(preview.data)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert (picture.format, max(picture.size)) == ("JPEG", 512)
+    assert (preview.mime_type, len(data) <= 60_000) == ("image/jpeg", True)
+
+
+async def test_preview_false_brings_none(sandbox_settings: Settings, era: str) -> None:
+    result = await generated(sandbox_settings, "claude-code", era, preview=False)
+    assert blocks(result, ImageContent) == []
+
+
+async def test_a_typical_result_is_short(sandbox_settings: Settings) -> None:
+    result = await generated(sandbox_settings, "claude-code", "auto", preview=False)
+    assert len(json.dumps(result.structured_content, separators=(",", ":")).encode()) <= 1500
+
+
+async def test_what_was_made_is_listed_and_read_as_resources(client: Client) -> None:
+    made = await client.call_tool("generate", {"prompt": "a red fox in snow"})
+    assert isinstance(made.structured_content, dict)
+    task = made.structured_content["tasks"][0]
+    listed = (await client.list_resources()).resources
+    assert [resource.uri for resource in listed] == [
+        "flux2://tasks",
+        f"flux2://tasks/{task['task_id']}",
+        f"flux2://images/{task['task_id']}",
+    ]
+    (one,) = (await client.read_resource(f"flux2://tasks/{task['task_id']}")).contents
+    assert isinstance(one, TextResourceContents)
+    assert json.loads(one.text) == task
+    (every,) = (await client.read_resource("flux2://tasks")).contents
+    assert isinstance(every, TextResourceContents)
+    assert json.loads(every.text) == [task]
+    (whole,) = (await client.read_resource(f"flux2://images/{task['task_id']}")).contents
+    assert isinstance(whole, BlobResourceContents)
+    assert whole.mime_type == "image/png"
+    assert base64.b64decode(whole.blob) == Path(task["images"][0]["path"]).read_bytes()
+    (small,) = (await client.read_resource(f"flux2://images/{task['task_id']}?max=100")).contents
+    assert isinstance(small, BlobResourceContents)
+    with Image.open(io.BytesIO(base64.b64decode(small.blob))) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (100, 100))
+
+
+@pytest.mark.parametrize("uri", ["flux2://tasks/none", "flux2://images/none", "flux2://elsewhere", "other://tasks"])
+async def test_a_resource_that_is_not_there_is_not_found(client: Client, uri: str) -> None:
+    with pytest.raises(MCPError) as caught:
+        await client.read_resource(uri)
+    assert caught.value.error.code == INVALID_PARAMS
+
+
+async def test_resources_come_in_pages_newest_first(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux2_mcp.context.resources.PAGE", 2)
+    ids = []
+    for number in range(3):
+        made = await client.call_tool("generate", {"prompt": f"fox {number} [sandbox:stuck]", "wait_seconds": 0})
+        assert isinstance(made.structured_content, dict)
+        ids.append(made.structured_content["tasks"][0]["task_id"])
+    first = await client.list_resources()
+    second = await client.list_resources(cursor=first.next_cursor)
+    assert [resource.uri for resource in first.resources] == [
+        "flux2://tasks",
+        f"flux2://tasks/{ids[2]}",
+        f"flux2://tasks/{ids[1]}",
+    ]
+    assert ([resource.uri for resource in second.resources], second.next_cursor) == ([f"flux2://tasks/{ids[0]}"], None)
+    with pytest.raises(MCPError) as caught:
+        await client.list_resources(cursor="nonsense!")
+    assert caught.value.error.code == INVALID_PARAMS
+
+
+async def test_an_image_that_is_not_ready_or_a_wrong_size_is_told(client: Client) -> None:
+    made = await client.call_tool("generate", {"prompt": "a red fox [sandbox:stuck]", "wait_seconds": 0})
+    assert isinstance(made.structured_content, dict)
+    task_id = made.structured_content["tasks"][0]["task_id"]
+    with pytest.raises(MCPError, match="its image is not on disk"):
+        await client.read_resource(f"flux2://images/{task_id}")
+    done = await client.call_tool("generate", {"prompt": "a red fox in snow"})
+    assert isinstance(done.structured_content, dict)
+    done_id = done.structured_content["tasks"][0]["task_id"]
+    with pytest.raises(MCPError, match="max: must be a number of pixels"):
+        await client.read_resource(f"flux2://images/{done_id}?max=huge")
+
+
+async def test_the_file_link_leads_to_the_file(sandbox_settings: Settings) -> None:
+    result = await generated(sandbox_settings, "claude-code", "auto")
+    link = blocks(result, ResourceLink)[0]
+    assert Path(url2pathname(link.uri.removeprefix("file://"))).stat().st_size == link.size
