@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test check kill bench-polling fmt clean help
+.PHONY: demo test check kill bench-polling swarm test-browser fmt clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -32,15 +32,21 @@ check: .venv/.done ## lint, types, direction of imports
 
 test: check ## everything that has to hold: check, then the tests with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto
+	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/browser
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 kill: .venv/.done ## kill the server 200 times at every step of a task's life: nothing lost, nothing paid twice
 	$(RUN) bench.kill --kills 200
 
+swarm: .venv/.done ## eight servers on one home: one limiter, one budget, nobody polls another's tasks
+	$(RUN) bench.swarm
+
 bench-polling: .venv/.done ## the poller beside fixed intervals, on simulated time
 	$(RUN) bench.polling
+
+test-browser: .venv/.done ## the gallery in headless Chromium, in a real host page (needs chromium, node and npm)
+	$(BIN)/pytest tests/browser --numprocesses auto
 
 fmt: .venv/.done ## format and mend what can be mended
 	$(BIN)/ruff check --fix .

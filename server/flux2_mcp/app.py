@@ -24,7 +24,7 @@ from mcp_types import (
 from pydantic import AnyUrl, ValidationError
 
 from flux2_mcp import __version__, boundary
-from flux2_mcp.context import resources
+from flux2_mcp.context import gallery, resources
 from flux2_mcp.context.instructions import INSTRUCTIONS
 from flux2_mcp.errors import Flux2Error, InvalidRequestError
 from flux2_mcp.hosts import clients
@@ -128,6 +128,7 @@ def build(settings: Settings) -> Flux2Server:
         cache_hints={"tools/list": CacheHint(ttl_ms=HOUR_MS, scope="public")},
         subscriptions=False,
         middleware=[shape_lists],
+        extensions=[gallery.extension()],
         log_level="WARNING",
     )
 
@@ -136,6 +137,7 @@ def _tool(entry: Entry) -> Tool:
     tool = Tool.from_function(
         entry.function,
         title=entry.title,
+        meta=gallery.tool_meta(entry.function.__name__),
         description=_description(entry.function.__doc__ or ""),
         annotations=ToolAnnotations(
             title=entry.title,

@@ -146,6 +146,16 @@ def task(told: Told) -> TaskResult:
     )
 
 
+def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """What each task was asked with, by id, as arguments of `generate`: for a gallery, which has no other way to know."""
+    shown = ("prompt", "aspect_ratio", "output_resolution", "enable_safety_checker")
+    return {
+        entry.task_id or entry.key: {name: getattr(entry.request, name) for name in shown}
+        | {"source_images": list(entry.request.source_image_urls)}
+        for entry in (told.entry for told in outcome.tasks)
+    }
+
+
 def words(result: GenerationResult, *, previews: int = 0) -> str:
     """The same for a reader: what happened, where it is, what it cost, what to do next.
 

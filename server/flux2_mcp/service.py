@@ -18,6 +18,7 @@ import anyio
 
 from flux2_mcp import budget, callbacks, catalog, pricing
 from flux2_mcp.callbacks import Callbacks
+from flux2_mcp.earlier import Earlier
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, NotFoundError, Problem
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.journal import owners
@@ -73,6 +74,7 @@ class Service:
         self._waiter = Waiter(self._journal, self._keeper)
         self._begun = anyio.Event()
         self.prices = Prices(self._gateway)
+        self.earlier = Earlier(self._journal, self._gateway)
 
     @classmethod
     @asynccontextmanager

@@ -20,7 +20,8 @@ def source_problems(sources: Sequence[str], *, local: bool) -> list[Problem]:
     """
     wrong = [number for number, url in enumerate(sources, 1) if not is_url(url, local=local)]
     return [
-        Problem("source_images", f"item {number} is not an https URL; that is all it takes so far.") for number in wrong
+        Problem("source_images", f"item {number} is neither an https URL nor task:ID of an earlier result.")
+        for number in wrong
     ]
 
 

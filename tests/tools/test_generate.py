@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mcp_types import CallToolResult, TextContent
 from PIL import Image
 
 from flux2_mcp.results import JOINED_NOTICE, SANDBOX_NOTICE
+from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.settings import Settings
 from tests.conftest import SEED_PROMPT
 
@@ -109,6 +111,25 @@ async def test_an_earlier_result_can_be_remixed(client: Client) -> None:
     assert (result["status"], result["charged_usd"]) == ("completed", 0.14)
 
 
+async def test_an_earlier_task_can_be_remixed_by_its_id(client: Client, sandbox_settings: Settings) -> None:
+    first = await made(client, prompt="a red fox in snow")
+    task_id = first["tasks"][0]["task_id"]
+    result = await made(client, prompt="at night", source_images=[f"task:{task_id}"])
+    assert (result["status"], result["tasks"][0]["action"]) == ("completed", "remix_image")
+    with Sandbox(sandbox_settings.home / "sandbox") as runapi:
+        assert runapi.tasks()[-1].sources == (f"task:{task_id}",)
+
+
+async def test_a_task_that_is_no_source_is_refused_by_its_number(client: Client) -> None:
+    stuck = await made(client, prompt="a red fox [sandbox:stuck]", wait_seconds=0)
+    sources = [f"task:{stuck['tasks'][0]['task_id']}", "task:none"]
+    refused = await client.call_tool("generate", {"prompt": "at night", "source_images": sources})
+    assert refused.is_error
+    first, second = texts(refused)[0].splitlines()[:2]
+    assert re.fullmatch(r"source_images: item 1: the task is p\w+; wait for it with check_task\.", first)
+    assert second == "source_images: item 2: the journal knows no such task; check_task lists those it does."
+
+
 async def test_waiting_no_longer_gives_the_id_and_the_call_to_make_next(client: Client) -> None:
     result = await made(client, prompt="a red fox [sandbox:stuck]", wait_seconds=0)
     task = result["tasks"][0]
@@ -193,7 +214,7 @@ async def test_a_corrupt_image_is_told_and_never_kept(client: Client, sandbox_se
         ({"prompt": "a fox", "variant": "max"}, "aspect_ratio: max needs it"),
         ({"prompt": "a fox", "variant": "flux-2-pro-text-to-image", "source_images": ["https://example.com/a.png"]},
          "Use flux-2-pro-remix-image, or variant pro."),
-        ({"prompt": "a fox", "source_images": ["/etc/passwd"]}, "source_images: item 1 is not an https URL"),
+        ({"prompt": "a fox", "source_images": ["/etc/passwd"]}, "source_images: item 1 is neither an https URL"),
         ({"prompt": "a fox", "callback_url": "ftp://example.com"}, "callback_url: is not an https URL"),
     ],
 )  # fmt: skip

@@ -63,7 +63,7 @@ def test_what_only_looks_like_loopback_stays_here(url: str) -> None:
 def test_each_bad_source_is_named_by_its_place_and_never_shown() -> None:
     secret = "/home/ada/secret.png"
     problems = source_problems(["https://example.com/a.png", secret, "https://example.com/b.png", ""], local=False)
-    text = "item {} is not an https URL; that is all it takes so far."
+    text = "item {} is neither an https URL nor task:ID of an earlier result."
     assert problems == [Problem("source_images", text.format(2)), Problem("source_images", text.format(4))]
     assert source_problems([], local=False) == []
 

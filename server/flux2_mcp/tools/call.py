@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import anyio.to_thread
+from mcp.server.apps import client_supports_apps
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 
@@ -22,6 +23,8 @@ from flux2_mcp.waiting import OnProgress, Progress, Told
 
 Call: TypeAlias = Context[Service]
 
+REQUESTS_KEY = "flux-2/requests"
+"""In a result's `_meta`, for the gallery alone: what each task was asked with."""
 MOST_PREVIEWS = 8
 LARGE_PREVIEWS = 2
 SMALL_PIXELS, SMALL_BYTES = 320, 25_000
@@ -88,7 +91,8 @@ async def generation(call: Call, outcome: Outcome, *, preview: bool) -> CallTool
             seen.append(ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=MIME_TYPE))
     links = [link for image, told in ready for link in _links(image, told)] if form.links else []
     answered = answer(result, results.words(result, previews=len(seen)))
-    return answered.model_copy(update={"content": [*answered.content, *links, *seen]})
+    meta = {REQUESTS_KEY: results.requests(outcome)} if client_supports_apps(call) else None
+    return answered.model_copy(update={"content": [*answered.content, *links, *seen], "meta": meta})
 
 
 def _links(image: StoredImage, told: Told) -> list[ResourceLink]:

@@ -27,7 +27,9 @@ async def generate(
         str,
         Field(description="pro (cheapest), flex (lettering, detail), max (best; aspect_ratio required), or a model id"),
     ] = catalog.DEFAULT_VARIANT,
-    source_images: Annotated[list[str] | None, Field(description="https URLs to remix; 1-8, max: 1")] = None,
+    source_images: Annotated[
+        list[str] | None, Field(description="to remix: https URLs, task:ID of earlier results; 1-8, max: 1")
+    ] = None,
     aspect_ratio: Annotated[
         str | None,
         Field(description="default 1:1; auto (pro, flex remix): as the source", json_schema_extra={"enum": RATIOS}),
@@ -60,7 +62,7 @@ async def generate(
     request = service.request(
         prompt=prompt,
         variant=variant,
-        source_images=source_images,
+        source_images=await service.earlier.addresses(source_images or ()),
         aspect_ratio=aspect_ratio,
         output_resolution=output_resolution,
         enable_safety_checker=enable_safety_checker,

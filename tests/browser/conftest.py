@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
+
+import pytest
+from playwright.async_api import async_playwright
+
+from tests.browser.host import Answer, Host, Site, chromium, fetched, launch_options, serving
+
+Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Host]]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def site() -> AsyncIterator[Site]:
+    if chromium() is None:
+        pytest.skip("chromium is not installed")
+    if isinstance(packages := fetched(), str):
+        pytest.skip(packages)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(**launch_options())
+        async with serving(browser, packages) as site:
+            yield site
+        await browser.close()
+
+
+@pytest.fixture
+def hosting(site: Site) -> Open:
+    return site.hosting
+
+
+async def nothing(_: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def answers() -> dict[str, Answer]:
+    """A host that takes everything and gives nothing; a test puts its own answers in."""
+    return dict.fromkeys(("tool", "resource", "message", "link", "context"), nothing)

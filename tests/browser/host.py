@@ -1,0 +1,262 @@
+"""A host of MCP Apps: the extension's own bridge in a page on loopback, in headless Chromium; the test answers its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import platformdirs
+import uvicorn
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, FrameLocator, Page, Request
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from flux2_mcp.context import gallery
+
+PACKAGES = {
+    "@modelcontextprotocol/ext-apps": "2.0.4",
+    "@modelcontextprotocol/client": "2.4.0",
+    "@modelcontextprotocol/core": "2.4.0",
+    "zod": "4.6.7",
+    "axe-core": "4.14.1",
+}
+"""The bridge with what it is built on, and the rules of accessibility as a program."""
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+# The policy that the extension has hosts use where a resource declares no domain (2026-01-26, "Host Behavior").
+POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+    " media-src 'self' data:; object-src 'none'; connect-src 'none'; frame-src 'none'; base-uri 'self'"
+)
+EVERYTHING: Mapping[str, Any] = {
+    "serverTools": {},
+    "serverResources": {},
+    "openLinks": {},
+    "message": {"text": {}},
+    "updateModelContext": {"text": {}},
+}
+INSTALL_SECONDS = 180
+OPEN_SECONDS = 60
+
+Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class RefusedError(Exception):
+    """The host's answer is a JSON-RPC error."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def chromium() -> str | None:
+    """The browser's executable, or None."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
+@cache
+def fetched() -> Path | str:
+    """The folder with the packages, fetched once into the user's cache; or why there is none."""
+    if (npm := shutil.which("npm")) is None:
+        return "npm is not installed"
+    name = "-".join(version.replace(".", "_") for version in PACKAGES.values())
+    folder = platformdirs.user_cache_path("flux2-mcp-tests") / f"bridge-{name}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent))
+        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-save", "--fetch-retries=1"]
+        packages = [f"{package}@{version}" for package, version in PACKAGES.items()]
+        try:
+            subprocess.run(
+                [npm, "install", "--prefix", str(fresh), *options, *packages],
+                check=True,
+                capture_output=True,
+                timeout=INSTALL_SECONDS,
+            )
+            fresh.rename(folder)
+        except (subprocess.SubprocessError, OSError) as exc:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if not folder.exists():  # else another worker was faster
+                return f"npm could not fetch the bridge of MCP Apps: {exc}"
+    return folder / "node_modules"
+
+
+@dataclass
+class Host:
+    """One page of the host, and what the gallery asked of it.
+
+    Attributes:
+        page: The host's page.
+        answers: What to answer, by kind: "tool", "resource", "message", "link", "context".
+        calls: What was asked, in order, as (kind, params).
+        wrong: Errors and warnings of the console, failed requests, requests to elsewhere. Must stay empty.
+    """
+
+    page: Page
+    base: str
+    answers: dict[str, Answer]
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def view(self) -> FrameLocator:
+        """The gallery."""
+        return self.page.frame_locator("iframe")
+
+    def tools(self, name: str) -> list[dict[str, Any]]:
+        """The arguments that a tool was called with, call by call."""
+        return [params["arguments"] for kind, params in self.calls if kind == "tool" and params["name"] == name]
+
+    def reads(self) -> list[str]:
+        """The addresses that were read, in order."""
+        return [params["uri"] for kind, params in self.calls if kind == "resource"]
+
+    async def open(self, *, capabilities: Mapping[str, Any] = EVERYTHING, **context: Any) -> None:  # noqa: ANN401  # JSON
+        """Show the gallery: its page, the handshake."""
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.wrong.append(f"failed: {request.url}"))
+        self.page.on("request", self._requested)
+        with anyio.fail_after(OPEN_SECONDS):
+            await self.page.goto(f"{self.base}/host.html")
+            await self.page.wait_for_selector("html[data-ready]", state="attached")
+            await self.page.evaluate(
+                "options => open_gallery(options)",
+                {
+                    "url": f"{self.base}/gallery",
+                    "permissions": gallery.PERMISSIONS.model_dump(by_alias=True, exclude_none=True),
+                    "capabilities": dict(capabilities),
+                    "context": {"theme": "light", "locale": "en-GB", "timeZone": "UTC", **context},
+                },
+            )
+
+    async def input(self, **arguments: Any) -> None:  # noqa: ANN401  # JSON
+        """Tell the gallery what the tool was called with."""
+        await self.page.evaluate("args => bridge.sendToolInput({ arguments: args })", arguments)
+
+    async def result(self, result: dict[str, Any]) -> None:
+        """Tell the gallery what the tool answered."""
+        await self.page.evaluate("result => bridge.sendToolResult(result)", result)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.wrong.append(message.text)
+
+    def _requested(self, request: Request) -> None:
+        if not request.url.startswith((self.base, "data:")):
+            self.wrong.append(f"elsewhere: {request.url}")
+
+    async def ask(self, kind: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Write down what the gallery asks, and answer it as the test wants."""
+        self.calls.append((kind, params))
+        try:
+            return {"result": await self.answers[kind](params)}
+        except RefusedError as exc:
+            return {"error": {"code": exc.code, "message": str(exc)}}
+
+
+class _Kept(StaticFiles):
+    """Files that a browser keeps: every page is the same bridge again."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:  # noqa: ANN401  # as starlette has it
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "max-age=3600, immutable"
+        return response
+
+
+class Site:
+    """The host's web server on a free port of loopback, and one browser profile. One page is open at a time.
+
+    Args:
+        context: Of the browser.
+        base: The server's address.
+    """
+
+    def __init__(self, context: BrowserContext, base: str) -> None:
+        self._context = context
+        self._base = base
+        self._host: Host | None = None
+
+    @asynccontextmanager
+    async def hosting(
+        self,
+        answers: dict[str, Answer],
+        *,
+        viewport: tuple[int, int] = (800, 900),
+        reduced_motion: Literal["reduce", "no-preference"] = "no-preference",
+    ) -> AsyncIterator[Host]:
+        """A page of the host, still empty."""
+        page = await self._context.new_page()
+        await page.set_viewport_size({"width": viewport[0], "height": viewport[1]})
+        await page.emulate_media(reduced_motion=reduced_motion)
+        self._host = Host(page, self._base, answers)
+        try:
+            yield self._host
+        finally:
+            self._host = None
+            await page.close()
+
+    def routes(self, packages: Path) -> list[BaseRoute]:
+        """What the server answers."""
+        return [
+            Route("/host.html", self._page),
+            Route("/gallery", self._gallery),
+            Route("/ask/{kind}", self._ask, methods=["POST"]),
+            Mount("/npm", _Kept(directory=packages)),
+        ]
+
+    async def _page(self, _: HttpRequest) -> Response:
+        return FileResponse(Path(__file__).with_name("host.html"))
+
+    async def _gallery(self, _: HttpRequest) -> Response:
+        return Response(gallery.html(), media_type="text/html", headers={"Content-Security-Policy": POLICY})
+
+    async def _ask(self, request: HttpRequest) -> Response:
+        if self._host is None:  # the page was closed over a call
+            return Response(status_code=410)
+        return JSONResponse(await self._host.ask(request.path_params["kind"], await request.json()))
+
+
+@asynccontextmanager
+async def serving(browser: Browser, packages: Path) -> AsyncIterator[Site]:
+    """A site, for as long as it is used."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        context = await browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+        site = Site(context, base)
+        app = Starlette(routes=site.routes(packages))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield site
+        finally:
+            await context.close()
+            server.should_exit = True
+            await task
+
+
+def launch_options() -> dict[str, Any]:
+    """How Chromium is started: Debian's, headless, quiet, with a profile of its own."""
+    return {"executable_path": chromium(), "headless": True, "args": list(FLAGS), "env": dict(os.environ)}
