@@ -19,11 +19,12 @@ def main() -> None:
     # The SDK builds thousands of models while it is imported, and none of them is garbage.
     gc.disable()
     try:
-        code = _command(sys.argv[1:]) if len(sys.argv) > 1 else _serve()
+        if len(sys.argv) > 1:
+            sys.exit(_command(sys.argv[1:]))
+        _serve()
     except KeyboardInterrupt:
         # It came while modules were loading: once a command runs, it answers for itself.
-        code = 128 + signal.SIGINT
-    sys.exit(code)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _command(argv: list[str]) -> int:
@@ -33,7 +34,7 @@ def _command(argv: list[str]) -> int:
     return run(argv, os.environ, _config_text(), _workspace())
 
 
-def _serve() -> int:
+def _serve() -> None:
     from flux2_mcp.errors import Flux2Error
     from flux2_mcp.logs import to_stderr
     from flux2_mcp.settings import from_env
@@ -46,7 +47,7 @@ def _serve() -> int:
         settings = from_env(os.environ, _config_text(), workspace=_workspace())
     except Flux2Error as exc:
         sys.stderr.write(f"{exc.message}\n{exc.next_step}\n")
-        return exc.exit_code
+        sys.exit(exc.exit_code)
     to_stderr(settings.log_level)
     from flux2_mcp.app import build
 
@@ -54,7 +55,6 @@ def _serve() -> int:
     gc.freeze()
     gc.enable()
     server.run("stdio")
-    return 0
 
 
 def _workspace() -> str | None:

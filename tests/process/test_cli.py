@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import click
 import pytest
 from mcp.client.client import Client
 from PIL import Image
@@ -28,25 +31,24 @@ from runapi.core import PollingOptions
 from runapi.flux_2 import Flux2Client
 
 from flux2_mcp import __version__, catalog, errors, results, views
+from flux2_mcp.__main__ import _config_text
 from flux2_mcp.app import build
-from flux2_mcp.commands import output
+from flux2_mcp.commands import cli, output
 from flux2_mcp.commands.cli import flux2
-from flux2_mcp.commands.generate import NO_CANCEL, exit_code, generate
+from flux2_mcp.commands.generate import AGAIN, AGAIN_PAID, LATER, NO_CANCEL, exit_code, generate
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.lifecycle import State
 from flux2_mcp.prices import PriceList
 from flux2_mcp.results import JOINED_NOTICE, SANDBOX_NOTICE
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.service import Outcome, Service
-from flux2_mcp.settings import Settings
+from flux2_mcp.settings import Settings, from_env
 from flux2_mcp.waiting import Told
 
 DEADLINE = 60.0
+Here = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-m", "flux2_mcp"]
 SCREEN_LINES = 36
-JOINS = "The same command again, from the same folder, joins it and pays nothing more."
-PAYS = "The same command again would make new ones and pay for them; with --idempotency-key it would not."
-LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
 PNG = r"\d{4}-\d{2}-\d{2}-[a-z-]+-[0-9a-f]{8}\.png"
 
 
@@ -67,11 +69,12 @@ OWN = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.
 class Terminal:
     """A terminal of 100 columns, and the process that has it as its stderr; as its stdin too where `typing`."""
 
-    def __init__(self, env: Mapping[str, str], command: list[str], *, typing: bool) -> None:
+    def __init__(self, env: Mapping[str, str], command: list[str], *, typing: bool, cwd: Path | None = None) -> None:
         self._ours, theirs = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-ISc", OWN, *command],
             env=dict(env),
+            cwd=cwd,
             stdin=theirs if typing else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=theirs,
@@ -113,8 +116,10 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(env: Mapping[str, str], *command: str, typing: bool = False) -> Iterator[Terminal]:
-    with closing(Terminal(env, [*COMMAND, *command], typing=typing)) as terminal:
+def on_terminal(
+    env: Mapping[str, str], *command: str, typing: bool = False, cwd: Path | None = None
+) -> Iterator[Terminal]:
+    with closing(Terminal(env, [*COMMAND, *command], typing=typing, cwd=cwd)) as terminal:
         yield terminal
         assert "Traceback" not in terminal.seen
 
@@ -130,6 +135,29 @@ def serving(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.
             yield process, dict(line.rstrip("\n").split("=", 1) for line in lines)
         finally:
             process.kill()
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C works here and in what is started here, also where whoever runs the tests has switched it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def here(clean_env: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
+    """A command in this process: what a process would show is shown above, and starting one costs half a second."""
+    logger = logging.getLogger("flux2_mcp")
+    before = logger.level
+
+    def run(*argv: str, **env: str) -> tuple[int, str, str]:
+        code = cli.run(argv, clean_env | env, None, str(tmp_path))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield run
+    logger.setLevel(before)
 
 
 def only_image(made: dict[str, Any]) -> dict[str, Any]:
@@ -157,18 +185,17 @@ def test_generate_prints_the_file_first_then_where_it_came_from_and_what_it_cost
 
 
 def test_json_is_the_tools_structured_form_and_the_same_key_is_the_same_task(
-    clean_env: dict[str, str], sandbox_settings: Settings, tmp_path: Path
+    clean_env: dict[str, str], tmp_path: Path
 ) -> None:
-    arguments = {"prompt": "a red fox in snow", "idempotency_key": "fox-1"}
-    env = clean_env | {"PYTHONIOENCODING": "latin-1"}  # JSON is UTF-8, whatever the terminal speaks
-    done = flux2_mcp(
-        env, "generate", "a red fox in snow", "--idempotency-key", "fox-1", "--json", "--max-cost", "$0.05",
-        cwd=tmp_path, encoding="utf-8",
-    )  # fmt: skip
+    # JSON is UTF-8, whatever the terminal speaks.
+    env = clean_env | {"FLUX2_HOME": str(tmp_path / "zdjęcia"), "PYTHONIOENCODING": "latin-1"}
+    same = ("a red fox in snow", "--idempotency-key", "fox-1")
+    done = flux2_mcp(env, "generate", *same, "--json", "--max-cost", "$0.05", encoding="utf-8")
 
     async def tool() -> object:
-        async with Client(build(sandbox_settings)) as client:
-            return (await client.call_tool("generate", arguments)).structured_content
+        async with Client(build(from_env(env))) as client:
+            called = await client.call_tool("generate", {"prompt": same[0], "idempotency_key": same[2]})
+            return called.structured_content
 
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == anyio.run(tool)
@@ -185,19 +212,14 @@ def test_an_earlier_result_is_remixed_as_often_as_asked(clean_env: dict[str, str
     assert made["charged_usd"] == 0.1
 
 
-def test_what_runapi_does_not_say_is_said_not_to_be_known(clean_env: dict[str, str]) -> None:
-    done = flux2_mcp(clean_env, "generate", "a red fox [sandbox:no_usage]")
-    assert (done.returncode, done.stdout.splitlines()[3]) == (
-        0,
-        "completed, quoted $0.05, charged not told by RunAPI",
-    )
-
-
-def test_a_path_that_the_terminal_can_not_show_is_shown_escaped(clean_env: dict[str, str], tmp_path: Path) -> None:
+def test_what_can_not_be_shown_is_escaped_and_what_is_not_known_is_said_so(
+    clean_env: dict[str, str], tmp_path: Path
+) -> None:
     env = clean_env | {"FLUX2_HOME": str(tmp_path / "zdjęcia"), "PYTHONIOENCODING": "latin-1"}
-    done = flux2_mcp(env, "generate", "a red fox in snow")
+    done = flux2_mcp(env, "generate", "a red fox [sandbox:no_usage]")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(str(tmp_path / r"zdj\u0119cia"))
+    assert done.stdout.splitlines()[3] == "completed, quoted $0.05, charged not told by RunAPI"
 
 
 # --- generate: what went wrong, and the exit code ---------------------------------------------------------------------
@@ -235,16 +257,19 @@ def test_over_the_callers_own_cap_is_4_in_the_command_lines_words(clean_env: dic
     )
 
 
-def test_all_that_breaks_the_contract_is_told_at_once_and_is_4(clean_env: dict[str, str]) -> None:
-    done = flux2_mcp(clean_env, "generate", "ox", "--variant", "max", "--output-resolution", "2k", "--source", "ox.png")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == (
-        "Error: prompt: got 2 characters; max allows 3 to 5000.\n"
-        "       --aspect-ratio: max needs it; allowed: 1:1, 4:3, 3:4, 16:9, 9:16, 3:2, 2:3.\n"
-        '       --output-resolution: got "2k"; allowed: 1k. Allowed by: pro, flex.\n'
-        "       --source: item 1 is not an https URL; that is all it takes so far.\n"
-        "Nothing was sent and nothing was charged.\n"
-        "Next: Mend the arguments named above and run this again.\n"
+def test_all_that_breaks_the_contract_is_told_at_once_and_is_4(here: Here) -> None:
+    broken = here("generate", "ox", "--variant", "max", "--output-resolution", "2k", "--source", "ox.png")
+    assert broken == (
+        4,
+        "",
+        (
+            "Error: prompt: got 2 characters; max allows 3 to 5000.\n"
+            "       --aspect-ratio: max needs it; allowed: 1:1, 4:3, 3:4, 16:9, 9:16, 3:2, 2:3.\n"
+            '       --output-resolution: got "2k"; allowed: 1k. Allowed by: pro, flex.\n'
+            "       --source: item 1 is neither an https URL nor task:ID of an earlier result.\n"
+            "Nothing was sent and nothing was charged.\n"
+            "Next: Mend the arguments named above and run this again.\n"
+        ),
     )
 
 
@@ -260,6 +285,7 @@ def test_all_that_breaks_the_contract_is_told_at_once_and_is_4(clean_env: dict[s
         ("generate a-fox --max-cost nan", "'--max-cost': 'nan' is not an amount in USD"),
         ("generate a-fox --max-cost inf", "'--max-cost': 'inf' is not an amount in USD"),
         ("generate a-fox --max-cost -1", "'--max-cost': '-1' is not an amount in USD"),
+        ("generate a-fox --max-cost 10001", "is not an amount in USD, such as 0.50, up to 10,000."),
         ("generate a-fox --max-cost much", "'--max-cost': 'much' is not an amount in USD"),
         ("generate a-fox --idempotency-key=", "'--idempotency-key': it must be 1 to 500 printable ASCII characters."),
         ("generate a-fox --idempotency-key=\xe9", "'--idempotency-key': it must be 1 to 500 printable ASCII"),
@@ -270,18 +296,15 @@ def test_all_that_breaks_the_contract_is_told_at_once_and_is_4(clean_env: dict[s
     ],
 )  # fmt: skip
 def test_what_a_command_does_not_take_is_4_and_says_where_to_look(
-    arguments: str, words: str, capsys: pytest.CaptureFixture[str], sandbox_settings: Settings
+    arguments: str, words: str, here: Here, tmp_path: Path
 ) -> None:
-    from flux2_mcp.commands.cli import run
-
-    assert run(arguments.split(" "), {"FLUX2_HOME": str(sandbox_settings.home)}, None, None) == 4
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 2)
+    code, out, err = here(*arguments.split(" "))
+    assert (code, out, err.count("\n")) == (4, "", 2)
     command = "" if arguments == "--" else f" {arguments.partition(' ')[0]}"
     assert err.endswith(f"\nNext: flux2-mcp{command} --help shows what it takes.\n")
     assert err.startswith("Error: ")
     assert words in err
-    assert not sandbox_settings.home.exists()
+    assert not (tmp_path / "home").exists()
 
 
 def test_an_unknown_command_is_4_and_coloured_on_terminals_alone(clean_env: dict[str, str]) -> None:
@@ -291,23 +314,21 @@ def test_an_unknown_command_is_4_and_coloured_on_terminals_alone(clean_env: dict
     with on_terminal(clean_env | {"TERM": "xterm"}, "generat") as terminal:
         assert terminal.end() == (4, "")
     assert terminal.seen.startswith("\x1b[31m\x1b[1mError:\x1b[0m No such command 'generat'.")
-    for plain in ({"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}):
-        with on_terminal(clean_env | plain, "generat") as terminal:
-            assert terminal.end() == (4, "")
-        assert terminal.seen.replace("\r\n", "\n") == done.stderr
+    with on_terminal(clean_env | {"TERM": "xterm", "NO_COLOR": "1"}, "generat") as terminal:
+        assert terminal.end() == (4, "")
+    assert terminal.seen.replace("\r\n", "\n") == done.stderr
 
 
-def test_a_wait_that_is_over_is_5_and_says_how_it_goes_on(clean_env: dict[str, str]) -> None:
-    env = clean_env | {"FLUX2_WAIT_SECONDS": "0"}
-    done = flux2_mcp(env, "generate", "a red fox [sandbox:stuck]")
+def test_a_wait_that_is_over_is_5_and_says_how_it_goes_on(clean_env: dict[str, str], here: Here) -> None:
+    done = flux2_mcp(clean_env | {"FLUX2_WAIT_SECONDS": "0"}, "generate", "a red fox [sandbox:stuck]")
     head, *rest = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (5, "")
     assert re.fullmatch(r"[0-9a-f-]{36}: pending", head)
-    assert rest == ["processing, quoted $0.05, charged not known yet", LATER, JOINS, SANDBOX_NOTICE]
-    several = flux2_mcp(clean_env, "generate", "a red fox [sandbox:stuck]", "--count", "2", "--wait", "0")
-    assert several.returncode == 5
-    assert several.stdout.splitlines()[2:] == [
-        "processing, quoted $0.10, charged not known yet", LATER, PAYS, SANDBOX_NOTICE,
+    assert rest == ["processing, quoted $0.05, charged not known yet", LATER, AGAIN, SANDBOX_NOTICE]
+    code, out, err = here("generate", "a red fox [sandbox:stuck]", "--count", "2", "--wait", "0")
+    assert (code, err) == (5, "")
+    assert out.splitlines()[2:] == [
+        "processing, quoted $0.10, charged not known yet", LATER, AGAIN_PAID, SANDBOX_NOTICE,
     ]  # fmt: skip
 
 
@@ -319,11 +340,11 @@ def test_nothing_listening_is_5(clean_env: dict[str, str]) -> None:
     assert done.stderr.endswith("Next: Check the network and RUNAPI_BASE_URL, then run this again.\n")
 
 
-def test_an_image_that_is_paid_but_not_on_disk_is_5(clean_env: dict[str, str]) -> None:
-    done = flux2_mcp(clean_env, "generate", "a red fox [sandbox:corrupt]")
-    assert done.returncode == 5
-    assert "completed: The image is broken: it can't be decoded to its end." in done.stdout
-    assert "completed but not on disk, quoted $0.05, charged $0.05" in done.stdout
+def test_an_image_that_is_paid_but_not_on_disk_is_5(here: Here) -> None:
+    code, out, _ = here("generate", "a red fox [sandbox:corrupt]")
+    assert code == 5
+    assert "completed: The image is broken: it can't be decoded to its end." in out
+    assert "completed but not on disk, quoted $0.05, charged $0.05" in out
 
 
 def test_a_rate_limit_is_6_and_the_task_is_not_given_up(clean_env: dict[str, str], tmp_path: Path) -> None:
@@ -333,14 +354,15 @@ def test_a_rate_limit_is_6_and_the_task_is_not_given_up(clean_env: dict[str, str
     head, *rest = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (6, "")
     assert head.endswith(": submitting: RunAPI answered 429: Too many requests")
-    assert rest == ["processing, quoted $0.05, charged not known yet", LATER, JOINS]
+    assert rest == ["processing, quoted $0.05, charged not known yet", LATER, AGAIN]
 
 
-def test_a_failed_task_is_7_and_costs_nothing(clean_env: dict[str, str]) -> None:
-    done = flux2_mcp(clean_env, "generate", "a red fox [sandbox:moderation]")
-    assert (done.returncode, done.stderr) == (7, "")
-    assert "failed: The request was rejected by content moderation." in done.stdout
-    assert "failed, quoted $0.05, charged nothing" in done.stdout
+def test_a_failed_task_is_7_and_costs_nothing_and_a_dumb_terminal_is_not_written_on(clean_env: dict[str, str]) -> None:
+    with on_terminal(clean_env | {"TERM": "dumb"}, "generate", "a red fox [sandbox:moderation]") as terminal:
+        code, out = terminal.end()
+    assert (code, terminal.seen) == (7, "")
+    assert "failed: The request was rejected by content moderation." in out
+    assert "failed, quoted $0.05, charged $0.00" in out
 
 
 BUSY = errors.RateLimitedError("Too many requests", status=429)
@@ -386,18 +408,15 @@ def test_a_terminal_shows_how_the_wait_stands_and_is_left_clean(clean_env: dict[
     assert re.search(PNG, out.splitlines()[0])
 
 
-def test_a_dumb_terminal_is_not_written_on(clean_env: dict[str, str]) -> None:
-    with on_terminal(clean_env | {"TERM": "dumb"}, "generate", "a red fox in snow") as terminal:
-        assert terminal.end()[0] == 0
-    assert terminal.seen == ""
-
-
-def test_ctrl_c_stops_the_waiting_not_the_task(clean_env: dict[str, str], sandbox_settings: Settings) -> None:
-    with on_terminal(clean_env | {"TERM": "xterm"}, "generate", "a red fox [sandbox:stuck]") as terminal:
+def test_ctrl_c_stops_the_waiting_not_the_task(
+    clean_env: dict[str, str], sandbox_settings: Settings, here: Here, tmp_path: Path
+) -> None:
+    env = clean_env | {"TERM": "xterm"}
+    with on_terminal(env, "generate", "a red fox [sandbox:stuck]", cwd=tmp_path) as terminal:
         terminal.until("pending, ")
         terminal.keys("\x03")
         assert terminal.end() == (130, "")
-    assert terminal.seen.endswith(f"\r\x1b[K{NO_CANCEL}\r\n{JOINS}\r\n")
+    assert terminal.seen.endswith(f"\r\x1b[K{NO_CANCEL}\r\n{AGAIN}\r\n")
 
     async def recent() -> Outcome:
         async with Service.opened(sandbox_settings) as service:
@@ -405,22 +424,35 @@ def test_ctrl_c_stops_the_waiting_not_the_task(clean_env: dict[str, str], sandbo
 
     [found] = results.generation(anyio.run(recent)).tasks
     assert found.status in {"pending", "processing"}
-    again = json.loads(
-        flux2_mcp(clean_env, "generate", "a red fox [sandbox:stuck]", "--wait", "0", "--json", cwd=Path.cwd()).stdout
-    )
+    code, out, _ = here("generate", "a red fox [sandbox:stuck]", "--wait", "0", "--json")
+    again = json.loads(out)
+    assert code == 5
     assert [task["task_id"] for task in again["tasks"]] == [found.task_id]
     assert JOINED_NOTICE in again["notice"]
 
 
-def test_ctrl_c_comes_out_of_the_loop_plain_wherever_it_lands() -> None:
-    async def work(error: BaseException) -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_ctrl_c_is_told_once_wherever_in_the_loop_it_lands(grouped: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    async def work() -> None:
+        if not grouped:
+            signal.raise_signal(signal.SIGINT)
+            await anyio.sleep(DEADLINE)
         async with anyio.create_task_group():
-            raise error
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        output.run(work, KeyboardInterrupt())
+    with pytest.raises(click.exceptions.Exit) as ended:
+        output.run(work, stopped="Stopped.")
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr() == ("", "Stopped.\n")
+
+
+def test_what_is_no_ctrl_c_comes_out_of_the_loop_as_it_is() -> None:
+    async def work() -> None:
+        async with anyio.create_task_group():
+            raise GeneratorExit
+
     with pytest.raises(BaseExceptionGroup) as raised:
-        output.run(work, GeneratorExit())
+        output.run(work, stopped="Stopped.")
     assert raised.group_contains(GeneratorExit)
 
 
@@ -433,12 +465,12 @@ def test_ctrl_c_in_another_command_is_130_without_a_word(clean_env: dict[str, st
 # --- what is free -----------------------------------------------------------------------------------------------------
 
 
-def test_variants_tell_in_words_what_the_tool_tells_as_data(clean_env: dict[str, str]) -> None:
+def test_variants_tell_in_words_what_the_tool_tells_as_data(clean_env: dict[str, str], here: Here) -> None:
     result = views.variants(action=None, variant=None).model_dump(mode="json")
     done = flux2_mcp(clean_env, "variants", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == result
-    words = flux2_mcp(clean_env, "variants", "--action", "remix_image").stdout
+    _, words, _ = here("variants", "--action", "remix_image")
     assert max(map(len, words.splitlines())) <= output.WIDTH
     assert words.splitlines()[:4] == [
         "pro, from $0.05",
@@ -456,7 +488,7 @@ def test_variants_tell_in_words_what_the_tool_tells_as_data(clean_env: dict[str,
 
 
 def test_pricing_tells_in_words_what_the_tool_tells_as_data(
-    clean_env: dict[str, str], sandbox_settings: Settings
+    clean_env: dict[str, str], sandbox_settings: Settings, here: Here
 ) -> None:
     async def tool() -> PriceList:
         async with Service.opened(sandbox_settings) as service:
@@ -467,7 +499,7 @@ def test_pricing_tells_in_words_what_the_tool_tells_as_data(
     done = flux2_mcp(clean_env, "pricing", *wanted, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert undated(json.loads(done.stdout)) == undated(found.model_dump(mode="json"))
-    assert re.sub(r"\d{4}-\d\d-\d\d", "TODAY", flux2_mcp(clean_env, "pricing", *wanted).stdout) == (
+    assert re.sub(r"\d{4}-\d\d-\d\d", "TODAY", here("pricing", *wanted)[1]) == (
         "MODEL                      SIZE  USD    SOURCE\n"
         "flux-2-flex-text-to-image  2k    $0.24  live, TODAY\n"
         "flux-2-flex-remix-image    2k    $0.24  live, TODAY\n"
@@ -480,44 +512,60 @@ def undated(result: dict[str, Any]) -> dict[str, Any]:
     return result | {"prices": [price | {"as_of": None} for price in result["prices"]]}
 
 
-def test_pricing_without_a_network_gives_what_is_published_and_invents_nothing(clean_env: dict[str, str]) -> None:
-    env = clean_env | {"FLUX2_MODE": "live", "RUNAPI_BASE_URL": "http://127.0.0.1:9"}
-    done = flux2_mcp(env, "pricing", "--variant", "max", "--action", "text_to_image")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == (
-        "MODEL                     SIZE  USD      SOURCE\n"
-        "flux-2-max-text-to-image  1k    unknown  not published\n"
-        "Estimate: 1 x flux-2-max-text-to-image at 1k: unknown\n"
-        "Balance: unknown\n"
-        "No published price: only RunAPI's live schedule knows it, so state --max-cost.\n"
+def test_pricing_without_a_network_gives_what_is_published_and_invents_nothing(
+    here: Here,
+) -> None:
+    wanted = ("--variant", "max", "--action", "text_to_image")
+    done = here("pricing", *wanted, FLUX2_MODE="live", RUNAPI_BASE_URL="http://127.0.0.1:9")
+    assert done == (
+        0,
+        (
+            "MODEL                     SIZE  USD      SOURCE\n"
+            "flux-2-max-text-to-image  1k    unknown  not published\n"
+            "Estimate: 1 x flux-2-max-text-to-image at 1k: unknown\n"
+            "Balance: unknown\n"
+            "No published price: only RunAPI's live schedule knows it, so state --max-cost.\n"
+        ),
+        "",
     )
 
 
-def test_a_setting_that_can_not_be_used_stands_only_before_what_needs_it(clean_env: dict[str, str]) -> None:
-    env = clean_env | {"FLUX2_MODE": "lve"}
-    for asked in ("version", "--version"):
-        done = flux2_mcp(env, asked)
-        assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
-    done = flux2_mcp(env, "generate", "a red fox")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == (
-        "Error: FLUX2_MODE must be one of auto, live, sandbox.\n"
-        "Nothing was sent and nothing was charged.\n"
-        "Next: Mend the setting named above and start again.\n"
+def test_a_setting_that_can_not_be_used_stands_only_before_what_needs_it(clean_env: dict[str, str], here: Here) -> None:
+    done = flux2_mcp(clean_env | {"FLUX2_MODE": "lve"}, "version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+    assert here("--version", FLUX2_MODE="lve") == (0, done.stdout, "")
+    assert here("generate", "a red fox", FLUX2_MODE="lve") == (
+        4,
+        "",
+        (
+            "Error: FLUX2_MODE must be one of auto, live, sandbox.\n"
+            "Nothing was sent and nothing was charged.\n"
+            "Next: Mend the setting named above and start again.\n"
+        ),
     )
+
+
+def test_help_is_there_for_who_asks(clean_env: dict[str, str], here: Here) -> None:
+    done = flux2_mcp(clean_env, "--help")
+    assert (done.returncode, done.stdout, done.stderr) == here("-h")
 
 
 @pytest.mark.parametrize("command", ["", *flux2.commands])
-def test_help_fits_a_screen_and_its_examples_are_real(command: str, clean_env: dict[str, str]) -> None:
-    done = flux2_mcp(clean_env | {"COLUMNS": "200"}, *command.split(), "--help")
-    lines = done.stdout.splitlines()
-    assert (done.returncode, done.stderr) == (0, "")
+def test_help_fits_a_screen_and_its_examples_are_real(
+    command: str, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = here(*command.split(), "--help")
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
     assert lines[0].startswith(f"Usage: flux2-mcp{' ' * bool(command)}{command} [OPTIONS]")
     assert max(map(len, lines)) <= 100
     assert len(lines) <= SCREEN_LINES
-    examples = [line.split() for line in lines if line.startswith("    flux2-mcp ")]
-    assert all(example[1] in flux2.commands for example in examples)
+    examples = [shlex.split(line.partition("|")[0]) for line in lines if line.startswith("    flux2-mcp ")]
     assert bool(examples) == (command != "version")
+    for _, name, *arguments in examples:
+        assert command in {"", name}
+        flux2.commands[name].make_context(name, arguments)
 
 
 def test_what_the_tools_call_so_the_command_line_calls_by_its_options() -> None:
@@ -600,18 +648,22 @@ def patched(env: Mapping[str, str], code: str, *argv: str) -> subprocess.Complet
     )  # fmt: skip
 
 
-def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(clean_env: dict[str, str]) -> None:
-    code = "from flux2_mcp import views; views.variants = None"
-    done = patched(clean_env, code, "variants")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
+def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(
+    clean_env: dict[str, str], here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = patched(
+        clean_env | {"FLUX2_LOG": "debug"}, "from flux2_mcp import views; views.variants = None", "variants"
+    )
+    monkeypatch.setattr(views, "variants", None)
+    code, out, err = here("variants")
+    assert (code, out) == (whole.returncode, whole.stdout) == (1, "")
+    assert err == (
         "Error: This was not foreseen: TypeError.\n"
         "What RunAPI took, if anything, is in the journal and not lost.\n"
         "Next: Look closer with FLUX2_LOG=debug.\n"
     )
-    whole = patched(clean_env | {"FLUX2_LOG": "debug"}, code, "variants").stderr
-    assert whole.startswith("DEBUG flux2_mcp.commands unforeseen\nTraceback")
-    assert whole.endswith(done.stderr)
+    assert whole.stderr.startswith("DEBUG flux2_mcp.commands unforeseen\nTraceback")
+    assert whole.stderr.endswith(err)
 
 
 def test_a_warning_comes_without_its_trace_and_in_place_of_the_progress_line(clean_env: dict[str, str]) -> None:
@@ -645,20 +697,26 @@ def test_a_reader_that_has_gone_is_no_error_to_speak_of(clean_env: dict[str, str
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_output_that_was_closed_is_no_error_to_speak_of(clean_env: dict[str, str]) -> None:
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "version"]
+    done = subprocess.run(closed, env=clean_env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_a_working_folder_that_was_deleted_changes_nothing(clean_env: dict[str, str], tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    command = f"cd {gone} && rmdir {gone} && exec {sys.executable} -m flux2_mcp pricing --variant pro"
-    done = subprocess.run(["sh", "-c", command], env=clean_env, capture_output=True, text=True, check=False)
+    done = patched(clean_env, f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})", "pricing")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Balance: $100.00" in done.stdout
 
 
-def test_a_config_file_that_can_not_be_read_is_as_none(clean_env: dict[str, str]) -> None:
-    config = Path(clean_env["HOME"]) / ".config" / "runapi" / "config.json"
-    config.parent.mkdir(parents=True)
+def test_a_config_file_that_can_not_be_read_is_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "runapi" / "config.json"
+    config.parent.mkdir()
     config.write_bytes(b"\xff\xfe")
-    assert flux2_mcp(clean_env, "version").stdout == f"{__version__}\n"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert _config_text() is None
 
 
 def test_ctrl_c_while_it_loads_is_130_without_a_word(clean_env: dict[str, str]) -> None:

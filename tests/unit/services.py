@@ -100,17 +100,17 @@ def constantly(kind: str, reply: Reply | None) -> Rule:
     return rule
 
 
-def made_then_cut(times: int = 1) -> Rule:
+def made_then_cut(times: int = 1, then: Rule = through) -> Rule:
     """The first creates reach the sandbox, which makes the task; then the connection is cut."""
     left = times
 
     async def rule(seen: Seen) -> Reply | None:
         nonlocal left
-        answer = await through(seen)
-        if left and seen.is_(CREATE):
-            left -= 1
-            return None
-        return answer
+        if not (left and seen.is_(CREATE)):
+            return await then(seen)
+        left -= 1
+        await through(seen)
+        return None
 
     return rule
 
@@ -137,9 +137,7 @@ class Front:
 
     def settings(self, home: Path, **more: Any) -> Settings:  # noqa: ANN401  # fields of Settings
         given: dict[str, Any] = {"rate": 1000.0, "in_flight": 100, "workspace": "/work"} | more
-        return Settings(
-            mode="live", home=home / "home", base_url=self.base_url, api_key=self.sandbox.api_key, **given
-        )
+        return Settings(mode="live", home=home / "home", base_url=self.base_url, api_key=self.sandbox.api_key, **given)
 
     async def serve(self, stream: SocketStream) -> None:
         connection = h11.Connection(h11.SERVER)
@@ -201,7 +199,7 @@ async def fronted(folder: Path, **options: Any) -> AsyncIterator[Front]:  # noqa
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
         async with httpx.AsyncClient(verify=TLS, timeout=PATIENCE) as http, listener:
             front = Front(sandbox, http)
-            front.port = listener.extra(SocketAttribute.local_port)
+            front.port = listener.extra(SocketAttribute.local_port)  # noqa: S610  # no Django here
             async with anyio.create_task_group() as group:
                 group.start_soon(listener.serve, front.serve)
                 yield front

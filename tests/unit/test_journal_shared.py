@@ -234,11 +234,11 @@ async def test_several_processes_together_never_make_more_calls_in_a_second_than
     never_faster(times, rate)
 
 
-async def test_the_first_second_is_not_held_back_and_the_rate_is_nearly_reached(home: Home) -> None:
+async def test_a_quarter_of_a_second_goes_at_once_and_the_rate_is_nearly_reached(home: Home) -> None:
     journal, start = home.journal(), home.clock.now
     times = [await called(journal, home.clock, 10) - start for _ in range(100)]
-    assert times[:10] == [0.0] * 10
-    assert times[-1] < 10
+    assert times[:3] == [0.0, 0.0, pytest.approx(0.22)]
+    assert times[-1] < 11
 
 
 async def test_turns_that_were_not_used_up_do_not_pile_up(home: Home) -> None:
@@ -255,7 +255,7 @@ async def test_after_a_429_nobody_calls_before_the_time_it_names(home: Home) -> 
     await one.limited(30.0)
     assert await two.pace(10) == pytest.approx(30.0)
     home.clock.now += 29.0
-    assert await one.pace(10) == pytest.approx(1.0)
+    assert 1.0 <= await one.pace(10) + 1e-6 < 1.3
     home.clock.now += 2.0
     assert await one.pace(10) == 0.0
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from functools import partial
 
 import click
 
 from flux2_mcp import catalog, results
 from flux2_mcp.commands import output
-from flux2_mcp.commands.output import INTERRUPTED, spoken, usd
+from flux2_mcp.commands.output import spoken, usd
 from flux2_mcp.errors import ServiceError, TaskFailedError
 from flux2_mcp.lifecycle import State
 from flux2_mcp.results import STATUSES, GenerationResult, TaskResult
@@ -19,6 +20,7 @@ from flux2_mcp.settings import LONGEST_WAIT, Settings
 from flux2_mcp.waiting import Progress
 
 WAIT_SECONDS = 300
+MOST_USD = 10_000
 LONGEST_KEY = 500
 """Characters; RunAPI takes 512, and each of several tasks gets its number at the end."""
 
@@ -34,6 +36,8 @@ RunAPI has no cancel: a task that was sent runs on, and is charged when it compl
 """
 COLORS = {"completed": "green", "failed": "red"}
 LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
+AGAIN = "The same command again, from the same folder, joins it and pays nothing more."
+AGAIN_PAID = "The same command again would make new ones and pay for them; with --idempotency-key it would not."
 NO_CANCEL = "Stopped waiting. RunAPI has no cancel: what was sent runs on, and is charged when it completes."
 
 
@@ -58,9 +62,9 @@ def _amount(_: click.Context, __: click.Parameter, text: str | None) -> Decimal 
         value = Decimal(text.strip().removeprefix("$"))
     except InvalidOperation:
         value = Decimal("NaN")
-    if not value.is_finite() or value < 0:
+    if not value.is_finite() or not 0 <= value <= MOST_USD:
         # A cap that can't be read must not be a cap that isn't there.
-        raise click.BadParameter(f"{text!r} is not an amount in USD, such as 0.50.")
+        raise click.BadParameter(f"{text!r} is not an amount in USD, such as 0.50, up to {MOST_USD:,}.")
     return value
 
 
@@ -113,40 +117,39 @@ def generate(
     settings = read_settings()
     waits = (wait_seconds, settings.wait_seconds, WAIT_SECONDS)
 
-    async def work(show: Callable[[str], None]) -> Outcome:
-        async def on_progress(progress: Progress) -> None:
-            show(_line(progress))
-
-        async with Service.opened(settings) as service:
-            request = service.request(
-                prompt=prompt,
-                variant=variant,
-                source_images=list(source_images) or None,
-                aspect_ratio=aspect_ratio,
-                output_resolution=output_resolution,
-                enable_safety_checker=enable_safety_checker,
-                callback_url=callback_url,
-            )
-            return await service.generate(
-                request,
-                count=count,
-                wait_seconds=next(seconds for seconds in waits if seconds is not None),
-                max_cost_usd=max_cost_usd,
-                idempotency_key=idempotency_key,
-                client=output.PROGRAM,
-                on_progress=on_progress,
-            )
-
-    again = _again(joins=count == 1 or idempotency_key is not None)
-    try:
+    async def work() -> Outcome:
         with output.progress() as show:
             show("starting")
-            outcome = output.run(work, show)
-    except KeyboardInterrupt:
-        click.echo(f"{NO_CANCEL}\n{again}", err=True)
-        return INTERRUPTED
-    result = results.generation(outcome)
-    output.tell(result, _words(result, again), as_json=as_json)
+
+            async def on_progress(progress: Progress) -> None:
+                show(_line(progress))
+
+            async with Service.opened(settings) as service:
+                request = service.request(
+                    prompt=prompt,
+                    variant=variant,
+                    source_images=list(source_images) or None,
+                    aspect_ratio=aspect_ratio,
+                    output_resolution=output_resolution,
+                    enable_safety_checker=enable_safety_checker,
+                    callback_url=callback_url,
+                )
+                return await service.generate(
+                    request,
+                    count=count,
+                    wait_seconds=next(seconds for seconds in waits if seconds is not None),
+                    max_cost_usd=max_cost_usd,
+                    idempotency_key=idempotency_key,
+                    client=output.PROGRAM,
+                    on_progress=on_progress,
+                )
+
+    again = AGAIN if count == 1 or idempotency_key is not None else AGAIN_PAID
+    return _tell(output.run(work, stopped=f"{NO_CANCEL}\n{again}"), again, as_json=as_json)
+
+
+def _tell(outcome: Outcome, again: str, *, as_json: bool) -> int:
+    output.tell(results.generation(outcome), partial(_words, again=again), as_json=as_json)
     return exit_code(outcome)
 
 
@@ -165,24 +168,17 @@ def _line(progress: Progress) -> str:
     """How a wait stands, in less than a terminal's width."""
     still = [state for state in progress.states if state.unfinished]
     done, together = len(progress.states) - len(still), len(progress.states)
-    what = f"{done} of {together} done" if together > 1 or not still else STATUSES[still[0]]
+    alone = "fetching" if State.COMPLETED in still else STATUSES[progress.states[0]]
+    what = alone if together == 1 else f"{done} of {together} done"
     rest = "" if progress.remaining is None else f", about {max(1, round(progress.remaining))} s left"
     return f"{what}, {progress.elapsed:.0f} s{rest}"
-
-
-def _again(*, joins: bool) -> str:
-    if joins:
-        return "The same command again, from the same folder, joins it and pays nothing more."
-    return "The same command again would make new ones and pay for them; with --idempotency-key it would not."
 
 
 def _words(result: GenerationResult, again: str) -> str:
     """The result for a terminal: the files first, then where they came from and what they cost."""
     lines = [line for task in result.tasks for line in _task(task)]
     quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
-    unknown = (
-        "nothing" if result.status == "failed" else "not known yet" if result.next_action else "not told by RunAPI"
-    )
+    unknown = "not known yet" if result.next_action else "not told by RunAPI"
     charged = unknown if result.charged_usd is None else usd(result.charged_usd)
     lacking = any(task.status == "completed" and not any(image.path for image in task.images) for task in result.tasks)
     status = click.style(result.status, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))

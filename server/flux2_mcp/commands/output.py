@@ -17,6 +17,7 @@ from flux2_mcp import budget
 from flux2_mcp.results import Result
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Result)
 
 PROGRAM = "flux2-mcp"
 WIDTH = 100
@@ -44,9 +45,9 @@ _NAMES = re.compile(rf"\b({'|'.join(_SPOKEN)})\b", re.IGNORECASE)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, as the tool gives it.")
 
 
-def tell(result: Result, words: str, *, as_json: bool) -> None:
+def tell(result: R, words: Callable[[R], str], *, as_json: bool) -> None:
     """Print a result: in words, or as JSON, which is UTF-8 whatever the terminal speaks."""
-    click.echo(f"{result.model_dump_json(indent=2)}\n".encode() if as_json else words, nl=not as_json)
+    click.echo(f"{result.model_dump_json(indent=2)}\n".encode() if as_json else words(result), nl=not as_json)
 
 
 def complain(message: str, cost: str, next_step: str, *, color: bool | None) -> None:
@@ -90,18 +91,20 @@ def progress() -> Iterator[Callable[[str], None]]:
         show("")
 
 
-def run(work: Callable[..., Awaitable[T]], *args: object) -> T:
-    """Run `work` in an event loop of its own.
+def run(work: Callable[[], Awaitable[T]], *, stopped: str) -> T:
+    """What `work` gives, from an event loop of its own.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C. A second one may land in any task group, which would wrap it; it comes out plain.
+    Args:
+        work: Without arguments.
+        stopped: Said at Ctrl-C, which ends the command. A second one may land in any task group, wrapped by it.
     """
     try:
-        return anyio.run(work, *args)
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is None:
+        return anyio.run(work)
+    except (KeyboardInterrupt, BaseExceptionGroup) as exc:
+        if isinstance(exc, BaseExceptionGroup) and exc.subgroup(KeyboardInterrupt) is None:
             raise
-        raise KeyboardInterrupt from group
+        click.echo(stopped, err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from exc
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,7 +10,6 @@ from flux2_mcp import views
 from flux2_mcp.commands import output
 from flux2_mcp.commands.output import spoken, usd
 from flux2_mcp.models import Action
-from flux2_mcp.prices import PriceList
 from flux2_mcp.service import MOST_TOGETHER, Service
 from flux2_mcp.settings import Settings
 from flux2_mcp.views import PricingResult
@@ -45,15 +44,14 @@ def pricing(
     """Show prices in USD an image, an estimate, and the balance. Costs nothing."""
     settings = read_settings()
 
-    async def work() -> PriceList:
+    async def work() -> PricingResult:
         async with Service.opened(settings) as service:
-            return await service.prices.listed(
+            found = await service.prices.listed(
                 variant=variant, action=Action(action) if action else None, output_resolution=output_resolution
             )
+        return views.price_list(found, variant=variant, action=action, output_resolution=output_resolution, count=count)
 
-    found = output.run(work)
-    result = views.price_list(found, variant=variant, action=action, output_resolution=output_resolution, count=count)
-    output.tell(result, _words(result), as_json=as_json)
+    output.tell(output.run(work, stopped="Stopped."), _words, as_json=as_json)
 
 
 def _words(result: PricingResult) -> str:

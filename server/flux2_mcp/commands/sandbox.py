@@ -11,7 +11,7 @@ import click
 from flux2_mcp.commands import output
 from flux2_mcp.settings import Settings
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.2
 """How often Windows, which can't interrupt a wait, looks for Ctrl-C."""
 EPILOG = """
 \b

@@ -26,8 +26,7 @@ Examples:
 @output.as_json_option
 def variants(*, action: str | None, variant: str | None, as_json: bool) -> None:
     """List the variants, what they take and when to choose which."""
-    result = views.variants(action=action, variant=variant)
-    output.tell(result, _words(result), as_json=as_json)
+    output.tell(views.variants(action=action, variant=variant), _words, as_json=as_json)
 
 
 def _words(result: VariantsResult) -> str:

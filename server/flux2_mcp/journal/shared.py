@@ -27,6 +27,11 @@ RECOVERY = 1.02
 WINDOW = 1.1
 """Seconds in which at most `rate` calls are made: more than one, since neither waking up nor the way out is exact."""
 
+BURST = 0.25
+"""The part of a second's calls that may go out at once: more of them would get in each other's way, and arrive late."""
+SECOND = 1.02
+"""Seconds, at least, from a call to the one that may not be in the same second."""
+
 Clock = Callable[[], float]
 """The machine's monotonic clock, which starts anew with the machine. Always read inside the transaction: so what was
 written before was never written later."""
@@ -71,9 +76,12 @@ def turn(account: str, clock: Clock, rate: float, database: Database) -> float:
         {"account": account, "rate": allowed, "blocked": blocked, "now": now},
     )
     database.execute("DELETE FROM turn WHERE account = ? AND at < ?", (account, now - WINDOW / min(allowed, SLOWEST)))
+    whole = int(allowed) if allowed >= 1 else allowed
+    together = max(1, int(whole * BURST))
+    apart = max(WINDOW * together / whole, SECOND / (whole // together or whole))
     latest = "SELECT at FROM turn WHERE account = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
-    before = database.read(latest, (account, max(1, int(allowed)) - 1))
-    at = max([now, blocked] + [row[0] + WINDOW / min(allowed, 1.0) for row in before])
+    before = database.read(latest, (account, together - 1))
+    at = max([now, blocked] + [row[0] + apart for row in before])
     database.execute("INSERT INTO turn VALUES (?, ?)", (account, at))
     return at - now
 

@@ -1,0 +1,97 @@
+"""One limiter for all calls: measured in front of a sandbox that itself allows any number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from flux2_mcp.journal.store import SqliteJournal
+from flux2_mcp.limiter import DEFAULT_WAIT, Limiter
+from tests.unit.services import fronted, made, opened_twice, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
+    journal = SqliteJournal(tmp_path / "home", "account", "owner")
+    yield journal
+    await journal.close()
+
+
+def busiest(times: Sequence[float]) -> int:
+    """The most calls that any second saw."""
+    return max(sum(1 for at in times if start <= at < start + 1) for start in times)
+
+
+async def test_a_burst_through_two_services_sends_no_more_than_the_rate_in_any_second(tmp_path: Path) -> None:
+    rate = 8
+    async with fronted(tmp_path) as front:
+        settings = front.settings(tmp_path, rate=float(rate))
+        async with opened_twice(settings) as services, anyio.create_task_group() as group:
+            for number in range(12):
+                prompt = f"fox {number} [sandbox:moderation]"
+                group.start_soon(made, services[number % 2], prompt)
+        assert len(front.tasks()) == 12
+        times = [seen.at for seen in front.seen]
+    assert len(times) > 2 * rate
+    # Turns never exceed the rate (see test_journal_shared); one may be late on its way, on a busy machine.
+    assert busiest(times) <= rate + 1
+
+
+async def test_turns_that_were_given_before_a_429_are_not_used_under_it(journal: SqliteJournal) -> None:
+    limiter, ended = Limiter(journal, 4.0), []
+
+    async def call() -> None:
+        await limiter.turn()
+        ended.append(time.monotonic())
+
+    async with anyio.create_task_group() as group:
+        for _ in range(7):
+            group.start_soon(call)
+        await until(lambda: len(ended) >= 4)
+        told = time.monotonic()
+        await limiter.limited(1.5)
+    assert len(ended) == 7
+    assert [at for at in ended[4:] if at < told + 1.5] == []
+
+
+async def test_a_429_that_says_nothing_stops_everybody_for_a_second(journal: SqliteJournal) -> None:
+    limiter = Limiter(journal, 1000.0)
+    await limiter.turn()
+    told = time.monotonic()
+    await limiter.limited(None)
+    await limiter.turn()
+    assert DEFAULT_WAIT <= time.monotonic() - told < DEFAULT_WAIT + 2
+
+
+async def test_a_429_that_one_process_met_stops_the_others(journal: SqliteJournal, tmp_path: Path) -> None:
+    other = SqliteJournal(tmp_path / "home", "account", "another owner")
+    await Limiter(journal, 1000.0).turn()
+    told = time.monotonic()
+    await Limiter(other, 1000.0).limited(0.7)
+    await Limiter(journal, 1000.0).turn()
+    assert 0.7 <= time.monotonic() - told < 2
+    await other.close()
+
+
+async def test_who_wakes_late_takes_another_turn_but_not_for_ever(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+    pace = journal.pace
+
+    async def counted(rate: float) -> float:
+        nonlocal turns
+        turns += 1
+        wait = await pace(rate)
+        return wait - 0.2  # as if it had taken so long to wake
+
+    monkeypatch.setattr(journal, "pace", counted)
+    with anyio.fail_after(5):
+        await Limiter(journal, 1000.0).turn()
+    assert turns == 5
