@@ -16,8 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from flux2_mcp import budget
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.lifecycle import State
-from flux2_mcp.service import Outcome
-from flux2_mcp.waiting import Told
+from flux2_mcp.waiting import Outcome, Told
 from flux2_mcp.worker import RESULTS_LIVE
 
 SANDBOX_NOTICE = (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from urllib.parse import urlsplit
@@ -33,20 +32,10 @@ from flux2_mcp.runapi.calls import sendable
 from flux2_mcp.runapi.endpoints import LONGEST_ID
 from flux2_mcp.settings import Settings, is_loopback
 from flux2_mcp.sources import callback_problems, source_problems
-from flux2_mcp.waiting import OnProgress, Told, Waiter
+from flux2_mcp.waiting import OnProgress, Outcome, Told, Waiter
 
 MOST_TOGETHER = 8
 """Tasks of one call."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of a call. `joined`: an identical call was under way, and this is its task. `notice`: see the journal's."""
-
-    tasks: tuple[Told, ...]
-    sandbox: bool
-    joined: bool = False
-    notice: str | None = None
 
 
 class Service:

@@ -50,6 +50,16 @@ class Told:
         return isinstance(self.trouble, AuthenticationError | JournalError)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a call. `joined`: an identical call was under way, and this is its task. `notice`: see the journal's."""
+
+    tasks: tuple[Told, ...]
+    sandbox: bool
+    joined: bool = False
+    notice: str | None = None
+
+
 OnProgress = Callable[[Progress], Awaitable[None]]
 
 

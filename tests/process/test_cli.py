@@ -41,9 +41,9 @@ from flux2_mcp.lifecycle import State
 from flux2_mcp.prices import PriceList
 from flux2_mcp.results import JOINED_NOTICE, SANDBOX_NOTICE
 from flux2_mcp.sandbox.server import Sandbox
-from flux2_mcp.service import Outcome, Service
+from flux2_mcp.service import Service
 from flux2_mcp.settings import Settings, from_env
-from flux2_mcp.waiting import Told
+from flux2_mcp.waiting import Outcome, Told
 
 DEADLINE = 60.0
 Here = Callable[..., tuple[int, str, str]]

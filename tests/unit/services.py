@@ -19,8 +19,9 @@ from PIL import Image
 from flux2_mcp import catalog
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.sandbox.tasks import Task
-from flux2_mcp.service import Outcome, Service
+from flux2_mcp.service import Service
 from flux2_mcp.settings import Settings
+from flux2_mcp.waiting import Outcome
 from tests.contract.sandboxed import TLS
 
 SPEED = 1000.0

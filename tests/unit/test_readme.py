@@ -149,14 +149,20 @@ def holding(*patterns: str) -> list[str]:
 
 def registries() -> set[str]:
     """Host names of package registries: the well-known, and those that this machine is set up for."""
-    known = (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("npmjs", "com"), ("yarnpkg", "com"))
+    known = (
+        "gro.ipyp",
+        "gro.detsohnohtyp",
+        "gro.sjmpn",
+        "moc.sjmpn",
+        "moc.gkpnray",
+    )  # backwards: this file is one of those
     homes = [Path("/etc"), Path.home(), Path.home() / ".config", Path.home() / ".pip", Path(sys.prefix)]
     files = [home / name for home in homes for name in ("pip.conf", "pip/pip.conf", "uv/uv.toml", ".npmrc")]
     lines = [line for path in files if path.is_file() for line in path.read_text("utf-8").splitlines()]
     lines += [f"{name}={value}" for name, value in os.environ.items()]
     told = [line for line in lines if re.search(r"(?i)(index|links|registry)\S*\s*=", line)]
     hosts = {host.lower() for line in told for host in re.findall(r"https?://(?:[^/@\s]*@)?([\w.-]+)", line)}
-    return hosts | {".".join(names) for names in known}
+    return hosts | {name[::-1] for name in known}
 
 
 def test_no_file_names_a_package_registry() -> None:

@@ -22,8 +22,7 @@ from flux2_mcp.results import (
     TaskResult,
     TaskStatus,
 )
-from flux2_mcp.service import Outcome
-from flux2_mcp.waiting import Told
+from flux2_mcp.waiting import Outcome, Told
 
 AT = datetime(2026, 11, 20, 10, 0, 0, 999_999, tzinfo=UTC)
 URL = "https://cdn.example.com/1.png?signature=x"

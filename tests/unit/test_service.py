@@ -26,7 +26,8 @@ from flux2_mcp.errors import (
 )
 from flux2_mcp.lifecycle import State
 from flux2_mcp.models import Action
-from flux2_mcp.service import Outcome, Service
+from flux2_mcp.service import Service
+from flux2_mcp.waiting import Outcome
 from flux2_mcp.worker import UNANSWERED
 from tests.unit.services import (
     BUSY,

@@ -12,7 +12,8 @@ import pytest
 
 from flux2_mcp.keeper import CLAIM_EVERY
 from flux2_mcp.lifecycle import State
-from flux2_mcp.service import Outcome, Service
+from flux2_mcp.service import Service
+from flux2_mcp.waiting import Outcome
 from tests.unit.services import (
     CREATE,
     FETCH,

@@ -34,8 +34,7 @@ from flux2_mcp.journal.entry import Intent
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import State
 from flux2_mcp.runapi.client import RunApi
-from flux2_mcp.service import Outcome
-from flux2_mcp.waiting import Told
+from flux2_mcp.waiting import Outcome, Told
 from flux2_mcp.worker import FETCHES, GONE, NEVER_SENT, TAKEN, UNANSWERED, Kept, Worker
 from tests.unit.services import (
     BUSY,

@@ -15,9 +15,9 @@ from flux2_mcp.commands.output import spoken, usd
 from flux2_mcp.errors import ServiceError, TaskFailedError
 from flux2_mcp.lifecycle import State
 from flux2_mcp.results import STATUSES, GenerationResult, TaskResult
-from flux2_mcp.service import MOST_TOGETHER, Outcome, Service
+from flux2_mcp.service import MOST_TOGETHER, Service
 from flux2_mcp.settings import LONGEST_WAIT, Settings
-from flux2_mcp.waiting import Progress
+from flux2_mcp.waiting import Outcome, Progress
 
 WAIT_SECONDS = 300
 MOST_USD = 10_000

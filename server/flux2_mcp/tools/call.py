@@ -18,8 +18,8 @@ from flux2_mcp.hosts import clients
 from flux2_mcp.hosts.clients import Client
 from flux2_mcp.journal.entry import StoredImage
 from flux2_mcp.results import Result, image_uri
-from flux2_mcp.service import Outcome, Service
-from flux2_mcp.waiting import OnProgress, Progress, Told
+from flux2_mcp.service import Service
+from flux2_mcp.waiting import OnProgress, Outcome, Progress, Told
 
 Call: TypeAlias = Context[Service]
 
