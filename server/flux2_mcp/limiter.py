@@ -9,7 +9,7 @@ import anyio
 from flux2_mcp.journal.entry import Journal
 
 LATE_SECONDS = 0.03
-"""The turns leave 0.1 s between full windows: a part of it for waking up, the rest for the way out."""
+"""The turns leave 0.25 s between full windows: a part of it for waking up, the rest for the way out."""
 DEFAULT_WAIT = 1.0
 """Seconds that nobody calls after a 429 that says nothing of it."""
 MOST_TURNS = 5

@@ -10,7 +10,7 @@
 | FLUX2_MAX_COST_USD | the most one call may cost | none |
 | FLUX2_SESSION_BUDGET_USD | the most one server process may spend | none |
 | FLUX2_DAILY_BUDGET_USD | the most all processes may spend in any 24 hours | none |
-| FLUX2_RATE | requests a second to RunAPI, all processes together | 10 |
+| FLUX2_RATE | requests a second to RunAPI, all processes together | 12 |
 | FLUX2_MAX_IN_FLIGHT | tasks under way at once, all processes together | 32 |
 | FLUX2_CALLBACK_URL | public address that leads to FLUX2_CALLBACK_PORT; RunAPI calls it when a task ends | none |
 | FLUX2_CALLBACK_PORT | port on 127.0.0.1 that listens for those calls | none |
@@ -51,7 +51,7 @@ class Settings:
     key_source: str | None = None
     wait_seconds: float | None = None
     caps: Caps = field(default_factory=Caps)
-    rate: float = 10.0
+    rate: float = 12.0
     in_flight: int = 32
     callback_url: str | None = None
     callback_port: int | None = None
@@ -105,7 +105,7 @@ def from_env(env: Mapping[str, str], config_text: str | None = None, *, workspac
             session_usd=_usd(env, "FLUX2_SESSION_BUDGET_USD"),
             daily_usd=_usd(env, "FLUX2_DAILY_BUDGET_USD"),
         ),
-        rate=_number(env, "FLUX2_RATE", 0.1, 1000, 10.0) or 10.0,
+        rate=_number(env, "FLUX2_RATE", 0.1, 1000, 12.0) or 12.0,
         in_flight=_whole(env, "FLUX2_MAX_IN_FLIGHT", 1, 10_000, 32) or 32,
         callback_url=callback_url,
         callback_port=callback_port,

@@ -188,7 +188,7 @@ def test_json_is_the_tools_structured_form_and_the_same_key_is_the_same_task(
     clean_env: dict[str, str], tmp_path: Path
 ) -> None:
     # JSON is UTF-8, whatever the terminal speaks.
-    env = clean_env | {"FLUX2_HOME": str(tmp_path / "zdjęcia"), "PYTHONIOENCODING": "latin-1"}
+    env = clean_env | {"FLUX2_HOME": str(tmp_path / "zdjęcia é"), "PYTHONIOENCODING": "latin-1"}
     same = ("a red fox in snow", "--idempotency-key", "fox-1")
     done = flux2_mcp(env, "generate", *same, "--json", "--max-cost", "$0.05", encoding="utf-8")
 
@@ -639,13 +639,22 @@ def test_a_port_that_is_taken_is_told(clean_env: dict[str, str], tmp_path: Path)
 # --- never a stack trace ----------------------------------------------------------------------------------------------
 
 
+def broken(code: str, *argv: str) -> list[str]:
+    """The command for an entry in whose process something is broken first."""
+    return [sys.executable, "-c", f"import signal, sys\n{code}\nfrom flux2_mcp.__main__ import main\nmain()\n", *argv]
+
+
 def patched(env: Mapping[str, str], code: str, *argv: str) -> subprocess.CompletedProcess[str]:
-    """The entry in a process where something is broken first."""
-    script = f"import signal, sys\n{code}\nfrom flux2_mcp.__main__ import main\nmain()\n"
+    """The same, run to its end."""
     return subprocess.run(
-        [sys.executable, "-c", script, *argv],
-        env=dict(env), capture_output=True, text=True, timeout=DEADLINE, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        broken(code, *argv),
+        env=dict(env),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(
@@ -669,15 +678,16 @@ def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(
 def test_a_warning_comes_without_its_trace_and_in_place_of_the_progress_line(clean_env: dict[str, str]) -> None:
     code = (
         "import logging\n"
-        "from flux2_mcp.logs import to_stderr\n"
-        "to_stderr('warning', people=True)\n"
-        "logging.getLogger('flux2_mcp.tasks').warning('trouble', exc_info=ValueError())\n"
+        "from flux2_mcp import views\n"
+        "def noisy(well=views.variants, **asked):\n"
+        "    logging.getLogger('flux2_mcp.tasks').warning('trouble', exc_info=ValueError())\n"
+        "    return well(**asked)\n"
+        "views.variants = noisy\n"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=clean_env, capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "WARNING flux2_mcp.tasks trouble\n")
-    with closing(Terminal(clean_env, command, typing=False)) as terminal:
-        assert terminal.end() == (0, "")
+    done = patched(clean_env, code, "variants")
+    assert (done.returncode, done.stderr) == (0, "WARNING flux2_mcp.tasks trouble\n")
+    with closing(Terminal(clean_env, broken(code, "variants"), typing=False)) as terminal:
+        assert terminal.end() == (0, done.stdout)
     assert terminal.seen == "\r\x1b[KWARNING flux2_mcp.tasks trouble\r\n"
 
 

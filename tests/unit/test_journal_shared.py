@@ -237,8 +237,8 @@ async def test_several_processes_together_never_make_more_calls_in_a_second_than
 async def test_a_quarter_of_a_second_goes_at_once_and_the_rate_is_nearly_reached(home: Home) -> None:
     journal, start = home.journal(), home.clock.now
     times = [await called(journal, home.clock, 10) - start for _ in range(100)]
-    assert times[:3] == [0.0, 0.0, pytest.approx(0.22)]
-    assert times[-1] < 11
+    assert times[:3] == [0.0, 0.0, pytest.approx(0.25)]
+    assert times[-1] < 12.5
 
 
 async def test_turns_that_were_not_used_up_do_not_pile_up(home: Home) -> None:
@@ -295,7 +295,7 @@ async def test_a_429_halves_the_rate_and_calls_that_are_not_refused_bring_it_bac
     journal = home.journal()
     assert await rate_now(journal, home.clock, 20) == 20
     await journal.limited(0.0)
-    assert 10 <= await rate_now(journal, home.clock, 20) < 15
+    assert 8 <= await rate_now(journal, home.clock, 20) < 15
     for _ in range(40):
         home.clock.now += 1
         await journal.pace(20)
@@ -319,7 +319,7 @@ async def test_the_rate_never_falls_so_low_that_nothing_moves(home: Home) -> Non
         await journal.limited(0.0)
     times = [await called(journal, home.clock, 10) for _ in range(4)]
     never_faster(times, 2 * SLOWEST)
-    assert times[-1] - times[0] < 3 * 1.15 / SLOWEST
+    assert times[-1] - times[0] < 3 * 1.3 / SLOWEST
 
 
 @pytest.mark.parametrize("uptime", [0.0, 5.0, 900.0])

@@ -38,7 +38,7 @@ def test_an_empty_environment_gives_the_sandbox_and_the_documented_defaults() ->
         key_source=None,
         wait_seconds=None,
         caps=Caps(call_usd=None, session_usd=None, daily_usd=None),
-        rate=10.0,
+        rate=12.0,
         in_flight=32,
         callback_url=None,
         callback_port=None,

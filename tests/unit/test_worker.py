@@ -516,6 +516,21 @@ async def test_an_image_that_stays_broken_is_fetched_ever_more_seldom(shop: Shop
     assert [Path(image.path).exists() for image in kept.entry.images] == [True]
 
 
+async def test_an_end_without_an_image_is_asked_about_again_until_there_is_one(shop: Shop) -> None:
+    kept = await shop.intent(prompt=INSTANT)
+    empty = b'{"id": "%s", "status": "completed", "images": []}'
+    shop.front.rule = made_then_cut()
+    await shop.worker.send(kept)
+    shop.front.rule = always(CREATE, Reply(200, empty % shop.front.tasks()[0].id.encode()))
+    await shop.worker.send(kept)
+    assert (outlook(kept), kept.entry.image_urls) == ((State.COMPLETED, None), ())
+    shop.front.rule = always(POLL, Reply(200, empty % shop.front.tasks()[0].id.encode()))
+    await shop.worker.fetch(kept)
+    assert outlook(kept) == (State.COMPLETED, DeliveryError)
+    await shop.worker.fetch(kept)
+    assert outlook(kept) == (State.DELIVERED, None)
+
+
 async def test_a_dead_address_is_asked_for_anew(shop: Shop) -> None:
     kept = await shop.completed()
     polls = shop.front.count(POLL)

@@ -24,7 +24,7 @@ SLOWEST = 0.2
 """Calls a second that the limiter never goes below."""
 RECOVERY = 1.02
 """Each call that RunAPI does not refuse brings back so much of a rate that was halved."""
-WINDOW = 1.1
+WINDOW = 1.25
 """Seconds in which at most `rate` calls are made: more than one, since neither waking up nor the way out is exact."""
 
 BURST = 0.25
