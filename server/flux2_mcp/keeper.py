@@ -105,8 +105,11 @@ class Keeper:
 
     def hurry(self, key: str) -> None:
         """Somebody waits for this task: an image whose fetching was put off is fetched now."""
-        if (kept := self._kept.get(key)) and kept.entry.state is State.COMPLETED and not kept.busy:
-            kept.not_before, kept.failures, kept.trouble = None, 0, None
+        if (kept := self._kept.get(key)) and kept.entry.state is State.COMPLETED:
+            # A fetch under way began before it was asked for: if it fails, another follows at once, and its end is told.
+            kept.hurried, kept.trouble = True, None
+            if not kept.busy:
+                self._afresh(kept)
             self._wake.set()
 
     def nudge(self, key: str) -> None:
@@ -266,6 +269,13 @@ class Keeper:
             self._worker.put_off(kept, foreseen)
         finally:
             kept.busy = False
+            if kept.hurried:
+                self._afresh(kept)
             self._wake.set()
             changed, self._changed = self._changed, anyio.Event()
             changed.set()
+
+    @staticmethod
+    def _afresh(kept: Kept) -> None:
+        """Forget earlier tries, so that the next is now."""
+        kept.hurried, kept.not_before, kept.failures, kept.trouble = False, None, 0, None

@@ -64,13 +64,15 @@ class Kept:
     """One task in this process's care. Times are monotonic seconds.
 
     `lost` is True when a create of it went unanswered, so that RunAPI may have the task already. `nudged` is True when
-    RunAPI called back and was not asked since. `submitted` is when RunAPI took it, `missing` since when it denies that.
+    RunAPI called back and was not asked since, `hurried` when somebody waits for an image and no fetch has begun since.
+    `submitted` is when RunAPI took it, `missing` since when it denies that.
     """
 
     entry: Entry
     lost: bool = False
     busy: bool = False
     nudged: bool = False
+    hurried: bool = False
     submitted: float | None = None
     missing: float | None = None
     asked_at: float | None = None

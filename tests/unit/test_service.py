@@ -245,6 +245,37 @@ async def test_an_image_that_could_not_be_fetched_is_fetched_when_somebody_asks_
     assert paid_once(front, checked)
 
 
+async def test_who_asks_while_a_fetch_is_failing_is_told_of_the_one_after_it(front: Front, tmp_path: Path) -> None:
+    front.rule = constantly(FETCH, Reply(503))
+    held, asked = anyio.Event(), anyio.Event()
+
+    async def holding(seen: Seen) -> Reply | None:
+        if not seen.is_(FETCH):
+            return await through(seen)
+        held.set()
+        await asked.wait()
+        front.rule = through if front.count(FETCH) % 2 == 0 else holding  # each try fetches twice; both fail
+        return Reply(503)
+
+    async with opened(front.settings(tmp_path)) as service:
+        first = await made(service)
+        assert states(first) == [State.COMPLETED]
+        front.rule = holding
+        with anyio.fail_after(30):
+            await held.wait()
+        entry, outcomes = first.tasks[0].entry, list[Outcome]()
+
+        async def check() -> None:
+            outcomes.append(await service.check([str(entry.task_id)], wait_seconds=30))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(check)
+            await until(lambda: (kept := service._keeper.kept(entry.key)) is not None and kept.trouble is None)
+            asked.set()
+    assert [states(outcome) for outcome in outcomes] == [[State.DELIVERED]]
+    assert paid_once(front, outcomes[0])
+
+
 # --- the disk ---
 
 
