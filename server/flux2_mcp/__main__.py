@@ -44,7 +44,7 @@ def _serve() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.stderr.write(TYPED)
     try:
-        settings = from_env(os.environ, _config_text(), workspace=_workspace())
+        settings = from_env(os.environ, _config_text(), workspace=_project())
     except Flux2Error as exc:
         sys.stderr.write(f"{exc.message}\n{exc.next_step}\n")
         sys.exit(exc.exit_code)
@@ -62,6 +62,13 @@ def _workspace() -> str | None:
         return str(Path.cwd())
     except FileNotFoundError:
         return None  # the folder was deleted under us: nothing is wrong with making images
+
+
+def _project() -> str | None:
+    """The working directory, where a host has chosen it: many start their servers in / or at home."""
+    folder = _workspace()
+    nowhere = {Path(folder).anchor, os.environ.get("HOME"), os.environ.get("USERPROFILE")} if folder else set()
+    return None if folder in nowhere else folder
 
 
 def _config_text() -> str | None:

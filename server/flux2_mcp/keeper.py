@@ -202,6 +202,7 @@ class Keeper:
             client=entry.client,
             session=entry.session,
             push_url=entry.push_url,
+            save=entry.save,
         )
         if entry.task_id is not None:
             return await self._journal.adopt(intent, entry.task_id, at=entry.created_at)

@@ -35,8 +35,27 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceImage:
+    """A source image as it was given, and what of it went to RunAPI.
+
+    `given` is short enough to show: a path, a URL, `task:ID`, or a word for a `data:` URI. `identity` stays the same
+    while the picture does, whatever address it is sent under. `uploaded_bytes` is None where nothing left this machine but an
+    address; `width` and `height`, in pixels and upright, are None where the picture was not seen here.
+    """
+
+    given: str
+    identity: str
+    uploaded_bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
-    """One validated request for one image (`catalog.request` makes it). None means: not sent, the service's default."""
+    """One validated request for one image (`catalog.request` makes it). None means: not sent, the service's default.
+
+    `sources` says where the `source_image_urls` come from, in the same order; empty where nobody knows.
+    """
 
     action: Action
     variant: str
@@ -47,6 +66,7 @@ class ImageRequest:
     output_resolution: str | None = None
     enable_safety_checker: bool | None = None
     callback_url: str | None = None
+    sources: tuple[SourceImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

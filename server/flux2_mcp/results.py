@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from flux2_mcp import budget
-from flux2_mcp.journal.entry import Entry
+from flux2_mcp import budget, matching
+from flux2_mcp.journal.entry import Entry, StoredImage
 from flux2_mcp.lifecycle import State
+from flux2_mcp.models import SourceImage
 from flux2_mcp.waiting import Outcome, Told
 from flux2_mcp.worker import RESULTS_LIVE
 
@@ -53,15 +54,29 @@ class Result(BaseModel):
 
 
 class ImageResult(Result):
-    """One image. `path` is where it stands on this machine; `url` dies at `expires_at`."""
+    """One image. `path` is where it is kept, `saved` where save_to put a copy; `url` dies at `expires_at`.
+
+    `matches_request` is whether its measured size is what was asked for, `mismatch` why it is not; null while nothing came.
+    """
 
     url: str | None
     expires_at: str | None
     path: str | None = None
+    saved: str | None = None
     mime_type: str | None = None
     width: int | None = None
     height: int | None = None
     size_bytes: int | None = None
+    matches_request: bool | None = None
+    mismatch: str | None = None
+    note: str | None = None
+
+
+class SourceResult(Result):
+    """A source image, and what of it left this machine."""
+
+    source: str
+    sent: str
 
 
 class TaskResult(Result):
@@ -73,6 +88,7 @@ class TaskResult(Result):
     model: str
     action: str
     images: list[ImageResult]
+    sources: list[SourceResult] = []
     quoted_usd: float | None
     charged_usd: float | None
     created_at: str
@@ -137,6 +153,7 @@ def task(told: Told) -> TaskResult:
         model=entry.request.model,
         action=entry.request.action,
         images=_images(entry),
+        sources=[SourceResult(source=source.given, sent=_sent(source)) for source in entry.request.sources],
         quoted_usd=number(entry.quoted_usd),
         charged_usd=number(_charged(entry)),
         created_at=stamp(entry.created_at),
@@ -150,7 +167,7 @@ def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
     shown = ("prompt", "aspect_ratio", "output_resolution", "enable_safety_checker")
     return {
         entry.task_id or entry.key: {name: getattr(entry.request, name) for name in shown}
-        | {"source_images": list(entry.request.source_image_urls)}
+        | {"source_images": [source.given for source in entry.request.sources] or list(entry.request.source_image_urls)}
         for entry in (told.entry for told in outcome.tasks)
     }
 
@@ -188,10 +205,20 @@ def _task_lines(result: TaskResult) -> list[str]:
     for image in result.images:
         size = f", {image.width}x{image.height}" if image.width else ""
         until = f" (until {image.expires_at})" if image.expires_at else ""
-        lines += [image.path] if image.path else []
+        lines += [each for each in (image.saved, image.path) if each is not None]
         lines += [f"  url: {image.url}{until}{size}"]
+        lines += [f"  Not what was asked for: {image.mismatch} It is charged all the same."] if image.mismatch else []
+        lines += [f"  {image.note}"] if image.note else []
+    if result.sources:
+        lines.append("sent: " + "; ".join(f"{source.source} ({source.sent})" for source in result.sources))
     free = " Not charged." if result.status == "failed" else ""
     return [*lines, f"{head}: {result.error}{free}" if result.error else head]
+
+
+def _sent(source: SourceImage) -> str:
+    if source.uploaded_bytes is None:
+        return "its address"
+    return f"uploaded, pixels only, {source.width}x{source.height}, {source.uploaded_bytes / 1000:.0f} kB, for an hour"
 
 
 def _charged(entry: Entry) -> Decimal | None:
@@ -204,20 +231,26 @@ def _images(entry: Entry) -> list[ImageResult]:
     expires_at = None if finished is None else stamp(finished + RESULTS_LIVE)
     # A task asked again may name fewer URLs than it once had images.
     both = zip_longest(entry.image_urls, entry.images)
-    return [
-        ImageResult(url=url, expires_at=expires_at)
-        if file is None
-        else ImageResult(
-            url=url,
-            expires_at=expires_at,
-            path=file.path,
-            mime_type=file.mime_type,
-            width=file.width,
-            height=file.height,
-            size_bytes=file.size_bytes,
-        )
-        for url, file in both
-    ]
+    return [_image(entry, url, file, expires_at) for url, file in both]
+
+
+def _image(entry: Entry, url: str | None, file: StoredImage | None, expires_at: str | None) -> ImageResult:
+    if file is None:
+        return ImageResult(url=url, expires_at=expires_at)
+    mismatch = matching.mismatch(entry.request, file.width, file.height)
+    return ImageResult(
+        url=url,
+        expires_at=expires_at,
+        path=file.path,
+        saved=file.saved,
+        mime_type=file.mime_type,
+        width=file.width,
+        height=file.height,
+        size_bytes=file.size_bytes,
+        matches_request=mismatch is None,
+        mismatch=mismatch,
+        note=file.note,
+    )
 
 
 def _overall(statuses: Sequence[TaskStatus]) -> GenerationStatus:

@@ -6,19 +6,20 @@ check:    from the journal; what it has never seen is asked of RunAPI and record
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
 
-from flux2_mcp import budget, callbacks, catalog, pricing
+from flux2_mcp import asking, budget, callbacks, catalog, pricing
+from flux2_mcp.asking import Asked
 from flux2_mcp.callbacks import Callbacks
-from flux2_mcp.earlier import Earlier
-from flux2_mcp.errors import Flux2Error, InvalidRequestError, NotFoundError, Problem
+from flux2_mcp.errors import Flux2Error, NotFoundError
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.entry import Entry, Intent
@@ -28,10 +29,10 @@ from flux2_mcp.lifecycle import State
 from flux2_mcp.limiter import Limiter
 from flux2_mcp.models import Action, ImageRequest
 from flux2_mcp.prices import Prices
-from flux2_mcp.runapi.calls import sendable
-from flux2_mcp.runapi.endpoints import LONGEST_ID
+from flux2_mcp.pruning import Pruner
 from flux2_mcp.settings import Settings, is_loopback
-from flux2_mcp.sources import callback_problems, source_problems
+from flux2_mcp.sources import callback_problems
+from flux2_mcp.sourcing import Sourcing
 from flux2_mcp.waiting import OnProgress, Outcome, Told, Waiter
 
 MOST_TOGETHER = 8
@@ -63,7 +64,8 @@ class Service:
         self._waiter = Waiter(self._journal, self._keeper)
         self._begun = anyio.Event()
         self.prices = Prices(self._gateway)
-        self.earlier = Earlier(self._journal, self._gateway)
+        self.pruner = Pruner(self._journal, settings.home / "images")
+        self._sourcing = Sourcing(self._journal, self._gateway, (settings.home / "images", *settings.allowed_dirs))
 
     @classmethod
     @asynccontextmanager
@@ -101,7 +103,7 @@ class Service:
         url = self.settings.callback_url
         return None if url is None else callbacks.address(url, self.settings.api_key or self._account, key)
 
-    def request(
+    async def request(
         self,
         *,
         prompt: str,
@@ -111,14 +113,19 @@ class Service:
         output_resolution: str | None = None,
         enable_safety_checker: bool | None = None,
         callback_url: str | None = None,
-    ) -> ImageRequest:
-        """A validated request; nothing is guessed and nothing is dropped.
+        folders: Sequence[Path] = (),
+    ) -> Asked:
+        """A validated request; nothing is guessed, nothing is dropped, and nothing leaves the machine yet.
+
+        Args, beside the tool's own:
+            folders: Where local sources may stand, the workspace first.
 
         Raises:
             InvalidRequestError: Naming every field that is wrong and what is allowed.
         """
         local = self._gateway.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
-        return catalog.request(
+        found, wrong = await self._sourcing.find(source_images or (), folders, local=local)
+        request = catalog.request(
             prompt=prompt,
             variant=variant,
             source_image_urls=source_images,
@@ -126,54 +133,60 @@ class Service:
             output_resolution=output_resolution,
             enable_safety_checker=enable_safety_checker,
             callback_url=callback_url,
-            also=source_problems(source_images or (), local=local) + callback_problems(callback_url, local=local),
+            also=[*wrong, *callback_problems(callback_url, local=local)],
         )
+        return Asked(request, found)
 
     async def generate(
         self,
-        request: ImageRequest,
+        asked: Asked,
         *,
         count: int = 1,
         wait_seconds: float,
         max_cost_usd: Decimal | None = None,
         idempotency_key: str | None = None,
         client: str | None = None,
+        workspace: Path | None = None,
+        save_to: str | None = None,
+        overwrite: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Outcome:
-        """Make `count` images of one request, each a task of its own, and wait for them.
+        """Make `count` images, each a task of its own, and wait for them.
 
-        Args:
-            request: Validated.
-            count: 1 to 8.
-            wait_seconds: How long to wait for the end. The tasks run on after it.
-            max_cost_usd: The most that all of them together may cost.
-            idempotency_key: The caller's own; one is minted for each task where it is None.
+        Args, beside the tool's own:
+            asked: From `request`.
             client: The host's name, for the journal.
+            workspace: The folder that the caller works in.
             on_progress: Told about once a second while waiting.
 
         Raises:
-            InvalidRequestError: The idempotency key is nothing to send, or stands for another request.
+            InvalidRequestError: The idempotency key is nothing to send, or stands for another request; a source can't be
+                had; or nothing can be saved there.
             BudgetError: A cap, or no known price under one. Nothing was sent.
             ApiError: RunAPI refused every one of the tasks.
             JournalError: The journal can't be written. Nothing was sent.
         """
         self._gateway.require_key()
-        keys = _keys(idempotency_key, count)
-        price = pricing.price_of(await self.prices.book(), request)
+        keys = asking.keys(idempotency_key, count)
+        saving = asking.saving(save_to, count, workspace, overwrite=overwrite)
+        price = pricing.price_of(await self.prices.book(), asked.request)
         quoted = None if price.usd is None else price.usd * count
         reserved = budget.reservation(quoted, max_cost_usd, self.settings.caps)
+        urls, sources = await self._sourcing.send(asked.found)
+        request = replace(asked.request, source_image_urls=urls, sources=sources) if sources else asked.request
         intents = [
             Intent(
                 key=key,
                 request=request,
                 quoted_usd=price.usd,
                 reserved_usd=None if reserved is None else reserved / count,
-                workspace=self.settings.workspace,
+                workspace=None if workspace is None else str(workspace),
                 client=client,
                 session=self.session,
                 push_url=self._push_url(key),
+                save=save,
             )
-            for key in keys
+            for key, save in zip(keys, saving.saves, strict=True)
         ]
         async with self._keeper.intake:
             intended = await self._journal.intend(
@@ -182,6 +195,7 @@ class Service:
                 caps=self.settings.caps,
                 join=idempotency_key is None and count == 1,
                 in_flight=self.settings.in_flight,
+                before=saving.free,
             )
             self._keep_ours(intended.entries)
         if intended.over is not None:
@@ -285,15 +299,3 @@ class Service:
 
     def _outcome(self, tasks: tuple[Told, ...], *, joined: bool = False) -> Outcome:
         return Outcome(tasks=tasks, sandbox=self._gateway.sandbox, joined=joined, notice=self._journal.notice)
-
-
-def _keys(given: str | None, count: int) -> list[str]:
-    """The idempotency key of each task of a call; InvalidRequestError for what RunAPI would never take."""
-    if given is None:
-        return [str(uuid.uuid4()) for _ in range(count)]
-    keys = [given] if count == 1 else [f"{given}-{number}" for number in range(1, count + 1)]
-    if not all(sendable(key) and len(key) <= LONGEST_ID for key in keys):
-        raise InvalidRequestError(
-            Problem("idempotency_key", f"must be 1 to {LONGEST_ID - 2} printable ASCII characters.")
-        )
-    return keys

@@ -6,6 +6,8 @@
 | RUNAPI_BASE_URL | where RunAPI stands; https, or http on loopback | https://runapi.ai |
 | FLUX2_MODE | auto (live with a key, else sandbox), live, sandbox | auto |
 | FLUX2_HOME | folder of the journal and the images | the platform's user data folder |
+| FLUX2_WORKSPACE | folder that `save_to` and relative paths are in, where the host names none | the working directory |
+| FLUX2_ALLOWED_DIRS | more folders whose images may be sent as sources, separated as in PATH | none |
 | FLUX2_WAIT_SECONDS | how long `generate` and `check_task` wait by default | by host, else 45 |
 | FLUX2_MAX_COST_USD | the most one call may cost | none |
 | FLUX2_SESSION_BUDGET_USD | the most one server process may spend | none |
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -58,6 +61,7 @@ class Settings:
     sandbox_speed: float = 1.0
     log_level: str = "warning"
     workspace: str | None = None
+    allowed_dirs: tuple[Path, ...] = ()
 
 
 def config_file(env: Mapping[str, str]) -> Path | None:
@@ -75,7 +79,7 @@ def from_env(env: Mapping[str, str], config_text: str | None = None, *, workspac
     Args:
         env: The environment.
         config_text: What stands in `config_file(env)`; None where there is none.
-        workspace: The folder that the process was started in.
+        workspace: The folder that the process works in, where it is one that was chosen to be worked in.
 
     Raises:
         SettingsError: Naming the variable and what it may be. Never shows a key.
@@ -110,7 +114,12 @@ def from_env(env: Mapping[str, str], config_text: str | None = None, *, workspac
         callback_url=callback_url,
         callback_port=callback_port,
         sandbox_speed=_number(env, "FLUX2_SANDBOX_SPEED", 0.01, 10_000, 1.0) or 1.0,
-        workspace=workspace,
+        workspace=_folder("FLUX2_WORKSPACE", env.get("FLUX2_WORKSPACE")) or workspace,
+        allowed_dirs=tuple(
+            Path(folder)
+            for text in env.get("FLUX2_ALLOWED_DIRS", "").split(os.pathsep)
+            if (folder := _folder("FLUX2_ALLOWED_DIRS", text)) is not None
+        ),
         log_level=_choice(env, "FLUX2_LOG", LEVELS, "warning"),
     )
 
@@ -178,14 +187,17 @@ def _is_web(text: str) -> bool:
 
 
 def _home(env: Mapping[str, str]) -> Path:
-    if told := env.get("FLUX2_HOME", "").strip():
-        path = Path(told)
-        if not path.is_absolute():
-            raise SettingsError("FLUX2_HOME must be an absolute path: hosts start servers in folders of their own.")
-        return path
+    if told := _folder("FLUX2_HOME", env.get("FLUX2_HOME")):
+        return Path(told)
     import platformdirs
 
     return Path(platformdirs.user_data_dir("flux2-mcp", appauthor=False))
+
+
+def _folder(name: str, text: str | None) -> str | None:
+    if (told := _first(text)) is not None and not Path(told).is_absolute():
+        raise SettingsError(f"{name} must be an absolute path: hosts start servers in folders of their own.")
+    return told
 
 
 def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

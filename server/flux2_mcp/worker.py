@@ -10,10 +10,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
+from flux2_mcp.delivery import workspace
 from flux2_mcp.delivery.download import deliver
 from flux2_mcp.errors import (
     ApiError,
@@ -188,22 +191,16 @@ class Worker:
         if not entry.image_urls:
             raise DeliveryError("RunAPI says completed, and named no image.")
         api = await self._gateway.api()
-        images = tuple(
-            [
-                await deliver(
-                    api.download,
-                    url,
-                    folder=self._images,
-                    base_url=self._gateway.base_url,
-                    prompt=entry.request.prompt,
-                    at=entry.created_at,
-                    ident=entry.task_id or entry.key,
-                    index=index,
-                )
-                for index, url in enumerate(entry.image_urls)
-            ]
-        )
-        await self._step(kept, Event.DELIVERED, images=images)
+        images = []
+        for index, url in enumerate(entry.image_urls):
+            stored = await deliver(
+                api.download, url, folder=self._images, prompt=entry.request.prompt, at=entry.created_at
+            )
+            if entry.save is not None and entry.workspace is not None:
+                put = partial(workspace.place, Path(entry.workspace), entry.save, stored, index)
+                stored = await anyio.to_thread.run_sync(put)
+            images.append(stored)
+        await self._step(kept, Event.DELIVERED, images=tuple(images))
         _well(kept)
 
     async def _seen(self, kept: Kept, remote: RemoteTask) -> None:

@@ -49,7 +49,7 @@ DEADLINE = 60.0
 Here = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-m", "flux2_mcp"]
 SCREEN_LINES = 36
-PNG = r"\d{4}-\d{2}-\d{2}-[a-z-]+-[0-9a-f]{8}\.png"
+PNG = r"\d{4}-\d{2}-\d{2}-[a-z-]+-[0-9a-f]{12}\.png"
 
 
 def flux2_mcp(env: Mapping[str, str], *args: str, **more: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  # subprocess's own
@@ -266,7 +266,7 @@ def test_all_that_breaks_the_contract_is_told_at_once_and_is_4(here: Here) -> No
             "Error: prompt: got 2 characters; max allows 3 to 5000.\n"
             "       --aspect-ratio: max needs it; allowed: 1:1, 4:3, 3:4, 16:9, 9:16, 3:2, 2:3.\n"
             '       --output-resolution: got "2k"; allowed: 1k. Allowed by: pro, flex.\n'
-            "       --source: item 1 is neither an https URL nor task:ID of an earlier result.\n"
+            "       --source: item 1 can't be read: No such file or directory.\n"
             "Nothing was sent and nothing was charged.\n"
             "Next: Mend the arguments named above and run this again.\n"
         ),
@@ -384,7 +384,7 @@ BUSY = errors.RateLimitedError("Too many requests", status=429)
 def test_only_images_on_disk_are_0(tasks: list[tuple[State, errors.Flux2Error | None]], code: int) -> None:
     entry = Entry(
         key="k", task_id="t", account="a", state=State.INTENT, request=catalog.request(prompt="a cat"),
-        workspace=None, client=None, session="s", push_url=None, quoted_usd=Decimal("0.05"), charged_usd=None,
+        workspace=None, client=None, session="s", push_url=None, save=None, quoted_usd=Decimal("0.05"), charged_usd=None,
         error=None, image_urls=(), images=(), created_at=datetime(2026, 11, 20, tzinfo=UTC), submitted_at=None,
         completed_at=None, delivered_at=None, started=True, owner=None,
     )  # fmt: skip

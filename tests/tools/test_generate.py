@@ -61,12 +61,17 @@ async def test_the_seed_prompt_becomes_a_checked_png_on_disk(client: Client, san
                         "url": image["url"],
                         "expires_at": image["expires_at"],
                         "path": str(path),
+                        "saved": None,
                         "mime_type": "image/png",
                         "width": 1024,
                         "height": 1024,
                         "size_bytes": path.stat().st_size,
+                        "matches_request": True,
+                        "mismatch": None,
+                        "note": None,
                     }
                 ],
+                "sources": [],
                 "quoted_usd": 0.05,
                 "charged_usd": 0.05,
                 "created_at": task["created_at"],
@@ -126,8 +131,12 @@ async def test_a_task_that_is_no_source_is_refused_by_its_number(client: Client)
     refused = await client.call_tool("generate", {"prompt": "at night", "source_images": sources})
     assert refused.is_error
     first, second = texts(refused)[0].splitlines()[:2]
-    assert re.fullmatch(r"source_images: item 1: the task is p\w+; wait for it with check_task\.", first)
-    assert second == "source_images: item 2: the journal knows no such task; check_task lists those it does."
+    unknown = "names a task that the journal does not know; check_task lists those it does."
+    assert first == f"source_images: item 2 {unknown}"
+    assert "Nothing was sent" in second
+    refused = await client.call_tool("generate", {"prompt": "at night", "source_images": sources[:1]})
+    text = texts(refused)[0].splitlines()[0]
+    assert re.fullmatch(r"source_images: item 1 names a task that is p\w+; wait for it with check_task\.", text)
 
 
 async def test_waiting_no_longer_gives_the_id_and_the_call_to_make_next(client: Client) -> None:
@@ -203,18 +212,20 @@ async def test_a_corrupt_image_is_told_and_never_kept(client: Client, sandbox_se
     assert task["images"][0]["path"] is None
     assert "can't be decoded" in task["error"]
     assert result["next_action"]["tool"] == "check_task"
-    assert list((sandbox_settings.home / "images").iterdir()) == []
+    assert [path for path in (sandbox_settings.home / "images").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"prompt": "a fox", "max_cost_usd": 0.04}, "The quote is $0.05 and max_cost_usd allows $0.04."),
-        ({"prompt": "a fox", "save_to": "x.png"}, "save_to: is not available yet"),
+        ({"prompt": "a fox", "save_to": "../x.png"}, "save_to: must stay below the workspace"),
+        ({"prompt": "a fox", "save_to": "x.gif"}, "save_to: ends in .gif"),
+        ({"prompt": "a fox", "overwrite": True}, "overwrite: goes with save_to only."),
         ({"prompt": "a fox", "variant": "max"}, "aspect_ratio: max needs it"),
         ({"prompt": "a fox", "variant": "flux-2-pro-text-to-image", "source_images": ["https://example.com/a.png"]},
          "Use flux-2-pro-remix-image, or variant pro."),
-        ({"prompt": "a fox", "source_images": ["/etc/passwd"]}, "source_images: item 1 is neither an https URL"),
+        ({"prompt": "a fox", "source_images": ["/etc/passwd"]}, "source_images: item 1 stands outside the workspace"),
         ({"prompt": "a fox", "callback_url": "ftp://example.com"}, "callback_url: is not an https URL"),
     ],
 )  # fmt: skip

@@ -17,6 +17,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from PIL import Image
 
 from flux2_mcp import catalog
+from flux2_mcp.asking import Asked
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.sandbox.tasks import Task
 from flux2_mcp.service import Service
@@ -224,9 +225,11 @@ async def opened_twice(settings: Settings) -> AsyncIterator[tuple[Service, Servi
 
 async def made(service: Service, prompt: str = "a red fox", wait: float = PATIENCE, **more: Any) -> Outcome:  # noqa: ANN401  # arguments of generate
     """One call. All that waits here has an end."""
-    request = catalog.request(prompt=prompt, **more.pop("request", {}))
+    asked = Asked(catalog.request(prompt=prompt, **more.pop("request", {})))
+    folder = service.settings.workspace
+    given: dict[str, Any] = {"workspace": None if folder is None else Path(folder)} | more
     with anyio.fail_after(wait + PATIENCE):
-        return await service.generate(request, wait_seconds=wait, **more)
+        return await service.generate(asked, wait_seconds=wait, **given)
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:

@@ -20,7 +20,8 @@ from flux2_mcp import catalog
 from flux2_mcp.budget import Caps, Exceeded, Spent
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
 from flux2_mcp.journal.entry import Change, Entry, StoredImage, digest, dump, load
-from flux2_mcp.journal.store import DURATIONS_KEPT, JOINABLE, SqliteJournal
+from flux2_mcp.journal.history import KEPT
+from flux2_mcp.journal.store import JOINABLE, SqliteJournal
 from flux2_mcp.lifecycle import Event, IllegalTransitionError, State
 from flux2_mcp.models import Action, ImageRequest
 from tests.unit.journals import ACCOUNT, AT, CAT, Clock, Home, intend, intent, new, opened, steps
@@ -90,6 +91,7 @@ async def test_an_intent_is_written_whole_and_read_by_another_process_object_as_
         client="claude-code",
         session="s",
         push_url="https://example.com/push/1",
+        save=None,
         quoted_usd=Decimal("0.24"),
         charged_usd=None,
         error=None,
@@ -639,7 +641,7 @@ async def test_durations_are_seconds_from_submission_to_completion_oldest_first_
 
 async def test_only_the_latest_durations_are_kept_in_mind(home: Home) -> None:
     journal = home.journal()
-    keys = [f"k{number}" for number in range(DURATIONS_KEPT + 5)]
+    keys = [f"k{number}" for number in range(KEPT + 5)]
     await new(journal, *map(intent, keys), in_flight=1000)
     assert journal._opened is not None
     # The lives of 205 tasks at once: what happens to one is tested above.
@@ -647,7 +649,7 @@ async def test_only_the_latest_durations_are_kept_in_mind(home: Home) -> None:
         "UPDATE task SET state = 'delivered', submitted_at = created_at, completed_at = created_at + n"
     )
     (found,) = (await journal.durations()).values()
-    assert found == tuple(float(number) for number in range(6, DURATIONS_KEPT + 6))
+    assert found == tuple(float(number) for number in range(6, KEPT + 6))
 
 
 # --- times ---

@@ -12,6 +12,7 @@ from flux2_mcp import catalog, results
 from flux2_mcp.errors import DeliveryError, Flux2Error, NotFoundError, ServiceError
 from flux2_mcp.journal.entry import Entry, StoredImage
 from flux2_mcp.lifecycle import State
+from flux2_mcp.models import SourceImage
 from flux2_mcp.results import (
     JOINED_NOTICE,
     SANDBOX_NOTICE,
@@ -30,7 +31,7 @@ IMAGE = StoredImage(
     path="/home/ada/images/2026-11-20-a-cat-1.png",
     mime_type="image/png",
     width=1024,
-    height=768,
+    height=1024,
     size_bytes=123_456,
     sha256="0" * 64,
 )
@@ -44,6 +45,7 @@ OPEN = Entry(
     client="claude-code",
     session="s",
     push_url=None,
+    save=None,
     quoted_usd=Decimal("0.05"),
     charged_usd=None,
     error=None,
@@ -92,8 +94,9 @@ def test_a_delivered_task_is_told_with_its_file_its_url_and_what_it_cost() -> No
                 path=IMAGE.path,
                 mime_type="image/png",
                 width=1024,
-                height=768,
+                height=1024,
                 size_bytes=123_456,
+                matches_request=True,
             )
         ],
         quoted_usd=0.05,
@@ -280,7 +283,7 @@ def test_no_model_can_take_a_sandbox_image_for_a_real_one() -> None:
 def test_a_delivered_image_in_words_begins_with_its_file() -> None:
     assert results.words(told(DELIVERED)) == (
         "/home/ada/images/2026-11-20-a-cat-1.png\n"
-        f"  url: {URL} (until 2026-11-27T10:00:04Z), 1024x768\n"
+        f"  url: {URL} (until 2026-11-27T10:00:04Z), 1024x1024\n"
         "task-1: completed (flux-2-pro-text-to-image)\n"
         "status: completed; quoted $0.05, charged $0.045\n"
         "No picture is attached: describe the image only after opening its file."
@@ -362,3 +365,20 @@ def test_a_results_url_lives_seven_days_from_its_completion_wherever_the_clock_s
     far = AT.astimezone(timezone(timedelta(hours=5)))
     entry = replace(COMPLETED, completed_at=far.astimezone(UTC))
     assert results.task(Told(entry)).images[0].expires_at == "2026-11-27T10:00:00Z"
+
+
+def test_what_was_saved_stands_first_and_what_left_the_machine_is_said() -> None:
+    saved = replace(IMAGE, saved="/home/ada/site/hero.png", note="hero.png had come to exist meanwhile.")
+    sources = (
+        SourceImage(given="photo.jpg", identity="sha256:1", uploaded_bytes=412_000, width=200, height=300),
+        SourceImage(given="task:1", identity="task:1"),
+    )
+    entry = replace(DELIVERED, images=(saved,), request=replace(DELIVERED.request, sources=sources))
+    outcome = Outcome(tasks=(Told(entry),), sandbox=False)
+    lines = results.words(results.generation(outcome)).splitlines()
+    assert lines[:2] == ["/home/ada/site/hero.png", IMAGE.path]
+    assert lines[3:5] == [
+        "  hero.png had come to exist meanwhile.",
+        "sent: photo.jpg (uploaded, pixels only, 200x300, 412 kB, for an hour); task:1 (its address)",
+    ]
+    assert results.requests(outcome)[DELIVERED.task_id or ""]["source_images"] == ["photo.jpg", "task:1"]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux2_mcp.errors import Problem
-from flux2_mcp.sources import LONGEST_URL, callback_problems, is_url, source_problems
+from flux2_mcp.sources import LONGEST_URL, UnreadableError, callback_problems, is_local, is_url, parse
 
 LONG = "https://example.com/"
 
@@ -60,12 +60,66 @@ def test_what_only_looks_like_loopback_stays_here(url: str) -> None:
     assert not is_url(url, local=True)
 
 
-def test_each_bad_source_is_named_by_its_place_and_never_shown() -> None:
-    secret = "/home/ada/secret.png"
-    problems = source_problems(["https://example.com/a.png", secret, "https://example.com/b.png", ""], local=False)
-    text = "item {} is neither an https URL nor task:ID of an earlier result."
-    assert problems == [Problem("source_images", text.format(2)), Problem("source_images", text.format(4))]
-    assert source_problems([], local=False) == []
+@pytest.mark.parametrize(
+    ("text", "kind", "rest"),
+    [
+        ("https://example.com/cat.png", "url", "https://example.com/cat.png"),
+        ("task:0193a5f0", "task", "0193a5f0"),
+        ("cat.png", "file", "cat.png"),
+        ("./art/cat 1.png", "file", "./art/cat 1.png"),
+        ("/home/ada/cat.png", "file", "/home/ada/cat.png"),
+        ("C:\\cats\\cat.png", "file", "C:\\cats\\cat.png"),
+        ("~/cat.png", "file", "~/cat.png"),
+        ("tasks/cat.png", "file", "tasks/cat.png"),
+        ("file:///home/ada/cat%201.png", "file", "/home/ada/cat 1.png"),
+        ("file://localhost/cat.png", "file", "/cat.png"),
+        ("data:image/png;base64,AAAA", "data", "data: URI"),
+    ],
+)
+def test_a_source_is_known_by_how_it_begins(text: str, kind: str, rest: str) -> None:
+    given = parse(text, local=False)
+    assert (given.kind, given.text) == (kind, rest)
+    assert is_local(text) is (kind == "file")
+
+
+def test_the_bytes_of_a_data_uri_are_read_and_never_shown() -> None:
+    given = parse("data:image/png;base64,aGVsbG8=", local=False)
+    assert given.data == b"hello"
+    assert "hello" not in repr(given)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is neither an https URL, a path, task:ID"),
+        ("  ", "is neither"),
+        ("cat\x00.png", "is neither"),
+        ("cat\n.png", "is neither"),
+        ("http://example.com/cat.png", "is a URL that is not https"),
+        ("ftp://example.com/cat.png", "is a URL that is not https"),
+        ("//example.com/cat.png", "is a URL that is not https"),
+        ("https://ada:pw@example.com/", "is a URL that is not https"),
+        ("file://elsewhere/cat.png", "is a file: URI of another machine"),
+        ("file://[", "is a file: URI of another machine, or a broken one"),
+        ("data:image/png,AAAA", "is a data: URI that is not base64"),
+        ("data:image/png;base64", "is a data: URI that is not base64"),
+        ("data:image/png;base64,AA A", "is a data: URI whose base64 is broken"),
+        ("data:image/png;base64,ÄÄÄÄ", "is a data: URI whose base64 is broken"),
+    ],
+)
+def test_what_is_no_source_is_refused_with_a_reason_that_does_not_show_it(text: str, words: str) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        parse(text, local=False)
+    assert caught.value.message.startswith(words)
+    assert "ada" not in caught.value.message
+    assert not is_local(text)
+
+
+def test_a_data_uri_is_refused_before_it_is_decoded_where_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux2_mcp.sources.LARGEST", 3)
+    assert parse("data:;base64,AAAA", local=False).data == bytes(3)
+    with pytest.raises(UnreadableError, match="holds more than"):
+        parse(f"data:;base64,{'A' * 12}", local=False)
 
 
 def test_a_callback_is_a_url_that_runapi_could_reach_or_none() -> None:
@@ -84,3 +138,12 @@ def test_no_text_makes_it_raise_and_what_leaves_is_https_in_plain_sight(text: st
         assert text.lower().startswith("https://")
         assert text.isprintable()
         assert " " not in text
+
+
+@given(st.text(max_size=40) | st.text(max_size=30).map(lambda rest: f"data:image/png;base64,{rest}"))
+def test_no_text_makes_reading_a_source_raise_anything_but_its_own_error(text: str) -> None:
+    try:
+        given = parse(text, local=True)
+    except UnreadableError:
+        return
+    assert given.kind in {"url", "task", "file", "data"}

@@ -15,6 +15,7 @@ from flux2_mcp.commands.generate import generate
 from flux2_mcp.commands.output import INTERRUPTED, PROGRAM, WIDTH, complain
 from flux2_mcp.commands.pricing import pricing
 from flux2_mcp.commands.sandbox import sandbox
+from flux2_mcp.commands.tasks import open_image, prune, tasks
 from flux2_mcp.commands.variants import variants
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, SettingsError
 from flux2_mcp.logs import to_stderr
@@ -53,7 +54,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (generate, variants, pricing, sandbox):
+for command in (generate, tasks, open_image, prune, variants, pricing, sandbox):
     flux2.add_command(command)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -81,13 +82,18 @@ def _key(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
 @click.option(
     "--variant", default=catalog.DEFAULT_VARIANT, metavar="NAME", help="pro (default), flex, max, or a model id."
 )
-@click.option("--source", "source_images", multiple=True, metavar="URL", help="Image to remix; repeat for more.")
+@click.option(
+    "--source", "source_images", multiple=True, metavar="IMAGE",
+    help="File, URL or task:ID to remix; repeat for more.",
+)  # fmt: skip
 @click.option("--aspect-ratio", metavar="RATIO", help="1:1 (default), 4:3, 3:4, 16:9, 9:16, 3:2, 2:3; remix: auto.")
 @click.option("--output-resolution", metavar="SIZE", help="1k (default) or 2k; max: 1k only.")
 @click.option("--safety-checker/--no-safety-checker", "enable_safety_checker", default=None, help="Not for max.")
 @click.option(
     "--count", type=click.IntRange(1, MOST_TOGETHER), default=1, metavar="N", help="Images, each paid; default 1."
 )
+@click.option("--save-to", metavar="PATH", help="File, or folder/, below the working directory to put the image into.")
+@click.option("--overwrite", is_flag=True, help="Let --save-to replace a file.")
 @click.option("--max-cost", "max_cost_usd", metavar="USD", callback=_amount, help="Refuse if all would cost more.")
 @click.option(
     "--wait", "wait_seconds", type=click.FloatRange(0, int(LONGEST_WAIT)), metavar="SECONDS", callback=_seconds,
@@ -107,6 +113,8 @@ def generate(
     output_resolution: str | None,
     enable_safety_checker: bool | None,
     count: int,
+    save_to: str | None,
+    overwrite: bool,
     max_cost_usd: Decimal | None,
     wait_seconds: float | None,
     callback_url: str | None,
@@ -115,6 +123,7 @@ def generate(
 ) -> int:
     """Make images from a PROMPT, or remix source images. Prints the file of each first."""
     settings = read_settings()
+    folders = [] if settings.workspace is None else [Path(settings.workspace)]
     waits = (wait_seconds, settings.wait_seconds, WAIT_SECONDS)
 
     async def work() -> Outcome:
@@ -125,7 +134,7 @@ def generate(
                 show(_line(progress))
 
             async with Service.opened(settings) as service:
-                request = service.request(
+                asked = await service.request(
                     prompt=prompt,
                     variant=variant,
                     source_images=list(source_images) or None,
@@ -133,14 +142,18 @@ def generate(
                     output_resolution=output_resolution,
                     enable_safety_checker=enable_safety_checker,
                     callback_url=callback_url,
+                    folders=folders,
                 )
                 return await service.generate(
-                    request,
+                    asked,
                     count=count,
                     wait_seconds=next(seconds for seconds in waits if seconds is not None),
                     max_cost_usd=max_cost_usd,
                     idempotency_key=idempotency_key,
                     client=output.PROGRAM,
+                    workspace=next(iter(folders), None),
+                    save_to=save_to,
+                    overwrite=overwrite,
                     on_progress=on_progress,
                 )
 
@@ -194,8 +207,12 @@ def _task(task: TaskResult) -> list[str]:
     lines = []
     for image in task.images:
         size = f"  {image.width} x {image.height} px, {(image.size_bytes or 0) / 1000:.0f} kB"
-        lines += [image.path, size] if image.path else []
+        lines += [each for each in (image.saved, image.path) if each is not None]
+        lines += [size] if image.path else []
         lines += [f"  {image.url}"]
+        lines += [f"  Not what was asked for: {image.mismatch}"] if image.mismatch else []
+        lines += [f"  {image.note}"] if image.note else []
+    lines += [f"  sent: {source.source} ({source.sent})" for source in task.sources]
     if task.error or not any(image.path for image in task.images):
         lines.append(f"{task.task_id}: {task.status}{f': {spoken(task.error)}' if task.error else ''}")
     return lines

@@ -28,6 +28,8 @@ INTERRUPTED = 128 + signal.SIGINT
 # Messages are written for both: what the tools call so, the command line calls so.
 _SPOKEN = {
     "source_images": "--source",
+    "save_to": "--save-to",
+    "overwrite: true": "--overwrite",
     "aspect_ratio": "--aspect-ratio",
     "output_resolution": "--output-resolution",
     "enable_safety_checker": "--safety-checker",

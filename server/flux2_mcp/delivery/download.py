@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import anyio
 import anyio.to_thread
@@ -24,6 +25,9 @@ LARGEST = 64 * 1024 * 1024
 """Bytes. A 2k PNG is about 8 MB."""
 REDIRECTS = 3
 SECONDS = 120.0
+INCOMING = "incoming"
+"""Folder, beside that of the images, of what has not come whole yet."""
+STALE_SECONDS = 600.0
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
@@ -48,37 +52,33 @@ class Answer(Protocol):
 Fetch = Callable[[str], AbstractAsyncContextManager[Answer]]
 
 
-async def deliver(
-    fetch: Fetch, url: str, *, folder: Path, base_url: str, prompt: str, at: datetime, ident: str, index: int
-) -> StoredImage:
+async def deliver(fetch: Fetch, url: str, *, folder: Path, prompt: str, at: datetime) -> StoredImage:
     """Fetch one result into `folder`.
 
     Args:
-        fetch: Opens a URL without following redirects and without credentials.
+        fetch: Opens a URL without following redirects and without credentials; refuses places that are not public.
         url: The result's temporary URL.
         folder: Where images are kept; made where missing.
-        base_url: RunAPI's own; results may stand there even on plain loopback HTTP.
         prompt: For the file's name.
         at: When the task was made, for the file's name.
-        ident: The task's id, for the file's name.
-        index: Which image of the task, from 0.
 
     Raises:
         DeliveryError: The URL is not allowed, has expired, or what came is not a whole image.
         TransportError: No answer came.
     """
+    incoming = folder.with_name(INCOMING)
     try:
-        await anyio.Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = await anyio.to_thread.run_sync(lambda: tempfile.mkstemp(dir=folder, suffix=".part"))
+        await anyio.to_thread.run_sync(_make_room, folder, incoming)
+        handle, name = await anyio.to_thread.run_sync(lambda: tempfile.mkstemp(dir=incoming))
     except OSError as exc:
         raise DeliveryError(f"The image folder can't be written: {exc.strerror}.") from exc
     part = Path(name)
     try:
         with anyio.fail_after(SECONDS), os.fdopen(handle, "wb") as file:
-            size, sha256 = await _stream(fetch, url, base_url, file.write)
+            size, sha256 = await _stream(fetch, url, file.write)
             await anyio.to_thread.run_sync(_sync, file)
         checked = await anyio.to_thread.run_sync(image.check, part)
-        final = folder / image_name(prompt, at=at, ident=ident, index=index, suffix=checked.suffix)
+        final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
         await anyio.to_thread.run_sync(os.replace, part, final)
     except TimeoutError as exc:
         raise DeliveryError(f"The image did not come within {SECONDS:.0f} s.") from exc
@@ -97,15 +97,23 @@ async def deliver(
     )
 
 
+def _make_room(*folders: Path) -> None:
+    """Make the folders, and clear away what dead processes left half-way: nobody writes for so long."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for part in folders[-1].iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
+
+
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-async def _stream(fetch: Fetch, url: str, base_url: str, write: Callable[[bytes], object]) -> tuple[int, str]:
+async def _stream(fetch: Fetch, url: str, write: Callable[[bytes], object]) -> tuple[int, str]:
     for _ in range(REDIRECTS + 1):
-        if not allowed(url, base_url):
-            raise DeliveryError("The result's URL is not https, so it was not fetched.")
         async with fetch(url) as answer:
             if answer.status in REDIRECT_STATUSES:
                 url = _target(url, answer.headers.get("location", ""))
@@ -128,13 +136,3 @@ def _target(url: str, location: str) -> str:
         return urljoin(url, location)
     except ValueError as exc:
         raise DeliveryError("The result's URL redirected to what is no URL.") from exc
-
-
-def allowed(url: str, base_url: str) -> bool:
-    """Results come over https, or from where RunAPI (or the sandbox) itself stands."""
-    try:
-        parts, base = urlsplit(url), urlsplit(base_url)
-        here = (parts.scheme, parts.hostname, parts.port) == (base.scheme, base.hostname, base.port)
-    except ValueError:
-        return False
-    return bool(parts.hostname) and (parts.scheme == "https" or here)

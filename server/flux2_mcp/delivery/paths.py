@@ -1,32 +1,79 @@
-"""Names of image files. Pure."""
+"""Names of image files, and which a user may give them. Pure."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from datetime import datetime
+from pathlib import PurePosixPath
+
+from flux2_mcp.errors import InvalidRequestError, Problem
 
 WORDS = 6
+DIGITS = 12
+"""Of the SHA-256 in a file's name: 48 bits, enough for more images than a disk holds."""
 LONGEST = 48
 """Characters of the prompt in a file's name; the whole stays far below the 143 bytes of encrypted home folders."""
 
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""What images can be saved as, and Pillow's names of that."""
+LONGEST_NAME = 200
+"""Bytes of one part of a path; systems take 255, and a number may be added."""
+
+_FORBIDDEN = re.compile(r'[<>:"|?*\\]')
+# Names that Windows keeps for devices, whatever their suffix.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?$", re.IGNORECASE)
 # Windows refuses these as a file's first part; the date in front keeps us clear of them, and of hidden files.
 _WORD = re.compile(r"[a-z0-9]+")
 
 
-def image_name(prompt: str, *, at: datetime, ident: str, index: int, suffix: str) -> str:
-    """A file name that a person can read: date, words of the prompt, a short id, a number from the second image on.
+def image_name(prompt: str, *, at: datetime, sha256: str, suffix: str) -> str:
+    """A file name that a person can read and the content can be held against: date, words of the prompt, a short id.
+
+    The short id is the beginning of the content's SHA-256: the same image again has the same name, another never has.
 
     Args:
         prompt: Only its first plain words are used.
         at: When the task was made, UTC.
-        ident: The task's id or key; its last eight letters and digits stand in the name. Ids that begin with the time
-            or with a prefix differ at their end.
-        index: Which image of the task, from 0.
+        sha256: Of the file's bytes, in hex.
         suffix: With the dot.
     """
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     words = "-".join(_WORD.findall(plain)[:WORDS])[:LONGEST].strip("-")
-    short = "".join(_WORD.findall(ident.lower()))[-8:]
-    parts = [at.strftime("%Y-%m-%d"), words, short, str(index + 1) if index else ""]
-    return "-".join(part for part in parts if part) + suffix
+    return "-".join(filter(None, [at.strftime("%Y-%m-%d"), words, sha256[:DIGITS]])) + suffix
+
+
+def targets(save_to: str, count: int) -> list[str]:
+    """Where each of `count` images goes, relative to the workspace; a folder ends in `/`. Looks at no disk.
+
+    Raises:
+        InvalidRequestError: It is no file name or folder below the workspace, on any system.
+    """
+    text = save_to.removeprefix("./")
+    parts = text.rstrip("/").split("/")
+    if save_to.startswith(("/", "~")) or not text.strip("/ "):
+        raise _refused("must be a file name or folder relative to the workspace, such as public/hero.png or assets/.")
+    for part in parts:
+        if part in {"", ".", ".."}:
+            raise _refused("must stay below the workspace: no '..', no '.', no empty part.")
+        if not part.isprintable() or _FORBIDDEN.search(part):
+            raise _refused("holds a character that not every system allows in a name. Put / between folders.")
+        if part.endswith((".", " ")) or part.startswith(" ") or _RESERVED.match(part):
+            raise _refused(
+                "holds a name that Windows keeps for devices, or one that begins or ends in a blank or a dot."
+            )
+        if len(part.encode()) > LONGEST_NAME:
+            raise _refused(f"holds a name of more than {LONGEST_NAME} bytes.")
+    folder, name = parts[:-1], parts[-1]
+    stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix
+    if text.endswith("/") or not suffix:
+        return ["/".join(parts) + "/"] * count
+    if suffix.lower() not in SUFFIXES:
+        allowed = ", ".join(SUFFIXES)
+        raise _refused(f"ends in {suffix}; images are saved as {allowed}. A folder ends in /.")
+    numbered = [name] if count == 1 else [f"{stem}-{number}{suffix}" for number in range(1, count + 1)]
+    return ["/".join([*folder, one]) for one in numbered]
+
+
+def _refused(text: str) -> InvalidRequestError:
+    return InvalidRequestError(Problem("save_to", text))

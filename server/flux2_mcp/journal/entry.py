@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -13,12 +13,16 @@ from typing import Protocol
 from flux2_mcp.budget import Caps, Exceeded, Spent
 from flux2_mcp.catalog import DEFAULT_RESOLUTION
 from flux2_mcp.lifecycle import Event, State
-from flux2_mcp.models import Action, ImageRequest
+from flux2_mcp.models import Action, ImageRequest, SourceImage, UploadedFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """An image on disk, checked. `path` is absolute; sizes in pixels and bytes."""
+    """An image on disk, checked. `path` is absolute; sizes in pixels and bytes.
+
+    `saved` is the absolute path of its copy in the workspace, where one was asked for and made; `note` says what a user
+    should know about that copy.
+    """
 
     path: str
     mime_type: str
@@ -26,6 +30,16 @@ class StoredImage:
     height: int
     size_bytes: int
     sha256: str
+    saved: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Where in the workspace a task's image is wanted: `target` is relative to it, with `/`; a folder ends in `/`."""
+
+    target: str
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +58,7 @@ class Intent:
     client: str | None = None
     session: str | None = None
     push_url: str | None = None
+    save: Save | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +78,7 @@ class Entry:
     client: str | None
     session: str | None
     push_url: str | None
+    save: Save | None
     quoted_usd: Decimal | None
     charged_usd: Decimal | None
     error: str | None
@@ -112,7 +128,7 @@ def resolution(request: ImageRequest) -> str:
 
 def dump(request: ImageRequest) -> str:
     """The request as canonical JSON: equal requests give equal text."""
-    return json.dumps(asdict(request), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _canonical(asdict(request))
 
 
 def load(text: str) -> ImageRequest:
@@ -120,12 +136,21 @@ def load(text: str) -> ImageRequest:
     values = json.loads(text)
     values["action"] = Action(values["action"])
     values["source_image_urls"] = tuple(values["source_image_urls"])
+    values["sources"] = tuple(SourceImage(**source) for source in values.get("sources", ()))
     return ImageRequest(**values)
 
 
 def digest(request: ImageRequest) -> str:
-    """Names the request without showing it: equal for equal requests."""
-    return hashlib.sha256(dump(request).encode()).hexdigest()
+    """Names the request without showing it: equal for equal requests, whatever address a source is sent under this time."""
+    values = asdict(request)
+    del values["sources"]
+    if request.sources:
+        values["source_image_urls"] = [source.identity for source in request.sources]
+    return hashlib.sha256(_canonical(values).encode()).hexdigest()
+
+
+def _canonical(values: dict[str, object]) -> str:
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 class Journal(Protocol):
@@ -135,7 +160,14 @@ class Journal(Protocol):
     """
 
     async def intend(
-        self, intents: Sequence[Intent], *, at: datetime, caps: Caps, join: bool, in_flight: int
+        self,
+        intents: Sequence[Intent],
+        *,
+        at: datetime,
+        caps: Caps,
+        join: bool,
+        in_flight: int,
+        before: Callable[[], None] = lambda: None,
     ) -> Intended:
         """Write all intents or none, synced to disk when this returns; what they reserve fits the caps at that moment.
 
@@ -148,6 +180,8 @@ class Journal(Protocol):
             join: Look first for a task that does the same in the same workspace and has not been told to anybody,
                 and give that instead.
             in_flight: At most so many tasks are under way at once, over all processes.
+            before: Called before anything new is written, and not where everything was there before. What it raises
+                is raised, and nothing is written.
 
         Raises:
             InvalidRequestError: A known key belongs to another request.
@@ -208,6 +242,26 @@ class Journal(Protocol):
 
     async def spent(self, *, at: datetime, session: str | None) -> Spent:
         """What was charged or is reserved."""
+        ...
+
+    async def with_images(self, before: datetime) -> tuple[Entry, ...]:
+        """The tasks that were made before then and whose images are kept, oldest first."""
+        ...
+
+    async def still_used(self, paths: Sequence[str]) -> frozenset[str]:
+        """Which of these files belong to a task, of whichever account."""
+        ...
+
+    async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
+        """Write down which images a task still has."""
+        ...
+
+    async def upload(self, identity: str, *, at: datetime) -> UploadedFile | None:
+        """The file that RunAPI still holds of this content `at` this time."""
+        ...
+
+    async def uploaded(self, identity: str, file: UploadedFile) -> None:
+        """Note that RunAPI holds this content, under an address that works until the file's `expires_at`."""
         ...
 
     async def nudge(self, push_url: str) -> None:

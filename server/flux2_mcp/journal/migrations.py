@@ -57,4 +57,18 @@ CREATE TABLE turn (
 );
 CREATE INDEX turn_latest ON turn (account, at)
 """,
+    """
+ALTER TABLE task ADD COLUMN save_to TEXT;
+ALTER TABLE task ADD COLUMN overwrite INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE upload (
+  account    TEXT NOT NULL,
+  identity   TEXT NOT NULL,
+  file_name  TEXT NOT NULL,
+  url        TEXT NOT NULL,
+  size_bytes INTEGER NOT NULL,
+  mime_type  TEXT NOT NULL,
+  expires_at REAL NOT NULL,
+  PRIMARY KEY (account, identity)
+)
+""",
 )

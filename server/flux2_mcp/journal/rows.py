@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flux2_mcp import lifecycle
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
-from flux2_mcp.journal.entry import Change, Entry, Intent, StoredImage, digest, dump, load, resolution
+from flux2_mcp.journal.entry import Change, Entry, Intent, Save, StoredImage, digest, dump, load, resolution
 from flux2_mcp.lifecycle import Event, State
 
 if TYPE_CHECKING:  # SQLite loads at its first use
@@ -60,6 +60,7 @@ def entry(row: Row) -> Entry:
         client=row["client"],
         session=row["session"],
         push_url=row["push_url"],
+        save=None if row["save_to"] is None else Save(row["save_to"], bool(row["overwrite"])),
         quoted_usd=usd(row["quoted"]),
         charged_usd=usd(row["charged"]),
         error=row["error"],
@@ -100,13 +101,19 @@ def known(database: Database, account: str, intent: Intent) -> bool:
     """Whether the intent's key stands in the journal already.
 
     Raises:
-        InvalidRequestError: The key belongs to another request.
+        InvalidRequestError: The key belongs to another request, or to one whose image goes elsewhere.
     """
-    found = database.read("SELECT digest FROM task WHERE account = ? AND key = ?", (account, intent.key))
-    if found and found[0]["digest"] != digest(intent.request):
+    sql = "SELECT digest, save_to, workspace FROM task WHERE account = ? AND key = ?"
+    if not (found := database.read(sql, (account, intent.key))):
+        return False
+    if found[0]["digest"] != digest(intent.request):
         text = "was used for another request; use a new one for a new request, or leave it out."
         raise InvalidRequestError(Problem("idempotency_key", text))
-    return bool(found)
+    there = (found[0]["save_to"], found[0]["workspace"])
+    if intent.save is not None and there != (intent.save.target, intent.workspace):
+        text = "differs from what this idempotency_key was first used with; copy the image from there, or leave it out."
+        raise InvalidRequestError(Problem("save_to", text))
+    return True
 
 
 def insert(database: Database, account: str, intent: Intent, *, at: datetime, owner: str, lease_until: float) -> Entry:
@@ -127,6 +134,8 @@ def insert(database: Database, account: str, intent: Intent, *, at: datetime, ow
         "client": intent.client,
         "session": intent.session,
         "push_url": intent.push_url,
+        "save_to": None if intent.save is None else intent.save.target,
+        "overwrite": intent.save is not None and intent.save.overwrite,
         "quoted": micros(intent.quoted_usd),
         "reserved": micros(intent.reserved_usd),
         "created_at": at.timestamp(),

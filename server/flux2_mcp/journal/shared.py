@@ -12,6 +12,7 @@ from flux2_mcp.budget import Spent
 from flux2_mcp.journal import rows
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.journal.owners import is_dead
+from flux2_mcp.models import UploadedFile
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite import Database, Value
@@ -20,6 +21,8 @@ LEASE = 20.0
 """Seconds that a task stays with a process that is not heard of and can't be asked whether it lives. Renewed ten times as
 often, so that a process on a busy machine keeps what it has."""
 DAY = timedelta(hours=24)
+UPLOADS_LIVE = timedelta(hours=1)
+"""How long RunAPI holds an uploaded file (`api/runapi.md`, files)."""
 SLOWEST = 0.2
 """Calls a second that the limiter never goes below."""
 RECOVERY = 1.02
@@ -109,3 +112,44 @@ def spent(account: str, session: str | None, at: datetime, database: Database) -
     day = database.read(sql + "created_at > ?", (account, (at - DAY).timestamp()))
     ours = database.read(sql + "session = ?", (account, session))
     return Spent(session_usd=Decimal(ours[0][0]) / rows.MICROS, daily_usd=Decimal(day[0][0]) / rows.MICROS)
+
+
+def upload(account: str, identity: str, at: datetime, database: Database) -> UploadedFile | None:
+    """The file that RunAPI still holds of this content."""
+    sql = "SELECT * FROM upload WHERE account = ? AND identity = ? AND expires_at > ?"
+    found = database.read(sql, (account, identity, at.timestamp()))
+    if not found:
+        return None
+    row = found[0]
+    return UploadedFile(
+        file_name=row["file_name"],
+        url=row["url"],
+        size_bytes=row["size_bytes"],
+        mime_type=row["mime_type"],
+        expires_at=rows.utc(row["expires_at"]),
+    )
+
+
+def uploaded(account: str, identity: str, file: UploadedFile, database: Database) -> None:
+    """Note what RunAPI holds, and forget what it does not any more."""
+    expires_at = 0.0 if file.expires_at is None else file.expires_at.timestamp()
+    database.execute("DELETE FROM upload WHERE expires_at < ?", (expires_at - UPLOADS_LIVE.total_seconds(),))
+    database.execute(
+        "INSERT OR REPLACE INTO upload VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (account, identity, file.file_name, file.url, file.size_bytes, file.mime_type, expires_at),
+    )
+
+
+def nudge(account: str, push_url: str, database: Database) -> None:
+    """Mark the open task that RunAPI called back for."""
+    sql = "UPDATE task SET nudged = 1 WHERE account = ? AND push_url = ? AND state IN ('intent', 'submitted', 'processing')"
+    database.execute(sql, (account, push_url))
+
+
+def nudged(account: str, owner: str, database: Database) -> tuple[str, ...]:
+    """The keys of the owner's tasks that were marked; the marks are gone after."""
+    marked = "account = ? AND owner = ? AND nudged = 1"
+    keys = tuple(row["key"] for row in database.read(f"SELECT key FROM task WHERE {marked}", (account, owner)))
+    if keys:
+        database.execute(f"UPDATE task SET nudged = 0 WHERE {marked}", (account, owner))
+    return keys

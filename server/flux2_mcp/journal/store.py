@@ -17,24 +17,23 @@ import anyio.to_thread
 from flux2_mcp import budget
 from flux2_mcp.budget import Caps, Spent
 from flux2_mcp.errors import NOTHING_SENT, JournalError
-from flux2_mcp.journal import rows, shared
-from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, digest
+from flux2_mcp.journal import history, rows, shared
+from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, StoredImage, digest
 from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.lifecycle import Event, State
+from flux2_mcp.models import UploadedFile
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite import Database
 
 T = TypeVar("T")
 
-DURATIONS_KEPT = 200
 JOINABLE = timedelta(hours=1)
 """A task that ended unheard is given to the next identical call for so long; older ones are taken for forgotten."""
 
 UNDER_WAY = (
     "account = :account AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
 )
-DONE = "account = :account AND state IN ('completed', 'delivered')"
 
 
 class SqliteJournal:
@@ -112,7 +111,14 @@ class SqliteJournal:
         return await self._run(call)
 
     async def intend(
-        self, intents: Sequence[Intent], *, at: datetime, caps: Caps, join: bool, in_flight: int
+        self,
+        intents: Sequence[Intent],
+        *,
+        at: datetime,
+        caps: Caps,
+        join: bool,
+        in_flight: int,
+        before: Callable[[], None] = lambda: None,
     ) -> Intended:
         """See `Journal.intend`."""
 
@@ -120,6 +126,8 @@ class SqliteJournal:
             if join and (known := self._same(database, intents[0], at)):
                 return Intended(entries=(known,), joined=True)
             fresh = [intent for intent in intents if not rows.known(database, self._account, intent)]
+            if fresh:
+                before()
             wanted = sum((intent.reserved_usd or Decimal(0) for intent in fresh), Decimal(0))
             if wanted and (
                 over := budget.exceeded(wanted, caps, shared.spent(self._account, intents[0].session, at, database))
@@ -148,10 +156,10 @@ class SqliteJournal:
     def _same(self, database: Database, intent: Intent, at: datetime) -> Entry | None:
         sql = (
             "SELECT * FROM task WHERE account = ? AND digest = ? AND workspace IS ? AND told_at IS NULL AND created_at > ?"
-            " AND state IN ('intent', 'submitted', 'processing', 'completed', 'delivered') ORDER BY n DESC LIMIT 1"
+            " AND save_to IS ? AND state IN ('intent', 'submitted', 'processing', 'completed', 'delivered') ORDER BY n DESC LIMIT 1"
         )
-        since = (at - JOINABLE).timestamp()
-        found = database.read(sql, (self._account, digest(intent.request), intent.workspace, since))
+        since, target = (at - JOINABLE).timestamp(), None if intent.save is None else intent.save.target
+        found = database.read(sql, (self._account, digest(intent.request), intent.workspace, since, target))
         return rows.entry(found[0]) if found else None
 
     async def start(self, key: str, *, at: datetime, in_flight: int) -> Entry:
@@ -245,39 +253,35 @@ class SqliteJournal:
 
     async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
         """See `Journal.durations`."""
-        account = {"account": self._account}
-        kinds = f"SELECT DISTINCT model, resolution FROM task WHERE {DONE}"
-        timed = (
-            f"SELECT completed_at - submitted_at FROM task WHERE {DONE} AND model = :model AND resolution = :resolution"
-            " ORDER BY completed_at DESC LIMIT :kept"
-        )
+        return await self._run(partial(history.durations, self._account))
 
-        def work(database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
-            found = {}
-            for model, resolution in database.read(kinds, account):
-                values = account | {"model": model, "resolution": resolution, "kept": DURATIONS_KEPT}
-                found[model, resolution] = tuple(max(0.0, row[0]) for row in reversed(database.read(timed, values)))
-            return found
+    async def with_images(self, before: datetime) -> tuple[Entry, ...]:
+        """See `Journal.with_images`."""
+        return await self._run(partial(history.with_images, self._account, before))
 
-        return await self._run(work)
+    async def still_used(self, paths: Sequence[str]) -> frozenset[str]:
+        """See `Journal.still_used`."""
+        return await self._run(partial(history.still_used, paths))
+
+    async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
+        """See `Journal.keep_images`."""
+        await self._write(partial(history.keep_images, self._account, key, images))
+
+    async def upload(self, identity: str, *, at: datetime) -> UploadedFile | None:
+        """See `Journal.upload`."""
+        return await self._run(partial(shared.upload, self._account, identity, at))
+
+    async def uploaded(self, identity: str, file: UploadedFile) -> None:
+        """See `Journal.uploaded`."""
+        await self._write(partial(shared.uploaded, self._account, identity, file), durable=False)
 
     async def nudge(self, push_url: str) -> None:
         """See `Journal.nudge`."""
-        sql = "UPDATE task SET nudged = 1 WHERE account = ? AND push_url = ? AND state IN ('intent', 'submitted', 'processing')"
-        await self._write(lambda database: database.execute(sql, (self._account, push_url)), durable=False)
+        await self._write(partial(shared.nudge, self._account, push_url), durable=False)
 
     async def nudged(self) -> tuple[str, ...]:
         """See `Journal.nudged`."""
-        marked = "account = ? AND owner = ? AND nudged = 1"
-        values = (self._account, self._owner)
-
-        def work(database: Database) -> tuple[str, ...]:
-            keys = tuple(row["key"] for row in database.read(f"SELECT key FROM task WHERE {marked}", values))
-            if keys:
-                database.execute(f"UPDATE task SET nudged = 0 WHERE {marked}", values)
-            return keys
-
-        return await self._write(work, durable=False)
+        return await self._write(partial(shared.nudged, self._account, self._owner), durable=False)
 
     async def version(self) -> int:
         """See `Journal.version`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,8 @@ import httpx
 
 from flux2_mcp import retry
 from flux2_mcp.errors import SettingsError, TransportError
+from flux2_mcp.runapi import addresses
+from flux2_mcp.runapi.addresses import Resolve, Route
 from flux2_mcp.runapi.answers import LARGEST, LARGEST_ERROR, Answer, Download
 from flux2_mcp.runapi.calls import Calls, sendable
 from flux2_mcp.runapi.endpoints import Endpoints
@@ -76,6 +78,7 @@ class RunApi(Endpoints):
         monotonic: Seconds on a clock that never goes back.
         now: The present, aware.
         jitter: A random number in [0, 1).
+        resolve: Looks up the hosts of files.
     """
 
     def __init__(
@@ -92,10 +95,11 @@ class RunApi(Endpoints):
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[], float] = random.random,
+        resolve: Resolve = addresses.looked_up,
     ) -> None:
         if api_key is not None and not sendable(api_key):
             raise SettingsError("The API key holds characters that no key has.")
-        self._pool = _Pool(base_url, timeouts or Timeouts())
+        self._pool = _Pool(base_url, timeouts or Timeouts(), resolve)
         super().__init__(
             Calls(
                 transport=self._pool,
@@ -123,9 +127,10 @@ class RunApi(Endpoints):
 class _Pool:
     """httpx at arm's length: requests are made by hand, so that no key, cookie or header of one call slips into another."""
 
-    def __init__(self, base_url: str, timeouts: Timeouts) -> None:
+    def __init__(self, base_url: str, timeouts: Timeouts, resolve: Resolve) -> None:
         self._base = base_url
         self._timeouts = timeouts
+        self._resolve = resolve
         self._tls: ssl.SSLContext | None = None
         self._calls = _Lane(CALLS, self._client)
         self._downloads = _Lane(DOWNLOADS, self._client)
@@ -146,8 +151,8 @@ class _Pool:
     async def download(self, url: str, headers: Mapping[str, str], whom: str) -> AsyncIterator[Download]:
         async with AsyncExitStack() as stack:
             with _translated(whom):
-                opening = self._downloads.open(self._request("GET", url, headers), self._timeouts.pool)
-                response = await stack.enter_async_context(opening)
+                found = await addresses.routes(url, self._base, self._resolve)
+                response = await self._reached(stack, found, headers)
             _refuse_layers(response, whom)
 
             async def chunks() -> AsyncIterator[bytes]:
@@ -156,6 +161,22 @@ class _Pool:
                         yield piece
 
             yield Download(response.status_code, dict(response.headers), chunks)
+
+    async def _reached(
+        self, stack: AsyncExitStack, found: Sequence[Route], headers: Mapping[str, str]
+    ) -> httpx.Response:
+        """The answer on the first route that leads to a connection."""
+        for route in found:
+            request = self._request("GET", route.url, {**headers, **route.headers})
+            if route.name is not None:
+                request.extensions["sni_hostname"] = route.name
+            try:
+                opening = self._downloads.open(request, self._timeouts.pool, route.way)
+                return await stack.enter_async_context(opening)
+            except httpx.ConnectError:
+                if route is found[-1]:
+                    raise
+        raise httpx.ConnectError("no address")
 
     def _request(self, method: str, url: str, headers: Mapping[str, str], content: bytes = b"") -> httpx.Request:
         sent = httpx.Headers(dict(headers))
@@ -170,18 +191,20 @@ class _Pool:
             raise httpx.InvalidURL("no such port")
         return request
 
-    def _client(self, scheme: str) -> httpx.AsyncClient:
+    def _client(self, scheme: str, way: str) -> httpx.AsyncClient:
         """The environment's proxies and certificates are the user's wish (`trust_env`), but no proxy sees our loopback."""
         parts = urlsplit(self._base)
         loopback = {"localhost", "127.0.0.1", "[::1]"} | ({parts.netloc} if is_loopback(parts.hostname) else set())
+        mounts: dict[str, None] = {f"all://{host}": None for host in loopback}
         try:
             if scheme == "https" and self._tls is None:
                 self._tls = httpx.create_ssl_context()
             return httpx.AsyncClient(
-                trust_env=True,
+                trust_env=way == addresses.ENVIRONMENT,
+                proxy=None if way in {addresses.ENVIRONMENT, addresses.DIRECT} else way,
                 # Reading the certificates takes 30 ms and more, which the sandbox needs not wait for. Without, nobody is trusted.
                 verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._tls is None else self._tls,
-                mounts={f"all://{host}": None for host in loopback},
+                mounts=mounts if way == addresses.ENVIRONMENT else None,
                 limits=httpx.Limits(max_connections=SHARE, max_keepalive_connections=SHARE, keepalive_expiry=KEPT),
                 follow_redirects=False,
             )
@@ -195,28 +218,30 @@ class _Pool:
 class _Lane:
     """Connections for one kind of traffic. Who finds none free queues here: httpx's queue costs the square of its length."""
 
-    def __init__(self, places: int, make: Callable[[str], httpx.AsyncClient]) -> None:
+    def __init__(self, places: int, make: Callable[[str, str], httpx.AsyncClient]) -> None:
         self._make = make
         self._places = anyio.Semaphore(places, fast_acquire=True)
         # Clients' numbers, a stack: under little load the same few warm connections serve, and one client is made.
         self._free = [place // SHARE for place in reversed(range(places))]
-        self._clients: dict[tuple[int, str], httpx.AsyncClient] = {}
+        self._clients: dict[tuple[int, str, str], httpx.AsyncClient] = {}
 
     async def aclose(self) -> None:
         while self._clients:
             await self._clients.popitem()[1].aclose()
 
     @asynccontextmanager
-    async def open(self, request: httpx.Request, patience: float) -> AsyncIterator[httpx.Response]:
+    async def open(
+        self, request: httpx.Request, patience: float, way: str = addresses.ENVIRONMENT
+    ) -> AsyncIterator[httpx.Response]:
         with anyio.move_on_after(patience) as scope:
             await self._places.acquire()
         if scope.cancelled_caught:
             raise httpx.PoolTimeout("no place")
         number = self._free.pop()
-        which = (number, request.url.scheme)
+        which = (number, request.url.scheme, way)
         try:
             if which not in self._clients:
-                self._clients[which] = self._make(request.url.scheme)
+                self._clients[which] = self._make(request.url.scheme, way)
             response = await self._clients[which].send(request, stream=True)
             try:
                 yield response

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import anyio.to_thread
 from mcp.server.apps import client_supports_apps
-from mcp.server.mcpserver import Context
-from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
+from mcp.server.mcpserver import Context, ListRoots, Resolve
+from mcp_types import CallToolResult, ContentBlock, ImageContent, ListRootsResult, ResourceLink, TextContent
 
-from flux2_mcp import results
+from flux2_mcp import results, sources
 from flux2_mcp.delivery.preview import MIME_TYPE, MOST_BYTES, MOST_PIXELS, scaled
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.hosts import clients
@@ -51,6 +51,22 @@ def wait_seconds(call: Call, asked: float | None) -> float:
     """How long to wait: what the call says, else the settings, else what this host bears."""
     settings = service(call).settings
     return next(value for value in (asked, settings.wait_seconds, client(call).wait_seconds) if value is not None)
+
+
+async def _roots(call: Call) -> ListRootsResult | ListRoots:
+    can = call.client_capabilities is not None and call.client_capabilities.roots is not None
+    return ListRoots() if can else ListRootsResult(roots=[])
+
+
+Roots: TypeAlias = Annotated[ListRootsResult, Resolve(_roots)]
+"""A tool's parameter that the client fills, not the model: the folders it has opened; none where it tells of none."""
+
+
+def folders(call: Call, roots: ListRootsResult) -> list[Path]:
+    """The folders that the caller works in, the workspace first: the client's roots, else the settings' own."""
+    named = [sources.file_path(str(root.uri)) for root in roots.roots if str(root.uri).startswith(sources.FILE)]
+    own = service(call).settings.workspace
+    return [Path(path) for path in named if path is not None] or ([] if own is None else [Path(own)])
 
 
 def on_progress(call: Call) -> OnProgress:
@@ -96,7 +112,7 @@ async def generation(call: Call, outcome: Outcome, *, preview: bool) -> CallTool
 
 
 def _links(image: StoredImage, told: Told) -> list[ResourceLink]:
-    path = Path(image.path)
+    path = Path(image.saved or image.path)
     shared = {"type": "resource_link", "name": path.name, "mime_type": image.mime_type, "size": image.size_bytes}
     uris = (path.as_uri(), image_uri(told.entry.task_id or told.entry.key))
     return [ResourceLink.model_validate(shared | {"uri": uri}) for uri in uris]

@@ -13,13 +13,14 @@ from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.results import GenerationResult, TaskStatus
 from flux2_mcp.settings import LONGEST_WAIT
 from flux2_mcp.tools import call as calls
-from flux2_mcp.tools.call import Call
+from flux2_mcp.tools.call import Call, Roots
 
 MOST_IDS = 64
 
 
 async def check_task(
     call: Call,
+    roots: Roots,
     task_ids: Annotated[list[str] | None, Field(max_length=MOST_IDS, description="none: the most recent")] = None,
     wait_seconds: Annotated[float | None, Field(ge=0, le=LONGEST_WAIT, description="for the end")] = None,
     limit: Annotated[int, Field(ge=1, le=100, description="how many of the most recent")] = 10,
@@ -32,6 +33,7 @@ async def check_task(
     Without ids: what was made, newest first.
     """
     service, report = calls.service(call), calls.on_progress(call)
+    here = next(map(str, calls.folders(call, roots)), None)
     filters = {"status": status, "since": since, "workspace": workspace}
     if task_ids and (given := [name for name, value in filters.items() if value is not None]):
         raise InvalidRequestError(*(Problem(name, "goes without task_ids only.") for name in given))
@@ -42,7 +44,7 @@ async def check_task(
             limit=limit,
             states=None if status is None else results.states(status),
             since=None if since is None else when.since(since, datetime.now(UTC)),
-            workspace=service.settings.workspace if workspace == "." else workspace,
+            workspace=here if workspace == "." else workspace,
             # Who asks for no task in particular wants to know what there is, not to wait for it.
             wait_seconds=wait_seconds or 0,
             on_progress=report,

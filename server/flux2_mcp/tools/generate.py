@@ -9,12 +9,11 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from flux2_mcp import catalog
-from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.results import GenerationResult
 from flux2_mcp.service import MOST_TOGETHER
 from flux2_mcp.settings import LONGEST_WAIT
 from flux2_mcp.tools import call as calls
-from flux2_mcp.tools.call import Call
+from flux2_mcp.tools.call import Call, Roots
 
 RATIOS = list(catalog.models()["flux-2-pro-remix-image"].fields["aspect_ratio"].enum)
 RESOLUTIONS = list(catalog.models()["flux-2-pro-remix-image"].resolutions)
@@ -22,13 +21,14 @@ RESOLUTIONS = list(catalog.models()["flux-2-pro-remix-image"].resolutions)
 
 async def generate(
     call: Call,
+    roots: Roots,
     prompt: Annotated[str, Field(description="3-5000 characters")],
     variant: Annotated[
         str,
-        Field(description="pro (cheapest), flex (lettering, detail), max (best; aspect_ratio required), or a model id"),
+        Field(description="pro (cheapest), flex (lettering, detail), max (best; aspect_ratio required), or model id"),
     ] = catalog.DEFAULT_VARIANT,
     source_images: Annotated[
-        list[str] | None, Field(description="to remix: https URLs, task:ID of earlier results; 1-8, max: 1")
+        list[str] | None, Field(description="to remix: paths, https URLs, task:ID, data: URIs; 1-8, max: 1")
     ] = None,
     aspect_ratio: Annotated[
         str | None,
@@ -42,11 +42,10 @@ async def generate(
     wait_seconds: Annotated[
         float | None, Field(ge=0, le=LONGEST_WAIT, description="then returns; the task runs on")
     ] = None,
-    save_to: Annotated[str | None, Field(description="not available yet")] = None,
-    preview: Annotated[bool, Field(description="small picture in the result")] = True,
-    max_cost_usd: Annotated[
-        float | None, Field(ge=0, le=10_000, description="refuse if the call would cost more")
-    ] = None,
+    save_to: Annotated[str | None, Field(description="file or folder/ in the workspace")] = None,
+    overwrite: Annotated[bool, Field(description="replace save_to")] = False,
+    preview: Annotated[bool, Field(description="small picture")] = True,
+    max_cost_usd: Annotated[float | None, Field(ge=0, le=10_000, description="refuse if dearer")] = None,
     callback_url: Annotated[str | None, Field(description="webhook for the result")] = None,
     idempotency_key: Annotated[
         str | None, Field(min_length=1, max_length=500, description="same key, same task, paid once")
@@ -56,25 +55,27 @@ async def generate(
 
     If status is processing, call check_task; don't generate again.
     """
-    if save_to is not None:
-        raise InvalidRequestError(Problem("save_to", "is not available yet; leave it out."))
-    service = calls.service(call)
-    request = service.request(
+    service, folders = calls.service(call), calls.folders(call, roots)
+    asked = await service.request(
         prompt=prompt,
         variant=variant,
-        source_images=await service.earlier.addresses(source_images or ()),
+        source_images=source_images,
         aspect_ratio=aspect_ratio,
         output_resolution=output_resolution,
         enable_safety_checker=enable_safety_checker,
         callback_url=callback_url,
+        folders=folders,
     )
     outcome = await service.generate(
-        request,
+        asked,
         count=count,
         wait_seconds=calls.wait_seconds(call, wait_seconds),
         max_cost_usd=None if max_cost_usd is None else Decimal(str(max_cost_usd)),
         idempotency_key=idempotency_key,
         client=calls.client_name(call),
+        workspace=next(iter(folders), None),
+        save_to=save_to,
+        overwrite=overwrite,
         on_progress=calls.on_progress(call),
     )
     return await calls.generation(call, outcome, preview=preview)

@@ -1,0 +1,76 @@
+"""What a call asks for, on its way from the caller's words to the journal's intents. Pure but for a look at the workspace."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux2_mcp.delivery.paths import targets
+from flux2_mcp.delivery.workspace import NO_WORKSPACE, check
+from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.journal.entry import Save
+from flux2_mcp.models import ImageRequest
+from flux2_mcp.runapi.calls import sendable
+from flux2_mcp.runapi.endpoints import LONGEST_ID
+from flux2_mcp.sourcing import Found
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A validated request whose sources were looked at and not sent yet."""
+
+    request: ImageRequest
+    found: tuple[Found, ...] = ()
+
+
+def keys(given: str | None, count: int) -> list[str]:
+    """The idempotency key of each task of a call: the caller's own, numbered, or new ones.
+
+    Raises:
+        InvalidRequestError: RunAPI would never take it.
+    """
+    if given is None:
+        return [str(uuid.uuid4()) for _ in range(count)]
+    found = [given] if count == 1 else [f"{given}-{number}" for number in range(1, count + 1)]
+    if not all(sendable(key) and len(key) <= LONGEST_ID for key in found):
+        raise InvalidRequestError(
+            Problem("idempotency_key", f"must be 1 to {LONGEST_ID - 2} printable ASCII characters.")
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """Where in the workspace the images of a call go, one for each task; None: nowhere.
+
+    `free` sees that they can be put there now.
+    """
+
+    workspace: Path | None
+    saves: tuple[Save | None, ...]
+
+    def free(self) -> None:
+        """See that nothing stands in the way; looks at the disk.
+
+        Raises:
+            InvalidRequestError: Something does.
+        """
+        for save in self.saves:
+            if save is not None and self.workspace is not None:
+                check(self.workspace, save)
+
+
+def saving(save_to: str | None, count: int, workspace: Path | None, *, overwrite: bool) -> Saving:
+    """Where the images of a call go. Looks at no disk.
+
+    Raises:
+        InvalidRequestError: That can't be said, or is no place below the workspace.
+    """
+    if save_to is None:
+        if overwrite:
+            raise InvalidRequestError(Problem("overwrite", "goes with save_to only."))
+        return Saving(workspace, (None,) * count)
+    if workspace is None:
+        raise InvalidRequestError(Problem("save_to", NO_WORKSPACE))
+    return Saving(workspace, tuple(Save(target, overwrite) for target in targets(save_to, count)))

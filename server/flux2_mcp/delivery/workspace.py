@@ -1,0 +1,223 @@
+"""The user's own folders: what may be read from them, and how an image gets into them. Sync; call from a thread.
+
+Deny by default: nothing outside the workspace (or a folder that was allowed) is read or written, by whatever name: absolute
+paths, `..`, links, device files. Who may change these folders while we look is the user, and is trusted with that.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from flux2_mcp.delivery.image import KINDS
+from flux2_mcp.delivery.paths import SUFFIXES
+from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.journal.entry import Save, StoredImage
+from flux2_mcp.sources import LARGEST, UnreadableError
+
+MOST_NUMBERS = 1000
+QUALITY = 92
+"""Of a JPEG or WebP that an image is converted to."""
+
+# Not every system has them.
+_NO_LINKS, _NO_WAITING, _BINARY = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+GONE = "the workspace is not there any more."
+OUTSIDE = "a link on the way leads outside the workspace, or in circles."
+NO_WORKSPACE = (
+    "there is no workspace: the host names none, and the server was not started in a project's folder."
+    " Set FLUX2_WORKSPACE to the folder, or `cwd` in the host's entry for this server."
+)
+
+
+def check(root: Path, save: Save) -> None:
+    """See that an image could be put there now. Makes nothing.
+
+    Raises:
+        InvalidRequestError: Something is there already, or in the way, or the way leads outside.
+    """
+    try:
+        trouble = _trouble(root, save)
+    except OSError as exc:
+        trouble = f"{save.target} can't be used: {exc.strerror}."
+    if trouble is not None:
+        raise InvalidRequestError(Problem("save_to", trouble))
+
+
+def _trouble(root: Path, save: Save) -> str | None:
+    name, folder = save.target.rstrip("/"), save.target.endswith("/")
+    if not root.is_dir():
+        return GONE
+    if (wanted := _below(root, f"{name}/image" if folder else name)) is None:
+        return OUTSIDE
+    wanted = root / name if folder else wanted
+    there = wanted.exists()
+    above = wanted if folder and there else next(place for place in wanted.parents if place.exists())
+    troubles = (
+        (folder and (there or wanted.is_symlink()) and not wanted.is_dir(), f"{name} is a file, not a folder."),
+        (
+            not folder and (wanted.is_symlink() or (there and not wanted.is_file())),
+            f"{name} is a link, a folder or a device: it is never written over.",
+        ),
+        (
+            not folder and there and not save.overwrite,
+            f"{name} exists; give another name, or overwrite: true to replace it.",
+        ),
+        (not above.is_dir(), f"a part of {name} is a file, not a folder."),
+        (not os.access(above, os.W_OK), "its folder can't be written to."),
+    )
+    return next((text for wrong, text in troubles if wrong), None)
+
+
+def place(root: Path, save: Save, image: StoredImage, index: int) -> StoredImage:
+    """Put a copy of a stored image into the workspace; what can't be done is said in the image's `note`.
+
+    The type is what the name says: an image of another type is converted. Where something else has come to stand there
+    meanwhile, the next free number is taken. Done again after a crash, it finds its own copy and makes no second one.
+
+    Args:
+        root: The workspace.
+        save: Where in it.
+        image: A checked image.
+        index: Which image of its task, from 0.
+    """
+    try:
+        return _placed(root, save, image, index)
+    except OSError as exc:
+        reason = f"{exc.strerror}." if exc.strerror else "the system refused."
+    return replace(image, note=f"Not saved to {save.target}: {reason} The image itself is safe in its path.")
+
+
+def _placed(root: Path, save: Save, image: StoredImage, index: int) -> StoredImage:
+    if not root.is_dir():
+        raise OSError(0, GONE.rstrip("."))
+    data, note = _converted(image, save.target)
+    target = save.target + Path(image.path).name if save.target.endswith("/") else save.target
+    wanted = _below(root, target)
+    if wanted is not None:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        wanted = _below(root, target)  # what was made or came meanwhile is no way out either
+    if wanted is None:
+        raise OSError(0, OUTSIDE.rstrip("."))
+    if index and not save.target.endswith("/"):
+        wanted = wanted.with_stem(f"{wanted.stem}-{index + 1}")
+    saved = _written(wanted, data, overwrite=save.overwrite)
+    if saved != wanted:
+        note = f"{wanted.name} had come to exist meanwhile, so this is {saved.name}."
+    return replace(image, saved=str(saved), note=note)
+
+
+def read(text: str, folders: Sequence[Path], allowed: Sequence[Path] = ()) -> bytes:
+    """The bytes of a source image.
+
+    Args:
+        text: A path, absolute or relative to the first of the folders.
+        folders: What the caller works in, the workspace first.
+        allowed: What may be read beside them.
+
+    Raises:
+        UnreadableError: Outside the folders, whether a file exists is not told.
+    """
+    try:
+        path = Path(text).expanduser()
+        if not path.is_absolute() and not folders:
+            raise UnreadableError(f"is a relative path, and {NO_WORKSPACE}")
+        real = (Path(*folders[:1]) / path).resolve()  # an absolute path stays what it is
+        if not any(real.is_relative_to(folder.resolve()) for folder in (*folders, *allowed)):
+            raise UnreadableError(
+                "stands outside the workspace; move it there, or name its folder in FLUX2_ALLOWED_DIRS."
+            )
+        # Neither a link that came meanwhile nor a pipe that nobody writes to.
+        handle = os.open(real, os.O_RDONLY | _NO_LINKS | _NO_WAITING | _BINARY)
+        with os.fdopen(handle, "rb") as file:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
+                raise UnreadableError("is no plain file.")
+            if about.st_size > LARGEST:
+                raise UnreadableError(f"is larger than {LARGEST // 2**20} MB.")
+            return file.read(LARGEST + 1)
+    except (OSError, ValueError, RuntimeError) as exc:  # a path that no system takes is no OSError
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no usable path"
+        raise UnreadableError(f"can't be read: {reason}.") from exc
+
+
+def _below(root: Path, relative: str) -> Path | None:
+    """The place, with every link on the way to it followed, the last part's own not; None where that leads outside or in circles."""
+    real = root.resolve()
+    wanted = real / relative
+    try:
+        folder = wanted.parent.resolve()
+    except RuntimeError:
+        return None
+    return folder / wanted.name if folder.is_relative_to(real) else None
+
+
+def _converted(image: StoredImage, target: str) -> tuple[bytes, str | None]:
+    path = Path(image.path)
+    wanted = None if target.endswith("/") else SUFFIXES[PurePosixPath(target).suffix.lower()]
+    if wanted is None or KINDS[wanted][0] == image.mime_type:
+        return path.read_bytes(), None
+    import io
+
+    from PIL import Image
+
+    with Image.open(path, formats=tuple(KINDS)) as opened:
+        out = io.BytesIO()
+        (opened.convert("RGB") if wanted == "JPEG" else opened).save(out, wanted, quality=QUALITY)
+    return out.getvalue(), f"Converted from {image.mime_type} to {KINDS[wanted][0]}, as its name asks for."
+
+
+def _written(wanted: Path, data: bytes, *, overwrite: bool) -> Path:
+    """Write a whole file or none, under the wanted name or the next free number of it."""
+    part = wanted.with_name(f".{wanted.name}.flux2-part")
+    with suppress(FileNotFoundError):
+        part.unlink()
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite and not wanted.is_symlink() and not wanted.is_dir():
+            part.replace(wanted)
+            return wanted
+        for number in range(1, MOST_NUMBERS):
+            place = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
+            if _linked(part, place, data):
+                return place
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+    raise FileExistsError(0, f"{MOST_NUMBERS} files of that name are there already")
+
+
+def _linked(part: Path, place: Path, data: bytes) -> bool:
+    """Give a whole file its name, unless the name is taken by something else than these very bytes."""
+    try:
+        _name(part, place)
+    except FileExistsError:
+        return (
+            not place.is_symlink()
+            and place.is_file()
+            and place.stat().st_size == len(data)
+            and place.read_bytes() == data
+        )
+    return True
+
+
+def _name(part: Path, place: Path) -> None:
+    if hasattr(os, "link"):
+        try:
+            os.link(part, place)
+        except FileExistsError:
+            raise
+        except OSError:
+            pass  # a disk without hard links
+        else:
+            return
+    if os.path.lexists(place):
+        raise FileExistsError
+    part.rename(place)

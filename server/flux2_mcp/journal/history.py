@@ -1,0 +1,56 @@
+"""What is told of the past, and what is let go of: durations for the planner, images for pruning. Sync; over one `Database`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from flux2_mcp.journal import rows
+from flux2_mcp.journal.entry import Entry, StoredImage
+
+if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite import Database
+
+KEPT = 200
+"""Durations of each kind that the planner learns from."""
+DONE = "account = :account AND state IN ('completed', 'delivered')"
+
+
+def durations(account: str, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
+    """Seconds from submission to completion by kind, oldest first, the latest `KEPT` of each."""
+    kinds = f"SELECT DISTINCT model, resolution FROM task WHERE {DONE}"
+    timed = (
+        f"SELECT completed_at - submitted_at FROM task WHERE {DONE} AND model = :model AND resolution = :resolution"
+        " ORDER BY completed_at DESC LIMIT :kept"
+    )
+    found = {}
+    for model, resolution in database.read(kinds, {"account": account}):
+        values = {"account": account, "model": model, "resolution": resolution, "kept": KEPT}
+        found[model, resolution] = tuple(max(0.0, row[0]) for row in reversed(database.read(timed, values)))
+    return found
+
+
+def with_images(account: str, before: datetime, database: Database) -> tuple[Entry, ...]:
+    """The tasks of before then whose images are kept, oldest first."""
+    sql = (
+        "SELECT * FROM task WHERE account = ? AND state = 'delivered' AND images <> '[]' AND created_at < ? ORDER BY n"
+    )
+    return rows.entries(database.read(sql, (account, before.timestamp())))
+
+
+def still_used(paths: Sequence[str], database: Database) -> frozenset[str]:
+    """Which of these files belong to a task, of whichever account."""
+    sql = (
+        "SELECT DISTINCT image.value ->> 'path' FROM task, json_each(task.images) AS image"
+        " WHERE image.value ->> 'path' IN (SELECT value FROM json_each(?))"
+    )
+    return frozenset(row[0] for row in database.read(sql, (json.dumps(paths),)))
+
+
+def keep_images(account: str, key: str, images: Sequence[StoredImage], database: Database) -> None:
+    """Write down which images a task still has."""
+    values = (json.dumps([asdict(image) for image in images]), account, key)
+    database.execute("UPDATE task SET images = ? WHERE account = ? AND key = ?", values)

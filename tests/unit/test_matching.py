@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flux2_mcp import catalog
+from flux2_mcp.matching import mismatch
+from flux2_mcp.models import SourceImage
+from flux2_mcp.sandbox import render
+
+PLAIN = catalog.request(prompt="a red fox")
+RATIOS = [str(ratio) for ratio in catalog.models()["flux-2-pro-text-to-image"].fields["aspect_ratio"].enum]
+
+
+@pytest.mark.parametrize("resolution", ["1k", "2k"])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_each_ratio_is_itself_and_no_other(ratio: str, resolution: str) -> None:
+    request = replace(PLAIN, aspect_ratio=ratio, output_resolution=resolution)
+    for other in RATIOS:
+        width, height = render.size_of(other, resolution)
+        assert (mismatch(request, width, height) is None) is (other == ratio)
+
+
+@pytest.mark.parametrize(
+    ("size", "asked"),
+    [((1360, 768), "16:9"), ((1344, 768), "16:9"), ((1024, 1024), None), ((1248, 832), "3:2"), ((832, 1248), "2:3")],
+)
+def test_sides_may_be_rounded_to_what_the_model_can_draw(size: tuple[int, int], asked: str | None) -> None:
+    assert mismatch(replace(PLAIN, aspect_ratio=asked), *size) is None
+
+
+def test_another_ratio_or_resolution_is_named() -> None:
+    wide = replace(PLAIN, aspect_ratio="16:9", output_resolution="2k")
+    assert mismatch(wide, 1440, 2560) == "1440x2560 came, which is not the ratio 16:9 that was asked for."
+    assert mismatch(wide, 1280, 720) == "1280x720 came, which is not the resolution 2k that was asked for."
+    assert mismatch(wide, 100, 100) == (
+        "100x100 came, which is not the ratio 16:9 nor the resolution 2k that was asked for."
+    )
+    assert mismatch(wide, 2048, 1152) is None
+    assert mismatch(PLAIN, 2048, 2048) == "2048x2048 came, which is not the resolution 1k that was asked for."
+
+
+def test_auto_is_the_ratio_of_the_first_source_where_that_was_seen() -> None:
+    auto = replace(PLAIN, aspect_ratio="auto")
+    seen = replace(auto, sources=(SourceImage(given="a.png", identity="x", width=4032, height=3024),))
+    assert mismatch(auto, 1280, 720) is None
+    assert mismatch(replace(auto, sources=(SourceImage(given="u", identity="u"),)), 1280, 720) is None
+    assert mismatch(seen, 1152, 864) is None
+    assert mismatch(seen, 1280, 720) == (
+        "1280x720 came, which is not the ratio of the first source (4032x3024) that was asked for."
+    )
+
+
+def test_a_task_that_was_only_adopted_matches_whatever_came() -> None:
+    assert mismatch(replace(PLAIN, model="unknown", variant="unknown"), 17, 4) is None
