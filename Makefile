@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test check kill bench-polling swarm test-browser fmt clean help
+.PHONY: demo test check kill kill-downloads bench-polling swarm test-browser fmt clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -38,6 +38,9 @@ test: check ## everything that has to hold: check, then the tests with branch co
 
 kill: .venv/.done ## kill the server 200 times at every step of a task's life: nothing lost, nothing paid twice
 	$(RUN) bench.kill --kills 200
+
+kill-downloads: .venv/.done ## kill it 100 times while images are on their way: no file lost, broken or there twice
+	$(RUN) bench.kill --downloads --kills 100
 
 swarm: .venv/.done ## eight servers on one home: one limiter, one budget, nobody polls another's tasks
 	$(RUN) bench.swarm

@@ -1,13 +1,18 @@
 """Kill the server with SIGKILL at every step of a task's life, again and again: python -m bench.kill [--kills 200].
 
+With --downloads: always at a random moment while images are on their way to disk and into the workspace.
+
 One sandbox, one FLUX2_HOME. In each round a server is started, asked for an image, and killed at a step that the dice
 choose; the next one finds what it left. In the end a last server must bring every task to its end. Prints what was killed
-where, and compares the creates and tasks of the service with the journal. Exits with 1 if a task was lost or paid twice.
+where, and compares the creates and tasks of the service with the journal, and the journal with the disk. Exits with 1 if a
+task was lost or paid twice, or a file is missing, broken, or there twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import signal
 import sqlite3
@@ -16,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -35,6 +40,11 @@ STEPS = (
     "fetch streaming",
     "any moment",
 )
+DOWNLOADS = ("while fetching",)
+FETCH_SECONDS = 1.0
+"""A picture takes about half of this on its way; kills fall anywhere in it."""
+TRICKLE = 0.02
+"""Seconds that each piece of a picture waits."""
 SPEED = 20.0
 ROUND_SECONDS = 8.0
 END_SECONDS = 180.0
@@ -52,17 +62,21 @@ class Report:
     twice: int
     lost: int
     missing_files: int
+    broken_files: int
+    other_files: int
 
     @property
     def good(self) -> bool:
-        """True when every task that was written down was made once, ended and landed on disk."""
-        return (self.twice, self.lost, self.missing_files) == (0, 0, 0) and self.made == self.logical == self.delivered
+        """True when every task that was written down was made once, ended and landed on disk, once and whole."""
+        wrong = (self.twice, self.lost, self.missing_files, self.broken_files, self.other_files)
+        return not any(wrong) and self.made == self.logical == self.delivered
 
 
 class Trap:
-    """Kills a process as soon as the step it is set for is reached."""
+    """Kills a process as soon as the step it is set for is reached; while fetching, so many seconds after that began."""
 
-    def __init__(self) -> None:
+    def __init__(self, dice: Random) -> None:
+        self._dice = dice
         self._lock = threading.Lock()
         self._step: str | None = None
         self._pid = 0
@@ -75,31 +89,41 @@ class Trap:
 
     def reached(self, step: str) -> None:
         with self._lock:
-            if step == self._step:
+            if step == "fetch sent" and self._step == DOWNLOADS[0]:
                 self._step = None
-                os.kill(self._pid, signal.SIGKILL)
-                self.sprung.set()
+                threading.Timer(self._dice.uniform(0, FETCH_SECONDS), self._spring, [self._pid]).start()
+            elif step == self._step:
+                self._step = None
+                self._spring(self._pid)
+
+    def _spring(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        self.sprung.set()
 
 
-def run(kills: int, seed: int, folder: Path) -> Report:
+def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS) -> Report:
     """Kill so many times, then let a last server finish."""
-    dice, trap, counts = Random(seed), Trap(), Counter[str]()
-    home = folder / "home"
+    dice, counts = Random(seed), Counter[str]()
+    trap, home, workspace = Trap(dice), folder / "home", folder / "workspace"
+    workspace.mkdir()
     with (
         Sandbox(folder / "runapi", speed=SPEED, rate=None, seed=seed) as runapi,
-        Proxy(int(runapi.base_url.rpartition(":")[2]), trap.reached) as proxy,
+        Proxy(
+            int(runapi.base_url.rpartition(":")[2]), trap.reached, trickle=TRICKLE if steps is DOWNLOADS else 0.0
+        ) as proxy,
     ):
         env = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "FLUX2_HOME": str(home),
+            "FLUX2_WORKSPACE": str(workspace),
             "FLUX2_RATE": "1000",
             "FLUX2_MAX_IN_FLIGHT": "1000",
             "RUNAPI_API_KEY": runapi.api_key,
             "RUNAPI_BASE_URL": proxy.base_url,
         }
         for number in range(kills):
-            step = STEPS[number % len(STEPS)]
+            step = steps[number % len(steps)]
             counts[_round(env, home, trap, step, number, dice)] += 1
         with Host(env, LEGACY) as host:
             host.call("check_task")
@@ -108,7 +132,9 @@ def run(kills: int, seed: int, folder: Path) -> Report:
                 time.sleep(0.2)
         made, creates = runapi.tasks(), runapi.creates()
     rows = _rows(home, "SELECT key, state, images FROM task")
-    files = list((home / "images").glob("*"))
+    kept = [image for row in rows for image in json.loads(row[2])]
+    files = _digests(home / "images") | _digests(workspace)
+    wanted = {image["path"]: image["sha256"] for image in kept} | {image["saved"]: image["sha256"] for image in kept}
     keys = Counter(task.idempotency_key for task in made)
     return Report(
         kills=dict(counts),
@@ -118,8 +144,15 @@ def run(kills: int, seed: int, folder: Path) -> Report:
         delivered=sum(1 for row in rows if row[1] == "delivered"),
         twice=sum(number - 1 for number in keys.values()),
         lost=sum(1 for row in rows if row[1] != "delivered") + len(keys.keys() - {row[0] for row in rows}),
-        missing_files=len(rows) - sum(1 for file in files if file.suffix == ".png"),
+        missing_files=2 * len(rows) - len(files.keys() & wanted.keys()),
+        broken_files=sum(1 for path, digest in files.items() if path in wanted and wanted[path] != digest),
+        other_files=len(files.keys() - wanted.keys()),
     )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _round(env: Mapping[str, str], home: Path, trap: Trap, step: str, number: int, dice: Random) -> str:
@@ -127,7 +160,7 @@ def _round(env: Mapping[str, str], home: Path, trap: Trap, step: str, number: in
     with host:
         before = sum(_states(home).values())
         trap.set(step, host.process.pid)
-        arguments = {"prompt": f"number {number}, a red fox in snow"}
+        arguments = {"prompt": f"number {number}, a red fox in snow", "save_to": f"made/fox-{number}.png"}
         host.send({"jsonrpc": "2.0", "id": "kill", "method": "tools/call",
                    "params": {"name": "generate", "arguments": arguments}})  # fmt: skip
         if step == "any moment":
@@ -163,10 +196,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--downloads", action="store_true", help="kill only while images are on their way")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = run(options.kills, options.seed, Path(folder))
+        report = run(options.kills, options.seed, Path(folder), DOWNLOADS if options.downloads else STEPS)
     print(f"{sum(report.kills.values())} kills in {time.monotonic() - began:.0f} s, seed {options.seed}")
     for step, number in sorted(report.kills.items()):
         print(f"  {step:16} {number}")
@@ -174,7 +208,8 @@ def main() -> None:
         f"tasks in the journal {report.logical}, made by the service {report.made}, creates it received {report.creates}"
     )
     print(
-        f"delivered {report.delivered}, lost {report.lost}, paid twice {report.twice}, files missing {report.missing_files}"
+        f"delivered {report.delivered}, lost {report.lost}, paid twice {report.twice}, files missing {report.missing_files},"
+        f" broken {report.broken_files}, to nobody {report.other_files}"
     )
     sys.exit(0 if report.good else 1)
 

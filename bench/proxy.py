@@ -20,7 +20,7 @@ class Proxy:
     """Passes bytes both ways.
 
     `hook(step)` runs before the bytes of that step are passed on, and may block; `seen(data, port)` is told of every
-    request, with the port of the client's end.
+    request, with the port of the client's end. Each piece of a picture waits `trickle` seconds.
     """
 
     def __init__(
@@ -28,10 +28,13 @@ class Proxy:
         upstream: int,
         hook: Callable[[str], None] | None = None,
         seen: Callable[[bytes, int], None] | None = None,
+        *,
+        trickle: float = 0.0,
     ) -> None:
         self._upstream = upstream
         self._hook = hook or (lambda _: None)
         self._seen = seen or (lambda *_: None)
+        self._trickle = trickle
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self.port = 0
@@ -61,11 +64,14 @@ class Proxy:
         up_reader, up_writer = await asyncio.open_connection(HOST, self._upstream)
         ours, theirs = f":{self.port}/".encode(), f":{self._upstream}/".encode()
         pending: list[str] = []
+        fetching = False
 
         async def outward() -> None:
+            nonlocal fetching
             while data := await reader.read(65536):
                 if data.startswith((b"GET /api", b"POST /api")):
                     self._seen(data, writer.get_extra_info("peername")[1])
+                fetching = data.startswith(b"GET /results")
                 for start, (sent, answered) in STEPS.items():
                     if data.startswith(start):
                         pending.append(answered)
@@ -78,6 +84,8 @@ class Proxy:
             while data := await up_reader.read(65536):
                 if pending:
                     await asyncio.to_thread(self._hook, pending.pop())
+                if fetching and self._trickle:
+                    await asyncio.sleep(self._trickle)
                 writer.write(data.replace(theirs, ours))
                 await writer.drain()
             writer.close()

@@ -32,7 +32,14 @@ def test_killed_once_at_each_step_every_task_ends_on_disk_and_is_paid_once() -> 
     assert done.returncode == 0, done.stdout + done.stderr
     kills = dict(re.findall(r"^  (\w[\w ]*?) +(\d+)$", done.stdout, re.MULTILINE))
     assert kills == dict.fromkeys(STEPS, "1")
-    assert "lost 0, paid twice 0, files missing 0" in done.stdout
+    assert "lost 0, paid twice 0, files missing 0, broken 0, to nobody 0" in done.stdout
+
+
+def test_killed_while_images_are_on_their_way_no_file_is_lost_broken_or_there_twice() -> None:
+    command = [sys.executable, "-m", "bench.kill", "--downloads", "--kills", "4", "--seed", "7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lost 0, paid twice 0, files missing 0, broken 0, to nobody 0" in done.stdout
 
 
 async def test_what_a_killed_process_left_is_taken_over_by_the_one_beside_it_without_waiting_for_its_lease(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flux2_mcp.sandbox.server import Sandbox
 from tests.process.stdio import ERAS, LEGACY, Host
@@ -38,6 +39,31 @@ def test_each_tool_can_be_called_and_stdout_holds_only_the_protocol(host: Host) 
     assert host.process.returncode == 0
     assert "Traceback" not in errors
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in host.lines)
+
+
+def test_an_image_asked_for_in_the_project_stands_there_whole(host: Host, tmp_path: Path) -> None:
+    made = host.call("generate", prompt="a red fox in snow", save_to="assets/hero.png", aspect_ratio="16:9")
+    (image,) = made["structuredContent"]["tasks"][0]["images"]
+    assert made["content"][0]["text"].startswith(f"{tmp_path}/assets/hero.png\n")
+    assert (image["saved"], image["matches_request"]) == (str(tmp_path / "assets" / "hero.png"), True)
+    with Image.open(tmp_path / "assets" / "hero.png") as picture:
+        picture.load()
+        assert (picture.format, picture.size) == ("PNG", (1280, 720))
+    assert [path.name for path in (tmp_path / "assets").iterdir()] == ["hero.png"]
+
+
+@pytest.mark.parametrize("place", ["/", "home"])
+def test_a_server_that_a_host_started_nowhere_in_particular_has_no_workspace(
+    clean_env: dict[str, str], tmp_path: Path, place: str
+) -> None:
+    Path(clean_env["HOME"]).mkdir()
+    with Host(clean_env, LEGACY, cwd=clean_env["HOME"] if place == "home" else place) as host:
+        refused = host.call("generate", prompt="a red fox in snow", save_to="hero.png")
+    assert refused["isError"] is True
+    assert "Set FLUX2_WORKSPACE to the folder" in refused["content"][0]["text"]
+    with Host(clean_env | {"FLUX2_WORKSPACE": str(tmp_path)}, LEGACY, cwd="/") as host:
+        assert not host.call("generate", prompt="a red fox in snow", save_to="hero.png").get("isError")
+    assert (tmp_path / "hero.png").exists()
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -56,9 +56,10 @@ async def test_each_client_gets_the_form_it_keeps(sandbox_settings: Settings, er
     for fact in (image["path"], image["url"], "completed", "0.05"):
         assert fact in words
     assert result.structured_content == (facts if row.structured else None)
-    assert len(blocks(result, ImageContent)) == (1 if row.preview else 0)
-    assert ("Small previews attached: 1." in words) is row.preview
-    assert ("No picture is attached" in words) is not row.preview
+    types = [picture.mime_type for picture in blocks(result, ImageContent)]
+    assert types == ([] if row.preview is None else [f"image/{row.preview.lower()}"])
+    assert ("Small previews attached: 1." in words) is (row.preview is not None)
+    assert ("No picture is attached" in words) is (row.preview is None)
     links = [link.uri for link in blocks(result, ResourceLink)]
     task_id = facts["tasks"][0]["task_id"]
     assert links == ([Path(image["path"]).as_uri(), f"flux2://images/{task_id}"] if row.links else [])
@@ -75,13 +76,16 @@ async def test_a_client_that_structured_content_misleads_is_shown_no_output_sche
         assert all((tool.output_schema is not None) is clients.client(name).structured for tool in tools)
 
 
-async def test_a_preview_is_small_and_an_original_never_travels(sandbox_settings: Settings, era: str) -> None:
-    result = await generated(sandbox_settings, "claude-code", era, output_resolution="2k")
+@pytest.mark.parametrize(("name", "kind"), [("claude-code", "WEBP"), ("somebody-new", "JPEG")])
+async def test_a_preview_is_small_and_an_original_never_travels(
+    sandbox_settings: Settings, era: str, name: str, kind: str
+) -> None:
+    result = await generated(sandbox_settings, name, era, output_resolution="2k")
     (preview,) = blocks(result, ImageContent)
     data = base64.b64decode(preview.data)
     with Image.open(io.BytesIO(data)) as picture:
-        assert (picture.format, max(picture.size)) == ("JPEG", 512)
-    assert (preview.mime_type, len(data) <= 60_000) == ("image/jpeg", True)
+        assert (picture.format, max(picture.size)) == (kind, 512)
+    assert (preview.mime_type, len(data) <= 60_000) == (f"image/{kind.lower()}", True)
 
 
 async def test_preview_false_brings_none(sandbox_settings: Settings, era: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def test_everything_that_can_be_said_is_heard() -> None:
         "FLUX2_CALLBACK_PORT": "8765",
         "FLUX2_SANDBOX_SPEED": "100",
         "FLUX2_LOG": "DEBUG",
+        "FLUX2_WORKSPACE": " /home/ada/site ",
+        "FLUX2_ALLOWED_DIRS": os.pathsep.join(["/home/ada/art", "", " /srv/shared "]),
     }
     assert told(**env) == Settings(
         mode="live",
@@ -78,8 +81,16 @@ def test_everything_that_can_be_said_is_heard() -> None:
         callback_port=8765,
         sandbox_speed=100.0,
         log_level="debug",
-        workspace=None,
+        workspace="/home/ada/site",
+        allowed_dirs=(Path("/home/ada/art"), Path("/srv/shared")),
     )
+
+
+@pytest.mark.parametrize("name", ["FLUX2_HOME", "FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS"])
+def test_a_folder_is_named_from_the_root(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        told(**{name: "some/folder"})
+    assert caught.value.message.startswith(f"{name} must be an absolute path")
 
 
 def test_what_is_blank_is_as_if_it_were_not_there() -> None:

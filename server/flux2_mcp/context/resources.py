@@ -106,7 +106,7 @@ async def _image(entry: Entry, longest: str | None) -> ReadResourceContents:
     if not longest.isascii() or not longest.isdecimal() or not 0 < int(longest[:6]) <= LARGEST_SCALE:
         raise InvalidRequestError(Problem("max", f"must be a number of pixels from 1 to {LARGEST_SCALE}."))
     return ReadResourceContents(
-        await anyio.to_thread.run_sync(preview.scaled, Path(image.path), int(longest), None), preview.MIME_TYPE
+        await anyio.to_thread.run_sync(preview.scaled, Path(image.path), int(longest), None), preview.MIME_TYPES["JPEG"]
     )
 
 

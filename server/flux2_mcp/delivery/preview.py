@@ -6,21 +6,25 @@ import io
 from pathlib import Path
 
 from flux2_mcp.errors import DeliveryError
+from flux2_mcp.hosts.clients import Picture
 
-MIME_TYPE = "image/jpeg"
+MIME_TYPES: dict[Picture, str] = {"JPEG": "image/jpeg", "WEBP": "image/webp"}
 MOST_PIXELS = 512
 """The longer side, in pixels. Images of over 2,000 have bricked sessions of some hosts."""
 MOST_BYTES = 60_000
 QUALITIES = (82, 70, 55, 40, 25)
 
 
-def scaled(path: Path, longest: int = MOST_PIXELS, most_bytes: int | None = MOST_BYTES) -> bytes:
-    """The image as JPEG, which every client takes, its longer side at most `longest` pixels.
+def scaled(
+    path: Path, longest: int = MOST_PIXELS, most_bytes: int | None = MOST_BYTES, kind: Picture = "JPEG"
+) -> bytes:
+    """The image with its longer side at most `longest` pixels.
 
     Args:
         path: A checked image.
         longest: Pixels. Smaller images keep their size.
         most_bytes: The quality falls until it fits; None: the first quality serves.
+        kind: JPEG, which every client takes, or WebP.
 
     Raises:
         DeliveryError: The file is gone, or is not the image any more that it was.
@@ -37,7 +41,7 @@ def scaled(path: Path, longest: int = MOST_PIXELS, most_bytes: int | None = MOST
     while True:
         for quality in QUALITIES:
             out = io.BytesIO()
-            picture.save(out, "JPEG", quality=quality, optimize=True, progressive=True)
+            picture.save(out, kind, quality=quality, optimize=True, progressive=True)
             if most_bytes is None or out.tell() <= most_bytes:
                 return out.getvalue()
         picture.thumbnail((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)

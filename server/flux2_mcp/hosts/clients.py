@@ -8,6 +8,9 @@ and structured content each carry all that matters, and a client that would lose
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Picture = Literal["JPEG", "WEBP"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,14 +18,15 @@ class Client:
     """One row.
 
     `part` is found in the name that the client gives, in lower case. `wait_seconds` is how long a call waits by default,
-    well below the client's own limit. `structured` is False where structured content hides the rest; `preview` is False
-    where an image in a result never reaches the model; `links` is False where resource links never do.
+    well below the client's own limit. `structured` is False where structured content hides the rest; `preview` is the type
+    of small pictures, None where an image in a result never reaches the model; `links` is False where resource links never do.
+    WebP, a third smaller, goes to who is known to pass it on to a model that reads it; JPEG everybody takes.
     """
 
     part: str
     wait_seconds: float = 45.0
     structured: bool = True
-    preview: bool = True
+    preview: Picture | None = "JPEG"
     links: bool = True
 
 
@@ -31,15 +35,15 @@ STANDARD = Client(part="")
 
 CLIENTS = (
     # Sends calls of over 2 minutes to the background; keeps the image and the links, drops the text.
-    Client(part="claude-code", wait_seconds=110.0),
+    Client(part="claude-code", wait_seconds=110.0, preview="WEBP"),
     # Ends calls at 300 s. With structured content the model sees nothing else; links are dropped either way.
-    Client(part="codex", wait_seconds=240.0, structured=False, links=False),
+    Client(part="codex", wait_seconds=240.0, structured=False, preview="WEBP", links=False),
     # Ends calls at 600 s; shows text, image and link.
-    Client(part="gemini", wait_seconds=240.0),
+    Client(part="gemini", wait_seconds=240.0, preview="WEBP"),
     # Shows text and image.
     Client(part="opencode", links=False),
     # Bears 150 s; shows text and JSON, never the image.
-    Client(part="copilot", wait_seconds=120.0, preview=False, links=False),
+    Client(part="copilot", wait_seconds=120.0, preview=None, links=False),
 )
 
 

@@ -12,7 +12,7 @@ from mcp.server.mcpserver import Context, ListRoots, Resolve
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ListRootsResult, ResourceLink, TextContent
 
 from flux2_mcp import results, sources
-from flux2_mcp.delivery.preview import MIME_TYPE, MOST_BYTES, MOST_PIXELS, scaled
+from flux2_mcp.delivery.preview import MIME_TYPES, MOST_BYTES, MOST_PIXELS, scaled
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.hosts import clients
 from flux2_mcp.hosts.clients import Client
@@ -97,14 +97,16 @@ async def generation(call: Call, outcome: Outcome, *, preview: bool) -> CallTool
     result, form = results.generation(outcome), client(call)
     ready = [(image, told) for told in outcome.tasks for image in told.entry.images]
     seen: list[ContentBlock] = []
-    if preview and form.preview:
+    if preview and form.preview is not None:
         pixels = (MOST_PIXELS, MOST_BYTES) if len(ready) <= LARGE_PREVIEWS else (SMALL_PIXELS, SMALL_BYTES)
         for image, _ in ready[:MOST_PREVIEWS]:
             try:
-                data = await anyio.to_thread.run_sync(scaled, Path(image.path), *pixels)
+                data = await anyio.to_thread.run_sync(scaled, Path(image.path), *pixels, form.preview)
             except DeliveryError:
                 continue  # a file that the user has moved away needs no picture
-            seen.append(ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=MIME_TYPE))
+            seen.append(
+                ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=MIME_TYPES[form.preview])
+            )
     links = [link for image, told in ready for link in _links(image, told)] if form.links else []
     answered = answer(result, results.words(result, previews=len(seen)))
     meta = {REQUESTS_KEY: results.requests(outcome)} if client_supports_apps(call) else None
