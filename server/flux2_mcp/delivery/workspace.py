@@ -96,12 +96,9 @@ def _placed(root: Path, save: Save, image: StoredImage, index: int) -> StoredIma
         raise OSError(0, GONE.rstrip("."))
     data, note = _converted(image, save.target)
     target = save.target + Path(image.path).name if save.target.endswith("/") else save.target
-    wanted = _below(root, target)
-    if wanted is not None:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        wanted = _below(root, target)  # what was made or came meanwhile is no way out either
-    if wanted is None:
+    if (wanted := _below(root, target)) is None:
         raise OSError(0, OUTSIDE.rstrip("."))
+    wanted.parent.mkdir(parents=True, exist_ok=True)
     if index and not save.target.endswith("/"):
         wanted = wanted.with_stem(f"{wanted.stem}-{index + 1}")
     saved = _written(wanted, data, overwrite=save.overwrite)
