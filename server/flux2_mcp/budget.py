@@ -32,8 +32,8 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class Exceeded:
-    """A cap that the call does not fit: the setting's name, its value and what is left of it, in USD."""
+class Left:
+    """A cap: the setting's name, its value and what is left of it, in USD."""
 
     name: str
     cap_usd: Decimal
@@ -69,20 +69,22 @@ def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Ca
     return quoted_usd
 
 
-def exceeded(wanted_usd: Decimal, caps: Caps, spent: Spent) -> Exceeded | None:
-    """The first cap that `wanted_usd` does not fit, or None."""
+def left(caps: Caps, spent: Spent) -> list[Left]:
+    """Each cap that is set, with what is left of it."""
     limits: Mapping[str, tuple[Decimal | None, Decimal]] = {
         "FLUX2_MAX_COST_USD": (caps.call_usd, Decimal(0)),
         "FLUX2_SESSION_BUDGET_USD": (caps.session_usd, spent.session_usd),
         "FLUX2_DAILY_BUDGET_USD": (caps.daily_usd, spent.daily_usd),
     }
-    for name, (cap, used) in limits.items():
-        if cap is not None and used + wanted_usd > cap:
-            return Exceeded(name, cap, max(Decimal(0), cap - used))
-    return None
+    return [Left(name, cap, max(Decimal(0), cap - used)) for name, (cap, used) in limits.items() if cap is not None]
 
 
-def refusal(wanted_usd: Decimal, over: Exceeded, fitting: str | None) -> BudgetError:
+def exceeded(wanted_usd: Decimal, caps: Caps, spent: Spent) -> Left | None:
+    """The first cap that `wanted_usd` does not fit, or None."""
+    return next((cap for cap in left(caps, spent) if wanted_usd > cap.left_usd), None)
+
+
+def refusal(wanted_usd: Decimal, over: Left, fitting: str | None) -> BudgetError:
     """The refusal in words.
 
     Args:

@@ -80,13 +80,14 @@ class Prices:
                 trouble = exc  # prices are worth having without it
         return PriceList(prices=found, book=book, balance=balance, trouble=trouble, sandbox=self._gateway.sandbox)
 
-    async def fitting(self, action: Action, count: int, left_usd: Decimal) -> str | None:
+    async def fitting(self, action: Action, count: int, left_usd: Decimal, *, below: bool = False) -> str | None:
         """The cheapest request for an action that `left_usd` still pays for, in words; None where nothing fits.
 
         Args:
             action: What is asked of the model.
             count: How many images were asked for.
             left_usd: What a cap leaves.
+            below: Only what costs less than all of it.
         """
         priced = pricing.prices(await self.book(), variant=None, action=action, output_resolution=None)
         known = [(price.usd, price) for price in priced if price.usd]
@@ -94,5 +95,7 @@ class Prices:
         if usd is None or cheapest is None or usd > left_usd:
             return None
         most = min(count, int(left_usd / usd))
+        if below and usd * most >= left_usd:
+            return None
         amount = budget.dollars(usd * most)
         return f"variant {cheapest.model.variant} at {cheapest.output_resolution}, count {most}, for {amount}"

@@ -19,6 +19,7 @@ import anyio
 from flux2_mcp import asking, budget, callbacks, catalog, pricing
 from flux2_mcp.asking import Asked
 from flux2_mcp.callbacks import Callbacks
+from flux2_mcp.confirming import Confirming
 from flux2_mcp.errors import Flux2Error, NotFoundError
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.journal import owners
@@ -64,6 +65,7 @@ class Service:
         self._waiter = Waiter(self._journal, self._keeper)
         self._begun = anyio.Event()
         self.prices = Prices(self._gateway)
+        self.confirming = Confirming(self.prices, self._journal, self.session, settings)
         self.pruner = Pruner(self._journal, settings.home / "images")
         self._sourcing = Sourcing(self._journal, self._gateway, (settings.home / "images", *settings.allowed_dirs))
 

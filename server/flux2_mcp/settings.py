@@ -12,6 +12,7 @@
 | FLUX2_MAX_COST_USD | the most one call may cost | none |
 | FLUX2_SESSION_BUDGET_USD | the most one server process may spend | none |
 | FLUX2_DAILY_BUDGET_USD | the most all processes may spend in any 24 hours | none |
+| FLUX2_CONFIRM_USD | what a call may cost without the user being asked; off: anything | 0.50 |
 | FLUX2_RATE | requests a second to RunAPI, all processes together | 12 |
 | FLUX2_MAX_IN_FLIGHT | tasks under way at once, all processes together | 32 |
 | FLUX2_CALLBACK_URL | public address that leads to FLUX2_CALLBACK_PORT; RunAPI calls it when a task ends | none |
@@ -39,6 +40,7 @@ BASE_URL = "https://runapi.ai"
 Mode = Literal["live", "sandbox"]
 MODES = ("auto", "live", "sandbox")
 LEVELS = ("debug", "info", "warning", "error")
+CONFIRM_USD = Decimal("0.50")
 LONGEST_WAIT = 900.0
 """Seconds. The vendor's SDK gives up after as many."""
 
@@ -54,6 +56,7 @@ class Settings:
     key_source: str | None = None
     wait_seconds: float | None = None
     caps: Caps = field(default_factory=Caps)
+    confirm_usd: Decimal | None = CONFIRM_USD
     rate: float = 12.0
     in_flight: int = 32
     callback_url: str | None = None
@@ -109,6 +112,7 @@ def from_env(env: Mapping[str, str], config_text: str | None = None, *, workspac
             session_usd=_usd(env, "FLUX2_SESSION_BUDGET_USD"),
             daily_usd=_usd(env, "FLUX2_DAILY_BUDGET_USD"),
         ),
+        confirm_usd=None if _said_off(env, "FLUX2_CONFIRM_USD") else _usd(env, "FLUX2_CONFIRM_USD", CONFIRM_USD),
         rate=_number(env, "FLUX2_RATE", 0.1, 1000, 12.0) or 12.0,
         in_flight=_whole(env, "FLUX2_MAX_IN_FLIGHT", 1, 10_000, 32) or 32,
         callback_url=callback_url,
@@ -207,10 +211,14 @@ def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default
     return value
 
 
-def _usd(env: Mapping[str, str], name: str) -> Decimal | None:
+def _said_off(env: Mapping[str, str], name: str) -> bool:
+    return env.get(name, "").strip().lower() == "off"
+
+
+def _usd(env: Mapping[str, str], name: str, default: Decimal | None = None) -> Decimal | None:
     text = env.get(name, "").strip()
     if not text:
-        return None
+        return default
     try:
         value = Decimal(text.removeprefix("$"))
     except ArithmeticError:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux2_mcp.budget import Caps, Exceeded, Spent, dollars, exceeded, refusal, reservation
+from flux2_mcp.budget import Caps, Left, Spent, dollars, exceeded, refusal, reservation
 from flux2_mcp.errors import BudgetError
 
 NO_CAPS = Caps()
@@ -96,7 +96,7 @@ def test_there_is_a_cap_even_when_it_is_nothing() -> None:
 def test_a_call_of_ten_cents_fits_to_the_cent_or_the_first_cap_in_its_way_is_named(
     caps: Caps, spent: Spent, over: tuple[str, str, str] | None
 ) -> None:
-    expected = None if over is None else Exceeded(over[0], Decimal(over[1]), Decimal(over[2]))
+    expected = None if over is None else Left(over[0], Decimal(over[1]), Decimal(over[2]))
     assert exceeded(Decimal("0.10"), caps, spent) == expected
 
 
@@ -119,7 +119,7 @@ NAMES = ("FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_U
 
 
 def test_a_refusal_names_the_cap_what_is_left_and_what_would_fit() -> None:
-    over = Exceeded("FLUX2_DAILY_BUDGET_USD", Decimal(1), Decimal("0.065"))
+    over = Left("FLUX2_DAILY_BUDGET_USD", Decimal(1), Decimal("0.065"))
     error = refusal(Decimal("0.14"), over, "variant pro at 1k, count 1, for $0.05")
     assert error.message == "The call would cost $0.14; FLUX2_DAILY_BUDGET_USD is $1.00 and $0.065 of it is left."
     assert error.next_step == "variant pro at 1k, count 1, for $0.05 would fit. Or raise FLUX2_DAILY_BUDGET_USD."

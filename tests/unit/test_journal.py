@@ -17,7 +17,7 @@ import anyio.lowlevel
 import pytest
 
 from flux2_mcp import catalog
-from flux2_mcp.budget import Caps, Exceeded, Spent
+from flux2_mcp.budget import Caps, Left, Spent
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
 from flux2_mcp.journal.entry import Change, Entry, StoredImage, digest, dump, load
 from flux2_mcp.journal.history import KEPT
@@ -208,7 +208,7 @@ async def test_a_known_key_costs_nothing_again_even_when_the_budget_is_spent(hom
     journal, caps = home.journal(), Caps(daily_usd=Decimal("0.07"))
     (entry,) = await new(journal, intent("k"), caps=caps)
     assert await new(journal, intent("k"), caps=caps) == (entry,)
-    over = Exceeded("FLUX2_DAILY_BUDGET_USD", Decimal("0.07"), Decimal("0.02"))
+    over = Left("FLUX2_DAILY_BUDGET_USD", Decimal("0.07"), Decimal("0.02"))
     assert (await intend(journal, intent("k"), intent("k2"), caps=caps)).over == over
     assert await journal.recent(limit=9) == (entry,)
 

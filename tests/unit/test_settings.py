@@ -39,6 +39,7 @@ def test_an_empty_environment_gives_the_sandbox_and_the_documented_defaults() ->
         key_source=None,
         wait_seconds=None,
         caps=Caps(call_usd=None, session_usd=None, daily_usd=None),
+        confirm_usd=Decimal("0.50"),
         rate=12.0,
         in_flight=32,
         callback_url=None,
@@ -58,6 +59,7 @@ def test_everything_that_can_be_said_is_heard() -> None:
         "FLUX2_MAX_COST_USD": "0.50",
         "FLUX2_SESSION_BUDGET_USD": "$5",
         "FLUX2_DAILY_BUDGET_USD": " 20.25 ",
+        "FLUX2_CONFIRM_USD": "$2",
         "FLUX2_RATE": "2.5",
         "FLUX2_MAX_IN_FLIGHT": "4",
         "FLUX2_CALLBACK_URL": " https://example.com/flux2 ",
@@ -75,6 +77,7 @@ def test_everything_that_can_be_said_is_heard() -> None:
         key_source="RUNAPI_API_KEY",
         wait_seconds=12.5,
         caps=Caps(call_usd=Decimal("0.50"), session_usd=Decimal(5), daily_usd=Decimal("20.25")),
+        confirm_usd=Decimal(2),
         rate=2.5,
         in_flight=4,
         callback_url="https://example.com/flux2",
@@ -84,6 +87,13 @@ def test_everything_that_can_be_said_is_heard() -> None:
         workspace="/home/ada/site",
         allowed_dirs=(Path("/home/ada/art"), Path("/srv/shared")),
     )
+
+
+def test_nobody_is_asked_where_that_is_said_in_so_many_words() -> None:
+    assert told(FLUX2_CONFIRM_USD="Off").confirm_usd is None
+    assert told(FLUX2_CONFIRM_USD="0").confirm_usd == 0
+    with pytest.raises(SettingsError, match="FLUX2_CONFIRM_USD must be an amount in USD"):
+        told(FLUX2_CONFIRM_USD="never")
 
 
 @pytest.mark.parametrize("name", ["FLUX2_HOME", "FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS"])

@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from flux2_mcp.budget import Caps, Exceeded, Spent
+from flux2_mcp.budget import Caps, Left, Spent
 from flux2_mcp.catalog import DEFAULT_RESOLUTION
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.models import Action, ImageRequest, SourceImage, UploadedFile
@@ -118,7 +118,7 @@ class Intended:
 
     entries: tuple[Entry, ...] = ()
     joined: bool = False
-    over: Exceeded | None = None
+    over: Left | None = None
 
 
 def resolution(request: ImageRequest) -> str:

@@ -69,6 +69,12 @@ def folders(call: Call, roots: ListRootsResult) -> list[Path]:
     return [Path(path) for path in named if path is not None] or ([] if own is None else [Path(own)])
 
 
+def can_ask(call: Call) -> bool:
+    """Whether the client can put a form before its user. One that tells of no way of asking can (before there were several)."""
+    asking = None if call.client_capabilities is None else call.client_capabilities.elicitation
+    return asking is not None and (asking.form is not None or asking.url is None)
+
+
 def on_progress(call: Call) -> OnProgress:
     """Progress for the host: seconds since the call began, strictly increasing, and no invented percent."""
     last = 0.0

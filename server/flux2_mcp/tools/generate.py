@@ -5,10 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated
 
+from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from flux2_mcp import catalog
+from flux2_mcp.asking import Asked
 from flux2_mcp.results import GenerationResult
 from flux2_mcp.service import MOST_TOGETHER
 from flux2_mcp.settings import LONGEST_WAIT
@@ -19,9 +21,57 @@ RATIOS = list(catalog.models()["flux-2-pro-remix-image"].fields["aspect_ratio"].
 RESOLUTIONS = list(catalog.models()["flux-2-pro-remix-image"].resolutions)
 
 
+async def _asked(
+    call: Call,
+    roots: Roots,
+    prompt: str,
+    variant: str,
+    source_images: list[str] | None,
+    aspect_ratio: str | None,
+    output_resolution: str | None,
+    enable_safety_checker: bool | None,
+    callback_url: str | None,
+) -> Asked:
+    return await calls.service(call).request(
+        prompt=prompt,
+        variant=variant,
+        source_images=source_images,
+        aspect_ratio=aspect_ratio,
+        output_resolution=output_resolution,
+        enable_safety_checker=enable_safety_checker,
+        callback_url=callback_url,
+        folders=calls.folders(call, roots),
+    )
+
+
+class Approval(BaseModel):
+    """What the user is asked to fill in. Nothing is spent on a form that was merely sent."""
+
+    spend: bool = Field(default=False, title="Spend it", description="Make these images and pay for them.")
+
+
+async def _approval(
+    call: Call,
+    asked: Annotated[Asked, Resolve(_asked)],
+    count: int,
+    max_cost_usd: float | None,
+    idempotency_key: str | None,
+) -> Approval | Elicit[Approval]:
+    """The user's yes, asked for where the call costs enough and the client can ask."""
+    stated = None if max_cost_usd is None else Decimal(str(max_cost_usd))
+    needed = await calls.service(call).confirming.needed(asked.request, count, stated, idempotency_key)
+    if needed is None:
+        return Approval(spend=True)
+    if not calls.can_ask(call):
+        raise needed.refused("The user was not asked, and can't be through this client.", again=True)
+    return Elicit(needed.question, Approval)
+
+
 async def generate(
     call: Call,
     roots: Roots,
+    asked: Annotated[Asked, Resolve(_asked)],
+    approval: Annotated[ElicitationResult[Approval], Resolve(_approval)],
     prompt: Annotated[str, Field(description="3-5000 characters")],
     variant: Annotated[
         str,
@@ -55,25 +105,21 @@ async def generate(
 
     If status is processing, call check_task; don't generate again.
     """
-    service, folders = calls.service(call), calls.folders(call, roots)
-    asked = await service.request(
-        prompt=prompt,
-        variant=variant,
-        source_images=source_images,
-        aspect_ratio=aspect_ratio,
-        output_resolution=output_resolution,
-        enable_safety_checker=enable_safety_checker,
-        callback_url=callback_url,
-        folders=folders,
-    )
+    service = calls.service(call)
+    stated = None if max_cost_usd is None else Decimal(str(max_cost_usd))
+    if not (isinstance(approval, AcceptedElicitation) and approval.data.spend):
+        needed = await service.confirming.needed(asked.request, count, stated, idempotency_key)
+        if needed is not None:
+            gone = isinstance(approval, CancelledElicitation)
+            raise needed.refused("The user did not answer." if gone else "The user declined.", again=gone)
     outcome = await service.generate(
         asked,
         count=count,
         wait_seconds=calls.wait_seconds(call, wait_seconds),
-        max_cost_usd=None if max_cost_usd is None else Decimal(str(max_cost_usd)),
+        max_cost_usd=stated,
         idempotency_key=idempotency_key,
         client=calls.client_name(call),
-        workspace=next(iter(folders), None),
+        workspace=next(iter(calls.folders(call, roots)), None),
         save_to=save_to,
         overwrite=overwrite,
         on_progress=calls.on_progress(call),
