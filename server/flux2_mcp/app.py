@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
-from mcp.server.caching import CacheHint
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolResult,
     InputRequiredResult,
@@ -24,9 +23,9 @@ from mcp_types import (
 from pydantic import AnyUrl, ValidationError
 
 from flux2_mcp import __version__, boundary
-from flux2_mcp.context import gallery, resources
+from flux2_mcp.context import docs, gallery, resources
 from flux2_mcp.context.instructions import INSTRUCTIONS
-from flux2_mcp.errors import Flux2Error, InvalidRequestError
+from flux2_mcp.errors import Flux2Error
 from flux2_mcp.hosts import clients
 from flux2_mcp.service import Service
 from flux2_mcp.settings import Settings
@@ -35,6 +34,8 @@ from flux2_mcp.tools import call as calls
 
 NAME = "flux-2"
 HOUR_MS = 3_600_000
+ONE_PAGE: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list", "resources/templates/list")
+"""Lists that are always the same: one page, and fresh for long."""
 
 
 class Flux2Server(MCPServer[Service]):
@@ -67,19 +68,23 @@ class Flux2Server(MCPServer[Service]):
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[Service, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
-        """Read a resource of ours from the journal or from disk.
+        """Read a resource of ours: a document, or from the journal or from disk.
 
         Raises:
             ResourceNotFoundError: Nothing stands behind the URI.
-            ResourceError: It can't be read; the text says why.
+            MCPError: It can't be read; the text says why.
         """
         if context is None:
             return await super().read_resource(uri, context)
         try:
             content = await resources.read(calls.service(context), str(uri))
+            return await super().read_resource(uri, context) if content is None else [content]
         except Flux2Error as exc:
-            raise ResourceError(f"{exc.message} {exc.next_step}") from exc
-        return await super().read_resource(uri, context) if content is None else [content]
+            raise boundary.to_protocol(exc) from exc
+        except ResourceNotFoundError as exc:
+            raise ResourceNotFoundError(
+                "No such resource; resources/list and its templates name what there is."
+            ) from exc
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """The templates of ours."""
@@ -87,21 +92,25 @@ class Flux2Server(MCPServer[Service]):
 
 
 async def shape_lists(ctx: ServerRequestContext[Service, Any], call_next: CallNext) -> HandlerResult:
-    """What the SDK's lists can't do: pages of resources, and tools without output schemas for who is misled by them."""
+    """What the SDK's lists can't do: pages, documents that stay fresh, tools without output schemas for who is misled."""
     result = await call_next(ctx)
     if not isinstance(result, dict):  # a notification
         return result
+    asked = ctx.params or {}
+    cursor = asked.get("cursor")
+    if ctx.method in ONE_PAGE and cursor is not None:
+        raise boundary.to_protocol(resources.unknown_cursor())
     if ctx.method == "resources/list":
         try:
-            page = await resources.listed(ctx.lifespan_context, (ctx.params or {}).get("cursor"))
-        except InvalidRequestError as exc:
-            raise MCPError(code=INVALID_PARAMS, message=exc.message) from exc
+            page = await resources.listed(ctx.lifespan_context, cursor)
         except Flux2Error as exc:
-            raise MCPError(code=INTERNAL_ERROR, message=exc.message) from exc
+            raise boundary.to_protocol(exc) from exc
         # The rest of the answer is the era's envelope, and stays.
         return result | page.model_dump(
             mode="json", by_alias=True, exclude_none=True, include={"resources", "next_cursor"}
         )
+    if ctx.method == "resources/read" and "ttlMs" in result and asked.get("uri") in docs.documents():
+        return result | {"ttlMs": HOUR_MS, "cacheScope": "public"}
     if ctx.method == "tools/list":
         params = ctx.session.client_params
         if params is not None and not clients.client(params.client_info.name).structured:
@@ -125,7 +134,7 @@ def build(settings: Settings) -> Flux2Server:
         instructions=INSTRUCTIONS,
         tools=[_tool(entry) for entry in REGISTRY],
         lifespan=lifespan,
-        cache_hints={"tools/list": CacheHint(ttl_ms=HOUR_MS, scope="public")},
+        cache_hints={method: CacheHint(ttl_ms=HOUR_MS, scope="public") for method in ONE_PAGE},
         subscriptions=False,
         middleware=[shape_lists],
         extensions=[gallery.extension()],

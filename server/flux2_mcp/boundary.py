@@ -1,4 +1,4 @@
-"""The one place where our errors become tool results, and where a call's arguments are held to the tool's own schema.
+"""The one place where our errors become tool results or protocol errors, and a call's arguments are held to its schema.
 
 Tools raise; nothing reaches a model that was not written for one.
 """
@@ -9,7 +9,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from mcp_types import CallToolResult, TextContent
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
 from pydantic import ValidationError
 
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
@@ -79,3 +80,13 @@ def to_result(error: BaseException) -> CallToolResult:
         )
     text = f"{error.message}\n{error.cost}\nNext: {error.next_step}"
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+
+
+def to_protocol(error: Flux2Error) -> MCPError:
+    """An error as JSON-RPC has them, for what has no result to carry it: resources, prompts, completion, lists.
+
+    -32602 for what the caller can mend, -32603 for everything else, with what to do next.
+    """
+    if isinstance(error, InvalidRequestError):
+        return MCPError(code=INVALID_PARAMS, message=error.message)
+    return MCPError(code=INTERNAL_ERROR, message=f"{error.message} {error.next_step}")

@@ -63,12 +63,16 @@ PICTURE = picture()
 
 @dataclass(frozen=True)
 class Seen:
-    """One call that came. `at` is monotonic seconds, `key` the idempotency key; `forward` lets the sandbox answer it."""
+    """One call that came. `at` is monotonic seconds, `key` the idempotency key; `forward` lets the sandbox answer it.
+
+    `authorized`: it brought an API key.
+    """
 
     at: float
     what: str
     key: str | None
     forward: Callable[[], Awaitable[Reply | None]] = field(repr=False, compare=False)
+    authorized: bool = False
 
     def is_(self, kind: str) -> bool:
         return self.what.startswith(kind)
@@ -157,6 +161,8 @@ class Front:
                         h11.EndOfMessage(),
                     ):
                         await stream.send(connection.send(event) or b"")
+                    if connection.our_state is h11.MUST_CLOSE:  # the caller asked for it
+                        return
                     connection.start_next_cycle()
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return
@@ -180,7 +186,8 @@ class Front:
         async def forward() -> Reply | None:
             return await self._forward(method, target, headers, body)
 
-        return Seen(time.monotonic(), f"{method} {target}", headers.get("idempotency-key"), forward)
+        key, authorized = headers.get("idempotency-key"), "authorization" in headers
+        return Seen(time.monotonic(), f"{method} {target}", key, forward, authorized)
 
     async def _forward(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
         there = self.sandbox.base_url

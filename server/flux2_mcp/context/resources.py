@@ -1,9 +1,10 @@
-"""Resources: what was made, as data, and the images themselves. Newest first, in pages."""
+"""Resources: the documents, what was made as data, and the images themselves. Newest first, in pages."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTemplate
 
 from flux2_mcp import results
+from flux2_mcp.context import docs
 from flux2_mcp.delivery import preview
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
 from flux2_mcp.journal.entry import Entry
@@ -27,6 +29,7 @@ LARGEST_SCALE = 2048
 JSON = "application/json"
 
 TEMPLATES = (
+    *docs.TEMPLATES,
     ResourceTemplate(
         name="task", title="Image task", uri_template=f"{TASKS}/{{id}}", description="One task as JSON.", mime_type=JSON
     ),
@@ -41,13 +44,17 @@ TEMPLATES = (
 
 
 async def listed(service: Service, cursor: str | None) -> ListResourcesResult:
-    """One page: the list of tasks, then each task and its image, newest first.
+    """One page. The first has the documents and the list of tasks; then come each task and its image, newest first.
 
     Raises:
         InvalidRequestError: A cursor that no page gave.
     """
-    entries = await service.page(limit=PAGE, before=_read_cursor(cursor))
-    found = [] if cursor else [Resource(name="tasks", title="Image tasks", uri=TASKS, mime_type=JSON)]
+    before = await _read_cursor(service, cursor)
+    entries = await service.page(limit=PAGE, before=before)
+    found = []
+    if before is None:
+        found = [document.resource() for document in docs.documents().values() if document.listed]
+        found.append(Resource(name="tasks", title="Image tasks", uri=TASKS, mime_type=JSON))
     for entry in entries:
         found += _resources(entry)
     return ListResourcesResult(resources=found, next_cursor=_cursor(entries[-1].key) if len(entries) == PAGE else None)
@@ -79,19 +86,29 @@ async def read(service: Service, uri: str) -> ReadResourceContents | None:
         Flux2Error: The image is not on disk (yet, or any more).
         InvalidRequestError: `max` is no number of pixels.
     """
-    parts = urlsplit(uri)
-    ident = unquote(parts.path.strip("/"))
-    if parts.scheme != SCHEME:
-        return None
-    if parts.netloc == "tasks" and not ident:
+    if (document := docs.documents().get(uri)) is not None:
+        return ReadResourceContents(document.text(), document.mime_type)
+    kind, ident, query = _parts(uri)
+    if kind == "tasks" and not ident:
         entries = await service.page(limit=PAGE, before=None)
         return _json([results.task(Told(entry)).model_dump(mode="json") for entry in entries])
-    entry = await service.known(ident)
+    entry = await service.known(ident) if ident else None
     if entry is None:
         return None
-    if parts.netloc == "tasks":
+    if kind == "tasks":
         return _json(results.task(Told(entry)).model_dump(mode="json"))
-    return await _image(entry, parse_qs(parts.query).get("max", [None])[0]) if parts.netloc == "images" else None
+    return await _image(entry, parse_qs(query).get("max", [None])[0])
+
+
+def _parts(uri: str) -> tuple[str, str, str]:
+    """Kind ("tasks" or "images"), id and query; all empty for an address that is none of ours."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "", "", ""
+    if parts.scheme != SCHEME or parts.netloc not in {"tasks", "images"}:
+        return "", "", ""
+    return parts.netloc, unquote(parts.path.strip("/")), parts.query
 
 
 async def _image(entry: Entry, longest: str | None) -> ReadResourceContents:
@@ -118,10 +135,17 @@ def _cursor(key: str) -> str:
     return base64.urlsafe_b64encode(key.encode()).decode()
 
 
-def _read_cursor(cursor: str | None) -> str | None:
+async def _read_cursor(service: Service, cursor: str | None) -> str | None:
     if cursor is None:
         return None
-    try:
-        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeError):
-        raise InvalidRequestError(Problem("cursor", "is none that a page gave.")) from None
+    with contextlib.suppress(binascii.Error, UnicodeError):
+        key = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
+        entry = await service.known(key)
+        if entry is not None and entry.key == key:
+            return key
+    raise unknown_cursor()
+
+
+def unknown_cursor() -> InvalidRequestError:
+    """What a cursor is told that no page gave."""
+    return InvalidRequestError(Problem("cursor", "is none that a page gave."))

@@ -1,0 +1,24 @@
+"""The addresses of the documents. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DOCS: Final = "flux2://docs"
+API: Final = f"{DOCS}/api"
+TASK_SCHEMA: Final = f"{DOCS}/task.schema.json"
+PRICES: Final = f"{DOCS}/prices"
+POLLING: Final = f"{DOCS}/polling"
+WEBHOOK: Final = f"{DOCS}/webhook"
+ERRORS: Final = f"{DOCS}/errors"
+SANDBOX: Final = f"{DOCS}/sandbox"
+
+
+def request_schema(model: str) -> str:
+    """The JSON Schema of a model's request; `{model}` gives the template."""
+    return f"{DOCS}/models/{model}/request.schema.json"
+
+
+def quickstart(language: str, model: str | None = None) -> str:
+    """The quickstart in a language, for the default model or for another."""
+    return f"{DOCS}/quickstart/{language}" + (f"/{model}" if model else "")
