@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -16,14 +16,18 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
     CallToolResult,
+    CompleteRequestParams,
+    CompleteResult,
+    GetPromptResult,
     InputRequiredResult,
+    Prompt,
     ResourceTemplate,
     ToolAnnotations,
 )
 from pydantic import AnyUrl, ValidationError
 
 from flux2_mcp import __version__, boundary
-from flux2_mcp.context import docs, gallery, resources
+from flux2_mcp.context import completion, docs, gallery, prompts, resources
 from flux2_mcp.context.instructions import INSTRUCTIONS
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.hosts import clients
@@ -90,6 +94,40 @@ class Flux2Server(MCPServer[Service]):
         """The templates of ours."""
         return list(resources.TEMPLATES)
 
+    async def list_prompts(self) -> list[Prompt]:
+        """The prompts of ours."""
+        return [prompt for prompt, _ in prompts.PROMPTS.values()]
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Service, Any] | None = None
+    ) -> GetPromptResult:
+        """Fill in a prompt.
+
+        Raises:
+            MCPError: There is no such prompt, or its arguments are wrong.
+        """
+        del context
+        try:
+            return prompts.get(name, arguments or {})
+        except Flux2Error as exc:
+            raise boundary.to_protocol(exc) from exc
+
+    def completing(self) -> Self:
+        """Serve completion/complete. Not by the SDK's decorator, which keeps the service, and with it the tasks, from us."""
+
+        async def complete(ctx: ServerRequestContext[Service], params: CompleteRequestParams) -> CompleteResult:
+            argument, given = params.argument, (params.context and params.context.arguments) or {}
+            try:
+                found = await completion.complete(
+                    ctx.lifespan_context, params.ref, argument.name, argument.value, given
+                )
+            except Flux2Error as exc:
+                raise boundary.to_protocol(exc) from exc
+            return CompleteResult(completion=found)
+
+        self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, complete)
+        return self
+
 
 async def shape_lists(ctx: ServerRequestContext[Service, Any], call_next: CallNext) -> HandlerResult:
     """What the SDK's lists can't do: pages, documents that stay fresh, tools without output schemas for who is misled."""
@@ -139,7 +177,7 @@ def build(settings: Settings) -> Flux2Server:
         middleware=[shape_lists],
         extensions=[gallery.extension()],
         log_level="WARNING",
-    )
+    ).completing()
 
 
 def _tool(entry: Entry) -> Tool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CacheableResult
+from mcp_types import INVALID_PARAMS, CacheableResult, PromptReference
 from pydantic import BaseModel
 
 from flux2_mcp.context import uris
@@ -19,7 +19,7 @@ from flux2_mcp.context import uris
 pytestmark = pytest.mark.anyio
 
 SNAPSHOTS = Path(__file__).parents[1] / "snapshots" / "lists"
-LISTS = ["resources", "templates"]
+LISTS = ["prompts", "resources", "templates"]
 
 
 async def listed(client: Client, name: str, cursor: str | None = None) -> list[dict[str, Any]]:
@@ -62,11 +62,15 @@ async def test_what_is_advertised_is_what_there_is(client: Client) -> None:
     assert capabilities is not None
     told = capabilities.model_dump(mode="json", by_alias=True, exclude_none=True)
     # Extensions came with the modern era.
-    assert set(told) - {"extensions"} == {"tools", "prompts", "resources"}
+    assert set(told) - {"extensions"} == {"tools", "prompts", "resources", "completions"}
     # Nobody is told of changes, since the lists never change and tasks are asked for.
     assert told["prompts"] == told["tools"] == {"listChanged": False}
     assert told["resources"] == {"subscribe": False, "listChanged": False}
+    assert told["completions"] == {}
+    assert await listed(client, "prompts")
     assert await listed(client, "resources")
+    found = await client.complete(PromptReference(name="generate"), {"name": "variant", "value": ""})
+    assert found.completion.values
 
 
 @pytest.mark.parametrize("name", [*LISTS, "tools"])
