@@ -82,6 +82,14 @@ async def test_a_cursor_that_no_page_gave_is_refused(client: Client, name: str, 
     assert caught.value.error.message == "cursor: is none that a page gave."
 
 
+async def test_a_tasks_id_is_no_cursor(client: Client) -> None:
+    made = await client.call_tool("generate", {"prompt": "a red fox [sandbox:stuck]", "wait_seconds": 0})
+    assert isinstance(made.structured_content, dict)
+    task_id = made.structured_content["tasks"][0]["task_id"]
+    with pytest.raises(MCPError, match="cursor: is none that a page gave"):
+        await listed(client, "resources", base64.urlsafe_b64encode(task_id.encode()).decode())
+
+
 async def test_what_never_changes_may_be_kept_for_an_hour_and_what_was_made_may_not(client: Client, era: str) -> None:
     results: list[CacheableResult] = [
         await client.list_prompts(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,21 @@ def test_a_body_is_valid_if_and_only_if_the_catalogue_finds_nothing_wrong(model:
 
     holds()
     assert both_verdicts(verdicts), verdicts
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
+def test_both_agree_on_each_awkward_value_in_each_field(model: Model) -> None:
+    urls = [["https://example.com/a.png"] * count for count in (0, 1, 8, 9)]
+    values = [*TEXTS, *CHOICES, *urls, [1], True, False, 0, 1, 2, 0.5, {}]
+    for name, value in itertools.product(FIELDS + STRANGE, values):
+        body = schemas.example(model) | {name: value}
+        assert valid(model, body) is (not catalog.problems(model, body)), (name, value)
+
+
+def test_a_field_that_a_rule_forbids_is_in_no_schema_though_it_be_described() -> None:
+    model = replace(catalog.models()["flux-2-pro-text-to-image"], forbidden=frozenset({"callback_url"}))
+    body = schemas.example(model) | {"callback_url": "https://example.com/hook"}
+    assert (catalog.problems(model, body) == [], valid(model, body)) == (False, False)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
