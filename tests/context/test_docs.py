@@ -90,6 +90,12 @@ async def test_what_is_no_document_is_not_found_in_words_of_ours(client: Client,
 
 
 @pytest.mark.anyio
+async def test_the_instructions_say_where_the_documents_begin(client: Client) -> None:
+    assert client.instructions is not None
+    assert uris.API in client.instructions
+
+
+@pytest.mark.anyio
 async def test_listing_writes_no_document(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(*_: object) -> str:
         raise AssertionError("written without being read")

@@ -88,6 +88,8 @@ async def test_compare_asks_for_one_call_a_variant_with_what_all_of_them_take(cl
     assert [(call["variant"], call["output_resolution"]) for call in calls(two)] == [("flex", "2k"), ("pro", "2k")]
     assert "That costs $0.31" in text(two)
     assert "check_pricing" not in text(two)
+    by_id = {"prompt": PROMPT, "variants": "pro, flux-2-pro-text-to-image"}
+    assert "That costs $0.10" in text(await client.get_prompt("compare_variants", by_id))
 
 
 @pytest.mark.parametrize("language", list(examples.LANGUAGES))

@@ -129,9 +129,9 @@ def _request(given: Given, variant: str | None, sources: list[str] | None) -> Im
 
 def _cost(requests: Iterable[ImageRequest]) -> str:
     """What they cost by the published prices, and what to do where there are none."""
-    prices = {request.variant: pricing.price_of(PriceBook(), request).usd for request in requests}
-    unknown = [variant for variant, usd in prices.items() if usd is None]
-    known = sum((usd for usd in prices.values() if usd is not None), Decimal(0))
+    prices = [(request.variant, pricing.price_of(PriceBook(), request).usd) for request in requests]
+    unknown = [variant for variant, usd in prices if usd is None]
+    known = sum((usd for _, usd in prices if usd is not None), Decimal(0))
     costs = [f"That costs {dollars(known)} as published {catalog.document()['prices_as_of']}."] if known else []
     if unknown:
         costs.append(
