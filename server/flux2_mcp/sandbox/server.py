@@ -1,10 +1,9 @@
-"""The embedded server: uvicorn's protocol on a loopback socket, in a thread and an event loop of its own."""
+"""The embedded server: on a loopback socket, in a thread and an event loop of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -14,36 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from uvicorn import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
-
+from flux2_mcp import loopback
 from flux2_mcp.errors import SandboxError
+from flux2_mcp.loopback import HOST
 from flux2_mcp.sandbox import app, tasks
 from flux2_mcp.sandbox.state import BURST, OPENING_CENTS, RATE, State
 from flux2_mcp.sandbox.tasks import Task
 
-HOST = "127.0.0.1"
-REUSE = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
-"""A port just left may be taken again; on Windows SO_REUSEADDR would even share one in use."""
 START_SECONDS = 10.0
-GRACE_SECONDS = 0.2
-"""How long calls under way may take to end when the server closes."""
-KEEP_ALIVE_SECONDS = 75
-"""Longer than any client's pause between two polls, so that a poll doesn't meet a connection that is just closing."""
-
-_silent = logging.getLogger("flux2_mcp.sandbox.uvicorn")
-_silent.setLevel(logging.CRITICAL + 1)
-
-
-class _Protocol(H11Protocol):
-    """uvicorn's, without its logs, and lending the application the means to cut its connection."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        self.logger = _silent
-        self.access_log = False
-        self.app_state = {"abort": transport.abort}
-        super().connection_made(transport)
 
 
 class Sandbox:
@@ -90,13 +67,9 @@ class Sandbox:
             SandboxError: The folder can't be used, the port is taken, or the server did not come up.
         """
         state = State(self._folder, **self._options)
-        # Said to be TCP, or asyncio would leave Nagle's algorithm on, at 40 ms an answer.
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, REUSE, 1)
-            listener.bind((HOST, self._port))
+            listener = loopback.listen(self._port)
         except OSError as exc:
-            listener.close()
             state.close()
             raise SandboxError(
                 f"The sandbox can't listen on port {self._port} of {HOST}.",
@@ -115,7 +88,7 @@ class Sandbox:
         return self
 
     def close(self) -> None:
-        """Stop serving and release the folder; calls under way get `GRACE_SECONDS`. Does nothing the second time."""
+        """Stop serving and release the folder; calls under way get `loopback.GRACE_SECONDS`. Does nothing the second time."""
         if self._thread is not None:
             with contextlib.suppress(RuntimeError):  # its loop has ended by itself
                 self._stop()
@@ -177,18 +150,6 @@ class Sandbox:
         stop = asyncio.Event()
         self._stop = partial(loop.call_soon_threadsafe, stop.set)
         application = app.create(self.state, self.base_url)
-        config = Config(
-            application, http=_Protocol, ws="none", lifespan="off", interface="asgi3", proxy_headers=False,
-            server_header=False, date_header=False, log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        )  # fmt: skip
-        config.load()
-        served = ServerState()
-        async with application.router.lifespan_context(application):
-            server = await loop.create_server(lambda: _Protocol(config, served, {}), sock=listener)
+        async with application.router.lifespan_context(application), loopback.serving(application, listener):
             up.set_result(None)
             await stop.wait()
-            server.close()
-            if served.tasks:
-                await asyncio.wait(served.tasks, timeout=GRACE_SECONDS)
-            for connection in list(served.connections):
-                connection.transport.abort()
