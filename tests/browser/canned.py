@@ -24,9 +24,15 @@ PROMPTS = (
     "Forest path in autumn, soft light",
     "A cup of coffee on a stone table",
 )
+DRAWN = 4
+"""How many different pictures there are: each takes half a second to draw."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 OPEN = ("submitting", "pending", "processing")
 PATH = "/home/ada/.local/share/flux2-mcp/images/2026-11-20-a-quiet-harbour-at-dawn-{number}.png"
+
+
+FETCHING = ImageResult(url="https://images.example.com/0.png", expires_at="2026-11-27T10:00:04Z")
+"""Of a task that RunAPI has done and we have not fetched yet."""
 
 
 def task(
@@ -71,7 +77,7 @@ def result(tasks: Sequence[TaskResult], *, notice: str | None = None, prompts: S
     status: GenerationStatus = (
         "processing" if states & set(OPEN) else "completed" if states == {"completed"} else "partial"
     )
-    open_ids = [each.task_id for each in tasks if each.status in OPEN]
+    open_ids = [each.task_id for each in tasks if each.status in OPEN or each.images[:1] == [FETCHING]]
     data = GenerationResult(
         status=status,
         sandbox=notice is not None,
@@ -81,7 +87,13 @@ def result(tasks: Sequence[TaskResult], *, notice: str | None = None, prompts: S
         charged_usd=sum(each.charged_usd or 0 for each in tasks),
         next_action=NextAction(tool="check_task", arguments={"task_ids": open_ids}) if open_ids else None,
     )
-    asked = {each.task_id: {"prompt": words} for each, words in zip(tasks, prompts, strict=False)}
+    rest: dict[str, Any] = {
+        "aspect_ratio": None,
+        "output_resolution": None,
+        "enable_safety_checker": None,
+        "source_images": [],
+    }
+    asked = {each.task_id: {"prompt": words} | rest for each, words in zip(tasks, prompts, strict=False)}
     return {
         "content": [{"type": "text", "text": "words"}, {"type": "text", "text": data.model_dump_json()}],
         "structuredContent": data.model_dump(mode="json"),
@@ -99,21 +111,20 @@ def price(usd: float | None) -> dict[str, Any]:
     return {"content": [], "structuredContent": {"estimate": {"usd": usd}}}
 
 
-def picture(number: int, ratio: str = "1:1") -> dict[str, str]:
+def picture(number: int) -> dict[str, str]:
     """The contents of one image resource."""
-    uri = f"flux2://images/task-{number}"
-    return {"uri": uri, "mimeType": "image/webp", "blob": _drawn(PROMPTS[number % len(PROMPTS)], ratio)}
+    return {"uri": f"flux2://images/task-{number}", "mimeType": "image/webp", "blob": _drawn(number % DRAWN)}
 
 
 @cache
-def _drawn(prompt: str, ratio: str) -> str:
-    """A WebP of at most 768 pixels, base64."""
+def _drawn(number: int) -> str:
+    """A WebP of 768 pixels, base64."""
     drawn = render(
-        prompt=prompt,
+        prompt=PROMPTS[number],
         variant="pro",
         model="flux-2-pro-text-to-image",
         action="text_to_image",
-        aspect_ratio=ratio,
+        aspect_ratio="1:1",
         output_resolution="1k",
     )
     with Image.open(io.BytesIO(drawn)) as image:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -33,6 +35,14 @@ async def site() -> AsyncIterator[Site]:
 @pytest.fixture
 def hosting(site: Site) -> Open:
     return site.hosting
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Path:
+    """The folder for pictures of what was seen: `FLUX2_TESTS_SCREENSHOTS`, for who wants to look at them."""
+    folder = Path(os.environ.get("FLUX2_TESTS_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 async def nothing(_: dict[str, Any]) -> dict[str, Any]:

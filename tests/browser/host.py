@@ -18,9 +18,9 @@ from typing import Any, Literal
 import anyio
 import platformdirs
 import uvicorn
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, FrameLocator, Page, Request
+from playwright.async_api import Browser, BrowserContext, FrameLocator, Page
 from starlette.applications import Starlette
-from starlette.requests import Request as HttpRequest
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -105,20 +105,23 @@ def fetched() -> Path | str:
 
 @dataclass
 class Host:
-    """One page of the host, and what the gallery asked of it.
+    """One gallery in the host's page, and what it asked of the host.
 
     Attributes:
         page: The host's page.
+        turn: Its number: what an earlier one still asks is not this one's.
         answers: What to answer, by kind: "tool", "resource", "message", "link", "context".
         calls: What was asked, in order, as (kind, params).
         wrong: Errors and warnings of the console, failed requests, requests to elsewhere. Must stay empty.
     """
 
     page: Page
+    turn: int
     base: str
     answers: dict[str, Answer]
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    _news: anyio.Event = field(default_factory=anyio.Event)
 
     @property
     def view(self) -> FrameLocator:
@@ -135,16 +138,11 @@ class Host:
 
     async def open(self, *, capabilities: Mapping[str, Any] = EVERYTHING, **context: Any) -> None:  # noqa: ANN401  # JSON
         """Show the gallery: its page, the handshake."""
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.wrong.append(f"failed: {request.url}"))
-        self.page.on("request", self._requested)
         with anyio.fail_after(OPEN_SECONDS):
-            await self.page.goto(f"{self.base}/host.html")
-            await self.page.wait_for_selector("html[data-ready]", state="attached")
             await self.page.evaluate(
                 "options => open_gallery(options)",
                 {
+                    "turn": self.turn,
                     "url": f"{self.base}/gallery",
                     "permissions": gallery.PERMISSIONS.model_dump(by_alias=True, exclude_none=True),
                     "capabilities": dict(capabilities),
@@ -160,21 +158,40 @@ class Host:
         """Tell the gallery what the tool answered."""
         await self.page.evaluate("result => bridge.sendToolResult(result)", result)
 
-    def _heard(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
-            self.wrong.append(message.text)
+    async def passed(self, seconds: int) -> None:
+        """Let time pass in a page with a clock, until whatever the gallery asks in it has been asked."""
+        await self.page.clock.run_for(1000 * seconds)
+        mark = f"flux2://images/task-0?max={len(self.calls) + 1}"
+        asked = {"jsonrpc": "2.0", "id": mark, "method": "resources/read", "params": {"uri": mark}}
+        await self.view.locator("html").evaluate("(_, asked) => parent.postMessage(asked, '*')", asked)
+        await self.until(lambda: mark in self.reads())
 
-    def _requested(self, request: Request) -> None:
-        if not request.url.startswith((self.base, "data:")):
-            self.wrong.append(f"elsewhere: {request.url}")
+    async def until(self, check: Callable[[], bool]) -> None:
+        """Until what was asked satisfies `check`; at most 20 s."""
+        with anyio.fail_after(20):
+            while not check():
+                await self._news.wait()
 
     async def ask(self, kind: str, params: dict[str, Any]) -> dict[str, Any]:
         """Write down what the gallery asks, and answer it as the test wants."""
         self.calls.append((kind, params))
+        self._news.set()
+        self._news = anyio.Event()
         try:
             return {"result": await self.answers[kind](params)}
         except RefusedError as exc:
             return {"error": {"code": exc.code, "message": str(exc)}}
+
+
+def watch(page: Page, base: str, wrong: Callable[[str], None]) -> None:
+    """Tell of errors and warnings of the console, failed requests, and requests to elsewhere than `base`."""
+    page.on("console", lambda message: wrong(message.text) if message.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: wrong(str(error)))
+    page.on("requestfailed", lambda request: wrong(f"failed: {request.url}"))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith((base, "data:")) else wrong(f"elsewhere: {request.url}"),
+    )
 
 
 class _Kept(StaticFiles):
@@ -187,7 +204,8 @@ class _Kept(StaticFiles):
 
 
 class Site:
-    """The host's web server on a free port of loopback, and one browser profile. One page is open at a time.
+    """The host's web server on a free port of loopback, and one browser profile. A page is loaded once, and shows one
+    gallery after the other: loading the bridge takes ten times as long as showing a gallery.
 
     Args:
         context: Of the browser.
@@ -195,9 +213,11 @@ class Site:
     """
 
     def __init__(self, context: BrowserContext, base: str) -> None:
-        self._context = context
+        self.context = context
         self._base = base
+        self._tabs: dict[bool, Page] = {}
         self._host: Host | None = None
+        self._turn = 0
 
     @asynccontextmanager
     async def hosting(
@@ -206,36 +226,63 @@ class Site:
         *,
         viewport: tuple[int, int] = (800, 900),
         reduced_motion: Literal["reduce", "no-preference"] = "no-preference",
+        clock: bool = False,
     ) -> AsyncIterator[Host]:
-        """A page of the host, still empty."""
-        page = await self._context.new_page()
+        """A gallery's place in a page, still empty.
+
+        Args:
+            answers: As in `Host`.
+            viewport: Pixels.
+            reduced_motion: What the user prefers.
+            clock: Time is the test's to pass, with `page.clock`.
+        """
+        page = self._tabs.pop(clock, None) or await self._load(clock=clock)
         await page.set_viewport_size({"width": viewport[0], "height": viewport[1]})
         await page.emulate_media(reduced_motion=reduced_motion)
-        self._host = Host(page, self._base, answers)
+        self._turn += 1
+        self._host = Host(page, self._turn, self._base, answers)
         try:
             yield self._host
+            await page.evaluate("close_gallery()")
+            self._tabs[clock] = page
+        except BaseException:
+            await page.close()  # nobody knows what it was left in
+            raise
         finally:
             self._host = None
-            await page.close()
+
+    async def _load(self, *, clock: bool) -> Page:
+        page = await self.context.new_page()
+        if clock:
+            await page.clock.install()
+        watch(page, self._base, self._wrong)
+        with anyio.fail_after(OPEN_SECONDS):
+            await page.goto(f"{self._base}/host.html")
+            await page.wait_for_selector("html[data-ready]", state="attached")
+        return page
+
+    def _wrong(self, what: str) -> None:
+        if self._host is not None:
+            self._host.wrong.append(what)
 
     def routes(self, packages: Path) -> list[BaseRoute]:
         """What the server answers."""
         return [
             Route("/host.html", self._page),
             Route("/gallery", self._gallery),
-            Route("/ask/{kind}", self._ask, methods=["POST"]),
+            Route("/ask/{turn:int}/{kind}", self._ask, methods=["POST"]),
             Mount("/npm", _Kept(directory=packages)),
         ]
 
-    async def _page(self, _: HttpRequest) -> Response:
+    async def _page(self, _: Request) -> Response:
         return FileResponse(Path(__file__).with_name("host.html"))
 
-    async def _gallery(self, _: HttpRequest) -> Response:
+    async def _gallery(self, _: Request) -> Response:
         return Response(gallery.html(), media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
-    async def _ask(self, request: HttpRequest) -> Response:
-        if self._host is None:  # the page was closed over a call
-            return Response(status_code=410)
+    async def _ask(self, request: Request) -> Response:
+        if self._host is None or self._host.turn != request.path_params["turn"]:  # the gallery is gone
+            return JSONResponse({"error": {"code": -32000, "message": "nobody is there"}})
         return JSONResponse(await self._host.ask(request.path_params["kind"], await request.json()))
 
 

@@ -13,13 +13,15 @@ import pytest
 from playwright.async_api import FrameLocator, Locator, expect
 
 from flux2_mcp.context import gallery
-from tests.browser.canned import PATH, PROMPTS, TIMES, picture, price, refusal, result, task
+from tests.browser.canned import FETCHING, PATH, PROMPTS, TIMES, picture, price, refusal, result, task
 from tests.browser.conftest import Open
 from tests.browser.host import EVERYTHING, Answer, Host, RefusedError, fetched
 
 pytestmark = pytest.mark.anyio
 
 PROMPT = PROMPTS[0]
+SAVED = "/home/ada/site/public/hero.png"
+ODD = {"matches_request": False, "mismatch": "16:9 was asked for, and 1:1 came."}
 KEY = re.compile(r"gallery-[0-9a-f]{24}")
 SVG = base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>').decode()
 
@@ -63,21 +65,19 @@ async def shown(host: Host, count: int = 1, *, ratio: str = "1:1", **options: An
     await host.result(result([task(number, ratio=ratio) for number in range(count)]))
 
 
+def odd(result: dict[str, Any], *more: dict[str, Any]) -> dict[str, Any]:
+    """A result whose images say more, one after the other."""
+    for told, extra in zip(result["structuredContent"]["tasks"], more, strict=False):
+        told["images"][0] |= extra
+    return result
+
+
 def cards(host: Host) -> Locator:
     return host.view.get_by_role("listitem")
 
 
 def button(within: FrameLocator | Locator, name: str) -> Locator:
     return within.get_by_role("button", name=name)
-
-
-async def settled(check: Callable[[], bool], host: Host) -> None:
-    """Until `check` holds; at most 20 s."""
-    for _ in range(200):
-        if check():
-            return
-        await host.page.wait_for_timeout(100)
-    pytest.fail("it did not settle")
 
 
 async def loaded(host: Host, count: int) -> None:
@@ -188,6 +188,70 @@ async def test_a_refusal_a_cancelled_call_and_an_empty_list_are_said_in_words(
         await host.input()
         await host.result(result([]))
         await expect(host.view.get_by_role("heading")).to_have_text("No images yet")
+
+
+async def test_an_image_that_is_not_what_was_asked_for_says_so_with_its_reason(
+    hosting: Open, answers: dict[str, Answer]
+) -> None:
+    async with hosting(answers) as host:
+        await host.open()
+        await host.input(prompt=PROMPT, count=3, aspect_ratio="16:9")
+        more = (ODD, {"matches_request": False, "mismatch": None}, {"matches_request": True, "mismatch": None})
+        await host.result(odd(result([task(number) for number in range(4)]), *more))
+        await loaded(host, 4)
+        said = "Not as asked. 16:9 was asked for, and 1:1 came."
+        assert await host.view.locator(".card .warn:visible").all_text_contents() == [said, "Not as asked."]
+        await host.view.locator(".pic").first.click()
+        large = host.view.get_by_role("dialog")
+        await expect(large.get_by_text(said)).to_be_visible()
+        for _ in range(2):
+            await host.page.keyboard.press("ArrowRight")
+        await expect(large).to_contain_text("3 of 4")
+        await expect(large.get_by_text("Not as asked.")).to_have_count(0)
+        assert host.wrong == []
+
+
+async def test_nothing_made_yet_is_a_place_to_begin(hosting: Open, answers: dict[str, Answer]) -> None:
+    made = tools(lambda _: result([task(7)]))
+    async with hosting(answers | {"tool": made}) as host:
+        await host.open()
+        await host.input(limit=50)
+        await expect(host.view.get_by_role("heading")).to_have_text("Images")
+        await host.result(result([]))
+        await expect(host.view.get_by_role("heading")).to_have_text("No images yet")
+        await button(host.view, "Make an image").click()
+        await host.page.keyboard.press("Escape")
+        await expect(button(host.view, "Make an image")).to_be_focused()
+        await host.page.keyboard.press("Enter")
+        await host.view.get_by_role("textbox", name="What should it show?").fill("A lighthouse at dusk")
+        assert host.tools("generate") == []
+        await button(host.view, "Make it for $0.05").click()
+        await loaded(host, 1)
+        await expect(host.view.get_by_role("heading")).to_have_text("A lighthouse at dusk")
+        (arguments,) = host.tools("generate")
+        assert KEY.fullmatch(arguments.pop("idempotency_key"))
+        once = {"count": 1, "wait_seconds": 0, "max_cost_usd": 0.05}
+        assert arguments == {"prompt": "A lighthouse at dusk", "variant": "pro"} | once
+        assert host.wrong == []
+
+
+async def test_a_list_that_was_filtered_to_nothing_does_not_say_that_nothing_was_made(
+    hosting: Open, answers: dict[str, Answer]
+) -> None:
+    async with hosting(answers) as host:
+        await host.open()
+        await host.input(status="failed")
+        await host.result(result([]))
+        await expect(host.view.get_by_role("heading")).to_have_text("No such images")
+
+
+async def test_a_full_window_shows_all_images_at_once(hosting: Open, answers: dict[str, Answer]) -> None:
+    async with hosting(answers) as host:
+        await host.open(displayMode="fullscreen")
+        await host.input(limit=50)
+        await host.result(result([task(number) for number in range(50)]))
+        await expect(cards(host)).to_have_count(50)
+        assert host.wrong == []
 
 
 async def test_text_from_the_network_stays_text_and_odd_pictures_are_not_shown(
@@ -317,7 +381,7 @@ async def test_max_is_remixed_in_the_nearest_ratio_it_has_and_upscaled_by_pro(
         await expect(cards(host)).to_have_count(2)
         await button(cards(host).nth(1), "Upscale to 2k").click()
         await button(host.view, "Upscale, price unknown").click()
-        await settled(lambda: len(host.tools("generate")) == 2, host)
+        await host.until(lambda: len(host.tools("generate")) == 2)
         remix, large = host.tools("generate")
         assert (remix["variant"], remix["aspect_ratio"], "output_resolution" in remix) == ("max", "16:9", False)
         assert (large["variant"], large["aspect_ratio"], large["output_resolution"]) == ("pro", "auto", "2k")
@@ -413,6 +477,24 @@ async def test_the_path_is_copied_and_the_request_is_shown(hosting: Open, answer
         assert host.wrong == []
 
 
+async def test_the_copy_in_the_workspace_is_the_path_that_is_copied(hosting: Open, answers: dict[str, Answer]) -> None:
+    async with hosting(answers) as host:
+        await host.open()
+        await host.input(prompt=PROMPT)
+        told = odd(result([task(0)]), {"saved": SAVED})
+        told["structuredContent"]["tasks"][0]["sources"] = [
+            "photos/harbour.jpg",
+            {"source": "task:1", "uploaded": False},
+        ]
+        await host.result(told)
+        await expect(cards(host)).to_contain_text(f"Saved{SAVED}File{PATH.format(number=0)}")
+        await expect(cards(host)).to_contain_text("Sourcesphotos/harbour.jpg\ntask:1")
+        await button(host.view, "Copy the path").click()
+        await expect(cards(host)).to_contain_text("Path copied")
+        await host.page.evaluate("document.body.tabIndex = 0; document.body.focus(); window.focus()")
+        assert await host.page.evaluate("navigator.clipboard.readText()") == SAVED
+
+
 async def test_where_no_picture_can_be_read_the_url_opens_through_the_host(
     hosting: Open, answers: dict[str, Answer]
 ) -> None:
@@ -420,7 +502,7 @@ async def test_where_no_picture_can_be_read_the_url_opens_through_the_host(
         await shown(host, capabilities=without("serverResources"))
         await expect(host.view.get_by_text("The file is on disk.")).to_be_visible()
         await host.view.locator('[data-kind="open"]').click()
-        await settled(lambda: ("link", {"url": "https://images.example.com/0.png"}) in host.calls, host)
+        await host.until(lambda: ("link", {"url": "https://images.example.com/0.png"}) in host.calls)
         assert host.reads() == []
         assert host.wrong == []
 
@@ -438,7 +520,7 @@ async def test_open_tasks_are_looked_after_until_they_end_and_no_longer(
         await turns[len(host.tools("check_task")) - 1].wait()
         return await told(params)
 
-    async with hosting(answers | {"tool": tool}) as host:
+    async with hosting(answers | {"tool": tool}, clock=True) as host:
         await host.open()
         await host.input(prompt=PROMPT, count=2)
         await host.result(result([task(0), task(1, "pending")]))
@@ -447,13 +529,43 @@ async def test_open_tasks_are_looked_after_until_they_end_and_no_longer(
         assert await bar.get_attribute("aria-valuenow") == "1"
         turns[0].set()
         await expect(cards(host).nth(1)).to_contain_text("Painting")
+        await host.page.clock.run_for(5_000)
         turns[1].set()
         await loaded(host, 2)
         await expect(bar).to_be_hidden()
         await expect(host.view.locator("#said")).to_have_text("Image 2 of 2: Ready.")
         assert host.tools("check_task") == [{"task_ids": ["task-1"], "wait_seconds": 5}] * 2
-        await host.page.wait_for_timeout(2000)
+        await host.passed(seconds=60)
         assert len(host.tools("check_task")) == 2
+        assert host.wrong == []
+
+
+async def test_what_is_done_but_not_on_disk_yet_is_waited_for(hosting: Open, answers: dict[str, Answer]) -> None:
+    fetching = task(0).model_copy(update={"images": [FETCHING]})
+    async with hosting(answers | {"tool": tools(None, result([fetching]), result([task(0)]))}, clock=True) as host:
+        await host.open()
+        await host.input(prompt=PROMPT)
+        await host.result(result([fetching]))
+        await expect(cards(host)).to_contain_text("Fetching")
+        await host.page.clock.run_for(5_000)
+        await loaded(host, 1)
+        assert host.reads() == ["flux2://images/task-0?max=768"]
+        assert host.wrong == []
+
+
+async def test_what_was_made_meanwhile_comes_first_and_nothing_that_is_done_opens_again(
+    hosting: Open, answers: dict[str, Answer]
+) -> None:
+    async with hosting(answers) as host:
+        await host.open()
+        await host.input(limit=50)
+        await host.result(result([task(1), task(0)], prompts=PROMPTS))
+        await loaded(host, 2)
+        asked = [PROMPTS[2], *PROMPTS[:2]]
+        await host.result(result([task(2), task(1, "processing"), task(0)], prompts=asked))
+        await loaded(host, 3)
+        assert await cards(host).locator(".what").all_text_contents() == asked
+        assert host.tools("check_task") == []
         assert host.wrong == []
 
 
@@ -466,8 +578,7 @@ async def test_looking_stops_after_three_failures_and_goes_on_when_asked(
         return await (tools(None, result([task(0)])) if up else down)(params)
 
     up = False
-    async with hosting(answers | {"tool": tool}) as host:
-        await host.page.clock.install()
+    async with hosting(answers | {"tool": tool}, clock=True) as host:
         await host.open()
         await host.input(prompt=PROMPT)
         await host.result(result([task(0, "processing")]))
@@ -482,13 +593,13 @@ async def test_looking_stops_after_three_failures_and_goes_on_when_asked(
 
 
 async def test_a_torn_down_gallery_answers_and_asks_no_more(hosting: Open, answers: dict[str, Answer]) -> None:
-    async with hosting(answers | {"tool": tools(None, result([task(0, "processing")]))}) as host:
+    async with hosting(answers | {"tool": tools(None, result([task(0, "processing")]))}, clock=True) as host:
         await host.open()
         await host.input(prompt=PROMPT)
         await host.result(result([task(0, "processing")]))
-        await settled(lambda: len(host.tools("check_task")) == 1, host)
+        await host.until(lambda: len(host.tools("check_task")) == 1)
         assert await host.page.evaluate("bridge.teardownResource({})") == {}
-        await host.page.wait_for_timeout(2500)
+        await host.passed(seconds=60)
         assert len(host.tools("check_task")) == 1
 
 
@@ -589,12 +700,12 @@ async def test_enter_opens_a_large_view_arrows_turn_it_and_escape_closes_it(
         assert box["y"] > -2
         assert box["y"] + box["height"] <= 701  # laid over what is seen of a frame much taller than the window
         await expect(large).to_contain_text(f"7 of 8 · 1024 {TIMES} 1024 · $0.05")
-        await settled(lambda: "flux2://images/task-6?max=1536" in host.reads(), host)
+        await host.until(lambda: "flux2://images/task-6?max=1536" in host.reads())
         await host.page.keyboard.press("ArrowRight")
         await expect(large).to_contain_text("8 of 8")
         await host.page.keyboard.press("Escape")
         await expect(large).to_be_hidden()
-        assert "Image 8 of 8" in await focused(host)
+        await expect(host.view.locator(".pic").nth(7)).to_be_focused()
         assert host.wrong == []
 
 
@@ -610,33 +721,37 @@ async def test_escape_leaves_the_second_step_without_spending(hosting: Open, ans
         assert host.tools("generate") == []
 
 
-# --- every state, drawn in both themes, kept as pictures, and judged by axe's rules ---
+# --- every state: drawn in both themes and in a narrow frame, kept as pictures, and judged by axe's rules ---
 
 
 async def one(host: Host) -> None:
     await shown(host)
+    await loaded(host, 1)
 
 
-async def eight(host: Host) -> None:
+async def several(host: Host) -> None:
     await shown(host, 8)
+    await loaded(host, 8)
 
 
 async def fifty(host: Host) -> None:
     await host.open()
     await host.input(limit=50)
     await host.result(result([task(number) for number in range(50)], prompts=[PROMPTS[n % 8] for n in range(50)]))
+    await expect(cards(host).nth(8).locator(".pic.has")).to_be_visible()
 
 
-async def waiting(host: Host) -> None:
+async def asked(host: Host) -> None:
     await host.open()
     await host.input(prompt=PROMPT, count=4, aspect_ratio="16:9")
+    await expect(cards(host)).to_have_count(4)
 
 
-async def mixed(host: Host) -> None:
+async def running(host: Host) -> None:
     await host.open()
     await host.input()
     states = [
-        task(0),
+        task(0, ratio="3:2"),
         task(1, "processing"),
         task(2, "pending"),
         task(3, "failed", error="The prompt was refused by moderation."),
@@ -644,10 +759,33 @@ async def mixed(host: Host) -> None:
         task(5, "submitting"),
     ]
     await host.result(result(states, prompts=PROMPTS, notice="SANDBOX: drawn on this machine to try things out."))
+    await loaded(host, 1)
+
+
+async def failed(host: Host) -> None:
+    await host.open()
+    await host.input(prompt=PROMPT)
+    await host.result(result([task(0, "failed", error="The prompt was refused by moderation.")]))
+    await expect(cards(host)).to_contain_text("Failed")
+
+
+async def otherwise(host: Host) -> None:
+    await host.open()
+    await host.input(prompt=PROMPT, count=3, aspect_ratio="16:9")
+    await host.result(odd(result([task(number) for number in range(3)]), ODD, {"saved": SAVED}))
+    await loaded(host, 3)
+
+
+async def none(host: Host) -> None:
+    await host.open()
+    await host.input()
+    await host.result(result([], notice="SANDBOX: drawn on this machine to try things out."))
+    await expect(host.view.get_by_role("heading")).to_have_text("No images yet")
 
 
 async def armed(host: Host) -> None:
     await shown(host, 2)
+    await loaded(host, 2)
     await button(cards(host).nth(1), "Remix this image").click()
     await expect(button(host.view, "Remix for $0.05")).to_be_visible()
 
@@ -656,35 +794,34 @@ async def large(host: Host) -> None:
     await shown(host, 2)
     await loaded(host, 2)
     await host.view.locator(".pic").nth(1).click()
+    await expect(host.view.get_by_role("dialog")).to_be_visible()
 
 
-@pytest.mark.parametrize("state", [one, eight, fifty, waiting, mixed, armed, large], ids=lambda state: state.__name__)
-async def test_every_state_is_drawn_in_both_themes_and_open_to_everybody(
-    hosting: Open,
-    answers: dict[str, Answer],
-    state: Callable[[Host], Awaitable[None]],
-    tmp_path_factory: pytest.TempPathFactory,
+STATES = [one, several, fifty, asked, running, failed, otherwise, none, armed, large]
+RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+async def test_every_state_is_drawn_for_everybody(
+    hosting: Open, answers: dict[str, Answer], state: Callable[[Host], Awaitable[None]], screenshots: Path
 ) -> None:
-    folder = tmp_path_factory.getbasetemp() / "screenshots"
-    folder.mkdir(exist_ok=True)
     packages = fetched()
     assert isinstance(packages, Path)
     axe = (packages / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
-    later = tools(None, result([task(number, "processing") for number in (1, 2, 5)], prompts=PROMPTS[:1]))
-    async with hosting(answers | {"tool": later}, viewport=(800, 1400), reduced_motion="reduce") as host:
+    async with hosting(answers, viewport=(800, 1100), reduced_motion="reduce") as host:
         await state(host)
-        await host.page.wait_for_timeout(600)
         frame = host.page.frames[1]
-        for theme in ("light", "dark"):
+        await frame.evaluate(axe)
+        # All rules once; another theme changes nothing but colours.
+        for theme, rules in (("light", RULES), ("dark", ["color-contrast"])):
             await host.page.evaluate("theme => set_theme(theme)", theme)
             await expect(host.view.locator("html")).to_have_attribute("data-theme", theme)
-            await frame.evaluate(axe)
-            found = await frame.evaluate(
-                "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
-            )
+            found = await frame.evaluate("runOnly => axe.run({ runOnly })", rules)
             wrong = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
             assert wrong == []
-            file = folder / f"{state.__name__}-{theme}.png"
-            await host.page.screenshot(path=file)
-            assert file.stat().st_size > 10_000
+            await host.page.screenshot(path=screenshots / f"{state.__name__}-{theme}.png")
+        await host.page.set_viewport_size({"width": 360, "height": 1100})
+        await expect(host.view.locator("html")).to_have_js_property("scrollWidth", 336)  # as wide as the frame: no more
+        await host.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        await host.page.screenshot(path=screenshots / f"{state.__name__}-narrow.png")
         assert host.wrong == []
