@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+import anyio
 import pytest
+from anyio.abc import Process
 from mcp.client.client import Client
-from playwright.async_api import expect
+from mcp.client.extension import advertise
+from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
+from playwright.async_api import FrameLocator, Page, expect
 
 from flux2_mcp.app import build
 from flux2_mcp.context import gallery
 from flux2_mcp.settings import Settings
 from tests.browser.canned import TIMES
 from tests.browser.conftest import Open
-from tests.browser.host import Answer
+from tests.browser.host import Answer, Site, fetched, watch
 from tests.conftest import SEED_PROMPT
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +33,8 @@ pytestmark = pytest.mark.anyio
 async def test_a_real_call_is_shown_varied_and_upscaled(
     hosting: Open, answers: dict[str, Answer], sandbox_settings: Settings
 ) -> None:
-    async with Client(build(sandbox_settings)) as client:
+    apps = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
+    async with Client(build(sandbox_settings), extensions=[apps]) as client:
 
         async def tool(params: dict[str, Any]) -> dict[str, Any]:
             result = await client.call_tool(params["name"], params["arguments"])
@@ -43,19 +55,140 @@ async def test_a_real_call_is_shown_varied_and_upscaled(
             "frameDomains": [],
             "baseUriDomains": [],
         }
-        asked = {"prompt": SEED_PROMPT, "aspect_ratio": "4:3", "count": 2}
+        asked = {"prompt": SEED_PROMPT, "aspect_ratio": "4:3"}
         first = await tool({"name": "generate", "arguments": asked})
         async with hosting(answers | {"tool": tool, "resource": resource}) as host:
             await host.open()
             await host.input(**asked)
             await host.result(first)
             seen = host.view.locator(".pic.has")
-            await expect(seen).to_have_count(2, timeout=20_000)
+            await expect(seen).to_have_count(1, timeout=20_000)
             await host.view.get_by_role("button", name="One more like this, $0.05").first.click()
             await host.view.get_by_role("button", name="Vary for $0.05").click()
-            await expect(seen).to_have_count(3, timeout=20_000)
+            await expect(seen).to_have_count(2, timeout=20_000)
             await host.view.get_by_role("button", name="Upscale to 2k").last.click()
             await host.view.get_by_role("button", name="Upscale for $0.07").click()
             await expect(host.view.get_by_text(f"2304 {TIMES} 1728")).to_be_visible(timeout=20_000)
-            await expect(host.view.locator("#sum")).to_have_text("4 images · $0.22")
+            await expect(host.view.locator("#sum")).to_have_text("3 images · $0.17")
             assert host.wrong == []
+
+
+# --- flux2-mcp gallery: the same gallery in a page of ours, as its user opens it -----------------------------------------
+
+
+@dataclass
+class Window:
+    """The page that `flux2-mcp gallery` serves, opened with the URL that it printed."""
+
+    page: Page
+    process: Process
+    wrong: list[str]
+
+    @property
+    def view(self) -> FrameLocator:
+        return self.page.frame_locator("iframe")
+
+
+@asynccontextmanager
+async def window(
+    site: Site, env: Mapping[str, str], scheme: Literal["light", "dark"] = "light"
+) -> AsyncIterator[Window]:
+    command = [sys.executable, "-m", "flux2_mcp", "gallery", "--no-open"]
+    async with await anyio.open_process(command, env=dict(env), stderr=None) as process:
+        try:
+            assert process.stdout is not None
+            url = (await process.stdout.receive()).decode().strip()
+            page = await site.context.new_page()
+            shown = Window(page, process, [])
+            watch(page, url.partition("?")[0], shown.wrong.append)
+            await page.set_viewport_size({"width": 1280, "height": 860})
+            await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            await page.goto(url)
+            assert page.url == url.partition("?")[0]
+            yield shown
+            await page.close()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+
+
+async def made(env: Mapping[str, str], *arguments: str) -> None:
+    """Images from another process of the same user."""
+    command = [sys.executable, "-m", "flux2_mcp", "generate", *arguments]
+    await anyio.run_process(command, env=dict(env), stderr=None)
+
+
+async def test_the_printed_url_shows_what_was_made_live_and_its_buttons_work(
+    site: Site, clean_env: dict[str, str], screenshots: Path
+) -> None:
+    await made(clean_env, "A cat asleep in a bookshop window")
+    async with window(site, clean_env) as shown:
+        view, page = shown.view, shown.page
+        pictures = view.locator(".pic.has")
+        await expect(pictures).to_have_count(1, timeout=20_000)
+        await page.screenshot(path=screenshots / "window.png")
+        # A theme that changes while it is open.
+        body = view.locator("body")
+        await expect(body).to_have_css("background-color", "rgb(255, 254, 251)")
+        await page.emulate_media(color_scheme="dark")
+        await expect(body).to_have_css("background-color", "rgb(28, 28, 27)")
+        # A button that calls a tool, and one that reaches the clipboard from inside two sandboxes.
+        await view.get_by_role("button", name="One more like this, $0.05").first.click()
+        await view.get_by_role("button", name="Vary for $0.05").click()
+        await expect(pictures).to_have_count(2, timeout=20_000)
+        await view.get_by_role("button", name="Copy the path").first.click()
+        await expect(view.get_by_role("listitem").first).to_contain_text("Path copied")
+        assert Path(await page.evaluate("navigator.clipboard.readText()")).is_file()
+        # What another process makes comes by itself, in front.
+        await made(clean_env, "Dunes at noon, one long shadow")
+        await expect(pictures).to_have_count(3, timeout=20_000)
+        await expect(view.get_by_role("listitem").first).to_contain_text("Dunes at noon, one long shadow")
+        await page.screenshot(path=screenshots / "window-dark.png")
+        assert shown.wrong == []
+        # Its end is said, not left to be guessed.
+        shown.process.terminate()
+        await expect(page.get_by_role("alert")).to_contain_text("flux2-mcp gallery has ended", timeout=20_000)
+        await page.screenshot(path=screenshots / "window-ended.png")
+
+
+async def test_an_empty_journal_is_an_invitation(site: Site, clean_env: dict[str, str], screenshots: Path) -> None:
+    async with window(site, clean_env, "dark") as shown:
+        view = shown.view
+        await expect(view.get_by_role("heading")).to_have_text("No images yet")
+        await shown.page.screenshot(path=screenshots / "window-empty.png")
+        await view.get_by_role("button", name="Make an image").click()
+        await view.get_by_role("textbox", name="What should it show?").fill("A lighthouse at dusk")
+        await view.get_by_role("button", name="Make it for $0.05").click()
+        await expect(view.locator(".pic.has")).to_have_count(1, timeout=20_000)
+        await expect(view.get_by_role("heading")).to_have_text("A lighthouse at dusk")
+        await shown.page.screenshot(path=screenshots / "window-one.png")
+        assert shown.wrong == []
+
+
+async def test_our_host_page_speaks_with_the_extensions_own_app(site: Site, clean_env: dict[str, str]) -> None:
+    packages = fetched()
+    assert isinstance(packages, Path)
+    library = (packages / "@modelcontextprotocol/ext-apps/dist/src/app-with-deps.js").read_bytes()
+    source = f"data:text/javascript;base64,{base64.b64encode(library).decode()}"
+    app = Path(__file__).with_name("app.html").read_text(encoding="utf-8").replace("LIBRARY", source)
+    async with window(site, clean_env) as shown:
+        await shown.page.route("**/gallery", lambda route: route.fulfill(body=app, content_type="text/html"))
+        await shown.page.reload()
+        await expect(shown.view.locator("body[data-ready]")).to_be_attached(timeout=20_000)
+        await shown.page.emulate_media(color_scheme="dark")
+        await expect(shown.view.locator("pre")).not_to_be_empty()
+        assert json.loads(await shown.view.locator("pre").text_content() or "") == {
+            "host": "flux2-mcp-gallery",
+            "can": ["openLinks", "serverResources", "serverTools"],
+            "theme": "light",
+            "input": {"limit": 50},
+            "result": "none",
+            "tool": 2,
+            "refused": True,
+            "unknown": "Unknown tool: rm",
+            "resource": "[]",
+            "link": "Only https addresses are opened.",
+            "mode": "fullscreen",
+            "message": "Method not found",
+            "changed": "dark",
+        }

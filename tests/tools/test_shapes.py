@@ -33,7 +33,15 @@ from flux2_mcp.settings import Settings
 pytestmark = pytest.mark.anyio
 
 # The names that the hosts' clients give themselves, and one that nobody knows.
-NAMES = ["claude-code", "codex-mcp-client", "gemini-cli-mcp-client", "opencode", "github-copilot-cli", "somebody-new"]
+NAMES = [
+    "claude-code",
+    "codex-mcp-client",
+    "gemini-cli-mcp-client",
+    "opencode",
+    "github-copilot-cli",
+    "flux2-mcp-gallery",
+    "somebody-new",
+]
 
 
 async def generated(settings: Settings, name: str, era: str, **arguments: object) -> CallToolResult:

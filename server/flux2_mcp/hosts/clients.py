@@ -44,6 +44,8 @@ CLIENTS = (
     Client(part="opencode", links=False),
     # Bears 150 s; shows text and JSON, never the image.
     Client(part="copilot", wait_seconds=120.0, preview=None, links=False),
+    # Ours, for `flux2-mcp gallery`: reads the data, and the pictures as resources when they come into sight.
+    Client(part="flux2-mcp-gallery", preview=None, links=False),
 )
 
 
