@@ -32,7 +32,7 @@ check: .venv/.done ## lint, types, direction of imports
 
 test: check ## everything that has to hold: check, then the tests with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/browser
+	$(BIN)/coverage run -m pytest --numprocesses auto
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -48,8 +48,8 @@ swarm: .venv/.done ## eight servers on one home: one limiter, one budget, nobody
 bench-polling: .venv/.done ## the poller beside fixed intervals, on simulated time
 	$(RUN) bench.polling
 
-test-browser: .venv/.done ## the gallery in headless Chromium, in a real host page (needs chromium, node and npm)
-	$(BIN)/pytest tests/browser --numprocesses auto
+test-browser: .venv/.done ## the gallery in headless Chromium alone; keeps what it looked like in dist/screenshots
+	FLUX2_TESTS_SCREENSHOTS=dist/screenshots $(BIN)/pytest tests/browser --numprocesses auto
 
 fmt: .venv/.done ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
