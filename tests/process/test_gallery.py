@@ -295,14 +295,15 @@ def test_without_a_browser_with_windows_it_only_prints_its_url_and_it_ends_clean
     if browser is not None:
         (tmp_path / browser).write_text("#!/bin/sh\necho taken over\n")
         (tmp_path / browser).chmod(0o700)
-    with running(clean_env | {"PATH": str(tmp_path)}) as (process, url):
+    with running(clean_env | {"PATH": str(tmp_path), "TERM": "xterm"}) as (process, url):
         assert URL.fullmatch(url)
         visitor = Visitor(url)
         assert visitor.enter()[0] == 303
         assert visitor.call("tools/call", name="check_task")["result"]["structuredContent"]["tasks"] == []
         process.send_signal(number)
-        out, err = process.communicate(timeout=DEADLINE)
-        assert (process.returncode, out, err) == (0, "", "")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert (process.stdout.read(), process.stderr.read(), process.wait(DEADLINE)) == ("", "", 0)
 
 
 def test_the_browser_is_opened_with_a_url_that_serves_once(clean_env: dict[str, str], tmp_path: Path) -> None:
