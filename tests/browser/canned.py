@@ -55,6 +55,7 @@ def task(
         width=width,
         height=height,
         size_bytes=1_234_567,
+        matches_request=True,
     )
     return TaskResult(
         task_id=f"task-{number}",

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from playwright.async_api import async_playwright
+from playwright.async_api import async_playwright, expect
 
 from tests.browser.host import Answer, Host, Site, chromium, fetched, launch_options, serving
+
+# Milliseconds until something that was to come is missed: these machines are shared and slow at times.
+expect.set_options(timeout=20_000)
 
 Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Host]]
 

@@ -13,6 +13,7 @@ import pytest
 from playwright.async_api import FrameLocator, Locator, expect
 
 from flux2_mcp.context import gallery
+from flux2_mcp.results import SourceResult, TaskResult
 from tests.browser.canned import FETCHING, PATH, PROMPTS, TIMES, picture, price, refusal, result, task
 from tests.browser.conftest import Open
 from tests.browser.host import EVERYTHING, Answer, Host, RefusedError, fetched
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 PROMPT = PROMPTS[0]
 SAVED = "/home/ada/site/public/hero.png"
-ODD = {"matches_request": False, "mismatch": "16:9 was asked for, and 1:1 came."}
+ODD = "16:9 was asked for, and 1:1 came."
 KEY = re.compile(r"gallery-[0-9a-f]{24}")
 SVG = base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>').decode()
 
@@ -65,11 +66,10 @@ async def shown(host: Host, count: int = 1, *, ratio: str = "1:1", **options: An
     await host.result(result([task(number, ratio=ratio) for number in range(count)]))
 
 
-def odd(result: dict[str, Any], *more: dict[str, Any]) -> dict[str, Any]:
-    """A result whose images say more, one after the other."""
-    for told, extra in zip(result["structuredContent"]["tasks"], more, strict=False):
-        told["images"][0] |= extra
-    return result
+def odd(task: TaskResult, why: str | None) -> TaskResult:
+    """The task with an image that is not what was asked for."""
+    image = task.images[0].model_copy(update={"matches_request": False, "mismatch": why})
+    return task.model_copy(update={"images": [image]})
 
 
 def cards(host: Host) -> Locator:
@@ -81,7 +81,7 @@ def button(within: FrameLocator | Locator, name: str) -> Locator:
 
 
 async def loaded(host: Host, count: int) -> None:
-    await expect(host.view.locator(".pic.has")).to_have_count(count, timeout=20_000)
+    await expect(host.view.locator(".pic.has")).to_have_count(count)
 
 
 async def focused(host: Host) -> str:
@@ -196,8 +196,7 @@ async def test_an_image_that_is_not_what_was_asked_for_says_so_with_its_reason(
     async with hosting(answers) as host:
         await host.open()
         await host.input(prompt=PROMPT, count=3, aspect_ratio="16:9")
-        more = (ODD, {"matches_request": False, "mismatch": None}, {"matches_request": True, "mismatch": None})
-        await host.result(odd(result([task(number) for number in range(4)]), *more))
+        await host.result(result([odd(task(0), ODD), odd(task(1), None), task(2), task(3)]))
         await loaded(host, 4)
         said = "Not as asked. 16:9 was asked for, and 1:1 came."
         assert await host.view.locator(".card .warn:visible").all_text_contents() == [said, "Not as asked."]
@@ -377,15 +376,22 @@ async def test_max_is_remixed_in_the_nearest_ratio_it_has_and_upscaled_by_pro(
         await host.result(result([task(0, variant="max", ratio="16:9").model_copy(update={"quoted_usd": None})]))
         await button(host.view, "Remix this image").click()
         await host.view.get_by_role("textbox").fill("at night")
-        await button(host.view, "Remix, price unknown").click()
+        # Nobody publishes its price: then the user says the most that it may be, or nothing is spent.
+        most = host.view.get_by_role("spinbutton", name="The most it may cost, in USD")
+        for nothing_to_pay in ("", "0", "-1", "1e9"):
+            await most.fill(nothing_to_pay)
+            await expect(host.view.locator(".sheet .go")).to_be_disabled()
+        await most.fill("0.3")
+        await button(host.view, "Remix for at most $0.30").click()
         await expect(cards(host)).to_have_count(2)
         await button(cards(host).nth(1), "Upscale to 2k").click()
-        await button(host.view, "Upscale, price unknown").click()
+        await most.fill("0.5")
+        await button(host.view, "Upscale for at most $0.50").click()
         await host.until(lambda: len(host.tools("generate")) == 2)
         remix, large = host.tools("generate")
         assert (remix["variant"], remix["aspect_ratio"], "output_resolution" in remix) == ("max", "16:9", False)
         assert (large["variant"], large["aspect_ratio"], large["output_resolution"]) == ("pro", "auto", "2k")
-        assert "max_cost_usd" not in remix
+        assert (remix["max_cost_usd"], large["max_cost_usd"]) == (0.3, 0.5)
 
 
 async def test_a_refused_wish_shows_the_reason_and_is_sent_again_under_the_same_key(
@@ -481,14 +487,14 @@ async def test_the_copy_in_the_workspace_is_the_path_that_is_copied(hosting: Ope
     async with hosting(answers) as host:
         await host.open()
         await host.input(prompt=PROMPT)
-        told = odd(result([task(0)]), {"saved": SAVED})
-        told["structuredContent"]["tasks"][0]["sources"] = [
-            "photos/harbour.jpg",
-            {"source": "task:1", "uploaded": False},
+        sources = [
+            SourceResult(source="photos/harbour.jpg", sent="uploaded"),
+            SourceResult(source="task:1", sent="its address"),
         ]
-        await host.result(told)
-        await expect(cards(host)).to_contain_text(f"Saved{SAVED}File{PATH.format(number=0)}")
-        await expect(cards(host)).to_contain_text("Sourcesphotos/harbour.jpg\ntask:1")
+        image = task(0).images[0].model_copy(update={"saved": SAVED, "note": "hero.png was there."})
+        await host.result(result([task(0).model_copy(update={"images": [image], "sources": sources})]))
+        await expect(cards(host)).to_contain_text(f"Saved{SAVED}Notehero.png was there.File{image.path}")
+        await expect(cards(host)).to_contain_text("Sourcesphotos/harbour.jpg: uploaded\ntask:1: its address")
         await button(host.view, "Copy the path").click()
         await expect(cards(host)).to_contain_text("Path copied")
         await host.page.evaluate("document.body.tabIndex = 0; document.body.focus(); window.focus()")
@@ -772,7 +778,7 @@ async def failed(host: Host) -> None:
 async def otherwise(host: Host) -> None:
     await host.open()
     await host.input(prompt=PROMPT, count=3, aspect_ratio="16:9")
-    await host.result(odd(result([task(number) for number in range(3)]), ODD, {"saved": SAVED}))
+    await host.result(result([odd(task(0), ODD), task(1), task(2)]))
     await loaded(host, 3)
 
 
@@ -790,6 +796,16 @@ async def armed(host: Host) -> None:
     await expect(button(host.view, "Remix for $0.05")).to_be_visible()
 
 
+async def unpriced(host: Host) -> None:
+    host.answers["tool"] = tools(usd=None)
+    await host.open()
+    await host.input(prompt=PROMPT, variant="max", aspect_ratio="1:1")
+    await host.result(result([task(0, variant="max").model_copy(update={"quoted_usd": None})]))
+    await loaded(host, 1)
+    await button(host.view, "Upscale to 2k").click()
+    await expect(host.view.get_by_role("spinbutton")).to_be_visible()
+
+
 async def large(host: Host) -> None:
     await shown(host, 2)
     await loaded(host, 2)
@@ -797,7 +813,7 @@ async def large(host: Host) -> None:
     await expect(host.view.get_by_role("dialog")).to_be_visible()
 
 
-STATES = [one, several, fifty, asked, running, failed, otherwise, none, armed, large]
+STATES = [one, several, fifty, asked, running, failed, otherwise, none, armed, unpriced, large]
 RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
 
 

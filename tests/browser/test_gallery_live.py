@@ -62,13 +62,13 @@ async def test_a_real_call_is_shown_varied_and_upscaled(
             await host.input(**asked)
             await host.result(first)
             seen = host.view.locator(".pic.has")
-            await expect(seen).to_have_count(1, timeout=20_000)
+            await expect(seen).to_have_count(1)
             await host.view.get_by_role("button", name="One more like this, $0.05").first.click()
             await host.view.get_by_role("button", name="Vary for $0.05").click()
-            await expect(seen).to_have_count(2, timeout=20_000)
+            await expect(seen).to_have_count(2)
             await host.view.get_by_role("button", name="Upscale to 2k").last.click()
             await host.view.get_by_role("button", name="Upscale for $0.07").click()
-            await expect(host.view.get_by_text(f"2304 {TIMES} 1728")).to_be_visible(timeout=20_000)
+            await expect(host.view.get_by_text(f"2304 {TIMES} 1728")).to_be_visible()
             await expect(host.view.locator("#sum")).to_have_text("3 images · $0.17")
             assert host.wrong == []
 
@@ -125,7 +125,7 @@ async def test_the_printed_url_shows_what_was_made_live_and_its_buttons_work(
     async with window(site, clean_env) as shown:
         view, page = shown.view, shown.page
         pictures = view.locator(".pic.has")
-        await expect(pictures).to_have_count(1, timeout=20_000)
+        await expect(pictures).to_have_count(1)
         await page.screenshot(path=screenshots / "window.png")
         # A theme that changes while it is open.
         body = view.locator("body")
@@ -135,19 +135,19 @@ async def test_the_printed_url_shows_what_was_made_live_and_its_buttons_work(
         # A button that calls a tool, and one that reaches the clipboard from inside two sandboxes.
         await view.get_by_role("button", name="One more like this, $0.05").first.click()
         await view.get_by_role("button", name="Vary for $0.05").click()
-        await expect(pictures).to_have_count(2, timeout=20_000)
+        await expect(pictures).to_have_count(2)
         await view.get_by_role("button", name="Copy the path").first.click()
         await expect(view.get_by_role("listitem").first).to_contain_text("Path copied")
         assert Path(await page.evaluate("navigator.clipboard.readText()")).is_file()
         # What another process makes comes by itself, in front.
         await made(clean_env, "Dunes at noon, one long shadow")
-        await expect(pictures).to_have_count(3, timeout=20_000)
+        await expect(pictures).to_have_count(3)
         await expect(view.get_by_role("listitem").first).to_contain_text("Dunes at noon, one long shadow")
         await page.screenshot(path=screenshots / "window-dark.png")
         assert shown.wrong == []
         # Its end is said, not left to be guessed.
         shown.process.terminate()
-        await expect(page.get_by_role("alert")).to_contain_text("flux2-mcp gallery has ended", timeout=20_000)
+        await expect(page.get_by_role("alert")).to_contain_text("flux2-mcp gallery has ended")
         await page.screenshot(path=screenshots / "window-ended.png")
 
 
@@ -159,7 +159,7 @@ async def test_an_empty_journal_is_an_invitation(site: Site, clean_env: dict[str
         await view.get_by_role("button", name="Make an image").click()
         await view.get_by_role("textbox", name="What should it show?").fill("A lighthouse at dusk")
         await view.get_by_role("button", name="Make it for $0.05").click()
-        await expect(view.locator(".pic.has")).to_have_count(1, timeout=20_000)
+        await expect(view.locator(".pic.has")).to_have_count(1)
         await expect(view.get_by_role("heading")).to_have_text("A lighthouse at dusk")
         await shown.page.screenshot(path=screenshots / "window-one.png")
         assert shown.wrong == []
@@ -174,7 +174,7 @@ async def test_our_host_page_speaks_with_the_extensions_own_app(site: Site, clea
     async with window(site, clean_env) as shown:
         await shown.page.route("**/gallery", lambda route: route.fulfill(body=app, content_type="text/html"))
         await shown.page.reload()
-        await expect(shown.view.locator("body[data-ready]")).to_be_attached(timeout=20_000)
+        await expect(shown.view.locator("body[data-ready]")).to_be_attached()
         await shown.page.emulate_media(color_scheme="dark")
         await expect(shown.view.locator("pre")).not_to_be_empty()
         assert json.loads(await shown.view.locator("pre").text_content() or "") == {
