@@ -13,14 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flux2_mcp import loopback
+from flux2_mcp.asgi import HOST, listen, served
 from flux2_mcp.errors import SandboxError
-from flux2_mcp.loopback import HOST
 from flux2_mcp.sandbox import app, tasks
 from flux2_mcp.sandbox.state import BURST, OPENING_CENTS, RATE, State
 from flux2_mcp.sandbox.tasks import Task
 
 START_SECONDS = 10.0
+GRACE_SECONDS = 0.2
+"""How long calls under way may take to end when the server closes."""
 
 
 class Sandbox:
@@ -68,7 +69,7 @@ class Sandbox:
         """
         state = State(self._folder, **self._options)
         try:
-            listener = loopback.listen(self._port)
+            listener = listen(self._port)
         except OSError as exc:
             state.close()
             raise SandboxError(
@@ -88,7 +89,7 @@ class Sandbox:
         return self
 
     def close(self) -> None:
-        """Stop serving and release the folder; calls under way get `loopback.GRACE_SECONDS`. Does nothing the second time."""
+        """Stop serving and release the folder; calls under way get `GRACE_SECONDS`. Does nothing the second time."""
         if self._thread is not None:
             with contextlib.suppress(RuntimeError):  # its loop has ended by itself
                 self._stop()
@@ -150,6 +151,9 @@ class Sandbox:
         stop = asyncio.Event()
         self._stop = partial(loop.call_soon_threadsafe, stop.set)
         application = app.create(self.state, self.base_url)
-        async with application.router.lifespan_context(application), loopback.serving(application, listener):
+        async with (
+            application.router.lifespan_context(application),
+            served(application, listener, grace_seconds=GRACE_SECONDS),
+        ):
             up.set_result(None)
             await stop.wait()

@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from flux2_mcp import __version__, loopback
+from flux2_mcp import __version__, asgi
 from flux2_mcp.app import build
 from flux2_mcp.context import gallery
 from flux2_mcp.errors import Flux2Error
@@ -53,6 +53,10 @@ class _Call(BaseModel):
     params: _Params
 
 
+GRACE_SECONDS = 0.2
+"""How long calls under way may take to end when the gallery closes."""
+
+
 @asynccontextmanager
 async def opened(settings: Settings, *, port: int, limit: int) -> AsyncIterator[Guard]:
     """The viewer, served on 127.0.0.1 for as long as it is entered.
@@ -66,10 +70,10 @@ async def opened(settings: Settings, *, port: int, limit: int) -> AsyncIterator[
         Flux2Error: The port is taken.
     """
     try:
-        listener = loopback.listen(port)
+        listener = asgi.listen(port)
     except OSError as exc:
         raise Flux2Error(
-            f"The gallery can't listen on port {port} of {loopback.HOST}.",
+            f"The gallery can't listen on port {port} of {asgi.HOST}.",
             next_step="Choose another --port, or leave it out for any free one.",
         ) from exc
     apps = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
@@ -77,7 +81,7 @@ async def opened(settings: Settings, *, port: int, limit: int) -> AsyncIterator[
     with listener:
         async with Client(build(settings), client_info=who, extensions=[apps]) as client:
             guard = Guard(_application(client, limit), listener.getsockname()[1])
-            async with loopback.serving(guard, listener):
+            async with asgi.served(guard, listener, grace_seconds=GRACE_SECONDS):
                 yield guard
 
 
