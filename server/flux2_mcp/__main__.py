@@ -7,6 +7,10 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flux2_mcp.settings import ConfigText
 
 TYPED = (
     "flux2-mcp without a command serves MCP on standard input and output, for agent hosts. Ctrl-C ends it.\n"
@@ -71,14 +75,11 @@ def _project() -> str | None:
     return None if folder in nowhere else folder
 
 
-def _config_text() -> str | None:
+def _config_text() -> ConfigText:
+    from flux2_mcp import keyfile
     from flux2_mcp.settings import config_file
 
-    path = config_file(os.environ)
-    try:
-        return None if path is None else Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
+    return keyfile.read(config_file(os.environ))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from flux2_mcp.budget import Caps
@@ -41,8 +41,22 @@ Mode = Literal["live", "sandbox"]
 MODES = ("auto", "live", "sandbox")
 LEVELS = ("debug", "info", "warning", "error")
 CONFIRM_USD = Decimal("0.50")
+MEND_FILE = "Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key; it was left as it is."
+SHOWABLE = 12
+"""Characters of a key, at least, for its last four to give nothing away."""
 LONGEST_WAIT = 900.0
 """Seconds. The vendor's SDK gives up after as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What stands for a config file that is there and can't be read. `reason` is in the system's words."""
+
+    reason: str
+
+
+ConfigText: TypeAlias = "str | Unreadable | None"
+"""What a config file holds; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +90,19 @@ def config_file(env: Mapping[str, str]) -> Path | None:
     return None
 
 
-def from_env(env: Mapping[str, str], config_text: str | None = None, *, workspace: str | None = None) -> Settings:
+def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspace: str | None = None) -> Settings:
     """Merge and validate.
 
     Args:
         env: The environment.
-        config_text: What stands in `config_file(env)`; None where there is none.
+        config_text: What stands in `config_file(env)`.
         workspace: The folder that the process works in, where it is one that was chosen to be worked in.
 
     Raises:
-        SettingsError: Naming the variable and what it may be. Never shows a key.
+        SettingsError: Naming the variable, or the file, and what it may be. Never shows a key.
     """
-    config = _config(config_text)
+    mode = _choice(env, "FLUX2_MODE", MODES, "auto")
+    config = _config(env, config_text, mode)
     candidates = {
         "RUNAPI_API_KEY": env.get("RUNAPI_API_KEY"),
         "RunAPI's config file": _first(config.get("api_key"), config.get("apiKey")),
@@ -98,7 +113,6 @@ def from_env(env: Mapping[str, str], config_text: str | None = None, *, workspac
     if key is not None and not (key.isascii() and key.isprintable()):
         raise SettingsError(f"{source} holds characters that no key has.")
     callback_url, callback_port = _callback(env)
-    mode = _choice(env, "FLUX2_MODE", MODES, "auto")
     base = _first(env.get("RUNAPI_BASE_URL"), config.get("base_url"), config.get("baseUrl")) or BASE_URL
     return Settings(
         mode="sandbox" if mode == "sandbox" or (mode == "auto" and key is None) else "live",
@@ -143,16 +157,44 @@ def _first(*texts: str | None) -> str | None:
     return next((text.strip() for text in texts if text and text.strip()), None)
 
 
-def _config(text: str | None) -> dict[str, str]:
+def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:
+    """What the config file says, as it stands there; nothing where there is none, or an empty one.
+
+    Raises:
+        SettingsError: It can't be read, or is not a JSON object. It names the file and shows nothing of it.
+    """
+    named = f"RunAPI's config file ({path or 'runapi/config.json'})"
+    if isinstance(text, Unreadable):
+        raise SettingsError(f"{named} can't be read: {text.reason}.", next_step=MEND_FILE)
     if text is None or not text.strip():
         return {}
     try:
-        loaded = json.loads(text)
+        loaded: object = json.loads(text)
+    except json.JSONDecodeError as exc:
+        where = f"line {exc.lineno}, column {exc.colno}"
+        raise SettingsError(f"{named} is not valid JSON: {where}.", next_step=MEND_FILE) from exc
     except (ValueError, RecursionError) as exc:
-        raise SettingsError("RunAPI's config file (runapi/config.json) is not valid JSON.") from exc
+        raise SettingsError(f"{named} is not valid JSON.", next_step=MEND_FILE) from exc
     if not isinstance(loaded, dict):
-        raise SettingsError("RunAPI's config file (runapi/config.json) does not hold a JSON object.")
-    return {name: value for name, value in loaded.items() if isinstance(value, str)}
+        raise SettingsError(f"{named} does not hold a JSON object.", next_step=MEND_FILE)
+    return loaded
+
+
+def masked(key: str) -> str:
+    """A key as it may be shown: its last four characters."""
+    return f"****{key[-4:] if len(key) >= SHOWABLE else ''}"
+
+
+def _config(env: Mapping[str, str], text: ConfigText, mode: str) -> dict[str, str]:
+    if isinstance(text, Unreadable) and _first(env.get("RUNAPI_API_KEY")):
+        return {}  # the key that goes before it is at hand
+    try:
+        fields = config_fields(text, config_file(env))
+    except SettingsError:
+        if mode != "sandbox":  # which needs nothing of it
+            raise
+        return {}
+    return {name: value for name, value in fields.items() if isinstance(value, str)}
 
 
 def _base_url(text: str) -> str:

@@ -31,7 +31,6 @@ from runapi.core import PollingOptions
 from runapi.flux_2 import Flux2Client
 
 from flux2_mcp import __version__, catalog, errors, results, views
-from flux2_mcp.__main__ import _config_text
 from flux2_mcp.app import build
 from flux2_mcp.commands import cli, output
 from flux2_mcp.commands.cli import flux2
@@ -721,12 +720,19 @@ def test_a_working_folder_that_was_deleted_changes_nothing(clean_env: dict[str, 
     assert "Balance: $100.00" in done.stdout
 
 
-def test_a_config_file_that_can_not_be_read_is_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tmp_path / "runapi" / "config.json"
-    config.parent.mkdir()
+@pytest.mark.parametrize("command", [[], ["generate", "a red fox"]])
+def test_a_config_file_that_can_not_be_read_is_told_and_never_taken_for_none(
+    command: list[str], clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "user" / ".config" / "runapi" / "config.json"
+    config.parent.mkdir(parents=True)
     config.write_bytes(b"\xff\xfe")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert _config_text() is None
+    done = flux2_mcp(clean_env, *command)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"RunAPI's config file ({config}) can't be read: it is not UTF-8 text.\n" in done.stderr
+    assert "Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key" in done.stderr
+    assert not (tmp_path / "home").exists()
+    assert flux2_mcp(clean_env | {"FLUX2_MODE": "sandbox"}, *command).returncode == 0
 
 
 def test_ctrl_c_while_it_loads_is_130_without_a_word(clean_env: dict[str, str]) -> None:

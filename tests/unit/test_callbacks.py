@@ -14,7 +14,7 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from flux2_mcp import callbacks, polling
+from flux2_mcp import callbacks, loopback, polling
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.journal.sqlite import Database
 from flux2_mcp.lifecycle import State
@@ -191,10 +191,10 @@ async def test_the_port_is_taken_over_when_the_process_that_has_it_ends(front: F
 async def test_a_listener_that_fails_is_opened_again(
     front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listen, failures = anyio.create_tcp_listener, [0]
+    listen, failures = loopback.listen, [0]
 
-    async def broken(**where: Any) -> Any:  # noqa: ANN401  # as anyio's
-        listener = await listen(**where)
+    async def broken(port: int) -> Any:  # noqa: ANN401  # as anyio's
+        listener = await listen(port)
 
         async def serve(_: object) -> None:
             raise OSError(24, "too many open files")
@@ -204,7 +204,7 @@ async def test_a_listener_that_fails_is_opened_again(
             monkeypatch.setattr(listener, "serve", serve)
         return listener
 
-    monkeypatch.setattr("flux2_mcp.callbacks.anyio.create_tcp_listener", broken)
+    monkeypatch.setattr("flux2_mcp.loopback.listen", broken)
     async with waiting(front, tmp_path) as (_, settings, entry):
         await until(lambda: failures == [2])
         assert b" 204 " in await call(settings, path_of(entry))
@@ -289,7 +289,7 @@ async def test_a_callback_that_runapi_made_us_wait_for_is_asked_about_when_it_al
 async def test_a_large_body_is_not_kept_and_a_huge_one_not_even_read(front: Front, tmp_path: Path, size: int) -> None:
     async with waiting(front, tmp_path) as (_, settings, entry):
         answer = await call(settings, path_of(entry), b"x" * size)
-        assert (b" 204 " in answer) is (size < callbacks.LARGEST)
+        assert (b" 204 " in answer) is (size < loopback.LARGEST)
         await until(lambda: front.count(POLL) == 1)  # its head had come
         await call(settings, path_of(entry))
         await until(lambda: front.count(POLL) == 2)
@@ -316,7 +316,7 @@ async def test_garbage_is_hung_up_on_and_the_next_call_is_heard(front: Front, tm
 
 
 async def test_a_slow_caller_is_hung_up_on(front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.callbacks.CALL_SECONDS", 0.3)
+    monkeypatch.setattr("flux2_mcp.loopback.CALL_SECONDS", 0.3)
     async with waiting(front, tmp_path) as (_, settings, _entry), await connected(settings) as stream:
 
         async def dribble() -> None:
@@ -331,10 +331,10 @@ async def test_a_slow_caller_is_hung_up_on(front: Front, tmp_path: Path, monkeyp
 
 async def test_callers_that_say_nothing_do_not_keep_runapi_out(front: Front, tmp_path: Path) -> None:
     async with waiting(front, tmp_path) as (_, settings, entry):
-        silent = [await connected(settings) for _ in range(2 * callbacks.MOST_CALLERS)]
+        silent = [await connected(settings) for _ in range(2 * loopback.MOST_CALLERS)]
         began = time.monotonic()
         assert b" 204 " in await call(settings, path_of(entry))
-        assert time.monotonic() - began < callbacks.CALL_SECONDS / 2
+        assert time.monotonic() - began < loopback.CALL_SECONDS / 2
         await until(lambda: front.count(POLL) == 1)
         with anyio.fail_after(2), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
             await silent[0].receive()  # the oldest were hung up on

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from flux2_mcp.budget import Caps
 from flux2_mcp.errors import SettingsError
-from flux2_mcp.settings import BASE_URL, Settings, config_file, from_env, is_loopback
+from flux2_mcp.settings import (
+    BASE_URL,
+    ConfigText,
+    Settings,
+    Unreadable,
+    config_file,
+    from_env,
+    is_loopback,
+    masked,
+)
 
 KEY = "sk-run-0123456789abcdef"
 HOME = {"FLUX2_HOME": str(Path("/home/ada/flux2").absolute())}
@@ -160,8 +169,8 @@ def test_the_key_stands_in_no_repr() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "is not valid JSON."),
-        (f'{{"api_key": "{KEY}"', "is not valid JSON."),
+        ("{", "is not valid JSON: line 1, column 2."),
+        (f'{{\n  "api_key": "{KEY}"', "is not valid JSON: line 2, column 39."),
         ("[]", "does not hold a JSON object."),
         (f'"{KEY}"', "does not hold a JSON object."),
         ("null", "does not hold a JSON object."),
@@ -170,6 +179,40 @@ def test_the_key_stands_in_no_repr() -> None:
 )
 def test_a_config_file_that_cannot_be_read_is_an_error_and_not_an_empty_one(text: str, why: str) -> None:
     assert refusal(text) == f"RunAPI's config file (runapi/config.json) {why}"
+
+
+UNREADABLE = Unreadable("Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [("{", "is not valid JSON: line 1, column 2."), (UNREADABLE, "can't be read: Permission denied.")],
+)
+def test_a_config_file_that_can_not_be_used_is_named_with_what_to_mend_and_nobody_draws_in_its_stead(
+    broken: ConfigText, why: str
+) -> None:
+    for mode in ("", "auto", "live"):
+        with pytest.raises(SettingsError) as caught:
+            from_env(HOME | {"XDG_CONFIG_HOME": "/x", "RUNAPI_KEY": KEY, "FLUX2_MODE": mode}, broken)
+        assert caught.value.message == f"RunAPI's config file ({Path('/x/runapi/config.json')}) {why}"
+        assert caught.value.next_step.startswith("Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox")
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", UNREADABLE])
+def test_the_sandbox_that_was_asked_for_needs_no_config_file(broken: ConfigText) -> None:
+    sandbox = {"FLUX2_MODE": "sandbox"}
+    assert from_env(HOME | sandbox, broken) == from_env(HOME | sandbox)
+
+
+def test_a_key_that_goes_before_the_config_file_does_not_need_to_read_it() -> None:
+    assert from_env(HOME | {"RUNAPI_API_KEY": KEY}, UNREADABLE) == told(RUNAPI_API_KEY=KEY)
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"), [(KEY, "****cdef"), ("0123456789ab", "****89ab"), ("0123456789a", "****"), ("", "****")]
+)
+def test_of_a_key_the_last_four_characters_are_shown_and_of_a_short_one_none(key: str, shown: str) -> None:
+    assert masked(key) == shown
 
 
 def test_an_empty_config_file_is_as_if_there_were_none() -> None:

@@ -13,6 +13,7 @@ import click
 from flux2_mcp import __version__
 from flux2_mcp.commands.gallery import gallery
 from flux2_mcp.commands.generate import generate
+from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.commands.output import INTERRUPTED, PROGRAM, WIDTH, complain
 from flux2_mcp.commands.pricing import pricing
 from flux2_mcp.commands.sandbox import sandbox
@@ -20,7 +21,7 @@ from flux2_mcp.commands.tasks import open_image, prune, tasks
 from flux2_mcp.commands.variants import variants
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, SettingsError
 from flux2_mcp.logs import to_stderr
-from flux2_mcp.settings import Settings, from_env
+from flux2_mcp.settings import ConfigText
 
 log = logging.getLogger("flux2_mcp.commands")
 
@@ -60,7 +61,7 @@ for command in (generate, gallery, tasks, open_image, prune, variants, pricing, 
     flux2.add_command(command)
 
 
-def run(argv: Sequence[str], env: Mapping[str, str], config_text: str | None, workspace: str | None) -> int:
+def run(argv: Sequence[str], env: Mapping[str, str], config_text: ConfigText, workspace: str | None) -> int:
     """Run one command and give its exit code.
 
     Args:
@@ -69,24 +70,18 @@ def run(argv: Sequence[str], env: Mapping[str, str], config_text: str | None, wo
         config_text: RunAPI's config file, where there is one.
         workspace: The folder that the process was started in, where there still is one.
     """
+    invocation = Invocation(env, config_text, workspace)
     try:
-        read: Settings | SettingsError = from_env(env, config_text, workspace=workspace)
-    except SettingsError as exc:
-        read = exc
-    to_stderr(read.log_level if isinstance(read, Settings) else "warning", people=True)
-
-    def settings() -> Settings:
-        # Asked for by the commands that need them, so that no bad variable stands before --help.
-        if isinstance(read, SettingsError):
-            raise read
-        return read
-
+        level = invocation().log_level
+    except SettingsError:
+        level = "warning"
+    to_stderr(level, people=True)
     color = False if env.get("NO_COLOR") or env.get("TERM") == "dumb" else None
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A path that the terminal's encoding does not have is better shown escaped than not at all.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = flux2.main(list(argv), prog_name=PROGRAM, standalone_mode=False, obj=settings, color=color)
+        code = flux2.main(list(argv), prog_name=PROGRAM, standalone_mode=False, obj=invocation, color=color)
     except click.Abort:
         return INTERRUPTED
     except click.UsageError as exc:

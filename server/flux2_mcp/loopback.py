@@ -1,0 +1,109 @@
+"""A door on loopback: hears one request from each caller, gives one answer, and lets nobody keep it from the next.
+
+h11 reads and writes; there is no server around it. What it costs at most: `MOST_CALLERS` connections, and of each the
+head of one request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import ByteStream, SocketStream
+from anyio.streams.stapled import MultiListener
+
+log = logging.getLogger("flux2_mcp.loopback")
+
+HOST = "127.0.0.1"
+CALL_SECONDS = 5.0
+"""How long one caller may take to say what it wants."""
+MOST_CALLERS = 64
+"""At once. For one more, the oldest is hung up on: who holds connections open must neither keep others out nor use up
+the process's files."""
+LARGEST = 1024 * 1024
+"""Bytes of a call that are read and thrown away, so that the caller gets to hear the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller asked for. Names of headers are lower case; the body is not kept."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What it is told."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+async def listen(port: int) -> MultiListener[SocketStream]:
+    """A listener on 127.0.0.1. Port 0: any free one.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    return await anyio.create_tcp_listener(local_host=HOST, local_port=port)
+
+
+class Door:
+    """Answers callers; `serve` is for `listen`'s.
+
+    Args:
+        answer: Given each request once its head has come. What it raises is the caller's loss alone.
+        seconds: How long a call may take altogether; None: `CALL_SECONDS`.
+    """
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Reply]], *, seconds: float | None = None) -> None:
+        self._answer = answer
+        self._seconds = seconds
+        self._callers = deque[anyio.CancelScope]()
+
+    async def serve(self, stream: ByteStream) -> None:
+        """One caller, from its first byte to our last."""
+        seconds = CALL_SECONDS if self._seconds is None else self._seconds
+        call = anyio.CancelScope(deadline=anyio.current_time() + seconds)
+        self._callers.append(call)
+        if len(self._callers) > MOST_CALLERS:
+            self._callers.popleft().cancel()
+        try:
+            async with stream:
+                with call:
+                    await self._hear(stream)
+        except Exception:  # whatever a caller does, the next one is heard
+            log.debug("a caller did not speak HTTP, or hung up", exc_info=True)
+        finally:
+            with suppress(ValueError):
+                self._callers.remove(call)
+
+    async def _hear(self, stream: ByteStream) -> None:
+        import h11
+
+        connection, size, reply = h11.Connection(h11.SERVER), 0, Reply(204)
+        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                data = await stream.receive(4096)
+                size += len(data)
+                if size > LARGEST:
+                    return
+                connection.receive_data(data)
+            elif isinstance(event, h11.Request):
+                reply = await self._answer(_request(event.method, event.target, list(event.headers)))
+        length = [("Content-Length", str(len(reply.body)))] if reply.body else []
+        head = h11.Response(status_code=reply.status, headers=[*reply.headers, *length, ("Connection", "close")])
+        parts = (head, h11.Data(reply.body), h11.EndOfMessage())
+        await stream.send(b"".join(connection.send(part) or b"" for part in parts))
+
+
+def _request(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
+    named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+    return Request(method.decode("latin-1"), target.decode("latin-1"), named)
