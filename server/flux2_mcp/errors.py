@@ -4,6 +4,7 @@
     ├── InvalidRequestError         refused here by name, nothing was sent
     ├── BudgetError                 over a cap, or a price nobody knows; nothing was sent
     ├── SettingsError               an environment variable or key file that can't be used
+    ├── LoginError                  a login in the browser that was refused, or whose code is worth nothing
     ├── ApiError                    RunAPI answered with an error (status, request id)
     │   ├── AuthenticationError         401, 403
     │   ├── InsufficientCreditsError    402
@@ -97,6 +98,14 @@ class SettingsError(Flux2Error):
     exit_code = 4
     default_cost = NOTHING_SENT
     default_next = "Mend the setting named above and start again."
+
+
+class LoginError(Flux2Error):
+    """The browser came back without leave, or with a code that brings no key."""
+
+    code = "login"
+    exit_code = 2
+    default_next = "Start again with flux2-mcp login: an address serves one login, and a code opens once."
 
 
 class ApiError(Flux2Error):
@@ -196,6 +205,7 @@ class TransportError(Flux2Error):
     Args:
         message: As in `Flux2Error`.
         sent: False where no connection was made, so that certainly nothing reached the other side.
+        next_step: As in `Flux2Error`.
     """
 
     code = "transport"
@@ -203,8 +213,8 @@ class TransportError(Flux2Error):
     exit_code = 5
     default_next = "Check the network and RUNAPI_BASE_URL, then call again."
 
-    def __init__(self, message: str, *, sent: bool = True) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, sent: bool = True, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
         self.sent = sent
 
 

@@ -7,9 +7,7 @@ head of one request.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
@@ -66,26 +64,33 @@ class Door:
     def __init__(self, answer: Callable[[Request], Awaitable[Reply]], *, seconds: float | None = None) -> None:
         self._answer = answer
         self._seconds = seconds
-        self._callers = deque[anyio.CancelScope]()
+        self._callers: dict[anyio.CancelScope, bool] = {}  # in the order they came; True: its head has come
 
     async def serve(self, stream: ByteStream) -> None:
         """One caller, from its first byte to our last."""
         seconds = CALL_SECONDS if self._seconds is None else self._seconds
         call = anyio.CancelScope(deadline=anyio.current_time() + seconds)
-        self._callers.append(call)
+        self._callers[call] = False
         if len(self._callers) > MOST_CALLERS:
-            self._callers.popleft().cancel()
+            oldest = next(iter(self._callers))
+            self._callers.pop(oldest)
+            oldest.cancel()
         try:
             async with stream:
                 with call:
-                    await self._hear(stream)
+                    await self._hear(stream, call)
         except Exception:  # whatever a caller does, the next one is heard
             log.debug("a caller did not speak HTTP, or hung up", exc_info=True)
         finally:
-            with suppress(ValueError):
-                self._callers.remove(call)
+            self._callers.pop(call, None)
 
-    async def _hear(self, stream: ByteStream) -> None:
+    def hush(self) -> None:
+        """Hang up on everybody who has not said yet what it wants; who has gets its answer."""
+        for call, heard in self._callers.items():
+            if not heard:
+                call.cancel()
+
+    async def _hear(self, stream: ByteStream, call: anyio.CancelScope) -> None:
         import h11
 
         connection, size, reply = h11.Connection(h11.SERVER), 0, Reply(204)
@@ -97,6 +102,8 @@ class Door:
                     return
                 connection.receive_data(data)
             elif isinstance(event, h11.Request):
+                if call in self._callers:
+                    self._callers[call] = True
                 reply = await self._answer(_request(event.method, event.target, list(event.headers)))
         length = [("Content-Length", str(len(reply.body)))] if reply.body else []
         head = h11.Response(status_code=reply.status, headers=[*reply.headers, *length, ("Connection", "close")])

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import pty
 import re
-import select
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,7 +29,7 @@ from runapi.flux_2 import Flux2Client
 
 from flux2_mcp import __version__, catalog, errors, results, views
 from flux2_mcp.app import build
-from flux2_mcp.commands import cli, output
+from flux2_mcp.commands import output
 from flux2_mcp.commands.cli import flux2
 from flux2_mcp.commands.generate import AGAIN, AGAIN_PAID, LATER, NO_CANCEL, exit_code, generate
 from flux2_mcp.journal.entry import Entry
@@ -43,120 +40,11 @@ from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.service import Service
 from flux2_mcp.settings import Settings, from_env
 from flux2_mcp.waiting import Outcome, Told
+from tests.process.conftest import Here
+from tests.process.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, on_terminal, serving
 
-DEADLINE = 60.0
-Here = Callable[..., tuple[int, str, str]]
-COMMAND = [sys.executable, "-m", "flux2_mcp"]
 SCREEN_LINES = 36
 PNG = r"\d{4}-\d{2}-\d{2}-[a-z-]+-[0-9a-f]{12}\.png"
-
-
-def flux2_mcp(env: Mapping[str, str], *args: str, **more: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  # subprocess's own
-    """One command, run to its end. Whatever becomes of it, nobody sees a stack trace."""
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
-    done: subprocess.CompletedProcess[str] = subprocess.run(
-        [*COMMAND, *args], env=dict(env), text=True, timeout=DEADLINE, check=False, **options
-    )
-    assert "Traceback" not in (done.stderr or "") + (done.stdout or "")
-    return done
-
-
-# A terminal's Ctrl-C goes to the session that owns it.
-OWN = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-
-
-class Terminal:
-    """A terminal of 100 columns, and the process that has it as its stderr; as its stdin too where `typing`."""
-
-    def __init__(self, env: Mapping[str, str], command: list[str], *, typing: bool, cwd: Path | None = None) -> None:
-        self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-ISc", OWN, *command],
-            env=dict(env),
-            cwd=cwd,
-            stdin=theirs if typing else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            text=True,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self.seen = ""
-
-    def until(self, text: str) -> None:
-        """Read until `text` stands on the terminal."""
-        while text not in self.seen:
-            assert self._read(), f"{text!r} never came: {self.seen!r}"
-
-    def keys(self, keys: str) -> None:
-        """Press keys."""
-        os.write(self._ours, keys.encode())
-
-    def end(self) -> tuple[int, str]:
-        """The exit code and what came on stdout; all that came on the terminal is in `seen`."""
-        while self._read():
-            pass
-        out, _ = self.process.communicate(timeout=DEADLINE)
-        return self.process.returncode, out
-
-    def _read(self) -> bool:
-        assert select.select([self._ours], [], [], DEADLINE)[0], f"silence after {self.seen!r}"
-        try:
-            came = os.read(self._ours, 65536)
-        except OSError:
-            return False  # the other side has closed: on Linux that is an error
-        self.seen += came.decode()
-        return bool(came)
-
-    def close(self) -> None:
-        os.close(self._ours)
-        self.process.kill()
-        self.process.wait()
-
-
-@contextmanager
-def on_terminal(
-    env: Mapping[str, str], *command: str, typing: bool = False, cwd: Path | None = None
-) -> Iterator[Terminal]:
-    with closing(Terminal(env, [*COMMAND, *command], typing=typing, cwd=cwd)) as terminal:
-        yield terminal
-        assert "Traceback" not in terminal.seen
-
-
-@contextmanager
-def serving(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """A running `flux2-mcp sandbox` and its two lines as an environment."""
-    command = [*COMMAND, "sandbox", *options]
-    with subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            lines = [process.stdout.readline() for _ in range(2)]
-            yield process, dict(line.rstrip("\n").split("=", 1) for line in lines)
-        finally:
-            process.kill()
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Ctrl-C works here and in what is started here, also where whoever runs the tests has switched it off."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
-def here(clean_env: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
-    """A command in this process: what a process would show is shown above, and starting one costs half a second."""
-    logger = logging.getLogger("flux2_mcp")
-    before = logger.level
-
-    def run(*argv: str, **env: str) -> tuple[int, str, str]:
-        code = cli.run(argv, clean_env | env, None, str(tmp_path))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    yield run
-    logger.setLevel(before)
 
 
 def only_image(made: dict[str, Any]) -> dict[str, Any]:

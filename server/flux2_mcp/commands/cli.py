@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 import click
 
 from flux2_mcp import __version__
-from flux2_mcp.commands.gallery import gallery
 from flux2_mcp.commands.generate import generate
 from flux2_mcp.commands.invocation import Invocation
+from flux2_mcp.commands.login import login
+from flux2_mcp.commands.logout import logout
 from flux2_mcp.commands.output import INTERRUPTED, PROGRAM, WIDTH, complain
 from flux2_mcp.commands.pricing import pricing
 from flux2_mcp.commands.sandbox import sandbox
@@ -31,7 +32,6 @@ Examples:
   flux2-mcp generate "A lighthouse at dusk" --aspect-ratio 16:9
   flux2-mcp generate "Make it night" --source https://example.com/lighthouse.png
   flux2-mcp pricing --variant flex --output-resolution 2k --count 4
-  flux2-mcp gallery
 
 Without RUNAPI_API_KEY a sandbox on this machine draws the images, and no money moves. Without a command, flux2-mcp
 serves MCP over stdio: that is what agent hosts start.
@@ -57,7 +57,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (generate, gallery, tasks, open_image, prune, variants, pricing, sandbox):
+for command in (generate, tasks, open_image, prune, variants, pricing, login, logout, sandbox):
     flux2.add_command(command)
 
 

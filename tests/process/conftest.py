@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flux2_mcp import keyfile
+from flux2_mcp.commands import cli
+from flux2_mcp.settings import config_file
+
+Here = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C works here and in what is started here, also where whoever runs the tests has switched it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def here(clean_env: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
+    """A command in this process: what a process would show is shown above, and starting one costs half a second."""
+    logger = logging.getLogger("flux2_mcp")
+    before = logger.level
+
+    def run(*argv: str, **env: str) -> tuple[int, str, str]:
+        told = clean_env | env
+        code = cli.run(argv, told, keyfile.read(config_file(told)), str(tmp_path))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield run
+    logger.setLevel(before)

@@ -1,0 +1,101 @@
+"""The command line in processes of its own: run to its end, on a terminal, or serving."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+DEADLINE = 60.0
+COMMAND = [sys.executable, "-m", "flux2_mcp"]
+
+
+def flux2_mcp(env: Mapping[str, str], *args: str, **more: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  # subprocess's own
+    """One command, run to its end. Whatever becomes of it, nobody sees a stack trace."""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        [*COMMAND, *args], env=dict(env), text=True, timeout=DEADLINE, check=False, **options
+    )
+    assert "Traceback" not in (done.stderr or "") + (done.stdout or "")
+    return done
+
+
+# A terminal's Ctrl-C goes to the session that owns it.
+OWN = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+class Terminal:
+    """A terminal of 100 columns, and the process that has it as its stderr; as its stdin too where `typing`."""
+
+    def __init__(self, env: Mapping[str, str], command: list[str], *, typing: bool, cwd: Path | None = None) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-ISc", OWN, *command],
+            env=dict(env),
+            cwd=cwd,
+            stdin=theirs if typing else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def until(self, text: str) -> None:
+        """Read until `text` stands on the terminal."""
+        while text not in self.seen:
+            assert self._read(), f"{text!r} never came: {self.seen!r}"
+
+    def keys(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self._ours, keys.encode())
+
+    def end(self) -> tuple[int, str]:
+        """The exit code and what came on stdout; all that came on the terminal is in `seen`."""
+        while self._read():
+            pass
+        out, _ = self.process.communicate(timeout=DEADLINE)
+        return self.process.returncode, out
+
+    def _read(self) -> bool:
+        assert select.select([self._ours], [], [], DEADLINE)[0], f"silence after {self.seen!r}"
+        try:
+            came = os.read(self._ours, 65536)
+        except OSError:
+            return False  # the other side has closed: on Linux that is an error
+        self.seen += came.decode()
+        return bool(came)
+
+    def close(self) -> None:
+        os.close(self._ours)
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def on_terminal(
+    env: Mapping[str, str], *command: str, typing: bool = False, cwd: Path | None = None
+) -> Iterator[Terminal]:
+    with closing(Terminal(env, [*COMMAND, *command], typing=typing, cwd=cwd)) as terminal:
+        yield terminal
+        assert "Traceback" not in terminal.seen
+
+
+@contextmanager
+def serving(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """A running `flux2-mcp sandbox` and its two lines as an environment."""
+    command = [*COMMAND, "sandbox", *options]
+    with subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(2)]
+            yield process, dict(line.rstrip("\n").split("=", 1) for line in lines)
+        finally:
+            process.kill()
