@@ -224,7 +224,8 @@ async def test_who_does_not_come_is_not_waited_for_longer_and_comes_too_late() -
     assert (login.codes, login.callback.result()) == ([], None)
 
 
-async def test_who_came_in_time_is_seen_to_however_long_that_takes() -> None:
+async def test_who_came_in_time_is_seen_to_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux2_mcp.login.callback.LAST_WORDS_SECONDS", 0.01)
     async with waiting(seconds=0.5) as login:
         login.hold = anyio.Event()
         async with anyio.create_task_group() as group:
