@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.process.test_cli import flux2_mcp
+from tests.process.terminal import flux2_mcp
 
 
 def made(env: dict[str, str], *args: str) -> dict[str, Any]:
