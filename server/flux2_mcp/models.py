@@ -108,10 +108,13 @@ class Quote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """The account's money in USD."""
+    """The account's money in USD: what it has, of that what was paid for and what was given, and what was spent."""
 
     balance_usd: Decimal
+    paid_usd: Decimal | None = None
+    bonus_usd: Decimal | None = None
     spent_today_usd: Decimal | None = None
+    spent_total_usd: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -350,8 +350,20 @@ def test_a_quote_without_an_amount_in_dollars_makes_no_sense(fields: dict[str, A
     ("said", "balance"),
     [
         (
-            {"balance_cents": 1234, "paid_balance_cents": 1000, "spent_cents_today": 15},
-            Balance(balance_usd=Decimal("12.34"), spent_today_usd=Decimal("0.15")),
+            {
+                "balance_cents": 1234,
+                "paid_balance_cents": 1000,
+                "bonus_balance_cents": 234,
+                "spent_cents_today": 15,
+                "spent_cents_total": 4321,
+            },
+            Balance(
+                balance_usd=Decimal("12.34"),
+                paid_usd=Decimal(10),
+                bonus_usd=Decimal("2.34"),
+                spent_today_usd=Decimal("0.15"),
+                spent_total_usd=Decimal("43.21"),
+            ),
         ),
         ({"balance_cents": -5}, Balance(balance_usd=Decimal("-0.05"))),
         ({"balance_cents": 0, "spent_cents_today": None}, Balance(balance_usd=Decimal(0))),

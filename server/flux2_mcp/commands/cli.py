@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from flux2_mcp import __version__
+from flux2_mcp.commands.balance import balance
 from flux2_mcp.commands.generate import generate
 from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.commands.login import login
@@ -18,8 +19,10 @@ from flux2_mcp.commands.logout import logout
 from flux2_mcp.commands.output import INTERRUPTED, PROGRAM, WIDTH, complain
 from flux2_mcp.commands.pricing import pricing
 from flux2_mcp.commands.sandbox import sandbox
+from flux2_mcp.commands.spend import spend
 from flux2_mcp.commands.tasks import open_image, prune, tasks
 from flux2_mcp.commands.variants import variants
+from flux2_mcp.commands.whoami import whoami
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, SettingsError
 from flux2_mcp.logs import to_stderr
 from flux2_mcp.settings import ConfigText
@@ -57,7 +60,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (generate, tasks, open_image, prune, variants, pricing, login, logout, sandbox):
+for command in (generate, tasks, open_image, prune, variants, pricing, balance, spend, whoami, login, logout, sandbox):
     flux2.add_command(command)
 
 

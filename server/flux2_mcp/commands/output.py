@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
 
 import anyio
 import click
 
-from flux2_mcp import budget
+from flux2_mcp import budget, when
+from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.results import Result
 
 T = TypeVar("T")
@@ -109,10 +111,25 @@ def run(work: Callable[[], Awaitable[T]], *, stopped: str) -> T:
         raise click.exceptions.Exit(INTERRUPTED) from exc
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as aligned lines."""
+def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+    """Rows of cells as aligned lines; the columns with these numbers to the right."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    aligned = [
+        [
+            cell.rjust(width) if n in right else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
+    ]
+    return ["  ".join(row).rstrip() for row in aligned]
+
+
+def moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
+    """A point in time that an option names, such as 24h or 2026-11-20."""
+    try:
+        return None if text is None else when.since(text, datetime.now(UTC))
+    except InvalidRequestError as exc:
+        raise click.BadParameter(f"{text!r} {exc.problems[0].text}") from exc
 
 
 def usd(amount: float | None) -> str:

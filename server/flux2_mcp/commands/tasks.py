@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from flux2_mcp import results, when
+from flux2_mcp import results
 from flux2_mcp.commands import output
 from flux2_mcp.commands.output import usd
-from flux2_mcp.errors import InvalidRequestError, NotFoundError
+from flux2_mcp.errors import NotFoundError
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.pruning import Old
 from flux2_mcp.results import STATUSES, GenerationResult
@@ -28,13 +28,6 @@ YOUNGEST = timedelta(days=1)
 """What is pruned is at least this old: today's work is nobody's rubbish."""
 
 
-def _moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
-    try:
-        return None if text is None else when.since(text, datetime.now(UTC))
-    except InvalidRequestError as exc:
-        raise click.BadParameter(f"{text!r} {exc.problems[0].text}") from exc
-
-
 @click.command(
     epilog="""
 \b
@@ -46,7 +39,7 @@ Examples:
 )
 @click.option("--limit", type=click.IntRange(1, MOST), default=20, metavar="N", help="The newest so many; default 20.")
 @click.option("--status", type=click.Choice(sorted(set(STATUSES.values()))), help="Only tasks that stand so.")
-@click.option("--since", metavar="WHEN", callback=_moment, help="30m, 24h, 7d, or ISO 8601.")
+@click.option("--since", metavar="WHEN", callback=output.moment, help="30m, 24h, 7d, or ISO 8601.")
 @click.option("--workspace", metavar="FOLDER", help="Only what was asked for there; . is this folder.")
 @output.as_json_option
 @click.pass_obj
@@ -140,7 +133,12 @@ Examples:
 """
 )
 @click.option(
-    "--older-than", "before", metavar="AGE", required=True, callback=_moment, help="30d, 12w, or ISO 8601; at least 1d."
+    "--older-than",
+    "before",
+    metavar="AGE",
+    required=True,
+    callback=output.moment,
+    help="30d, 12w, or ISO 8601; at least 1d.",
 )
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.pass_obj

@@ -14,6 +14,7 @@ from flux2_mcp.budget import Caps, Left, Spent
 from flux2_mcp.catalog import DEFAULT_RESOLUTION
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.models import Action, ImageRequest, SourceImage, UploadedFile
+from flux2_mcp.spending import By, Spending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +263,10 @@ class Journal(Protocol):
 
     async def uploaded(self, identity: str, file: UploadedFile) -> None:
         """Note that RunAPI holds this content, under an address that works until the file's `expires_at`."""
+        ...
+
+    async def spending(self, by: By, since: datetime | None) -> tuple[Spending, ...]:
+        """What the tasks made since then were quoted and charged (None: all of them), summed up."""
         ...
 
     async def nudge(self, push_url: str) -> None:

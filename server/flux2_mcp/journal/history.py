@@ -1,4 +1,4 @@
-"""What is told of the past, and what is let go of: durations for the planner, images for pruning. Sync; over one `Database`."""
+"""What is told of the past, and what is let go of: durations, spending, images for pruning. Sync; over one `Database`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from flux2_mcp.journal import rows
 from flux2_mcp.journal.entry import Entry, StoredImage
+from flux2_mcp.spending import By, Spending
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite import Database
 
 KEPT = 200
 """Durations of each kind that the planner learns from."""
+# What a task is summed up under, and which sum comes first.
+GROUPS = {
+    By.DAY: ("date(created_at, 'unixepoch', 'localtime')", "name DESC"),
+    By.VARIANT: ("request ->> 'variant'", "charged DESC, name"),
+    By.WORKSPACE: ("workspace", "charged DESC, name"),
+}
+FREE = "state IN ('failed', 'rejected')"
 DONE = "account = :account AND state IN ('completed', 'delivered')"
 
 
@@ -31,6 +40,29 @@ def durations(account: str, database: Database) -> dict[tuple[str, str], tuple[f
         values = {"account": account, "model": model, "resolution": resolution, "kept": KEPT}
         found[model, resolution] = tuple(max(0.0, row[0]) for row in reversed(database.read(timed, values)))
     return found
+
+
+def spending(account: str, by: By, since: datetime | None, database: Database) -> tuple[Spending, ...]:
+    """What was spent since then, the newest day or the largest sum first. What failed was not charged."""
+    name, order = GROUPS[by]
+    sql = (
+        f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {FREE}) AS failed,"
+        f" count(*) FILTER (WHERE charged IS NULL AND NOT {FREE}) AS open, count(*) FILTER (WHERE quoted IS NULL) AS unquoted,"
+        f" coalesce(sum(quoted), 0) AS quoted, coalesce(sum(charged) FILTER (WHERE NOT {FREE}), 0) AS charged FROM task"
+        f" WHERE account = ?1 AND (?2 IS NULL OR created_at >= ?2) GROUP BY 1 ORDER BY {order}"
+    )
+    return tuple(
+        Spending(
+            name=row["name"],
+            tasks=row["tasks"],
+            failed=row["failed"],
+            open=row["open"],
+            unquoted=row["unquoted"],
+            quoted_usd=Decimal(row["quoted"]) / rows.MICROS,
+            charged_usd=Decimal(row["charged"]) / rows.MICROS,
+        )
+        for row in database.read(sql, (account, None if since is None else since.timestamp()))
+    )
 
 
 def with_images(account: str, before: datetime, database: Database) -> tuple[Entry, ...]:

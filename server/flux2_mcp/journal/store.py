@@ -22,6 +22,7 @@ from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, StoredImage
 from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.models import UploadedFile
+from flux2_mcp.spending import By, Spending
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite import Database
@@ -250,6 +251,10 @@ class SqliteJournal:
     async def spent(self, *, at: datetime, session: str | None) -> Spent:
         """See `Journal.spent`."""
         return await self._run(partial(shared.spent, self._account, session, at))
+
+    async def spending(self, by: By, since: datetime | None) -> tuple[Spending, ...]:
+        """See `Journal.spending`."""
+        return await self._run(partial(history.spending, self._account, by, since))
 
     async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
         """See `Journal.durations`."""

@@ -41,6 +41,10 @@ _STATUSES = {
 }
 _STATUS_KEYS = ("status", "state")
 _ID_KEYS = ("id", "task_id", "taskId")
+_ALSO = {
+    "paid_usd": "paid_balance_cents", "bonus_usd": "bonus_balance_cents",
+    "spent_today_usd": "spent_cents_today", "spent_total_usd": "spent_cents_total",
+}  # fmt: skip
 _DEAREST = Decimal(10**9)
 _FINEST = 6
 
@@ -161,10 +165,12 @@ def balance(payload: Mapping[str, object]) -> Balance:
     Raises:
         WireError: There is no balance.
     """
-    cents, spent = _number(payload.get("balance_cents"), least=-_DEAREST), _number(payload.get("spent_cents_today"))
+    cents = _number(payload.get("balance_cents"), least=-_DEAREST)
     if cents is None:
         raise WireError("RunAPI's answer holds no balance_cents.")
-    return Balance(balance_usd=_dollars(cents), spent_today_usd=None if spent is None else _dollars(spent))
+    told = {field: _number(payload.get(name)) for field, name in _ALSO.items()}
+    usd = {field: None if amount is None else _dollars(amount) for field, amount in told.items()}
+    return Balance(balance_usd=_dollars(cents), **usd)
 
 
 def account(payload: Mapping[str, object]) -> Account:

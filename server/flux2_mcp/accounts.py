@@ -1,0 +1,78 @@
+"""Whose key it is, what money is behind it, and what was spent: what needs no keeper and sends nothing that costs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from flux2_mcp.gateway import Gateway, account
+from flux2_mcp.journal import owners
+from flux2_mcp.journal.store import SqliteJournal
+from flux2_mcp.limiter import Limiter
+from flux2_mcp.models import Account, Balance
+from flux2_mcp.settings import Settings
+from flux2_mcp.spending import By, Spending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """An account as RunAPI tells of it at `base_url`."""
+
+    account: Account
+    balance: Balance
+    base_url: str
+
+
+class Accounts:
+    """Asks RunAPI and the journal. Use `Accounts.opened`.
+
+    Args:
+        gateway: The way to RunAPI.
+        journal: What was asked for with this key.
+    """
+
+    def __init__(self, gateway: Gateway, journal: SqliteJournal) -> None:
+        self._gateway = gateway
+        self._journal = journal
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, settings: Settings) -> AsyncIterator[Accounts]:
+        """The accounts of these settings. Nothing is opened until it is asked for."""
+        journal = SqliteJournal(settings.home, account(settings), owners.name())
+        limiter = Limiter(journal, settings.rate)
+        gateway = Gateway(settings, gate=limiter.turn, on_limited=limiter.limited)
+        try:
+            yield cls(gateway, journal)
+        finally:
+            try:
+                await gateway.close()
+            finally:
+                await journal.close()
+
+    async def known(self) -> Known:
+        """Whose key it is, and its money.
+
+        Raises:
+            AuthenticationError: There is no key, or RunAPI does not know it.
+            TransportError: RunAPI gave no answer.
+        """
+        self._gateway.require_key()
+        api = await self._gateway.api()
+        found = await api.me()
+        return Known(account=found, balance=await api.balance(), base_url=self._gateway.base_url)
+
+    async def balance(self) -> Balance:
+        """The money alone. Raises as `known`."""
+        self._gateway.require_key()
+        return await (await self._gateway.api()).balance()
+
+    async def spending(self, by: By, since: datetime | None) -> tuple[Spending, ...]:
+        """What was spent with this key, from the journal alone: nobody is asked.
+
+        Raises:
+            JournalError: The journal can't be read.
+        """
+        return await self._journal.spending(by, since) if self._journal.path.exists() else ()

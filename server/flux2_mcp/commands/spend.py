@@ -1,0 +1,72 @@
+"""`flux2-mcp spend`: what was quoted and what was charged, from the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import click
+
+from flux2_mcp import reports
+from flux2_mcp.accounts import Accounts
+from flux2_mcp.commands import output
+from flux2_mcp.commands.output import spoken, usd
+from flux2_mcp.reports import SpendingResult, SpendResult
+from flux2_mcp.settings import Settings
+from flux2_mcp.spending import By, Spending
+
+EPILOG = """
+\b
+Examples:
+  flux2-mcp spend
+  flux2-mcp spend --by workspace --since 7d
+  flux2-mcp spend --by variant --since 2026-11-01 --json | jq .total.charged_usd
+
+From this machine's journal, for the key in use. RunAPI's own account of it: flux2-mcp balance.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--by", type=click.Choice([by.value for by in By]), default=By.DAY.value, help="Default: day.")
+@click.option(
+    "--since", default="30d", metavar="WHEN", callback=output.moment, help="30m, 24h, 7d, or ISO 8601. Default 30d."
+)
+@output.as_json_option
+@click.pass_obj
+def spend(read_settings: Callable[[], Settings], *, by: str, since: datetime, as_json: bool) -> None:
+    """Show what was spent: quoted beside charged, by day, variant or workspace. Asks nobody and costs nothing."""
+    settings = read_settings()
+
+    async def work() -> tuple[Spending, ...]:
+        async with Accounts.opened(settings) as accounts:
+            return await accounts.spending(By(by), since)
+
+    result = reports.spend(output.run(work, stopped="Stopped."), settings, by=By(by), since=since)
+    output.tell(result, _words, as_json=as_json)
+
+
+def _words(result: SpendResult) -> str:
+    notice = [spoken(result.notice)] if result.notice else []
+    if not result.groups:
+        return "\n".join([f"Nothing was asked for since {result.since}.", *notice])
+    rows: list[tuple[str, ...]] = [(result.by.upper(), "TASKS", "FAILED", "QUOTED", "CHARGED")]
+    rows += [_row(group, group.name or "none") for group in result.groups]
+    rows.append(_row(result.total, "total"))
+    head, *lines, last = output.columns(rows, right={1, 2, 3, 4})
+    notes = {
+        f"Of {result.total.open} the charge is not known: they run, or RunAPI never told.": result.total.open,
+        f"Of {result.total.unquoted} no price was known before; only their charge is counted.": result.total.unquoted,
+    }
+    return "\n".join(
+        [
+            click.style(head, bold=True),
+            *lines,
+            click.style(last, bold=True),
+            *(note for note, count in notes.items() if count),
+            *notice,
+        ]
+    )
+
+
+def _row(group: SpendingResult, name: str) -> tuple[str, ...]:
+    return name, str(group.tasks), str(group.failed), usd(group.quoted_usd), usd(group.charged_usd)

@@ -1,0 +1,116 @@
+"""The account and its spending as typed results. As `views`, for what a person asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from flux2_mcp.accounts import Known
+from flux2_mcp.models import Balance
+from flux2_mcp.results import Result, number, stamp
+from flux2_mcp.settings import Settings, masked
+from flux2_mcp.spending import By, Spending, total
+
+SANDBOX_NOTICE = (
+    "SANDBOX: this account is on this machine, and no money moved. flux2-mcp login or RUNAPI_API_KEY makes it real."
+)
+
+
+class BalanceResult(Result):
+    """Money in USD; what RunAPI does not tell is null."""
+
+    sandbox: bool
+    notice: str | None
+    balance_usd: float
+    paid_usd: float | None
+    bonus_usd: float | None
+    spent_today_usd: float | None
+    spent_total_usd: float | None
+
+
+class AccountResult(BalanceResult):
+    """The account too. `key` is its last four characters, null in the sandbox, which has one of its own."""
+
+    name: str
+    email: str
+    account: str
+    key: str | None
+    key_source: str | None
+    base_url: str
+
+
+class SpendingResult(Result):
+    """Tasks summed up; see `Spending` for what counts where. `name` is null for those without one, and for the total."""
+
+    name: str | None
+    tasks: int
+    failed: int
+    open: int
+    unquoted: int
+    quoted_usd: float
+    charged_usd: float
+
+
+class SpendResult(Result):
+    """What was spent since then with this key."""
+
+    sandbox: bool
+    notice: str | None
+    by: By
+    since: str | None
+    groups: list[SpendingResult]
+    total: SpendingResult
+
+
+def balance(found: Balance, settings: Settings) -> BalanceResult:
+    """The result of `flux2-mcp balance`."""
+    sandbox = settings.mode == "sandbox"
+    return BalanceResult(
+        sandbox=sandbox,
+        notice=SANDBOX_NOTICE if sandbox else None,
+        balance_usd=float(found.balance_usd),
+        paid_usd=number(found.paid_usd),
+        bonus_usd=number(found.bonus_usd),
+        spent_today_usd=number(found.spent_today_usd),
+        spent_total_usd=number(found.spent_total_usd),
+    )
+
+
+def account(known: Known, settings: Settings) -> AccountResult:
+    """The result of `flux2-mcp whoami`."""
+    money = balance(known.balance, settings)
+    key = None if money.sandbox else settings.api_key
+    return AccountResult(
+        **money.model_dump(),
+        name=known.account.name,
+        email=known.account.email,
+        account=known.account.account_name,
+        key=None if key is None else masked(key),
+        key_source=None if key is None else settings.key_source,
+        base_url=known.base_url,
+    )
+
+
+def spend(found: Sequence[Spending], settings: Settings, *, by: By, since: datetime | None) -> SpendResult:
+    """The result of `flux2-mcp spend`."""
+    sandbox = settings.mode == "sandbox"
+    return SpendResult(
+        sandbox=sandbox,
+        notice=SANDBOX_NOTICE if sandbox else None,
+        by=by,
+        since=None if since is None else stamp(since),
+        groups=[_group(group) for group in found],
+        total=_group(total(found)),
+    )
+
+
+def _group(group: Spending) -> SpendingResult:
+    return SpendingResult(
+        name=group.name,
+        tasks=group.tasks,
+        failed=group.failed,
+        open=group.open,
+        unquoted=group.unquoted,
+        quoted_usd=float(group.quoted_usd),
+        charged_usd=float(group.charged_usd),
+    )
