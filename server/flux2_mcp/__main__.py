@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flux2_mcp.settings import ConfigText
 
+TAB = "_FLUX2_MCP_COMPLETE"
+"""Set when a shell asks how a command line goes on: it calls without arguments (`commands.completion`)."""
 TYPED = (
     "flux2-mcp without a command serves MCP on standard input and output, for agent hosts. Ctrl-C ends it.\n"
     'For people: flux2-mcp --help, or right away flux2-mcp generate "A lighthouse at dusk".\n'
@@ -23,7 +25,7 @@ def main() -> None:
     # The SDK builds thousands of models while it is imported, and none of them is garbage.
     gc.disable()
     try:
-        if len(sys.argv) > 1:
+        if len(sys.argv) > 1 or TAB in os.environ:
             sys.exit(_command(sys.argv[1:]))
         _serve()
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import click
 
 from flux2_mcp import __version__
 from flux2_mcp.commands.balance import balance
+from flux2_mcp.commands.completion import completion
 from flux2_mcp.commands.generate import generate
 from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.commands.login import login
@@ -22,6 +23,7 @@ from flux2_mcp.commands.sandbox import sandbox
 from flux2_mcp.commands.spend import spend
 from flux2_mcp.commands.tasks import open_image, prune, tasks
 from flux2_mcp.commands.variants import variants
+from flux2_mcp.commands.wait import wait
 from flux2_mcp.commands.whoami import whoami
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, SettingsError
 from flux2_mcp.logs import to_stderr
@@ -33,18 +35,29 @@ EPILOG = """
 \b
 Examples:
   flux2-mcp generate "A lighthouse at dusk" --aspect-ratio 16:9
-  flux2-mcp generate "Make it night" --source https://example.com/lighthouse.png
-  flux2-mcp pricing --variant flex --output-resolution 2k --count 4
+  flux2-mcp generate "Make it night" --source lighthouse.png --variant flex
+  flux2-mcp login
+  flux2-mcp spend --by workspace --since 7d
 
-Without RUNAPI_API_KEY a sandbox on this machine draws the images, and no money moves. Without a command, flux2-mcp
-serves MCP over stdio: that is what agent hosts start.
+Without a key a sandbox on this machine draws the images, and no money moves. Without a command, flux2-mcp serves MCP
+over stdio: that is what agent hosts start.
 
 Exit codes: 0 success, 2 authentication, 3 insufficient credits, 4 validation or not found, 5 timeout or network,
 6 rate limit, 7 the task failed, 130 stopped with Ctrl-C.
 """
 
 
+class InOrder(click.Group):
+    """Lists its commands as they were added: what is used most comes first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names."""
+        del ctx
+        return list(self.commands)
+
+
 @click.group(
+    cls=InOrder,
     epilog=EPILOG,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
@@ -54,13 +67,19 @@ def flux2() -> None:
     """FLUX.2 images from a prompt: no paid task is lost, every image lands on disk."""
 
 
-@flux2.command()
+@click.command()
 def version() -> None:
     """Show the version."""
     click.echo(__version__)
 
 
-for command in (generate, tasks, open_image, prune, variants, pricing, balance, spend, whoami, login, logout, sandbox):
+COMMANDS = (
+    generate, wait, tasks, open_image, prune,
+    variants, pricing, balance, spend,
+    login, logout, whoami,
+    completion, sandbox, version,
+)  # fmt: skip
+for command in COMMANDS:
     flux2.add_command(command)
 
 

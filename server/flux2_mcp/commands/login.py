@@ -46,9 +46,7 @@ OPENER = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
 
 
 @click.command(epilog=EPILOG)
-@click.option(
-    "--stdin", "from_stdin", is_flag=True, help="Read a key from standard input instead; keep it if it works."
-)
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read a key from standard input; keep it if it works.")
 @click.option("--browser/--no-browser", default=True, help="Only print the address. So it is over SSH.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Listen there; default: any free.")
 @click.option(

@@ -11,6 +11,7 @@ import click
 
 from flux2_mcp import results
 from flux2_mcp.commands import output
+from flux2_mcp.commands.completion import complete_ids
 from flux2_mcp.commands.output import usd
 from flux2_mcp.errors import NotFoundError
 from flux2_mcp.journal.entry import Entry
@@ -98,7 +99,7 @@ Examples:
   flux2-mcp open 0193a5f0-7c1e-7d3a-9b21-4f60aa17c2de
 """,
 )
-@click.argument("ident", metavar="ID")
+@click.argument("ident", metavar="ID", shell_complete=complete_ids)
 @click.option("--folder", is_flag=True, help="Show the file in its folder instead.")
 @click.pass_obj
 def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: bool) -> None:

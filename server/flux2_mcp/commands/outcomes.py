@@ -1,0 +1,83 @@
+"""What became of tasks, as a command tells it: the wait while it lasts, the files first, the exit code."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+
+from flux2_mcp import results
+from flux2_mcp.commands import output
+from flux2_mcp.commands.output import spoken, usd
+from flux2_mcp.errors import ServiceError, TaskFailedError
+from flux2_mcp.lifecycle import State
+from flux2_mcp.results import STATUSES, GenerationResult, TaskResult
+from flux2_mcp.waiting import Outcome, Progress
+
+COLORS = {"completed": "green", "failed": "red"}
+LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
+NO_CANCEL = "Stopped waiting. RunAPI has no cancel: what was sent runs on, and is charged when it completes."
+
+
+def waiting_on(*ids: str) -> str:
+    """How to wait for tasks that have not ended."""
+    return f"{output.PROGRAM} wait {' '.join(ids)} waits on, and costs nothing."
+
+
+def tell(outcome: Outcome, again: str | None, *, as_json: bool) -> int:
+    """Print what became of a call, and give the exit code. `again` says what the same command would do."""
+    output.tell(results.generation(outcome), partial(_words, again=again), as_json=as_json)
+    return exit_code(outcome)
+
+
+def exit_code(outcome: Outcome) -> int:
+    """0 when every image is on disk; else that of what stands in the way, of a failed task, or of a time-out."""
+    left = [told for told in outcome.tasks if told.entry.state is not State.DELIVERED]
+    troubles = [told.trouble for told in left if told.trouble is not None]
+    if not left or troubles:
+        return troubles[0].exit_code if troubles else 0
+    ended = not any(told.entry.state.unfinished for told in left)
+    failed = any(told.entry.state in {State.FAILED, State.REJECTED} for told in left)
+    return TaskFailedError.exit_code if ended and failed else ServiceError.exit_code
+
+
+def line(progress: Progress) -> str:
+    """How a wait stands, in less than a terminal's width."""
+    still = [state for state in progress.states if state.unfinished]
+    done, together = len(progress.states) - len(still), len(progress.states)
+    alone = "fetching" if State.COMPLETED in still else STATUSES[progress.states[0]]
+    what = alone if together == 1 else f"{done} of {together} done"
+    rest = "" if progress.remaining is None else f", about {max(1, round(progress.remaining))} s left"
+    return f"{what}, {progress.elapsed:.0f} s{rest}"
+
+
+def _words(result: GenerationResult, again: str | None) -> str:
+    """The result for a terminal: the files first, then where they came from and what they cost."""
+    lines = [line for task in result.tasks for line in _task(task)]
+    quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
+    unknown = "not known yet" if result.next_action else "not told by RunAPI"
+    charged = unknown if result.charged_usd is None else usd(result.charged_usd)
+    lacking = any(task.status == "completed" and not any(image.path for image in task.images) for task in result.tasks)
+    status = click.style(result.status, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
+    lines.append(f"{status}{' but not on disk' if lacking else ''}{quoted}, charged {charged}")
+    if result.next_action is not None:
+        ids = result.next_action.arguments["task_ids"]
+        lines += [LATER, waiting_on(*ids), *([again] if again else [])]
+    if result.notice:
+        lines.append(spoken(result.notice))
+    return "\n".join(lines)
+
+
+def _task(task: TaskResult) -> list[str]:
+    lines = []
+    for image in task.images:
+        size = f"  {image.width} x {image.height} px, {(image.size_bytes or 0) / 1000:.0f} kB"
+        lines += [each for each in (image.saved, image.path) if each is not None]
+        lines += [size] if image.path else []
+        lines += [f"  {image.url}"]
+        lines += [f"  Not what was asked for: {image.mismatch}"] if image.mismatch else []
+        lines += [f"  {image.note}"] if image.note else []
+    lines += [f"  sent: {source.source} ({source.sent})" for source in task.sources]
+    if task.error or not any(image.path for image in task.images):
+        lines.append(f"{task.task_id}: {task.status}{f': {spoken(task.error)}' if task.error else ''}")
+    return lines

@@ -1,0 +1,93 @@
+"""Tab, in the shells themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flux2_mcp import __version__
+from tests.process.conftest import Here
+from tests.process.terminal import DEADLINE, Terminal
+
+# What a shell does when Tab is pressed after the words of $LINE; it prints what it would offer.
+SHELLS = {
+    "bash": (
+        'eval "$(flux2-mcp completion bash)"\n'
+        'read -ra COMP_WORDS <<< "$LINE"; [[ "$LINE" == *" " ]] && COMP_WORDS+=("")\n'
+        "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _flux2_mcp_completion flux2-mcp\n"
+        "printf '%s\\n' \"${COMPREPLY[@]}\"\n"
+    ),
+    "fish": 'flux2-mcp completion fish | source; complete -C "$LINE"',
+}
+
+
+@pytest.fixture
+def env(clean_env: dict[str, str]) -> dict[str, str]:
+    return clean_env | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), clean_env["PATH"]])}
+
+
+def offered(shell: str, line: str, env: dict[str, str]) -> list[str]:
+    """What Tab offers, without the descriptions beside it."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    done = subprocess.run(
+        [shell, "-c", SHELLS[shell]],
+        env=env | {"LINE": line},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.stderr == ""
+    return [one.partition("\t")[0] for one in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("flux2-mcp who", ["whoami"]),
+        ("flux2-mcp spend --by ", ["day", "variant", "workspace"]),
+        ("flux2-mcp completion ", ["bash", "zsh", "fish"]),
+    ],
+)
+def test_tab_completes_commands_and_what_an_option_takes(
+    shell: str, line: str, names: list[str], env: dict[str, str]
+) -> None:
+    assert sorted(offered(shell, line, env)) == sorted(names)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_tab_completes_the_ids_of_tasks_and_is_silent_where_there_are_none(
+    shell: str, env: dict[str, str], here: Here, tmp_path: Path
+) -> None:
+    assert offered(shell, "flux2-mcp wait 0", env) in ([], [""])
+    assert not (tmp_path / "home").exists()
+    made = json.loads(here("generate", "a red fox", "--count", "2", "--json")[1])
+    first, second = (task["task_id"] for task in made["tasks"])
+    assert first in offered(shell, f"flux2-mcp wait {first[:8]}", env)
+    assert second in offered(shell, f"flux2-mcp open {second[:8]}", env)
+    assert offered(shell, f"flux2-mcp wait {first[:8]}", env | {"FLUX2_MODE": "lve"}) in ([], [""])
+
+
+def test_tab_in_zsh(env: dict[str, str], tmp_path: Path) -> None:
+    if (zsh := shutil.which("zsh")) is None:
+        pytest.skip("zsh is not installed")
+    # ZDOTDIR's .zshrc is what it reads when it begins.
+    (tmp_path / ".zshrc").write_text(
+        'autoload -U compinit; compinit -u\neval "$(flux2-mcp completion zsh)"\nPS1="ready> "\n'
+    )
+    told = env | {"ZDOTDIR": str(tmp_path), "TERM": "dumb"}
+    terminal = Terminal(told, [zsh, "-i"], typing=True)
+    try:
+        terminal.until("ready> ")
+        terminal.keys("flux2-mcp vers\t\nexit\n")
+        assert terminal.end() == (0, f"{__version__}\n")
+    finally:
+        terminal.close()

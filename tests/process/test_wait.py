@@ -1,0 +1,64 @@
+"""`flux2-mcp wait`: as `check_task` does, with the exit codes of the vendor's CLI."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import anyio
+from mcp.client.client import Client
+
+from flux2_mcp.app import build
+from flux2_mcp.commands.outcomes import LATER, NO_CANCEL, waiting_on
+from flux2_mcp.results import SANDBOX_NOTICE
+from flux2_mcp.settings import from_env
+from tests.process.conftest import Here
+from tests.process.terminal import flux2_mcp, on_terminal
+
+
+def begun(here: Here, prompt: str) -> str:
+    """A task that was only just asked for."""
+    made = json.loads(here("generate", prompt, "--wait", "0", "--json")[1])
+    return str(made["tasks"][0]["task_id"])
+
+
+def test_who_waits_gets_the_files_of_what_was_asked_for_before(clean_env: dict[str, str], here: Here) -> None:
+    first, second = begun(here, "a red fox"), begun(here, "a blue fox")
+    done = flux2_mcp(clean_env, "wait", first, second)
+    assert (done.returncode, done.stderr) == (0, "")
+    paths = [line for line in done.stdout.splitlines() if Path(line).is_file()]
+    assert len(paths) == 2
+    assert done.stdout.splitlines()[-2:] == ["completed, quoted $0.10, charged $0.10", SANDBOX_NOTICE]
+
+    async def tool() -> object:
+        async with Client(build(from_env(clean_env))) as client:
+            return (await client.call_tool("check_task", {"task_ids": [first]})).structured_content
+
+    assert json.loads(here("wait", first, "--json")[1]) == anyio.run(tool)
+
+
+def test_a_wait_that_is_over_is_5_and_says_how_to_wait_on(here: Here) -> None:
+    ident = begun(here, "a red fox [sandbox:stuck]")
+    code, out, err = here("wait", ident, "--timeout", "0.2")
+    assert (code, err) == (5, "")
+    assert re.fullmatch(rf"{ident}: (pending|processing)", out.splitlines()[0])
+    assert out.splitlines()[2:] == [LATER, waiting_on(ident), SANDBOX_NOTICE]
+
+
+def test_a_failed_task_is_7_and_an_unknown_one_4(here: Here) -> None:
+    code, out, _ = here("wait", begun(here, "a red fox [sandbox:moderation]"))
+    assert code == 7
+    assert "failed: The request was rejected by content moderation." in out
+    code, out, err = here("wait", "nobody-knows")
+    assert (code, out) == (4, "")
+    assert err.startswith("Error: Neither the journal nor RunAPI knows the task 'nobody-knows'.\n")
+
+
+def test_ctrl_c_stops_the_waiting_and_says_how_to_go_on(clean_env: dict[str, str], here: Here) -> None:
+    ident = begun(here, "a red fox [sandbox:stuck]")
+    with on_terminal(clean_env | {"TERM": "xterm"}, "wait", ident) as terminal:
+        terminal.until(" s")
+        terminal.keys("\x03")
+        assert terminal.end() == (130, "")
+    assert terminal.seen.endswith(f"\r\x1b[K{NO_CANCEL}\r\n{waiting_on(ident)}\r\n")
