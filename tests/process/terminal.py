@@ -31,16 +31,19 @@ OWN = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.
 
 
 class Terminal:
-    """A terminal of 100 columns, and the process that has it as its stderr; as its stdin too where `typing`."""
+    """A terminal of 100 columns, and the process that has it as its stderr; as its stdin too where `typing`, as its stdout
+    where `whole`."""
 
-    def __init__(self, env: Mapping[str, str], command: list[str], *, typing: bool, cwd: Path | None = None) -> None:
+    def __init__(
+        self, env: Mapping[str, str], command: list[str], *, typing: bool, whole: bool = False, cwd: Path | None = None
+    ) -> None:
         self._ours, theirs = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-ISc", OWN, *command],
             env=dict(env),
             cwd=cwd,
             stdin=theirs if typing else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=theirs if whole else subprocess.PIPE,
             stderr=theirs,
             text=True,
             start_new_session=True,
@@ -62,7 +65,7 @@ class Terminal:
         while self._read():
             pass
         out, _ = self.process.communicate(timeout=DEADLINE)
-        return self.process.returncode, out
+        return self.process.returncode, out or ""
 
     def _read(self) -> bool:
         assert select.select([self._ours], [], [], DEADLINE)[0], f"silence after {self.seen!r}"
@@ -81,9 +84,9 @@ class Terminal:
 
 @contextmanager
 def on_terminal(
-    env: Mapping[str, str], *command: str, typing: bool = False, cwd: Path | None = None
+    env: Mapping[str, str], *command: str, typing: bool = False, whole: bool = False, cwd: Path | None = None
 ) -> Iterator[Terminal]:
-    with closing(Terminal(env, [*COMMAND, *command], typing=typing, cwd=cwd)) as terminal:
+    with closing(Terminal(env, [*COMMAND, *command], typing=typing, whole=whole, cwd=cwd)) as terminal:
         yield terminal
         assert "Traceback" not in terminal.seen
 

@@ -295,8 +295,14 @@ def test_a_terminal_shows_how_the_wait_stands_and_is_left_clean(clean_env: dict[
     shown = terminal.seen.split("\r\x1b[K")
     assert code == 0
     assert (shown[0], shown[1], shown[-1]) == ("", "starting", "")
-    assert all(re.fullmatch(r"[012] of 2 done, \d+ s(, about \d+ s left)?", line) for line in shown[2:-1])
+    lines = [
+        re.fullmatch(r"(?:([━─]{20})  )?[012] of 2 done, \d+ s(?:, about \d+ s left)?", line) for line in shown[2:-1]
+    ]
+    assert all(lines)
     assert len(shown) > 4
+    bars = [line[1].count("━") for line in lines if line is not None and line[1]]
+    assert bars == sorted(bars)
+    assert bars[-1] > bars[0]
     assert "\x1b" not in out
     assert re.search(PNG, out.splitlines()[0])
 
@@ -462,10 +468,10 @@ def test_help_fits_a_screen_and_its_examples_are_real(
 
 
 def test_what_the_tools_call_so_the_command_line_calls_by_its_options() -> None:
-    named = {option.name: option.opts[0] for option in generate.params if option.name and "_" in option.name}
-    assert {name: output.spoken(name) for name in named if name != "as_json"} == {
-        name: option for name, option in named.items() if name != "as_json"
-    }
+    own = {"as_json", "no_picture"}  # no tool has those
+    options = [(option.name, option.opts[0]) for option in generate.params if option.name not in own]
+    named = {name: option for name, option in options if name and "_" in name}
+    assert {name: output.spoken(name) for name in named} == named
     assert output.spoken("Call again; check_pricing tells.") == "Run this again; flux2-mcp pricing tells."
 
 

@@ -62,3 +62,32 @@ def test_ctrl_c_stops_the_waiting_and_says_how_to_go_on(clean_env: dict[str, str
         terminal.keys("\x03")
         assert terminal.end() == (130, "")
     assert terminal.seen.endswith(f"\r\x1b[K{NO_CANCEL}\r\n{waiting_on(ident)}\r\n")
+
+
+# --- pictures in the terminal ---
+
+SHOWS = {"TERM": "xterm-kitty"}
+DRAWN = "\x1b_Ga=T,f=100,q=2,"
+
+
+def test_a_terminal_that_can_shows_the_picture_above_its_path(clean_env: dict[str, str]) -> None:
+    with on_terminal(clean_env | SHOWS, "generate", "a red fox", "--count", "2", whole=True) as terminal:
+        assert terminal.end() == (0, "")
+    after = terminal.seen.split(DRAWN)[1:]
+    assert [re.search(r"\x1b\\\r\n(/\S+\.png)\r\n", each) is not None for each in after] == [True, True]
+
+
+def test_no_picture_goes_where_it_is_not_wanted_or_can_not_be_shown(clean_env: dict[str, str], here: Here) -> None:
+    ident = begun(here, "a red fox")
+    for env, options, whole in (
+        (SHOWS, [], False),
+        (SHOWS, ["--no-picture"], True),
+        (SHOWS, ["--json"], True),
+        ({"TERM": "xterm"}, [], True),
+        (SHOWS | {"TMUX": "1"}, [], True),
+    ):
+        with on_terminal(clean_env | env, "wait", ident, *options, whole=whole) as terminal:
+            code, out = terminal.end()
+        assert code == 0
+        assert ".png" in out + terminal.seen
+        assert "\x1b_G" not in out + terminal.seen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import click
 
 from flux2_mcp import catalog
 from flux2_mcp.commands import outcomes, output
+from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.commands.outcomes import NO_CANCEL
 from flux2_mcp.service import MOST_TOGETHER, Service
-from flux2_mcp.settings import LONGEST_WAIT, Settings
+from flux2_mcp.settings import LONGEST_WAIT
 from flux2_mcp.waiting import Outcome, Progress
 
 WAIT_SECONDS = 300
@@ -94,10 +94,11 @@ def _key(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
 )  # fmt: skip
 @click.option("--callback-url", metavar="URL", help="Webhook for the result.")
 @click.option("--idempotency-key", metavar="KEY", callback=_key, help="Same key, same task, paid once.")
+@outcomes.no_picture_option
 @output.as_json_option
 @click.pass_obj
 def generate(
-    read_settings: Callable[[], Settings],
+    invocation: Invocation,
     *,
     prompt: str,
     variant: str,
@@ -112,19 +113,21 @@ def generate(
     wait_seconds: float | None,
     callback_url: str | None,
     idempotency_key: str | None,
+    no_picture: bool,
     as_json: bool,
 ) -> int:
     """Make images from a PROMPT, or remix source images. Prints the file of each first."""
-    settings = read_settings()
+    settings = invocation()
     folders = [] if settings.workspace is None else [Path(settings.workspace)]
     waits = (wait_seconds, settings.wait_seconds, WAIT_SECONDS)
 
     async def work() -> Outcome:
+        line = outcomes.Line()
         with output.progress() as show:
             show("starting")
 
             async def on_progress(progress: Progress) -> None:
-                show(outcomes.line(progress))
+                show(line(progress))
 
             async with Service.opened(settings) as service:
                 asked = await service.request(
@@ -151,4 +154,5 @@ def generate(
                 )
 
     again = AGAIN if count == 1 or idempotency_key is not None else AGAIN_PAID
-    return outcomes.tell(output.run(work, stopped=f"{NO_CANCEL}\n{again}"), again, as_json=as_json)
+    outcome = output.run(work, stopped=f"{NO_CANCEL}\n{again}")
+    return outcomes.tell(outcome, again, as_json=as_json, env=None if no_picture else invocation.env)

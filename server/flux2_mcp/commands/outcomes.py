@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 import click
 
 from flux2_mcp import results
-from flux2_mcp.commands import output
+from flux2_mcp.commands import output, pictures
 from flux2_mcp.commands.output import spoken, usd
+from flux2_mcp.commands.pictures import Draw
 from flux2_mcp.errors import ServiceError, TaskFailedError
 from flux2_mcp.lifecycle import State
 from flux2_mcp.results import STATUSES, GenerationResult, TaskResult
 from flux2_mcp.waiting import Outcome, Progress
 
+BAR = 20
+"""Columns."""
 COLORS = {"completed": "green", "failed": "red"}
 LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
 NO_CANCEL = "Stopped waiting. RunAPI has no cancel: what was sent runs on, and is charged when it completes."
@@ -24,9 +30,21 @@ def waiting_on(*ids: str) -> str:
     return f"{output.PROGRAM} wait {' '.join(ids)} waits on, and costs nothing."
 
 
-def tell(outcome: Outcome, again: str | None, *, as_json: bool) -> int:
-    """Print what became of a call, and give the exit code. `again` says what the same command would do."""
-    output.tell(results.generation(outcome), partial(_words, again=again), as_json=as_json)
+no_picture_option = click.option("--no-picture", is_flag=True, help="Show no pictures in the terminal.")
+
+
+def tell(outcome: Outcome, again: str | None, *, as_json: bool, env: Mapping[str, str] | None) -> int:
+    """Print what became of a call, and give the exit code.
+
+    Args:
+        outcome: What became of it.
+        again: What the same command would do.
+        as_json: As data instead.
+        env: The terminal's, to show pictures if it is known to; None: without. Never into a pipe.
+    """
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    draw = pictures.drawer(env) if terminal and env is not None else None
+    output.tell(results.generation(outcome), partial(_words, again=again, draw=draw), as_json=as_json)
     return exit_code(outcome)
 
 
@@ -41,19 +59,40 @@ def exit_code(outcome: Outcome) -> int:
     return TaskFailedError.exit_code if ended and failed else ServiceError.exit_code
 
 
-def line(progress: Progress) -> str:
-    """How a wait stands, in less than a terminal's width."""
-    still = [state for state in progress.states if state.unfinished]
-    done, together = len(progress.states) - len(still), len(progress.states)
-    alone = "fetching" if State.COMPLETED in still else STATUSES[progress.states[0]]
-    what = alone if together == 1 else f"{done} of {together} done"
-    rest = "" if progress.remaining is None else f", about {max(1, round(progress.remaining))} s left"
-    return f"{what}, {progress.elapsed:.0f} s{rest}"
+class Line:
+    """How a wait stands, in less than a terminal's width. Its bar never goes back: what is left is a forecast, and may grow."""
+
+    def __init__(self) -> None:
+        self._share = 0.0
+
+    def __call__(self, progress: Progress) -> str:
+        """The line for now."""
+        still = [state for state in progress.states if state.unfinished]
+        done, together = len(progress.states) - len(still), len(progress.states)
+        alone = "fetching" if State.COMPLETED in still else STATUSES[progress.states[0]]
+        what = alone if together == 1 else f"{done} of {together} done"
+        line = f"{what}, {progress.elapsed:.0f} s"
+        if progress.remaining is None:
+            return line
+        left = max(1, round(progress.remaining))
+        self._share = max(self._share, progress.elapsed / (progress.elapsed + left))
+        return f"{bar(self._share)}  {line}, about {left} s left"
 
 
-def _words(result: GenerationResult, again: str | None) -> str:
+def bar(share: float) -> str:
+    """A bar that is full by this share (0 to 1), in what the terminal can show."""
+    full = round(BAR * share)
+    drawn = "━" * full + "─" * (BAR - full)
+    try:
+        drawn.encode(getattr(sys.stderr, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return "#" * full + "." * (BAR - full)
+    return drawn
+
+
+def _words(result: GenerationResult, again: str | None, draw: Draw | None) -> str:
     """The result for a terminal: the files first, then where they came from and what they cost."""
-    lines = [line for task in result.tasks for line in _task(task)]
+    lines = [line for task in result.tasks for line in [*_drawn(task, draw), *_task(task)]]
     quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
     unknown = "not known yet" if result.next_action else "not told by RunAPI"
     charged = unknown if result.charged_usd is None else usd(result.charged_usd)
@@ -66,6 +105,15 @@ def _words(result: GenerationResult, again: str | None) -> str:
     if result.notice:
         lines.append(spoken(result.notice))
     return "\n".join(lines)
+
+
+def _drawn(task: TaskResult, draw: Draw | None) -> list[str]:
+    shown = [
+        draw(Path(image.path), image.width, image.height)
+        for image in task.images
+        if draw is not None and image.path and image.width and image.height
+    ]
+    return [picture for picture in shown if picture is not None]
 
 
 def _task(task: TaskResult) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.hosts.clients import Picture
@@ -16,7 +17,7 @@ QUALITIES = (82, 70, 55, 40, 25)
 
 
 def scaled(
-    path: Path, longest: int = MOST_PIXELS, most_bytes: int | None = MOST_BYTES, kind: Picture = "JPEG"
+    path: Path, longest: int = MOST_PIXELS, most_bytes: int | None = MOST_BYTES, kind: Picture | Literal["PNG"] = "JPEG"
 ) -> bytes:
     """The image with its longer side at most `longest` pixels.
 
@@ -24,7 +25,7 @@ def scaled(
         path: A checked image.
         longest: Pixels. Smaller images keep their size.
         most_bytes: The quality falls until it fits; None: the first quality serves.
-        kind: JPEG, which every client takes, or WebP.
+        kind: JPEG, which every client takes, WebP, or PNG, for terminals, which has no quality to fall.
 
     Raises:
         DeliveryError: The file is gone, or is not the image any more that it was.
