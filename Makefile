@@ -48,7 +48,7 @@ swarm: .venv/.done ## eight servers on one home: one limiter, one budget, nobody
 bench-polling: .venv/.done ## the poller beside fixed intervals, on simulated time
 	$(RUN) bench.polling
 
-test-browser: .venv/.done ## the gallery in headless Chromium alone; keeps what it looked like in dist/screenshots
+test-browser: .venv/.done ## the gallery and the login in headless Chromium alone; keeps what it looked like in dist/screenshots
 	FLUX2_TESTS_SCREENSHOTS=dist/screenshots $(BIN)/pytest tests/browser --numprocesses auto
 
 fmt: .venv/.done ## format and mend what can be mended

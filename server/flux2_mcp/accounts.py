@@ -76,3 +76,8 @@ class Accounts:
             JournalError: The journal can't be read.
         """
         return await self._journal.spending(by, since) if self._journal.path.exists() else ()
+
+    @property
+    def notice(self) -> str | None:
+        """What a user should know about the journal: see `SqliteJournal.notice`."""
+        return self._journal.notice

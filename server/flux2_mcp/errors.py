@@ -146,7 +146,7 @@ class AuthenticationError(ApiError):
 
     code = "authentication"
     exit_code = 2
-    default_next = "Set RUNAPI_API_KEY to a valid key (runapi.ai, API keys), then start the server again."
+    default_next = "Run flux2-mcp login, or set RUNAPI_API_KEY to a valid key (runapi.ai), then start the server again."
 
 
 class InsufficientCreditsError(ApiError):

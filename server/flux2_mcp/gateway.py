@@ -72,7 +72,8 @@ class Gateway:
             raise AuthenticationError(
                 "There is no RunAPI key and FLUX2_MODE is live.",
                 status=NO_KEY,
-                next_step="Set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without one; then start the server again.",
+                next_step="Run flux2-mcp login or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key;"
+                " then start the server again.",
             )
 
     @property

@@ -91,12 +91,14 @@ def account(known: Known, settings: Settings) -> AccountResult:
     )
 
 
-def spend(found: Sequence[Spending], settings: Settings, *, by: By, since: datetime | None) -> SpendResult:
-    """The result of `flux2-mcp spend`."""
+def spend(
+    found: Sequence[Spending], settings: Settings, *, by: By, since: datetime | None, notice: str | None
+) -> SpendResult:
+    """The result of `flux2-mcp spend`. `notice` is the journal's."""
     sandbox = settings.mode == "sandbox"
     return SpendResult(
         sandbox=sandbox,
-        notice=SANDBOX_NOTICE if sandbox else None,
+        notice=" ".join(filter(None, (SANDBOX_NOTICE if sandbox else None, notice))) or None,
         by=by,
         since=None if since is None else stamp(since),
         groups=[_group(group) for group in found],

@@ -107,3 +107,11 @@ def test_what_spend_does_not_take_is_4(arguments: tuple[str, str], here: Here) -
     code, out, err = here("spend", *arguments)
     assert (code, out) == (4, "")
     assert err.endswith("Next: flux2-mcp spend --help shows what it takes.\n")
+
+
+def test_a_journal_that_was_broken_is_told(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "journal.sqlite3").write_bytes(b"no database" * 100)
+    code, out, _ = here("spend")
+    assert code == 0
+    assert "The journal was broken. It was moved aside as journal-broken-" in out

@@ -123,7 +123,7 @@ def test_a_wrong_key_is_2_and_is_shown_nowhere(clean_env: dict[str, str], tmp_pa
     assert done.stderr == (
         "Error: RunAPI answered 401: Invalid API key\n"
         "Nothing was charged.\n"
-        "Next: Set RUNAPI_API_KEY to a valid key (runapi.ai, API keys), then run this again.\n"
+        "Next: Run flux2-mcp login, or set RUNAPI_API_KEY to a valid key (runapi.ai), then run this again.\n"
     )
 
 

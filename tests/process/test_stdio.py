@@ -89,7 +89,7 @@ def test_live_mode_without_a_key_sends_nothing_and_says_what_to_do(clean_env: di
     text = refused["content"][0]["text"]
     assert refused["isError"] is True
     assert "There is no RunAPI key" in text
-    assert "Set RUNAPI_API_KEY" in text
+    assert "Run flux2-mcp login or set RUNAPI_API_KEY" in text
     assert not (Path(clean_env["FLUX2_HOME"]) / "sandbox").exists()
 
 

@@ -144,7 +144,7 @@ def text_of(error: BaseException) -> str:
             AuthenticationError("Invalid key.", status=401, request_id="r1"),
             (
                 "Invalid key.\nNothing was charged.\n"
-                "Next: Set RUNAPI_API_KEY to a valid key (runapi.ai, API keys), then start the server again."
+                "Next: Run flux2-mcp login, or set RUNAPI_API_KEY to a valid key (runapi.ai), then start the server again."
             ),
         ),
         (

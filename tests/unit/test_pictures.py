@@ -8,7 +8,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -54,6 +54,8 @@ def test_only_a_terminal_that_is_known_to_show_pictures_gets_one(env: dict[str, 
 
 
 @given(st.binary(min_size=1, max_size=20_000))
+@example(bytes(range(256)) * 40)
+@example(b"x" * 3072)
 def test_kitty_gets_a_png_in_messages_of_at_most_4096_characters(png: bytes) -> None:
     sent = pictures.kitty(png)
     messages = list(KITTY.finditer(sent))

@@ -13,7 +13,7 @@ from flux2_mcp.commands import output
 from flux2_mcp.commands.output import spoken, usd
 from flux2_mcp.reports import SpendingResult, SpendResult
 from flux2_mcp.settings import Settings
-from flux2_mcp.spending import By, Spending
+from flux2_mcp.spending import By
 
 EPILOG = """
 \b
@@ -37,12 +37,12 @@ def spend(read_settings: Callable[[], Settings], *, by: str, since: datetime, as
     """Show what was spent: quoted beside charged, by day, variant or workspace. Asks nobody and costs nothing."""
     settings = read_settings()
 
-    async def work() -> tuple[Spending, ...]:
+    async def work() -> SpendResult:
         async with Accounts.opened(settings) as accounts:
-            return await accounts.spending(By(by), since)
+            found = await accounts.spending(By(by), since)
+            return reports.spend(found, settings, by=By(by), since=since, notice=accounts.notice)
 
-    result = reports.spend(output.run(work, stopped="Stopped."), settings, by=By(by), since=since)
-    output.tell(result, _words, as_json=as_json)
+    output.tell(output.run(work, stopped="Stopped."), _words, as_json=as_json)
 
 
 def _words(result: SpendResult) -> str:
