@@ -74,7 +74,7 @@ def version() -> None:
 
 
 COMMANDS = (
-    generate, wait, tasks, open_image, prune,
+    generate, wait, tasks, open_image, gallery, prune,
     variants, pricing, balance, spend,
     login, logout, whoami,
     completion, sandbox, version,
