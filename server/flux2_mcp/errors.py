@@ -18,6 +18,7 @@
     ├── TaskFailedError             the task itself failed; never charged
     ├── DeliveryError               a result that could not be fetched or is not an image
     ├── JournalError                the journal can't be read or written
+    ├── HostFileError               an agent host's file that can't be edited safely, and was left as it was
     └── SandboxError                the embedded RunAPI could not start
 
 Foreign exceptions stop at the seam that met them (`raise ... from`). Messages are written for a model and a person:
@@ -251,6 +252,34 @@ class JournalError(Flux2Error):
     exit_code = 1
     default_cost = "What was sent before stays written down, and is paid once."
     default_next = "Make FLUX2_HOME a writable folder with free space, then call again."
+
+
+class HostFileError(Flux2Error):
+    """An agent host's configuration file that can't be edited safely. It was left as it was.
+
+    Args:
+        why: One sentence without its full stop; no content of the file.
+        line: Where, counted from 1.
+        path: Which file; told by `at`, where the text was read from one.
+        next_step: As in `Flux2Error`.
+    """
+
+    code = "host_file"
+    exit_code = 4
+    default_cost = "The file was left as it was."
+    default_next = "Mend the file at that line, then run the same command again."
+
+    def __init__(
+        self, why: str, *, line: int | None = None, path: str | None = None, next_step: str | None = None
+    ) -> None:
+        place = ", ".join(filter(None, [path, f"line {line}" if line else None]))
+        super().__init__(f"{place}: {why}." if place else f"{why}.", next_step=next_step)
+        self.why = why
+        self.line = line
+
+    def at(self, path: str) -> HostFileError:
+        """The same, naming the file."""
+        return HostFileError(self.why, line=self.line, path=path, next_step=self.next_step)
 
 
 class SandboxError(Flux2Error):

@@ -47,13 +47,21 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
     if _NUMBER.fullmatch(value):
         seconds = float(value)
     else:
-        try:
-            moment = parsedate_to_datetime(value)
-            # asctime's form names no zone, and "-0000" says that it knows none: HTTP dates are UTC.
-            seconds = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds()
-        except (ValueError, TypeError, IndexError, OverflowError):
+        moment = http_date(value)
+        if moment is None:
             return None
+        seconds = (moment - now).total_seconds()
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+def http_date(text: str | None) -> datetime | None:
+    """A moment, aware, from an HTTP date in any of its three forms; None where it can't be read."""
+    try:
+        moment = parsedate_to_datetime(text or "")
+        # asctime's form names no zone, and "-0000" says that it knows none: HTTP dates are UTC.
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
 
 
 def delay(policy: Policy, *, attempt: int, elapsed: float, retry_after: float | None, jitter: float) -> float | None:

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -127,6 +127,26 @@ class Database:
         """Close the file. Nothing may be called after."""
         with self._lock:
             self._connection.close()
+
+
+def looked_at(path: Path, question: str) -> tuple[bool, int]:
+    """Whether a file holds together, and the number that answers a question (0 where it does not). Changes nothing.
+
+    Args:
+        path: The file; it must be there.
+        question: A SELECT of one number.
+
+    Raises:
+        sqlite3.Error: The file can't be opened or read.
+    """
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+        try:
+            sound = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
+            return sound, int(connection.execute(question).fetchone()[0]) if sound else 0
+        except sqlite3.Error as exc:
+            if is_corrupt(exc):
+                return False, 0
+            raise
 
 
 def renewed(path: Path, migrations: Sequence[str], *, durable: bool) -> tuple[Database, str | None]:

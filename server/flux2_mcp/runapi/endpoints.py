@@ -21,6 +21,7 @@ from flux2_mcp.models import (
     RemoteTask,
     UploadedFile,
 )
+from flux2_mcp.retry import http_date
 from flux2_mcp.runapi import wire
 from flux2_mcp.runapi.answers import Answer, Download, failure, payload
 from flux2_mcp.runapi.calls import Calls, sendable
@@ -80,6 +81,17 @@ class Endpoints:
         if new := answer.headers.get("etag"):
             self._schedules[path] = (new, schedules)
         return schedules
+
+    async def clock_ahead(self) -> float | None:
+        """Seconds that this machine's clock is ahead of RunAPI's, to about one; None where it tells none. Needs no key.
+
+        One attempt: who asks wants to know how things stand.
+        """
+        path = f"/api/v1/price_schedules?{urlencode({'service': SERVICE})}"
+        answer = await self._calls.get(path, {}, attempts=1)
+        now = self._calls.now()
+        moment = http_date(answer.headers.get("date"))
+        return None if moment is None else (now - moment).total_seconds()
 
     async def quote(self, request: ImageRequest) -> Quote:
         """What the request would reserve now. Not retried."""

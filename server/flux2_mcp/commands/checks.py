@@ -1,0 +1,191 @@
+"""What `flux2-mcp doctor` looks at apart from hosts: this installation, the key, RunAPI, the journal, the disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Literal
+
+import anyio
+from pydantic import BaseModel
+
+from flux2_mcp import __version__
+from flux2_mcp.commands.surroundings import Surroundings
+from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError
+from flux2_mcp.gateway import Gateway
+from flux2_mcp.settings import Settings, config_file
+
+LOGIN = "flux2-mcp login"
+PATIENCE = 15.0
+"""Seconds that RunAPI has for each answer."""
+SKEW = 120.0
+"""Seconds that a clock may be wrong: beyond, signed upload URLs and certificates begin to fail, and caps count another day."""
+MEGABYTE = 1_000_000
+LEAST_FREE, FEW_FREE = 100 * MEGABYTE, 1_000 * MEGABYTE
+"""Bytes. An image takes 1 to 8 MB, and none is delivered to a full disk."""
+SHOWN, LONG_KEY = 4, 12
+"""Characters of a key that are shown, and how long it must be for that."""
+SET_CLOCK = {
+    "Linux": "sudo timedatectl set-ntp true",
+    "Darwin": "sudo sntp -sS time.apple.com",
+    "Windows": "w32tm /resync",
+}
+
+
+class Check(BaseModel):
+    """One line: `mend` is the command that mends a failure, or carries a note further."""
+
+    check: str
+    status: Literal["ok", "note", "fail"]
+    detail: str
+    mend: str | None = None
+
+
+class Report(BaseModel):
+    """All that was looked at; `ok` is False where something fails."""
+
+    ok: bool
+    checks: list[Check]
+
+
+def ok(check: str, detail: str) -> Check:
+    """All is well."""
+    return Check(check=check, status="ok", detail=detail)
+
+
+def note(check: str, detail: str, mend: str | None = None) -> Check:
+    """Nothing is broken, but somebody may want it otherwise."""
+    return Check(check=check, status="note", detail=detail, mend=mend)
+
+
+def fail(check: str, detail: str, mend: str) -> Check:
+    """Broken, and how to mend it."""
+    return Check(check=check, status="fail", detail=detail, mend=mend)
+
+
+def installation(around: Surroundings) -> Iterator[Check]:
+    """Python, version, and whether the settings can be read."""
+    yield ok("python", f"{platform.python_version()} ({sys.executable})")
+    yield ok("version", f"{__version__} ({Path(__file__).parents[1]})")
+    if isinstance(around.read, SettingsError):
+        named = re.search(r"\b(?:FLUX2|RUNAPI)_[A-Z_]+", around.read.message)
+        yield fail("settings", around.read.message, f"unset {named[0]}" if named else LOGIN)
+
+
+async def service(around: Surroundings, settings: Settings) -> AsyncIterator[Check]:
+    """The key, RunAPI, its clock and its prices. Calls past the limiter: four, and they must tell when the journal can't."""
+    gateway = Gateway(settings, gate=anyio.lowlevel.checkpoint, on_limited=lambda _: anyio.lowlevel.checkpoint())
+    try:
+        reached = [check async for check in _runapi(gateway, settings)]
+        for check in _key_file(around):
+            yield check
+        yield await _key(gateway, settings, answers=reached[0].status == "ok")
+        for check in reached:
+            yield check
+    finally:
+        await gateway.close()
+
+
+def _key_file(around: Surroundings) -> Iterator[Check]:
+    path = config_file(around.env)
+    if path is not None and path.is_file() and os.name == "posix":
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            detail = f"{path} can be read by others (mode {mode:o})"
+            yield fail("key file", detail, shlex.join(["chmod", "600", str(path)]))
+
+
+async def _key(gateway: Gateway, settings: Settings, *, answers: bool) -> Check:
+    key = settings.api_key
+    if key is None:
+        drawn = "none: the sandbox draws the images, and no money moves"
+        return note("key", drawn, LOGIN) if gateway.sandbox else fail("key", "none, and FLUX2_MODE is live", LOGIN)
+    shown = f"from {settings.key_source}" + (f", ends in {key[-SHOWN:]}" if len(key) >= LONG_KEY else "")
+    if gateway.sandbox:
+        return note("key", f"{shown}; not used: FLUX2_MODE is sandbox", "unset FLUX2_MODE")
+    if not answers:
+        return note("key", f"{shown}; nobody was there to try it with")
+    try:
+        with anyio.fail_after(PATIENCE):
+            await (await gateway.api()).balance()
+    except (Flux2Error, TimeoutError) as exc:
+        refused = isinstance(exc, AuthenticationError)
+        return fail("key", f"{shown}; {exc.message}", LOGIN) if refused else note("key", f"{shown}; {_words(exc)}")
+    return ok("key", f"{shown}; RunAPI takes it")
+
+
+async def _runapi(gateway: Gateway, settings: Settings) -> AsyncIterator[Check]:
+    where = "the embedded sandbox" if gateway.sandbox else settings.base_url
+    began = anyio.current_time()
+    try:
+        with anyio.fail_after(PATIENCE):
+            ahead = await (await gateway.api()).clock_ahead()
+    except (Flux2Error, TimeoutError) as exc:
+        mend = f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
+        yield fail(
+            "base URL", f"{where}: {_words(exc)}", "FLUX2_MODE=sandbox flux2-mcp doctor" if gateway.sandbox else mend
+        )
+        return
+    yield ok("base URL", f"{where} answers in {anyio.current_time() - began:.2f} s")
+    if ahead is None:
+        yield note("clock", "RunAPI told no time to compare with")
+    elif abs(ahead) > SKEW:
+        way = "ahead of" if ahead > 0 else "behind"
+        detail = f"{abs(ahead):.0f} s {way} RunAPI's"
+        yield fail("clock", detail, SET_CLOCK.get(platform.system(), SET_CLOCK["Linux"]))
+    else:
+        yield ok("clock", f"within {max(1, round(abs(ahead)))} s of RunAPI's")
+    yield await _prices(gateway)
+
+
+async def _prices(gateway: Gateway) -> Check:
+    try:
+        with anyio.fail_after(PATIENCE):
+            schedules = await (await gateway.api()).price_schedules()
+    except (Flux2Error, TimeoutError) as exc:
+        return fail("prices", f"{_words(exc)} The published ones serve, but max has none.", "flux2-mcp pricing")
+    if not schedules:
+        return fail("prices", "RunAPI lists none; the published ones serve, but max has none", "flux2-mcp pricing")
+    return ok("prices", f"live for {len({schedule.model for schedule in schedules})} models")
+
+
+def storage(settings: Settings) -> Iterator[Check]:
+    """The journal and the disk under FLUX2_HOME."""
+    from flux2_mcp.journal.sqlite import Error, looked_at
+
+    home, journal = settings.home, settings.home / "journal.sqlite3"
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        yield fail("journal", f"{there} is not to be written", shlex.join(["chmod", "u+rwx", str(there)]))
+    elif not journal.exists():
+        yield ok("journal", f"none yet; the first task makes {journal}")
+    else:
+        files = [path for path in home.glob("journal.sqlite3*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files) / MEGABYTE
+        aside = shlex.join(["mv", str(journal), f"{journal}.broken"])
+        try:
+            sound, tasks = looked_at(journal, "SELECT count(*) FROM task")
+        except Error as exc:
+            yield fail("journal", f"{journal} can't be read: {exc}", aside)
+        else:
+            detail = f"{tasks} tasks, {size:.1f} MB ({journal})"
+            yield ok("journal", f"sound, {detail}") if sound else fail("journal", f"{journal} is broken", aside)
+    free = shutil.disk_usage(there).free
+    detail = f"{free / MEGABYTE:,.0f} MB free at {there}"
+    if free < LEAST_FREE:
+        yield fail("disk", detail, "export FLUX2_HOME=/a/folder/with/room")
+    elif free < FEW_FREE:
+        yield note("disk", detail, "export FLUX2_HOME=/a/folder/with/room")
+    else:
+        yield ok("disk", detail)
+
+
+def _words(exc: Flux2Error | TimeoutError) -> str:
+    return exc.message if isinstance(exc, Flux2Error) else f"no answer in {PATIENCE:.0f} s."

@@ -1,0 +1,84 @@
+"""`flux2-mcp doctor`: whether everything works, and the command that mends what does not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from flux2_mcp.commands import here, output
+from flux2_mcp.commands.surroundings import Surroundings
+from flux2_mcp.errors import HostFileError, SettingsError
+from flux2_mcp.hosts.table import Host, host
+
+if TYPE_CHECKING:  # the service is loaded when it is asked about, not for --help
+    from flux2_mcp.commands.checks import Check, Report
+
+EPILOG = """
+\b
+Examples:
+  flux2-mcp doctor          all that is on this machine
+  flux2-mcp doctor codex    only this host, whose entry must be there
+  flux2-mcp doctor --json
+
+Exit code 1 where something fails. Shows no more of a key than its last four characters.
+"""
+COLORS = {"ok": "green", "note": "yellow", "fail": "red"}
+FAILED = 1
+
+
+@click.command(epilog=EPILOG)
+@click.argument("hosts", nargs=-1, metavar="[HOST]...")
+@output.as_json_option
+@click.pass_obj
+def doctor(around: Surroundings, *, hosts: tuple[str, ...], as_json: bool) -> int:
+    """Look at this installation, RunAPI, the journal and the hosts' entries. Costs nothing."""
+    from flux2_mcp.commands.checks import Report
+
+    rows = [host(name) for name in hosts]
+
+    async def work() -> Report:
+        with output.progress() as show:
+            checks = [check async for check in _checks(around, rows, show)]
+        return Report(ok=all(check.status != "fail" for check in checks), checks=checks)
+
+    report = output.run(work, stopped="Stopped.")
+    click.echo(report.model_dump_json(indent=2) if as_json else _words(report))
+    return 0 if report.ok else FAILED
+
+
+async def _checks(around: Surroundings, rows: list[Host], show: Callable[[str], None]) -> AsyncIterator[Check]:
+    from flux2_mcp.commands import checks, host_checks
+
+    for check in checks.installation(around):
+        yield check
+    if not isinstance(around.read, SettingsError):
+        show("asking RunAPI")
+        async for check in checks.service(around, around.read):
+            yield check
+        for check in checks.storage(around.read):
+            yield check
+    machine = here.machine(around)
+    try:
+        command = here.server(around)
+    except HostFileError as exc:
+        yield checks.fail("hosts", exc.message, "uv tool install . && flux2-mcp install")
+        return
+    for row in rows or machine.detected():
+        show(f"starting what {row.title} would start")
+        async for check in host_checks.host(row, machine, command, wanted=bool(rows)):
+            yield check
+
+
+def _words(report: Report) -> str:
+    width = max(len(check.check) for check in report.checks)
+    lines = []
+    for check in report.checks:
+        mark = click.style(f"{check.status:<4}", fg=COLORS[check.status], bold=check.status == "fail")
+        lines.append(f"{mark}  {check.check:<{width}}  {check.detail}")
+        if check.mend is not None:
+            lines.append(f"      {'':<{width}}  {click.style('run:', bold=True)} {check.mend}")
+    failed = sum(check.status == "fail" for check in report.checks)
+    lines.append("All is well." if report.ok else f"{failed} to mend.")
+    return "\n".join(lines)

@@ -1,0 +1,154 @@
+"""What `flux2-mcp doctor` looks at in hosts: each entry of ours, and whether a server answers when it is started from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TextIO, cast
+
+import anyio
+
+from flux2_mcp.commands.checks import Check, fail, note, ok
+from flux2_mcp.commands.output import PROGRAM
+from flux2_mcp.errors import Flux2Error, HostFileError
+from flux2_mcp.hosts import entry, files
+from flux2_mcp.hosts.installing import Machine
+from flux2_mcp.hosts.jsonc import Object
+from flux2_mcp.hosts.table import SCOPES, Host, Scope
+
+LONGEST_START = 30.0
+"""Seconds until an entry is given up: no host waits longer unless it is told to."""
+LATE_START = 3.0
+"""Seconds after which hosts begin their first turn without the server's tools (`hosts.md`, eras and start-up)."""
+LONGEST_WORDS = 200
+
+
+async def host(row: Host, machine: Machine, command: list[str], *, wanted: bool) -> AsyncIterator[Check]:
+    """The entries of one host.
+
+    Args:
+        row: Its row.
+        machine: Where its files are.
+        command: What the entry should start.
+        wanted: Whether it was asked for by name: then a missing entry is a failure.
+    """
+    found = False
+    for path, scope in _places(row, machine).items():
+        try:
+            text = files.read(path).text or ""
+            entries = _ours(row, text)
+        except HostFileError as exc:
+            found = True
+            yield fail(row.name, _placed(exc, path).message, _editor(machine.env, exc.line, path))
+            continue
+        for name, standing in entries.items():
+            found = True
+            yield await _entry(row, machine, scope, path, name, standing, command)
+    if not found:
+        say = fail if wanted else note
+        yield say(row.name, "no entry", f"{PROGRAM} install {row.name}")
+
+
+def _places(row: Host, machine: Machine) -> dict[Path, Scope]:
+    """The files of a host; in the home folder itself a project's file may be the user's."""
+    scopes = [scope for scope in SCOPES if scope == "user" or (row.project and machine.workspace)]
+    return {path: scope for scope in reversed(scopes) for path in machine.files(row, scope)}
+
+
+def _ours(row: Host, text: str) -> dict[str, Object]:
+    entries = entry.EDITORS[row.format].entries(text, row.servers) or {}
+    return {name: one for name, one in entries.items() if isinstance(one, dict) and entry.ours(one)}
+
+
+async def _entry(
+    row: Host, machine: Machine, scope: Scope, path: Path, name: str, standing: Object, command: list[str]
+) -> Check:
+    install = f"{PROGRAM} install {row.name}"
+    install += "" if scope == "user" else f" --scope {scope}"
+    install += "" if name == "flux-2" else f" --name {name}"
+    where = f"{name} in {path}"
+    if scope == "project" and (literal := _literals(row, standing)):
+        return fail(row.name, f"{where} holds {', '.join(literal)} in clear", f"{install} --uninstall && {install}")
+    if changes := entry.changes(row, command, standing):
+        return fail(row.name, f"{where} differs in {', '.join(changes)}", install)
+    folder = machine.workspace if scope == "project" else None
+    try:
+        seconds, tools = await handshake(
+            entry.words(standing), entry.environment(row, standing, machine.env), machine.env, folder
+        )
+    except HostFileError as exc:
+        return fail(row.name, f"{where}: {exc.why}", _try(standing))
+    detail = f"{where}: answers in {seconds:.2f} s with {tools} tools"
+    if seconds > LATE_START:
+        package = str(Path(__file__).parents[1])
+        return note(
+            row.name,
+            f"{detail}; late for a first turn",
+            shlex.join([sys.executable, "-m", "compileall", "-q", package]),
+        )
+    return ok(row.name, detail)
+
+
+def _literals(row: Host, standing: Object) -> list[str]:
+    """The keys that stand in an entry as they are."""
+    given = standing.get(row.env)
+    handed = given if isinstance(given, dict) else {}
+    return [
+        name
+        for name, value in handed.items()
+        if name in {"RUNAPI_API_KEY", "RUNAPI_KEY"} and not entry.refers(str(value))
+    ]
+
+
+async def handshake(
+    words: list[str], handed: Mapping[str, str], env: Mapping[str, str], folder: str | None
+) -> tuple[float, int]:
+    """Start a server as a host without a shell does; give the seconds to its first answer, and how many tools it has.
+
+    Raises:
+        HostFileError: It did not start or did not answer; says why in its own first words, where it has any.
+    """
+    from mcp.client.client import Client
+    from mcp.client.stdio import DEFAULT_INHERITED_ENV_VARS, StdioServerParameters, stdio_client
+
+    kept = {name: env[name] for name in DEFAULT_INHERITED_ENV_VARS if name in env} | {"PATH": os.defpath}
+    parameters = StdioServerParameters(command=words[0], args=words[1:], env=kept | dict(handed), cwd=folder)
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # what it logs of a broken server is said below, in one line
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as heard:
+        began = anyio.current_time()
+        try:
+            with anyio.fail_after(LONGEST_START):
+                async with Client(stdio_client(parameters, cast("TextIO", heard)), mode="legacy") as client:
+                    seconds = anyio.current_time() - began
+                    return seconds, len((await client.list_tools()).tools)
+        except TimeoutError as exc:
+            raise HostFileError(f"no answer in {LONGEST_START:.0f} s") from exc
+        except Exception as exc:  # a foreign process may end in any way, and the SDK wraps most of them in groups
+            heard.seek(0)
+            said = heard.readline().strip()[:LONGEST_WORDS]
+            raise HostFileError(f"it does not start: {said or _kind(exc)}") from exc
+
+
+def _kind(exc: Exception) -> str:
+    while isinstance(exc, ExceptionGroup):
+        exc = exc.exceptions[0]
+    return str(exc.strerror) if isinstance(exc, OSError) and exc.strerror else "it ended without an answer"
+
+
+def _placed(exc: HostFileError, path: Path) -> Flux2Error:
+    return exc if str(path) in exc.message else exc.at(str(path))
+
+
+def _editor(env: Mapping[str, str], line: int | None, path: Path) -> str:
+    words = shlex.split(env.get("EDITOR", "")) or ["vi"]
+    return shlex.join([*words, *([f"+{line}"] if line else []), str(path)])
+
+
+def _try(standing: Object) -> str:
+    """The command to see for oneself."""
+    return shlex.join(entry.words(standing))

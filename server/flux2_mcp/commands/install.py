@@ -1,0 +1,181 @@
+"""`flux2-mcp install`: the server's entry into the configuration of agent hosts, and out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import unified_diff
+from functools import partial
+
+import click
+
+from flux2_mcp.commands import here, output
+from flux2_mcp.commands.surroundings import Surroundings
+from flux2_mcp.errors import Flux2Error, HostFileError, InvalidRequestError, Problem, SettingsError
+from flux2_mcp.hosts import entry, files, installing
+from flux2_mcp.hosts.installing import NAME, Machine, Plan
+from flux2_mcp.hosts.jsonc import Object
+from flux2_mcp.hosts.links import LINKS
+from flux2_mcp.hosts.table import SCOPES, TABLE, Host, Scope, host
+
+EPILOG = f"""
+\b
+Hosts: {", ".join(row.name for row in TABLE[:7])},
+       {", ".join(row.name for row in TABLE[7:])}
+
+\b
+Examples:
+  flux2-mcp install                          lists what is on this machine, and asks
+  flux2-mcp install claude-code codex        only these
+  flux2-mcp install --detect --dry-run       what would change, in all that are found
+  flux2-mcp install cursor --scope project   for the folder you are in
+  flux2-mcp install cursor --uninstall       takes it out again
+
+No key is ever written. A file that does not parse is left alone; what was there before stays beside it as *{files.BACKUP}.
+"""
+DEFAULT_NAME = "flux-2"
+HIDDEN = "(not shown)"
+COLORS = {"+": "green", "-": "red"}
+
+
+def _name(_: click.Context, __: click.Parameter, text: str) -> str:
+    if NAME.fullmatch(text) is None:
+        raise click.BadParameter("a server's name is 1 to 64 letters, digits, - and _.")
+    return text
+
+
+@click.command(epilog=EPILOG)
+@click.argument("hosts", nargs=-1, metavar="[HOST]...")
+@click.option("--scope", type=click.Choice(SCOPES), default="user", help="For you (default), or the folder you are in.")
+@click.option("--detect", is_flag=True, help="All hosts that are found, without asking.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--uninstall", is_flag=True, help="Take the entry out again.")
+@click.option(
+    "--name", default=DEFAULT_NAME, callback=_name, metavar="NAME", help=f"The entry's; default {DEFAULT_NAME}."
+)
+@click.pass_obj
+def install(
+    around: Surroundings,
+    *,
+    hosts: tuple[str, ...],
+    scope: Scope,
+    detect: bool,
+    dry_run: bool,
+    uninstall: bool,
+    name: str,
+) -> int:
+    """Put this server into agent hosts: HOST by name, all that are found, or those you choose."""
+    if hosts and detect:
+        raise click.UsageError("Name hosts or let them be found with --detect, not both.")
+    machine = here.machine(around)
+    command = here.server(around) if not uninstall else []
+    found = [] if hosts else machine.detected()
+    if not hosts and not found:
+        raise InvalidRequestError(Problem("HOST", f"no agent host was found. Name one of {_names(TABLE)}."))
+    chosen = [host(each) for each in hosts] or (found if detect else _asked(found, machine, name, uninstall=uninstall))
+    code = 0
+    for row in dict.fromkeys(row.name for row in chosen):
+        work = partial(_one, host(row), machine, scope, name, command, dry_run=dry_run, uninstall=uninstall)
+        try:
+            click.echo(work())
+        except Flux2Error as exc:
+            code = exc.exit_code
+            color = click.get_current_context().color
+            output.complain(f"{host(row).title}: {exc.message}", exc.cost, exc.next_step, color=color)
+    if not code and not dry_run and not uninstall:
+        click.echo(f"{_key_hint(around)}\n{output.PROGRAM} doctor looks whether all of it works.")
+    return code
+
+
+def _names(rows: Sequence[Host]) -> str:
+    return ", ".join(row.name for row in rows)
+
+
+def _asked(found: list[Host], machine: Machine, name: str, *, uninstall: bool) -> list[Host]:
+    click.echo("Found on this machine:")
+    marks = ["installed" if _is_there(row, machine, name) else "" for row in found]
+    rows = [
+        (f"  {number}", row.title, row.name, mark)
+        for number, (row, mark) in enumerate(zip(found, marks, strict=True), 1)
+    ]
+    click.echo("\n".join(output.columns(rows)))
+    question = f"{'Take it out of' if uninstall else 'Put it into'} which? Numbers or names"
+    try:
+        answer = click.prompt(question, default="all")
+    except click.Abort as exc:
+        click.echo()
+        raise click.UsageError(f"Nobody chose. Name hosts, or --detect for all of these: {_names(found)}.") from exc
+    words = str(answer).replace(",", " ").split()
+    if words == ["all"]:
+        return found
+    return [found[int(word) - 1] if word.isdecimal() and 0 < int(word) <= len(found) else host(word) for word in words]
+
+
+def _is_there(row: Host, machine: Machine, name: str) -> bool:
+    try:
+        texts = [files.read(path).text or "" for path in machine.files(row, "user")]
+        return any(entry.standing(row, text, name) is not None for text in texts)
+    except HostFileError:
+        return False
+
+
+def _one(
+    row: Host, machine: Machine, scope: Scope, name: str, command: list[str], *, dry_run: bool, uninstall: bool
+) -> str:
+    """What became of one host, or would, in words."""
+    if uninstall:
+        plan = installing.to_remove(machine, row, scope, name)
+    else:
+        plan = installing.to_install(machine, row, scope, name, command)
+    path = plan.file.path
+    if not plan.changes:
+        state = f"nothing to take out of {path}" if uninstall else f"stands in {path} as it should"
+        return f"{_bold(row.title)}: {state}."
+    lines = [*_diff(plan)]
+    if dry_run:
+        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *lines])
+    way, backup = installing.carry_out(plan, machine)
+    done = "removed from" if uninstall else "changed in" if plan.old is not None else "added to"
+    lines.insert(0, f"{_bold(row.title)}: {name} {done} {path} {way}.")
+    if backup is not None:
+        lines.append(f"Before: {backup}")
+    if not uninstall:
+        if scope == "project":
+            lines.append("The entry holds a path of this machine: keep the file out of version control.")
+        lines.append(f"Next: {row.then}")
+        if row.name in LINKS and plan.new is not None:
+            lines.append(f"Or with a click: {LINKS[row.name](name, entry.whole(row, command))}")
+    return "\n".join(lines)
+
+
+def _diff(plan: Plan) -> list[str]:
+    """The entry before and after. Not the file's lines: next to ours stand those of others, with their keys."""
+    path = str(plan.file.path)
+    old, new = _shown(plan, plan.old), _shown(plan, plan.new)
+    lines = list(unified_diff(old, new, fromfile=path, tofile=path, n=len(old), lineterm=""))
+    return [click.style(line, fg=COLORS.get(line[:1])) for line in lines]
+
+
+def _shown(plan: Plan, standing: Object | None) -> list[str]:
+    if standing is None:
+        return []
+    kept = standing.get(plan.host.env)
+    hidden: Object = {plan.host.env: dict.fromkeys(kept, HIDDEN)} if isinstance(kept, Mapping) else {}
+    return entry.EDITORS[plan.host.format].shown(plan.host.servers, plan.name, standing | hidden).splitlines()
+
+
+def _key_hint(around: Surroundings) -> str:
+    settings = around.read
+    if isinstance(settings, SettingsError):
+        return f"{settings.message} {settings.next_step}"
+    if settings.api_key is None:
+        return f"There is no key yet: images are drawn by the sandbox until {output.PROGRAM} login has brought one."
+    if settings.key_source in {"RUNAPI_API_KEY", "RUNAPI_KEY"}:
+        return (
+            f"The key stands in the environment only, where not every host sees it: {output.PROGRAM} login keeps it in"
+            " RunAPI's own file, for all of them."
+        )
+    return "The key is in RunAPI's own file, which every host's server reads."
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True)

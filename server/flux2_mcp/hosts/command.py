@@ -1,0 +1,39 @@
+"""What starts this server from a host that has no shell's PATH. Pure: where things are is given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from flux2_mcp.errors import HostFileError
+from flux2_mcp.hosts.entry import MODULE, PROGRAM
+
+PUBLISHED = False
+"""True from the day that the package stands on the index. Then a copy that uv made for one run can still be installed from: hosts
+start it by its plain name, through uv."""
+_PASSING = re.compile(r"[\\/](?:archive|builds|environments)-v\d+[\\/]")
+
+
+def words(scripts: Sequence[Path], interpreter: str, uvx: str | None) -> list[str]:
+    """The command, the program first, absolute.
+
+    Args:
+        scripts: Folders where this installation's programs may be, best first.
+        interpreter: The Python that runs this, absolute.
+        uvx: Where uvx is, if it is.
+
+    Raises:
+        HostFileError: This copy lives in uv's cache, which is cleaned, and nothing else can be named.
+    """
+    if _PASSING.search(interpreter):
+        if PUBLISHED and uvx is not None:
+            return [uvx, PROGRAM]
+        raise HostFileError(
+            "this copy runs from uv's cache, and would be gone one day",
+            next_step="Install it first, from the checkout: uv tool install . ; then flux2-mcp install.",
+        )
+    programs = [folder / name for folder in scripts for name in (PROGRAM, f"{PROGRAM}.exe")]
+    program = next((path for path in programs if path.is_file()), None)
+    # -P: nothing in the folder that a host starts it in is imported.
+    return [interpreter, "-P", "-m", MODULE] if program is None else [str(program)]

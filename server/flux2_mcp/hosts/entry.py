@@ -1,0 +1,153 @@
+"""A host's entry for this server: what stands in it, whether it is ours, and what an installation would change. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PureWindowsPath
+
+from flux2_mcp.errors import HostFileError
+from flux2_mcp.hosts.json_edit import JsonEditor
+from flux2_mcp.hosts.jsonc import Json, Object
+from flux2_mcp.hosts.table import Host
+from flux2_mcp.hosts.toml_edit import TomlEditor
+
+PROGRAM, MODULE = "flux2-mcp", "flux2_mcp"
+EDITORS: Mapping[str, JsonEditor | TomlEditor] = {
+    "json": JsonEditor(strict=True),
+    "jsonc": JsonEditor(strict=False),
+    "toml": TomlEditor(),
+}
+# `${NAME}`, `${NAME:-else}`, `${env:NAME}`, `{env:NAME}`, `$NAME`
+_REFERENCE = re.compile(r"\$?\{(?:env:)?(\w+)(?::-([^}]*))?\}|\$(\w+)")
+
+
+def whole(host: Host, command: Sequence[str]) -> Object:
+    """The entry as it is written where there is none."""
+    return changes(host, command, {})
+
+
+def changes(host: Host, command: Sequence[str], standing: Object) -> Object:
+    """What has to be set in an entry. What the user added stays, and so do limits that are higher.
+
+    Args:
+        host: Its row.
+        command: What starts the server, the program first.
+        standing: The entry as it is; empty where there is none.
+    """
+    run: Object = {"command": list(command)} if host.listed else {"command": command[0], "args": list(command[1:])}
+    wanted: Object = dict(host.fixed) | run
+    missing = {key: value for key, value in host.unless_set.items() if key not in standing}
+    low = {key: value for key, value in host.limits.items() if not _at_least(standing.get(key), value)}
+    return {key: value for key, value in wanted.items() if standing.get(key, ...) != value} | missing | low
+
+
+def _at_least(value: Json, least: int) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= least
+
+
+def ours(entry: Json) -> bool:
+    """True where an entry starts this server, from wherever."""
+    program, *arguments = words(entry) or [""]
+    # It finds the name in the paths of every system. In an argument a path may be anything's, a folder of ours too.
+    return PureWindowsPath(program).name.lower().removesuffix(".exe") == PROGRAM or bool(
+        {PROGRAM, MODULE} & set(arguments)
+    )
+
+
+def words(entry: Json) -> list[str]:
+    """The command of an entry, the program first; empty where there is none."""
+    if not isinstance(entry, dict):
+        return []
+    command, arguments = entry.get("command"), entry.get("args", [])
+    parts = command if isinstance(command, list) else [command]
+    parts = parts + (arguments if isinstance(arguments, list) else [])
+    return [part for part in parts if isinstance(part, str)] if parts[:1] != [None] else []
+
+
+def environment(host: Host, entry: Object, env: Mapping[str, str]) -> dict[str, str]:
+    """What an entry hands its server, with references to the environment followed; what they lead to may be missing."""
+    listed, given = entry.get("env_vars"), entry.get(host.env)
+    names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    handed = {name: env[name] for name in names if name in env}
+    for name, value in (given if isinstance(given, dict) else {}).items():
+        handed[name] = _REFERENCE.sub(lambda found: env.get(found[1] or found[3], found[2] or ""), str(value))
+    return handed
+
+
+def refers(value: str) -> bool:
+    """True where a value leads to the environment instead of holding something itself."""
+    return _REFERENCE.search(value) is not None or value.startswith("${input:")
+
+
+def standing(host: Host, text: str, name: str) -> Object | None:
+    """The entry with that name; None where there is none.
+
+    Raises:
+        HostFileError: The file does not parse, or the entry is no object.
+    """
+    entry = (EDITORS[host.format].entries(text, host.servers) or {}).get(name)
+    if entry is not None and not isinstance(entry, dict):
+        raise HostFileError(f"the entry {name} should be an object")
+    return entry
+
+
+def installed(host: Host, text: str, name: str, command: Sequence[str]) -> str:
+    """The text with the entry as it should stand; the same text where it does.
+
+    Raises:
+        HostFileError: The file can't be edited, or the entry with that name is another server's.
+    """
+    entry = standing(host, text, name)
+    if entry and not ours(entry):
+        raise HostFileError(
+            f"{name} is another server there",
+            next_step="Give this one another name with --name, or remove that entry by hand.",
+        )
+    wanted = changes(host, command, entry or {})
+    return EDITORS[host.format].put(text, host.servers, name, wanted) if wanted else text
+
+
+def removed(host: Host, text: str, name: str, before: str | None) -> str:
+    """The text without the entry.
+
+    Args:
+        host: Its row.
+        text: The file.
+        name: The entry's.
+        before: The file as it stood before the installation, where that is known. Where nothing else has changed since, it
+            comes back to the byte; else a map that was not in it goes too, if it is empty now.
+
+    Raises:
+        HostFileError: The file can't be edited, or the entry with that name is another server's.
+    """
+    editor = EDITORS[host.format]
+    entry = standing(host, text, name)
+    if entry is None:
+        return text
+    if not ours(entry):
+        raise HostFileError(
+            f"{name} is another server there", next_step="Remove that entry by hand if you want it gone."
+        )
+    if before is not None and came_from(host, text, name, before):
+        return before
+    made = before is not None and _mapless(host, before)
+    return editor.take(text, host.servers, name, with_map=made)
+
+
+def came_from(host: Host, text: str, name: str, before: str) -> bool:
+    """True where `text` is `before` with nothing but our entry put in."""
+    entry = standing(host, text, name)
+    try:
+        if entry is None or standing(host, before, name) is not None:
+            return False
+        return EDITORS[host.format].put(before, host.servers, name, entry) == text
+    except HostFileError:
+        return False
+
+
+def _mapless(host: Host, before: str) -> bool:
+    try:
+        return EDITORS[host.format].entries(before, host.servers) is None
+    except HostFileError:
+        return False

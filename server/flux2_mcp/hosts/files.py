@@ -1,0 +1,176 @@
+"""Configuration files on disk: read with a limit, written whole or not at all, with what stood before beside them.
+
+A link is followed, so that the file it leads to is edited and the link stays one. The mode stays, and so does the owner: a file
+that would change hands by being replaced is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from flux2_mcp.errors import HostFileError
+
+LARGEST = 16 * 1024 * 1024
+"""Bytes. The largest that hosts keep are a few MB."""
+BACKUP = ".flux2-backup"
+NEW_FILE = 0o600
+NEW_FOLDER = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as it was read: `path` is where links lead to, `text` None where there is none yet."""
+
+    path: Path
+    text: str | None
+
+
+def first(paths: tuple[PurePath, ...]) -> tuple[Path, ...]:
+    """Those of the paths that are there, in order; where none is, the one to make. A `*` is matched against folders."""
+    found = [match for path in paths for match in _matches(Path(path))]
+    return tuple(path for path in found if os.path.lexists(path)) or tuple(found[:1])
+
+
+def _matches(path: Path) -> list[Path]:
+    """The paths that a pattern stands for; only folders are matched, so that a file in one may be new."""
+    wild = next((part for part in path.parts if "*" in part), None)
+    if wild is None:
+        return [path]
+    at = path.parts.index(wild)
+    root, rest = Path(*path.parts[:at]), path.parts[at + 1 :]
+    return sorted(folder.joinpath(*rest) for folder in root.glob(wild) if folder.joinpath(*rest[:-1]).is_dir())
+
+
+def read(path: Path) -> File:
+    """A file's text, line ends and byte order mark included.
+
+    Raises:
+        HostFileError: It can't be read, is too large, no plain file, or not UTF-8.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        kind = target.stat()
+        if not stat.S_ISREG(kind.st_mode):
+            raise HostFileError("this is not a plain file", path=str(path), next_step=f"Look at what {path} is.")
+        if kind.st_size > LARGEST:
+            why = f"the file has {kind.st_size:,} bytes, and more than {LARGEST:,} are not read"
+            raise HostFileError(why, path=str(path), next_step=f"Make {path} smaller, then run again.")
+        content = target.read_bytes()
+    except FileNotFoundError:
+        return File(target, None)
+    except OSError as exc:
+        raise _refused(exc, path) from exc
+    try:
+        return File(target, content.decode())
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise HostFileError("this is not UTF-8", line=line, path=str(path)) from exc
+
+
+def replace(file: File, text: str | None, *, keep: str | None = None) -> Path | None:
+    """Give a file its new text, or take it away where that is None. Gives its backup, if it has one.
+
+    Args:
+        file: As it was read.
+        text: Its new text.
+        keep: What the backup is to hold where not what stands in the file now. Where that is the new text, there is none.
+
+    Raises:
+        HostFileError: It is read-only, somebody else's, was changed meanwhile, or the system refused. It stands as it did.
+    """
+    try:
+        return _replace(file, text, file.text if keep is None else keep)
+    except OSError as exc:
+        raise _refused(exc, file.path) from exc
+
+
+def backup(file: File) -> Path:
+    """Where what stood in a file before is kept."""
+    return file.path.with_name(file.path.name + BACKUP)
+
+
+def before(file: File) -> str | None:
+    """What the backup holds; None where there is none that can be read."""
+    try:
+        return read(backup(file)).text
+    except HostFileError:
+        return None
+
+
+def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
+    kept = backup(file)
+    if file.text is None or keep is None:
+        if text is not None:
+            file.path.parent.mkdir(parents=True, exist_ok=True, mode=NEW_FOLDER)
+            _write(file.path, text, None)
+        return None
+    kind = file.path.stat()
+    if not kind.st_mode & stat.S_IWUSR or not os.access(file.path, os.W_OK):
+        raise HostFileError("the file is read-only", path=str(file.path), next_step=f"Make {file.path} writable first.")
+    if file.path.read_bytes() != file.text.encode():
+        raise HostFileError("another program has just changed the file", path=str(file.path), next_step="Run it again.")
+    if kept.is_symlink():
+        raise HostFileError("its backup is a link", path=str(kept), next_step=f"Remove {kept}, then run again.")
+    if text is None:
+        file.path.unlink()
+    if text is None or keep == text:
+        # What is taken away was all ours; what is brought back needs no copy.
+        if text is not None:
+            _write(file.path, text, kind)
+        kept.unlink(missing_ok=True)
+        return None
+    _write(kept, keep, kind)
+    _write(file.path, text, kind)
+    return kept
+
+
+def _write(path: Path, text: str, like: os.stat_result | None) -> None:
+    """A new file beside it, on disk, then in its place: at no moment is there half a file."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    new = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(text.encode())
+            stream.flush()
+            if like is not None:
+                _keep_owner(new, like, path)
+            new.chmod(NEW_FILE if like is None else stat.S_IMODE(like.st_mode))
+            os.fsync(stream.fileno())
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _keep_owner(new: Path, like: os.stat_result, path: Path) -> None:
+    if hasattr(os, "chown"):
+        ours = new.stat()
+        if (ours.st_uid, ours.st_gid) != (like.st_uid, like.st_gid):
+            try:
+                os.chown(new, like.st_uid, like.st_gid)
+            except PermissionError as exc:
+                raise HostFileError(
+                    "the file belongs to another user or group", path=str(path), next_step="Run it as that user."
+                ) from exc
+
+
+def _sync_folder(folder: Path) -> None:
+    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder can't be opened, and its entries are written with the file
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _refused(exc: OSError, path: Path) -> HostFileError:
+    return HostFileError(
+        f"the system refused: {exc.strerror or type(exc).__name__}",
+        path=str(path),
+        next_step=f"See that you may read and write {path} and its folder, then run again.",
+    )

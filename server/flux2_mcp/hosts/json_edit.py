@@ -1,0 +1,206 @@
+"""Entries of a JSON or JSONC file: set and taken out with the fewest changed characters. Pure, text to text.
+
+What is written follows the file: its indentation, its line ends, one line where the file is one line, a trailing comma where the
+file has them. Each result is scanned again and compared with what was meant, so that no edit can break a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flux2_mcp.errors import HostFileError
+from flux2_mcp.hosts.jsonc import BOM, Json, Member, Node, Object, line_of, scan
+
+SPACE = " \t\r\n"
+UNIT = "  "
+Edit = tuple[int, int, str]
+"""`text[start:end]` becomes the string."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonEditor:
+    """`strict` where the host reads neither comments nor trailing commas."""
+
+    strict: bool
+
+    def entries(self, text: str, servers: str) -> Object | None:
+        """The members of the servers' map; None where there is no map.
+
+        Raises:
+            HostFileError: The file does not parse, or what should be an object is none.
+        """
+        root = self._root(text)
+        member = None if root is None else root.member(servers, text)
+        return None if member is None else _object(member.node, text)
+
+    def put(self, text: str, servers: str, name: str, values: Mapping[str, Json]) -> str:
+        """The text with these members in the entry `name`; the map and the entry are made where they are missing.
+
+        Raises:
+            HostFileError: As `entries`, or the file stands in a way that this can't edit.
+        """
+        root = self._root(text)
+        style = _Style(text, root)
+        if root is None:
+            return f"{text}{style.rendered({servers: {name: dict(values)}}, '')}{style.newline}"
+        held = root.member(servers, text)
+        map_before = {} if held is None else _object(held.node, text)
+        entry = None if held is None else held.node.member(name, text)
+        before = {} if entry is None else _object(entry.node, text)
+        if held is None:
+            edits = style.added(root, {servers: {name: dict(values)}})
+        elif entry is None:
+            edits = style.added(held.node, {name: dict(values)})
+        else:
+            edits = style.updated(entry.node, {key: new for key, new in values.items() if before.get(key, ...) != new})
+        meant = _object(root, text) | {servers: map_before | {name: before | dict(values)}}
+        return self._proved(_applied(text, edits), meant, line_of(text, root.start if held is None else held.start))
+
+    def take(self, text: str, servers: str, name: str, *, with_map: bool = False) -> str:
+        """The text without the entry `name`; with `with_map` also without the map, where nothing is left in it.
+
+        Raises:
+            HostFileError: As `put`.
+        """
+        root = self._root(text)
+        held = None if root is None else root.member(servers, text)
+        left = {} if held is None else dict(_object(held.node, text))
+        entry = None if held is None else held.node.member(name, text)
+        if root is None or held is None or entry is None:
+            return text
+        del left[name]
+        meant = _object(root, text) | {servers: left}
+        if with_map and not left:
+            del meant[servers]
+            edits = _removed(text, root, held)
+        else:
+            edits = _removed(text, held.node, entry)
+        return self._proved(_applied(text, edits), meant, line_of(text, entry.start))
+
+    def shown(self, servers: str, name: str, entry: Mapping[str, Json]) -> str:
+        """An entry in this format, for people."""
+        return json.dumps({servers: {name: dict(entry)}}, indent=2, ensure_ascii=False)
+
+    def _root(self, text: str) -> Node | None:
+        root = scan(text, strict=self.strict)
+        if root is not None:
+            _object(root, text)
+        return root
+
+    def _proved(self, text: str, meant: Object, line: int) -> str:
+        root = self._root(text)
+        if root is None or root.value != meant:
+            raise HostFileError("this stands in a way that can't be edited safely", line=line)
+        return text
+
+
+class _Style:
+    """How a file is laid out."""
+
+    def __init__(self, text: str, root: Node | None) -> None:
+        self._text = text
+        self.newline = "\r\n" if "\r\n" in text else "\n"
+        first = root.members[0] if root is not None and root.members else None
+        self._flat = root is not None and first is not None and "\n" not in text[root.start : root.end]
+        self._unit = UNIT if first is None else _indent(text, first) or UNIT
+        after = "" if first is None else text[first.start : first.node.start].rpartition(":")[2]
+        self._gap = " " if after or first is None else ""
+
+    def rendered(self, value: Json, prefix: str) -> str:
+        """A value over several lines, the first without its prefix."""
+        lines = json.dumps(value, indent=self._unit, ensure_ascii=False)
+        return lines.replace("\n", f"{self.newline}{prefix}")
+
+    def _flatly(self, value: Json) -> str:
+        return json.dumps(value, separators=(f",{self._gap}", f":{self._gap}"), ensure_ascii=False)
+
+    def added(self, node: Node, members: Object) -> list[Edit]:
+        """What puts members at the end of an object."""
+        last = node.members[-1] if node.members else None
+        prefix = _line_indent(self._text, node.start) + self._unit if last is None else _indent(self._text, last)
+        if self._flat or prefix is None:
+            return self._added_flatly(node, last, members)
+        inside = _back(self._text, node.end - 1)
+        new = "".join(
+            f"{self.newline}{prefix}{json.dumps(key, ensure_ascii=False)}: {self.rendered(value, prefix)},"
+            for key, value in members.items()
+        )
+        if last is None:
+            rest = self._text[inside : node.end - 1]
+            closing = "" if "\n" in rest else f"{self.newline}{_line_indent(self._text, node.start)}"
+            return [(inside, inside, new[:-1] + closing)]
+        if last.comma is not None:
+            return [(inside, inside, new)]
+        return [(last.node.end, last.node.end, ","), (inside, inside, new[:-1])]
+
+    def _added_flatly(self, node: Node, last: Member | None, members: Object) -> list[Edit]:
+        new = self._flatly(members)[1:-1]
+        if last is None:
+            return [(node.start + 1, node.start + 1, new)]
+        if last.comma is not None:
+            return [(last.comma + 1, last.comma + 1, f"{self._gap}{new},")]
+        return [(last.node.end, last.node.end, f",{self._gap}{new}")]
+
+    def updated(self, node: Node, values: Object) -> list[Edit]:
+        """What gives members of an object their values, or adds them."""
+        edits: list[Edit] = []
+        for member in node.members or []:
+            if member.key in values:
+                prefix, value = _indent(self._text, member), values[member.key]
+                new = self._flatly(value) if prefix is None else self.rendered(value, prefix)
+                edits.append((member.node.start, member.node.end, new))
+        known = {member.key for member in node.members or []}
+        missing = {key: value for key, value in values.items() if key not in known}
+        return edits + (self.added(node, missing) if missing else [])
+
+
+def _removed(text: str, node: Node, member: Member) -> list[Edit]:
+    """What takes a member out of an object, with the space before it and the comma that belongs to it."""
+    members = node.members or []
+    index = members.index(member)
+    end = member.node.end if member.comma is None else member.comma + 1
+    start = _back(text, member.start)
+    if start == node.start + 1 and not text[end : node.end - 1].strip(SPACE):
+        return [(start, node.end - 1, "")]
+    rest = text[end:].partition("\n")[0]
+    ends_comment = "//" in text[:start].rpartition("\n")[2]
+    if "\n" in text[start : member.start] and rest.strip(SPACE) and (ends_comment or rest.lstrip(SPACE)[0] != "}"):
+        # What else stands on its line keeps the line.
+        start, end = member.start, end + len(rest) - len(rest.lstrip(SPACE))
+    edits: list[Edit] = [(start, end, "")]
+    if member.comma is None and index and (comma := members[index - 1].comma) is not None:
+        edits.append((comma, comma + 1, ""))
+    return edits
+
+
+def _applied(text: str, edits: list[Edit]) -> str:
+    pieces, position = [], 0
+    for start, end, new in sorted(edits, key=lambda edit: edit[0]):
+        pieces += [text[position:start], new]
+        position = end
+    return "".join([*pieces, text[position:]])
+
+
+def _object(node: Node, text: str) -> Object:
+    if not isinstance(node.value, dict):
+        raise HostFileError("an object should begin here", line=line_of(text, node.start))
+    return node.value
+
+
+def _back(text: str, position: int) -> int:
+    """Where what stands before a position ends, space left out."""
+    return len(text[:position].rstrip(SPACE))
+
+
+def _line_indent(text: str, position: int) -> str:
+    """The white space that the line of a position begins with."""
+    line = text[text.rfind("\n", 0, position) + 1 : position].removeprefix(BOM)
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _indent(text: str, member: Member) -> str | None:
+    """The white space before a member; None where something else stands on its line."""
+    line = text[text.rfind("\n", 0, member.start) + 1 : member.start].removeprefix(BOM)
+    return None if line.strip(" \t") else line

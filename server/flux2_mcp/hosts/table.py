@@ -1,0 +1,303 @@
+"""Where each agent host keeps its servers. One row a host, in the order that they are listed; facts of November 2026.
+
+Claude Code, Codex, Gemini CLI, opencode and Copilot CLI were run for what stands here; the rest is from their documentation. Paths
+are templates: `~` is the user's home, `${NAME:-else}` a variable of the environment, `*` what the system put there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.hosts.jsonc import Json
+
+System = Literal["Linux", "Darwin", "Windows"]
+SYSTEMS: tuple[System, ...] = ("Linux", "Darwin", "Windows")
+Scope = Literal["user", "project"]
+SCOPES: tuple[Scope, ...] = ("user", "project")
+Paths = Mapping[System, tuple[str, ...]]
+
+TOOL_SECONDS = 960
+"""How long a tool call may take: the longest wait that a call can ask for, and a minute for what is around it."""
+START_SECONDS = 60
+"""How long the server may take to start: a cold disk under load; otherwise it is below one second."""
+VARIABLES = (
+    "RUNAPI_API_KEY", "RUNAPI_KEY", "RUNAPI_BASE_URL", "FLUX2_MODE", "FLUX2_HOME", "FLUX2_WAIT_SECONDS",
+    "FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD", "FLUX2_RATE", "FLUX2_MAX_IN_FLIGHT",
+    "FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_SANDBOX_SPEED", "FLUX2_LOG",
+)  # fmt: skip
+"""What the server reads; a host that scrubs the environment must let them through, or caps would be open there."""
+AROUND = (
+    "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+"""What decides where the key's file and the journal are, and how RunAPI is reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """A host's own command line, where it does better than an edit. `add` reads the entry as JSON from standard input."""
+
+    program: str
+    add: tuple[str, ...]
+    remove: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """One row.
+
+    `user` are the files that it reads, best first: the first that is there is edited, else the first is made. `project` is one
+    below the project's folder. `marks` are there where the host was ever started, `programs` on the PATH where it is installed.
+    `servers` is the key of the servers' map. An entry has `fixed` as it stands, `unless_set` where the user set nothing else,
+    and `limits` at least as high. `listed`: command and arguments are one list. `reference` is how `env` names a variable
+    of the environment; empty where that is not known or not needed. `client` finds its row in `clients`.
+    """
+
+    name: str
+    title: str
+    user: Paths
+    project: str | None = None
+    marks: Paths
+    programs: tuple[str, ...] = ()
+    format: Literal["json", "jsonc", "toml"] = "json"
+    servers: str = "mcpServers"
+    fixed: Mapping[str, Json] = field(default_factory=dict)
+    unless_set: Mapping[str, Json] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
+    listed: bool = False
+    env: str = "env"
+    reference: str = ""
+    client: str = ""
+    own: Own | None = None
+    then: str
+
+
+def _everywhere(*paths: str) -> Paths:
+    return dict.fromkeys(SYSTEMS, paths)
+
+
+def _below(folders: Paths, *names: str) -> Paths:
+    return {system: tuple(f"{folder}/{name}" for folder in folders[system] for name in names) for system in SYSTEMS}
+
+
+_CODE: Paths = {
+    "Linux": ("${XDG_CONFIG_HOME:-~/.config}/Code/User",),
+    "Darwin": ("~/Library/Application Support/Code/User",),
+    "Windows": ("${APPDATA:-~/AppData/Roaming}/Code/User",),
+}
+_CLAUDE_DESKTOP: Paths = {
+    "Linux": ("${XDG_CONFIG_HOME:-~/.config}/Claude",),
+    "Darwin": ("~/Library/Application Support/Claude",),
+    "Windows": (
+        "${LOCALAPPDATA:-~/AppData/Local}/Packages/Claude_*/LocalCache/Roaming/Claude",
+        "${APPDATA:-~/AppData/Roaming}/Claude",
+    ),
+}
+_DEVIN: Paths = {
+    "Linux": ("~/.config/devin",),
+    "Darwin": ("~/.config/devin",),
+    "Windows": ("${APPDATA:-~/AppData/Roaming}/devin",),
+}
+_OPENCODE = _everywhere("${XDG_CONFIG_HOME:-~/.config}/opencode")
+_ROO, _ZOO = (
+    _below(_CODE, f"globalStorage/{extension}")
+    for extension in ("rooveterinaryinc.roo-cline", "zoocodeorganization.zoo-code")
+)
+
+TABLE = (
+    Host(
+        name="claude-code",
+        title="Claude Code",
+        user=_everywhere("${CLAUDE_CONFIG_DIR:-~}/.claude.json"),
+        project=".mcp.json",
+        marks=_everywhere("${CLAUDE_CONFIG_DIR:-~}/.claude.json", "${CLAUDE_CONFIG_DIR:-~/.claude}"),
+        programs=("claude",),
+        fixed={"type": "stdio"},
+        # A wall, and the least time that a silent call has. Start-up has MCP_TIMEOUT, in the environment only.
+        limits={"timeout": TOOL_SECONDS * 1000},
+        reference="${%s}",
+        client="claude-code",
+        # Running sessions rewrite this file; only its own command line takes part in their lock.
+        own=Own(
+            program="claude",
+            add=("mcp", "add-json", "--scope", "user", "{name}", "-"),
+            remove=("mcp", "remove", "--scope", "user", "{name}"),
+        ),
+        then="Start a new session; /mcp shows it.",
+    ),
+    Host(
+        name="codex",
+        title="Codex",
+        user=_everywhere("${CODEX_HOME:-~/.codex}/config.toml"),
+        project=".codex/config.toml",
+        marks=_everywhere("${CODEX_HOME:-~/.codex}"),
+        programs=("codex",),
+        format="toml",
+        servers="mcp_servers",
+        unless_set={"env_vars": [*VARIABLES, *AROUND]},
+        # `codex mcp add` has no option for these, so the edit brings more.
+        limits={"startup_timeout_sec": START_SECONDS, "tool_timeout_sec": TOOL_SECONDS},
+        client="codex",
+        then="Start a new session; /mcp shows it. A project's file counts only in a folder that Codex trusts.",
+    ),
+    Host(
+        name="cursor",
+        title="Cursor",
+        user=_everywhere("~/.cursor/mcp.json"),
+        project=".cursor/mcp.json",
+        marks=_everywhere("~/.cursor"),
+        programs=("cursor", "cursor-agent"),
+        format="jsonc",
+        reference="${env:%s}",
+        client="cursor",
+        then="In Cursor: Settings, MCP; switch it on.",
+    ),
+    Host(
+        name="vscode",
+        title="VS Code",
+        user=_below(_CODE, "mcp.json"),
+        project=".vscode/mcp.json",
+        marks=_CODE,
+        programs=("code",),
+        format="jsonc",
+        servers="servers",
+        fixed={"type": "stdio"},
+        reference="${input:%s}",
+        client="visual studio code",
+        then='In VS Code: "MCP: List Servers", start it, and use the chat in agent mode.',
+    ),
+    Host(
+        name="claude-desktop",
+        title="Claude Desktop",
+        user=_below(_CLAUDE_DESKTOP, "claude_desktop_config.json"),
+        marks=_CLAUDE_DESKTOP,
+        client="claude-ai",
+        then="Quit Claude Desktop altogether and start it again.",
+    ),
+    Host(
+        name="gemini",
+        title="Gemini CLI",
+        user=_everywhere("${GEMINI_CLI_HOME:-~}/.gemini/settings.json"),
+        project=".gemini/settings.json",
+        marks=_everywhere("${GEMINI_CLI_HOME:-~}/.gemini/settings.json"),
+        programs=("gemini",),
+        format="jsonc",
+        limits={"timeout": TOOL_SECONDS * 1000},
+        reference="$%s",
+        client="gemini",
+        then="Start it again; /mcp shows it.",
+    ),
+    Host(
+        name="copilot",
+        title="Copilot CLI",
+        user=_everywhere("${COPILOT_HOME:-~/.copilot}/mcp-config.json"),
+        project=".mcp.json",
+        marks=_everywhere("${COPILOT_HOME:-~/.copilot}"),
+        programs=("copilot",),
+        format="jsonc",
+        # It takes "stdio" for "local", and so the project's file, which Claude Code reads too, serves both.
+        fixed={"type": "stdio"},
+        unless_set={"tools": ["*"]},
+        limits={"timeout": TOOL_SECONDS * 1000},
+        client="copilot",
+        then="Start it again; /mcp shows it.",
+    ),
+    Host(
+        name="devin",
+        title="Devin CLI",
+        user=_below(_DEVIN, "config.json"),
+        project=".devin/config.json",
+        marks=_DEVIN,
+        programs=("devin",),
+        format="jsonc",
+        client="devin",
+        then="Start a new session.",
+    ),
+    Host(
+        name="devin-desktop",
+        title="Devin Desktop (was Windsurf)",
+        user=_everywhere("~/.codeium/windsurf/mcp_config.json"),
+        marks=_everywhere("~/.codeium/windsurf"),
+        programs=("windsurf",),
+        client="windsurf",
+        then="In its settings, under MCP servers: refresh.",
+    ),
+    Host(
+        name="opencode",
+        title="opencode",
+        user=_below(_OPENCODE, "opencode.json", "opencode.jsonc"),
+        project="opencode.json",
+        marks=_OPENCODE,
+        programs=("opencode",),
+        format="jsonc",
+        servers="mcp",
+        fixed={"type": "local", "enabled": True},
+        # Of every request; 5 seconds where nothing is said.
+        limits={"timeout": TOOL_SECONDS * 1000},
+        listed=True,
+        env="environment",
+        reference="{env:%s}",
+        client="opencode",
+        then="Start it again; opencode mcp list shows it.",
+    ),
+    Host(
+        name="roo",
+        title="Roo Code",
+        user=_below(_ROO, "settings/mcp_settings.json"),
+        project=".roo/mcp.json",
+        marks=_ROO,
+        limits={"timeout": TOOL_SECONDS},
+        reference="${env:%s}",
+        client="roo",
+        then="In Roo's MCP view: refresh.",
+    ),
+    Host(
+        name="zoo",
+        title="Zoo Code",
+        user=_below(_ZOO, "settings/mcp_settings.json"),
+        project=".roo/mcp.json",
+        marks=_ZOO,
+        limits={"timeout": TOOL_SECONDS},
+        reference="${env:%s}",
+        client="zoo",
+        then="In Zoo's MCP view: refresh.",
+    ),
+    Host(
+        name="antigravity",
+        title="Antigravity",
+        user=_everywhere("~/.gemini/config/mcp_config.json", "~/.gemini/antigravity/mcp_config.json"),
+        project=".agents/mcp_config.json",
+        marks=_everywhere("~/.gemini/config", "~/.gemini/antigravity"),
+        programs=("agy", "antigravity"),
+        client="antigravity",
+        then="In the agent's menu: MCP Servers, refresh.",
+    ),
+)  # fmt: skip
+
+ALIASES = {
+    "claude": "claude-code",
+    "code": "vscode",
+    "vs-code": "vscode",
+    "gemini-cli": "gemini",
+    "copilot-cli": "copilot",
+    "devin-cli": "devin",
+    "windsurf": "devin-desktop",
+    "roo-code": "roo",
+    "zoo-code": "zoo",
+}
+
+
+def host(name: str) -> Host:
+    """The row of a host, by its name or another that people use.
+
+    Raises:
+        InvalidRequestError: There is none.
+    """
+    wanted = name.strip().lower()
+    wanted = ALIASES.get(wanted, wanted)
+    found = next((row for row in TABLE if row.name == wanted), None)
+    if found is None:
+        raise InvalidRequestError(Problem("HOST", f"{name!r} is none of {', '.join(row.name for row in TABLE)}."))
+    return found
