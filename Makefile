@@ -32,7 +32,7 @@ check: .venv/.done ## lint, types, direction of imports
 
 test: check ## everything that has to hold: check, then the tests with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto
+	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/hosts
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -116,8 +116,8 @@ async def _key(gateway: Gateway, settings: Settings, *, answers: bool) -> Check:
         with anyio.fail_after(PATIENCE):
             await (await gateway.api()).balance()
     except (Flux2Error, TimeoutError) as exc:
-        refused = isinstance(exc, AuthenticationError)
-        return fail("key", f"{shown}; {exc.message}", LOGIN) if refused else note("key", f"{shown}; {_words(exc)}")
+        detail = f"{shown}; {_words(exc)}"
+        return fail("key", detail, LOGIN) if isinstance(exc, AuthenticationError) else note("key", detail)
     return ok("key", f"{shown}; RunAPI takes it")
 
 

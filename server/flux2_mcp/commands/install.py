@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import unified_diff
 from functools import partial
 
@@ -67,16 +67,16 @@ def install(
     if hosts and detect:
         raise click.UsageError("Name hosts or let them be found with --detect, not both.")
     machine = here.machine(around)
-    command = here.server(around) if not uninstall else []
-    found = [] if hosts else machine.detected()
+    command = None if uninstall else here.server(around)
+    found = [] if hosts else [row for row in machine.detected() if scope == "user" or row.project]
     if not hosts and not found:
         raise InvalidRequestError(Problem("HOST", f"no agent host was found. Name one of {_names(TABLE)}."))
     chosen = [host(each) for each in hosts] or (found if detect else _asked(found, machine, name, uninstall=uninstall))
+    work = partial(_one, around, scope=scope, name=name, command=command, dry_run=dry_run)
     code = 0
     for row in dict.fromkeys(row.name for row in chosen):
-        work = partial(_one, host(row), machine, scope, name, command, dry_run=dry_run, uninstall=uninstall)
         try:
-            click.echo(work())
+            click.echo(work(host(row)))
         except Flux2Error as exc:
             code = exc.exit_code
             color = click.get_current_context().color
@@ -118,33 +118,36 @@ def _is_there(row: Host, machine: Machine, name: str) -> bool:
         return False
 
 
-def _one(
-    row: Host, machine: Machine, scope: Scope, name: str, command: list[str], *, dry_run: bool, uninstall: bool
-) -> str:
-    """What became of one host, or would, in words."""
-    if uninstall:
+def _one(around: Surroundings, row: Host, *, scope: Scope, name: str, command: list[str] | None, dry_run: bool) -> str:
+    """What became of one host, or would, in words. Without a command the entry is taken out."""
+    machine = here.machine(around)
+    if command is None:
         plan = installing.to_remove(machine, row, scope, name)
     else:
         plan = installing.to_install(machine, row, scope, name, command)
     path = plan.file.path
     if not plan.changes:
-        state = f"nothing to take out of {path}" if uninstall else f"stands in {path} as it should"
+        state = f"nothing to take out of {path}" if command is None else f"stands in {path} as it should"
         return f"{_bold(row.title)}: {state}."
-    lines = [*_diff(plan)]
     if dry_run:
-        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *lines])
+        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *_diff(plan)])
     way, backup = installing.carry_out(plan, machine)
-    done = "removed from" if uninstall else "changed in" if plan.old is not None else "added to"
-    lines.insert(0, f"{_bold(row.title)}: {name} {done} {path} {way}.")
+    done = "removed from" if command is None else "added to" if plan.old is None else "changed in"
+    lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *_diff(plan)]
     if backup is not None:
         lines.append(f"Before: {backup}")
-    if not uninstall:
-        if scope == "project":
-            lines.append("The entry holds a path of this machine: keep the file out of version control.")
-        lines.append(f"Next: {row.then}")
-        if row.name in LINKS and plan.new is not None:
-            lines.append(f"Or with a click: {LINKS[row.name](name, entry.whole(row, command))}")
-    return "\n".join(lines)
+    return "\n".join(lines if command is None else [*lines, *_next(around, row, scope, name, command)])
+
+
+def _next(around: Surroundings, row: Host, scope: Scope, name: str, command: list[str]) -> Iterator[str]:
+    """What to do in the host, and with what else it can be done."""
+    yield f"{_bold('Next:')} {row.then}"
+    if scope == "project":
+        yield "The entry holds a path of this machine: keep the file out of version control."
+    if _key_in_environment(around) and row.from_env:
+        yield f"To hand on the key from the environment, add to the entry: {row.from_env}"
+    if row.name in LINKS:
+        yield f"Or with a click: {LINKS[row.name](name, entry.whole(row, command))}"
 
 
 def _diff(plan: Plan) -> list[str]:
@@ -163,16 +166,20 @@ def _shown(plan: Plan, standing: Object | None) -> list[str]:
     return entry.EDITORS[plan.host.format].shown(plan.host.servers, plan.name, standing | hidden).splitlines()
 
 
+def _key_in_environment(around: Surroundings) -> bool:
+    return not isinstance(around.read, SettingsError) and around.read.key_source in {"RUNAPI_API_KEY", "RUNAPI_KEY"}
+
+
 def _key_hint(around: Surroundings) -> str:
     settings = around.read
     if isinstance(settings, SettingsError):
         return f"{settings.message} {settings.next_step}"
     if settings.api_key is None:
-        return f"There is no key yet: images are drawn by the sandbox until {output.PROGRAM} login has brought one."
-    if settings.key_source in {"RUNAPI_API_KEY", "RUNAPI_KEY"}:
+        return f"There is no key yet: the sandbox draws the images until {output.PROGRAM} login has brought one."
+    if _key_in_environment(around):
         return (
-            f"The key stands in the environment only, where not every host sees it: {output.PROGRAM} login keeps it in"
-            " RunAPI's own file, for all of them."
+            "The key stands in the environment only, where not every host sees it:"
+            f" {output.PROGRAM} login keeps it in RunAPI's own file, for all of them."
         )
     return "The key is in RunAPI's own file, which every host's server reads."
 

@@ -19,7 +19,7 @@ EDITORS: Mapping[str, JsonEditor | TomlEditor] = {
     "toml": TomlEditor(),
 }
 # `${NAME}`, `${NAME:-else}`, `${env:NAME}`, `{env:NAME}`, `$NAME`
-_REFERENCE = re.compile(r"\$?\{(?:env:)?(\w+)(?::-([^}]*))?\}|\$(\w+)")
+_REFERENCE = re.compile(r"(?:\$\{(?:env:)?|\{env:)(\w+)(?::-([^}]*))?\}|\$(\w+)")
 
 
 def whole(host: Host, command: Sequence[str]) -> Object:

@@ -166,8 +166,9 @@ def _removed(text: str, node: Node, member: Member) -> list[Edit]:
         return [(start, node.end - 1, "")]
     rest = text[end:].partition("\n")[0]
     ends_comment = "//" in text[:start].rpartition("\n")[2]
-    if "\n" in text[start : member.start] and rest.strip(SPACE) and (ends_comment or rest.lstrip(SPACE)[0] != "}"):
-        # What else stands on its line keeps the line.
+    followed = rest.strip(SPACE) and (ends_comment or rest.lstrip(SPACE)[0] != "}")
+    if followed and (member.comma is not None or "\n" in text[start : member.start]):
+        # What else stands on its line keeps its place there.
         start, end = member.start, end + len(rest) - len(rest.lstrip(SPACE))
     edits: list[Edit] = [(start, end, "")]
     if member.comma is None and index and (comma := members[index - 1].comma) is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from flux2_mcp.errors import HostFileError
@@ -77,8 +78,9 @@ def line_of(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
 
+@lru_cache(maxsize=4)  # an edit looks at the same text from several sides, and some hosts' files have megabytes
 def scan(text: str, *, strict: bool = False) -> Node | None:
-    """The root value; None where there is nothing but space and comments.
+    """The root value; None where there is nothing but space and comments. What comes back is not to be changed.
 
     Args:
         text: A whole file, a byte order mark included.
@@ -132,11 +134,11 @@ class _Scanner:
         elif self._next == "value":
             self._value(lexeme, position)
         else:
-            raise self._misplaced(lexeme if kind == "mark" else f"a {kind}", position)
+            raise self._misplaced(repr(lexeme) if kind == "mark" else f"a {kind}", position)
 
     def _separator(self, lexeme: str, position: int) -> None:
         if self._next != ("colon" if lexeme == ":" else "comma"):
-            raise self._misplaced(lexeme, position)
+            raise self._misplaced(repr(lexeme), position)
         self._next = "value"
         if lexeme == ",":
             self._comma, self._closable = position, True
@@ -172,7 +174,7 @@ class _Scanner:
 
     def _close(self, lexeme: str, position: int) -> None:
         if not self._stack or lexeme != self._stack[-1].closer or not self._closable:
-            raise self._misplaced(lexeme, position)
+            raise self._misplaced(repr(lexeme), position)
         if self._strict and self._comma is not None:
             raise self._error("a comma with nothing after it, and this host reads none", self._comma)
         self._stack.pop().node.end = position + 1

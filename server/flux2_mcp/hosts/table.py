@@ -46,17 +46,18 @@ class Own:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One row.
+    """One row. `also` are other names that people give it.
 
     `user` are the files that it reads, best first: the first that is there is edited, else the first is made. `project` is one
     below the project's folder. `marks` are there where the host was ever started, `programs` on the PATH where it is installed.
     `servers` is the key of the servers' map. An entry has `fixed` as it stands, `unless_set` where the user set nothing else,
-    and `limits` at least as high. `listed`: command and arguments are one list. `reference` is how `env` names a variable
-    of the environment; empty where that is not known or not needed. `client` finds its row in `clients`.
+    and `limits` at least as high. `listed`: command and arguments are one list. `from_env` is what hands on a key from the
+    environment, in the entry's own form; empty where that is not known or not needed.
     """
 
     name: str
     title: str
+    also: tuple[str, ...] = ()
     user: Paths
     project: str | None = None
     marks: Paths
@@ -68,8 +69,7 @@ class Host:
     limits: Mapping[str, int] = field(default_factory=dict)
     listed: bool = False
     env: str = "env"
-    reference: str = ""
-    client: str = ""
+    from_env: str = ""
     own: Own | None = None
     then: str
 
@@ -110,6 +110,7 @@ TABLE = (
     Host(
         name="claude-code",
         title="Claude Code",
+        also=("claude",),
         user=_everywhere("${CLAUDE_CONFIG_DIR:-~}/.claude.json"),
         project=".mcp.json",
         marks=_everywhere("${CLAUDE_CONFIG_DIR:-~}/.claude.json", "${CLAUDE_CONFIG_DIR:-~/.claude}"),
@@ -117,8 +118,7 @@ TABLE = (
         fixed={"type": "stdio"},
         # A wall, and the least time that a silent call has. Start-up has MCP_TIMEOUT, in the environment only.
         limits={"timeout": TOOL_SECONDS * 1000},
-        reference="${%s}",
-        client="claude-code",
+        from_env='"env": {"RUNAPI_API_KEY": "${RUNAPI_API_KEY}"}',
         # Running sessions rewrite this file; only its own command line takes part in their lock.
         own=Own(
             program="claude",
@@ -139,7 +139,6 @@ TABLE = (
         unless_set={"env_vars": [*VARIABLES, *AROUND]},
         # `codex mcp add` has no option for these, so the edit brings more.
         limits={"startup_timeout_sec": START_SECONDS, "tool_timeout_sec": TOOL_SECONDS},
-        client="codex",
         then="Start a new session; /mcp shows it. A project's file counts only in a folder that Codex trusts.",
     ),
     Host(
@@ -150,13 +149,13 @@ TABLE = (
         marks=_everywhere("~/.cursor"),
         programs=("cursor", "cursor-agent"),
         format="jsonc",
-        reference="${env:%s}",
-        client="cursor",
+        from_env='"env": {"RUNAPI_API_KEY": "${env:RUNAPI_API_KEY}"}',
         then="In Cursor: Settings, MCP; switch it on.",
     ),
     Host(
         name="vscode",
         title="VS Code",
+        also=("code", "vs-code"),
         user=_below(_CODE, "mcp.json"),
         project=".vscode/mcp.json",
         marks=_CODE,
@@ -164,8 +163,8 @@ TABLE = (
         format="jsonc",
         servers="servers",
         fixed={"type": "stdio"},
-        reference="${input:%s}",
-        client="visual studio code",
+        from_env='"env": {"RUNAPI_API_KEY": "${input:runapi-key}"}, and beside "servers": '
+        '"inputs": [{"id": "runapi-key", "type": "promptString", "description": "RunAPI key", "password": true}]',
         then='In VS Code: "MCP: List Servers", start it, and use the chat in agent mode.',
     ),
     Host(
@@ -173,25 +172,25 @@ TABLE = (
         title="Claude Desktop",
         user=_below(_CLAUDE_DESKTOP, "claude_desktop_config.json"),
         marks=_CLAUDE_DESKTOP,
-        client="claude-ai",
         then="Quit Claude Desktop altogether and start it again.",
     ),
     Host(
         name="gemini",
         title="Gemini CLI",
+        also=("gemini-cli",),
         user=_everywhere("${GEMINI_CLI_HOME:-~}/.gemini/settings.json"),
         project=".gemini/settings.json",
         marks=_everywhere("${GEMINI_CLI_HOME:-~}/.gemini/settings.json"),
         programs=("gemini",),
         format="jsonc",
         limits={"timeout": TOOL_SECONDS * 1000},
-        reference="$%s",
-        client="gemini",
+        from_env='"env": {"RUNAPI_API_KEY": "$RUNAPI_API_KEY"}',
         then="Start it again; /mcp shows it.",
     ),
     Host(
         name="copilot",
         title="Copilot CLI",
+        also=("copilot-cli",),
         user=_everywhere("${COPILOT_HOME:-~/.copilot}/mcp-config.json"),
         project=".mcp.json",
         marks=_everywhere("${COPILOT_HOME:-~/.copilot}"),
@@ -201,27 +200,26 @@ TABLE = (
         fixed={"type": "stdio"},
         unless_set={"tools": ["*"]},
         limits={"timeout": TOOL_SECONDS * 1000},
-        client="copilot",
         then="Start it again; /mcp shows it.",
     ),
     Host(
         name="devin",
         title="Devin CLI",
+        also=("devin-cli",),
         user=_below(_DEVIN, "config.json"),
         project=".devin/config.json",
         marks=_DEVIN,
         programs=("devin",),
         format="jsonc",
-        client="devin",
         then="Start a new session.",
     ),
     Host(
         name="devin-desktop",
         title="Devin Desktop (was Windsurf)",
+        also=("windsurf",),
         user=_everywhere("~/.codeium/windsurf/mcp_config.json"),
         marks=_everywhere("~/.codeium/windsurf"),
         programs=("windsurf",),
-        client="windsurf",
         then="In its settings, under MCP servers: refresh.",
     ),
     Host(
@@ -238,30 +236,29 @@ TABLE = (
         limits={"timeout": TOOL_SECONDS * 1000},
         listed=True,
         env="environment",
-        reference="{env:%s}",
-        client="opencode",
+        from_env='"environment": {"RUNAPI_API_KEY": "{env:RUNAPI_API_KEY}"}',
         then="Start it again; opencode mcp list shows it.",
     ),
     Host(
         name="roo",
         title="Roo Code",
+        also=("roo-code",),
         user=_below(_ROO, "settings/mcp_settings.json"),
         project=".roo/mcp.json",
         marks=_ROO,
         limits={"timeout": TOOL_SECONDS},
-        reference="${env:%s}",
-        client="roo",
+        from_env='"env": {"RUNAPI_API_KEY": "${env:RUNAPI_API_KEY}"}',
         then="In Roo's MCP view: refresh.",
     ),
     Host(
         name="zoo",
         title="Zoo Code",
+        also=("zoo-code",),
         user=_below(_ZOO, "settings/mcp_settings.json"),
         project=".roo/mcp.json",
         marks=_ZOO,
         limits={"timeout": TOOL_SECONDS},
-        reference="${env:%s}",
-        client="zoo",
+        from_env='"env": {"RUNAPI_API_KEY": "${env:RUNAPI_API_KEY}"}',
         then="In Zoo's MCP view: refresh.",
     ),
     Host(
@@ -271,22 +268,9 @@ TABLE = (
         project=".agents/mcp_config.json",
         marks=_everywhere("~/.gemini/config", "~/.gemini/antigravity"),
         programs=("agy", "antigravity"),
-        client="antigravity",
         then="In the agent's menu: MCP Servers, refresh.",
     ),
 )  # fmt: skip
-
-ALIASES = {
-    "claude": "claude-code",
-    "code": "vscode",
-    "vs-code": "vscode",
-    "gemini-cli": "gemini",
-    "copilot-cli": "copilot",
-    "devin-cli": "devin",
-    "windsurf": "devin-desktop",
-    "roo-code": "roo",
-    "zoo-code": "zoo",
-}
 
 
 def host(name: str) -> Host:
@@ -296,8 +280,7 @@ def host(name: str) -> Host:
         InvalidRequestError: There is none.
     """
     wanted = name.strip().lower()
-    wanted = ALIASES.get(wanted, wanted)
-    found = next((row for row in TABLE if row.name == wanted), None)
+    found = next((row for row in TABLE if wanted == row.name or wanted in row.also), None)
     if found is None:
         raise InvalidRequestError(Problem("HOST", f"{name!r} is none of {', '.join(row.name for row in TABLE)}."))
     return found

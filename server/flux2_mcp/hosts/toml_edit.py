@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from flux2_mcp.errors import HostFileError
@@ -98,7 +99,9 @@ class TomlEditor:
         return "\n".join([f"[{servers}.{name}]", *(f"{key} = {_value(value)}" for key, value in entry.items())])
 
 
+@lru_cache(maxsize=4)
 def _read(text: str) -> Object:
+    """All of a text; not to be changed, as the next who asks is given the same."""
     try:
         # Numbers stay as they are written: nan is not nan. Dates are in there too, and are only ever compared.
         return cast("Object", tomllib.loads(text.removeprefix(BOM), parse_float=str))
@@ -152,6 +155,7 @@ def _statement(text: str, start: int, end: int) -> _Statement:
     return _Statement(start, end, source, tuple(path) if path else None)
 
 
+@lru_cache(maxsize=4)
 def _tables(text: str) -> list[list[_Statement]]:
     """Statements, each header with the keys below it; the first list has none."""
     tables: list[list[_Statement]] = [[]]
@@ -177,6 +181,8 @@ def _block(text: str, path: tuple[str, ...]) -> tuple[int, int] | None:
             if rest < 0:  # the file ends without a line end, before our table as after it
                 kept = len(text[:start].removesuffix("\n").removesuffix("\r"))
                 return len(text[:kept].removesuffix("\n").removesuffix("\r")), len(text)
+            if not text[:start].removeprefix(BOM):  # before it was nothing, and so not the blank line after it
+                return start, rest + 1 + len(text[rest + 1 :]) - len(text[rest + 1 :].removeprefix("\r").removeprefix("\n"))
             blank = text[:start].endswith(("\n\n", "\n\r\n"))
             return len(text[:start].removesuffix("\n").removesuffix("\r")) if blank else start, rest + 1
     return None

@@ -1,0 +1,470 @@
+"""Entries go into files and come out again with nothing else changed: over a corpus, and over files that nobody wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux2_mcp.errors import HostFileError
+from flux2_mcp.hosts import entry, files, installing, jsonc
+from flux2_mcp.hosts.installing import Machine
+from flux2_mcp.hosts.table import Host, host
+from tests.unit.host_files import (
+    BROKEN_JSON,
+    BROKEN_TOML,
+    JSON,
+    JSONC,
+    OURS,
+    STRICTLY_BROKEN,
+    TOML,
+)
+
+COMMAND = ["/opt/flux 2/bin/flux2-mcp", "--é\\\"'"]
+NEWER = ["/opt/flux2-mcp/bin/flux2-mcp"]
+# One host for each way of reading; without its own command line, which is another matter.
+STRICT, LENIENT, TABLES = replace(host("claude-code"), own=None), host("vscode"), host("codex")
+CORPUS = [(STRICT, JSON), (LENIENT, JSONC), (TABLES, TOML)]
+FILES = [
+    pytest.param(row, text, id=f"{row.format}: {name}") for row, corpus in CORPUS for name, text in corpus.items()
+]
+BROKEN = [
+    pytest.param(row, text.replace("MAP", row.servers), line, id=f"{row.format}: {name}")
+    for row, corpus in (
+        (STRICT, BROKEN_JSON | STRICTLY_BROKEN),
+        (LENIENT, BROKEN_JSON),
+        (TABLES, BROKEN_TOML),
+    )
+    for name, (text, line) in corpus.items()
+]
+
+
+def parsed(row: Host, text: str) -> Any:  # noqa: ANN401  # whatever a file holds
+    """Read by somebody else than the editors, where somebody else can."""
+    if row.format == "toml":
+        return tomllib.loads(text.removeprefix("\ufeff"), parse_float=str)
+    if row.format == "json":
+        return json.loads(text.removeprefix("\ufeff"), parse_float=str)
+    root = jsonc.scan(text)
+    return {} if root is None else root.value
+
+
+def kept_in(before: str, after: str) -> bool:
+    """True where `after` is `before` with something put in, at however many places."""
+    rest = iter(after)
+    return all(character in rest for character in before)
+
+
+def machine(tmp_path: Path) -> Machine:
+    return Machine(system="Linux", env={"HOME": str(tmp_path)}, workspace=None)
+
+
+def on_disk(tmp_path: Path, row: Host, content: bytes) -> Path:
+    [path] = machine(tmp_path).files(row, "user")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o640)
+    return path
+
+
+def install(tmp_path: Path, row: Host, command: list[str] = COMMAND) -> installing.Plan:
+    plan = installing.to_install(machine(tmp_path), row, "user", OURS, command)
+    if plan.changes:
+        installing.carry_out(plan, machine(tmp_path))
+    return plan
+
+
+def uninstall(tmp_path: Path, row: Host) -> None:
+    plan = installing.to_remove(machine(tmp_path), row, "user", OURS)
+    installing.carry_out(plan, machine(tmp_path))
+
+
+# --- the corpus -------------------------------------------------------------------------------------------------------
+
+
+def test_the_corpus_has_at_least_sixty_files_of_each_family() -> None:
+    assert min(len(JSON), len(JSONC), len(TOML)) >= 60
+    assert all(set(parsed(row, text)) is not None for row, corpus in CORPUS for text in corpus.values())
+
+
+@pytest.mark.parametrize(("row", "text"), FILES)
+def test_only_the_entry_is_added_and_the_same_bytes_come_back(tmp_path: Path, row: Host, text: str) -> None:
+    path = on_disk(tmp_path, row, text.encode())
+    install(tmp_path, row)
+    after = path.read_bytes().decode()
+    held = parsed(row, after)
+    assert held[row.servers].pop(OURS) == entry.whole(row, COMMAND)
+    before = parsed(row, text)
+    assert held == before | ({} if row.servers in before else {row.servers: {}})
+    assert kept_in(text, after)
+    assert ("\r\n" in text) == ("\r\n" in after)
+    assert "\n" not in after.replace("\r\n", "") or "\r\n" not in text
+
+    written = path.stat().st_mtime_ns
+    assert not install(tmp_path, row).changes
+    assert (path.read_bytes().decode(), path.stat().st_mtime_ns) == (after, written)
+    assert files.backup(files.read(path)).read_bytes() == text.encode()
+
+    uninstall(tmp_path, row)
+    assert path.read_bytes() == text.encode()
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(("row", "text"), FILES)
+def test_without_a_backup_only_a_map_that_is_empty_may_be_left(row: Host, text: str) -> None:
+    after = entry.removed(row, entry.installed(row, text, OURS, COMMAND), OURS, None)
+    before = parsed(row, text)
+    if before.get(row.servers) or row.format == "toml":
+        assert after == text
+    else:
+        assert parsed(row, after) == before | {row.servers: {}}
+
+
+@pytest.mark.parametrize(("row", "text"), FILES)
+def test_an_upgrade_changes_the_entry_where_it_stands(tmp_path: Path, row: Host, text: str) -> None:
+    path = on_disk(tmp_path, row, text.encode())
+    install(tmp_path, row)
+    install(tmp_path, row, NEWER)
+    assert path.read_bytes().decode() == entry.installed(row, text, OURS, NEWER)
+    uninstall(tmp_path, row)
+    assert path.read_bytes() == text.encode()
+
+
+@pytest.mark.parametrize(("row", "text"), FILES)
+def test_what_others_do_meanwhile_stays(row: Host, text: str) -> None:
+    editor = entry.EDITORS[row.format]
+    installed = entry.installed(row, text, OURS, COMMAND)
+    theirs = editor.put(installed, row.servers, "other-2", {"command": "other"})
+    after = entry.removed(row, theirs, OURS, text)
+    assert after == editor.put(text, row.servers, "other-2", {"command": "other"})
+
+
+# --- what the user added to the entry ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("row", "corpus"), CORPUS, ids=["json", "jsonc", "toml"])
+def test_what_the_user_added_to_the_entry_stays_and_higher_limits_too(row: Host, corpus: dict[str, str]) -> None:
+    editor = entry.EDITORS[row.format]
+    for name, text in corpus.items():
+        installed = entry.installed(row, text, OURS, COMMAND)
+        added: dict[str, Any] = {"cwd": "/x", **dict.fromkeys(row.limits, 2_000_000)}
+        changed = editor.put(installed, row.servers, OURS, added)
+        newer = entry.installed(row, changed, OURS, NEWER)
+        assert parsed(row, newer)[row.servers][OURS] == entry.whole(row, NEWER) | added, name
+        lowered = editor.put(newer, row.servers, OURS, dict.fromkeys(row.limits, 5))
+        assert entry.installed(row, lowered, OURS, NEWER) == entry.installed(
+            row, editor.put(newer, row.servers, OURS, dict(row.limits)), OURS, NEWER
+        ), name
+
+
+ENTRY = '"flux-2": {"command": "/old/flux2-mcp"}'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"servers": {' + ENTRY + "}}", '{"servers": {}}'),
+        ('{"servers": {"a": 1, ' + ENTRY + "}}", '{"servers": {"a": 1}}'),
+        ('{"servers": {' + ENTRY + ', "a": 1}}', '{"servers": {"a": 1}}'),
+        ('{"servers": {\n  "a": 1,\n  ' + ENTRY + ', // ours\n  "b": 2\n}}', '{"servers": {\n  "a": 1,\n  // ours\n  "b": 2\n}}'),
+        ('{"servers": {\n  // a\n  ' + ENTRY + "\n}}", '{"servers": {\n  // a\n}}'),
+        ('{"servers": {\n  "a": 1, // a\n  ' + ENTRY + " }}", '{"servers": {\n  "a": 1 // a\n  }}'),
+        ('{"servers": {\n  "a": 1,\n  ' + ENTRY + "}}", '{"servers": {\n  "a": 1}}'),
+        ('{"servers": {\n  ' + ENTRY + ', "b": 2\n}}', '{"servers": {\n  "b": 2\n}}'),
+    ],
+)  # fmt: skip
+def test_an_entry_that_others_wrote_goes_without_harm_to_its_line(before: str, after: str) -> None:
+    assert entry.removed(LENIENT, before, OURS, None) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('[mcp_servers."flux-2"]\ncommand = "flux2-mcp"\n[a]\n', "[a]\n"),
+        ('[a]\n[mcp_servers.flux-2] # x\ncommand = "flux2-mcp" # y\n# z\n[b]\n', "[a]\n# z\n[b]\n"),
+        ('[mcp_servers.flux-2]\ncommand = "flux2-mcp"\n\n[b]\n\n[mcp_servers.flux-2.env]\nA = "1"\n', "[b]\n"),
+        ('[mcp_servers]\n[mcp_servers.flux-2]\ncommand = "flux2-mcp"', "[mcp_servers]"),
+    ],
+)
+def test_a_table_that_others_wrote_goes_with_the_tables_below_it(before: str, after: str) -> None:
+    assert entry.removed(TABLES, before, OURS, None) == after
+
+
+@pytest.mark.parametrize("row", [STRICT, LENIENT, TABLES], ids=lambda row: row.format)
+def test_an_entry_of_another_server_is_neither_replaced_nor_removed(row: Host) -> None:
+    editor = entry.EDITORS[row.format]
+    text = editor.put("", row.servers, OURS, {"command": "npx", "args": ["-y", "flux-2", "/home/ada/flux2-mcp"]})
+    for work in (lambda: entry.installed(row, text, OURS, COMMAND), lambda: entry.removed(row, text, OURS, None)):
+        with pytest.raises(HostFileError, match="another server"):
+            work()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"command": "flux2-mcp"},
+        {"command": "/a/flux2-mcp", "args": []},
+        {"command": "C:\\Users\\ada\\Scripts\\FLUX2-MCP.EXE"},
+        {"command": ["/a/flux2-mcp"]},
+        {"command": "/a/python", "args": ["-P", "-m", "flux2_mcp"]},
+        {"command": "uvx", "args": ["--from", "git+https://example.com/x", "flux2-mcp"]},
+    ],
+)
+def test_an_entry_that_starts_this_server_is_known_however_it_does(run: dict[str, Any]) -> None:
+    assert entry.ours(run)
+
+
+# --- files that can't be edited ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("row", "text", "line"), BROKEN)
+def test_a_file_that_does_not_parse_is_left_alone_and_the_line_named(
+    tmp_path: Path, row: Host, text: str, line: int
+) -> None:
+    path = on_disk(tmp_path, row, text.encode())
+    for plan in (installing.to_install, installing.to_remove):
+        arguments = (COMMAND,) if plan is installing.to_install else ()
+        if plan is installing.to_remove and entry_is_absent(row, text):
+            continue
+        with pytest.raises(HostFileError) as caught:
+            plan(machine(tmp_path), row, "user", OURS, *arguments)
+        assert caught.value.message.startswith(f"{path}, line {line}: ")
+    assert path.read_bytes() == text.encode()
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def entry_is_absent(row: Host, text: str) -> bool:
+    """Where the file parses and has no entry, there is nothing to take out and nothing to complain of."""
+    try:
+        return entry.standing(row, text, OURS) is None
+    except HostFileError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [(b'{\n "a": "\xff"\n}\n', 2), ('{"a": 1}\n'.encode("utf-16"), 1), (b"{}\n\n\xe9", 3)],
+)
+def test_what_is_not_utf_8_is_left_alone(tmp_path: Path, content: bytes, line: int) -> None:
+    path = on_disk(tmp_path, LENIENT, content)
+    with pytest.raises(HostFileError, match=f"line {line}: this is not UTF-8"):
+        install(tmp_path, LENIENT)
+    assert path.read_bytes() == content
+
+
+def test_the_message_shows_nothing_of_what_stands_there(tmp_path: Path) -> None:
+    on_disk(tmp_path, LENIENT, b'{"servers": {"x": {"env": {"KEY": "canary-1" "canary-2"}}}}')
+    with pytest.raises(HostFileError) as caught:
+        install(tmp_path, LENIENT)
+    assert "canary" not in caught.value.message
+
+
+# --- files that nobody wrote ------------------------------------------------------------------------------------------
+
+KEYS = st.one_of(st.sampled_from(["servers", OURS, "a", "command", ""]), st.text(max_size=6))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just({}) | st.just([]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=12,
+)
+SPACE = st.lists(
+    st.sampled_from([" ", "\t", "\n", "\r\n", "// x\n", "// \"{,\r\n", "/* y */", "/*\n*/"]), max_size=3
+).map("".join)  # fmt: skip
+
+
+@st.composite
+def jsonc_texts(draw: st.DrawFn) -> str:
+    """Any JSONC: values, with anything between tokens that may stand there."""
+
+    def written(value: object) -> str:
+        if isinstance(value, dict | list):
+            pairs = (
+                [f"{json.dumps(key)}{draw(SPACE)}:{draw(SPACE)}{written(one)}" for key, one in value.items()]
+                if isinstance(value, dict)
+                else [written(one) for one in value]
+            )
+            inner = ",".join(f"{draw(SPACE)}{pair}{draw(SPACE)}" for pair in pairs)
+            tail = f",{draw(SPACE)}" if pairs and draw(st.booleans()) else draw(SPACE) if not pairs else ""
+            opening, closing = "{}" if isinstance(value, dict) else "[]"
+            return f"{opening}{inner}{tail}{closing}"
+        return json.dumps(value, ensure_ascii=draw(st.booleans()))
+
+    root = draw(st.dictionaries(KEYS.filter(lambda key: key != "servers"), VALUES, max_size=3))
+    if draw(st.booleans()):
+        root["servers"] = draw(st.dictionaries(KEYS.filter(lambda key: key != OURS), VALUES, max_size=3))
+    return draw(st.sampled_from(["", jsonc.BOM])) + draw(SPACE) + written(root) + draw(SPACE)
+
+
+@given(jsonc_texts())
+def test_any_jsonc_takes_an_entry_and_gives_itself_back(text: str) -> None:
+    before = parsed(LENIENT, text)
+    after = entry.installed(LENIENT, text, OURS, COMMAND)
+    held = parsed(LENIENT, after)
+    assert held["servers"].pop(OURS) == entry.whole(LENIENT, COMMAND)
+    assert held == {"servers": {}} | before
+    assert kept_in(text, after)
+    assert entry.installed(LENIENT, after, OURS, COMMAND) == after
+    assert entry.removed(LENIENT, after, OURS, text) == text
+    alone = entry.removed(LENIENT, after, OURS, None)
+    assert parsed(LENIENT, alone) == {"servers": {}} | before
+    if before.get("servers"):
+        assert alone == text
+
+
+@given(st.text(alphabet='{}[]",:/* \n\\a1tru-.e\ufeff', max_size=40))
+def test_whatever_is_no_json_is_refused_and_what_is_json_is_read_alike(text: str) -> None:
+    try:
+        mine = jsonc.scan(text, strict=True)
+    except HostFileError:
+        with pytest.raises(ValueError, match=r"line \d+ column"):
+            json.loads(text.removeprefix("\ufeff"))
+    else:
+        if mine is not None:
+            assert mine.value == json.loads(text.removeprefix("\ufeff"))
+
+
+@st.composite
+def toml_texts(draw: st.DrawFn) -> str:
+    """Any TOML of tables, keys, comments and strings over lines; no table twice."""
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    names = ["a", "b", '"c d"', "mcp_servers", "mcp_servers.x", 'mcp_servers."y z"', "mcp_servers.x.env", "a.mcp_servers"]
+    values = ["1", '"x # [y]"', "'[z]'", f'"""{end}[mcp_servers.flux-2]{end}"""', f'[{end}  "]", # ]{end}]', "{ k = [1] }"]
+    lines = []
+    tables = draw(st.permutations(names))
+    for table in [None, *tables[: draw(st.integers(0, len(names)))]]:
+        if table is not None:
+            lines.append(f"{draw(st.sampled_from(['', '  ']))}[{table}]{draw(st.sampled_from(['', ' # t']))}")
+        for key in draw(st.lists(st.sampled_from(["k", "'l m'", "n.o"]), unique=True)):
+            lines.append(f"{key} = {draw(st.sampled_from(values))}{draw(st.sampled_from(['', '  # v']))}")
+        lines += draw(st.lists(st.sampled_from(["", "# c", "  "]), max_size=2))
+    text = end.join(lines) + draw(st.sampled_from(["", end, end * 3]))
+    return draw(st.sampled_from(["", "\ufeff"])) + text
+
+
+@given(toml_texts())
+def test_any_toml_takes_an_entry_and_gives_itself_back(text: str) -> None:
+    before = parsed(TABLES, text)
+    after = entry.installed(TABLES, text, OURS, COMMAND)
+    held = parsed(TABLES, after)
+    assert held["mcp_servers"].pop(OURS) == entry.whole(TABLES, COMMAND)
+    assert {"mcp_servers": {}} | before == held
+    assert kept_in(text, after)
+    assert entry.installed(TABLES, after, OURS, COMMAND) == after
+    assert entry.removed(TABLES, after, OURS, None) == text
+    newer = entry.installed(TABLES, after, OURS, NEWER)
+    assert newer == entry.installed(TABLES, text, OURS, NEWER)
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_stays_a_link_and_its_target_is_edited(tmp_path: Path) -> None:
+    path = on_disk(tmp_path, LENIENT, b"{}")
+    real = tmp_path / "dotfiles" / "vscode.json"
+    real.parent.mkdir()
+    path.rename(real)
+    path.symlink_to(real)
+    install(tmp_path, LENIENT)
+    assert path.is_symlink()
+    assert OURS in real.read_text()
+    assert files.backup(files.read(path)) == real.with_name("vscode.json.flux2-backup")
+    uninstall(tmp_path, LENIENT)
+    assert (path.is_symlink(), real.read_text()) == (True, "{}")
+
+
+def test_a_link_to_nothing_makes_its_target(tmp_path: Path) -> None:
+    [path] = machine(tmp_path).files(LENIENT, "user")
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "new.json")
+    install(tmp_path, LENIENT)
+    assert OURS in (tmp_path / "new.json").read_text()
+
+
+def test_a_read_only_file_is_refused(tmp_path: Path) -> None:
+    path = on_disk(tmp_path, LENIENT, b"{}")
+    path.chmod(0o444)
+    with pytest.raises(HostFileError, match="read-only"):
+        install(tmp_path, LENIENT)
+    assert (path.read_bytes(), [each.name for each in path.parent.iterdir()]) == (b"{}", [path.name])
+
+
+def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
+    path = on_disk(tmp_path, LENIENT, b"{}")
+    os.truncate(path, files.LARGEST + 1)
+    with pytest.raises(HostFileError, match="more than 16,777,216 are not read"):
+        install(tmp_path, LENIENT)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_plain_file_is_refused(tmp_path: Path, make: Any) -> None:  # noqa: ANN401  # either of two
+    [path] = machine(tmp_path).files(LENIENT, "user")
+    path.parent.mkdir(parents=True)
+    make(path)
+    with pytest.raises(HostFileError, match="not a plain file"):
+        install(tmp_path, LENIENT)
+
+
+def test_a_file_that_was_not_there_is_the_users_alone_and_goes_again(tmp_path: Path) -> None:
+    install(tmp_path, LENIENT)
+    [path] = machine(tmp_path).files(LENIENT, "user")
+    assert path.stat().st_mode & 0o777 == 0o600
+    uninstall(tmp_path, LENIENT)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_that_others_filled_since_stays_without_the_entry(tmp_path: Path) -> None:
+    install(tmp_path, LENIENT)
+    [path] = machine(tmp_path).files(LENIENT, "user")
+    path.write_text(path.read_text().replace('"servers"', '"inputs": [],\n  "servers"'))
+    uninstall(tmp_path, LENIENT)
+    assert json.loads(path.read_text()) == {"inputs": [], "servers": {}}
+
+
+def test_what_another_program_wrote_between_reading_and_writing_is_not_lost(tmp_path: Path) -> None:
+    path = on_disk(tmp_path, LENIENT, b"{}")
+    plan = installing.to_install(machine(tmp_path), LENIENT, "user", OURS, COMMAND)
+    read = files.read(path)
+    path.write_bytes(b'{"a": 1}')
+    with pytest.raises(HostFileError, match="just changed"):
+        files.replace(read, plan.after)
+    assert path.read_bytes() == b'{"a": 1}'
+    installing.carry_out(plan, machine(tmp_path))  # which reads again
+    assert json.loads(path.read_text())["a"] == 1
+
+
+def test_where_writing_fails_midway_the_file_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = on_disk(tmp_path, LENIENT, b"{}")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(HostFileError, match="No space left on device"):
+        install(tmp_path, LENIENT)
+    assert (path.read_bytes(), [each.name for each in path.parent.iterdir()]) == (b"{}", [path.name])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_the_owner_stays(tmp_path: Path) -> None:
+    path = on_disk(tmp_path, LENIENT, b"{}")
+    os.chown(path, 1234, 2345)
+    install(tmp_path, LENIENT)
+    kept = files.backup(files.read(path))
+    assert {(each.stat().st_uid, each.stat().st_gid) for each in (path, kept)} == {(1234, 2345)}
+
+
+def test_a_backup_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    path = on_disk(tmp_path, LENIENT, b"{}")
+    (tmp_path / "precious").write_text("precious")
+    path.with_name(path.name + files.BACKUP).symlink_to(tmp_path / "precious")
+    with pytest.raises(HostFileError, match="its backup is a link"):
+        install(tmp_path, LENIENT)
+    assert (path.read_bytes(), (tmp_path / "precious").read_text()) == (b"{}", "precious")
