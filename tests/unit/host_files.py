@@ -43,7 +43,9 @@ _PLAIN = {
     "duplicate keys elsewhere": '{\n  "a": 1,\n  "a": 2,\n  "MAP": {"x": {"a": 1, "a": 2}}\n}\n',
     "a server called like a setting": '{\n  "MAP": {\n    "MAP": {"command": "x", "MAP": {}}\n  }\n}\n',
     "long numbers": '{\n  "id": 123456789012345678901234567890.5,\n  "big": 1e999,\n  "MAP": {"x": {"port": 0}}\n}\n',
-    "large": json.dumps({"history": [{"n": n, "text": f"line {n} {{"} for n in range(BIG)], "MAP": {"x": {}}}, indent=2),
+    "large": json.dumps(
+        {"history": [{"n": n, "text": f"line {n} {{"} for n in range(BIG)], "MAP": {"x": {}}}, indent=2
+    ),
 }
 
 # --- JSONC: what Cursor, VS Code, Gemini CLI, opencode and others read besides ---------------------------------------
@@ -133,6 +135,7 @@ WRITINGS: Mapping[str, Writing] = {
 }
 _ONCE = set(WRITINGS) - {"as it is", "CRLF"}
 
+
 def _written(bases: Mapping[str, str], servers: str, *, skip: Mapping[str, set[str]] | None = None) -> dict[str, str]:
     written: dict[str, str] = {}
     for what, base in bases.items():
@@ -144,7 +147,8 @@ def _written(bases: Mapping[str, str], servers: str, *, skip: Mapping[str, set[s
 
 JSON = _written(_PLAIN, "mcpServers")
 JSONC = _written(_COMMENTED, "servers") | _written(
-    {what: text for what, text in _PLAIN.items() if what in {"minified", "blank lines", "escapes", "inline servers"}}, "servers"
+    {what: text for what, text in _PLAIN.items() if what in {"minified", "blank lines", "escapes", "inline servers"}},
+    "servers",
 )
 TOML = _written(
     _TABLES,
@@ -170,7 +174,10 @@ BROKEN_JSON = {
     "map is a list": ('{\n  "a": 1,\n  "MAP": []\n}\n', 3),
     "map is null": ('{\n  "MAP": null\n}\n', 2),
     "map twice": ('{\n  "MAP": {},\n  "MAP": {}\n}\n', 3),
-    "ours twice": ('{\n  "MAP": {\n    "flux-2": {"command": "flux2-mcp"},\n    "flux-2": {"command": "flux2-mcp"}\n  }\n}\n', 4),
+    "ours twice": (
+        '{\n  "MAP": {\n    "flux-2": {"command": "flux2-mcp"},\n    "flux-2": {"command": "flux2-mcp"}\n  }\n}\n',
+        4,
+    ),
     "too deep": ("[" * 300 + "]" * 300, 1),
     "conflict markers": ('{\n<<<<<<< HEAD\n  "a": 1\n=======\n  "a": 2\n>>>>>>> b\n}\n', 2),
     "unending comment": ('{\n  "a": 1\n  /* oh\n}\n', 3),

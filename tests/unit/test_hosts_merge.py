@@ -32,9 +32,7 @@ NEWER = ["/opt/flux2-mcp/bin/flux2-mcp"]
 # One host for each way of reading; without its own command line, which is another matter.
 STRICT, LENIENT, TABLES = replace(host("claude-code"), own=None), host("vscode"), host("codex")
 CORPUS = [(STRICT, JSON), (LENIENT, JSONC), (TABLES, TOML)]
-FILES = [
-    pytest.param(row, text, id=f"{row.format}: {name}") for row, corpus in CORPUS for name, text in corpus.items()
-]
+FILES = [pytest.param(row, text, id=f"{row.format}: {name}") for row, corpus in CORPUS for name, text in corpus.items()]
 BROKEN = [
     pytest.param(row, text.replace("MAP", row.servers), line, id=f"{row.format}: {name}")
     for row, corpus in (
@@ -202,9 +200,10 @@ def test_a_table_that_others_wrote_goes_with_the_tables_below_it(before: str, af
 def test_an_entry_of_another_server_is_neither_replaced_nor_removed(row: Host) -> None:
     editor = entry.EDITORS[row.format]
     text = editor.put("", row.servers, OURS, {"command": "npx", "args": ["-y", "flux-2", "/home/ada/flux2-mcp"]})
-    for work in (lambda: entry.installed(row, text, OURS, COMMAND), lambda: entry.removed(row, text, OURS, None)):
-        with pytest.raises(HostFileError, match="another server"):
-            work()
+    with pytest.raises(HostFileError, match="another server"):
+        entry.installed(row, text, OURS, COMMAND)
+    with pytest.raises(HostFileError, match="another server"):
+        entry.removed(row, text, OURS, None)
 
 
 @pytest.mark.parametrize(
@@ -270,13 +269,14 @@ def test_the_message_shows_nothing_of_what_stands_there(tmp_path: Path) -> None:
 # --- files that nobody wrote ------------------------------------------------------------------------------------------
 
 KEYS = st.one_of(st.sampled_from(["servers", OURS, "a", "command", ""]), st.text(max_size=6))
-VALUES = st.recursive(
+VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just({}) | st.just([]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=12,
 )
+FLAGS: st.SearchStrategy[bool] = st.booleans()
 SPACE = st.lists(
-    st.sampled_from([" ", "\t", "\n", "\r\n", "// x\n", "// \"{,\r\n", "/* y */", "/*\n*/"]), max_size=3
+    st.sampled_from([" ", "\t", "\n", "\r\n", "// x\n", '// "{,\r\n', "/* y */", "/*\n*/"]), max_size=3
 ).map("".join)  # fmt: skip
 
 
@@ -292,13 +292,14 @@ def jsonc_texts(draw: st.DrawFn) -> str:
                 else [written(one) for one in value]
             )
             inner = ",".join(f"{draw(SPACE)}{pair}{draw(SPACE)}" for pair in pairs)
-            tail = f",{draw(SPACE)}" if pairs and draw(st.booleans()) else draw(SPACE) if not pairs else ""
+            comma = bool(pairs) and draw(FLAGS)
+            tail = f"{',' if comma else ''}{draw(SPACE)}"
             opening, closing = "{}" if isinstance(value, dict) else "[]"
             return f"{opening}{inner}{tail}{closing}"
-        return json.dumps(value, ensure_ascii=draw(st.booleans()))
+        return json.dumps(value, ensure_ascii=draw(FLAGS))
 
     root = draw(st.dictionaries(KEYS.filter(lambda key: key != "servers"), VALUES, max_size=3))
-    if draw(st.booleans()):
+    if draw(FLAGS):
         root["servers"] = draw(st.dictionaries(KEYS.filter(lambda key: key != OURS), VALUES, max_size=3))
     return draw(st.sampled_from(["", jsonc.BOM])) + draw(SPACE) + written(root) + draw(SPACE)
 
@@ -335,15 +336,31 @@ def test_whatever_is_no_json_is_refused_and_what_is_json_is_read_alike(text: str
 def toml_texts(draw: st.DrawFn) -> str:
     """Any TOML of tables, keys, comments and strings over lines; no table twice."""
     end = draw(st.sampled_from(["\n", "\r\n"]))
-    names = ["a", "b", '"c d"', "mcp_servers", "mcp_servers.x", 'mcp_servers."y z"', "mcp_servers.x.env", "a.mcp_servers"]
-    values = ["1", '"x # [y]"', "'[z]'", f'"""{end}[mcp_servers.flux-2]{end}"""', f'[{end}  "]", # ]{end}]', "{ k = [1] }"]
+    names = [
+        "a",
+        "b",
+        '"c d"',
+        "mcp_servers",
+        "mcp_servers.x",
+        'mcp_servers."y z"',
+        "mcp_servers.x.env",
+        "a.mcp_servers",
+    ]
+    values = [
+        "1",
+        '"x # [y]"',
+        "'[z]'",
+        f'"""{end}[mcp_servers.flux-2]{end}"""',
+        f'[{end}  "]", # ]{end}]',
+        "{ k = [1] }",
+    ]
     lines = []
     tables = draw(st.permutations(names))
     for table in [None, *tables[: draw(st.integers(0, len(names)))]]:
         if table is not None:
             lines.append(f"{draw(st.sampled_from(['', '  ']))}[{table}]{draw(st.sampled_from(['', ' # t']))}")
-        for key in draw(st.lists(st.sampled_from(["k", "'l m'", "n.o"]), unique=True)):
-            lines.append(f"{key} = {draw(st.sampled_from(values))}{draw(st.sampled_from(['', '  # v']))}")
+        keys = draw(st.lists(st.sampled_from(["k", "'l m'", "n.o"]), unique=True))
+        lines += [f"{key} = {draw(st.sampled_from(values))}{draw(st.sampled_from(['', '  # v']))}" for key in keys]
         lines += draw(st.lists(st.sampled_from(["", "# c", "  "]), max_size=2))
     text = end.join(lines) + draw(st.sampled_from(["", end, end * 3]))
     return draw(st.sampled_from(["", "\ufeff"])) + text

@@ -182,7 +182,9 @@ def _block(text: str, path: tuple[str, ...]) -> tuple[int, int] | None:
                 kept = len(text[:start].removesuffix("\n").removesuffix("\r"))
                 return len(text[:kept].removesuffix("\n").removesuffix("\r")), len(text)
             if not text[:start].removeprefix(BOM):  # before it was nothing, and so not the blank line after it
-                return start, rest + 1 + len(text[rest + 1 :]) - len(text[rest + 1 :].removeprefix("\r").removeprefix("\n"))
+                return start, rest + 1 + len(text[rest + 1 :]) - len(
+                    text[rest + 1 :].removeprefix("\r").removeprefix("\n")
+                )
             blank = text[:start].endswith(("\n\n", "\n\r\n"))
             return len(text[:start].removesuffix("\n").removesuffix("\r")) if blank else start, rest + 1
     return None
