@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def parsed(row: Host, text: str) -> Any:  # noqa: ANN401  # whatever a file hold
     if row.format == "json":
         return json.loads(text.removeprefix("\ufeff"), parse_float=str)
     root = jsonc.scan(text)
-    return {} if root is None else root.value
+    return {} if root is None else deepcopy(root.value)
 
 
 def kept_in(before: str, after: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flux2_mcp.errors import HostFileError
-from flux2_mcp.hosts.jsonc import BOM, Json, Member, Node, Object, line_of, scan
+from flux2_mcp.hosts.jsonc import BOM, Json, Member, Node, Object, ends_in_line_comment, line_of, scan
 
 SPACE = " \t\r\n"
 UNIT = "  "
@@ -165,9 +165,9 @@ def _removed(text: str, node: Node, member: Member) -> list[Edit]:
     if start == node.start + 1 and not text[end : node.end - 1].strip(SPACE):
         return [(start, node.end - 1, "")]
     rest = text[end:].partition("\n")[0]
-    ends_comment = "//" in text[:start].rpartition("\n")[2]
-    followed = rest.strip(SPACE) and (ends_comment or rest.lstrip(SPACE)[0] != "}")
-    if followed and (member.comma is not None or "\n" in text[start : member.start]):
+    commented = ends_in_line_comment(text, members[index - 1].node.end if index else node.start + 1, start)
+    followed = rest.strip(SPACE) and (commented or rest.lstrip(SPACE)[0] != "}")
+    if followed and (index == 0 or "\n" in text[start : member.start]):
         # What else stands on its line keeps its place there.
         start, end = member.start, end + len(rest) - len(rest.lstrip(SPACE))
     edits: list[Edit] = [(start, end, "")]

@@ -73,6 +73,12 @@ class _Open:
     key: tuple[str, int] | None = None
 
 
+def ends_in_line_comment(text: str, start: int, end: int) -> bool:
+    """True where the last thing between two members is a comment that the end of its line ends."""
+    found = [lexeme[0] for lexeme in _TOKEN.finditer(text, start, end) if lexeme.lastgroup != "space"]
+    return bool(found) and found[-1].startswith("//")
+
+
 def line_of(text: str, position: int) -> int:
     """The number of the line, from 1, that a position is in."""
     return text.count("\n", 0, position) + 1
