@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test check kill kill-downloads bench-polling swarm test-browser fmt clean help
+.PHONY: demo test check kill kill-downloads bench-polling swarm test-browser test-hosts fmt clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -50,6 +50,9 @@ bench-polling: .venv/.done ## the poller beside fixed intervals, on simulated ti
 
 test-browser: .venv/.done ## the gallery and the login in headless Chromium alone; keeps what it looked like in dist/screenshots
 	FLUX2_TESTS_SCREENSHOTS=dist/screenshots $(BIN)/pytest tests/browser --numprocesses auto
+
+test-hosts: .venv/.done ## install into the real agent clients, offline (needs npm; fetches them once, about 2 GB)
+	$(BIN)/pytest tests/hosts --numprocesses 2
 
 fmt: .venv/.done ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
