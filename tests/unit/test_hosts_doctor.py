@@ -276,13 +276,13 @@ def test_a_journal_that_is_no_file_fails(doctor: Doctor, tmp_path: Path) -> None
     assert doctor()("journal")[0] == "fail"
 
 
-def test_a_home_that_is_no_folder_fails(doctor: Doctor, tmp_path: Path) -> None:
+def test_a_home_that_is_no_folder_fails_the_journal_and_the_sandbox(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    status, detail, mend = doctor(
-        FLUX2_HOME=str(tmp_path / "file/home"), RUNAPI_API_KEY=WRONG_KEY, RUNAPI_BASE_URL="http://127.0.0.1:9"
-    )("journal")
-    assert (status, detail) == ("fail", f"{tmp_path / 'file'} is not to be written")
-    assert mend == f"chmod u+rwx {tmp_path / 'file'}"
+    seen = doctor(FLUX2_HOME=str(tmp_path / "file/home"))
+    where = tmp_path / "file"
+    assert seen("journal") == ("fail", f"{where} is not to be written", f"chmod u+rwx {where}")
+    assert seen("base URL")[0::2] == ("fail", checks.ELSEWHERE)
+    assert seen.failing == ["base URL", "journal"]
 
 
 @pytest.mark.parametrize(("free", "status"), [(99_000_000, "fail"), (999_000_000, "note"), (1_000_000_000, "ok")])

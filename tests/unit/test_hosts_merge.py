@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux2_mcp.errors import HostFileError
-from flux2_mcp.hosts import entry, files, installing, jsonc
+from flux2_mcp.hosts import entry, files, installing, json_edit, jsonc, toml_edit
 from flux2_mcp.hosts.installing import Machine
 from flux2_mcp.hosts.table import Host, host
 from tests.unit.host_files import (
@@ -265,6 +265,19 @@ def test_the_message_shows_nothing_of_what_stands_there(tmp_path: Path) -> None:
     with pytest.raises(HostFileError) as caught:
         install(tmp_path, LENIENT)
     assert "canary" not in caught.value.message
+
+
+@pytest.mark.parametrize(("row", "module"), [(LENIENT, json_edit), (TABLES, toml_edit)], ids=["jsonc", "toml"])
+def test_an_edit_that_would_break_a_file_is_refused(row: Host, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401  # a module
+    before = {"jsonc": '{"a": 1, "servers": {"x": {}}}', "toml": '[a]\nb = 1\n[mcp_servers.x]\ncommand = "x"\n'}[
+        row.format
+    ]
+    after = entry.installed(row, before, OURS, COMMAND)
+    cut = "_applied" if row is LENIENT else "_appended"
+    for wrong in ("{}", before.replace("1", "2"), after.replace("flux 2", "flux 3"), "{"):
+        monkeypatch.setattr(module, cut, lambda *_, wrong=wrong: wrong)
+        with pytest.raises(HostFileError, match="can't be edited safely"):
+            entry.installed(row, before, OURS, COMMAND)
 
 
 # --- files that nobody wrote ------------------------------------------------------------------------------------------

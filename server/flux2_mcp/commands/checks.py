@@ -23,6 +23,7 @@ from flux2_mcp.gateway import Gateway
 from flux2_mcp.settings import Settings, config_file
 
 LOGIN = "flux2-mcp login"
+ELSEWHERE = "export FLUX2_HOME=/a/folder/with/room"
 PATIENCE = 15.0
 """Seconds that RunAPI has for each answer."""
 SKEW = 120.0
@@ -128,10 +129,8 @@ async def _runapi(gateway: Gateway, settings: Settings) -> AsyncIterator[Check]:
         with anyio.fail_after(PATIENCE):
             ahead = await (await gateway.api()).clock_ahead()
     except (Flux2Error, TimeoutError) as exc:
-        mend = f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
-        yield fail(
-            "base URL", f"{where}: {_words(exc)}", "FLUX2_MODE=sandbox flux2-mcp doctor" if gateway.sandbox else mend
-        )
+        mend = ELSEWHERE if gateway.sandbox else f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
+        yield fail("base URL", f"{where}: {_words(exc)}", mend)
         return
     yield ok("base URL", f"{where} answers in {anyio.current_time() - began:.2f} s")
     if ahead is None:
@@ -180,9 +179,9 @@ def storage(settings: Settings) -> Iterator[Check]:
     free = shutil.disk_usage(there).free
     detail = f"{free / MEGABYTE:,.0f} MB free at {there}"
     if free < LEAST_FREE:
-        yield fail("disk", detail, "export FLUX2_HOME=/a/folder/with/room")
+        yield fail("disk", detail, ELSEWHERE)
     elif free < FEW_FREE:
-        yield note("disk", detail, "export FLUX2_HOME=/a/folder/with/room")
+        yield note("disk", detail, ELSEWHERE)
     else:
         yield ok("disk", detail)
 

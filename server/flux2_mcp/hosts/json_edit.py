@@ -90,9 +90,12 @@ class JsonEditor:
         return root
 
     def _proved(self, text: str, meant: Object, line: int) -> str:
-        root = self._root(text)
+        try:
+            root = self._root(text)
+        except HostFileError:
+            root = None
         if root is None or root.value != meant:
-            raise HostFileError("this stands in a way that can't be edited safely", line=line)
+            raise HostFileError("this stands in a form that can't be edited safely", line=line)
         return text
 
 
