@@ -423,9 +423,8 @@ def test_a_batch_file_is_not_started_since_a_shell_would_read_its_arguments_anew
 
 
 def test_a_system_that_is_none_of_the_three_is_taken_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flux2_mcp.commands.surroundings import Surroundings
-    from flux2_mcp.errors import SettingsError
+    from flux2_mcp.commands.invocation import Invocation
 
-    around = Surroundings(env={}, workspace=None, read=SettingsError("none"))
+    around = Invocation(env={}, config=None, workspace=None)
     monkeypatch.setattr(platform, "system", lambda: "FreeBSD")
     assert here.machine(around).system == "Linux"

@@ -17,7 +17,7 @@ import anyio
 from pydantic import BaseModel
 
 from flux2_mcp import __version__
-from flux2_mcp.commands.surroundings import Surroundings
+from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError
 from flux2_mcp.gateway import Gateway
 from flux2_mcp.settings import Settings, config_file
@@ -71,21 +71,21 @@ def fail(check: str, detail: str, mend: str) -> Check:
     return Check(check=check, status="fail", detail=detail, mend=mend)
 
 
-def installation(around: Surroundings) -> Iterator[Check]:
+def installation(invocation: Invocation) -> Iterator[Check]:
     """Python, version, and whether the settings can be read."""
     yield ok("python", f"{platform.python_version()} ({sys.executable})")
     yield ok("version", f"{__version__} ({Path(__file__).parents[1]})")
-    if isinstance(around.read, SettingsError):
-        named = re.search(r"\b(?:FLUX2|RUNAPI)_[A-Z_]+", around.read.message)
-        yield fail("settings", around.read.message, f"unset {named[0]}" if named else LOGIN)
+    if isinstance(invocation.read, SettingsError):
+        named = re.search(r"\b(?:FLUX2|RUNAPI)_[A-Z_]+", invocation.read.message)
+        yield fail("settings", invocation.read.message, f"unset {named[0]}" if named else LOGIN)
 
 
-async def service(around: Surroundings, settings: Settings) -> AsyncIterator[Check]:
+async def service(invocation: Invocation, settings: Settings) -> AsyncIterator[Check]:
     """The key, RunAPI, its clock and its prices. Calls past the limiter: four, and they must tell when the journal can't."""
     gateway = Gateway(settings, gate=anyio.lowlevel.checkpoint, on_limited=lambda _: anyio.lowlevel.checkpoint())
     try:
         reached = [check async for check in _runapi(gateway, settings)]
-        for check in _key_file(around):
+        for check in _key_file(invocation):
             yield check
         yield await _key(gateway, settings, answers=reached[0].status == "ok")
         for check in reached:
@@ -94,8 +94,8 @@ async def service(around: Surroundings, settings: Settings) -> AsyncIterator[Che
         await gateway.close()
 
 
-def _key_file(around: Surroundings) -> Iterator[Check]:
-    path = config_file(around.env)
+def _key_file(invocation: Invocation) -> Iterator[Check]:
+    path = config_file(invocation.env)
     if path is not None and path.is_file() and os.name == "posix":
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:

@@ -11,19 +11,26 @@ from collections.abc import Mapping, Sequence
 import click
 
 from flux2_mcp import __version__
+from flux2_mcp.commands.balance import balance
+from flux2_mcp.commands.completion import completion
 from flux2_mcp.commands.doctor import doctor
 from flux2_mcp.commands.gallery import gallery
 from flux2_mcp.commands.generate import generate
 from flux2_mcp.commands.install import install
+from flux2_mcp.commands.invocation import Invocation
+from flux2_mcp.commands.login import login
+from flux2_mcp.commands.logout import logout
 from flux2_mcp.commands.output import INTERRUPTED, PROGRAM, WIDTH, complain
 from flux2_mcp.commands.pricing import pricing
 from flux2_mcp.commands.sandbox import sandbox
-from flux2_mcp.commands.surroundings import Surroundings
+from flux2_mcp.commands.spend import spend
 from flux2_mcp.commands.tasks import open_image, prune, tasks
 from flux2_mcp.commands.variants import variants
+from flux2_mcp.commands.wait import wait
+from flux2_mcp.commands.whoami import whoami
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, SettingsError
 from flux2_mcp.logs import to_stderr
-from flux2_mcp.settings import Settings, from_env
+from flux2_mcp.settings import ConfigText
 
 log = logging.getLogger("flux2_mcp.commands")
 
@@ -31,19 +38,29 @@ EPILOG = """
 \b
 Examples:
   flux2-mcp generate "A lighthouse at dusk" --aspect-ratio 16:9
-  flux2-mcp generate "Make it night" --source https://example.com/lighthouse.png
-  flux2-mcp pricing --variant flex --output-resolution 2k --count 4
-  flux2-mcp gallery
+  flux2-mcp generate "Make it night" --source lighthouse.png --variant flex
+  flux2-mcp login
+  flux2-mcp spend --by workspace --since 7d
 
-Without RUNAPI_API_KEY a sandbox on this machine draws the images, and no money moves. Without a command, flux2-mcp
-serves MCP over stdio: that is what agent hosts start.
+Without a key a sandbox on this machine draws the images, and no money moves. Without a command, flux2-mcp serves MCP
+over stdio: that is what agent hosts start.
 
 Exit codes: 0 success, 2 authentication, 3 insufficient credits, 4 validation or not found, 5 timeout or network,
 6 rate limit, 7 the task failed, 130 stopped with Ctrl-C.
 """
 
 
+class InOrder(click.Group):
+    """Lists its commands as they were added: what is used most comes first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names."""
+        del ctx
+        return list(self.commands)
+
+
 @click.group(
+    cls=InOrder,
     epilog=EPILOG,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
@@ -53,17 +70,23 @@ def flux2() -> None:
     """FLUX.2 images from a prompt: no paid task is lost, every image lands on disk."""
 
 
-@flux2.command()
+@click.command()
 def version() -> None:
     """Show the version."""
     click.echo(__version__)
 
 
-for command in (generate, gallery, tasks, open_image, prune, variants, pricing, sandbox, install, doctor):
+COMMANDS = (
+    generate, wait, tasks, open_image, gallery, prune,
+    variants, pricing, balance, spend,
+    install, doctor, login, logout, whoami,
+    completion, sandbox, version,
+)  # fmt: skip
+for command in COMMANDS:
     flux2.add_command(command)
 
 
-def run(argv: Sequence[str], env: Mapping[str, str], config_text: str | None, workspace: str | None) -> int:
+def run(argv: Sequence[str], env: Mapping[str, str], config_text: ConfigText, workspace: str | None) -> int:
     """Run one command and give its exit code.
 
     Args:
@@ -72,18 +95,15 @@ def run(argv: Sequence[str], env: Mapping[str, str], config_text: str | None, wo
         config_text: RunAPI's config file, where there is one.
         workspace: The folder that the process was started in, where there still is one.
     """
-    try:
-        read: Settings | SettingsError = from_env(env, config_text, workspace=workspace)
-    except SettingsError as exc:
-        read = exc
-    to_stderr(read.log_level if isinstance(read, Settings) else "warning", people=True)
-    around = Surroundings(env=env, workspace=workspace, read=read)
+    invocation = Invocation(env, config_text, workspace)
+    read = invocation.read
+    to_stderr("warning" if isinstance(read, SettingsError) else read.log_level, people=True)
     color = False if env.get("NO_COLOR") or env.get("TERM") == "dumb" else None
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A path that the terminal's encoding does not have is better shown escaped than not at all.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = flux2.main(list(argv), prog_name=PROGRAM, standalone_mode=False, obj=around, color=color)
+        code = flux2.main(list(argv), prog_name=PROGRAM, standalone_mode=False, obj=invocation, color=color)
     except click.Abort:
         return INTERRUPTED
     except click.UsageError as exc:

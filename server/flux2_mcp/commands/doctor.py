@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flux2_mcp.commands import here, output
-from flux2_mcp.commands.surroundings import Surroundings
+from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.errors import HostFileError, SettingsError
 from flux2_mcp.hosts.table import Host, host
 
@@ -32,7 +32,7 @@ FAILED = 1
 @click.argument("hosts", nargs=-1, metavar="[HOST]...")
 @output.as_json_option
 @click.pass_obj
-def doctor(around: Surroundings, *, hosts: tuple[str, ...], as_json: bool) -> int:
+def doctor(invocation: Invocation, *, hosts: tuple[str, ...], as_json: bool) -> int:
     """Look at this installation, RunAPI, the journal and the hosts' entries. Costs nothing."""
     from flux2_mcp.commands.checks import Report
 
@@ -40,7 +40,7 @@ def doctor(around: Surroundings, *, hosts: tuple[str, ...], as_json: bool) -> in
 
     async def work() -> Report:
         with output.progress() as show:
-            checks = [check async for check in _checks(around, rows, show)]
+            checks = [check async for check in _checks(invocation, rows, show)]
         return Report(ok=all(check.status != "fail" for check in checks), checks=checks)
 
     report = output.run(work, stopped="Stopped.")
@@ -48,20 +48,20 @@ def doctor(around: Surroundings, *, hosts: tuple[str, ...], as_json: bool) -> in
     return 0 if report.ok else FAILED
 
 
-async def _checks(around: Surroundings, rows: list[Host], show: Callable[[str], None]) -> AsyncIterator[Check]:
+async def _checks(invocation: Invocation, rows: list[Host], show: Callable[[str], None]) -> AsyncIterator[Check]:
     from flux2_mcp.commands import checks, host_checks
 
-    for check in checks.installation(around):
+    for check in checks.installation(invocation):
         yield check
-    if not isinstance(around.read, SettingsError):
+    if not isinstance(invocation.read, SettingsError):
         show("asking RunAPI")
-        async for check in checks.service(around, around.read):
+        async for check in checks.service(invocation, invocation.read):
             yield check
-        for check in checks.storage(around.read):
+        for check in checks.storage(invocation.read):
             yield check
-    machine = here.machine(around)
+    machine = here.machine(invocation)
     try:
-        command = here.server(around)
+        command = here.server(invocation)
     except HostFileError as exc:
         yield checks.fail("hosts", exc.message, "uv tool install . && flux2-mcp install")
         return

@@ -8,21 +8,21 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from flux2_mcp.commands.surroundings import Surroundings
+from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.hosts import command
 from flux2_mcp.hosts.installing import Machine
 from flux2_mcp.hosts.table import SYSTEMS, System
 
 
-def machine(around: Surroundings) -> Machine:
+def machine(invocation: Invocation) -> Machine:
     """Where hosts are looked for. What is none of the three systems has its files where Linux has them."""
     told = platform.system()
     fallback: System = "Linux"
     system = next((known for known in SYSTEMS if known == told), fallback)
-    return Machine(system=system, env=around.env, workspace=around.workspace)
+    return Machine(system=system, env=invocation.env, workspace=invocation.workspace)
 
 
-def server(around: Surroundings) -> list[str]:
+def server(invocation: Invocation) -> list[str]:
     """What starts this very installation as a server, the program first, absolute.
 
     Raises:
@@ -32,4 +32,4 @@ def server(around: Surroundings) -> list[str]:
     scripts = [Path(sysconfig.get_path("scripts", scheme)) for scheme in schemes]
     if sys.prefix != sys.base_prefix:
         scripts = scripts[:1]  # what stands in the user's own folder is another installation
-    return command.words(scripts, sys.executable, shutil.which("uvx", path=around.env.get("PATH", "")))
+    return command.words(scripts, sys.executable, shutil.which("uvx", path=invocation.env.get("PATH", "")))

@@ -9,7 +9,7 @@ from functools import partial
 import click
 
 from flux2_mcp.commands import here, output
-from flux2_mcp.commands.surroundings import Surroundings
+from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.errors import Flux2Error, HostFileError, InvalidRequestError, Problem, SettingsError
 from flux2_mcp.hosts import entry, files, installing
 from flux2_mcp.hosts.installing import NAME, Machine, Plan
@@ -54,7 +54,7 @@ def _name(_: click.Context, __: click.Parameter, text: str) -> str:
 )
 @click.pass_obj
 def install(
-    around: Surroundings,
+    invocation: Invocation,
     *,
     hosts: tuple[str, ...],
     scope: Scope,
@@ -66,13 +66,13 @@ def install(
     """Put this server into agent hosts: HOST by name, all that are found, or those you choose."""
     if hosts and detect:
         raise click.UsageError("Name hosts or let them be found with --detect, not both.")
-    machine = here.machine(around)
-    command = None if uninstall else here.server(around)
+    machine = here.machine(invocation)
+    command = None if uninstall else here.server(invocation)
     found = [] if hosts else [row for row in machine.detected() if scope == "user" or row.project]
     if not hosts and not found:
         raise InvalidRequestError(Problem("HOST", f"no agent host was found. Name one of {_names(TABLE)}."))
     chosen = [host(each) for each in hosts] or (found if detect else _asked(found, machine, name, uninstall=uninstall))
-    work = partial(_one, around, scope=scope, name=name, command=command, dry_run=dry_run)
+    work = partial(_one, invocation, scope=scope, name=name, command=command, dry_run=dry_run)
     code = 0
     for row in dict.fromkeys(row.name for row in chosen):
         try:
@@ -82,7 +82,7 @@ def install(
             color = click.get_current_context().color
             output.complain(f"{host(row).title}: {exc.message}", exc.cost, exc.next_step, color=color)
     if not code and not dry_run and not uninstall:
-        click.echo(f"{_key_hint(around)}\n{output.PROGRAM} doctor looks whether all of it works.")
+        click.echo(f"{_key_hint(invocation)}\n{output.PROGRAM} doctor looks whether all of it works.")
     return code
 
 
@@ -118,9 +118,11 @@ def _is_there(row: Host, machine: Machine, name: str) -> bool:
         return False
 
 
-def _one(around: Surroundings, row: Host, *, scope: Scope, name: str, command: list[str] | None, dry_run: bool) -> str:
+def _one(
+    invocation: Invocation, row: Host, *, scope: Scope, name: str, command: list[str] | None, dry_run: bool
+) -> str:
     """What became of one host, or would, in words. Without a command the entry is taken out."""
-    machine = here.machine(around)
+    machine = here.machine(invocation)
     if command is None:
         plan = installing.to_remove(machine, row, scope, name)
     else:
@@ -136,15 +138,15 @@ def _one(around: Surroundings, row: Host, *, scope: Scope, name: str, command: l
     lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *_diff(plan)]
     if backup is not None:
         lines.append(f"Before: {backup}")
-    return "\n".join(lines if command is None else [*lines, *_next(around, row, scope, name, command)])
+    return "\n".join(lines if command is None else [*lines, *_next(invocation, row, scope, name, command)])
 
 
-def _next(around: Surroundings, row: Host, scope: Scope, name: str, command: list[str]) -> Iterator[str]:
+def _next(invocation: Invocation, row: Host, scope: Scope, name: str, command: list[str]) -> Iterator[str]:
     """What to do in the host, and with what else it can be done."""
     yield f"{_bold('Next:')} {row.then}"
     if scope == "project":
         yield "The entry holds a path of this machine: keep the file out of version control."
-    if _key_in_environment(around) and row.from_env:
+    if _key_in_environment(invocation) and row.from_env:
         yield f"To hand on the key from the environment, add to the entry: {row.from_env}"
     if row.name in LINKS:
         yield f"Or with a click: {LINKS[row.name](name, entry.whole(row, command))}"
@@ -166,17 +168,20 @@ def _shown(plan: Plan, standing: Object | None) -> list[str]:
     return entry.EDITORS[plan.host.format].shown(plan.host.servers, plan.name, standing | hidden).splitlines()
 
 
-def _key_in_environment(around: Surroundings) -> bool:
-    return not isinstance(around.read, SettingsError) and around.read.key_source in {"RUNAPI_API_KEY", "RUNAPI_KEY"}
+def _key_in_environment(invocation: Invocation) -> bool:
+    return not isinstance(invocation.read, SettingsError) and invocation.read.key_source in {
+        "RUNAPI_API_KEY",
+        "RUNAPI_KEY",
+    }
 
 
-def _key_hint(around: Surroundings) -> str:
-    settings = around.read
+def _key_hint(invocation: Invocation) -> str:
+    settings = invocation.read
     if isinstance(settings, SettingsError):
         return f"{settings.message} {settings.next_step}"
     if settings.api_key is None:
         return f"There is no key yet: the sandbox draws the images until {output.PROGRAM} login has brought one."
-    if _key_in_environment(around):
+    if _key_in_environment(invocation):
         return (
             "The key stands in the environment only, where not every host sees it:"
             f" {output.PROGRAM} login keeps it in RunAPI's own file, for all of them."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from flux2_mcp.errors import SettingsError
 from flux2_mcp.settings import ConfigText, Settings, from_env
 
 
@@ -26,3 +27,11 @@ class Invocation:
             SettingsError: A variable, or the config file, holds something that can't be used.
         """
         return from_env(self.env, self.config, workspace=self.workspace)
+
+    @property
+    def read(self) -> Settings | SettingsError:
+        """The settings, or why there are none."""
+        try:
+            return self()
+        except SettingsError as exc:
+            return exc
