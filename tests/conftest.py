@@ -33,16 +33,20 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-def clean_env(tmp_path: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """An environment for a process of ours: an empty home, the sandbox a thousand times faster than life, no key."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
     return kept | {
-        "HOME": str(tmp_path / "user"),
-        "FLUX2_HOME": str(tmp_path / "home"),
+        "HOME": str(folder / "user"),
+        "FLUX2_HOME": str(folder / "home"),
         "FLUX2_SANDBOX_SPEED": "1000",
         "FLUX2_RATE": "1000",
     }
+
+
+@pytest.fixture
+def clean_env(tmp_path: Path) -> dict[str, str]:
+    return environment(tmp_path)
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from flux2_mcp.errors import Flux2Error
 from flux2_mcp.hosts import clients
 from flux2_mcp.service import Service
 from flux2_mcp.settings import Settings
+from flux2_mcp.tasks_extension import Tasks
 from flux2_mcp.tools import REGISTRY, Entry
 from flux2_mcp.tools import call as calls
 
@@ -60,8 +61,8 @@ class Flux2Server(MCPServer[Service]):
             return boundary.to_result(refused)
         try:
             result = await super().call_tool(name, arguments, context)
-            if isinstance(result, CallToolResult) and context is not None and not calls.client(context).structured:
-                result = result.model_copy(update={"structured_content": None})
+            if isinstance(result, CallToolResult) and context is not None:
+                result = calls.fitted(context, result)
         except ToolError as exc:
             cause = exc.__cause__ or exc
             if isinstance(cause, ValidationError):
@@ -175,7 +176,7 @@ def build(settings: Settings) -> Flux2Server:
         cache_hints={method: CacheHint(ttl_ms=HOUR_MS, scope="public") for method in ONE_PAGE},
         subscriptions=False,
         middleware=[shape_lists],
-        extensions=[gallery.extension()],
+        extensions=[gallery.extension(), Tasks()],
         log_level="WARNING",
     ).completing()
 

@@ -34,7 +34,7 @@ from flux2_mcp.pruning import Pruner
 from flux2_mcp.settings import Settings, is_loopback
 from flux2_mcp.sources import callback_problems
 from flux2_mcp.sourcing import Sourcing
-from flux2_mcp.waiting import OnProgress, Outcome, Told, Waiter
+from flux2_mcp.waiting import OnProgress, Outcome, Told, Waiter, refusal
 
 MOST_TOGETHER = 8
 """Tasks of one call."""
@@ -207,9 +207,8 @@ class Service:
                 await self.prices.fitting(request.action, count, intended.over.left_usd),
             )
         tasks = await self._waiter.wait(intended.entries, wait_seconds, on_progress)
-        refused = [told.trouble for told in tasks if told.entry.state is State.REJECTED and told.trouble is not None]
-        if len(refused) == len(tasks):
-            raise refused[0]
+        if (refused := refusal(tasks)) is not None:
+            raise refused
         return self._outcome(tasks, joined=intended.joined)
 
     async def check(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from flux2_mcp.errors import AuthenticationError, Flux2Error, JournalError
+from flux2_mcp.errors import NOTHING_CHARGED, AuthenticationError, Flux2Error, JournalError, TaskFailedError
 from flux2_mcp.journal.entry import Entry, Journal
 from flux2_mcp.keeper import Keeper
 from flux2_mcp.lifecycle import State
@@ -18,7 +18,8 @@ from flux2_mcp.lifecycle import State
 log = logging.getLogger("flux2_mcp.tasks")
 
 ANSWER_SECONDS = 10.0
-"""However short the caller's wait: so long for RunAPI to take the task, since its id is what the caller needs most."""
+"""However short the caller's wait: so long, since the task was asked for, until RunAPI has taken it. Its id is what the
+caller needs most."""
 LOOK_SECONDS = 0.05
 """How often the journal is looked at for the news of another process."""
 PROGRESS_SECONDS = 1.0
@@ -35,10 +36,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A task as a caller is told of it: its entry, and what stands in its way just now."""
+    """A task as a caller is told of it: its entry, what stands in its way just now, about how many seconds it still takes."""
 
     entry: Entry
     trouble: Flux2Error | None = None
+    remaining: float | None = None
 
     @property
     def settled(self) -> bool:
@@ -58,6 +60,21 @@ class Outcome:
     sandbox: bool
     joined: bool = False
     notice: str | None = None
+
+
+def remaining(tasks: Sequence[Told]) -> float | None:
+    """About how many seconds it takes until all have settled; None where nobody can say, or where all have."""
+    each = [told.remaining for told in tasks if not told.settled]
+    known = [seconds for seconds in each if seconds is not None]
+    return max(known) if known and len(known) == len(each) else None
+
+
+def refusal(tasks: Sequence[Told]) -> Flux2Error | None:
+    """The error of a call whose every task was refused: RunAPI has made none of them, and charges nothing."""
+    if not tasks or any(told.entry.state is not State.REJECTED for told in tasks):
+        return None
+    first = tasks[0]
+    return first.trouble or TaskFailedError(first.entry.error or "RunAPI refused it.", cost=NOTHING_CHARGED)
 
 
 OnProgress = Callable[[Progress], Awaitable[None]]
@@ -82,7 +99,7 @@ class Waiter:
 
         Args:
             entries: As just read from the journal.
-            wait_seconds: 0 waits for no more than RunAPI's answer to what was just sent.
+            wait_seconds: 0 waits for no more than RunAPI's answer to what was sent just now.
             on_progress: Told about once a second, and at each change.
         """
         with self._keeper.watched([entry.key for entry in entries]):
@@ -98,6 +115,8 @@ class Waiter:
         self, entries: Sequence[Entry], wait_seconds: float, on_progress: OnProgress | None
     ) -> tuple[Told, ...]:
         begun = time.monotonic()
+        ages = [(datetime.now(UTC) - entry.created_at).total_seconds() for entry in entries]
+        answer_seconds = ANSWER_SECONDS - max(0.0, min(ages, default=0.0))
         told = tuple(Told(entry) for entry in entries)
         while True:
             try:
@@ -106,7 +125,7 @@ class Waiter:
                 told = await self._look(told)
                 elapsed = time.monotonic() - begun
                 answered = all(one.entry.task_id or one.trouble for one in told)
-                left = (wait_seconds if answered else max(wait_seconds, ANSWER_SECONDS)) - elapsed
+                left = (wait_seconds if answered else max(wait_seconds, answer_seconds)) - elapsed
                 if left <= 0 or all(one.settled for one in told):
                     return told
                 if on_progress is not None:
@@ -130,16 +149,15 @@ class Waiter:
         keys = [one.entry.key for one in told]
         ours = {key: kept for key in keys if (kept := self._keeper.kept(key))}
         rest = [key for key in keys if key not in ours]
-        read = {entry.key: Told(entry) for entry in await self._journal.find(rest)} if rest else {}
-        known = read | {key: Told(kept.entry, kept.trouble) for key, kept in ours.items()}
+        read = {entry.key: self._told(entry) for entry in await self._journal.find(rest)} if rest else {}
+        known = read | {key: self._told(kept.entry, kept.trouble) for key, kept in ours.items()}
         lost = JournalError("The journal's file was found broken, and this task was in it.")
         return tuple(known.get(one.entry.key) or Told(one.entry, lost) for one in told)
 
-    def _progress(self, told: Sequence[Told], elapsed: float) -> Progress:
-        remaining = [self._keeper.expected(one.entry) for one in told if not one.settled]
-        known = [seconds for seconds in remaining if seconds is not None]
-        return Progress(
-            elapsed=elapsed,
-            remaining=max(known) if known and len(known) == len(remaining) else None,
-            states=tuple(one.entry.state for one in told),
-        )
+    def _told(self, entry: Entry, trouble: Flux2Error | None = None) -> Told:
+        return Told(entry, trouble, self._keeper.expected(entry))
+
+    @staticmethod
+    def _progress(told: Sequence[Told], elapsed: float) -> Progress:
+        states = tuple(one.entry.state for one in told)
+        return Progress(elapsed=elapsed, remaining=remaining(told), states=states)

@@ -15,18 +15,38 @@ COMMAND = [sys.executable, "-m", "flux2_mcp"]
 MODERN = "2026-07-28"
 LEGACY = "2025-06-18"
 ERAS = (LEGACY, MODERN)
-_META = {
-    "io.modelcontextprotocol/protocolVersion": MODERN,
-    "io.modelcontextprotocol/clientCapabilities": {},
-    "io.modelcontextprotocol/clientInfo": {"name": "tests", "version": "1"},
-}
+CLIENT = {"name": "tests", "version": "1"}
+
+
+def hello(capabilities: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of `initialize`."""
+    return {"protocolVersion": LEGACY, "capabilities": dict(capabilities), "clientInfo": CLIENT}
+
+
+def dressed(era: str, params: Mapping[str, Any] | None, capabilities: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as the era has them."""
+    if era == LEGACY:
+        return dict(params or {})
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientCapabilities": dict(capabilities),
+        "io.modelcontextprotocol/clientInfo": CLIENT,
+    }
+    return dict(params or {}) | {"_meta": meta | dict((params or {}).get("_meta", {}))}
 
 
 class Host:
     """Starts the server and speaks one era with it."""
 
-    def __init__(self, env: Mapping[str, str], era: str, cwd: str | None = None) -> None:
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        era: str,
+        cwd: str | None = None,
+        capabilities: Mapping[str, Any] | None = None,
+    ) -> None:
         self._era = era
+        self._capabilities = dict(capabilities or {})
         self._last = 0
         self.process = subprocess.Popen(
             COMMAND,
@@ -38,6 +58,7 @@ class Host:
             bufsize=0,
         )
         self.lines: list[bytes] = []
+        self.heard: list[dict[str, Any]] = []
         self.errors = ""
         self._arrived: Queue[bytes] = Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -51,8 +72,7 @@ class Host:
 
     def __enter__(self) -> Self:
         if self._era == LEGACY:
-            hello = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "tests", "version": "1"}}
-            assert self.request("initialize", hello)["serverInfo"]["name"] == "flux-2"
+            assert self.request("initialize", hello(self._capabilities))["serverInfo"]["name"] == "flux-2"
             self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         return self
 
@@ -80,13 +100,26 @@ class Host:
 
     def answer(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """The whole answer to one request."""
+        return self.answer_to(self.ask(method, params))
+
+    def ask(self, method: str, params: dict[str, Any] | None = None) -> int:
+        """Send one request; gives its id."""
         self._last += 1
-        full = dict(params or {}) | ({"_meta": _META} if self._era == MODERN else {})
+        full = dressed(self._era, params, self._capabilities)
         self.send({"jsonrpc": "2.0", "id": self._last, "method": method, "params": full})
-        while True:
-            message: dict[str, Any] = json.loads(self._arrived.get(timeout=DEADLINE))
-            if message.get("id") == self._last:
-                return message
+        return self._last
+
+    def answer_to(self, ident: int) -> dict[str, Any]:
+        """The whole answer to a request sent before; what else arrives until then is in `heard`."""
+        while (message := self.next()).get("id") != ident:
+            pass
+        return message
+
+    def next(self) -> dict[str, Any]:
+        """The next message that arrives."""
+        message: dict[str, Any] = json.loads(self._arrived.get(timeout=DEADLINE))
+        self.heard.append(message)
+        return message
 
     def request(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """The result of one request."""

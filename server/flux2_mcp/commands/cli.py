@@ -23,6 +23,7 @@ from flux2_mcp.commands.logout import logout
 from flux2_mcp.commands.output import INTERRUPTED, PROGRAM, WIDTH, complain
 from flux2_mcp.commands.pricing import pricing
 from flux2_mcp.commands.sandbox import sandbox
+from flux2_mcp.commands.serve import serve
 from flux2_mcp.commands.spend import spend
 from flux2_mcp.commands.tasks import open_image, prune, tasks
 from flux2_mcp.commands.variants import variants
@@ -80,7 +81,7 @@ COMMANDS = (
     generate, wait, tasks, open_image, gallery, prune,
     variants, pricing, balance, spend,
     install, doctor, login, logout, whoami,
-    completion, sandbox, version,
+    serve, completion, sandbox, version,
 )  # fmt: skip
 for command in COMMANDS:
     flux2.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -17,7 +18,8 @@ from flux2_mcp.errors import DeliveryError
 from flux2_mcp.hosts import clients
 from flux2_mcp.hosts.clients import Client
 from flux2_mcp.journal.entry import StoredImage
-from flux2_mcp.results import Result, image_uri
+from flux2_mcp.lifecycle import State
+from flux2_mcp.results import GenerationResult, Result, image_uri
 from flux2_mcp.service import Service
 from flux2_mcp.waiting import OnProgress, Outcome, Progress, Told
 
@@ -84,12 +86,23 @@ def on_progress(call: Call) -> OnProgress:
         if progress.elapsed <= last:
             return
         last = progress.elapsed
-        done = sum(1 for state in progress.states if not state.unfinished)
-        rest = "" if progress.remaining is None else f", about {max(1, round(progress.remaining))} s left"
-        message = f"{done} of {len(progress.states)} done after {progress.elapsed:.0f} s{rest}"
+        message = standing(progress.states, progress.elapsed, progress.remaining)
         await call.report_progress(progress.elapsed, message=message)
 
     return report
+
+
+def standing(states: Sequence[State], elapsed: float, remaining: float | None) -> str:
+    """How tasks stand, in words.
+
+    Args:
+        states: One a task.
+        elapsed: Seconds since they were asked for.
+        remaining: Seconds that they may still take; None where nobody can say, and then nothing is said.
+    """
+    done = sum(1 for state in states if not state.unfinished)
+    rest = "" if remaining is None else f", about {max(1, round(remaining))} s left"
+    return f"{done} of {len(states)} done after {elapsed:.0f} s{rest}"
 
 
 async def generation(call: Call, outcome: Outcome, *, preview: bool) -> CallToolResult:
@@ -124,6 +137,20 @@ def _links(image: StoredImage, told: Told) -> list[ResourceLink]:
     shared = {"type": "resource_link", "name": path.name, "mime_type": image.mime_type, "size": image.size_bytes}
     uris = (path.as_uri(), image_uri(told.entry.task_id or told.entry.key))
     return [ResourceLink.model_validate(shared | {"uri": uri}) for uri in uris]
+
+
+def told(result: CallToolResult) -> GenerationResult:
+    """What `generation` made the result from, read back from its JSON, which stands in it for every client."""
+    return GenerationResult.model_validate_json(next(reversed(_texts(result))))
+
+
+def _texts(result: CallToolResult) -> list[str]:
+    return [block.text for block in result.content if isinstance(block, TextContent)]
+
+
+def fitted(call: Call, result: CallToolResult) -> CallToolResult:
+    """The result without what would mislead this client: see `Client.structured`."""
+    return result if client(call).structured else result.model_copy(update={"structured_content": None})
 
 
 def answer(result: Result, text: str) -> CallToolResult:

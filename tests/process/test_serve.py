@@ -1,0 +1,207 @@
+"""`flux2-mcp serve --http` as a process: who gets in, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flux2_mcp.commands.serve import PORT
+from flux2_mcp.sandbox.server import Sandbox
+from tests.conftest import environment
+from tests.contract.sandboxed import TLS
+from tests.process.stdio import COMMAND, ERAS, LEGACY, MODERN, hello
+from tests.process.web import ACCEPT, Served, WebHost
+from tests.unit.services import PATIENCE
+
+END_SECONDS = 0.5
+"""How long an end may take (issue 5)."""
+INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello({})}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebHost]:
+    folder = tmp_path_factory.mktemp("shared")
+    host = WebHost(environment(folder), LEGACY, cwd=str(folder))
+    yield host
+    host.close()
+
+
+def test_the_token_is_shown_at_the_first_start_alone_and_kept_for_its_owner(
+    clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    file = Path(clean_env["FLUX2_HOME"]) / "http-token"
+    with Served(clean_env, str(tmp_path)) as first:
+        token = file.read_text("ascii").strip()
+        said = first.stop()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert said == (
+        f"Serving MCP at {first.url}, for this machine alone. Ctrl-C ends it.\n"
+        f"Bearer token, made now and not shown again: {token}\n"
+        f"It stays in {file}, for you alone to read.\n"
+    )
+    with Served(clean_env, str(tmp_path)) as second:
+        said = second.stop()
+    assert said == (
+        f"Serving MCP at {second.url}, for this machine alone. Ctrl-C ends it.\nThe bearer token is in {file}.\n"
+    )
+
+
+def test_without_the_token_nothing_is_answered(clean_env: dict[str, str], tmp_path: Path) -> None:
+    with Served(clean_env, str(tmp_path)) as served, httpx.Client(headers=ACCEPT, verify=TLS) as http:
+        refused = [
+            http.post(served.url, json=INITIALIZE),
+            http.post(served.url, json=INITIALIZE, headers={"Authorization": "Bearer wrong"}),
+            http.get(served.url),
+            http.get(served.url.replace("/mcp", "/")),
+            http.delete(served.url),
+        ]
+    assert [answer.status_code for answer in refused] == [401] * 5
+    assert {answer.headers["www-authenticate"] for answer in refused} == {"Bearer"}
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("Host", "evil.example", 421),
+        ("Host", "evil.example:PORT", 421),
+        ("Host", "127.0.0.1:1", 421),
+        ("Host", "127.0.0.1", 421),
+        ("Host", "localhost:PORT", 200),
+        ("Origin", "http://evil.example", 403),
+        ("Origin", "http://127.0.0.1:1", 403),
+        ("Origin", "null", 403),
+        ("Origin", "https://localhost:PORT", 403),
+        ("Origin", "http://localhost:PORT", 200),
+    ],
+)
+def test_other_names_and_pages_from_elsewhere_are_refused_even_with_the_token(
+    shared: WebHost, era: str, header: str, value: str, status: int
+) -> None:
+    port = shared.served.url.split(":")[2].split("/")[0]
+    message: dict[str, Any] = INITIALIZE
+    headers = {header: value.replace("PORT", port)}
+    if era == MODERN:
+        meta = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {"_meta": meta}}
+        headers |= {"MCP-Protocol-Version": MODERN, "Mcp-Method": "server/discover"}
+    assert shared.http.post(shared.served.url, json=message, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"{", 400, -32700),
+        (b"\xff\xfe", 400, -32700),
+        (b"[" * 100_000, 400, -32700),
+        (b"[]", 400, -32600),
+        (b"7", 400, -32600),
+        (b'{"jsonrpc": "2.0", "id": 1}', 400, -32600),
+        (b" " * (5 * 1024 * 1024), 413, None),
+    ],
+)
+def test_what_is_no_message_is_refused_and_the_server_lives(
+    shared: WebHost, content: bytes, status: int, code: int | None
+) -> None:
+    headers = {"MCP-Protocol-Version": MODERN}
+    answer = shared.http.post(shared.served.url, content=content, headers=headers)
+    assert answer.status_code == status
+    if code is not None:
+        assert answer.json()["error"]["code"] == code
+    assert shared.http.post(shared.served.url, json=INITIALIZE).status_code == 200
+
+
+def test_it_listens_on_loopback_alone(shared: WebHost) -> None:
+    port = int(shared.served.url.split(":")[2].split("/")[0])
+    table = Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
+    addresses = {row.split()[1].split(":")[0] for row in table if int(row.split()[1].split(":")[1], 16) == port}
+    assert addresses == {"0100007F"}
+    if socket.has_ipv6:
+        table = Path("/proc/net/tcp6").read_text("ascii").splitlines()[1:]
+        assert not any(int(row.split()[1].split(":")[1], 16) == port for row in table)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("era", ERAS)
+def test_a_signal_ends_it_in_half_a_second_though_calls_wait_and_streams_are_open(
+    clean_env: dict[str, str], tmp_path: Path, era: str, number: int, code: int
+) -> None:
+    with Sandbox(tmp_path / "elsewhere", speed=1000, rate=None) as runapi:
+        env = clean_env | {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
+        with WebHost(env, era, cwd=str(tmp_path)) as host:
+            waiting = threading.Thread(target=_until_cut, args=(host,), daemon=True)
+            waiting.start()
+            deadline = time.monotonic() + PATIENCE
+            while not (tasks := runapi.tasks()):
+                assert time.monotonic() < deadline
+            listening = host.http.stream("GET", host.served.url) if era == LEGACY else None
+            if listening is not None:
+                assert listening.__enter__().status_code == 200
+            began = time.monotonic()
+            host.process.send_signal(number)
+            assert host.process.wait(PATIENCE) == code
+            took = time.monotonic() - began
+            waiting.join(PATIENCE)
+            assert not waiting.is_alive()
+            if listening is not None:
+                listening.__exit__(None, None, None)
+            errors = host.close()
+        with WebHost(env, era, cwd=str(tmp_path)) as host:  # the journal is sound, and has it
+            found = host.call("check_task", wait_seconds=0)["structuredContent"]["tasks"]
+    assert took < END_SECONDS
+    assert [task["task_id"] for task in found] == [tasks[0].id]
+    assert "Traceback" not in errors
+
+
+def _until_cut(host: WebHost) -> None:
+    try:
+        host.call("generate", prompt="a red fox [sandbox:stuck]")
+    except (httpx.TransportError, AssertionError, ValueError, KeyError):
+        return  # cut off, or told that the server is ending
+
+
+def test_an_idle_server_ends_at_once(clean_env: dict[str, str], tmp_path: Path) -> None:
+    with Served(clean_env, str(tmp_path)) as served:
+        began = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(PATIENCE) == 143
+        assert time.monotonic() - began < END_SECONDS
+
+
+def test_a_port_that_is_taken_is_named_with_the_way_out(clean_env: dict[str, str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--http", "--port", str(port), env=clean_env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: The server can't listen on port {port} of 127.0.0.1: Address already in use.\n"
+        "Nothing was charged.\nNext: Choose another --port, or 0 for any.\n"
+    )
+    assert not (tmp_path / "home" / "http-token").exists()
+
+
+def test_serve_without_http_says_what_serves_over_stdio(clean_env: dict[str, str]) -> None:
+    done = run("serve", env=clean_env)
+    assert done.returncode == 4
+    assert done.stderr.startswith("Error: Missing option '--http'.")
+    assert "Over stdio: flux2-mcp without a command." in re.sub(
+        r"\s+", " ", run("serve", "--help", env=clean_env).stdout
+    )
+    assert str(PORT) in run("serve", "--help", env=clean_env).stdout
+
+
+def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], env=env, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
