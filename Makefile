@@ -5,6 +5,8 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 
 .PHONY: demo test check kill kill-downloads bench-polling swarm test-browser test-hosts fmt clean help
+
+.PHONY: demo test check kill kill-downloads bench-polling swarm test-browser conformance inspector fmt clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -53,6 +55,9 @@ test-browser: .venv/.done ## the gallery and the login in headless Chromium alon
 
 test-hosts: .venv/.done ## install into the real agent clients, offline (needs npm; fetches them once, about 2 GB)
 	$(BIN)/pytest tests/hosts --numprocesses 2
+
+conformance: .venv/.done ## the protocol's own suite, both versions, over HTTP: what fails is named in tests/conformance (needs npm)
+	$(RUN) tests.conformance.run
 
 fmt: .venv/.done ## format and mend what can be mended
 	$(BIN)/ruff check --fix .

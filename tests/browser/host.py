@@ -6,17 +6,13 @@ import asyncio
 import os
 import shutil
 import socket
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio
-import platformdirs
 import uvicorn
 from playwright.async_api import Browser, BrowserContext, FrameLocator, Page
 from starlette.applications import Starlette
@@ -26,6 +22,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from flux2_mcp.context import gallery
+from tests import npm
 
 PACKAGES = {
     "@modelcontextprotocol/ext-apps": "2.0.4",
@@ -57,7 +54,6 @@ EVERYTHING: Mapping[str, Any] = {
     "message": {"text": {}},
     "updateModelContext": {"text": {}},
 }
-INSTALL_SECONDS = 180
 OPEN_SECONDS = 60
 
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -76,31 +72,9 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, CHROMIUM)), None)
 
 
-@cache
 def fetched() -> Path | str:
-    """The folder with the packages, fetched once into the user's cache; or why there is none."""
-    if (npm := shutil.which("npm")) is None:
-        return "npm is not installed"
-    name = "-".join(version.replace(".", "_") for version in PACKAGES.values())
-    folder = platformdirs.user_cache_path("flux2-mcp-tests") / f"bridge-{name}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent))
-        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-save", "--fetch-retries=1"]
-        packages = [f"{package}@{version}" for package, version in PACKAGES.items()]
-        try:
-            subprocess.run(
-                [npm, "install", "--prefix", str(fresh), *options, *packages],
-                check=True,
-                capture_output=True,
-                timeout=INSTALL_SECONDS,
-            )
-            fresh.rename(folder)
-        except (subprocess.SubprocessError, OSError) as exc:
-            shutil.rmtree(fresh, ignore_errors=True)
-            if not folder.exists():  # else another worker was faster
-                return f"npm could not fetch the bridge of MCP Apps: {exc}"
-    return folder / "node_modules"
+    """The folder with the packages, or why there is none."""
+    return npm.fetched(PACKAGES)
 
 
 @dataclass
