@@ -4,9 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test check kill kill-downloads bench-polling swarm test-browser test-hosts fmt clean help
+.PHONY: demo test check kill kill-downloads bench-polling swarm test-browser test-hosts conformance inspector fmt clean help
 
-.PHONY: demo test check kill kill-downloads bench-polling swarm test-browser conformance inspector fmt clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -35,6 +34,7 @@ check: .venv/.done ## lint, types, direction of imports
 test: check ## everything that has to hold: check, then the tests with branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/hosts
+	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/browser --ignore tests/inspector
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -58,6 +58,9 @@ test-hosts: .venv/.done ## install into the real agent clients, offline (needs n
 
 conformance: .venv/.done ## the protocol's own suite, both versions, over HTTP: what fails is named in tests/conformance (needs npm)
 	$(RUN) tests.conformance.run
+
+inspector: .venv/.done ## the Inspector's command line uses all that the server lists, in both eras (needs npm)
+	$(BIN)/pytest tests/inspector --numprocesses auto
 
 fmt: .venv/.done ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
