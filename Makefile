@@ -5,7 +5,6 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 
 .PHONY: demo test check kill kill-downloads bench-polling swarm test-browser test-hosts conformance inspector fmt clean help
-
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -33,8 +32,7 @@ check: .venv/.done ## lint, types, direction of imports
 
 test: check ## everything that has to hold: check, then the tests with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/hosts
-	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/browser --ignore tests/inspector
+	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/hosts --ignore tests/inspector
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -26,7 +26,7 @@ from mcp_types import (
 )
 from pydantic import AnyUrl, ValidationError
 
-from flux2_mcp import __version__, boundary
+from flux2_mcp import __version__, boundary, telemetry
 from flux2_mcp.context import completion, docs, gallery, prompts, resources
 from flux2_mcp.context.instructions import INSTRUCTIONS
 from flux2_mcp.errors import Flux2Error
@@ -163,8 +163,9 @@ def build(settings: Settings) -> Flux2Server:
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Service]) -> AsyncIterator[Service]:
-        async with Service.opened(settings) as service:
-            yield service
+        with telemetry.exporting(wanted=settings.telemetry):
+            async with Service.opened(settings) as service:
+                yield service
 
     return Flux2Server(
         NAME,

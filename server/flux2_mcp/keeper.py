@@ -23,7 +23,8 @@ from flux2_mcp.errors import Flux2Error
 from flux2_mcp.gateway import Gateway
 from flux2_mcp.journal.entry import Entry, Intent, Journal
 from flux2_mcp.lifecycle import State
-from flux2_mcp.worker import Kept, Worker
+from flux2_mcp.logs import fields
+from flux2_mcp.worker import Kept, Worker, log_step
 
 log = logging.getLogger("flux2_mcp.tasks")
 
@@ -90,6 +91,8 @@ class Keeper:
     def keep(self, entry: Entry) -> Kept:
         """Take a new task into care, whose lease is this process's; `intake` is held. The same task twice is the same care."""
         self._wake.set()
+        if entry.key not in self._kept:
+            log_step(entry, self._now())
         return self._kept.setdefault(entry.key, Kept(entry))
 
     @contextmanager
@@ -170,12 +173,12 @@ class Keeper:
                 self._share = len(mine) / max(len(mine), await self._journal.unfinished()) if mine else 1.0
                 for key, entry in mine.items():
                     if key not in self._kept:
-                        log.info("task %s: taken over, %s", entry.task_id or key, entry.state)
+                        log.info("taken over", extra=fields(task=entry.task_id or key, state=entry.state))
                         # Whether the process before us was heard can't be known: only an answer settles it.
                         self._kept[key] = Kept(entry, lost=entry.started)
                 await self._drop([kept for key, kept in self._kept.items() if key not in mine and not kept.busy])
             except Flux2Error as exc:
-                log.warning("leases not renewed: %s", exc.message)
+                log.warning("leases not renewed", extra=fields(reason=exc.message))
                 return False
             return True
 
@@ -186,7 +189,7 @@ class Keeper:
         for one in kept:
             key = one.entry.key
             if one.entry.state.unfinished and key not in known:
-                log.warning("task %s: written down anew, the journal has lost it", one.entry.task_id or key)
+                log.warning("written down anew: the journal lost it", extra=fields(task=one.entry.task_id or key))
                 one.entry, one.lost = await self._restored(one.entry), True
             elif one.entry.state.unfinished or not self._watched[key]:
                 del self._kept[key]
@@ -265,7 +268,7 @@ class Keeper:
             if kept.entry.state is State.COMPLETED and before is not State.COMPLETED:
                 await self._learn()
         except Exception as exc:  # one task's trouble, foreseen or not, must not end the keeping of the others
-            log.warning("task %s: %s", kept.entry.task_id or kept.entry.key, type(exc).__name__, exc_info=exc)
+            log.warning("put off", extra=fields(task=kept.entry.task_id or kept.entry.key), exc_info=exc)
             foreseen = exc if isinstance(exc, Flux2Error) else Flux2Error("The server failed on this task.")
             self._worker.put_off(kept, foreseen)
         finally:

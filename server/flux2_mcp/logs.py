@@ -1,39 +1,96 @@
-"""Logs go to stderr: stdout belongs to the protocol, or to a command's result."""
+"""Logs go to stderr: stdout belongs to the protocol, or to a command's result.
+
+A server writes one line of `key=value` pairs a record, quoted as JSON where a value has spaces in it:
+
+    time=2026-11-25T10:00:04.120Z level=info logger=flux2_mcp.tasks event=task task=27c0... from=processing to=completed after=4.1
+
+`event` says what happened; what belongs to it follows. No key and no prompt stands in a line, and no exception's own text
+below debug, which may hold one.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sys
+from datetime import UTC, datetime
+from pathlib import PurePath
+from types import TracebackType
 
 PLAIN = "%(levelname)s %(name)s %(message)s"
+_BARE = re.compile(r'[^\s"=]+')
+
+
+def fields(**values: object) -> dict[str, dict[str, object]]:
+    """What belongs to an event, for the `extra` of a log call; None is left out. Never a prompt, a key or a user's path."""
+    return {"fields": {name.rstrip("_"): value for name, value in values.items() if value is not None}}
 
 
 def to_stderr(level: str, *, people: bool = False) -> None:
     """Log our own lines from `level` (debug, info, warning, error) up, and other libraries' from warning up.
 
-    Libraries log URLs, and a result's URL is signed: whoever reads it can fetch the image.
+    Libraries log URLs, and a result's URL is signed: whoever reads it can fetch the image. A later call replaces an earlier.
 
     Args:
         level: The least that is logged.
-        people: Somebody reads along: stack traces come at debug only, and on a terminal a line takes the place of the
-            progress line.
+        people: Somebody reads along: a plain line, which on a terminal takes the place of the progress line.
     """
     handler = logging.StreamHandler(sys.stderr)
-    if people:
-        start = "\r\033[K" if sys.stderr is not None and sys.stderr.isatty() else ""
-        handler.setFormatter(_ForPeople(f"{start}{PLAIN}", traces=level == "debug"))
-    else:
-        handler.setFormatter(logging.Formatter(PLAIN))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    handler.setFormatter(_ForPeople(traces=level == "debug") if people else _Pairs(traces=level == "debug"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("flux2_mcp").setLevel(level.upper())
 
 
+class _Pairs(logging.Formatter):
+    def __init__(self, *, traces: bool) -> None:
+        super().__init__()
+        self._traces = traces
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        pairs: dict[str, object] = {"time": time, "level": record.levelname.lower(), "logger": record.name}
+        pairs |= {"event": record.getMessage()} | _found(record)
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            pairs |= {"error": type(error).__name__, "at": _place(error.__traceback__)}
+            if self._traces:
+                pairs["trace"] = self.formatException(record.exc_info)
+        return _joined(pairs)
+
+
 class _ForPeople(logging.Formatter):
-    def __init__(self, form: str, *, traces: bool) -> None:
-        super().__init__(form)
+    def __init__(self, *, traces: bool) -> None:
+        start = "\r\033[K" if sys.stderr is not None and sys.stderr.isatty() else ""
+        super().__init__(f"{start}{PLAIN}")
         self._traces = traces
 
     def format(self, record: logging.LogRecord) -> str:
         if not self._traces:
             record.exc_info = record.exc_text = None
-        return super().format(record)
+        text, more = super().format(record), _joined(_found(record))
+        return f"{text} {more}" if more else text
+
+
+def _found(record: logging.LogRecord) -> dict[str, object]:
+    found: dict[str, object] = getattr(record, "fields", {})
+    return found
+
+
+def _joined(pairs: dict[str, object]) -> str:
+    return " ".join(f"{name}={_value(value)}" for name, value in pairs.items())
+
+
+def _value(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return text if _BARE.fullmatch(text) else json.dumps(text)
+
+
+def _place(trace: TracebackType | None) -> str:
+    """The innermost line of ours in a trace, or of anybody's where none is ours."""
+    ours = anybody = ""
+    while trace is not None:
+        file = PurePath(trace.tb_frame.f_code.co_filename)
+        anybody = f"{file.name}:{trace.tb_lineno}"
+        ours = anybody if "flux2_mcp" in file.parts else ours
+        trace = trace.tb_next
+    return ours or anybody or "unknown"

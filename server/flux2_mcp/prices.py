@@ -12,6 +12,7 @@ import anyio
 from flux2_mcp import budget, pricing
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.gateway import Gateway
+from flux2_mcp.logs import fields
 from flux2_mcp.models import Action, Balance
 from flux2_mcp.pricing import Price, PriceBook
 
@@ -60,7 +61,7 @@ class Prices:
                     self._book = PriceBook(await api.price_schedules(), "live")
                 self._good_until = time.monotonic() + SCHEDULES_LIVE
             except (Flux2Error, TimeoutError) as exc:
-                log.info("price schedules not fetched: %s", type(exc).__name__)
+                log.info("price schedules not fetched", extra=fields(error=type(exc).__name__))
                 self._good_until = time.monotonic() + AGAIN_AFTER
             return self._book
 

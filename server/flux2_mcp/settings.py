@@ -19,6 +19,8 @@
 | FLUX2_CALLBACK_PORT | port on 127.0.0.1 that listens for those calls | none |
 | FLUX2_SANDBOX_SPEED | how many times faster than life the embedded sandbox's tasks run | 1 |
 | FLUX2_LOG | debug, info, warning, error | warning |
+
+OpenTelemetry's own variables (OTEL_*) decide whether spans are sent.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ class Settings:
     callback_port: int | None = None
     sandbox_speed: float = 1.0
     log_level: str = "warning"
+    telemetry: bool = False
     workspace: str | None = None
     allowed_dirs: tuple[Path, ...] = ()
 
@@ -139,6 +142,7 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
             if (folder := _folder("FLUX2_ALLOWED_DIRS", text)) is not None
         ),
         log_level=_choice(env, "FLUX2_LOG", LEVELS, "warning"),
+        telemetry=_telemetry(env),
     )
 
 
@@ -244,6 +248,14 @@ def _folder(name: str, text: str | None) -> str | None:
     if (told := _first(text)) is not None and not Path(told).is_absolute():
         raise SettingsError(f"{name} must be an absolute path: hosts start servers in folders of their own.")
     return told
+
+
+def _telemetry(env: Mapping[str, str]) -> bool:
+    """Whether spans are asked for, in OpenTelemetry's own variables: an OTLP endpoint or exporter, and no switch off."""
+    exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    named = exporter == "otlp" or (not exporter and any(env.get(name, "").strip() for name in endpoints))
+    return named and env.get("OTEL_SDK_DISABLED", "").strip().lower() != "true"
 
 
 def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

@@ -14,6 +14,7 @@ from flux2_mcp.errors import NOTHING_CHARGED, AuthenticationError, Flux2Error, J
 from flux2_mcp.journal.entry import Entry, Journal
 from flux2_mcp.keeper import Keeper
 from flux2_mcp.lifecycle import State
+from flux2_mcp.logs import fields
 
 log = logging.getLogger("flux2_mcp.tasks")
 
@@ -108,7 +109,7 @@ class Waiter:
             try:
                 await self._journal.told(ended, at=datetime.now(UTC))
             except JournalError as exc:  # at worst, the next identical call is given these
-                log.warning("not noted that tasks were told: %s", exc.message)
+                log.warning("not noted that tasks were told", extra=fields(reason=exc.message))
         return told
 
     async def _until_settled(

@@ -33,6 +33,7 @@ from flux2_mcp.errors import (
 from flux2_mcp.gateway import Gateway
 from flux2_mcp.journal.entry import Change, Entry, Journal
 from flux2_mcp.lifecycle import SEEN, TABLE, Event
+from flux2_mcp.logs import fields
 from flux2_mcp.models import RemoteTask
 
 log = logging.getLogger("flux2_mcp.tasks")
@@ -220,7 +221,7 @@ class Worker:
         before = kept.entry
         kept.entry = await self._journal.apply(before.key, event, Change(at=self._now(), **news))  # type: ignore[arg-type]  # the callers above name Change's own fields
         if kept.entry.state is not before.state:
-            log.info("task %s: %s -> %s", kept.entry.task_id or kept.entry.key, before.state, kept.entry.state)
+            log_step(kept.entry, self._now(), before)
 
     def put_off(self, kept: Kept, exc: Flux2Error, longest: float = BACKOFF_SEND) -> None:
         """Note what stands in a task's way, and try again later: each time twice as long after, at most `longest` seconds."""
@@ -234,6 +235,20 @@ class Worker:
         if isinstance(exc, ApiError) and exc.retry_after is not None:
             wait = exc.retry_after
         return None if wait is None else self._monotonic() + wait
+
+
+def log_step(entry: Entry, now: datetime, before: Entry | None = None) -> None:
+    """One line for each step of a task: `after` is seconds since it was asked for, `took` since the step before.
+
+    When RunAPI began to work is written down nowhere, so what ends counts from when RunAPI took it.
+    """
+    took = None
+    if before is not None:
+        began = before.completed_at or before.submitted_at or before.created_at
+        took = (now - began).total_seconds()
+    after = (now - entry.created_at).total_seconds()
+    state = None if before is None else before.state
+    log.info("task", extra=fields(task=entry.task_id or entry.key, from_=state, to=entry.state, after=after, took=took))
 
 
 def _well(kept: Kept) -> None:

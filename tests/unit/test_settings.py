@@ -472,6 +472,25 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.parametrize(
+    ("env", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, False),
+        ({"OTEL_TRACES_EXPORTER": "console"}, False),  # that one would write to stdout
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "false", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, True),
+    ],
+)
+def test_spans_are_sent_where_opentelemetrys_own_variables_ask_for_them(env: dict[str, str], *, wanted: bool) -> None:
+    assert told(**env).telemetry is wanted
+
+
 @settings(max_examples=250)
 @given(st.dictionaries(NAMES, VALUES, max_size=4), st.none() | st.text(max_size=20))
 def test_whatever_the_environment_holds_it_is_settings_or_a_settings_error(

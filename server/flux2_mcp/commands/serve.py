@@ -29,7 +29,8 @@ Examples:
 
 \b
 With Claude Code:
-  claude mcp add --transport http flux-2 http://127.0.0.1:{PORT}{PATH} --header "Authorization: Bearer TOKEN"
+  claude mcp add --transport http flux-2 http://127.0.0.1:{PORT}{PATH} \\
+    --header "Authorization: Bearer TOKEN"
 """
 
 

@@ -21,7 +21,7 @@ from flux2_mcp.journal.entry import StoredImage
 from flux2_mcp.lifecycle import State
 from flux2_mcp.results import GenerationResult, Result, image_uri
 from flux2_mcp.service import Service
-from flux2_mcp.waiting import OnProgress, Outcome, Progress, Told
+from flux2_mcp.waiting import PROGRESS_SECONDS, OnProgress, Outcome, Progress, Told
 
 Call: TypeAlias = Context[Service]
 
@@ -78,14 +78,19 @@ def can_ask(call: Call) -> bool:
 
 
 def on_progress(call: Call) -> OnProgress:
-    """Progress for the host: seconds since the call began, strictly increasing, and no invented percent."""
-    last = 0.0
+    """Progress for the host: seconds since the call began, strictly increasing, and no invented percent.
+
+    Told when a task's state has changed, else about once a second, whatever other tasks the server looks after.
+    """
+    last = Progress(elapsed=0.0, remaining=None, states=())
 
     async def report(progress: Progress) -> None:
         nonlocal last
-        if progress.elapsed <= last:
+        if progress.states == last.states and progress.elapsed - last.elapsed < PROGRESS_SECONDS:
             return
-        last = progress.elapsed
+        if progress.elapsed <= last.elapsed:
+            return
+        last = progress
         message = standing(progress.states, progress.elapsed, progress.remaining)
         await call.report_progress(progress.elapsed, message=message)
 
