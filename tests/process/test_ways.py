@@ -14,7 +14,7 @@ from PIL import Image
 
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.tasks_extension import ID
-from tests.process.stdio import ERAS, MODERN, Host
+from tests.process.stdio import ERAS, MODERN, Host, dressed
 from tests.process.web import WebHost
 
 TOOLS = ["generate", "check_task", "check_pricing", "list_variants"]
@@ -183,3 +183,20 @@ def test_the_extension_is_offered_to_those_requests_alone_that_declare_it(
             assert error["data"] == {"requiredCapabilities": TASKS}
         assert host.request("tasks/get", {"taskId": created["taskId"]} | declared)["status"] == "working"
         assert host.answer("tasks/get", {"taskId": "nobody"} | declared)["error"]["code"] == -32602
+
+
+def test_over_http_a_header_that_names_another_task_than_the_body_is_refused(
+    clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    with WebHost(clean_env, MODERN, cwd=str(tmp_path), capabilities=TASKS) as host:
+        arguments = {"prompt": "a red fox [sandbox:stuck]"}
+        created = host.request("tools/call", {"name": "generate", "arguments": arguments})
+        params = dressed(MODERN, {"taskId": created["taskId"]}, TASKS)
+        for method in ("tasks/get", "tasks/update", "tasks/cancel"):
+            message = {"jsonrpc": "2.0", "id": 9, "method": method, "params": params}
+            headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": method}
+            for named, status in (({}, 400), ({"Mcp-Name": "another"}, 400), ({"Mcp-Name": created["taskId"]}, 200)):
+                answer = host.http.post(host.served.url, json=message, headers=headers | named)
+                assert answer.status_code == status
+                assert ("error" in answer.json()) is (status == 400)
+                assert answer.json().get("error", {}).get("code") in {None, -32020}

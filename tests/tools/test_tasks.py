@@ -33,6 +33,7 @@ from tests.unit.services import (
     FETCH,
     NO_MONEY,
     POLL,
+    WRONG_KEY,
     Front,
     Reply,
     Seen,
@@ -271,11 +272,15 @@ async def test_a_failed_image_is_a_completed_task_whose_result_says_so(asking: C
     assert task["result"]["structuredContent"]["status"] == "failed"
 
 
-async def test_trouble_on_the_way_stands_in_the_status(front: Front, asking: Client) -> None:
-    front.rule = constantly(POLL, BUSY)
+@pytest.mark.parametrize(("trouble", "said"), [(BUSY, "Service unavailable"), (WRONG_KEY, "Invalid API key")])
+async def test_trouble_on_the_way_stands_in_the_status_and_is_not_the_end(
+    front: Front, asking: Client, monkeypatch: pytest.MonkeyPatch, trouble: Reply, said: str
+) -> None:
+    monkeypatch.setattr("flux2_mcp.worker.KEY_TROUBLE", 0.2)
+    front.rule = constantly(POLL, trouble)
     task_id = await made(asking)
     with anyio.fail_after(30):
-        while "Service unavailable" not in (task := await ask(asking, "tasks/get", task_id))["statusMessage"]:
+        while said not in (task := await ask(asking, "tasks/get", task_id))["statusMessage"]:
             assert task["status"] == "working"
     front.rule = through
     assert (await ended(asking, task_id))["result"]["structuredContent"]["status"] == "completed"

@@ -41,6 +41,13 @@ def test_of_many_who_start_at_once_one_makes_it_and_all_have_the_same(tmp_path: 
     assert sum(made for _, made in got) == 1
 
 
+def test_who_comes_second_to_making_it_leaves_it_as_it_is(tmp_path: Path) -> None:
+    token, _ = bearer.token(tmp_path)
+    assert bearer._made(tmp_path, bearer.path(tmp_path)) is False
+    assert bearer.token(tmp_path) == (token, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["http-token"]
+
+
 def test_a_file_that_others_can_read_is_no_secret_and_is_refused(tmp_path: Path) -> None:
     bearer.token(tmp_path)
     bearer.path(tmp_path).chmod(0o640)
