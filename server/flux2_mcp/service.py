@@ -162,8 +162,7 @@ class Service:
             on_progress: Told about once a second while waiting.
 
         Raises:
-            InvalidRequestError: The idempotency key is nothing to send, or stands for another request; a source can't be
-                had; or nothing can be saved there.
+            InvalidRequestError: The idempotency key, a source, or the place to save can't be used.
             BudgetError: A cap, or no known price under one. Nothing was sent.
             ApiError: RunAPI refused every one of the tasks.
             JournalError: The journal can't be written. Nothing was sent.
@@ -242,13 +241,11 @@ class Service:
     ) -> Outcome:
         """What was made, newest first.
 
-        Args:
+        Args, beside those of `check`:
             limit: How many at most.
             states: Only tasks in these states.
             since: Only tasks made since then.
             workspace: Only tasks that were asked for in this folder.
-            wait_seconds: How long to wait for the end of those that are open.
-            on_progress: As in `generate`.
         """
         entries = await self._journal.recent(limit=limit, states=states, since=since, workspace=workspace)
         return await self._check(entries, wait_seconds, on_progress)

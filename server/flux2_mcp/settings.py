@@ -116,6 +116,7 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
     if key is not None and not (key.isascii() and key.isprintable()):
         raise SettingsError(f"{source} holds characters that no key has.")
     callback_url, callback_port = _callback(env)
+    unasked = env.get("FLUX2_CONFIRM_USD", "").strip().lower() == "off"
     base = _first(env.get("RUNAPI_BASE_URL"), config.get("base_url"), config.get("baseUrl")) or BASE_URL
     return Settings(
         mode="sandbox" if mode == "sandbox" or (mode == "auto" and key is None) else "live",
@@ -129,7 +130,7 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
             session_usd=_usd(env, "FLUX2_SESSION_BUDGET_USD"),
             daily_usd=_usd(env, "FLUX2_DAILY_BUDGET_USD"),
         ),
-        confirm_usd=None if _said_off(env, "FLUX2_CONFIRM_USD") else _usd(env, "FLUX2_CONFIRM_USD", CONFIRM_USD),
+        confirm_usd=None if unasked else _usd(env, "FLUX2_CONFIRM_USD", CONFIRM_USD),
         rate=_number(env, "FLUX2_RATE", 0.1, 1000, 12.0) or 12.0,
         in_flight=_whole(env, "FLUX2_MAX_IN_FLIGHT", 1, 10_000, 32) or 32,
         callback_url=callback_url,
@@ -263,10 +264,6 @@ def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default
     if value not in allowed:
         raise SettingsError(f"{name} must be one of {', '.join(allowed)}.")
     return value
-
-
-def _said_off(env: Mapping[str, str], name: str) -> bool:
-    return env.get(name, "").strip().lower() == "off"
 
 
 def _usd(env: Mapping[str, str], name: str, default: Decimal | None = None) -> Decimal | None:
