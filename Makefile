@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test check kill kill-downloads bench-polling swarm test-browser test-hosts conformance inspector fmt clean help
+.PHONY: demo test check packages dist kill kill-downloads bench-polling swarm test-browser test-hosts conformance inspector fmt clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -59,6 +59,13 @@ conformance: .venv/.done ## the protocol's own suite, both versions, over HTTP: 
 
 inspector: .venv/.done ## the Inspector's command line uses all that the server lists, in both eras (needs npm)
 	$(BIN)/pytest tests/inspector --numprocesses auto
+packages: .venv/.done ## write manifest.json and install/ from the code: plugins, skill, marketplaces
+	$(RUN) packages
+
+dist: .venv/.done ## wheel and sdist in dist/, then the demo from the wheel in an empty environment and an empty home
+	rm -f dist/*.whl dist/*.tar.gz
+	$(RUN) build --quiet
+	$(RUN) packages.dist dist
 
 fmt: .venv/.done ## format and mend what can be mended
 	$(BIN)/ruff check --fix .

@@ -74,7 +74,7 @@ belongs on a server. Programs that run: {uris.quickstart("LANGUAGE")}, for curl,
 
 ## Models
 
-{_models()}
+{models_table()}
 
 ## Request
 
@@ -234,7 +234,8 @@ Test at least: `create_lost` (one task, one charge), `rate_limited`, `poll_503`,
 """
 
 
-def _models() -> str:
+def models_table() -> str:
+    """The models beside each other: endpoint, resolutions, source images, price, when to choose which."""
     rows = []
     for model in catalog.models().values():
         known = model.published_cents.values()
