@@ -26,6 +26,12 @@ function Install-Flux2([string]$From, [bool]$ToolOnly, [bool]$Uninstall, [string
 
   function Say([string]$Text) { Write-Output "- $Text" }
 
+  # What a program prints; nothing where it fails. What it says on stderr is no error of ours, which it else is in 5.1.
+  function Read-Program([string]$Program, [string[]]$Arguments) {
+    $ErrorActionPreference = 'Continue'
+    return & $Program @Arguments 2> $null
+  }
+
   # A program's own words go to the screen; an exit code other than 0 stops.
   function Invoke-Program([string]$Program, [string[]]$Arguments) {
     & $Program @Arguments
@@ -43,15 +49,15 @@ function Install-Flux2([string]$From, [bool]$ToolOnly, [bool]$Uninstall, [string
     $state.Step = 'fetching uv from the package index'
     $state.BroughtUv = $true
     $python = @('py', 'python3', 'python') | Where-Object {
-      (Get-Command $_ -ErrorAction SilentlyContinue) -and $(& $_ -m pip --version *> $null; $LASTEXITCODE -eq 0)
+      (Get-Command $_ -ErrorAction SilentlyContinue) -and (Read-Program $_ @('-m', 'pip', '--version'))
     } | Select-Object -First 1
     # Into a folder of its own: easily taken back.
     if ($python) {
-      Invoke-Program $python @('-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--target', $mine, 'uv')
+      Invoke-Program $python @('-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--target', $mine, 'uv') | Out-Host
     } elseif (Get-Command pipx -ErrorAction SilentlyContinue) {
       $env:PIPX_HOME = Join-Path $mine 'pipx'
       $env:PIPX_BIN_DIR = Join-Path $mine 'bin'
-      Invoke-Program 'pipx' @('install', '--quiet', 'uv')
+      Invoke-Program 'pipx' @('install', '--quiet', 'uv') | Out-Host
     } else {
       throw 'there is neither uv, nor pip, nor pipx. Install Python 3.11 or later first'
     }
@@ -68,7 +74,7 @@ function Install-Flux2([string]$From, [bool]$ToolOnly, [bool]$Uninstall, [string
     throw "it does not stand in a checkout, and $tool is on no index yet. Tell where it is with -From. Nothing was done"
   }
 
-  function Test-Installed { return [bool]((& $state.Uv tool list 2> $null) -match "^$tool ") }
+  function Test-Installed { return [bool](@(Read-Program $state.Uv @('tool', 'list')) -match "^$tool ") }
 
   # True where it went well, or there was no host to change.
   function Invoke-Hosts([string]$Program, [string[]]$Arguments) {
@@ -119,7 +125,7 @@ function Install-Flux2([string]$From, [bool]$ToolOnly, [bool]$Uninstall, [string
       Say "$tool is gone"
     } else { Say "$tool was not installed" }
     if (Test-Path $mine) {
-      if ((& $state.Uv tool list 2> $null) -match '^[a-z0-9]') { Say "uv stays in ${mine}: other tools were installed with it" } else {
+      if (@(Read-Program $state.Uv @('tool', 'list')) -match '^[a-z0-9]') { Say "uv stays in ${mine}: other tools were installed with it" } else {
         Invoke-Program $state.Uv @('cache', 'clean', '--quiet')
         Remove-Item -Recurse -Force $mine
         Say 'uv, which this script had brought, is gone with its cache'
@@ -133,7 +139,7 @@ function Install-Flux2([string]$From, [bool]$ToolOnly, [bool]$Uninstall, [string
   } catch {
     $told = if ($state.Step) { "stopped while $($state.Step): " } else { '' }
     # What was begun and did not end is taken back; what was there before stays.
-    if ($state.Step -and $state.BroughtTool) { & $state.Uv tool uninstall --quiet $tool 2> $null }
+    if ($state.Step -and $state.BroughtTool) { Read-Program $state.Uv @('tool', 'uninstall', '--quiet', $tool) }
     if ($state.Step -and $state.BroughtUv) { Remove-Item -Recurse -Force $mine -ErrorAction SilentlyContinue }
     throw "install.ps1: $told$($_.Exception.Message)."
   }

@@ -24,6 +24,7 @@ KEY: Final = {
     "description": "From runapi.ai, API keys. Without one the embedded sandbox draws the images, and nothing is charged.",
 }
 
+
 @cache
 def project() -> Mapping[str, Any]:
     """The `project` table of pyproject.toml."""
