@@ -6,9 +6,10 @@ import gc
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = (
+    False  # typing.TYPE_CHECKING without typing, and pathlib further down: a host waits for what is imported
+)
 if TYPE_CHECKING:
     from flux2_mcp.settings import ConfigText
 
@@ -18,6 +19,8 @@ TYPED = (
     "flux2-mcp without a command serves MCP on standard input and output, for agent hosts. Ctrl-C ends it.\n"
     'For people: flux2-mcp --help, or right away flux2-mcp generate "A lighthouse at dusk".\n'
 )
+CLOSED = "flux2-mcp serves MCP on standard input and output, and one of them is closed.\n"
+UNUSABLE = 4
 
 
 def main() -> None:
@@ -25,9 +28,7 @@ def main() -> None:
     # The SDK builds thousands of models while it is imported, and none of them is garbage.
     gc.disable()
     try:
-        if len(sys.argv) > 1 or TAB in os.environ:
-            sys.exit(_command(sys.argv[1:]))
-        _serve()
+        sys.exit(_command(sys.argv[1:]) if len(sys.argv) > 1 or TAB in os.environ else _serve())
     except KeyboardInterrupt:
         # It came while modules were loading: once a command runs, it answers for itself.
         sys.exit(128 + signal.SIGINT)
@@ -40,30 +41,65 @@ def _command(argv: list[str]) -> int:
     return run(argv, os.environ, _config_text(), _workspace())
 
 
-def _serve() -> None:
+def _serve() -> int:
+    # Until serving begins nothing is open, so that stopping is all there is to do.
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    try:
+        source, sink = _claimed()
+    except OSError:
+        sys.stderr.write(CLOSED)
+        return UNUSABLE
+    if os.isatty(source):
+        sys.stderr.write(TYPED)
     from flux2_mcp.errors import Flux2Error
     from flux2_mcp.logs import to_stderr
     from flux2_mcp.settings import from_env
 
-    if sys.stdin is not None and sys.stdin.isatty():
-        # Reading a terminal can't be interrupted by Python's own handler; the journal bears any end.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        sys.stderr.write(TYPED)
     try:
         settings = from_env(os.environ, _config_text(), workspace=_project())
     except Flux2Error as exc:
         sys.stderr.write(f"{exc.message}\n{exc.next_step}\n")
-        sys.exit(exc.exit_code)
+        return exc.exit_code
     to_stderr(settings.log_level)
     from flux2_mcp.app import build
 
     server = build(settings)
+    if sys.platform == "win32":
+        gc.freeze()
+        gc.enable()
+        server.run("stdio")
+        return 0
+    from flux2_mcp.pipes import Pipes
+
     gc.freeze()
     gc.enable()
-    server.run("stdio")
+    return Pipes(source, sink).serve(server.run_over)
+
+
+def _claimed() -> tuple[int, int]:
+    """Where the host writes and reads, taken for the protocol alone: whoever else prints to stdout writes to stderr.
+
+    Raises:
+        OSError: One of the two is closed.
+    """
+    if sys.platform == "win32":  # the SDK does it there
+        return 0, 1
+    import fcntl
+
+    source, sink = (fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3) for descriptor in (0, 1))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    try:
+        os.dup2(2, 1)
+    except OSError:
+        os.dup2(nothing, 1)
+    os.close(nothing)
+    return source, sink
 
 
 def _workspace() -> str | None:
+    from pathlib import Path
+
     try:
         return str(Path.cwd())
     except FileNotFoundError:
@@ -72,6 +108,8 @@ def _workspace() -> str | None:
 
 def _project() -> str | None:
     """The working directory, where a host has chosen it: many start their servers in / or at home."""
+    from pathlib import Path
+
     folder = _workspace()
     nowhere = {Path(folder).anchor, os.environ.get("HOME"), os.environ.get("USERPROFILE")} if folder else set()
     return None if folder in nowhere else folder

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
@@ -13,6 +14,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
+from mcp.shared.message import SessionMessage
 from mcp_types import (
     INVALID_PARAMS,
     CallToolResult,
@@ -90,6 +92,14 @@ class Flux2Server(MCPServer[Service]):
             raise ResourceNotFoundError(
                 "No such resource; resources/list and its templates name what there is."
             ) from exc
+
+    async def run_over(
+        self,
+        received: MemoryObjectReceiveStream[SessionMessage | Exception],
+        sent: MemoryObjectSendStream[SessionMessage],
+    ) -> None:
+        """Serve one host over two streams of messages, to the end of what comes in; `MCPServer` knows only its own."""
+        await self._lowlevel_server.run(received, sent, self._lowlevel_server.create_initialization_options())
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """The templates of ours."""

@@ -36,3 +36,9 @@ def here(clean_env: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixtur
 
     yield run
     logger.setLevel(before)
+
+
+@pytest.fixture(params=["early", "late"])
+def served_env(request: pytest.FixtureRequest, clean_env: dict[str, str]) -> dict[str, str]:
+    """An environment for a server: with its first answers given early, and without."""
+    return clean_env | {"FLUX2_EARLY": "1" if request.param == "early" else "0"}

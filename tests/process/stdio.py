@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import select
+import socket
 import subprocess
 import sys
+import termios
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from queue import Queue
 from typing import Any, Self
 
@@ -33,6 +39,11 @@ def dressed(era: str, params: Mapping[str, Any] | None, capabilities: Mapping[st
         "io.modelcontextprotocol/clientInfo": CLIENT,
     }
     return dict(params or {}) | {"_meta": meta | dict((params or {}).get("_meta", {}))}
+
+
+def patched(code: str) -> list[str]:
+    """A command that runs this, and then the server."""
+    return [sys.executable, "-c", f"import sys; sys.argv[1:] = []\n{code}\nfrom flux2_mcp.__main__ import main; main()"]
 
 
 class Host:
@@ -95,8 +106,13 @@ class Host:
         return self.errors
 
     def send(self, message: dict[str, Any]) -> None:
+        self.write(json.dumps(message).encode() + b"\n")
+
+    def write(self, data: bytes) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.process.stdin.write(rest) :]
 
     def answer(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """The whole answer to one request."""
@@ -131,3 +147,101 @@ class Host:
     def call(self, tool: str, **arguments: object) -> dict[str, Any]:
         """The result of one tool call."""
         return self.request("tools/call", {"name": tool, "arguments": arguments})
+
+
+class Raw:
+    """A server and the bare lines of a host, for what no well-behaved host does. It ends in time, or is killed.
+
+    Args:
+        env: The server's.
+        sockets: Node gives its children sockets, others pipes.
+        pipe_bytes: The size of the pipe that it writes to.
+        command: How it is started.
+    """
+
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        *,
+        sockets: bool = False,
+        pipe_bytes: int | None = None,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        source, self._to = _socket_pair() if sockets else os.pipe()
+        self._from, sink = _socket_pair() if sockets else os.pipe()
+        if pipe_bytes is not None:
+            fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, pipe_bytes)
+        self.process = subprocess.Popen(command, stdin=source, stdout=sink, stderr=subprocess.PIPE, env=dict(env))
+        os.close(source)
+        os.close(sink)
+        self._open = {self._to, self._from}
+        self._begun = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.close_input()
+        self.close_output()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def send(self, *lines: str | bytes) -> None:
+        for line in lines:
+            self.write((line.encode() if isinstance(line, str) else line) + b"\n")
+
+    def write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            assert select.select([], [self._to], [], DEADLINE)[1], "it does not read"
+            rest = rest[os.write(self._to, rest[:4096]) :]
+
+    def receive(self) -> dict[str, Any]:
+        """The next line of its output."""
+        while b"\n" not in self._begun:
+            chunk = self._output()
+            assert chunk, "the output has ended"
+            self._begun += chunk
+        line, _, self._begun = self._begun.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _output(self) -> bytes:
+        assert select.select([self._from], [], [], DEADLINE)[0], "nothing came"
+        return os.read(self._from, 65536)
+
+    def until_full(self) -> None:
+        """Wait until its output stands unread in a pipe of one page: then it takes no more."""
+        deadline = time.monotonic() + DEADLINE
+        while not any(fcntl.ioctl(self._from, termios.FIONREAD, bytes(4))):
+            assert time.monotonic() < deadline, "nothing came"
+            time.sleep(0.01)
+
+    def close_input(self) -> None:
+        self._close(self._to)
+
+    def close_output(self) -> None:
+        self._close(self._from)
+
+    def _close(self, descriptor: int) -> None:
+        if descriptor in self._open:
+            self._open.remove(descriptor)
+            os.close(descriptor)
+
+    def wait(self) -> int:
+        """Wait for its end, reading nothing; gives the exit code."""
+        return self.process.wait(DEADLINE)
+
+    def end(self) -> tuple[int, bytes]:
+        """End its input, read the rest of its output; gives the exit code and the rest."""
+        self.close_input()
+        while chunk := self._output():
+            self._begun += chunk
+        return self.wait(), self._begun
+
+
+def _socket_pair() -> tuple[int, int]:
+    one, other = socket.socketpair()
+    return one.detach(), other.detach()
