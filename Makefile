@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: demo test check packages dist kill kill-downloads bench-polling swarm test-browser test-hosts conformance inspector fmt clean help
+.PHONY: help demo check test early kill kill-downloads swarm bench-polling test-browser test-hosts conformance inspector packages dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -35,6 +35,9 @@ test: check ## everything that has to hold: check, then the tests with branch co
 	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/hosts --ignore tests/inspector
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+early: .venv/.done ## take the first answers' snapshot anew, after a change of tools, instructions, version or SDK
+	FLUX2_SNAPSHOTS=write $(BIN)/pytest tests/process/test_early.py -k snapshot_is_what
 
 kill: .venv/.done ## kill the server 200 times at every step of a task's life: nothing lost, nothing paid twice
 	$(RUN) bench.kill --kills 200

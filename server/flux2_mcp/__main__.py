@@ -49,8 +49,14 @@ def _serve() -> int:
     except OSError:
         sys.stderr.write(CLOSED)
         return UNUSABLE
+    early = None
     if os.isatty(source):
         sys.stderr.write(TYPED)
+    elif sys.platform != "win32" and os.environ.get("FLUX2_EARLY") != "0":
+        from flux2_mcp.early import Early, Snapshot
+
+        early = (snapshot := Snapshot.read()) and Early(snapshot, source, sink)
+
     from flux2_mcp.errors import Flux2Error
     from flux2_mcp.logs import to_stderr
     from flux2_mcp.settings import from_env
@@ -61,6 +67,8 @@ def _serve() -> int:
         sys.stderr.write(f"{exc.message}\n{exc.next_step}\n")
         return exc.exit_code
     to_stderr(settings.log_level)
+    if early:
+        early.may_end()
     from flux2_mcp.app import build
 
     server = build(settings)
@@ -73,7 +81,7 @@ def _serve() -> int:
 
     gc.freeze()
     gc.enable()
-    return Pipes(source, sink).serve(server.run_over)
+    return Pipes(source, sink, *(early.hand_over() if early else ())).serve(server.run_over)
 
 
 def _claimed() -> tuple[int, int]:

@@ -70,6 +70,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(served_env: dict[str, str
     assert {name for name in others if not name.startswith("_")} <= MAY_BE_THERE
     assert "sqlite3" not in there
     assert {name for name in there if name.startswith(LATER)} == set()
+    assert ("flux2_mcp.early" in there) == (served_env["FLUX2_EARLY"] == "1")
 
 
 def test_a_setting_that_can_not_be_used_ends_the_start_with_its_name(served_env: dict[str, str]) -> None:

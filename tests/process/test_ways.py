@@ -23,17 +23,20 @@ TASKS: dict[str, Any] = {"extensions": {ID: {}}}
 
 @dataclass(frozen=True)
 class Way:
+    """`early` is for stdio alone: whether its first answers are given early."""
+
     kind: type[Host | WebHost]
     era: str
+    early: bool = False
 
     def __str__(self) -> str:
-        return f"{'stdio' if self.kind is Host else 'http'}-{self.era}"
+        return f"{'stdio' if self.kind is Host else 'http'}-{self.era}{'-early' if self.early else ''}"
 
     def opened(self, env: dict[str, str], cwd: Path, **more: Any) -> AbstractContextManager[Host | WebHost]:  # noqa: ANN401  # arguments of Host
-        return self.kind(env, self.era, cwd=str(cwd), **more)
+        return self.kind(env | {"FLUX2_EARLY": f"{self.early:d}"}, self.era, cwd=str(cwd), **more)
 
 
-WAYS = [Way(kind, era) for kind in (Host, WebHost) for era in ERAS]
+WAYS = [Way(kind, era, early) for kind, early in ((Host, True), (Host, False), (WebHost, False)) for era in ERAS]
 MODERN_WAYS = [way for way in WAYS if way.era == MODERN]
 
 
