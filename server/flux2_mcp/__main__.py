@@ -11,7 +11,7 @@ TYPE_CHECKING = (
     False  # typing.TYPE_CHECKING without typing, and pathlib further down: a host waits for what is imported
 )
 if TYPE_CHECKING:
-    from flux2_mcp.settings import ConfigText
+    from flux2_mcp.config import ConfigText
 
 TAB = "_FLUX2_MCP_COMPLETE"
 """Set when a shell asks how a command line goes on: it calls without arguments (`commands.completion`)."""
@@ -125,7 +125,7 @@ def _project() -> str | None:
 
 def _config_text() -> ConfigText:
     from flux2_mcp import keyfile
-    from flux2_mcp.settings import config_file
+    from flux2_mcp.config import config_file
 
     return keyfile.read(config_file(os.environ))
 

@@ -34,22 +34,24 @@ from flux2_mcp.context.instructions import INSTRUCTIONS
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.hosts import clients
 from flux2_mcp.service import Service
+from flux2_mcp.services import Services
 from flux2_mcp.settings import Settings
 from flux2_mcp.tasks_extension import Tasks
-from flux2_mcp.tools import REGISTRY, Entry
+from flux2_mcp.tools import REGISTRY, Entry, key
 from flux2_mcp.tools import call as calls
 
 NAME = "flux-2"
 HOUR_MS = 3_600_000
+SPENDING: Final = frozenset(entry.function.__name__ for entry in REGISTRY if entry.spends)
 ONE_PAGE: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list", "resources/templates/list")
 """Lists that are always the same: one page, and fresh for long."""
 
 
-class Flux2Server(MCPServer[Service]):
+class Flux2Server(MCPServer[Services]):
     """`MCPServer` with one boundary: unknown tools and arguments are refused, errors of ours become results."""
 
     async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: Context[Service, Any] | None = None
+        self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool. What it raises comes back as a result that says what to do next.
 
@@ -62,6 +64,8 @@ class Flux2Server(MCPServer[Service]):
         if (refused := boundary.unknown_arguments(arguments, tool.parameters)) is not None:
             return boundary.to_result(refused)
         try:
+            if name in SPENDING and context is not None and (asked := await key.asked(context)) is not None:
+                return asked
             result = await super().call_tool(name, arguments, context)
             if isinstance(result, CallToolResult) and context is not None:
                 result = calls.fitted(context, result)
@@ -73,7 +77,7 @@ class Flux2Server(MCPServer[Service]):
         return result
 
     async def read_resource(
-        self, uri: AnyUrl | str, context: Context[Service, Any] | None = None
+        self, uri: AnyUrl | str, context: Context[Services, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
         """Read a resource of ours: a document, or from the journal or from disk.
 
@@ -110,7 +114,7 @@ class Flux2Server(MCPServer[Service]):
         return [prompt for prompt, _ in prompts.PROMPTS.values()]
 
     async def get_prompt(
-        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Service, Any] | None = None
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Services, Any] | None = None
     ) -> GetPromptResult:
         """Fill in a prompt.
 
@@ -126,11 +130,11 @@ class Flux2Server(MCPServer[Service]):
     def completing(self) -> Self:
         """Serve completion/complete. Not by the SDK's decorator, which keeps the service, and with it the tasks, from us."""
 
-        async def complete(ctx: ServerRequestContext[Service], params: CompleteRequestParams) -> CompleteResult:
+        async def complete(ctx: ServerRequestContext[Services], params: CompleteRequestParams) -> CompleteResult:
             argument, given = params.argument, (params.context and params.context.arguments) or {}
             try:
                 found = await completion.complete(
-                    ctx.lifespan_context, params.ref, argument.name, argument.value, given
+                    ctx.lifespan_context.service, params.ref, argument.name, argument.value, given
                 )
             except Flux2Error as exc:
                 raise boundary.to_protocol(exc) from exc
@@ -140,7 +144,7 @@ class Flux2Server(MCPServer[Service]):
         return self
 
 
-async def shape_lists(ctx: ServerRequestContext[Service, Any], call_next: CallNext) -> HandlerResult:
+async def shape_lists(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
     """What the SDK's lists can't do: pages, documents that stay fresh, tools without output schemas for who is misled."""
     result = await call_next(ctx)
     if not isinstance(result, dict):  # a notification
@@ -151,7 +155,7 @@ async def shape_lists(ctx: ServerRequestContext[Service, Any], call_next: CallNe
         raise boundary.to_protocol(resources.unknown_cursor())
     if ctx.method == "resources/list":
         try:
-            page = await resources.listed(ctx.lifespan_context, cursor)
+            page = await resources.listed(ctx.lifespan_context.service, cursor)
         except Flux2Error as exc:
             raise boundary.to_protocol(exc) from exc
         # The rest of the answer is the era's envelope, and stays.
@@ -172,10 +176,10 @@ def build(settings: Settings) -> Flux2Server:
     """The server. Nothing is opened until its lifespan is entered, and nothing heavy until a tool is called."""
 
     @asynccontextmanager
-    async def lifespan(_: MCPServer[Service]) -> AsyncIterator[Service]:
+    async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
         with telemetry.exporting(wanted=settings.telemetry):
             async with Service.opened(settings) as service:
-                yield service
+                yield Services(service)
 
     return Flux2Server(
         NAME,

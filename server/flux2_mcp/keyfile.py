@@ -11,8 +11,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from flux2_mcp.config import ConfigText, Unreadable, config_fields
 from flux2_mcp.errors import SettingsError
-from flux2_mcp.settings import ConfigText, Unreadable, config_fields
 
 FIELDS = ("api_key", "apiKey")
 """Where a key may stand, the present name first (`api/runapi.md`, base)."""

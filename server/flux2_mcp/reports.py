@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from flux2_mcp.accounts import Known
+from flux2_mcp.config import masked
 from flux2_mcp.models import Balance
 from flux2_mcp.results import Result, number, stamp
-from flux2_mcp.settings import Settings, masked
+from flux2_mcp.settings import Settings
 from flux2_mcp.spending import By, Spending, total
 
 SANDBOX_NOTICE = (

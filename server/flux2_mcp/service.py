@@ -15,10 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
+from anyio.abc import TaskGroup
 
 from flux2_mcp import asking, budget, callbacks, catalog, pricing
-from flux2_mcp.asking import Asked
-from flux2_mcp.callbacks import Callbacks
 from flux2_mcp.confirming import Confirming
 from flux2_mcp.errors import Flux2Error, NotFoundError
 from flux2_mcp.gateway import Gateway, account
@@ -63,6 +62,7 @@ class Service:
             speed=settings.sandbox_speed if settings.mode == "sandbox" else 1.0,
         )
         self._waiter = Waiter(self._journal, self._keeper)
+        self.background: TaskGroup
         self._begun = anyio.Event()
         self.prices = Prices(self._gateway)
         self.confirming = Confirming(self.prices, self._journal, self.session, settings)
@@ -77,9 +77,10 @@ class Service:
         failure: Exception | None = None
         try:
             async with anyio.create_task_group() as group:
+                service.background = group
                 group.start_soon(service._keep)
                 if (port := settings.callback_port) is not None and (url := settings.callback_url) is not None:
-                    group.start_soon(Callbacks(port, url, service._journal, service._keeper.nudge).run)
+                    group.start_soon(callbacks.Callbacks(port, url, service._journal, service._keeper.nudge).run)
                 try:
                     yield service
                 except Exception as exc:  # noqa: BLE001  # carried past the group, which would wrap it; raised below
@@ -116,7 +117,7 @@ class Service:
         enable_safety_checker: bool | None = None,
         callback_url: str | None = None,
         folders: Sequence[Path] = (),
-    ) -> Asked:
+    ) -> asking.Asked:
         """A validated request; nothing is guessed, nothing is dropped, and nothing leaves the machine yet.
 
         Args, beside the tool's own:
@@ -137,11 +138,11 @@ class Service:
             callback_url=callback_url,
             also=[*wrong, *callback_problems(callback_url, local=local)],
         )
-        return Asked(request, found)
+        return asking.Asked(request, found)
 
     async def generate(
         self,
-        asked: Asked,
+        asked: asking.Asked,
         *,
         count: int = 1,
         wait_seconds: float,

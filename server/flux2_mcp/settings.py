@@ -26,16 +26,16 @@ OpenTelemetry's own variables (OTEL_*) decide whether spans are sent.
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 from urllib.parse import urlsplit
 
 from flux2_mcp.budget import Caps
+from flux2_mcp.config import ConfigText, Unreadable, config_fields, config_file
 from flux2_mcp.errors import SettingsError
 
 BASE_URL = "https://runapi.ai"
@@ -43,22 +43,8 @@ Mode = Literal["live", "sandbox"]
 MODES = ("auto", "live", "sandbox")
 LEVELS = ("debug", "info", "warning", "error")
 CONFIRM_USD = Decimal("0.50")
-MEND_FILE = "Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key; it was left as it is."
-SHOWABLE = 12
-"""Characters of a key, at least, for its last four to give nothing away."""
 LONGEST_WAIT = 900.0
 """Seconds. The vendor's SDK gives up after as many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """What stands for a config file that is there and can't be read. `reason` is in the system's words."""
-
-    reason: str
-
-
-ConfigText: TypeAlias = "str | Unreadable | None"
-"""What a config file holds; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +56,7 @@ class Settings:
     base_url: str = BASE_URL
     api_key: str | None = field(default=None, repr=False)
     key_source: str | None = None
+    config_path: Path | None = None
     wait_seconds: float | None = None
     caps: Caps = field(default_factory=Caps)
     confirm_usd: Decimal | None = CONFIRM_USD
@@ -82,15 +69,6 @@ class Settings:
     telemetry: bool = False
     workspace: str | None = None
     allowed_dirs: tuple[Path, ...] = ()
-
-
-def config_file(env: Mapping[str, str]) -> Path | None:
-    """Where RunAPI's own tools keep the key (`api/runapi.md`, base); None where there is no home."""
-    if base := env.get("XDG_CONFIG_HOME", "").strip():
-        return Path(base) / "runapi" / "config.json"
-    if home := (env.get("HOME") or env.get("USERPROFILE") or "").strip():
-        return Path(home) / ".config" / "runapi" / "config.json"
-    return None
 
 
 def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspace: str | None = None) -> Settings:
@@ -124,6 +102,7 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
         base_url=_base_url(base),
         api_key=key,
         key_source=source,
+        config_path=config_file(env),
         wait_seconds=_number(env, "FLUX2_WAIT_SECONDS", 0, LONGEST_WAIT, None),
         caps=Caps(
             call_usd=_usd(env, "FLUX2_MAX_COST_USD"),
@@ -160,34 +139,6 @@ def is_loopback(host: str | None) -> bool:
 def _first(*texts: str | None) -> str | None:
     """The first that is not blank, without the blanks around it."""
     return next((text.strip() for text in texts if text and text.strip()), None)
-
-
-def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:
-    """What the config file says, as it stands there; nothing where there is none, or an empty one.
-
-    Raises:
-        SettingsError: It can't be read, or is not a JSON object. It names the file and shows nothing of it.
-    """
-    named = f"RunAPI's config file ({path or 'runapi/config.json'})"
-    if isinstance(text, Unreadable):
-        raise SettingsError(f"{named} can't be read: {text.reason}.", next_step=MEND_FILE)
-    if text is None or not text.strip():
-        return {}
-    try:
-        loaded: object = json.loads(text)
-    except json.JSONDecodeError as exc:
-        where = f"line {exc.lineno}, column {exc.colno}"
-        raise SettingsError(f"{named} is not valid JSON: {where}.", next_step=MEND_FILE) from exc
-    except (ValueError, RecursionError) as exc:
-        raise SettingsError(f"{named} is not valid JSON.", next_step=MEND_FILE) from exc
-    if not isinstance(loaded, dict):
-        raise SettingsError(f"{named} does not hold a JSON object.", next_step=MEND_FILE)
-    return loaded
-
-
-def masked(key: str) -> str:
-    """A key as it may be shown: its last four characters."""
-    return f"****{key[-4:] if len(key) >= SHOWABLE else ''}"
 
 
 def _config(env: Mapping[str, str], text: ConfigText, mode: str) -> dict[str, str]:

@@ -36,7 +36,8 @@ from flux2_mcp.errors import Flux2Error
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.lifecycle import State
 from flux2_mcp.results import stamp
-from flux2_mcp.service import MOST_TOGETHER, Service
+from flux2_mcp.service import MOST_TOGETHER
+from flux2_mcp.services import Services
 from flux2_mcp.tools import call as calls
 from flux2_mcp.waiting import Outcome, refusal
 
@@ -52,7 +53,7 @@ NO_CANCEL: Final = "This can't be stopped: RunAPI has no cancel, so it runs on, 
 OPEN: Final = frozenset({State.INTENT, State.SUBMITTED, State.PROCESSING})
 
 _BOOL = TypeAdapter(bool)
-Call = ServerRequestContext[Service, Any]
+Call = ServerRequestContext[Services, Any]
 
 
 class TaskParams(RequestParams):
@@ -77,7 +78,7 @@ class Tasks(Extension):
         if params.name != TOOL or not _declared(ctx):
             return await call_next(ctx)
         arguments = params.arguments or {}
-        if arguments.get("wait_seconds") is None and ctx.lifespan_context.settings.wait_seconds is None:
+        if arguments.get("wait_seconds") is None and ctx.lifespan_context.service.settings.wait_seconds is None:
             params.arguments = arguments | {"wait_seconds": 0}  # who polls need not be kept waiting
         result = await call_next(ctx)
         if not isinstance(result, CallToolResult) or result.is_error:
@@ -114,7 +115,7 @@ async def _get(ctx: Call, params: TaskParams) -> HandlerResult:
     if (refused := refusal(outcome.tasks)) is not None:
         result = boundary.to_result(refused)
     else:
-        call = Context[Service](request_context=ctx)
+        call = Context[Services](request_context=ctx)
         result = await calls.generation(call, outcome, preview=not params.task_id.endswith(NO_PREVIEW))
         result = calls.fitted(call, result)
     ended = result.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -136,14 +137,14 @@ async def _ids(ctx: Call, params: TaskParams) -> list[str]:
         raise MCPError(code=HEADER_MISMATCH, message="The header Mcp-Name is not the taskId.")
     ids = [unquote(each) for each in params.task_id.removesuffix(NO_PREVIEW).split("+")]
     with _translated():
-        if len(ids) > MOST_TOGETHER or not all([await ctx.lifespan_context.known(each) for each in ids]):
+        if len(ids) > MOST_TOGETHER or not all([await ctx.lifespan_context.service.known(each) for each in ids]):
             raise MCPError(code=INVALID_PARAMS, message="There is no such task.")
     return ids
 
 
 async def _outcome(ctx: Call, ids: Sequence[str], *, wait_seconds: float = 0.0) -> Outcome:
     with _translated():
-        return await ctx.lifespan_context.check(ids, wait_seconds=wait_seconds)
+        return await ctx.lifespan_context.service.check(ids, wait_seconds=wait_seconds)
 
 
 @contextmanager

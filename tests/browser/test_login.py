@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from flux2_mcp.config import masked
 from flux2_mcp.sandbox.server import Sandbox
-from flux2_mcp.settings import masked
 from tests.browser.host import chromium, fetched, launch_options
 from tests.process.terminal import Terminal, on_terminal
 

@@ -9,7 +9,7 @@ import pytest
 
 from flux2_mcp import keyfile
 from flux2_mcp.commands import cli
-from flux2_mcp.settings import config_file
+from flux2_mcp.config import config_file
 
 Here = Callable[..., tuple[int, str, str]]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flux2_mcp.config import masked
 from flux2_mcp.reports import SANDBOX_NOTICE
 from flux2_mcp.sandbox.server import Sandbox
-from flux2_mcp.settings import masked
 from tests.process.conftest import Here
 from tests.process.terminal import flux2_mcp
 

@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from flux2_mcp.config import masked
 from flux2_mcp.sandbox.server import Sandbox
-from flux2_mcp.settings import masked
 from tests.contract.sandboxed import TLS
 from tests.process.conftest import Here
 from tests.process.terminal import DEADLINE, Terminal, flux2_mcp, on_terminal

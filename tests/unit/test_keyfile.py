@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from flux2_mcp import keyfile
+from flux2_mcp.config import Unreadable
 from flux2_mcp.errors import SettingsError
-from flux2_mcp.settings import Unreadable
 
 KEY = "sk-run-0123456789abcdef"
 OTHERS = {"base_url": "https://b", "theme": {"dark": [1, 2.5, None, True]}, "na\u00efve": "\u00e9"}

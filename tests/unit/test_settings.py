@@ -11,17 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux2_mcp.budget import Caps
+from flux2_mcp.config import ConfigText, Unreadable, config_file, masked
 from flux2_mcp.errors import SettingsError
-from flux2_mcp.settings import (
-    BASE_URL,
-    ConfigText,
-    Settings,
-    Unreadable,
-    config_file,
-    from_env,
-    is_loopback,
-    masked,
-)
+from flux2_mcp.settings import BASE_URL, Settings, from_env, is_loopback
 
 KEY = "sk-run-0123456789abcdef"
 HOME = {"FLUX2_HOME": str(Path("/home/ada/flux2").absolute())}

@@ -18,9 +18,10 @@ from pydantic import BaseModel
 
 from flux2_mcp import __version__
 from flux2_mcp.commands.invocation import Invocation
+from flux2_mcp.config import config_file
 from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError
 from flux2_mcp.gateway import Gateway
-from flux2_mcp.settings import Settings, config_file
+from flux2_mcp.settings import Settings
 
 LOGIN = "flux2-mcp login"
 ELSEWHERE = "export FLUX2_HOME=/a/folder/with/room"

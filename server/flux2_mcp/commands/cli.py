@@ -29,9 +29,9 @@ from flux2_mcp.commands.tasks import open_image, prune, tasks
 from flux2_mcp.commands.variants import variants
 from flux2_mcp.commands.wait import wait
 from flux2_mcp.commands.whoami import whoami
+from flux2_mcp.config import ConfigText
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, SettingsError
 from flux2_mcp.logs import to_stderr
-from flux2_mcp.settings import ConfigText
 
 log = logging.getLogger("flux2_mcp.commands")
 

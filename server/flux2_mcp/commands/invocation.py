@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from flux2_mcp.config import ConfigText
 from flux2_mcp.errors import SettingsError
-from flux2_mcp.settings import ConfigText, Settings, from_env
+from flux2_mcp.settings import Settings, from_env
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ from flux2_mcp import keyfile, loopback
 from flux2_mcp.budget import dollars
 from flux2_mcp.commands import output
 from flux2_mcp.commands.invocation import Invocation
+from flux2_mcp.config import config_fields, config_file, masked
 from flux2_mcp.errors import InvalidRequestError, Problem, SettingsError, TransportError
 from flux2_mcp.login.callback import Callback
 from flux2_mcp.login.pkce import Attempt
 from flux2_mcp.login.redeem import Redeemed, prove, redeem
 from flux2_mcp.models import Balance
 from flux2_mcp.runapi.calls import sendable
-from flux2_mcp.settings import config_fields, config_file, masked
 
 WAIT_SECONDS = 300
 LONGEST_WAIT = 3600

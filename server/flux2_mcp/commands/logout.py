@@ -6,7 +6,7 @@ import click
 
 from flux2_mcp import keyfile
 from flux2_mcp.commands.invocation import Invocation
-from flux2_mcp.settings import config_file
+from flux2_mcp.config import config_file
 
 EPILOG = """
 \b

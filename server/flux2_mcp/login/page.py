@@ -13,10 +13,10 @@ from string import Template
 from typing import Literal
 
 from flux2_mcp.budget import dollars
+from flux2_mcp.config import masked
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.login.redeem import Redeemed
 from flux2_mcp.loopback import Reply
-from flux2_mcp.settings import masked
 
 Kind = Literal["good", "bad", "lost"]
 DRAWINGS: dict[Kind, str] = {

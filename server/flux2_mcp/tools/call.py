@@ -21,9 +21,10 @@ from flux2_mcp.journal.entry import StoredImage
 from flux2_mcp.lifecycle import State
 from flux2_mcp.results import GenerationResult, Result, image_uri
 from flux2_mcp.service import Service
+from flux2_mcp.services import Services
 from flux2_mcp.waiting import PROGRESS_SECONDS, OnProgress, Outcome, Progress, Told
 
-Call: TypeAlias = Context[Service]
+Call: TypeAlias = Context[Services]
 
 REQUESTS_KEY = "flux-2/requests"
 """In a result's `_meta`, for the gallery alone: what each task was asked with."""
@@ -35,6 +36,11 @@ SMALL_PIXELS, SMALL_BYTES = 320, 25_000
 
 def service(call: Call) -> Service:
     """The service of this server."""
+    return services(call).service
+
+
+def services(call: Call) -> Services:
+    """What this server works with."""
     return call.request_context.lifespan_context
 
 

@@ -1,0 +1,100 @@
+"""The service of a server, and the way to its key: a login that a client can send its user to.
+
+Afterwards the same server goes on with the key: a second service is opened beside the first, which had none.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream, TaskStatus
+from anyio.streams.stapled import MultiListener
+
+from flux2_mcp import loopback
+from flux2_mcp.errors import Flux2Error
+from flux2_mcp.login.callback import Callback
+from flux2_mcp.login.pkce import Attempt
+from flux2_mcp.login.redeem import Redeemed, redeem
+from flux2_mcp.service import Service
+from flux2_mcp.settings import Settings
+
+log = logging.getLogger("flux2_mcp.login")
+
+LOGIN_SECONDS = 600.0
+"""How long a login that was offered may take."""
+CONFIG = "RunAPI's config file"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A login that waits for its user: where they go, the code that the page must show; `over` is set at its end."""
+
+    url: str = field(repr=False)
+    display_code: str
+    ident: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    over: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Services:
+    """What a server works with.
+
+    Args:
+        first: Open; in whose background a login waits, and the service that follows from it runs.
+    """
+
+    def __init__(self, first: Service) -> None:
+        self.service = first
+        self._first = first
+        self._offer: Offer | None = None
+
+    @property
+    def lacks_key(self) -> bool:
+        """Whether images are real here and nobody's key pays for them."""
+        settings = self.service.settings
+        return settings.mode == "live" and settings.api_key is None
+
+    async def offer(self) -> Offer | None:
+        """The login that waits, begun where none does; None where a key could not be kept.
+
+        Raises:
+            OSError: Nothing can be listened on.
+        """
+        path = self.service.settings.config_path
+        if path is None:
+            return None
+        if self._offer is None:
+            listener = await loopback.listen(0)
+            attempt = Attempt(port=listener.extra(SocketAttribute.local_port))  # noqa: S610  # no Django here
+            url = attempt.address(self.service.settings.base_url, socket.gethostname())
+            self._offer = Offer(url, attempt.display_code)
+            self._first.background.start_soon(self._log_in, self._offer, attempt, listener, path)
+        return self._offer
+
+    async def _log_in(self, offer: Offer, attempt: Attempt, listener: MultiListener[SocketStream], path: Path) -> None:
+        async def finish(code: str) -> Redeemed:
+            base_url, hostname = self.service.settings.base_url, socket.gethostname()
+            return await redeem(attempt, code, base_url=base_url, hostname=hostname, path=path)
+
+        callback = Callback(attempt, finish)
+        try:
+            await callback.run(listener, LOGIN_SECONDS)
+            if (redeemed := callback.result()) is not None:
+                settings = replace(self._first.settings, api_key=redeemed.key, key_source=CONFIG)
+                await self._first.background.start(self._serve, settings)
+                log.info("logged in")
+        except Flux2Error as exc:
+            log.warning("not logged in: %s", type(exc).__name__)
+        finally:
+            self._offer = None
+            offer.over.set()
+
+    async def _serve(self, settings: Settings, *, task_status: TaskStatus[None]) -> None:
+        async with Service.opened(settings) as service:
+            self.service = service
+            task_status.started()
+            await anyio.sleep_forever()
