@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from anyio.from_thread import BlockingPortal
 
 from flux2_mcp import keyfile, loopback
 from flux2_mcp.budget import dollars
-from flux2_mcp.commands import output
+from flux2_mcp.commands import browsing, output
 from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.config import config_fields, config_file, masked
 from flux2_mcp.errors import InvalidRequestError, Problem, SettingsError, TransportError
@@ -32,6 +31,7 @@ LONGEST_WAIT = 3600
 LONGEST_KEY = 4096
 """Bytes of standard input that are looked at."""
 LINE = 65_536
+NO_BROWSER = "No browser could be opened here: open the address above yourself."
 EPILOG = """
 \b
 Examples:
@@ -41,8 +41,6 @@ Examples:
 
 The key goes into RunAPI's own config file, readable by you alone; its other tools find it there too.
 """
-# The interpreter's own, in a process of its own: what a browser prints goes nowhere.
-OPENER = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
 
 
 @click.command(epilog=EPILOG)
@@ -68,7 +66,9 @@ def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int,
         key, who = _read_key(), "The key works"
         balance = output.run(lambda: _proven(base_url, key, path), stopped="Stopped. The key was not saved.")
     else:
-        way = _Way(base_url, path, port, seconds, _browser_env(invocation.env) if browser else None)
+        way = _Way(
+            base_url, path, port, seconds, invocation.env if browser and browsing.is_here(invocation.env) else None
+        )
         found = output.run(way.go, stopped="Stopped. Nobody waits for the browser any more.")
         key, balance, who = found.key, found.balance, f"Logged in{f' as {found.email}' if found.email else ''}"
     click.echo(f"{who}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
@@ -119,7 +119,7 @@ class _Way:
         callback, address = Callback(attempt, finish), attempt.address(self.base_url, hostname)
         click.echo(self._words(attempt, address, typing=typing), err=True)
         if self.env is not None:
-            _open(address, self.env)
+            browsing.open_at(address, self.env, failing=NO_BROWSER)
         async with BlockingPortal() as portal:
             if typing:
                 _listen_to_keys(portal, callback, attempt)
@@ -145,34 +145,6 @@ class _Way:
             f"    {click.style(attempt.display_code, bold=True)}\n\n"
             f"{opening}\n\n  {address}\n\n{elsewhere if typing else ''}Waiting for the browser; Ctrl-C stops."
         )
-
-
-def _browser_env(env: Mapping[str, str]) -> dict[str, str] | None:
-    """The environment that a browser is opened in; None over SSH, where it would open on the wrong computer.
-
-    Without TERM the interpreter's opener takes none that would fill the terminal.
-    """
-    far = any(env.get(name) for name in ("SSH_CONNECTION", "SSH_TTY"))
-    return None if far else {name: value for name, value in env.items() if name != "TERM"}
-
-
-def _open(address: str, env: Mapping[str, str]) -> None:
-    """Open the browser, and tell if there is none. Nobody waits for it: some run until their window is closed."""
-
-    def work() -> None:
-        done = subprocess.run(  # noqa: S603  # our own interpreter, and an address that we made
-            [sys.executable, "-c", OPENER, address],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            check=False,
-        )
-        if done.returncode:
-            click.echo("No browser could be opened here: open the address above yourself.", err=True)
-
-    threading.Thread(target=work, daemon=True).start()
 
 
 def _listen_to_keys(portal: BlockingPortal, callback: Callback, attempt: Attempt) -> None:
