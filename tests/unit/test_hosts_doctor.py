@@ -438,6 +438,8 @@ def test_a_server_that_never_answers_is_given_up(doctor: Doctor, home: Path, mon
         ("import sys; print('not JSON', flush=True)", "it ended without an answer"),
         ("raise SystemExit(3)", "it ended without an answer"),
         ("raise SystemExit('no luck\\nat all')", "no luck"),
+        ("import os; raise SystemExit(os.environ['PATH'])", os.defpath),
+        ("import os; raise SystemExit(os.environ.get('RUNAPI_API_KEY', 'no key'))", "no key"),
     ],
 )
 def test_a_server_that_ends_or_babbles_fails_in_one_line(
@@ -448,7 +450,9 @@ def test_a_server_that_ends_or_babbles_fails_in_one_line(
     broken.chmod(0o755)
     monkeypatch.setattr("flux2_mcp.hosts.command.words", lambda *_: [str(broken)])
     path = entry_of(home, command=str(broken))
-    assert doctor("cursor")("cursor")[1] == f"flux-2 in {path}: it does not start: {words}"
+    # What a shell would have set is not there: a host that was not started from one hands on no more than this.
+    seen = doctor("cursor", PATH="/a/shells/own", RUNAPI_API_KEY=WRONG_KEY, RUNAPI_BASE_URL="http://127.0.0.1:9")
+    assert seen("cursor")[1] == f"flux-2 in {path}: it does not start: {words}"
 
 
 def test_a_program_that_can_not_be_started_fails(doctor: Doctor, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
