@@ -71,6 +71,7 @@ _COMMENTED = {
     "comment with trailing space": '{\n  "MAP": {\n    "x": {} // why   \n  }\n}\n',
     "commented-out entry of ours": '{\n  "MAP": {\n    // "flux-2": {"command": "old"},\n    "x": {}\n  }\n}\n',
     "urls": '{\n  "url": "https://example.com/a//b", // https://example.com\n  "MAP": {"x": {"url": "http://x//y"}}\n}\n',
+    "a number longer than Python reads": '{\n  "n": ' + "1" * 5000 + ', // big\n  "MAP": {"x": {}}\n}\n',
     "star-filled comment": '{\n  /***\n   ** " **/\n  "MAP": {"x": {}}\n  /**/\n}\n',
 }
 
@@ -178,6 +179,8 @@ BROKEN_JSON = {
         '{\n  "MAP": {\n    "flux-2": {"command": "flux2-mcp"},\n    "flux-2": {"command": "flux2-mcp"}\n  }\n}\n',
         4,
     ),
+    "ours is a number": ('{\n  "MAP": {\n    "flux-2": 7\n  }\n}\n', 3),
+    "ours is another's": ('{\n  "MAP": {\n    "flux-2": {"command": "npx"}\n  }\n}\n', 3),
     "too deep": ("[" * 300 + "]" * 300, 1),
     "conflict markers": ('{\n<<<<<<< HEAD\n  "a": 1\n=======\n  "a": 2\n>>>>>>> b\n}\n', 2),
     "unending comment": ('{\n  "a": 1\n  /* oh\n}\n', 3),
@@ -198,6 +201,8 @@ BROKEN_TOML = {
     "JSON": ('{\n  "a": 1\n}\n', 1),
     "map is a string": ('a = 1\nMAP = "x"\n', 2),
     "map is inline": ('a = 1\nMAP = { x = { command = "x" } }\n', 2),
+    "ours is a number": ("[MAP]\nflux-2 = 7\n", 2),
+    "ours is another's": ('[MAP.x]\ncommand = "flux-2"\n[MAP.flux-2]\ncommand = "npx"\n', 3),
     "ours is inline": ('[MAP]\na = {}\nflux-2 = { command = "flux2-mcp" }\n', 3),
     "ours in dotted keys": ('[MAP]\nflux-2.command = "flux2-mcp"\n', 2),
 }

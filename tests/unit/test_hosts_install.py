@@ -169,6 +169,16 @@ def test_no_key_goes_into_any_file_and_where_one_is_only_in_the_environment_that
     assert "The key stands in the environment only" in run("install", "cursor", RUNAPI_API_KEY=CANARY)[1]
 
 
+def test_a_key_in_runapis_own_file_serves_every_host(
+    clean_env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["install", "gemini"], clean_env, json.dumps({"api_key": CANARY}), None) == 0
+    out = capsys.readouterr().out
+    assert "The key is in RunAPI's own file, which every host's server reads." in out
+    assert "To hand on the key" not in out
+    assert CANARY not in out + "".join(files(home).values())
+
+
 def test_what_the_user_put_into_the_entry_is_kept_and_its_secrets_are_not_shown(run: Run, home: Path) -> None:
     run("install", "cursor")
     path = home / ".cursor/mcp.json"

@@ -471,6 +471,27 @@ def test_what_another_program_wrote_between_reading_and_writing_is_not_lost(tmp_
     assert json.loads(path.read_text())["a"] == 1
 
 
+def test_a_file_that_another_program_made_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    plan = installing.to_install(machine(tmp_path), LENIENT, "user", OURS, COMMAND)
+    path = on_disk(tmp_path, LENIENT, b'{"a": 1}')
+    with pytest.raises(HostFileError, match="just changed"):
+        files.replace(plan.file, plan.after)
+    installing.carry_out(plan, machine(tmp_path))
+    plan = installing.to_remove(machine(tmp_path), LENIENT, "user", OURS)
+    path.write_text(path.read_text().replace("1", "2"))
+    installing.carry_out(plan, machine(tmp_path))
+    assert json.loads(path.read_text()) == {"a": 2, "servers": {}}
+
+
+@pytest.mark.parametrize("wreck", [b"\xff", b"{"])
+def test_a_backup_that_can_not_be_read_is_done_without(tmp_path: Path, wreck: bytes) -> None:
+    path = on_disk(tmp_path, LENIENT, b'{"a": 1}')
+    install(tmp_path, LENIENT)
+    files.backup(files.read(path)).write_bytes(wreck)
+    uninstall(tmp_path, LENIENT)
+    assert json.loads(path.read_text()) == {"a": 1, "servers": {}}
+
+
 def test_where_writing_fails_midway_the_file_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = on_disk(tmp_path, LENIENT, b"{}")
 

@@ -86,9 +86,10 @@ def standing(host: Host, text: str, name: str) -> Object | None:
     Raises:
         HostFileError: The file does not parse, or the entry is no object.
     """
-    entry = (EDITORS[host.format].entries(text, host.servers) or {}).get(name)
+    editor = EDITORS[host.format]
+    entry = (editor.entries(text, host.servers) or {}).get(name)
     if entry is not None and not isinstance(entry, dict):
-        raise HostFileError(f"the entry {name} should be an object")
+        raise HostFileError(f"{name} should be an object", line=editor.line(text, host.servers, name))
     return entry
 
 
@@ -100,10 +101,7 @@ def installed(host: Host, text: str, name: str, command: Sequence[str]) -> str:
     """
     entry = standing(host, text, name)
     if entry and not ours(entry):
-        raise HostFileError(
-            f"{name} is another server there",
-            next_step="Give this one another name with --name, or remove that entry by hand.",
-        )
+        raise _anothers(host, text, name, "Give this one another name with --name, or remove that entry by hand.")
     wanted = changes(host, command, entry or {})
     return EDITORS[host.format].put(text, host.servers, name, wanted) if wanted else text
 
@@ -126,13 +124,16 @@ def removed(host: Host, text: str, name: str, before: str | None) -> str:
     if entry is None:
         return text
     if not ours(entry):
-        raise HostFileError(
-            f"{name} is another server there", next_step="Remove that entry by hand if you want it gone."
-        )
+        raise _anothers(host, text, name, "Remove that entry by hand if you want it gone.")
     if before is not None and came_from(host, text, name, before):
         return before
     made = before is not None and _mapless(host, before)
     return editor.take(text, host.servers, name, with_map=made)
+
+
+def _anothers(host: Host, text: str, name: str, next_step: str) -> HostFileError:
+    line = EDITORS[host.format].line(text, host.servers, name)
+    return HostFileError(f"{name} is another server there", line=line, next_step=next_step)
 
 
 def came_from(host: Host, text: str, name: str, before: str) -> bool:

@@ -104,6 +104,8 @@ def before(file: File) -> str | None:
 def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
     kept = backup(file)
     if file.text is None or keep is None:
+        if file.path.exists():
+            raise _meanwhile(file)
         if text is not None:
             file.path.parent.mkdir(parents=True, exist_ok=True, mode=NEW_FOLDER)
             _write(file.path, text, None)
@@ -112,7 +114,7 @@ def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
     if not kind.st_mode & stat.S_IWUSR or not os.access(file.path, os.W_OK):
         raise HostFileError("the file is read-only", path=str(file.path), next_step=f"Make {file.path} writable first.")
     if file.path.read_bytes() != file.text.encode():
-        raise HostFileError("another program has just changed the file", path=str(file.path), next_step="Run it again.")
+        raise _meanwhile(file)
     if kept.is_symlink():
         raise HostFileError("its backup is a link", path=str(kept), next_step=f"Remove {kept}, then run again.")
     if text is None:
@@ -126,6 +128,10 @@ def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
     _write(kept, keep, kind)
     _write(file.path, text, kind)
     return kept
+
+
+def _meanwhile(file: File) -> HostFileError:
+    return HostFileError("another program has just changed the file", path=str(file.path), next_step="Run it again.")
 
 
 def _write(path: Path, text: str, like: os.stat_result | None) -> None:

@@ -182,8 +182,6 @@ def _own(
 
 def _read(paths: tuple[Path, ...], host: Host, name: str) -> File:
     """The file that has the entry; where none has, the first."""
-    if not paths:
-        raise HostFileError(f"{host.title} keeps its servers nowhere on this system", next_step="Name another host.")
     found = [files.read(path) for path in paths]
     holding = (file for file in found if _holds(file, host, name))
     return next(holding, found[0])

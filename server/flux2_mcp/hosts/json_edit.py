@@ -35,6 +35,13 @@ class JsonEditor:
         member = None if root is None else root.member(servers, text)
         return None if member is None else _object(member.node, text)
 
+    def line(self, text: str, servers: str, name: str) -> int:
+        """The line that an entry begins on."""
+        root = self._root(text)
+        held = None if root is None else root.member(servers, text)
+        entry = None if held is None else held.node.member(name, text)
+        return 1 if entry is None else line_of(text, entry.start)
+
     def put(self, text: str, servers: str, name: str, values: Mapping[str, Json]) -> str:
         """The text with these members in the entry `name`; the map and the entry are made where they are missing.
 

@@ -37,7 +37,10 @@ AROUND = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """A host's own command line, where it does better than an edit. `add` reads the entry as JSON from standard input."""
+    """A host's own command line, where it does better than an edit. `add` reads the entry as JSON from standard input.
+
+    Those of the others know no limits (Codex), or write the same file without a lock, after seconds of starting up.
+    """
 
     program: str
     add: tuple[str, ...]

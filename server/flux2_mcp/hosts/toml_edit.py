@@ -52,6 +52,11 @@ class TomlEditor:
             raise HostFileError(f"{servers} should be a table", line=_line_of_key(text, servers))
         return held
 
+    def line(self, text: str, servers: str, name: str) -> int:
+        """The line that an entry begins on."""
+        own = _own(text, (servers, name))
+        return _line_of_key(text, name) if own is None else line_of(text, own[0].start)
+
     def put(self, text: str, servers: str, name: str, values: Mapping[str, Json]) -> str:
         """The text with these keys in the table of `name`, which is made where it is missing.
 
