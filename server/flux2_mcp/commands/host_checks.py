@@ -78,12 +78,12 @@ async def _entry(
         return fail(row.name, f"{where} differs in {', '.join(changes)}", install)
     folder = machine.workspace if scope == "project" else None
     try:
-        seconds, tools = await handshake(
+        seconds, ready, tools = await handshake(
             entry.words(standing), entry.environment(row, standing, machine.env), machine.env, folder
         )
     except HostFileError as exc:
         return fail(row.name, f"{where}: {exc.why}", _try(standing))
-    detail = f"{where}: answers in {seconds:.2f} s with {tools} tools"
+    detail = f"{where}: answers in {seconds:.2f} s with {tools} tools, works in {ready:.2f} s"
     if seconds > LATE_START:
         package = str(Path(__file__).parents[1])
         return note(
@@ -107,8 +107,12 @@ def _literals(row: Host, standing: Object) -> list[str]:
 
 async def handshake(
     words: list[str], handed: Mapping[str, str], env: Mapping[str, str], folder: str | None
-) -> tuple[float, int]:
-    """Start a server as a host without a shell does; give the seconds to its first answer, and how many tools it has.
+) -> tuple[float, float, int]:
+    """Start a server as a host without a shell does, and use a tool that costs nothing.
+
+    The first answers may come from a snapshot, before the server has read a setting: only a call shows that all of it is there.
+
+    Gives the seconds to its first answer, those until it had done something, and how many tools it has.
 
     Raises:
         HostFileError: It did not start or did not answer; says why in its own first words, where it has any.
@@ -124,8 +128,10 @@ async def handshake(
         try:
             with anyio.fail_after(LONGEST_START):
                 async with Client(stdio_client(parameters, cast("TextIO", heard)), mode="legacy") as client:
-                    seconds = anyio.current_time() - began
-                    return seconds, len((await client.list_tools()).tools)
+                    first = anyio.current_time() - began
+                    tools = len((await client.list_tools()).tools)
+                    await client.call_tool("list_variants", {})
+                    return first, anyio.current_time() - began, tools
         except TimeoutError as exc:
             raise HostFileError(f"no answer in {LONGEST_START:.0f} s") from exc
         except Exception as exc:  # a foreign process may end in any way, and the SDK wraps most of them in groups

@@ -27,6 +27,7 @@ VARIABLES = (
     "RUNAPI_API_KEY", "RUNAPI_KEY", "RUNAPI_BASE_URL", "FLUX2_MODE", "FLUX2_HOME", "FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS",
     "FLUX2_WAIT_SECONDS", "FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD", "FLUX2_CONFIRM_USD",
     "FLUX2_RATE", "FLUX2_MAX_IN_FLIGHT", "FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_SANDBOX_SPEED", "FLUX2_LOG",
+    "FLUX2_EARLY",
 )  # fmt: skip
 """What the server reads; a host that scrubs the environment must let them through, or caps would be open there."""
 AROUND = (
