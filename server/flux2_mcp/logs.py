@@ -2,7 +2,7 @@
 
 A server writes one line of `key=value` pairs a record, quoted as JSON where a value has spaces in it:
 
-    time=2026-11-25T10:00:04.120Z level=info logger=flux2_mcp.tasks event=task task=27c0... from=processing to=completed after=4.1
+    time=2026-11-25T10:00:04.120Z level=info logger=flux2_mcp.tasks event=task task=27c0... from=submitted to=processing after=0.7
 
 `event` says what happened; what belongs to it follows. No key and no prompt stands in a line, and no exception's own text
 below debug, which may hold one.

@@ -238,7 +238,9 @@ class Worker:
 
 
 def log_step(entry: Entry, now: datetime, before: Entry | None = None) -> None:
-    """One line for each step of a task: `after` is seconds since it was asked for, `took` since the step before.
+    """One line for each step of a task, with RunAPI's id (once known) and our key.
+
+    `after` is seconds since it was asked for, `took` since the step before.
 
     When RunAPI began to work is written down nowhere, so what ends counts from when RunAPI took it.
     """
@@ -248,7 +250,8 @@ def log_step(entry: Entry, now: datetime, before: Entry | None = None) -> None:
         took = (now - began).total_seconds()
     after = (now - entry.created_at).total_seconds()
     state = None if before is None else before.state
-    log.info("task", extra=fields(task=entry.task_id or entry.key, from_=state, to=entry.state, after=after, took=took))
+    ids = {"task": entry.task_id, "key": entry.key}
+    log.info("task", extra=fields(**ids, from_=state, to=entry.state, after=after, took=took))
 
 
 def _well(kept: Kept) -> None:

@@ -21,17 +21,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from flux2_mcp.sandbox.server import Sandbox
 from tests.process.stdio import DEADLINE, ERAS, LEGACY, Host
-from tests.process.test_serve import END_SECONDS
 from tests.process.test_ways import WAYS, Way
 from tests.unit.test_logs import pairs
 
 PROMPT = "a canary-3f9a1c in a coal mine"
+DEAF_SECONDS = 2.0
+"""OpenTelemetry itself waits for ten and more."""
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def transitions(errors: str, task: str) -> list[dict[str, str]]:
     found = [pairs(line) for line in errors.splitlines() if line.startswith("time=")]
-    return [each for each in found if each["event"] == "task" and each["task"] == task]
+    return [each for each in found if each["event"] == "task" and each.get("task") == task]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -53,7 +54,8 @@ def test_at_info_each_step_of_a_task_is_one_line_and_no_prompt_key_or_path_is_in
     assert str(tmp_path) not in logged
     steps = transitions(errors, made["task_id"])
     (intent,) = [each for each in map(pairs, lines) if each.get("to") == "intent"][:1]
-    assert (intent["event"], "from" in intent, "took" in intent) == ("task", False, False)
+    assert not {"task", "from", "took"} & set(intent)
+    assert {each["key"] for each in steps} == {intent["key"]}
     states = [(each["from"], each["to"]) for each in steps]
     assert states[0] == ("intent", "submitted")
     assert states[-1] == ("completed", "delivered")
@@ -162,9 +164,8 @@ def test_a_collector_that_never_answers_holds_nobody_up_at_the_end(
         with way.opened(env, tmp_path) as host:
             host.call("list_variants")
             began = time.monotonic()
-            errors = host.close()
-            assert time.monotonic() - began < END_SECONDS
-    assert "Traceback" not in errors
+            assert "Traceback" not in host.close()
+            assert time.monotonic() - began < DEAF_SECONDS
 
 
 @pytest.mark.parametrize("era", ERAS)
