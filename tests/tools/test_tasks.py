@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import anyio
 import pytest
 from mcp.client.client import Client
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
+from mcp.client.session import ClientSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -26,6 +28,7 @@ from pydantic import RootModel
 from flux2_mcp.app import build
 from flux2_mcp.results import JOINED_NOTICE
 from flux2_mcp.tasks_extension import ID, NO_CANCEL, NO_PREVIEW, handle
+from tests.tools.test_confirmation import User
 from tests.unit.services import (
     BUSY,
     CORRUPT,
@@ -37,6 +40,7 @@ from tests.unit.services import (
     Front,
     Reply,
     Seen,
+    always,
     constantly,
     fronted,
     through,
@@ -62,15 +66,19 @@ class Handle(Result):
 
 
 class Asking(ClientExtension):
-    """Declares the extension, and takes handles as they are."""
+    """Declares the extension, and polls a handle to its end where the SDK's client is given one."""
 
     identifier = ID
 
-    def claims(self) -> list[ResultClaim[Handle]]:
-        async def never(_: Handle, __: ClaimContext) -> CallToolResult:
-            raise AssertionError
+    def __init__(self) -> None:
+        self.handles: list[Handle] = []
 
-        return [ResultClaim(result_type="task", model=Handle, resolve=never)]
+    def claims(self) -> list[ResultClaim[Handle]]:
+        async def resolve(handle: Handle, context: ClaimContext) -> CallToolResult:
+            self.handles.append(handle)
+            return CallToolResult.model_validate((await ended(context.session, handle.task_id))["result"])
+
+        return [ResultClaim(result_type="task", model=Handle, resolve=resolve)]
 
 
 async def call(client: Client, **arguments: object) -> Result:
@@ -85,13 +93,14 @@ async def made(client: Client, **arguments: object) -> str:
     return result.task_id
 
 
-async def ask(client: Client, method: str, task_id: str, **more: object) -> dict[str, Any]:
+async def ask(client: Client | ClientSession, method: str, task_id: str, **more: object) -> dict[str, Any]:
+    session = client.session if isinstance(client, Client) else client
     request = Request[dict[str, Any], str](method=method, params={"taskId": task_id} | more)
     with anyio.fail_after(30):
-        return (await client.session.send_request(request, RootModel[dict[str, Any]])).root
+        return (await session.send_request(request, RootModel[dict[str, Any]])).root
 
 
-async def ended(client: Client, task_id: str) -> dict[str, Any]:
+async def ended(client: Client | ClientSession, task_id: str) -> dict[str, Any]:
     with anyio.fail_after(30):
         while (task := await ask(client, "tasks/get", task_id))["status"] == "working":
             pass  # each poll waits for the end itself
@@ -195,6 +204,24 @@ async def test_what_is_refused_is_told_at_once_and_makes_no_task(front: Front, a
     assert isinstance(invalid, CallToolResult)
     assert invalid.is_error
     assert front.tasks() == []
+
+
+@pytest.mark.parametrize("action", ["accept", "decline"])
+async def test_what_costs_much_is_asked_for_before_there_is_a_handle(
+    front: Front, tmp_path: Path, action: Literal["accept", "decline"]
+) -> None:
+    front.rule = always(POLL, *[PENDING] * 6)
+    user, extension = User(action), Asking()
+    settings = front.settings(tmp_path, confirm_usd=Decimal("0.10"))
+    async with Client(build(settings), extensions=[extension], elicitation_callback=user) as client:
+        with anyio.fail_after(30):
+            result = await client.call_tool("generate", {"prompt": "a red fox", "count": 3})
+    agreed = action == "accept"
+    assert (len(user.asked), len(extension.handles), len(front.tasks())) == (1, agreed, 3 * agreed)
+    assert result.is_error is not agreed
+    if agreed:
+        assert isinstance(result.structured_content, dict)
+        assert result.structured_content["status"] == "completed"
 
 
 async def test_other_tools_answer_plainly(asking: Client) -> None:
