@@ -18,7 +18,7 @@
 | FLUX2_CALLBACK_URL | public address that leads to FLUX2_CALLBACK_PORT; RunAPI calls it when a task ends | none |
 | FLUX2_CALLBACK_PORT | port on 127.0.0.1 that listens for those calls | none |
 | FLUX2_SANDBOX_SPEED | how many times faster than life the embedded sandbox's tasks run | 1 |
-| FLUX2_EARLY | 0: the first answers wait for the whole server (see below) | 1 |
+| FLUX2_EARLY | 0: the first answers wait for the whole server | 1 |
 | FLUX2_LOG | debug, info, warning, error | warning |
 
 OpenTelemetry's own variables (OTEL_*) decide whether spans are sent.

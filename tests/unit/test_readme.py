@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flux2_mcp import __main__ as entry
 from flux2_mcp import catalog, errors, settings
 from flux2_mcp.budget import dollars
 from flux2_mcp.commands.cli import flux2
@@ -73,7 +74,8 @@ def test_every_variable_is_there_with_its_default() -> None:
 def test_every_variable_that_is_read_is_documented() -> None:
     source = Path(settings.__file__).read_text("utf-8")
     names = {name for name, _, _ in table(source, "variable")} | {"RUNAPI_KEY"}
-    assert set(re.findall(r'"((?:FLUX2|RUNAPI)_[A-Z_0-9]+)"', source)) == names
+    readers = source + Path(entry.__file__).read_text("utf-8")
+    assert set(re.findall(r'"((?:FLUX2|RUNAPI)_[A-Z_0-9]+)"', readers)) == names
 
 
 def test_the_tools_are_the_registrys_and_tell_which_costs() -> None:
