@@ -3,6 +3,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
+# More than CI has processors: the quickstarts and the browser mostly wait.
+WORKERS ?= 3
 
 .PHONY: help demo check test early kill kill-downloads swarm bench-polling test-browser test-hosts conformance inspector packages dist fmt clean
 .DEFAULT_GOAL := help
@@ -32,7 +34,7 @@ check: .venv/.done ## lint, types, direction of imports
 
 test: check ## everything that has to hold: check, then the tests with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto --ignore tests/hosts --ignore tests/inspector
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --ignore tests/hosts --ignore tests/inspector
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
