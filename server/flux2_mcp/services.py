@@ -10,18 +10,19 @@ import secrets
 import socket
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.stapled import MultiListener
 
-from flux2_mcp import loopback
 from flux2_mcp.errors import Flux2Error
-from flux2_mcp.login.callback import Callback
-from flux2_mcp.login.pkce import Attempt
-from flux2_mcp.login.redeem import Redeemed, redeem
 from flux2_mcp.service import Service
 from flux2_mcp.settings import Settings
+
+if TYPE_CHECKING:  # loaded when a login begins
+    from flux2_mcp.login.pkce import Attempt
+    from flux2_mcp.login.redeem import Redeemed
 
 log = logging.getLogger("flux2_mcp.login")
 
@@ -68,6 +69,9 @@ class Services:
         if path is None:
             return None
         if self._offer is None:
+            from flux2_mcp import loopback
+            from flux2_mcp.login.pkce import Attempt
+
             listener = await loopback.listen(0)
             attempt = Attempt(port=listener.extra(SocketAttribute.local_port))  # noqa: S610  # no Django here
             url = attempt.address(self.service.settings.base_url, socket.gethostname())
@@ -76,6 +80,9 @@ class Services:
         return self._offer
 
     async def _log_in(self, offer: Offer, attempt: Attempt, listener: MultiListener[SocketStream], path: Path) -> None:
+        from flux2_mcp.login.callback import Callback
+        from flux2_mcp.login.redeem import redeem
+
         async def finish(code: str) -> Redeemed:
             base_url, hostname = self.service.settings.base_url, socket.gethostname()
             return await redeem(attempt, code, base_url=base_url, hostname=hostname, path=path)
