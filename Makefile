@@ -64,6 +64,7 @@ conformance: .venv/.done ## the protocol's own suite, both versions, over HTTP: 
 
 inspector: .venv/.done ## the Inspector's command line uses all that the server lists, in both eras (needs npm)
 	$(BIN)/pytest tests/inspector --numprocesses auto
+
 packages: .venv/.done ## write manifest.json and install/ from the code: plugins, skill, marketplaces
 	$(RUN) packages
 

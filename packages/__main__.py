@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flux2_mcp.hosts.command import PUBLISHED
 from packages import facts, skill, words
-from packages.manifests import PLUGIN, manifests
+from packages.manifests import AGENT_PLUGIN, PLUGIN, manifests
 
 SCRIPTS = ("install/install.sh", "install/install.ps1")
 """Written by hand, but for the one line that says how the package is obtained."""
@@ -19,20 +19,23 @@ _LINE = re.compile(r"^( *\$?PUBLISHED ?= ?).*$", re.MULTILINE)
 def files(*, published: bool = PUBLISHED) -> dict[str, str]:
     """Every file by its path in the repository."""
     texts = {path: _json(manifest) for path, manifest in manifests(published=published).items()}
-    plugin = words.commands() | skill.files(published=published)
+    skills = skill.files(published=published)
+    plugin = words.commands() | skills
     plugin["README.md"] = words.readme(published=published)
     hint = Path(__file__).with_name("no-key.sh").read_text("utf-8")
     command, setup = facts.start(published=published)["command"], words.setup(published=published).replace("`", "")
     plugin["scripts/no-key.sh"] = hint.replace("@COMMAND@", command).replace("@SETUP@", setup)
     texts |= {f"{PLUGIN}/{path}": text for path, text in plugin.items()}
+    texts |= {f"{AGENT_PLUGIN}/{path}": text for path, text in skills.items()}
     value = "yes" if published else "no"
     return texts | {path: _LINE.sub(rf"\g<1>'{value}'", (facts.ROOT / path).read_text("utf-8")) for path in SCRIPTS}
 
 
 def write(root: Path) -> list[str]:
-    """Write them below a folder, and remove what no longer belongs into the plugin's. Tells the paths that changed."""
+    """Write them below a folder, and remove what no longer belongs into the plugins'. Tells the paths that changed."""
     wanted = files()
-    there = {path.relative_to(root).as_posix() for path in (root / PLUGIN).rglob("*") if path.is_file()}
+    found = [path for folder in (PLUGIN, AGENT_PLUGIN) for path in (root / folder).rglob("*") if path.is_file()]
+    there = {path.relative_to(root).as_posix() for path in found}
     stale = sorted(there - set(wanted))
     for path in stale:
         (root / path).unlink()

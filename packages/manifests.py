@@ -15,7 +15,9 @@ from packages import facts
 
 JsonObject = dict[str, Any]
 PLUGIN = "install/plugin"
-"""The one folder that is all plugins: each client reads its own manifest in it, and they share the skill and the commands."""
+"""One folder for Claude Code, Codex, Cursor and Gemini CLI: each reads its own manifest, and they share skill and commands."""
+AGENT_PLUGIN = "install/agent-plugin"
+"""For clients of the open standard. It stands apart, since Codex prefers its manifest, and that knows no time limits."""
 _AGENT_PLUGINS = "https://agent-plugins.org/schemas/1.0.0"
 _SERVER_SCHEMA = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
 _REGISTRY_DESCRIPTION_MOST = 100
@@ -30,12 +32,14 @@ def manifests(*, published: bool) -> dict[str, JsonObject]:
     return {
         "manifest.json": _bundle(),
         f"{PLUGIN}/.claude-plugin/plugin.json": _claude(),
-        f"{PLUGIN}/.mcp.json": _servers(stdio | _claude_extras()),
+        f"{PLUGIN}/claude.mcp.json": _servers(stdio | _claude_extras()),
         f"{PLUGIN}/.codex-plugin/plugin.json": _about() | {"skills": "./skills/", "mcpServers": "./codex.mcp.json"},
         f"{PLUGIN}/codex.mcp.json": _servers(start | _codex_extras()),
-        f"{PLUGIN}/.cursor-plugin/plugin.json": _about() | {"displayName": facts.TITLE, "mcpServers": "./mcp.json"},
-        f"{PLUGIN}/plugin.json": {"$schema": f"{_AGENT_PLUGINS}/plugin.schema.json", **_about()},
-        f"{PLUGIN}/mcp.json": {"$schema": f"{_AGENT_PLUGINS}/mcp.schema.json", **_servers(stdio)},
+        f"{PLUGIN}/.cursor-plugin/plugin.json": _about()
+        | {"displayName": facts.TITLE, "mcpServers": "./cursor.mcp.json"},
+        f"{PLUGIN}/cursor.mcp.json": _servers(stdio),
+        f"{AGENT_PLUGIN}/plugin.json": {"$schema": f"{_AGENT_PLUGINS}/plugin.schema.json", **_about()},
+        f"{AGENT_PLUGIN}/mcp.json": {"$schema": f"{_AGENT_PLUGINS}/mcp.schema.json", **_servers(stdio)},
         f"{PLUGIN}/gemini-extension.json": _gemini(start),
         # Their clients look for these at the top of a repository, and nowhere else.
         ".claude-plugin/marketplace.json": _market() | {"plugins": [listing | {"source": local["path"]}]},
@@ -109,12 +113,13 @@ def _bundle() -> JsonObject:
 
 
 def _claude() -> JsonObject:
-    """Claude Code's. The hook stands here, since other clients read a hooks/hooks.json as their own."""
+    """Claude Code's. The hook stands here, since other clients read a hooks/hooks.json as their own; so it is with .mcp.json."""
     hint = {"type": "command", "command": 'sh "${CLAUDE_PLUGIN_ROOT}/scripts/no-key.sh"', "timeout": 5}
     return {
         **_about(),
         "displayName": facts.TITLE,
         "userConfig": {"api_key": {"type": "string", **facts.KEY, "sensitive": True, "required": False}},
+        "mcpServers": "./claude.mcp.json",
         "hooks": {"SessionStart": [{"matcher": "startup", "hooks": [hint]}]},
     }
 

@@ -115,11 +115,12 @@ def _workspace() -> str | None:
 
 
 def _project() -> str | None:
-    """The working directory, where a host has chosen it: many start their servers in / or at home."""
+    """The working directory, where a host has chosen it: many start their servers in /, at home or in the plugin's folder."""
     from pathlib import Path
 
     folder = _workspace()
-    nowhere = {Path(folder).anchor, os.environ.get("HOME"), os.environ.get("USERPROFILE")} if folder else set()
+    others = map(os.environ.get, ("HOME", "USERPROFILE", "PLUGIN_ROOT"))  # the last by Agent Plugins 1.0
+    nowhere = {Path(folder).anchor, *others} if folder else set()
     return None if folder in nowhere else folder
 
 

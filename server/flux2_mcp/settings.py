@@ -138,8 +138,9 @@ def is_loopback(host: str | None) -> bool:
 
 
 def _first(*texts: str | None) -> str | None:
-    """The first that is not blank, without the blanks around it."""
-    return next((text.strip() for text in texts if text and text.strip()), None)
+    """The first that says something, without the blanks around it. A host's placeholder that nothing was put into does not."""
+    told = (text.strip() for text in texts if text)
+    return next((text for text in told if text and not (text.startswith("${") and text.endswith("}"))), None)
 
 
 def _config(env: Mapping[str, str], text: ConfigText, mode: str) -> dict[str, str]:

@@ -40,12 +40,14 @@ def test_stdout_holds_only_the_protocol_and_the_end_of_input_is_the_end(
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in host.lines)
 
 
-@pytest.mark.parametrize("place", ["/", "home"])
+@pytest.mark.parametrize("place", ["/", "home", "plugin"])
 def test_a_server_that_a_host_started_nowhere_in_particular_has_no_workspace(
     served_env: dict[str, str], tmp_path: Path, place: str
 ) -> None:
+    (plugin := tmp_path / "plugin").mkdir()
     Path(served_env["HOME"]).mkdir()
-    with Host(served_env, LEGACY, cwd=served_env["HOME"] if place == "home" else place) as host:
+    folder = {"home": served_env["HOME"], "plugin": str(plugin)}.get(place, place)
+    with Host(served_env | {"PLUGIN_ROOT": str(plugin)}, LEGACY, cwd=folder) as host:
         refused = host.call("generate", prompt="a red fox in snow", save_to="hero.png")
     assert refused["isError"] is True
     assert "Set FLUX2_WORKSPACE to the folder" in refused["content"][0]["text"]

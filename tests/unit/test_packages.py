@@ -18,7 +18,7 @@ from flux2_mcp import catalog, settings
 from flux2_mcp.context import docs, uris
 from packages import facts
 from packages.__main__ import files, write
-from packages.manifests import PLUGIN
+from packages.manifests import AGENT_PLUGIN, PLUGIN
 
 ROOT = facts.ROOT
 SKILL = ROOT / PLUGIN / "skills/flux-2"
@@ -43,8 +43,9 @@ def test_what_is_committed_is_what_make_packages_would_write(tmp_path: Path) -> 
 
 
 def test_nothing_stands_in_the_plugins_folder_that_make_packages_did_not_write() -> None:
-    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / PLUGIN).rglob("*") if path.is_file()}
-    assert there == {path for path in files() if path.startswith(f"{PLUGIN}/")}
+    for folder in (PLUGIN, AGENT_PLUGIN):
+        there = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
+        assert there == {path for path in files() if path.startswith(f"{folder}/")}
 
 
 def test_what_changed_is_written_what_is_stale_goes_and_the_rest_is_left_alone(tmp_path: Path) -> None:
@@ -69,8 +70,11 @@ def test_before_the_release_nothing_assumes_that_an_index_has_the_package() -> N
 
 def test_one_constant_turns_all_of_it_to_the_plain_name() -> None:
     released = files(published=True)
-    for path in (".mcp.json", "mcp.json", "codex.mcp.json", "gemini-extension.json"):
-        server = json.loads(released[f"{PLUGIN}/{path}"])["mcpServers"]["flux-2"]
+    plugins = [
+        f"{PLUGIN}/{name}" for name in ("claude.mcp.json", "codex.mcp.json", "cursor.mcp.json", "gemini-extension.json")
+    ]
+    for path in (*plugins, f"{AGENT_PLUGIN}/mcp.json"):
+        server = json.loads(released[path])["mcpServers"]["flux-2"]
         assert (server["command"], server["args"]) == ("uvx", ["flux2-mcp"]), path
     [package] = json.loads(released["install/server.json"])["packages"]
     assert (package["registryType"], package["identifier"], package["version"]) == (
@@ -106,7 +110,7 @@ def test_codex_lets_every_variable_through_that_the_server_reads() -> None:
 
 def test_no_host_gives_up_before_the_longest_wait_is_over() -> None:
     for path, key, unit in (
-        (".mcp.json", "timeout", 1000), ("gemini-extension.json", "timeout", 1000), ("codex.mcp.json", "tool_timeout_sec", 1),
+        ("claude.mcp.json", "timeout", 1000), ("gemini-extension.json", "timeout", 1000), ("codex.mcp.json", "tool_timeout_sec", 1),
     ):  # fmt: skip
         assert held(f"{PLUGIN}/{path}")["mcpServers"]["flux-2"][key] / unit > settings.LONGEST_WAIT
 
@@ -120,7 +124,7 @@ def test_every_marketplace_leads_to_the_plugin() -> None:
         (codex, codex["plugins"][0]["source"]["path"]),
     ):
         assert market["name"] == "flux2-mcp"
-        assert market["plugins"][0]["name"] == held(f"{PLUGIN}/plugin.json")["name"]
+        assert market["plugins"][0]["name"] == held(f"{PLUGIN}/.claude-plugin/plugin.json")["name"]
         assert (ROOT / source) == ROOT / PLUGIN
 
 

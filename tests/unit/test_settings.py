@@ -145,6 +145,12 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(name: str,
     assert caught.value.message == f"{name} holds characters that no key has."
 
 
+def test_a_placeholder_that_a_host_did_not_fill_in_is_no_key_and_hides_none() -> None:
+    unfilled = {"RUNAPI_API_KEY": "${user_config.api_key}", "RUNAPI_KEY": " ${RUNAPI_KEY} "}
+    assert told(**unfilled).mode == "sandbox"
+    assert told(**unfilled | {"RUNAPI_KEY": KEY}).api_key == KEY
+
+
 def test_a_bad_key_in_the_config_file_is_blamed_on_the_config_file() -> None:
     with pytest.raises(SettingsError) as caught:
         from_env(HOME, json.dumps({"api_key": "sk-\u00e9"}))
