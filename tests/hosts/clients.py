@@ -21,6 +21,8 @@ PINNED = {
     "opencode": "opencode-ai@1.18.33",
     "copilot": "@github/copilot@1.0.102",
     "mcp-inspector": "@modelcontextprotocol/inspector@2.12.0",
+    "mcpb": "@anthropic-ai/mcpb@2.1.2",
+    "skills": "skills@1.7.4",
 }
 """What is fetched for which program. `node` is what the others run on: several want 22."""
 FETCH_SECONDS = 540.0
