@@ -163,4 +163,5 @@ bring_uv() {
   say "uv, from the package index: $UV"
 }
 
-main "$@"
+# In braces, so that not even this line runs in part.
+{ main "$@"; }
