@@ -230,7 +230,7 @@ def test_install_sh_goes_from_nothing_to_hosts_that_connect_and_all_the_way_back
     assert "All is well." in done.stdout
     program = home / ".local/bin/flux2-mcp"
     package = next((home / ".local/share/uv/tools/flux2-mcp/lib").glob("*/site-packages/flux2_mcp"))
-    assert next(package.rglob("app.*.pyc"))
+    assert list(package.rglob("app.*.pyc"))
     assert list(project.iterdir()) == []
     listed = client("claude", "mcp", "list", env=environment(home), cwd=project)
     assert re.search(r"^flux-2: .* - ✔ Connected$", listed.stdout, re.MULTILINE), listed.stdout
