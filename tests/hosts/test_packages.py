@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,14 @@ def ran(program: str, *arguments: str, env: dict[str, str], cwd: Path) -> str:
     done = client(program, *arguments, env=env, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def as_told(host: str, env: dict[str, str], *more: str) -> str:
+    """Run what the README's table says for a host, in the checkout. The last command gets `more`, so that it asks nobody."""
+    [row] = re.findall(rf"^\| {host} \| (.*) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    commands = [shlex.split(command.removeprefix("npx ")) for command in re.findall(r"`([^`]+)`", row)]
+    commands[-1] += more
+    return "".join(ran(*command, env=env, cwd=ROOT) for command in commands)
 
 
 def from_the_index(*command: str, env: dict[str, str], cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -147,8 +156,7 @@ def test_claude_code_installs_the_plugin_and_its_server_connects_with_the_key_th
     spy = home / "bin/flux2-mcp"
     spy.write_text(f'#!/bin/sh\nprintenv RUNAPI_KEY > "$HOME/key"\nexec "{BIN}/flux2-mcp"\n')
     spy.chmod(0o755)
-    ran("claude", "plugin", "marketplace", "add", str(ROOT), env=env, cwd=home)
-    ran("claude", "plugin", "install", "flux-2@flux2-mcp", env=env, cwd=home)
+    as_told("Claude Code", env)
     connected = re.compile(r"^plugin:flux-2:flux-2: flux2-mcp +- ✔ Connected$", re.MULTILINE)
     assert connected.search(told := ran("claude", "mcp", "list", env=env, cwd=home)), told
     assert (home / "key").read_text() == "\n"  # nothing configured: empty, so the sandbox
@@ -166,8 +174,7 @@ def test_codex_installs_the_plugin_waits_as_long_as_it_says_and_its_server_makes
 ) -> None:
     (project := tmp_path / "project").mkdir()
     env = at_home(home, FLUX2_HOME=str(tmp_path / "elsewhere"), FLUX2_SANDBOX_SPEED="1000")
-    ran("codex", "plugin", "marketplace", "add", str(ROOT), env=env, cwd=home)
-    ran("codex", "plugin", "add", "flux-2@flux2-mcp", env=env, cwd=home)
+    as_told("Codex", env)
     shown = json.loads(client("codex", "mcp", "get", "flux-2", "--json", env=env, cwd=home).stdout)
     assert (shown["startup_timeout_sec"], shown["tool_timeout_sec"]) == (START_SECONDS, TOOL_SECONDS)
     with app_server(env, project) as codex:
@@ -195,7 +202,7 @@ def test_gemini_cli_validates_the_extension_installs_it_and_its_server_connects(
     env = at_home(home, GEMINI_CLI_TRUST_WORKSPACE="true")
     extension = str(ROOT / PLUGIN)
     assert "successfully validated" in ran("gemini", "extensions", "validate", extension, env=env, cwd=home)
-    ran("gemini", "extensions", "install", extension, "--consent", "--skip-settings", env=env, cwd=home)
+    as_told("Gemini CLI", env, "--consent", "--skip-settings")
     told = ran("gemini", "mcp", "list", env=env, cwd=home)
     assert re.search(r"✓ flux-2 \(from flux-2\): flux2-mcp .*- Connected", told), told
 
@@ -204,8 +211,7 @@ def test_gemini_cli_validates_the_extension_installs_it_and_its_server_connects(
 
 
 def test_the_skills_installer_finds_one_skill_in_the_repository_and_installs_all_of_it(home: Path) -> None:
-    arguments = ("add", str(ROOT), "--skill", "flux-2", "-a", "claude-code", "codex", "-g", "-y")
-    told = ran("skills", *arguments, env=environment(home), cwd=home)
+    told = as_told("only the skill, for developers", environment(home), "-a", "claude-code", "codex", "-g", "-y")
     assert "Found 1 skill" in told
     assert "Installation complete" in told
     source = ROOT / PLUGIN / "skills/flux-2"
