@@ -21,7 +21,9 @@ from tests.process.stdio import COMMAND
 PACKAGES = {"@modelcontextprotocol/inspector": "2.12.0"}
 USE_SECONDS = 90
 ARGUMENTS: Mapping[str, Mapping[str, str]] = {"generate": {"prompt": "a red fox in snow", "count": "2"}}
-"""What a tool or prompt is called with, by the names of its arguments; what is not here and required is a text."""
+"""What a tool is called with beside what it requires."""
+WORDS = {"language": "python"}
+"""What required arguments of tools and prompts are, by their names; any other is a prompt."""
 
 
 class Inspector:
@@ -57,16 +59,18 @@ def inspector(request: pytest.FixtureRequest, tmp_path: Path) -> Inspector:
     return Inspector(program, request.param, tmp_path)
 
 
-def given(name: str, required: list[str]) -> list[str]:
-    known = ARGUMENTS.get(name, {})
-    return [f"{each}={value}" for each, value in {**dict.fromkeys(required, "a red fox"), **known}.items()]
+def given(required: list[str], known: Mapping[str, str] | None = None) -> list[str]:
+    return [
+        f"{each}={value}"
+        for each, value in ({each: WORDS.get(each, "a red fox") for each in required} | dict(known or {})).items()
+    ]
 
 
 def test_it_lists_and_calls_each_tool_and_finds_nothing_to_mend(inspector: Inspector) -> None:
     tools = inspector.use("tools/list", "--strict")["tools"]
     assert [tool["name"] for tool in tools] == ["generate", "check_task", "check_pricing", "list_variants"]
     for tool in tools:
-        pairs = given(tool["name"], tool["inputSchema"].get("required", []))
+        pairs = given(tool["inputSchema"].get("required", []), ARGUMENTS.get(tool["name"]))
         options = [part for pair in pairs for part in ("--tool-arg", pair)]
         result = inspector.use("tools/call", "--tool-name", tool["name"], *options)
         assert result.get("isError") in {None, False}
@@ -88,7 +92,9 @@ def test_it_reads_each_resource(inspector: Inspector) -> None:
 
 
 def test_it_gets_each_prompt(inspector: Inspector) -> None:
-    for prompt in inspector.use("prompts/list")["prompts"]:
+    prompts = inspector.use("prompts/list")["prompts"]
+    assert prompts
+    for prompt in prompts:
         required = [each["name"] for each in prompt.get("arguments", []) if each.get("required")]
-        pairs = [part for pair in given(prompt["name"], required) for part in ("--prompt-args", pair)]
+        pairs = [part for pair in given(required) for part in ("--prompt-args", pair)]
         assert inspector.use("prompts/get", "--prompt-name", prompt["name"], *pairs)["messages"]
