@@ -382,6 +382,14 @@ def test_answers_that_are_read_late_are_whole(gate: Gate) -> None:
         assert server.end() == (0, b"")
 
 
+def test_a_host_that_is_gone_before_its_first_answer_ends_it(gate: Gate) -> None:
+    with Raw(gate.env) as server:
+        server.close_output()
+        server.send(*HELLO)
+        gate.open()
+        assert server.wait() == 0
+
+
 def test_bad_settings_end_the_start_whatever_was_said_before(clean_env: dict[str, str]) -> None:
     with Raw(clean_env | {"FLUX2_RATE": "fast"}) as server:
         server.send(HELLO[0])

@@ -10,6 +10,7 @@ import pytest
 from tests.process.openings import opening
 from tests.process.stdio import ERAS, LEGACY, Host, Raw, patched
 
+ROOT = Path(__file__).parents[2]
 # All that is there, beside Python's own, once the server has answered its first requests.
 MAY_BE_THERE = {
     "mcp", "mcp_types", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection",
@@ -86,3 +87,13 @@ def test_a_setting_that_can_not_be_used_ends_the_start_with_its_name(served_env:
     )
     assert (done.returncode, done.stdout) == (4, "")
     assert "FLUX2_DAILY_BUDGET_USD must be an amount in USD" in done.stderr
+
+
+def test_the_bench_of_the_start_measures_all_that_it_compares(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.startup", "--rounds", "1", "--json", str(tmp_path / "startup.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "startup.json").read_text("utf-8"))
+    assert list(told["medians"]) == ["ours", "ours, nothing early", "minimal MCPServer", "bare interpreter"]
+    assert all(each["memory"] > 1 and each["exit"] > 0 for each in told["medians"].values())
+    assert {each["figure"] for each in told["reaches"]} == set(told["medians"]["ours"])
