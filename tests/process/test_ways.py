@@ -115,7 +115,7 @@ def test_live_mode_without_a_key_sends_nothing_and_says_what_to_do(
     text = refused["content"][0]["text"]
     assert refused["isError"] is True
     assert "There is no RunAPI key" in text
-    assert "Set RUNAPI_API_KEY" in text
+    assert "set RUNAPI_API_KEY" in text
     assert not (Path(clean_env["FLUX2_HOME"]) / "sandbox").exists()
 
 
