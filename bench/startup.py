@@ -34,7 +34,7 @@ LIMITS = (
     "Every time includes this process's own writing, reading and waking up.",
     "Memory is VmRSS, which counts pages that are shared with other processes.",
     "The bare interpreter answers nothing: its first figure is spawn to its first byte, read it as the floor; 12 ms when idle.",
-    "`work` is the process's time on a CPU until the first call was answered: other load leaves it alone.",
+    "`work` and `call work` are the process's time on a CPU, to the first call's answer and for a later one: load hardly touches them.",
 )
 
 
@@ -59,13 +59,14 @@ OURS, LATE, MINIMAL, _ = (one.name for one in CONTESTANTS)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One start: milliseconds from the spawn, on a CPU until then, of a later call (median), from the end of input; MiB."""
+    """One start. Milliseconds from the spawn to three answers, and of CPU to the last; of a later call; to the exit. MiB."""
 
     initialize: float
     tools_list: float | None
     first_call: float | None
     work: float
     call: float | None
+    call_work: float | None
     memory: float
     exit: float
 
@@ -77,6 +78,7 @@ REACHES: tuple[tuple[str, str, float, str | None], ...] = (
     ("first_call", OURS, 1.0, LATE),
     ("work", OURS, 1.0, LATE),
     ("call", OURS, 1.1, LATE),
+    ("call_work", OURS, 1.1, LATE),
     ("initialize", LATE, 1.05, MINIMAL),
     ("tools_list", LATE, 1.05, MINIMAL),
     ("memory", OURS, 1.1, MINIMAL),
@@ -138,7 +140,7 @@ def run(one: Contestant, home: str) -> Round:
     talk = Conversation(one, home)
     if not one.speaks:
         talk.line()
-        return Round(talk.since(), None, None, talk.work(), None, talk.memory(), talk.end())
+        return Round(talk.since(), None, None, talk.work(), None, None, talk.memory(), talk.end())
     talk.ask(1, "initialize", HELLO)
     initialize = talk.since()
     talk.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
@@ -150,7 +152,8 @@ def run(one: Contestant, home: str) -> Round:
         began = time.perf_counter()
         talk.ask(ident, "tools/call", CALL)
         calls.append(talk.since(began))
-    return Round(initialize, tools_list, first_call, work, statistics.median(calls), talk.memory(), talk.end())
+    call, call_work = statistics.median(calls), (talk.work() - work) / CALLS
+    return Round(initialize, tools_list, first_call, work, call, call_work, talk.memory(), talk.end())
 
 
 def measure(rounds: int, seed: int) -> dict[str, list[Round]]:
