@@ -26,17 +26,29 @@ GROUPS = {
 }
 FREE = "state IN ('failed', 'rejected')"
 DONE = "account = :account AND state IN ('completed', 'delivered')"
+# From each kind to the next in the index: there are few kinds, and many tasks of each.
+_KIND = f"SELECT n FROM task INDEXED BY task_durations WHERE {DONE}"
+KINDS = f"""
+WITH RECURSIVE kind (model, resolution) AS (
+  SELECT model, resolution FROM task WHERE n = ({_KIND} ORDER BY model, resolution LIMIT 1)
+  UNION ALL
+  SELECT task.model, task.resolution FROM kind JOIN task ON n = coalesce(
+    ({_KIND} AND model = kind.model AND resolution > kind.resolution ORDER BY resolution LIMIT 1),
+    ({_KIND} AND model > kind.model ORDER BY model, resolution LIMIT 1)
+  )
+)
+SELECT model, resolution FROM kind
+"""
 
 
 def durations(account: str, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
     """Seconds from submission to completion by kind, oldest first, the latest `KEPT` of each."""
-    kinds = f"SELECT DISTINCT model, resolution FROM task WHERE {DONE}"
     timed = (
         f"SELECT completed_at - submitted_at FROM task WHERE {DONE} AND model = :model AND resolution = :resolution"
         " ORDER BY completed_at DESC LIMIT :kept"
     )
     found = {}
-    for model, resolution in database.read(kinds, {"account": account}):
+    for model, resolution in database.read(KINDS, {"account": account}):
         values = {"account": account, "model": model, "resolution": resolution, "kept": KEPT}
         found[model, resolution] = tuple(max(0.0, row[0]) for row in reversed(database.read(timed, values)))
     return found

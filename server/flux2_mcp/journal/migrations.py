@@ -71,4 +71,8 @@ CREATE TABLE upload (
   PRIMARY KEY (account, identity)
 )
 """,
+    """
+CREATE INDEX task_newest ON task (account, n);
+CREATE INDEX task_session ON task (account, session)
+""",
 )

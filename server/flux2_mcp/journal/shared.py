@@ -39,12 +39,15 @@ Clock = Callable[[], float]
 """The machine's monotonic clock, which starts anew with the machine. Always read inside the transaction: so what was
 written before was never written later."""
 
+OPEN = "task INDEXED BY task_unfinished"
+"""The table where only unfinished tasks are asked for. All indices begin with the account, and without statistics SQLite
+takes any of them; so a journal of years would be read whole for the few that are open."""
 UNFINISHED = "account = :account AND state IN ('intent', 'submitted', 'processing', 'completed')"
 
 
 def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[Entry, ...]:
     """Take or renew the lease of every unfinished task that no living process holds; give all that are the owner's."""
-    owners = database.read(f"SELECT DISTINCT owner FROM task WHERE {UNFINISHED}", {"account": account})
+    owners = database.read(f"SELECT DISTINCT owner FROM {OPEN} WHERE {UNFINISHED}", {"account": account})
     dead = json.dumps([row["owner"] for row in owners if row["owner"] != owner and is_dead(row["owner"])])
     free = (
         f"{UNFINISHED} AND (owner = :owner OR lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until"
@@ -52,12 +55,12 @@ def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[E
     )
     values: dict[str, Value] = {"account": account, "owner": owner, "dead": dead, "now": clock()}
     # Most looks find nothing to take, and need not keep other processes from writing.
-    if not database.read(f"SELECT 1 FROM task WHERE {free} LIMIT 1", values | {"until": clock() + LEASE}):
+    if not database.read(f"SELECT 1 FROM {OPEN} WHERE {free} LIMIT 1", values | {"until": clock() + LEASE}):
         return ()
     with database.write(durable=False):
         values |= {"now": clock(), "until": clock() + LEASE}
-        database.execute(f"UPDATE task SET owner = :owner, lease_until = :until WHERE {free}", values)
-        mine = f"SELECT * FROM task WHERE {UNFINISHED} AND owner = :owner ORDER BY n"
+        database.execute(f"UPDATE {OPEN} SET owner = :owner, lease_until = :until WHERE {free}", values)
+        mine = f"SELECT * FROM {OPEN} WHERE {UNFINISHED} AND owner = :owner ORDER BY n"
         return rows.entries(database.read(mine, {"account": account, "owner": owner}))
 
 
@@ -148,8 +151,8 @@ def nudge(account: str, push_url: str, database: Database) -> None:
 
 def nudged(account: str, owner: str, database: Database) -> tuple[str, ...]:
     """The keys of the owner's tasks that were marked; the marks are gone after."""
-    marked = "account = ? AND owner = ? AND nudged = 1"
-    keys = tuple(row["key"] for row in database.read(f"SELECT key FROM task WHERE {marked}", (account, owner)))
+    marked, values = f"{UNFINISHED} AND owner = :owner AND nudged = 1", {"account": account, "owner": owner}
+    keys = tuple(row["key"] for row in database.read(f"SELECT key FROM {OPEN} WHERE {marked}", values))
     if keys:
-        database.execute(f"UPDATE task SET nudged = 0 WHERE {marked}", (account, owner))
+        database.execute(f"UPDATE {OPEN} SET nudged = 0 WHERE {marked}", values)
     return keys

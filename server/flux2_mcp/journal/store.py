@@ -33,7 +33,7 @@ JOINABLE = timedelta(hours=1)
 """A task that ended unheard is given to the next identical call for so long; older ones are taken for forgotten."""
 
 UNDER_WAY = (
-    "account = :account AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
+    f"{shared.UNFINISHED} AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
 )
 
 
@@ -149,7 +149,7 @@ class SqliteJournal:
     def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> Entry:
         database.execute(
             "UPDATE task SET sent_at = :at WHERE account = :account AND key = :key AND sent_at IS NULL"
-            f" AND (SELECT count(*) FROM task WHERE {UNDER_WAY}) < :in_flight",
+            f" AND (SELECT count(*) FROM {shared.OPEN} WHERE {UNDER_WAY}) < :in_flight",
             {"at": at.timestamp(), "account": self._account, "key": key, "in_flight": in_flight},
         )
         return rows.get(database, self._account, key)
@@ -231,13 +231,14 @@ class SqliteJournal:
 
     async def unfinished(self) -> int:
         """See `Journal.unfinished`."""
-        sql = f"SELECT count(*) FROM task WHERE {shared.UNFINISHED}"
+        sql = f"SELECT count(*) FROM {shared.OPEN} WHERE {shared.UNFINISHED}"
         return await self._run(lambda database: int(database.read(sql, {"account": self._account})[0][0]))
 
     async def release(self) -> None:
         """See `Journal.release`."""
-        sql = "UPDATE task SET lease_until = NULL WHERE account = ? AND owner = ?"
-        await self._write(lambda database: database.execute(sql, (self._account, self._owner)), durable=False)
+        sql = f"UPDATE {shared.OPEN} SET lease_until = NULL WHERE {shared.UNFINISHED} AND owner = :owner"
+        values = {"account": self._account, "owner": self._owner}
+        await self._write(lambda database: database.execute(sql, values), durable=False)
 
     async def pace(self, rate: float) -> float:
         """See `Journal.pace`."""
