@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -676,6 +677,17 @@ async def test_every_call_leaves_the_event_loop_free(home: Home) -> None:
                     await anyio.lowlevel.checkpoint()
                 assert [entry.key for entry in await home.journal("three").recent(limit=9)] == ["k0"]
     assert len(await one.recent(limit=9)) == 2
+
+
+async def test_a_hundred_callers_wait_in_no_thread_each(home: Home) -> None:
+    """A thread takes memory for as long as the process lives, and the file takes one call at a time anyway."""
+    journal, before = home.journal(), threading.active_count()
+    await new(journal, intent("k"))
+    async with anyio.create_task_group() as group:
+        for _ in range(100):
+            group.start_soon(journal.version)
+            group.start_soon(journal.pace, 1000.0)
+    assert threading.active_count() - before <= 2
 
 
 async def test_an_id_adopted_before_its_own_create_was_answered_becomes_that_task(home: Home) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import anyio
 import anyio.to_thread
 
 from flux2_mcp import budget
@@ -56,6 +57,8 @@ class SqliteJournal:
         self._monotonic = monotonic
         self._opening = threading.Lock()
         self._opened: Database | None = None
+        # The file takes one call at a time: more threads than one would only wait for each other, and each takes memory.
+        self._one = anyio.CapacityLimiter(1)
         self.notice: str | None = None
         """What a user should know about the file: that a broken one was moved aside."""
 
@@ -102,7 +105,7 @@ class SqliteJournal:
                 reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
                 raise JournalError(f"The journal can't be used: {reason}.") from exc
 
-        return await anyio.to_thread.run_sync(call)
+        return await anyio.to_thread.run_sync(call, limiter=self._one)
 
     async def _write(self, work: Callable[[Database], T], *, durable: bool = True) -> T:
         def call(database: Database) -> T:
