@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m
 # More than CI has processors: the quickstarts and the browser mostly wait.
 WORKERS ?= 3
 
-.PHONY: help demo check test early kill kill-downloads swarm bench-polling bench-startup test-browser test-hosts conformance inspector packages dist fmt clean
+.PHONY: help demo check test early kill kill-downloads swarm bench bench-check test-browser test-hosts conformance inspector packages dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -50,11 +50,11 @@ kill-downloads: .venv/.done ## kill it 100 times while images are on their way: 
 swarm: .venv/.done ## eight servers on one home: one limiter, one budget, nobody polls another's tasks
 	$(RUN) bench.swarm
 
-bench-startup: .venv/.done ## what a host waits for at a start, beside the least server of the SDK and the bare interpreter
-	$(RUN) bench.startup
+bench: .venv/.done ## measure all, each beside what it is compared with, and write docs/performance.md (about ten minutes)
+	$(RUN) bench.all
 
-bench-polling: .venv/.done ## the poller beside fixed intervals, on simulated time
-	$(RUN) bench.polling
+bench-check: .venv/.done ## measure all again: what is more than 10 % worse than bench/recorded.json fails
+	$(RUN) bench.all --check
 
 test-browser: .venv/.done ## the gallery and the login in headless Chromium alone; keeps what it looked like in dist/screenshots
 	FLUX2_TESTS_SCREENSHOTS=dist/screenshots $(BIN)/pytest tests/browser --numprocesses auto

@@ -1,7 +1,8 @@
-"""The least server that the SDK makes: four tools that do nothing. What `bench.startup` compares ours with."""
+"""The least server that the SDK makes: four tools that do nothing, one of them for ever. What others compare ours with."""
 
 from __future__ import annotations
 
+import anyio
 from mcp.server.mcpserver import MCPServer
 
 server = MCPServer("minimal")
@@ -14,8 +15,9 @@ def generate(prompt: str, count: int = 1) -> str:
 
 
 @server.tool()
-def check_task(task_id: str) -> str:
+async def check_task(task_id: str) -> str:
     """How a task stands."""
+    await anyio.sleep_forever()
     return task_id
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.proxy import Proxy
+from bench.talk import sandbox
 from flux2_mcp.sandbox import tasks as tasks_made
 from flux2_mcp.sandbox.state import State
 from tests.process.stdio import LEGACY, Host
@@ -96,30 +95,11 @@ class Watch:
         return most
 
 
-@contextmanager
-def sandbox(folder: Path) -> Iterator[tuple[str, str]]:
-    """A sandbox in a process of its own, so that its drawing does not hold up the clock that requests are counted by."""
-    code = (
-        "import sys, pathlib; from flux2_mcp.sandbox.server import Sandbox\n"
-        f"with Sandbox(pathlib.Path(sys.argv[1]), speed={SPEED}, rate=None, seed=1) as s:\n"
-        "    print(s.base_url, s.api_key, flush=True); sys.stdin.read()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        base_url, api_key = process.stdout.readline().split()
-        yield base_url, api_key
-    finally:
-        process.communicate(timeout=30)
-
-
 def run(processes: int, tasks: int, rate: int, pays_for: int, folder: Path) -> Report:
     """Start the servers, share the tasks out, and count."""
     watch, began = Watch(), time.monotonic()
     with (
-        sandbox(folder / "runapi") as (base_url, api_key),
+        sandbox(folder / "runapi", speed=SPEED, seed=1, one_picture=False) as (base_url, api_key),
         Proxy(int(base_url.rpartition(":")[2]), seen=watch.seen) as proxy,
     ):
         watch.proxy_port = proxy.port
