@@ -80,7 +80,7 @@ def check(names: Iterable[str]) -> int:
     recorded: dict[str, dict[str, float]] = json.loads(RECORDED.read_text("utf-8"))
     failed = []
     for name in names:
-        known = recorded[name]
+        known, told = recorded[name], list[str]()
         for _ in range(TRIES):
             told = worse(run(name), known)
             # What held once holds: the machine was busy the other time.

@@ -239,8 +239,10 @@ HEAD = (
 
 def line(row: Row) -> list[str | float]:
     """One row as the table has it."""
-    three = [figure for one in (row.ours, row.fixed_2s, row.fixed_5s) for figure in (one.gets, one.delay, one.product)]
-    least = [row.equal_interval, row.equal.delay, f"{row.share - 1:+.0%}"]
+    three: list[float] = [
+        figure for one in (row.ours, row.fixed_2s, row.fixed_5s) for figure in (one.gets, one.delay, one.product)
+    ]
+    least: list[str | float] = [row.equal_interval, row.equal.delay, f"{row.share - 1:+.0%}"]
     return [row.durations, row.at_once, row.history, row.rate, *(f"{each:.2f}" for each in three), *least]
 
 
