@@ -96,10 +96,11 @@ def check(names: Iterable[str]) -> int:
 def section(title: str, found: Mapping[str, Any]) -> str:
     """One measurement as Markdown."""
     head, rows = found["head"], found["rows"]
+    rounds = f", {found['rounds']} rounds" if found.get("rounds") else ""
     lines = [
         f"## {title}",
         "",
-        f"`python -m bench.{found['bench']}`, {found['at']}, seed {found['seed']}; {found['machine']}; {found['made_by']}.",
+        f"`python -m bench.{found['bench']}`, {found['at']}, seed {found['seed']}{rounds}; {found['machine']}; {found['made_by']}.",
         "",
         f"| {' | '.join(head)} |",
         f"| --- |{' ---: |' * (len(head) - 1)}",

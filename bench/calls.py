@@ -53,6 +53,7 @@ def measure(rounds: int, seed: int) -> Report:
         ),
         seed,
         figures,
+        rounds,
     )  # fmt: skip
 
 

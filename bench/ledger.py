@@ -150,6 +150,7 @@ async def measure(rounds: int, seed: int) -> Report:
         ),
         seed,
         {str(size): found[size] for size in SIZES},
+        rounds,
     )  # fmt: skip
 
 

@@ -110,6 +110,7 @@ def measure(rounds: int, seed: int) -> Report:
         ),
         seed,
         found,
+        rounds,
     )  # fmt: skip
 
 

@@ -59,6 +59,8 @@ class Report:
     limits: Sequence[str]
     seed: int
     raw: object = None
+    rounds: int = 0
+    """How often each contestant was measured; 0 where there are no rounds."""
 
     def tell(self, file: Path) -> int:
         """Print it and write it down. Gives the exit code: 1 where something was not reached."""
@@ -68,6 +70,7 @@ class Report:
             "machine": machine(),
             "made_by": f"Python {platform.python_version()}, mcp {version('mcp')}, flux2-mcp {version('flux2-mcp')}",
             "seed": self.seed,
+            "rounds": self.rounds,
             "head": self.head,
             "rows": self.rows,
             "reaches": [asdict(reach) for reach in self.reaches],

@@ -85,6 +85,7 @@ def measure(rounds: int, seed: int) -> Report:
         ),
         seed,
         took,
+        rounds,
     )
 
 

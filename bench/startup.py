@@ -139,7 +139,7 @@ def main() -> None:
     found = measure(chosen.rounds, chosen.seed)
     head = ["ms, MiB (times the minimal)", *(name.replace("_", " ") for name in Round.__slots__)]
     raw = {name: [asdict(each) for each in rounds] for name, rounds in found.items()}
-    end(Report("startup", head, rows(found), reached(found), LIMITS, chosen.seed, raw), chosen)
+    end(Report("startup", head, rows(found), reached(found), LIMITS, chosen.seed, raw, chosen.rounds), chosen)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def measure(seed: int) -> Report:
     task = result["structuredContent"]["tasks"][0]
     assert task["status"] == "completed", task
     kinds = [content["type"] for content in result["content"]]
-    words = sum(size(content) for content in result["content"] if content["type"] == "text")
+    words = sum(len(content["text"].encode()) for content in result["content"] if content["type"] == "text")
     listed, structured = (
         size([{name: tool[name] for name in SEEN} for tool in tools]),
         size(result["structuredContent"]),
@@ -52,7 +52,7 @@ def measure(seed: int) -> Report:
         ),
         (
             "Bytes of compact JSON, UTF-8; how many tokens that makes depends on the model.",
-            "Most hosts show the model either the structured content or the text; who shows both pays both.",
+            "Most hosts show the model either the structured content or the text, which has the same JSON after words for a reader.",
             "Paths in the result lie under a temporary folder: a longer home makes it longer by as much, each time it is named.",
             f"The result's content was: {', '.join(kinds)}. The preview is left out.",
         ),
