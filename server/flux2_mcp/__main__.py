@@ -58,7 +58,7 @@ def _serve() -> int:
         early = (snapshot := Snapshot.read()) and Early(snapshot, source, sink)
 
     from flux2_mcp.errors import Flux2Error
-    from flux2_mcp.logs import to_stderr
+    from flux2_mcp.logs import hide, to_stderr
     from flux2_mcp.settings import from_env
 
     try:
@@ -66,6 +66,7 @@ def _serve() -> int:
     except Flux2Error as exc:
         sys.stderr.write(f"{exc.message}\n{exc.next_step}\n")
         return exc.exit_code
+    hide(settings.api_key)
     to_stderr(settings.log_level)
     if early:
         early.may_end()

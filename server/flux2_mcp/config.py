@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import quote
 
 from flux2_mcp.errors import SettingsError
 
 MEND_FILE = "Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key; it was left as it is."
+HIDDEN = "••••"
 SHOWABLE = 12
 """Characters of a key, at least, for its last four to give nothing away."""
 
@@ -56,6 +58,13 @@ def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:
     if not isinstance(loaded, dict):
         raise SettingsError(f"{named} does not hold a JSON object.", next_step=MEND_FILE)
     return loaded
+
+
+def redact(text: str, *keys: str) -> str:
+    """The text with every echo of a key, plain or percent-encoded, replaced by dots."""
+    for form in {form for key in keys if key for form in (key, quote(key, safe=""))}:
+        text = text.replace(form, HIDDEN)
+    return text
 
 
 def masked(key: str) -> str:

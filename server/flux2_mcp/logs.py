@@ -4,8 +4,8 @@ A server writes one line of `key=value` pairs a record, quoted as JSON where a v
 
     time=2026-11-25T10:00:04.120Z level=info logger=flux2_mcp.tasks event=task task=27c0... from=submitted to=processing after=0.7
 
-`event` says what happened; what belongs to it follows. No key and no prompt stands in a line, and no exception's own text
-below debug, which may hold one.
+`event` says what happened; what belongs to it follows. No prompt stands in a line, and no exception's own text below debug,
+which may hold one. A key in use stands in none at all: `hide` replaces it by dots, in traces too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,26 @@ import json
 import logging
 import re
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import PurePath
 from types import TracebackType
 
+from flux2_mcp.config import redact
+
 PLAIN = "%(levelname)s %(name)s %(message)s"
 _BARE = re.compile(r'[^\s"=]+')
+SHORTEST = 8
+"""Characters of a key. What is shorter opens nothing, and hiding it would tear holes in words."""
+_hidden: set[str] = set()
+
+log = logging.getLogger("flux2_mcp.crash")
+
+
+def hide(key: str | None) -> None:
+    """From now on no line shows this key, whoever writes it."""
+    if key and len(key) >= SHORTEST:
+        _hidden.add(key)
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
@@ -31,6 +45,7 @@ def to_stderr(level: str, *, people: bool = False) -> None:
     """Log our own lines from `level` (debug, info, warning, error) up, and other libraries' from warning up.
 
     Libraries log URLs, and a result's URL is signed: whoever reads it can fetch the image. A later call replaces an earlier.
+    A crash is a line too: what the interpreter itself would print has the exception's own text.
 
     Args:
         level: The least that is logged.
@@ -40,6 +55,13 @@ def to_stderr(level: str, *, people: bool = False) -> None:
     handler.setFormatter(_ForPeople(traces=level == "debug") if people else _Pairs(traces=level == "debug"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("flux2_mcp").setLevel(level.upper())
+    sys.excepthook = _crashed
+    threading.excepthook = lambda told: _crashed(told.exc_type, told.exc_value, told.exc_traceback)
+
+
+def _crashed(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if error is not None and issubclass(kind, Exception):
+        log.critical("nobody caught this", exc_info=(kind, error, trace))
 
 
 class _Pairs(logging.Formatter):
@@ -67,7 +89,7 @@ class _ForPeople(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if not self._traces:
             record.exc_info = record.exc_text = None
-        text, more = super().format(record), _joined(_found(record))
+        text, more = redact(super().format(record), *_hidden), _joined(_found(record))
         return f"{text} {more}" if more else text
 
 
@@ -81,7 +103,7 @@ def _joined(pairs: dict[str, object]) -> str:
 
 
 def _value(value: object) -> str:
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    text = redact(f"{value:.3f}" if isinstance(value, float) else str(value), *_hidden)
     return text if _BARE.fullmatch(text) else json.dumps(text)
 
 

@@ -31,7 +31,7 @@ from flux2_mcp.commands.wait import wait
 from flux2_mcp.commands.whoami import whoami
 from flux2_mcp.config import ConfigText
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, SettingsError
-from flux2_mcp.logs import to_stderr
+from flux2_mcp.logs import hide, to_stderr
 
 log = logging.getLogger("flux2_mcp.commands")
 
@@ -98,6 +98,7 @@ def run(argv: Sequence[str], env: Mapping[str, str], config_text: ConfigText, wo
     """
     invocation = Invocation(env, config_text, workspace)
     read = invocation.read
+    hide(None if isinstance(read, SettingsError) else read.api_key)
     to_stderr("warning" if isinstance(read, SettingsError) else read.log_level, people=True)
     color = False if env.get("NO_COLOR") or env.get("TERM") == "dumb" else None
     if isinstance(sys.stdout, io.TextIOWrapper):

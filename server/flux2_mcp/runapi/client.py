@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 
-from flux2_mcp import retry
+from flux2_mcp import logs, retry
 from flux2_mcp.errors import SettingsError, TransportError
 from flux2_mcp.runapi import addresses
 from flux2_mcp.runapi.addresses import Resolve, Route
@@ -99,6 +99,7 @@ class RunApi(Endpoints):
     ) -> None:
         if api_key is not None and not sendable(api_key):
             raise SettingsError("The API key holds characters that no key has.")
+        logs.hide(api_key)
         self._pool = _Pool(base_url, timeouts or Timeouts(), resolve)
         super().__init__(
             Calls(

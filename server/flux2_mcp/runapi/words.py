@@ -7,11 +7,11 @@ import json
 import re
 from decimal import Decimal
 from itertools import islice
-from urllib.parse import quote
+
+from flux2_mcp.config import redact
 
 LONGEST = 300
 """Characters of RunAPI's words that an error may carry."""
-HIDDEN = "••••"
 
 _KEYS = ("error", "message", "detail", "errorMessage", "msg", "code")
 _DEEPEST = 4
@@ -71,16 +71,9 @@ def error_message(text: str, content_type: str, key: str | None = None) -> str:
     return clean(said(loaded), key)
 
 
-def redact(text: str, key: str | None) -> str:
-    """The text with every echo of the key, plain or percent-encoded, replaced by dots."""
-    for form in {key, quote(key, safe="")} if key else ():
-        text = text.replace(form, HIDDEN)
-    return text
-
-
 def clean(text: str, key: str | None = None) -> str:
     """One line of printable characters without the key, at most 300 of them."""
     words = ("".join(char for char in word if char.isprintable()) for word in text.split())
     # The key goes before the cut, or the cut could leave a part of it.
-    line = redact(" ".join(word for word in words if word), key)
+    line = redact(" ".join(word for word in words if word), key or "")
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

@@ -1,0 +1,256 @@
+"""A key goes through every command, tool, fault and crash, at every log level: it stands in its own file and nowhere else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from flux2_mcp.commands.cli import COMMANDS
+from flux2_mcp.sandbox.scenarios import TABLE
+from flux2_mcp.sandbox.server import Sandbox
+from flux2_mcp.settings import LEVELS
+from tests.contract.sandboxed import TLS
+from tests.process.conftest import Here
+from tests.process.stdio import DEADLINE, MODERN, Host, Raw, dressed, patched
+from tests.process.terminal import COMMAND, flux2_mcp
+from tests.process.test_ways import TOOLS, WAYS, Way
+
+KEY = "canary-5d1c9b7e0a44/+&"
+"""Percent-encoding changes it: echoes come in both forms."""
+PROMPT = "canary-3f9a1c in a coal mine"
+URL = re.compile(r"http://127\.0\.0\.1:\d+[^\s\"]*")
+
+RUNS: tuple[tuple[str, ...], ...] = (
+    ("whoami",),
+    ("balance", "--json"),
+    ("pricing",),
+    ("variants", "--json"),
+    ("generate", PROMPT, "--no-picture"),
+    ("generate", f"{PROMPT} [sandbox:moderation]", "--json"),
+    ("generate", PROMPT, "--variant", "nobody"),
+    ("wait", "nobody"),
+    ("tasks", "--json"),
+    ("open", "nobody"),
+    ("spend",),
+    ("prune", "--older-than", "1d", "--yes"),
+    ("install", "codex", "claude-code"),
+    ("install", "codex", "--uninstall"),
+    ("doctor", "claude-code", "--json"),
+    ("completion", "bash"),
+    ("version",),
+)
+SERVING = (("gallery", "--no-open"), ("serve", "--http", "--port", "0"), ("sandbox",))
+
+
+def leaks(key: str, *shown: str, below: Path, but: Path | None = None) -> list[str]:
+    """Where the key stands, in any form: a piece of what was shown, or a file."""
+    forms = {key, quote(key, safe=""), json.dumps(key)[1:-1], base64.b64encode(key.encode()).decode().rstrip("=")}
+    files = {str(path): path.read_bytes() for path in below.rglob("*") if path.is_file() and path != but}
+    places = files | {text: text.encode() for text in shown}
+    return [place for place, held in places.items() if any(form.encode() in held for form in forms)]
+
+
+@contextmanager
+def mirror(key: str) -> Iterator[str]:
+    """A service that says back the key it was given, in each shape an error or an answer has. Gives its address."""
+    said = cycle([
+        (400, "application/json", json.dumps({"error": {"code": "bad", "message": f"No: Bearer {key}"}})),
+        (422, "application/json", json.dumps({"error": "Validation failed", "errors": {key: [f"not {key}"]}})),
+        (401, "application/json", json.dumps({"error": f"{quote(key, safe='')} is unknown"})),
+        (403, "text/html", f"<html><title>{key}</title><h1>{key}</h1></html>"),
+        (402, "text/plain", f"Authorization: Bearer {key}"),
+        (200, "application/json", json.dumps({"id": "t", "status": "failed", "error": f"key {key} is spent"})),
+        (200, "application/json", json.dumps({"id": 1, "name": key, "email": key, "account": {"name": key}})),
+        (200, "application/json", f'"{key}'),
+    ])  # fmt: skip
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, kind, body = next(said)
+            self.send_response(status, key)
+            self.send_header("Content-Type", kind)
+            self.send_header("X-Request-Id", key)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET  # noqa: N815  # http.server's name
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is the base class's
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join(DEADLINE)
+    server.server_close()
+
+
+def visited(env: dict[str, str], *command: str) -> str:
+    """Start what serves, look at what it serves, and stop it; all that came of it."""
+    process = subprocess.Popen(
+        [*COMMAND, *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        seen, deadline = "", time.monotonic() + DEADLINE
+        while not (found := URL.search(seen)):
+            assert time.monotonic() < deadline, seen
+            line = process.stdout.readline()
+            assert line, seen
+            seen += line
+        answer = httpx.get(found[0], verify=TLS, follow_redirects=True)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+    return f"{seen}{rest}{answer.headers}{answer.text}"
+
+
+def test_no_command_is_left_out() -> None:
+    assert {run[0] for run in (*RUNS, *SERVING)} | {"login", "logout"} == {command.name for command in COMMANDS}
+
+
+def test_a_key_that_was_typed_in_stands_in_its_file_alone_until_it_is_in_none(
+    clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "user"
+    file = home / ".config" / "runapi" / "config.json"
+    (home / ".codex").mkdir(parents=True)
+    with Sandbox(tmp_path.parent / f"{tmp_path.name}-runapi", speed=1000, rate=None) as runapi:
+        key = runapi.api_key
+        env = clean_env | {"RUNAPI_BASE_URL": runapi.base_url, "FLUX2_LOG": "debug"}
+        done = [flux2_mcp(env, "login", "--stdin", stdin=None, input=key)]
+        assert done[0].returncode == 0, done[0].stderr
+        assert json.loads(file.read_text("utf-8"))["api_key"] == key
+        done += [flux2_mcp(env, *run) for run in RUNS]
+        shown = [text for each in done for text in (each.stdout, each.stderr)]
+        shown += [visited(env, *run) for run in SERVING]
+        assert leaks(key, *shown, below=tmp_path, but=file) == []
+        assert [path.name for path in file.parent.iterdir()] == ["config.json"]
+        assert leaks(key, below=tmp_path) == [str(file)]  # what looks for it finds it
+        out = flux2_mcp(env, "logout")
+    assert leaks(key, out.stdout, out.stderr, below=tmp_path) == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_service_that_says_the_key_back_gets_it_shown_by_no_command(here: Here, tmp_path: Path, level: str) -> None:
+    with mirror(KEY) as base_url:
+        env = {"RUNAPI_API_KEY": KEY, "RUNAPI_BASE_URL": base_url, "FLUX2_LOG": level, "NO_COLOR": "1"}
+        runs = [here(*run, **env) for run in RUNS for _ in range(8) if run[0] in {"whoami", "balance", "pricing"}]
+        runs += [here("generate", f"{PROMPT} {number}", "--wait", "0", **env) for number in range(8)]
+        runs += [here("tasks", "--json", **env), here("wait", "t", "--timeout", "1", **env)]
+    assert {code for code, _, _ in runs} >= {2, 3, 4}
+    assert leaks(KEY, *(text for _, *both in runs for text in both), below=tmp_path) == []
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.early], ids=str)
+def test_no_tool_shows_the_key_whatever_becomes_of_its_task(
+    way: Way, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    with Sandbox(tmp_path.parent / f"{tmp_path.name}-runapi", speed=1000, rate=None) as runapi:
+        key = runapi.api_key
+        env = clean_env | {"RUNAPI_API_KEY": key, "RUNAPI_BASE_URL": runapi.base_url, "FLUX2_LOG": "debug"}
+        with way.opened(env, tmp_path) as host:
+            for scenario in TABLE:
+                host.call("generate", prompt=f"{PROMPT} [sandbox:{scenario.marker}]", wait_seconds=1)
+            host.call("generate", prompt=PROMPT, source_images=["nobody.png"])
+            called = {"generate"} | {tool for tool in TOOLS[1:] if host.call(tool)}
+            for each in host.request("resources/list")["resources"]:
+                host.request("resources/read", {"uri": each["uri"]})
+            errors = host.close()
+    assert called == set(TOOLS)
+    assert len(host.heard) > len(TABLE)
+    assert leaks(key, errors, json.dumps(host.heard), below=tmp_path) == []
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_a_server_whose_service_says_the_key_back_tells_nobody(
+    clean_env: dict[str, str], tmp_path: Path, level: str
+) -> None:
+    with mirror(KEY) as base_url:
+        env = clean_env | {"RUNAPI_API_KEY": KEY, "RUNAPI_BASE_URL": base_url, "FLUX2_LOG": level}
+        with Host(env, MODERN, cwd=str(tmp_path)) as host:
+            for number in range(8):
+                host.call("generate", prompt=f"{PROMPT} {number}", wait_seconds=0)
+                host.call("check_pricing")
+            host.call("check_task", wait_seconds=1)
+            errors = host.close()
+    assert len(host.heard) == 17
+    assert leaks(KEY, errors, json.dumps(host.heard), below=tmp_path) == []
+
+
+# The exceptions that libraries raise over a header name it whole, as h11 does: b'Bearer ...'.
+BREAKS = """
+from flux2_mcp{module} import {owner}
+def broken(*_, **__): raise RuntimeError("Illegal header value b'Bearer {key}' for {prompt}")
+{owner}.{name} = broken
+"""
+CRASHES = {
+    "in a tool": (".service", "Service", "generate"),
+    "in its parts": (".runapi.endpoints", "Endpoints", "create"),
+    "while a task is kept": (".worker", "Worker", "send"),
+    "at the start": ("", "app", "build"),
+}
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+@pytest.mark.parametrize("where", CRASHES)
+def test_a_crash_shows_no_key_at_any_level_and_no_prompt_below_debug(
+    clean_env: dict[str, str], tmp_path: Path, level: str, where: str
+) -> None:
+    module, owner, name = CRASHES[where]
+    code = BREAKS.format(module=module, owner=owner, name=name, key=KEY, prompt=PROMPT)
+    env = clean_env | {"RUNAPI_API_KEY": KEY, "RUNAPI_BASE_URL": "http://127.0.0.1:9", "FLUX2_LOG": level}
+    arguments = {"prompt": PROMPT, "wait_seconds": 1, "preview": False}
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+    request |= {"params": dressed(MODERN, {"name": "generate", "arguments": arguments}, {})}
+    with Raw(env, command=patched(code)) as raw:
+        raw.send(json.dumps(request))
+        said = "" if where == "at the start" else json.dumps(raw.receive())
+        _, rest = raw.end()
+        assert raw.process.stderr is not None
+        errors = raw.process.stderr.read().decode()
+    assert "RuntimeError" in errors
+    assert (PROMPT in errors) is (level == "debug")
+    assert leaks(KEY, errors, said, rest.decode(), below=tmp_path) == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_command_that_crashes_shows_no_key(
+    here: Here, tmp_path: Path, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(f"Illegal header value b'Bearer {KEY}'")
+
+    monkeypatch.setattr("flux2_mcp.runapi.endpoints.Endpoints.me", broken)
+    code, out, err = here("whoami", RUNAPI_API_KEY=KEY, FLUX2_LOG=level)
+    assert code != 0
+    assert "RuntimeError" in err
+    assert leaks(KEY, out, err, below=tmp_path) == []
+
+
+def test_no_prompt_is_in_a_log_line_of_a_command_at_info(here: Here, tmp_path: Path) -> None:
+    with Sandbox(tmp_path / "runapi", speed=1000, rate=None) as runapi:
+        env = {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url, "FLUX2_LOG": "info"}
+        told = [here("generate", f"{PROMPT} [sandbox:{each.marker}]", "--wait", "1", **env)[2] for each in TABLE]
+    lines = [line for err in told for line in err.splitlines() if "flux2_mcp." in line]
+    assert any("event" in line or "task" in line for line in lines)
+    assert not [line for line in lines if "canary" in line]
