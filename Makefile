@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m
 # More than CI has processors: the quickstarts and the browser mostly wait.
 WORKERS ?= 3
 
-.PHONY: help demo check test early kill kill-downloads swarm bench bench-check test-browser test-hosts conformance inspector packages dist fmt clean
+.PHONY: help demo check test early kill kill-downloads swarm bench bench-check fuzz audit licences test-browser test-hosts conformance inspector packages dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -55,6 +55,16 @@ bench: .venv/.done ## measure all, each beside what it is compared with, and wri
 
 bench-check: .venv/.done ## measure all again: what is more than 10 % worse than bench/recorded.json fails
 	$(RUN) bench.all --check
+
+fuzz: .venv/.done ## what comes from outside, with many more examples than the tests have, and others each time (minutes)
+	FLUX2_TESTS_FUZZ=1 $(BIN)/pytest tests -m hypothesis --numprocesses auto
+
+# Strict: without it, what could not be looked up counts as safe.
+audit: .venv/.done ## known holes in what is installed; fails too where their list can't be reached
+	$(RUN) pip freeze --exclude-editable | $(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r /dev/stdin
+
+licences: .venv/.done ## write docs/licences.md from the metadata of what is installed
+	$(RUN) packages.licences
 
 test-browser: .venv/.done ## the gallery and the login in headless Chromium alone; keeps what it looked like in dist/screenshots
 	FLUX2_TESTS_SCREENSHOTS=dist/screenshots $(BIN)/pytest tests/browser --numprocesses auto

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
+from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,6 +55,13 @@ class Endpoint:
     draws: bool = False
 
 
+def document(state: State, call: Call) -> Response:
+    """`GET /openapi.json`: what all of this looks like from outside, as OpenAPI has it."""
+    del state, call
+    return Response(files("flux2_mcp.sandbox").joinpath("openapi.json").read_bytes(), media_type="application/json")
+
+
+# `openapi.json` describes each row; a test holds both together.
 ENDPOINTS = (
     Endpoint("POST", "/api/v1/flux_2/{action}", api.create_task, cap=JSON_CAP),
     Endpoint("GET", "/api/v1/flux_2/{action}/{id}", api.get_task),
@@ -70,6 +78,7 @@ ENDPOINTS = (
     Endpoint("GET", "/cli/authorize", login.authorize, key=False),
     Endpoint("POST", "/cli/authorize", login.decide, key=False, cap=JSON_CAP),
     Endpoint("POST", "/api/v1/cli/exchange", login.exchange, key=False, cap=JSON_CAP),
+    Endpoint("GET", "/openapi.json", document, key=False),
 )
 
 
