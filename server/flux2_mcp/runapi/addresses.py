@@ -80,6 +80,7 @@ async def routes(url: str, base_url: str, resolve: Resolve = looked_up) -> list[
     host, port = parts.hostname, parts.port or HTTPS_PORT
     proxy = _proxy(host)
     try:
+        name = host if host.isascii() else host.encode("idna").decode()
         addresses = await resolve(host, port)
     except (OSError, UnicodeError) as exc:
         if proxy is not None and not _is_number(host):
@@ -90,7 +91,6 @@ async def routes(url: str, base_url: str, resolve: Resolve = looked_up) -> list[
             raise DeliveryError(f"The result's URL leads to an address that is {kind}, so it was not fetched.")
     if proxy is not None:
         return [Route(url, way=proxy)]
-    name = host.encode("idna").decode() if not host.isascii() else host
     # Closed after: a connection is known by its address, and must not serve another name at the same one.
     headers = {"Host": name if port == HTTPS_PORT else f"{name}:{port}", "Connection": "close"}
     return [Route(_at(parts, address), headers, name, DIRECT) for address in addresses]
