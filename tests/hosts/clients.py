@@ -85,10 +85,26 @@ def environment(home: Path, *programs: str, **more: str) -> dict[str, str]:
     return {"HOME": str(home), "PATH": ":".join([*map(str, folders), "/usr/bin", "/bin"])} | more
 
 
-def client(program: str, *arguments: str, env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """One command of a client, offline, run to its end."""
-    command: Sequence[str] = [*offline(), str(fetched(program)), *arguments]
+def client(
+    program: str,
+    *arguments: str,
+    env: Mapping[str, str],
+    cwd: Path,
+    before: Sequence[str] = (),
+    fds: Sequence[int] = (),
+) -> subprocess.CompletedProcess[str]:
+    """One command of a client, offline, run to its end.
+
+    Args:
+        program: Which; its name in PINNED.
+        arguments: Of the command.
+        env: All of its environment.
+        cwd: Where it runs.
+        before: A command that becomes the client, offline as it is.
+        fds: File descriptors that it inherits.
+    """
+    command: Sequence[str] = [*offline(), *before, str(fetched(program)), *arguments]
     return subprocess.run(
         command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        timeout=CLIENT_SECONDS,
+        timeout=CLIENT_SECONDS, pass_fds=fds,
     )  # fmt: skip

@@ -34,9 +34,10 @@ STANDARD = Client(part="")
 """45 seconds is what every host bears."""
 
 CLIENTS = (
-    # Sends calls of over 2 minutes to the background; keeps the image and the links, drops the text.
+    # Sends calls of over 2 minutes to the background; keeps the image, as it is sent, and the links, drops the text.
     Client(part="claude-code", wait_seconds=110.0, preview="WEBP"),
-    # Ends calls at 300 s. With structured content the model sees nothing else; links are dropped either way.
+    # Ends calls at 300 s. With structured content the model sees nothing else, without it text and image,
+    # as it is sent; links are dropped either way.
     Client(part="codex", wait_seconds=240.0, structured=False, preview="WEBP", links=False),
     # Ends calls at 600 s; shows text, image and link.
     Client(part="gemini", wait_seconds=240.0, preview="WEBP"),
