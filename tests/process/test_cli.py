@@ -45,7 +45,7 @@ from tests.process.conftest import Here
 from tests.process.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, on_terminal, serving
 
 SCREEN_LINES = 24
-TALL = {"": 40, "generate": 40}
+TALL = {"": 40, "generate": 40, "remix": 40}
 """What has more to say than fits the smallest screen."""
 PNG = r"\d{4}-\d{2}-\d{2}-[a-z-]+-[0-9a-f]{12}\.png"
 
@@ -100,6 +100,55 @@ def test_an_earlier_result_is_remixed_as_often_as_asked(clean_env: dict[str, str
     files = {image["path"] for task in made["tasks"] for image in task["images"]}
     assert len({Path(path).read_bytes() for path in files}) == len({task["task_id"] for task in made["tasks"]}) == 2
     assert made["charged_usd"] == 0.1
+
+
+def drawn(path: Path, color: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (256, 256), color).save(path)
+
+
+def test_remix_takes_files_patterns_and_earlier_tasks_in_their_order(here: Here, tmp_path: Path) -> None:
+    first = json.loads(here("generate", "a red fox in snow", "--json")[1])["tasks"][0]["task_id"]
+    for name, color in (
+        ("b.png", "red"),
+        ("a.png", "blue"),
+        ("1.png", "pink"),
+        ("[1].png", "green"),
+        ("more/c.png", "gray"),
+    ):
+        drawn(tmp_path / "cups" / name, color)
+    code, out, err = here("remix", "at night", f"task:{first}", "cups/?.png", "cups/[1].png", "**/c.p*", "--json")
+    [task] = json.loads(out)["tasks"]
+    assert (code, err, task["status"], task["model"]) == (0, "", "completed", "flux-2-pro-remix-image")
+    assert [source["source"] for source in task["sources"]] == [
+        f"task:{first}", "cups/1.png", "cups/a.png", "cups/b.png", "cups/[1].png", "cups/more/c.png",
+    ]  # fmt: skip
+
+
+def test_remix_is_generate_by_another_spelling(clean_env: dict[str, str], tmp_path: Path) -> None:
+    drawn(tmp_path / "fox.png", "red")
+    same = ("at night", "--count", "2", "--idempotency-key", "night", "--save-to", "made/", "--json")
+    done = flux2_mcp(clean_env, "remix", *same, "fox.png", cwd=tmp_path)
+    again = flux2_mcp(clean_env, "generate", *same, "--source", "fox.png", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    made, joined = json.loads(done.stdout), json.loads(again.stdout)
+    assert joined["tasks"] == made["tasks"]
+    assert sorted(Path(task["images"][0]["saved"]).parent.name for task in made["tasks"]) == ["made", "made"]
+
+
+def test_what_remix_can_not_use_is_told_by_its_own_words_and_is_4(here: Here, tmp_path: Path) -> None:
+    drawn(tmp_path / "fox.png", "red")
+    assert here("remix", "at night", "*.jpg", "fox.png", "http://a.example", "--aspect-ratio", "5:4") == (
+        4,
+        "",
+        (
+            'Error: --aspect-ratio: got "5:4"; allowed: 1:1, 4:3, 3:4, 16:9, 9:16, 3:2, 2:3, auto.\n'
+            "       FILE: item 1 can't be read: No such file or directory.\n"
+            "       FILE: item 3 is a URL that is not https, or not whole.\n"
+            "Nothing was sent and nothing was charged.\n"
+            "Next: Mend the arguments named above and run this again.\n"
+        ),
+    )
 
 
 def test_what_can_not_be_shown_is_escaped_and_what_is_not_known_is_said_so(
@@ -180,6 +229,8 @@ def test_all_that_breaks_the_contract_is_told_at_once_and_is_4(here: Here) -> No
         ("generate a-fox --idempotency-key=", "'--idempotency-key': it must be 1 to 500 printable ASCII characters."),
         ("generate a-fox --idempotency-key=\xe9", "'--idempotency-key': it must be 1 to 500 printable ASCII"),
         (f"generate a-fox --idempotency-key={'k' * 501}", "'--idempotency-key': it must be 1 to 500 printable ASCII"),
+        ("remix at-night", "Missing argument 'FILE...'"),
+        ("remix at-night fox.png --source fox.png", "No such option '--source'"),
         ("pricing --action draw", "'draw' is not one of 'text_to_image', 'remix_image'"),
         ("sandbox --port 65536", "'--port': 65536 is not in the range"),
         ("--", "Missing command"),

@@ -22,6 +22,7 @@ from flux2_mcp.commands.login import login
 from flux2_mcp.commands.logout import logout
 from flux2_mcp.commands.output import INTERRUPTED, PROGRAM, WIDTH, complain
 from flux2_mcp.commands.pricing import pricing
+from flux2_mcp.commands.remix import remix
 from flux2_mcp.commands.sandbox import sandbox
 from flux2_mcp.commands.serve import serve
 from flux2_mcp.commands.spend import spend
@@ -39,9 +40,8 @@ EPILOG = """
 \b
 Examples:
   flux2-mcp generate "A lighthouse at dusk" --aspect-ratio 16:9
-  flux2-mcp generate "Make it night" --source lighthouse.png --variant flex
+  flux2-mcp remix "Make it night" lighthouse.png --variant flex
   flux2-mcp login
-  flux2-mcp spend --by workspace --since 7d
 
 Without a key a sandbox on this machine draws the images, and no money moves. Without a command, flux2-mcp serves MCP
 over stdio: that is what agent hosts start.
@@ -78,7 +78,7 @@ def version() -> None:
 
 
 COMMANDS = (
-    generate, wait, tasks, open_image, gallery, prune,
+    generate, remix, wait, tasks, open_image, gallery, prune,
     variants, pricing, balance, spend,
     install, doctor, login, logout, whoami,
     serve, completion, sandbox, version,

@@ -21,7 +21,8 @@ MOST_USD = 10_000
 LONGEST_KEY = 500
 """Characters; RunAPI takes 512, and each of several tasks gets its number at the end."""
 
-EPILOG = """
+SENT = "RunAPI has no cancel: a task that was sent runs on, and is charged when it completes. A failed one is not."
+EPILOG = f"""
 \b
 Examples:
   flux2-mcp generate "A lighthouse at dusk" --aspect-ratio 16:9 --count 2
@@ -29,7 +30,7 @@ Examples:
   flux2-mcp generate "Make it night" --source https://example.com/lighthouse.png
   flux2-mcp generate "A red fox" --json | jq -r '.tasks[].images[].path'
 
-RunAPI has no cancel: a task that was sent runs on, and is charged when it completes. A failed one is not.
+{SENT}
 """
 AGAIN = "The same command again, from the same folder, joins it and pays nothing more."
 AGAIN_PAID = "The same command again would make new ones and pay for them; with --idempotency-key it would not."
