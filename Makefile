@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m
 # More than CI has processors: the quickstarts and the browser mostly wait.
 WORKERS ?= 3
 
-.PHONY: help demo check test early kill kill-downloads swarm bench bench-check fuzz audit licences test-browser test-hosts conformance inspector packages dist fmt clean
+.PHONY: help demo check test early kill kill-downloads swarm bench bench-check fuzz audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -78,8 +78,11 @@ conformance: .venv/.done ## the protocol's own suite, both versions, over HTTP: 
 inspector: .venv/.done ## the Inspector's command line uses all that the server lists, in both eras (needs npm)
 	$(BIN)/pytest tests/inspector --numprocesses auto
 
-packages: .venv/.done ## write manifest.json and install/ from the code: plugins, skill, marketplaces
+packages: .venv/.done ## write from the code: manifest.json, install/ (plugins, skill, marketplaces), the README's lists
 	$(RUN) packages
+
+pictures: .venv/.done ## the README's two pictures anew (needs chromium)
+	$(RUN) packages.pictures
 
 dist: .venv/.done ## wheel and sdist in dist/, then the demo from the wheel in an empty environment and an empty home
 	rm -f dist/*.whl dist/*.tar.gz

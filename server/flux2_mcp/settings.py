@@ -2,9 +2,9 @@
 
 | variable | meaning | default |
 | --- | --- | --- |
-| RUNAPI_API_KEY | the key; else `api_key` of RunAPI's config file; else RUNAPI_KEY | |
-| RUNAPI_BASE_URL | where RunAPI stands; https, or http on loopback | https://runapi.ai |
-| FLUX2_MODE | auto (live with a key, else sandbox), live, sandbox | auto |
+| RUNAPI_API_KEY | the key; else `api_key` in `~/.config/runapi/config.json`; else `RUNAPI_KEY` | |
+| RUNAPI_BASE_URL | where RunAPI stands; https, or http on loopback | `https://runapi.ai` |
+| FLUX2_MODE | `auto` (live with a key, else the sandbox), `live`, `sandbox` | `auto` |
 | FLUX2_HOME | folder of the journal and the images | the platform's user data folder |
 | FLUX2_WORKSPACE | folder that `save_to` and relative paths are in, where the host names none | the working directory |
 | FLUX2_ALLOWED_DIRS | more folders whose images may be sent as sources, separated as in PATH | none |
@@ -15,11 +15,11 @@
 | FLUX2_CONFIRM_USD | what a call may cost without the user being asked; off: anything | 0.50 |
 | FLUX2_RATE | requests a second to RunAPI, all processes together | 12 |
 | FLUX2_MAX_IN_FLIGHT | tasks under way at once, all processes together | 32 |
-| FLUX2_CALLBACK_URL | public address that leads to FLUX2_CALLBACK_PORT; RunAPI calls it when a task ends | none |
+| FLUX2_CALLBACK_URL | a public address that leads to `FLUX2_CALLBACK_PORT`: RunAPI calls it when a task ends | none |
 | FLUX2_CALLBACK_PORT | port on 127.0.0.1 that listens for those calls | none |
 | FLUX2_SANDBOX_SPEED | how many times faster than life the embedded sandbox's tasks run | 1 |
-| FLUX2_EARLY | 0: the first answers wait for the whole server | 1 |
-| FLUX2_LOG | debug, info, warning, error | warning |
+| FLUX2_EARLY | `0`: the first answers wait for the whole server | `1` |
+| FLUX2_LOG | `debug`, `info`, `warning`, `error`; logs go to stderr | `warning` |
 
 OpenTelemetry's own variables (OTEL_*) decide whether spans are sent.
 """

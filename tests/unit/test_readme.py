@@ -1,4 +1,4 @@
-"""The README is held to the code, and every file of the repository to what may not stand in one."""
+"""The README is held to the code (its lists: `test_packages.py`), and every file of the repository to what may not stand in one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from pathlib import Path
 import pytest
 
 from flux2_mcp import __main__ as entry
-from flux2_mcp import catalog, errors, settings
-from flux2_mcp.budget import dollars
+from flux2_mcp import errors, settings
 from flux2_mcp.commands.cli import flux2
 from flux2_mcp.errors import Flux2Error
-from flux2_mcp.sandbox.scenarios import TABLE
-from flux2_mcp.tools import REGISTRY
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -46,29 +43,15 @@ def table(text: str, first: str) -> list[list[str]]:
     return rows
 
 
-def plain(cell: str) -> str:
-    return cell.replace("`", "")
-
-
 def commands() -> list[list[str]]:
-    """The lines of the README's shell blocks that call us, without what comes before our name."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    """The lines of the README's shell blocks that call us, and what stands so in its text, without what comes before our name."""
+    blocks = [*re.findall(r"```sh\n(.*?)```", README, re.DOTALL), *re.findall(r"`(flux2-mcp [^`]+)`", README)]
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     called = [(line, word) for line in lines for word in line if word.rpartition("/")[2] == "flux2-mcp"]
     return [line[line.index(word) + 1 :] for line, word in called]
 
 
-# --- the tables -------------------------------------------------------------------------------------------------------
-
-
-def test_the_sandbox_table_is_the_sandboxs_own() -> None:
-    assert table(README, "marker") == [[f"`[sandbox:{row.marker}]`", row.does] for row in TABLE]
-
-
-def test_every_variable_is_there_with_its_default() -> None:
-    assert settings.__doc__ is not None
-    documented = [(name, default) for name, _, default in table(settings.__doc__, "variable")]
-    assert [(plain(name), plain(default)) for name, _, default in table(README, "variable")] == documented
+# --- the variables ----------------------------------------------------------------------------------------------------
 
 
 def test_every_variable_that_is_read_is_documented() -> None:
@@ -78,30 +61,14 @@ def test_every_variable_that_is_read_is_documented() -> None:
     assert set(re.findall(r'"((?:FLUX2|RUNAPI)_[A-Z_0-9]+)"', readers)) == names
 
 
-def test_the_tools_are_the_registrys_and_tell_which_costs() -> None:
-    assert [(name, costs) for name, _, costs in table(README, "tool")] == [
-        (f"`{entry.function.__name__}`", "yes" if entry.spends else "no") for entry in REGISTRY
-    ]
-
-
-def test_the_variants_prices_are_the_catalogues() -> None:
-    wanted = []
-    for variant in catalog.variants():
-        cents = [
-            cents for m in catalog.models().values() if m.variant == variant for cents in m.published_cents.values()
-        ]
-        wanted.append((variant, dollars(min(cents) / 100) if cents else "live price only"))
-    assert [(name, price) for name, price, _ in table(README, "variant")] == wanted
-
-
 # --- the sentences ----------------------------------------------------------------------------------------------------
 
 
 def test_the_commands_and_their_options_exist() -> None:
-    named = README.partition("## Command line\n\n`flux2-mcp ")[2].partition(";")[0]
+    named = README.partition("\nAll of it: ")[2].partition(";")[0]
     assert set(re.findall(r"`?(\w+)`", named)) == set(flux2.commands)
     asked = commands()
-    assert len(asked) >= 4
+    assert len(asked) >= 30
     for name, *arguments in asked:
         if name != "--help":
             flux2.commands[name].make_context(name, arguments)
@@ -115,6 +82,14 @@ def test_the_exit_codes_are_the_errors_own() -> None:
         kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Flux2Error)
     }
     assert coded == set(told.values()) - {0} | {1}
+
+
+def test_the_pictures_are_there_small_and_not_in_the_package() -> None:
+    pictures = re.findall(r'<img src="([^"]+)"[^>]* alt="[^"]+">', README)
+    assert len(pictures) == README.count("<img ") == 2
+    for picture in pictures:
+        assert picture.startswith("docs/")
+        assert (ROOT / picture).stat().st_size < 150_000
 
 
 def test_make_has_what_is_asked_of_it() -> None:

@@ -1,0 +1,106 @@
+"""Every command of the README's shell blocks, as it stands there, by a shell, in a throw-away home and checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from flux2_mcp.hosts.installing import Machine
+from flux2_mcp.hosts.table import TABLE, host
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+DEADLINE = 120.0
+INSTEAD = {
+    "make test": ("make -n test", "it is what runs this"),
+    "sh install/install.sh": ("sh install/install.sh --help", "tests/hosts runs it: it fetches from the package index"),
+    "sh install/install.sh --uninstall": ("sh install/install.sh --help", "the same"),
+}
+"""What is run instead of a command, and why."""
+STAYS = {
+    "flux2-mcp login": ("", "Waiting for the browser"),
+    "flux2-mcp serve --http": (" --port 0", "http-token"),
+    "flux2-mcp gallery": (" --no-open", "http://127.0.0.1:"),
+    "flux2-mcp sandbox --port 8787": (" --port 0", "RUNAPI_API_KEY="),
+}
+"""What runs until it is ended: options that keep it to itself, the last port counts, and what it says once it is up."""
+
+
+def lines(block: str) -> list[str]:
+    return [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def env(clean_env: dict[str, str]) -> dict[str, str]:
+    programs = str(Path(sys.executable).parent)
+    # Nothing that opens a browser finds one.
+    return clean_env | {"PATH": f"{programs}:{os.defpath}", "FLUX2_SANDBOX_SPEED": "1000", "BROWSER": "true"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The repository's files by links, so that what a command writes stays here."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "server", "install", ".venv"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the README's commands are a POSIX shell's")
+@pytest.mark.parametrize("block", BLOCKS, ids=[lines(block)[0] for block in BLOCKS])
+def test_every_command_of_the_readme_does_what_it_says(block: str, env: dict[str, str], checkout: Path) -> None:
+    for line in lines(block):
+        if line in STAYS:
+            comes_up(line + STAYS[line][0], STAYS[line][1], env, checkout)
+            continue
+        command, _ = INSTEAD.get(line, (line, ""))
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], env=env, cwd=checkout, capture_output=True, text=True, check=False,
+            stdin=subprocess.DEVNULL, timeout=DEADLINE,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        assert done.stdout, line
+        if line.startswith("flux2-mcp install "):
+            machine = Machine(system="Linux", env=env, workspace=None)
+            assert any(path.is_file() for path in machine.files(host(line.split()[-1]), "user")), line
+
+
+def comes_up(command: str, says: str, env: dict[str, str], cwd: Path) -> None:
+    """Start it, wait until it says so, and end it as Ctrl-C does."""
+    with subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {command}"], env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        watch = threading.Timer(DEADLINE, process.kill)
+        watch.start()
+        try:
+            assert process.stdout is not None
+            heard = ""
+            for line in process.stdout:
+                heard += line
+                if says in line:
+                    break
+            else:
+                pytest.fail(f"{command} never said {says}:\n{heard}")
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=DEADLINE)
+        finally:
+            watch.cancel()
+            process.kill()
+
+
+def test_no_exception_outlives_its_command() -> None:
+    assert {*INSTEAD, *STAYS} <= {line for block in BLOCKS for line in lines(block)}
+
+
+def test_there_is_one_install_line_for_each_host() -> None:
+    installs = [line for block in BLOCKS for line in lines(block) if line.startswith("flux2-mcp install ")]
+    assert installs == [f"flux2-mcp install {row.name}" for row in TABLE]
