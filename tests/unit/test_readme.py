@@ -43,6 +43,10 @@ def table(text: str, first: str) -> list[list[str]]:
     return rows
 
 
+def plain(cell: str) -> str:
+    return cell.replace("`", "")
+
+
 def commands() -> list[list[str]]:
     """The lines of the README's shell blocks that call us, and what stands so in its text, without what comes before our name."""
     blocks = [*re.findall(r"```sh\n(.*?)```", README, re.DOTALL), *re.findall(r"`(flux2-mcp [^`]+)`", README)]
