@@ -13,7 +13,7 @@ import pytest
 
 from flux2_mcp import __version__
 from tests.process.conftest import Here
-from tests.process.terminal import DEADLINE, Terminal
+from tests.process.terminal import DEADLINE, Terminal, flux2_mcp
 
 # What a shell does when Tab is pressed after the words of $LINE; it prints what it would offer.
 SHELLS = {
@@ -74,6 +74,11 @@ def test_tab_completes_the_ids_of_tasks_and_is_silent_where_there_are_none(
     assert first in offered(shell, f"flux2-mcp wait {first[:8]}", env)
     assert second in offered(shell, f"flux2-mcp open {second[:8]}", env)
     assert offered(shell, f"flux2-mcp wait {first[:8]}", env | {"FLUX2_MODE": "lve"}) in ([], [""])
+
+
+def test_tab_leaves_the_files_of_a_remix_to_the_shell(env: dict[str, str]) -> None:
+    asked = {"_FLUX2_MCP_COMPLETE": "bash_complete", "COMP_WORDS": "flux2-mcp remix night fo", "COMP_CWORD": "3"}
+    assert flux2_mcp(env | asked).stdout == "file,fo\n"
 
 
 def test_tab_in_zsh(env: dict[str, str], tmp_path: Path) -> None:

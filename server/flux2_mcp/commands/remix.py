@@ -1,4 +1,4 @@
-"""`flux2-mcp remix`: `generate` with the source images as arguments, for people whose shell completes file names."""
+"""`flux2-mcp remix`: `generate` with the source images as arguments, which a shell completes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Each FILE is a path, a pattern, an https URL, or task:ID of an earlier result; l
 
 @click.command(epilog=EPILOG)
 @click.argument("prompt", metavar='"PROMPT"')
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path())
 @click.pass_context
 def remix(context: click.Context, /, *, prompt: str, files: tuple[str, ...], **options: object) -> int:
     """Make images from source images and a PROMPT that says what to change. Prints the file of each first."""
