@@ -46,11 +46,13 @@ def env(clean_env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The repository's files by links, so that what a command writes stays here."""
+    """The repository's files by links, so that what a command writes stays here; its environment is this one, and done."""
     folder = tmp_path / "checkout"
-    folder.mkdir()
-    for name in ("Makefile", "pyproject.toml", "server", "install", ".venv"):
+    (folder / ".venv").mkdir(parents=True)
+    (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    for name in ("Makefile", "pyproject.toml", "server", "install"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / ".venv/.done").touch()
     return folder
 
 
