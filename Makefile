@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m
 # More than CI has processors: the quickstarts and the browser mostly wait.
 WORKERS ?= 3
 
-.PHONY: help demo check test early kill kill-downloads swarm bench bench-check fuzz audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
+.PHONY: help demo check test early kill kill-downloads swarm bench bench-check fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -58,6 +58,10 @@ bench-check: .venv/.done ## measure all again: what is more than 10 % worse than
 
 fuzz: .venv/.done ## what comes from outside, with many more examples than the tests have, and others each time (minutes)
 	FLUX2_TESTS_FUZZ=1 $(BIN)/pytest tests -m hypothesis --numprocesses auto
+
+fuzz-guided: .venv/.done ## the same for the readers of what comes from outside, led by coverage (fetches atheris; x86-64 Linux)
+	$(RUN) pip install --quiet --disable-pip-version-check atheris==3.0.0
+	$(RUN) bench.guided
 
 # Strict: without it, what could not be looked up counts as safe.
 audit: .venv/.done ## known holes in what is installed; fails too where their list can't be reached
