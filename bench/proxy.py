@@ -19,7 +19,8 @@ STEPS: Mapping[bytes, tuple[str, str]] = {
 class Proxy:
     """Passes bytes both ways.
 
-    `hook(step)` runs before the bytes of that step are passed on, and may block; `seen(data, port)` is told of every
+    `hook(step)` runs before the bytes of that step are passed on, and may block; a ConnectionError from it cuts both
+    connections. `seen(data, port)` is told of every
     request, with the port of the client's end. Each piece of a picture waits `trickle` seconds.
     """
 
@@ -97,5 +98,9 @@ class Proxy:
                 await writer.drain()
             writer.close()
 
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(outward(), inward())
+        try:
+            with contextlib.suppress(ConnectionError):
+                await asyncio.gather(outward(), inward())
+        finally:
+            writer.close()
+            up_writer.close()
