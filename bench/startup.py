@@ -26,7 +26,7 @@ LIMITS = (
     "Every time includes this process's own writing, reading and waking up.",
     "Memory is VmRSS, which counts pages that are shared with other processes.",
     "The bare interpreter answers nothing: its first figure is spawn to its first byte, read it as the floor; 12 ms when idle.",
-    "`work` is the process's time on a CPU until the first call was answered: other load leaves it alone.",
+    "`work` and `call work` are the process's time on a CPU, to the first call's answer and for a later one: load hardly touches them.",
 )
 
 
@@ -51,13 +51,14 @@ OURS, LATE, LEAST, _ = (one.name for one in CONTESTANTS)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One start: milliseconds from the spawn, on a CPU until then, of a later call (median), from the end of input; MiB."""
+    """One start. Milliseconds from the spawn to three answers, and of CPU to the last; of a later call; to the exit. MiB."""
 
     initialize: float
     tools_list: float | None
     first_call: float | None
     work: float
     call: float | None
+    call_work: float | None
     memory: float
     exit: float
 
@@ -69,6 +70,7 @@ REACHES: tuple[tuple[str, str, float, str | None], ...] = (
     ("first_call", OURS, 1.0, LATE),
     ("work", OURS, 1.0, LATE),
     ("call", OURS, 1.1, LATE),
+    ("call_work", OURS, 1.1, LATE),
     ("initialize", LATE, 1.05, LEAST),
     ("tools_list", LATE, 1.05, LEAST),
     ("memory", OURS, 1.1, LEAST),
@@ -81,7 +83,7 @@ def run(one: Contestant, home: str) -> Round:
     talk = Conversation(one.command, home, one.env)
     if not one.speaks:
         talk.line()
-        return Round(talk.since(), None, None, talk.work(), None, talk.memory() / 2**20, talk.end())
+        return Round(talk.since(), None, None, talk.work(), None, None, talk.memory() / 2**20, talk.end())
     talk.ask("initialize", HELLO)
     initialize = talk.since()
     talk.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
@@ -90,7 +92,8 @@ def run(one: Contestant, home: str) -> Round:
     talk.call("list_variants")
     first_call, work = talk.since(), talk.work()
     call = statistics.median(talk.timed("list_variants") for _ in range(CALLS))
-    return Round(initialize, tools_list, first_call, work, call, talk.memory() / 2**20, talk.end())
+    call_work = (talk.work() - work) / CALLS
+    return Round(initialize, tools_list, first_call, work, call, call_work, talk.memory() / 2**20, talk.end())
 
 
 def measure(rounds: int, seed: int) -> dict[str, list[Round]]:
