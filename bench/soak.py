@@ -29,13 +29,13 @@ from statistics import median
 from typing import Any
 
 from bench.proxy import Proxy
-from bench.swarm import sandbox
+from bench.talk import sandbox
 from flux2_mcp.sandbox import tasks as tasks_made
 from flux2_mcp.sandbox.state import State
 from tests.process.stdio import LEGACY, Host
 
 DOCS = Path(__file__).parents[1] / "docs"
-SERVERS = 4
+SERVERS, SPEED = 4, 4.0
 FAULTS = (
     "moderation", "insufficient_credits", "rate_limited", "rate_limited_date", "create_503", "create_html", "create_lost",
     "poll_503", "poll_html", "poll_retry_after", "instant", "slow", "no_usage", "expired_url", "wrong_ratio",
@@ -167,7 +167,7 @@ def run(minutes: float, seed: int, folder: Path) -> Report:
         "FLUX2_CONFIRM_USD": "off",
         "FLUX2_LOG": "error",
     }
-    with sandbox(folder / "runapi") as (base_url, api_key):
+    with sandbox(folder / "runapi", speed=SPEED, seed=seed, one_picture=False) as (base_url, api_key):
         traffic = Run(env | {"RUNAPI_API_KEY": api_key}, time.monotonic() + minutes * 60, seed)
         with Proxy(int(base_url.rpartition(":")[2]), traffic.fault) as proxy, ThreadPoolExecutor(SERVERS) as pool:
             traffic.env = {**traffic.env, "RUNAPI_BASE_URL": proxy.base_url}

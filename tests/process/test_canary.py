@@ -42,6 +42,8 @@ RUNS: tuple[tuple[str, ...], ...] = (
     ("generate", PROMPT, "--no-picture"),
     ("generate", f"{PROMPT} [sandbox:moderation]", "--json"),
     ("generate", PROMPT, "--variant", "nobody"),
+    ("remix", PROMPT, "https://example.com/a.png", "--no-picture"),
+    ("remix", PROMPT, "nobody.png"),
     ("wait", "nobody"),
     ("tasks", "--json"),
     ("open", "nobody"),
