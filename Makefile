@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m
 # More than CI has processors: the quickstarts and the browser mostly wait.
 WORKERS ?= 3
 
-.PHONY: help demo check test early kill kill-downloads swarm bench bench-check fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
+.PHONY: help demo check test early kill kill-downloads swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -55,6 +55,9 @@ bench: .venv/.done ## measure all, each beside what it is compared with, and wri
 
 bench-check: .venv/.done ## measure all again: what is more than 10 % worse than bench/recorded.json fails
 	$(RUN) bench.all --check
+
+soak: .venv/.done ## half an hour of mixed traffic with faults over four servers; writes docs/reliability.md
+	$(RUN) bench.soak --minutes 30
 
 fuzz: .venv/.done ## what comes from outside, with many more examples than the tests have, and others each time (minutes)
 	FLUX2_TESTS_FUZZ=1 $(BIN)/pytest tests -m hypothesis --numprocesses auto
