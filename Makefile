@@ -34,7 +34,7 @@ check: .venv/.done ## lint, types, direction of imports
 
 test: check ## everything that has to hold: check, then the tests with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --ignore tests/hosts --ignore tests/inspector
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal --ignore tests/hosts --ignore tests/inspector
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
