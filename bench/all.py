@@ -36,7 +36,8 @@ INTRO = """# Measured
 
 Written by `make bench` from the files that each measurement left in `dist/bench`; not to be edited. Each section says when
 and on what it was made, and what its figures do not tell. `make bench-check` fails where a ratio or a size becomes more than
-10 % worse than it is recorded in `bench/recorded.json`.
+10 % worse than it is recorded in `bench/recorded.json`. Where the load is above the number of CPUs, everybody waited for others: then
+times say little, and ratios are what to read.
 """
 
 
