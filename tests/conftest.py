@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Generator
+import sys
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,3 +57,17 @@ def clean_env(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def sandbox_settings(clean_env: dict[str, str], tmp_path: Path) -> Settings:
     return from_env(clean_env, workspace=str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """What a command sets up for its own process must not outlive its test: the stream it logs to is closed then."""
+    root, ours = logging.getLogger(), logging.getLogger("flux2_mcp")
+    before = (root.level, ours.level, sys.excepthook, threading.excepthook)
+    handlers = list(root.handlers)
+    yield
+    for handler in [each for each in root.handlers if type(each) is logging.StreamHandler and each not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(before[0])
+    ours.setLevel(before[1])
+    sys.excepthook, threading.excepthook = before[2:]

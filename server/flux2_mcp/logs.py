@@ -10,6 +10,7 @@ which may hold one. A key in use stands in none at all: `hide` replaces it by do
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -88,6 +89,7 @@ class _ForPeople(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         if not self._traces:
+            record = copy.copy(record)  # other handlers have their own use for it
             record.exc_info = record.exc_text = None
         text, more = redact(super().format(record), *_hidden), _joined(_found(record))
         return f"{text} {more}" if more else text
