@@ -75,19 +75,24 @@ class Usher:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # what was closed is gone only a turn later
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            request, headers = _read(await reader.readuntil(HEAD_END))
-            length = next((int(value) for name, value in headers if name.lower() == b"content-length"), 0)
-            body = await reader.readexactly(length)
-            up_reader, up_writer = await asyncio.open_connection(HOST, self._upstream)
-            up_writer.write(self._ours(request, headers, body))
-            ways = [_passed(reader, up_writer), _passed(up_reader, writer)]
-            # Who hangs up, on either side, hangs up on both: a cancelled call must look cancelled.
-            await asyncio.wait(map(asyncio.ensure_future, ways), return_when=asyncio.FIRST_COMPLETED)
-            up_writer.close()
-        writer.close()
+        ends = [writer]
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                request, headers = _read(await reader.readuntil(HEAD_END))
+                length = next((int(value) for name, value in headers if name.lower() == b"content-length"), 0)
+                body = await reader.readexactly(length)
+                up_reader, up_writer = await asyncio.open_connection(HOST, self._upstream)
+                ends.append(up_writer)
+                up_writer.write(self._ours(request, headers, body))
+                ways = [_passed(reader, up_writer), _passed(up_reader, writer)]
+                # Who hangs up, on either side, hangs up on both: a cancelled call must look cancelled.
+                await asyncio.wait(map(asyncio.ensure_future, ways), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.close()
 
     def _ours(self, request: bytes, headers: list[Header], body: bytes) -> bytes:
         named, body = self._stood_in(body)
