@@ -32,11 +32,9 @@ check: .venv/.done ## lint, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What fails beside two busy neighbours gets one more try alone; what is broken fails twice.
 test: check ## everything that has to hold: check, then the tests with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal --ignore tests/hosts --ignore tests/inspector \
-	|| $(BIN)/coverage run -m pytest --last-failed --last-failed-no-failures none
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal --ignore tests/hosts --ignore tests/inspector
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -43,6 +43,7 @@ OPEN = "task INDEXED BY task_unfinished"
 """The table where only unfinished tasks are asked for. All indices begin with the account, and without statistics SQLite
 takes any of them; so a journal of years would be read whole for the few that are open."""
 UNFINISHED = "account = :account AND state IN ('intent', 'submitted', 'processing', 'completed')"
+UNDER_WAY = f"{UNFINISHED} AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
 
 
 def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[Entry, ...]:

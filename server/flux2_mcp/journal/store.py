@@ -33,10 +33,6 @@ T = TypeVar("T")
 JOINABLE = timedelta(hours=1)
 """A task that ended unheard is given to the next identical call for so long; older ones are taken for forgotten."""
 
-UNDER_WAY = (
-    f"{shared.UNFINISHED} AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
-)
-
 
 class SqliteJournal:
     """`Journal` over one SQLite file, shared by every process on the same FLUX2_HOME.
@@ -152,7 +148,7 @@ class SqliteJournal:
     def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> Entry:
         database.execute(
             "UPDATE task SET sent_at = :at WHERE account = :account AND key = :key AND sent_at IS NULL"
-            f" AND (SELECT count(*) FROM {shared.OPEN} WHERE {UNDER_WAY}) < :in_flight",
+            f" AND (SELECT count(*) FROM {shared.OPEN} WHERE {shared.UNDER_WAY}) < :in_flight",
             {"at": at.timestamp(), "account": self._account, "key": key, "in_flight": in_flight},
         )
         return rows.get(database, self._account, key)
