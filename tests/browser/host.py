@@ -132,6 +132,28 @@ class Host:
         """Tell the gallery what the tool answered."""
         await self.page.evaluate("result => bridge.sendToolResult(result)", result)
 
+    async def drawn(self) -> None:
+        """Until all of the gallery can be clicked: the browser sends the pointer by what it drew last, and a click in a
+        frame that has just grown may still go to the page behind it."""
+        with anyio.fail_after(OPEN_SECONDS):
+            while not await self._drawn():
+                pass
+        await self.page.mouse.move(0, 0)
+
+    async def _drawn(self) -> bool:
+        """Whether the frame is as high as the gallery, and feels the pointer at the bottom of what is seen of it."""
+        frame = self.page.locator("iframe")
+        top, height, seen = await frame.evaluate(
+            "frame => [frame.getBoundingClientRect().top + frame.clientTop, frame.clientHeight, innerHeight]"
+        )
+        inner = self.view.locator("html")
+        if height < await inner.evaluate("() => Math.floor(document.body.getBoundingClientRect().height)"):
+            return False
+        box = await frame.bounding_box()
+        assert box is not None
+        await self.page.mouse.move(box["x"] + box["width"] / 2, min(top + height, seen) - 2)
+        return bool(await inner.evaluate("html => html.matches(':hover')"))
+
     async def passed(self, seconds: int) -> None:
         """Let time pass in a page with a clock, until whatever the gallery asks in it has been asked."""
         await self.page.clock.run_for(1000 * seconds)
@@ -211,6 +233,7 @@ class Site:
             clock: Time is the test's to pass, with `page.clock`.
         """
         page = self._tabs.pop(clock, None) or await self._load(clock=clock)
+        await page.bring_to_front()  # one behind another is drawn once a second
         await page.set_viewport_size({"width": viewport[0], "height": viewport[1]})
         await page.emulate_media(reduced_motion=reduced_motion)
         self._turn += 1

@@ -64,6 +64,7 @@ async def shown(host: Host, count: int = 1, *, ratio: str = "1:1", **options: An
     await host.open(**options)
     await host.input(prompt=PROMPT, aspect_ratio=ratio, count=count)
     await host.result(result([task(number, ratio=ratio) for number in range(count)]))
+    await host.drawn()
 
 
 def odd(task: TaskResult, why: str | None) -> TaskResult:
@@ -696,7 +697,7 @@ async def test_enter_opens_a_large_view_arrows_turn_it_and_escape_closes_it(
     async with hosting(answers, viewport=(800, 700)) as host:
         await shown(host, 8)
         await cards(host).nth(7).scroll_into_view_if_needed()
-        await expect(cards(host).nth(7).locator(".pic.has")).to_be_visible()
+        await loaded(host, 8)
         await host.view.locator(".pic").nth(6).focus()
         await host.page.keyboard.press("Enter")
         large = host.view.get_by_role("dialog")
