@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import sys
@@ -18,7 +19,7 @@ from flux2_mcp import catalog
 from flux2_mcp.errors import NOTHING_SENT, JournalError
 from flux2_mcp.journal.entry import Change
 from flux2_mcp.journal.migrations import MIGRATIONS
-from flux2_mcp.journal.sqlite import Database, is_corrupt
+from flux2_mcp.journal.sqlite import Database, is_lost
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import Event
 from tests.unit.journals import ACCOUNT, AT, Home, intent, new, opened, steps
@@ -184,7 +185,7 @@ def test_a_commit_that_fails_frees_the_file_too(tmp_path: Path) -> None:
     [(sqlite3.DatabaseError("made by hand"), False), (sqlite3.ProgrammingError("closed"), False), (OSError(), False)],
 )
 def test_errors_without_a_name_are_not_taken_for_a_broken_file(error: Exception, *, corrupt: bool) -> None:
-    assert is_corrupt(error) is corrupt
+    assert is_lost(error) is corrupt
 
 
 # --- a full disk, a home that can't be written ---
@@ -303,7 +304,9 @@ async def test_a_first_page_that_a_killed_process_left_in_the_log_mends_the_file
     journal = home.journal()
     await steps(journal, "k1", Event.ACCEPTED)
     await journal.apply("k1", Event.FAILED, Change(at=AT, error="only the log knows"))
-    parts = {path.name: path.read_bytes() for path in home.path.iterdir() if not path.name.endswith("-shm")}
+    parts = {
+        path.name: path.read_bytes() for path in home.path.glob("journal.sqlite3*") if path.suffix != ".sqlite3-shm"
+    }
     assert b"only the log knows" not in parts["journal.sqlite3"]
     assert b"only the log knows" in parts["journal.sqlite3-wal"]
     async with opened(tmp_path / "left") as left:
@@ -352,6 +355,28 @@ def test_of_many_who_find_the_file_broken_at_once_one_moves_it_and_no_task_is_lo
         at_once(6, partial(begins, path, notices))
         assert anyio.run(look, path) == ([f"k{number}" for number in range(6)], 1)
         assert sum(notice is not None for notice in notices) == 1
+
+
+async def test_who_has_the_file_open_while_another_moves_it_writes_into_the_new_one(home: Home) -> None:
+    """Else its tasks would stand in a file that nobody looks into, and its spending count for nobody."""
+    other = home.journal("b")
+    await new(other, intent("before"))
+    for part in home.path.glob("journal.sqlite3*"):
+        part.rename(part.with_name(part.name.replace("journal", "journal-broken-1")))
+    journal = home.journal("a")
+    await new(journal, intent("first"))
+    await new(other, intent("second"))
+    assert await keys(journal) == await keys(other) == ["first", "second"]
+    assert len(aside(home)) == 1
+
+
+async def test_where_the_file_was_deleted_a_new_one_is_begun(home: Home) -> None:
+    journal = home.journal()
+    await new(journal, intent("old"))
+    shutil.rmtree(home.path)
+    await new(journal, intent("new"))
+    assert await keys(home.journal("b")) == ["new"]
+    assert (journal.notice, aside(home)) == (None, [])
 
 
 async def test_another_accounts_journal_shares_the_file(home: Home) -> None:

@@ -23,10 +23,17 @@ BUSY_SECONDS = 10.0
 BUSY_PAUSE = 0.005
 
 
-def is_corrupt(error: BaseException) -> bool:
-    """True where the file itself is broken, not merely busy, full or read-only."""
+class MovedError(sqlite3.DatabaseError):
+    """Another file stands under the name now: whoever found this one broken has moved it aside."""
+
+    sqlite_errorname = "SQLITE_READONLY_DBMOVED"  # SQLite's own name for it, which it does not use in WAL mode
+
+
+def is_lost(error: BaseException) -> bool:
+    """True where the file itself is broken or was moved, not merely busy, full or read-only."""
     # Errors that SQLite itself did not raise have no such name.
-    return str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+    lost = ("SQLITE_CORRUPT", "SQLITE_NOTADB", MovedError.sqlite_errorname)
+    return str(getattr(error, "sqlite_errorname", "")).startswith(lost)
 
 
 class Database:
@@ -44,12 +51,14 @@ class Database:
 
     def __init__(self, path: Path, migrations: Sequence[str], *, durable: bool) -> None:
         self._lock = threading.RLock()
+        self._path = path
         self._durable = durable
         self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             self._connection.row_factory = sqlite3.Row
             self._use_wal()
             self._connection.execute("PRAGMA foreign_keys=ON")
+            self._file = _identity(path)
             self._migrate(migrations)
         except sqlite3.Error:
             self._connection.close()
@@ -97,13 +106,19 @@ class Database:
 
     @contextmanager
     def write(self, *, durable: bool | None = None) -> Iterator[None]:
-        """One write transaction: begun at once, so what is read inside is what will be true at its commit."""
+        """One write transaction: begun at once, so what is read inside is what will be true at its commit.
+
+        Raises:
+            MovedError: Nothing was written: nobody would find it where the file is now.
+        """
         sync = self._durable if durable is None else durable
         with self._lock:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                if _identity(self._path) != self._file:
+                    raise MovedError(f"{self._path.name} was moved aside")
                 self._connection.execute("COMMIT")
             finally:
                 if self._connection.in_transaction:  # a full disk has rolled back by itself
@@ -114,7 +129,7 @@ class Database:
         try:
             return bool(self.read("PRAGMA integrity_check(1)")[0][0] == "ok")
         except sqlite3.Error as exc:
-            if is_corrupt(exc):
+            if is_lost(exc):
                 return False
             raise
 
@@ -127,6 +142,41 @@ class Database:
         """Close the file. Nothing may be called after."""
         with self._lock:
             self._connection.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Of all processes, one at a time opens or moves a file.
+
+    SQLite finds what belongs to a file, its log above all, by name: opened while it is being moved, the old file would
+    be given the new one's log, and undo or delete what stands there.
+    """
+    lock = path.with_suffix(".lock")
+    lock.touch(mode=0o600)
+    with closing(sqlite3.connect(lock, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def opened(path: Path, migrations: Sequence[str], *, durable: bool) -> Database:
+    """A file that others may find broken and move meanwhile. Made where there is none, readable by the user alone.
+
+    Raises:
+        sqlite3.Error: As `Database`.
+        OSError: It can't be made.
+    """
+    with _alone(path):
+        path.touch(mode=0o600)
+        return Database(path, migrations, durable=durable)
 
 
 def looked_at(path: Path, question: str) -> tuple[bool, int]:
@@ -144,7 +194,7 @@ def looked_at(path: Path, question: str) -> tuple[bool, int]:
             sound = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
             return sound, int(connection.execute(question).fetchone()[0]) if sound else 0
         except sqlite3.Error as exc:
-            if is_corrupt(exc):
+            if is_lost(exc):
                 return False, 0
             raise
 
@@ -159,9 +209,9 @@ def renewed(path: Path, migrations: Sequence[str], *, durable: bool) -> tuple[Da
         sqlite3.Error: As `Database`.
         OSError: The broken file can't be moved.
     """
-    lock = Database(path.with_name(f"{path.stem}-lock{path.suffix}"), (), durable=False)
-    try:
-        with lock.write():
+    with _alone(path):
+        aside = None
+        if path.exists():
             if (database := _sound(path, migrations, durable=durable)) is not None:
                 return database, None
             aside = f"{path.stem}-broken-{time.time_ns()}{path.suffix}"
@@ -169,17 +219,15 @@ def renewed(path: Path, migrations: Sequence[str], *, durable: bool) -> tuple[Da
                 part = path.with_name(path.name + suffix)
                 if part.exists():
                     part.rename(path.with_name(aside + suffix))
-            path.touch(mode=0o600)
-            return Database(path, migrations, durable=durable), aside
-    finally:
-        lock.close()
+        path.touch(mode=0o600)
+        return Database(path, migrations, durable=durable), aside
 
 
 def _sound(path: Path, migrations: Sequence[str], *, durable: bool) -> Database | None:
     try:
         database = Database(path, migrations, durable=durable)
     except sqlite3.Error as exc:
-        if is_corrupt(exc):
+        if is_lost(exc):
             return None
         raise
     if database.sound():

@@ -64,13 +64,12 @@ class SqliteJournal:
         return self._home / "journal.sqlite3"
 
     def _database(self) -> Database:
-        from flux2_mcp.journal.sqlite import Database
+        from flux2_mcp.journal.sqlite import opened
 
         with self._opening:
             if self._opened is None:
                 self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self.path.touch(mode=0o600)
-                self._opened = Database(self.path, MIGRATIONS, durable=True)
+                self._opened = opened(self.path, MIGRATIONS, durable=True)
             return self._opened
 
     def _renewed(self) -> Database:
@@ -81,6 +80,7 @@ class SqliteJournal:
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
+            self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._opened, aside = renewed(self.path, MIGRATIONS, durable=True)
             if aside is not None:
                 self.notice = f"The journal was broken. It was moved aside as {aside} and a new one begun."
@@ -88,13 +88,13 @@ class SqliteJournal:
 
     async def _run(self, work: Callable[[Database], T]) -> T:
         def call() -> T:
-            from flux2_mcp.journal.sqlite import Error, is_corrupt
+            from flux2_mcp.journal.sqlite import Error, is_lost
 
             try:
                 try:
                     return work(self._database())
                 except Error as exc:
-                    if not is_corrupt(exc):
+                    if not is_lost(exc):
                         raise
                     return work(self._renewed())  # nothing of it was written yet
             except (Error, OSError) as exc:
