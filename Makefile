@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 # More than CI has processors: the quickstarts and the browser mostly wait.
-WORKERS ?= 3
+WORKERS ?= 4
 
 .PHONY: help demo check test early kill kill-downloads swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
 .DEFAULT_GOAL := help

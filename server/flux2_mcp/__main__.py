@@ -43,7 +43,8 @@ def _command(argv: list[str]) -> int:
 
 def _serve() -> int:
     # Until serving begins nothing is open, so that stopping is all there is to do.
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, _: sys.exit(128 + signum))
     try:
         source, sink = _claimed()
     except OSError:

@@ -26,11 +26,6 @@ SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 PIPE_BYTES = 4096
 
 
-def unmeasured(env: dict[str, str]) -> dict[str, str]:
-    # Writing down what was covered takes longer than ending.
-    return {name: value for name, value in env.items() if not name.startswith("COVERAGE")}
-
-
 def in_time(attempt: Callable[[], float]) -> None:
     """An attempt gives the seconds that an end took."""
     took: list[float] = []
@@ -82,7 +77,7 @@ def begin(server: Raw, era: str) -> None:
 def test_an_idle_server_ends_in_time_with_its_code(
     era: str, early: str, sockets: bool, way: str, clean_env: dict[str, str]
 ) -> None:
-    (act, code), env = WAYS[way], unmeasured(clean_env) | {"FLUX2_EARLY": early}
+    (act, code), env = WAYS[way], clean_env | {"FLUX2_EARLY": early}
 
     def attempt() -> float:
         with Raw(env, sockets=sockets) as server:
@@ -100,7 +95,7 @@ def test_an_idle_server_ends_in_time_with_its_code(
 def test_a_call_that_waits_is_answered_and_its_task_is_free_for_the_next_process(
     era: str, way: str, served_env: dict[str, str], tmp_path: Path
 ) -> None:
-    (act, code), env = WAYS[way], unmeasured(served_env)
+    (act, code), env = WAYS[way], served_env
 
     def attempt() -> float:
         with Host(env, era, cwd=str(tmp_path)) as host:
@@ -129,7 +124,7 @@ def test_a_call_that_waits_is_answered_and_its_task_is_free_for_the_next_process
 @pytest.mark.parametrize("era", ERAS)
 def test_a_host_that_no_longer_reads_ends_it(era: str, clean_env: dict[str, str]) -> None:
     def attempt() -> float:
-        with Raw(unmeasured(clean_env)) as server:
+        with Raw(clean_env) as server:
             begin(server, era)
             server.close_output()
             server.send(question(era, "next"))
@@ -144,7 +139,7 @@ def test_a_host_that_no_longer_reads_ends_it(era: str, clean_env: dict[str, str]
 def test_a_full_pipe_that_nobody_reads_keeps_nobody_from_ending(
     era: str, flood: str, way: str, clean_env: dict[str, str]
 ) -> None:
-    (act, code), env = WAYS[way], unmeasured(clean_env)
+    (act, code), env = WAYS[way], clean_env
 
     def attempt() -> float:
         with Raw(env, pipe_bytes=PIPE_BYTES) as server:
@@ -174,7 +169,7 @@ def test_whatever_holds_the_process_up_is_left_behind(what: str, clean_env: dict
     patch, (method, params), act, code = HOLDS[what]
 
     def attempt() -> float:
-        with Raw(unmeasured(clean_env), command=patched(f"{HELD}\n{patch}")) as server:
+        with Raw(clean_env, command=patched(f"{HELD}\n{patch}")) as server:
             server.send(*opening(LEGACY, "tests"))
             server.send(json.dumps({"jsonrpc": "2.0", "id": "held", "method": method, "params": params}))
             assert server.process.stderr is not None

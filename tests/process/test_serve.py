@@ -23,7 +23,7 @@ from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
 from tests.contract.sandboxed import TLS
 from tests.process.stdio import COMMAND, ERAS, LEGACY, MODERN, hello
-from tests.process.test_exit import SIGNALS, in_time, unmeasured
+from tests.process.test_exit import SIGNALS, in_time
 from tests.process.web import ACCEPT, Served, WebHost
 from tests.unit.services import PATIENCE
 
@@ -146,7 +146,7 @@ def _ended(folder: Path, era: str, number: int, code: int) -> float:
     """End a server with a call that waits and, in the old era, a stream that listens. Gives the seconds that it took."""
     folder.mkdir()
     with Sandbox(folder / "elsewhere", speed=1000, rate=None) as runapi:
-        env = unmeasured(environment(folder)) | {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
+        env = environment(folder) | {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
         with WebHost(env, era, cwd=str(folder)) as host, ExitStack() as streams:
             waiting = threading.Thread(target=_until_cut, args=(host,), daemon=True)
             waiting.start()
@@ -178,7 +178,7 @@ def _until_cut(host: WebHost) -> None:
 
 def test_an_idle_server_ends_at_once(clean_env: dict[str, str], tmp_path: Path) -> None:
     def ended() -> float:
-        with Served(unmeasured(clean_env), str(tmp_path)) as served:
+        with Served(clean_env, str(tmp_path)) as served:
             began = time.monotonic()
             served.process.send_signal(signal.SIGTERM)
             assert served.process.wait(PATIENCE) == 143

@@ -58,9 +58,7 @@ def test_a_server_that_a_host_started_nowhere_in_particular_has_no_workspace(
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed(served_env: dict[str, str]) -> None:
-    # What measures coverage has SQLite in.
-    env = {name: value for name, value in served_env.items() if not name.startswith("COVERAGE")}
-    with Raw(env, command=patched(TELLS_ITS_MODULES)) as server:
+    with Raw(served_env, command=patched(TELLS_ITS_MODULES)) as server:
         server.send(*opening(LEGACY, "tests"), '{"jsonrpc":"2.0","id":"last","method":"resources/templates/list"}')
         while server.receive()["id"] != "last":
             pass

@@ -30,6 +30,8 @@ from flux2_mcp.settings import Settings
 pytestmark = pytest.mark.anyio
 
 DEAR = {"prompt": "a red fox in snow", "variant": "flex", "output_resolution": "2k", "count": 3}
+NEVER_DRAWN = DEAR | {"prompt": "a red fox in snow [sandbox:stuck]", "wait_seconds": 0}
+"""The same where the pictures don't matter: three of them at 2k take as long to draw as all else in a test."""
 UNASKED = "It would cost $0.72; FLUX2_CONFIRM_USD, $0.50, is what a call may cost unasked."
 CHEAPER = "Cheaper: variant pro at 1k, count 3, for $0.15."
 
@@ -106,7 +108,7 @@ async def test_whatever_is_not_a_yes_sends_nothing(
 ) -> None:
     user.asked.clear()
     async with asking(sandbox_settings, era, user) as client:
-        result = await called(client, **DEAR)
+        result = await called(client, **NEVER_DRAWN)
     assert result.is_error
     assert text(result).splitlines() == [
         f"{why} {UNASKED}",
@@ -122,7 +124,7 @@ async def test_an_answer_that_does_not_fit_the_form_is_no_yes(
     sandbox_settings: Settings, era: str, content: dict[str, Any] | None
 ) -> None:
     async with asking(sandbox_settings, era, User(content=content)) as client:
-        result = await called(client, **DEAR)
+        result = await called(client, **NEVER_DRAWN)
     if content != {"spend": True, "more": 1}:  # what was not asked for is no part of the answer
         assert result.is_error
         assert made(sandbox_settings) == 0
@@ -132,7 +134,7 @@ async def test_where_nobody_can_be_asked_the_refusal_names_the_argument_that_con
     sandbox_settings: Settings, era: str
 ) -> None:
     async with asking(sandbox_settings, era, None) as client:
-        refused = await called(client, **DEAR)
+        refused = await called(client, **NEVER_DRAWN)
         assert refused.is_error
         assert text(refused).splitlines() == [
             f"The user was not asked, and can't be through this client. {UNASKED}",
@@ -140,9 +142,9 @@ async def test_where_nobody_can_be_asked_the_refusal_names_the_argument_that_con
             f"Next: With the user's yes, call again with max_cost_usd: 0.72. {CHEAPER}",
         ]
         assert made(sandbox_settings) == 0
-        too_little = await called(client, **DEAR, max_cost_usd=0.71)
+        too_little = await called(client, **NEVER_DRAWN, max_cost_usd=0.71)
         assert too_little.is_error
-        confirmed = await called(client, **DEAR, max_cost_usd=0.72)
+        confirmed = await called(client, **NEVER_DRAWN, max_cost_usd=0.72)
     assert not confirmed.is_error
 
 
@@ -150,9 +152,9 @@ async def test_up_to_the_threshold_nobody_is_bothered(sandbox_settings: Settings
     user = User()
     settings = replace(sandbox_settings, confirm_usd=Decimal("0.72"))
     async with asking(settings, "auto", user) as client:
-        assert not (await called(client, **DEAR)).is_error
+        assert not (await called(client, **NEVER_DRAWN)).is_error
     async with asking(replace(settings, confirm_usd=None), "auto", user) as client:
-        assert not (await called(client, **DEAR | {"count": 4})).is_error
+        assert not (await called(client, **NEVER_DRAWN | {"count": 4})).is_error
     assert user.asked == []
 
 
@@ -160,10 +162,10 @@ async def test_what_is_wrong_is_told_before_anybody_is_asked(sandbox_settings: S
     user = User()
     async with asking(sandbox_settings, "auto", user) as client:
         for wrong in ({"aspect_ratio": "7:1"}, {"source_images": ["nothing.png"]}, {"prompt": "x"}):
-            assert (await called(client, **DEAR | wrong)).is_error
+            assert (await called(client, **NEVER_DRAWN | wrong)).is_error
     tight = replace(sandbox_settings, caps=Caps(daily_usd=Decimal("0.60")))
     async with asking(tight, "auto", user) as client:
-        assert "FLUX2_DAILY_BUDGET_USD is $0.60" in text(await called(client, **DEAR))
+        assert "FLUX2_DAILY_BUDGET_USD is $0.60" in text(await called(client, **NEVER_DRAWN))
     assert user.asked == []
 
 
@@ -171,7 +173,7 @@ async def test_what_is_paid_once_is_asked_for_once(sandbox_settings: Settings) -
     user = User()
     async with asking(sandbox_settings, "auto", user) as client:
         for _ in range(2):
-            assert not (await called(client, **DEAR, idempotency_key="foxes")).is_error
+            assert not (await called(client, **NEVER_DRAWN, idempotency_key="foxes")).is_error
     assert len(user.asked) == 1
     assert made(sandbox_settings) == 3
 
@@ -179,7 +181,7 @@ async def test_what_is_paid_once_is_asked_for_once(sandbox_settings: Settings) -
 async def test_a_yes_is_good_for_the_call_it_was_given_for_and_no_other(sandbox_settings: Settings) -> None:
     """The modern era carries the approval in a state that the client sends back: replayed for other arguments it fails."""
     async with Client(build(sandbox_settings), elicitation_callback=User()) as client:
-        asked = await client.session.call_tool("generate", DEAR, allow_input_required=True)
+        asked = await client.session.call_tool("generate", NEVER_DRAWN, allow_input_required=True)
         assert isinstance(asked, InputRequiredResult)
         assert asked.input_requests is not None
         answers: InputResponses = {
@@ -188,11 +190,11 @@ async def test_a_yes_is_good_for_the_call_it_was_given_for_and_no_other(sandbox_
         for other in ({"count": 4}, {"prompt": "a red fox in snow, at night"}, {"variant": "pro"}):
             with pytest.raises(MCPError, match="requestState"):
                 await client.session.call_tool(
-                    "generate", DEAR | other, input_responses=answers, request_state=asked.request_state
+                    "generate", NEVER_DRAWN | other, input_responses=answers, request_state=asked.request_state
                 )
         assert made(sandbox_settings) == 0
         result = await client.session.call_tool(
-            "generate", DEAR, input_responses=answers, request_state=asked.request_state
+            "generate", NEVER_DRAWN, input_responses=answers, request_state=asked.request_state
         )
     assert isinstance(result, CallToolResult)
     assert not result.is_error
