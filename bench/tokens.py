@@ -1,6 +1,7 @@
 """What a model has to read: our list of tools, and the result of a generate call without its preview: python -m bench.tokens.
 
-The tools as `tests/tools` sees them: name, description and input schema. The result is a real one, from the sandbox.
+The tools as `tests/tools` sees them: name, description and input schema. The result is a real one, as live mode gives it,
+from a sandbox in RunAPI's place. Without a key it says twice, besides, that the sandbox made it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from bench.report import Reach, Report, end, options
-from bench.talk import SERVER, Conversation
+from bench.talk import SERVER, Conversation, live, sandbox
+from flux2_mcp.results import SANDBOX_NOTICE
 
 SEEN = ("name", "description", "inputSchema")
 PROMPT = "[sandbox:instant] A photorealistic studio portrait of an astronaut holding a cat, dramatic rim lighting"
@@ -22,11 +24,13 @@ def size(value: object) -> int:
 
 
 def measure(seed: int) -> Report:
-    with tempfile.TemporaryDirectory() as folder:
-        home = str(Path(folder).resolve())
-        with Conversation(SERVER, home, {"FLUX2_MODE": "sandbox", "FLUX2_SANDBOX_SPEED": "1000"}) as talk:
-            tools = talk.ask("tools/list", {})["tools"]
-            result = talk.call("generate", prompt=PROMPT, wait_seconds=60)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        sandbox(Path(name) / "runapi", speed=1000, seed=seed) as (url, key),
+        Conversation(SERVER, str(Path(name, "home").resolve()), live(url, key)) as talk,
+    ):
+        tools = talk.ask("tools/list", {})["tools"]
+        result = talk.call("generate", prompt=PROMPT, wait_seconds=60)
     task = result["structuredContent"]["tasks"][0]
     assert task["status"] == "completed", task
     kinds = [content["type"] for content in result["content"]]
@@ -40,6 +44,7 @@ def measure(seed: int) -> Report:
         *((f"  {tool['name']}", size({name: tool[name] for name in SEEN})) for tool in tools),
         ("generate: structured content", structured),
         ("generate: text", words),
+        ("  and in the sandbox, the notice in either", len(SANDBOX_NOTICE)),
     ]
     return Report(
         "tokens",
