@@ -122,7 +122,8 @@ class Waiter:
         while True:
             try:
                 # Both are taken before looking, so that no news falls between.
-                changed, version = self._keeper.changed, await self._journal.version()
+                changed = self._keeper.changed
+                version = await self._journal.version() if self._foreign(told) else None
                 told = await self._look(told)
                 elapsed = time.monotonic() - begun
                 answered = all(one.entry.task_id or one.trouble for one in told)
@@ -131,10 +132,13 @@ class Waiter:
                     return told
                 if on_progress is not None:
                     await on_progress(self._progress(told, elapsed))
-                foreign = any(self._keeper.kept(one.entry.key) is None for one in told if not one.settled)
-                await self._news(changed, version if foreign else None, min(left, PROGRESS_SECONDS))
+                await self._news(changed, version, min(left, PROGRESS_SECONDS))
             except JournalError as exc:  # the tasks were sent all the same, and their ids are worth most
                 return tuple(one if one.settled else Told(one.entry, exc) for one in told)
+
+    def _foreign(self, told: Sequence[Told]) -> bool:
+        """Whether another process may have news of these tasks: only the journal tells then, at the price of a thread."""
+        return any(self._keeper.kept(one.entry.key) is None for one in told if not one.settled)
 
     async def _news(self, changed: anyio.Event, version: int | None, seconds: float) -> None:
         """Return when there may be news: of our own tasks, or, given a version, in the journal; or when time is over."""
