@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +32,21 @@ CLAIM_EVERY = 2.0
 """Seconds between two looks for leases to renew and tasks to take over; a tenth of a lease."""
 PAUSE = 1.0
 """Seconds until the keeper starts again after something that nobody foresaw ended it."""
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """Somebody who waits for tasks. `changed` is set when one of them has changed: take it before looking, wait on it after.
+
+    Each has one of their own: else whoever waits would be woken by every task of everybody.
+    """
+
+    changed: anyio.Event = field(default_factory=anyio.Event)
+
+    def tell(self) -> None:
+        """There is news."""
+        changed, self.changed = self.changed, anyio.Event()
+        changed.set()
 
 
 class Keeper:
@@ -69,10 +84,9 @@ class Keeper:
         self._now = now
         self._share = 1.0
         self._kept: dict[str, Kept] = {}
-        self._watched = Counter[str]()
+        self._watching: dict[str, list[Watch]] = {}
         self._history: Mapping[polling.Kind, tuple[float, ...]] = {}
         self._wake = anyio.Event()
-        self._changed = anyio.Event()
         self.intake = anyio.Lock()
         """Held while tasks come into care, from the journal's writing to `keep`: so a claim meets no new task that is not
         kept yet, and what it finds unkept was begun by somebody else."""
@@ -83,11 +97,6 @@ class Keeper:
             State.COMPLETED: self._worker.fetch,
         }
 
-    @property
-    def changed(self) -> anyio.Event:
-        """Set when work on any kept task has ended; take it before looking, wait on it after."""
-        return self._changed
-
     def keep(self, entry: Entry) -> Kept:
         """Take a new task into care, whose lease is this process's; `intake` is held. The same task twice is the same care."""
         self._wake.set()
@@ -96,15 +105,19 @@ class Keeper:
         return self._kept.setdefault(entry.key, Kept(entry))
 
     @contextmanager
-    def watched(self, keys: Collection[str]) -> Iterator[None]:
+    def watched(self, keys: Collection[str]) -> Iterator[Watch]:
         """Somebody waits for these tasks meanwhile, so they are asked about more often."""
-        self._watched.update(keys)
+        watch = Watch()
+        for key in keys:
+            self._watching.setdefault(key, []).append(watch)
         self._wake.set()
         try:
-            yield
+            yield watch
         finally:
-            self._watched.subtract(keys)
-            self._watched = +self._watched
+            for key in keys:
+                self._watching[key].remove(watch)
+                if not self._watching[key]:
+                    del self._watching[key]
 
     def hurry(self, key: str) -> None:
         """Somebody waits for this task: an image whose fetching was put off is fetched now."""
@@ -191,7 +204,7 @@ class Keeper:
             if one.entry.state.unfinished and key not in known:
                 log.warning("written down anew: the journal lost it", extra=fields(task=one.entry.task_id or key))
                 one.entry, one.lost = await self._restored(one.entry), True
-            elif one.entry.state.unfinished or not self._watched[key]:
+            elif one.entry.state.unfinished or key not in self._watching:
                 del self._kept[key]
 
     async def _restored(self, entry: Entry) -> Entry:
@@ -247,7 +260,7 @@ class Keeper:
                 submitted_at=self._submitted(kept, now) * speed,
                 last_asked_at=None if kept.asked_at is None else kept.asked_at * speed,
                 not_before=None if kept.not_before is None else kept.not_before * speed,
-                watched=self._watched[key] > 0,
+                watched=key in self._watching,
             )
             for key, kept in self._kept.items()
             if kept.entry.state in {State.SUBMITTED, State.PROCESSING} and not kept.busy
@@ -262,10 +275,10 @@ class Keeper:
 
     async def _work_on(self, kept: Kept) -> None:
         """Do what the task's state calls for. Trouble is noted and the work tried again: the task outlives it."""
-        before = kept.entry.state
+        before, trouble = kept.entry, kept.trouble
         try:
-            await self._work[before](kept)
-            if kept.entry.state is State.COMPLETED and before is not State.COMPLETED:
+            await self._work[before.state](kept)
+            if kept.entry.state is State.COMPLETED and before.state is not State.COMPLETED:
                 await self._learn()
         except Exception as exc:  # one task's trouble, foreseen or not, must not end the keeping of the others
             log.warning("put off", extra=fields(task=kept.entry.task_id or kept.entry.key), exc_info=exc)
@@ -276,8 +289,9 @@ class Keeper:
             if kept.hurried:
                 self._afresh(kept)
             self._wake.set()
-            changed, self._changed = self._changed, anyio.Event()
-            changed.set()
+            if kept.entry is not before or kept.trouble is not trouble:  # most answers bring no news
+                for watch in self._watching.get(kept.entry.key, ()):
+                    watch.tell()
 
     @staticmethod
     def _afresh(kept: Kept) -> None:

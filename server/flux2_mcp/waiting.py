@@ -12,7 +12,7 @@ import anyio
 
 from flux2_mcp.errors import NOTHING_CHARGED, AuthenticationError, Flux2Error, JournalError, TaskFailedError
 from flux2_mcp.journal.entry import Entry, Journal
-from flux2_mcp.keeper import Keeper
+from flux2_mcp.keeper import Keeper, Watch
 from flux2_mcp.lifecycle import State
 from flux2_mcp.logs import fields
 
@@ -103,8 +103,8 @@ class Waiter:
             wait_seconds: 0 waits for no more than RunAPI's answer to what was sent just now.
             on_progress: Told about once a second, and at each change.
         """
-        with self._keeper.watched([entry.key for entry in entries]):
-            told = await self._until_settled(entries, wait_seconds, on_progress)
+        with self._keeper.watched([entry.key for entry in entries]) as watch:
+            told = await self._until_settled(entries, wait_seconds, on_progress, watch)
         if ended := [one.entry.key for one in told if not one.entry.state.unfinished]:
             try:
                 await self._journal.told(ended, at=datetime.now(UTC))
@@ -113,7 +113,7 @@ class Waiter:
         return told
 
     async def _until_settled(
-        self, entries: Sequence[Entry], wait_seconds: float, on_progress: OnProgress | None
+        self, entries: Sequence[Entry], wait_seconds: float, on_progress: OnProgress | None, watch: Watch
     ) -> tuple[Told, ...]:
         begun = time.monotonic()
         ages = [(datetime.now(UTC) - entry.created_at).total_seconds() for entry in entries]
@@ -122,7 +122,7 @@ class Waiter:
         while True:
             try:
                 # Both are taken before looking, so that no news falls between.
-                changed = self._keeper.changed
+                changed = watch.changed
                 version = await self._journal.version() if self._foreign(told) else None
                 told = await self._look(told)
                 elapsed = time.monotonic() - begun

@@ -181,7 +181,7 @@ async def test_nothing_piles_up_in_memory(front: Front, tmp_path: Path, often: N
         for number in range(5):
             await made(service, f"fox {number}", count=4)
         await until(lambda: not service._keeper._kept)
-        assert not service._keeper._watched
+        assert not service._keeper._watching
     assert len(front.tasks()) == 20
 
 

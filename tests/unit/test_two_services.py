@@ -82,7 +82,7 @@ async def test_the_process_that_does_not_poll_wakes_within_100_ms_of_the_answer(
                 group.start_soon(call, one)
                 await until(lambda before=polls: front.count(POLL) > before)
                 group.start_soon(call, two)
-                await until(lambda: two._keeper._watched.total() == 1)
+                await until(lambda: bool(two._keeper._watching))
                 go_on.set()
             delays.append(ended[two] - ended[one])
         assert two._keeper._kept == {}
@@ -120,7 +120,7 @@ async def test_who_waits_for_a_task_of_a_process_that_ends_gets_it_all_the_same(
                 outcomes.append(await heir.check([str(made_first.tasks[0].entry.task_id)], wait_seconds=30))
 
             group.start_soon(wait)
-            await until(lambda: heir._keeper._watched.total() == 1)
+            await until(lambda: bool(heir._keeper._watching))
         front.rule = through
     assert outcomes[0].tasks[0].entry.state is State.DELIVERED
     assert front.count(CREATE) == 1

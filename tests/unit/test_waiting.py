@@ -53,6 +53,30 @@ def failing(*_: object, **__: object) -> Any:  # noqa: ANN401  # stands for any 
     raise JournalError("The journal can't be used: database or disk is full.")
 
 
+async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    look = service._waiter._look
+
+    async def counted(told: Any) -> Any:  # noqa: ANN401  # as it is
+        nonlocal looks
+        looks += told[0].entry.request.prompt == STUCK
+        return await look(told)
+
+    monkeypatch.setattr(service._waiter, "_look", counted)
+    async with anyio.create_task_group() as group:
+        group.start_soon(made, service, STUCK, 30.0)
+        await until(lambda: looks > 0)
+        await anyio.sleep(0.3)  # it was sent, and taken
+        before, began = looks, time.monotonic()
+        for number in range(8):
+            assert (await made(service, f"a fox {number}")).tasks[0].entry.state is State.DELIVERED
+        passed = time.monotonic() - began
+        group.cancel_scope.cancel()
+    assert looks - before <= passed + 1  # what progress is told by, once a second
+
+
 async def test_a_wait_ends_when_its_time_is_over_and_the_task_goes_on(front: Front, service: Service) -> None:
     began = time.monotonic()
     outcome = await made(service, STUCK, wait=0.4)
@@ -172,9 +196,9 @@ async def test_what_somebody_waits_for_is_asked_about_more_often(front: Front, t
             outcome = await made(first, STUCK, wait=0)
             key = outcome.tasks[0].entry.key
             group.start_soon(heir._check, [outcome.tasks[0].entry], 30.0, None)
-            await until(lambda: heir._keeper._watched[key] == 1)
+            await until(lambda: key in heir._keeper._watching)
         await until(lambda: heir._keeper.kept(key) is not None)
         assert [task.watched for task in heir._keeper._askable(time.monotonic())] in ([True], [])
         await until(lambda: [task.watched for task in heir._keeper._askable(time.monotonic())] == [True])
         group.cancel_scope.cancel()
-    assert not heir._keeper._watched
+    assert not heir._keeper._watching
