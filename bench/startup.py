@@ -67,8 +67,8 @@ class Round:
 REACHES: tuple[tuple[str, str, float, str | None], ...] = (
     ("initialize", OURS, 60.0, None),
     ("tools_list", OURS, 60.0, None),
-    ("first_call", OURS, 1.01, LATE),  # no later, but for what two equal contestants differ by
-    ("work", OURS, 1.01, LATE),
+    ("first_call", OURS, 1.0, LATE),
+    ("work", OURS, 1.0, LATE),
     ("call", OURS, 1.1, LATE),
     ("call_work", OURS, 1.1, LATE),
     ("initialize", LATE, 1.05, LEAST),
