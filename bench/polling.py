@@ -145,7 +145,7 @@ def lognormal(random: Random, count: int) -> list[float]:
 
 def bimodal(random: Random, count: int) -> list[float]:
     """Seven in ten take 3 s, the rest stand in a queue and take 12 s."""
-    return [_positive(random, 3, 0.6) if random.random() < 0.7 else _positive(random, 12, 2) for _ in range(count)]  # noqa: PLR2004
+    return [_positive(random, 3, 0.6) if random.random() < 0.7 else _positive(random, 12, 2) for _ in range(count)]  # noqa: PLR2004  # the docstring's own numbers
 
 
 def drifting(random: Random, count: int) -> list[float]:

@@ -102,7 +102,7 @@ def machine() -> str:
 
 def cell(value: str | float) -> str:
     """A figure as tables show it."""
-    return value if isinstance(value, str) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004
+    return value if isinstance(value, str) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004  # where digits want a comma
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:

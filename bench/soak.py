@@ -45,7 +45,10 @@ FAULTY, CUT, KILL = 0.5, 0.02, 0.02
 """How often a prompt has a scenario, a step of an exchange is cut, a server is killed after a call (but the first)."""
 PAUSE = (0.5, 2.0)
 END_SECONDS = 240.0
-ENDED = {"delivered", "failed", "rejected", "unknown", "undelivered"}
+UNPAID, WAITING = "[sandbox:insufficient_credits]", "waiting for credits"
+"""An intent that was cut off once, and since then is answered 402 each time: RunAPI may have taken it, so that it is sent
+again for a day, as it should be. Where the service did make it, it counts as completed and not delivered."""
+ENDED = {"delivered", "failed", "rejected", "unknown", "undelivered", WAITING}
 MEMORY, DESCRIPTORS = 1.1, 1.25
 """What the last third may have over the middle one, as medians."""
 
@@ -123,7 +126,7 @@ class Run:
                 while time.monotonic() < self.until:
                     arguments = self._one(host, dice, number)
                     if number and dice.random() < KILL:
-                        if dice.random() < 0.5:  # noqa: PLR2004  # a coin
+                        if dice.random() < 0.5:  # noqa: PLR2004  # a coin: half of them die in the middle of a call
                             host.ask("tools/call", {"name": "generate", "arguments": arguments})
                         host.process.kill()
                         with self._lock:
@@ -202,9 +205,12 @@ def _ended(env: Mapping[str, str]) -> None:
 
 def _journal(home: Path) -> list[tuple[str, str, str | None, str]]:
     with sqlite3.connect(home / "journal.sqlite3") as database:
-        rows = database.execute("SELECT key, state, task_id, images FROM task").fetchall()
+        rows = database.execute("SELECT key, state, task_id, images, sent_at, request FROM task").fetchall()
     database.close()
-    return rows
+    return [
+        (key, WAITING if state == "intent" and sent_at and UNPAID in request else state, task_id, images)
+        for key, state, task_id, images, sent_at, request in rows
+    ]
 
 
 def compared(folder: Path, answered: set[str]) -> dict[str, Any]:
@@ -271,6 +277,9 @@ killed (but the first, which is the one that was measured). Not measured: the li
 | completed, and not delivered | {report.completed_but_not_delivered} |
 | files missing, broken, or nobody's | {report.missing_files}, {report.broken_files}, {report.other_files} |
 | SQLite's integrity check of the journal | {report.integrity} |
+
+Waiting for credits is what was cut off once and is answered 402 since: the service may have taken it, so that it is sent again,
+under its key, for a day.
 
 The verdict allows the last third {MEMORY:g} times the memory and {DESCRIPTORS:g} times the descriptors of the middle one, and none of
 the counts above that should be 0: **{"wrong: " + ", ".join(wrong) if wrong else "nothing was wrong"}**.

@@ -1,7 +1,7 @@
 """Programs to start from: a quickstart in each language, a webhook receiver, a polling loop. Pure: catalogue to text.
 
 The programs stand in `code/`, complete but for what the catalogue and the client know (`@NAME@`). The tests run them
-exactly as they are served.
+exactly as they are served. They print because they are the user's own programs: the server serves their text and never runs it.
 """
 
 from __future__ import annotations
