@@ -39,7 +39,7 @@ class Limiter:
         """
         late = 0
         while late < MOST_TURNS:
-            turn_at = time.monotonic() + await self._journal.pace(self._rate)
+            turn_at = await self._journal.pace(self._rate)
             await anyio.sleep(max(0.0, turn_at - time.monotonic()))
             now = time.monotonic()
             if now < self._blocked_until:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from flux2_mcp.journal.store import SqliteJournal
-from flux2_mcp.limiter import DEFAULT_WAIT, Limiter
+from flux2_mcp.limiter import DEFAULT_WAIT, LATE_SECONDS, Limiter
 from tests.unit.services import fronted, made, opened_twice, until
 
 pytestmark = pytest.mark.anyio
@@ -78,6 +78,23 @@ async def test_a_429_that_one_process_met_stops_the_others(journal: SqliteJourna
     await other.close()
 
 
+async def test_who_waited_for_the_journal_does_not_call_earlier_by_that(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = journal.pace
+
+    async def waited_for(rate: float) -> float:
+        await anyio.sleep(LATE_SECONDS / 2)
+        return await pace(rate)
+
+    await Limiter(journal, 1000.0).turn()
+    monkeypatch.setattr(journal, "pace", waited_for)
+    told = time.monotonic()
+    await journal.limited(0.3)
+    await Limiter(journal, 1000.0).turn()
+    assert 0.3 <= time.monotonic() - told < 2
+
+
 async def test_who_wakes_late_takes_another_turn_but_not_for_ever(
     journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,8 +104,7 @@ async def test_who_wakes_late_takes_another_turn_but_not_for_ever(
     async def counted(rate: float) -> float:
         nonlocal turns
         turns += 1
-        wait = await pace(rate)
-        return wait - 0.2  # as if it had taken so long to wake
+        return await pace(rate) - 0.2  # as if it had taken so long to wake
 
     monkeypatch.setattr(journal, "pace", counted)
     with anyio.fail_after(5):

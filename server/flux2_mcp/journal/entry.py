@@ -234,7 +234,11 @@ class Journal(Protocol):
         ...
 
     async def pace(self, rate: float) -> float:
-        """Take the next turn of the shared limiter, at most `rate` calls a second. Gives the seconds to wait for it."""
+        """Take the next turn of the shared limiter, at most `rate` calls a second.
+
+        Gives when it is, on the machine's monotonic clock: as seconds to wait it would be too soon by as long as the
+        journal was waited for.
+        """
         ...
 
     async def limited(self, retry_after: float | None) -> None:

@@ -68,7 +68,7 @@ def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[E
 def turn(account: str, clock: Clock, rate: float, database: Database) -> float:
     """Take the next turn to call: in no second more than `rate` of them, in whole calls; below one, that far apart.
 
-    Gives the seconds to wait for it.
+    Gives when it is, on the machine's monotonic clock.
     """
     now = clock()
     known = database.read("SELECT rate, blocked_until, seen_at FROM pace WHERE account = ?", (account,))
@@ -90,7 +90,7 @@ def turn(account: str, clock: Clock, rate: float, database: Database) -> float:
     before = database.read(latest, (account, together - 1))
     at = max([now, blocked] + [row[0] + apart for row in before])
     database.execute("INSERT INTO turn VALUES (?, ?)", (account, at))
-    return at - now
+    return at
 
 
 def limited(account: str, clock: Clock, retry_after: float | None, database: Database) -> None:
