@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from bench.report import Reach, Report, end, options
-from flux2_mcp.polling import OpenTask, plan
+from flux2_mcp.polling import OpenTask, Schedule, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -79,23 +79,26 @@ def simulate(
     tasks: dict[str, OpenTask] = {}
     delays: list[float] = []
     gets: list[tuple[float, int]] = []
-    now = 0.0
+    now, schedule = 0.0, Schedule()
     while tasks or arrivals:
-        asks = plan(tasks.values(), {KIND: history}, now=now, rate=rate)
-        if arrivals and (not asks or arrivals[-1][0] <= asks[0].at):
-            at, index = arrivals.pop()
-            now = max(now, at)
+        while arrivals and arrivals[-1][0] <= now:
+            index = arrivals.pop()[1]
             tasks[str(index)] = OpenTask(str(index), KIND, now)
-            continue
-        # The shared limiter also counts the asks which found their task done; the plan no longer sees those.
-        now, index = max(asks[0].at, gets[-1][0] + 1 / rate if gets else 0.0), int(asks[0].task_id)
-        gets.append((now, index))
-        task = tasks.pop(str(index))
-        delay = now - task.submitted_at - durations[index]
-        if delay >= 0:
-            delays.append(delay)
-        else:
-            tasks[task.id] = replace(task, last_asked_at=now)
+        asked = {key: task.last_asked_at for key, task in tasks.items()}
+        due = schedule.due(asked, tasks.__getitem__, {KIND: history}, now=now, rate=rate)
+        for key in due:
+            # The shared limiter also counts the asks which found their task done; the plan no longer sees those.
+            now = max(now, gets[-1][0] + 1 / rate) if gets else now
+            index = int(key)
+            gets.append((now, index))
+            task = tasks.pop(key)
+            delay = now - task.submitted_at - durations[index]
+            if delay >= 0:
+                delays.append(delay)
+            else:
+                tasks[key] = replace(task, last_asked_at=now)
+        if not due:
+            now = min(schedule.next_at(), arrivals[-1][0] if arrivals else math.inf)
     return Outcome(len(gets) / len(durations), fmean(delays)), tuple(gets)
 
 

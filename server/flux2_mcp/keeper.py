@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -86,6 +87,7 @@ class Keeper:
         self._kept: dict[str, Kept] = {}
         self._watching: dict[str, list[Watch]] = {}
         self._history: Mapping[polling.Kind, tuple[float, ...]] = {}
+        self._schedule = polling.Schedule()
         self._wake = anyio.Event()
         self.intake = anyio.Lock()
         """Held while tasks come into care, from the journal's writing to `keep`: so a claim meets no new task that is not
@@ -236,35 +238,31 @@ class Keeper:
                     due.append(kept)
                 else:
                     next_at = min(next_at, kept.not_before or next_at)
-        life = now * self._speed
-        for ask in polling.plan(
-            self._askable(now), self._history, now=life, rate=self._rate * self._share / self._speed
-        ):
-            if ask.at > life:
-                next_at = min(next_at, ask.at / self._speed)
-                break
-            if not self._kept[ask.task_id].nudged:
-                due.append(self._kept[ask.task_id])
+        asked = {
+            key: None if kept.asked_at is None else kept.asked_at * self._speed
+            for key, kept in self._kept.items()
+            if kept.entry.state in {State.SUBMITTED, State.PROCESSING} and not kept.busy
+        }
+        life, rate = now * self._speed, self._rate * self._share / self._speed
+        to_ask = self._schedule.due(asked, partial(self._open, now=now), self._history, now=life, rate=rate)
+        due += [self._kept[key] for key in to_ask if not self._kept[key].nudged]
+        next_at = min(next_at, self._schedule.next_at() / self._speed)
         for kept in due:
             kept.busy = True
             group.start_soon(self._work_on, kept)
         return next_at
 
-    def _askable(self, now: float) -> list[polling.OpenTask]:
-        """The tasks to ask about, in life's seconds."""
-        speed = self._speed
-        return [
-            polling.OpenTask(
-                id=key,
-                kind=kept.entry.kind,
-                submitted_at=self._submitted(kept, now) * speed,
-                last_asked_at=None if kept.asked_at is None else kept.asked_at * speed,
-                not_before=None if kept.not_before is None else kept.not_before * speed,
-                watched=key in self._watching,
-            )
-            for key, kept in self._kept.items()
-            if kept.entry.state in {State.SUBMITTED, State.PROCESSING} and not kept.busy
-        ]
+    def _open(self, key: str, now: float) -> polling.OpenTask:
+        """The task as the planner sees it, in life's seconds."""
+        kept, speed = self._kept[key], self._speed
+        return polling.OpenTask(
+            id=key,
+            kind=kept.entry.kind,
+            submitted_at=self._submitted(kept, now) * speed,
+            last_asked_at=None if kept.asked_at is None else kept.asked_at * speed,
+            not_before=None if kept.not_before is None else kept.not_before * speed,
+            watched=key in self._watching,
+        )
 
     def _submitted(self, kept: Kept, now: float) -> float:
         """When RunAPI took the task, on the monotonic clock: told from the wall clock once, which may jump after."""

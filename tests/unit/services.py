@@ -13,10 +13,11 @@ from typing import Any
 import anyio
 import h11
 import httpx
+import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from PIL import Image
 
-from flux2_mcp import catalog
+from flux2_mcp import catalog, polling
 from flux2_mcp.asking import Asked
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.sandbox.tasks import Task
@@ -237,6 +238,19 @@ async def made(service: Service, prompt: str = "a red fox", wait: float = PATIEN
     given: dict[str, Any] = {"workspace": None if folder is None else Path(folder)} | more
     with anyio.fail_after(wait + PATIENCE):
         return await service.generate(asked, wait_seconds=wait, **given)
+
+
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[list[polling.OpenTask]]:
+    """What each plan is made from, from now on."""
+    made_from: list[list[polling.OpenTask]] = []
+    plan = polling.plan
+
+    def seen(tasks: list[polling.OpenTask], *given: Any, **more: Any) -> tuple[polling.Ask, ...]:  # noqa: ANN401  # as it is
+        made_from.append(tasks)
+        return plan(tasks, *given, **more)
+
+    monkeypatch.setattr("flux2_mcp.keeper.polling.plan", seen)
+    return made_from
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:

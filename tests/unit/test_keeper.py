@@ -6,12 +6,14 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from flux2_mcp import polling
 from flux2_mcp.errors import InsufficientCreditsError
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.journal.sqlite import Database
@@ -33,6 +35,7 @@ from tests.unit.services import (
     fronted,
     made,
     opened,
+    plans,
     through,
     until,
 )
@@ -332,6 +335,24 @@ async def test_a_task_beyond_the_cap_in_flight_waits_for_a_free_place(front: Fro
         outcome = await made(service, count=6)
     assert {told.entry.state for told in outcome.tasks} == {State.DELIVERED}
     assert most == 2
+
+
+async def test_each_ask_among_many_costs_no_plan_of_them_all(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many, speed, seconds = 40, 4.0, 2.0
+    async with Service.opened(front.settings(tmp_path)) as service, anyio.create_task_group() as group:
+        service._keeper._speed = speed
+        for number in range(many // 8):
+            group.start_soon(partial(made, service, f"{number} {STUCK}", count=8))
+        await until(lambda: front.count(POLL) > many)
+        planned, asked = plans(monkeypatch), front.count(POLL)
+        await anyio.sleep(seconds)
+        whole = sum(len(tasks) for tasks in planned) / many
+        asked = front.count(POLL) - asked
+        group.cancel_scope.cancel()
+    assert whole <= seconds * speed / polling.GAP + 1
+    assert asked > 1.5 * whole
 
 
 async def test_a_callers_question_hurries_an_image_that_was_put_off(front: Front, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from flux2_mcp import results
+from flux2_mcp import polling, results
 from flux2_mcp.errors import DeliveryError, JournalError
 from flux2_mcp.lifecycle import State
 from flux2_mcp.service import Service
@@ -28,6 +28,7 @@ from tests.unit.services import (
     made,
     opened,
     opened_twice,
+    plans,
     through,
     until,
 )
@@ -198,7 +199,21 @@ async def test_what_somebody_waits_for_is_asked_about_more_often(front: Front, t
             group.start_soon(heir._check, [outcome.tasks[0].entry], 30.0, None)
             await until(lambda: key in heir._keeper._watching)
         await until(lambda: heir._keeper.kept(key) is not None)
-        assert [task.watched for task in heir._keeper._askable(time.monotonic())] in ([True], [])
-        await until(lambda: [task.watched for task in heir._keeper._askable(time.monotonic())] == [True])
+        assert heir._keeper._open(key, time.monotonic()).watched
         group.cancel_scope.cancel()
     assert not heir._keeper._watching
+
+
+async def test_who_begins_to_wait_just_after_a_plan_was_made_is_in_the_next(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Service.opened(front.settings(tmp_path)) as service, anyio.create_task_group() as group:
+        entry = (await made(service, STUCK, wait=0)).tasks[0].entry
+        await anyio.sleep(2 * polling.GAP)
+        planned = plans(monkeypatch)
+        service._keeper._wake.set()
+        await until(lambda: len(planned) > 0)
+        assert not planned[-1][0].watched
+        group.start_soon(service._check, [entry], 30.0, None)
+        await until(lambda: planned[-1][0].watched, 1.0)
+        group.cancel_scope.cancel()

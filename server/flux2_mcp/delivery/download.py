@@ -72,12 +72,18 @@ async def deliver(fetch: Fetch, url: str, *, folder: Path, prompt: str, at: date
         handle, name = await anyio.to_thread.run_sync(lambda: tempfile.mkstemp(dir=incoming))
     except OSError as exc:
         raise DeliveryError(f"The image folder can't be written: {exc.strerror}.") from exc
-    part = Path(name)
+    part, digest = Path(name), hashlib.sha256()
     try:
         with anyio.fail_after(SECONDS), os.fdopen(handle, "wb") as file:
-            size, sha256 = await _stream(fetch, url, file.write)
+
+            def take(chunk: bytes) -> None:
+                digest.update(chunk)
+                file.write(chunk)
+
+            size = await _stream(fetch, url, take)
             await anyio.to_thread.run_sync(_sync, file)
         checked = await anyio.to_thread.run_sync(image.check, part)
+        sha256 = digest.hexdigest()
         final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
         await anyio.to_thread.run_sync(os.replace, part, final)
     except TimeoutError as exc:
@@ -112,7 +118,8 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-async def _stream(fetch: Fetch, url: str, write: Callable[[bytes], object]) -> tuple[int, str]:
+async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], object]) -> int:
+    """Give what a URL leads to, chunk by chunk, to `take`, which is called in a thread. Gives the size in bytes."""
     for _ in range(REDIRECTS + 1):
         async with fetch(url) as answer:
             if answer.status in REDIRECT_STATUSES:
@@ -120,14 +127,13 @@ async def _stream(fetch: Fetch, url: str, write: Callable[[bytes], object]) -> t
                 continue
             if answer.status != 200:  # noqa: PLR2004  # OK
                 raise DeliveryError(f"The result's URL answered {answer.status}; it may have expired.")
-            size, digest = 0, hashlib.sha256()
+            size = 0
             async for chunk in answer.chunks():
                 size += len(chunk)
                 if size > LARGEST:
                     raise DeliveryError(f"The image is larger than {LARGEST // 2**20} MB.")
-                digest.update(chunk)
-                await anyio.to_thread.run_sync(write, chunk)
-            return size, digest.hexdigest()
+                await anyio.to_thread.run_sync(take, chunk)
+            return size
     raise DeliveryError(f"The result's URL redirected more than {REDIRECTS} times.")
 
 

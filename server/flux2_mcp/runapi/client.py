@@ -27,6 +27,8 @@ SLOWEST = 16 * 1024
 """Bytes a second that an upload must reach: a home's slowest uplink."""
 PIECE = 64 * 1024
 """Bytes handed to the connection at once, each under a write timeout of its own."""
+CHUNK = 256 * 1024
+"""Bytes of a download given on at once: who takes them does so in a thread, and a change of threads has its price."""
 CALLS, DOWNLOADS = 48, 16
 """Connections at once, together below every system's limit of open files. Slow downloads keep no poll waiting."""
 SHARE = 4
@@ -158,7 +160,7 @@ class _Pool:
 
             async def chunks() -> AsyncIterator[bytes]:
                 with _translated(whom):
-                    async for piece in response.aiter_bytes():
+                    async for piece in response.aiter_bytes(CHUNK):
                         yield piece
 
             yield Download(response.status_code, dict(response.headers), chunks)
