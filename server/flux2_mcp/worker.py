@@ -52,6 +52,9 @@ BACKOFF_FIRST, BACKOFF_SEND, BACKOFF_FETCH = 1.0, 60.0, 3600.0
 """Seconds until the next try, doubling; the most for sending, and for fetching."""
 KEY_TROUBLE = 15.0
 """Seconds until RunAPI is asked again after it refused the key."""
+THREADS = 4
+"""Images that are written or decoded at once: each thread keeps memory, and a large image takes much. With 400 that came
+together, four held 115 MiB and as many as there were 174, in the same time."""
 
 _NOT_AGAIN = (
     "It is never sent again. Look at RunAPI's own history, or at the balance (check_pricing), whether it was made;"
@@ -111,6 +114,7 @@ class Worker:
         self._gateway = gateway
         self._images = images
         self._in_flight = in_flight
+        self._threads = anyio.CapacityLimiter(THREADS)
         self._monotonic = monotonic
         self._now = now
 
@@ -195,11 +199,16 @@ class Worker:
         images = []
         for index, url in enumerate(entry.image_urls):
             stored = await deliver(
-                api.download, url, folder=self._images, prompt=entry.request.prompt, at=entry.created_at
+                api.download,
+                url,
+                folder=self._images,
+                prompt=entry.request.prompt,
+                at=entry.created_at,
+                threads=self._threads,
             )
             if entry.save is not None and entry.workspace is not None:
                 put = partial(workspace.place, Path(entry.workspace), entry.save, stored, index)
-                stored = await anyio.to_thread.run_sync(put)
+                stored = await anyio.to_thread.run_sync(put, limiter=self._threads)
             images.append(stored)
         await self._step(kept, Event.DELIVERED, images=tuple(images))
         _well(kept)

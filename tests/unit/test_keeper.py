@@ -14,12 +14,13 @@ import anyio
 import pytest
 
 from flux2_mcp import polling
+from flux2_mcp.delivery import image
 from flux2_mcp.errors import InsufficientCreditsError
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.journal.sqlite import Database
 from flux2_mcp.lifecycle import State
 from flux2_mcp.service import Service
-from flux2_mcp.worker import Kept
+from flux2_mcp.worker import THREADS, Kept
 from tests.unit.services import (
     BUSY,
     CORRUPT,
@@ -335,6 +336,28 @@ async def test_a_task_beyond_the_cap_in_flight_waits_for_a_free_place(front: Fro
         outcome = await made(service, count=6)
     assert {told.entry.state for told in outcome.tasks} == {State.DELIVERED}
     assert most == 2
+
+
+async def test_many_images_that_come_together_are_decoded_a_few_at_a_time(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, at_work, most = image.check, set[Path](), 0
+
+    def watched(path: Path) -> image.Checked:
+        nonlocal most
+        at_work.add(path)
+        most = max(most, len(at_work))
+        time.sleep(0.02)
+        try:
+            return check(path)
+        finally:
+            at_work.remove(path)
+
+    monkeypatch.setattr("flux2_mcp.delivery.image.check", watched)
+    async with opened(front.settings(tmp_path)) as service, anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(partial(made, service, f"fox {number}", count=8))
+    assert 1 < most <= THREADS
 
 
 async def test_each_ask_among_many_costs_no_plan_of_them_all(

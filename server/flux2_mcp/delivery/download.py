@@ -6,9 +6,10 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urljoin
@@ -52,7 +53,9 @@ class Answer(Protocol):
 Fetch = Callable[[str], AbstractAsyncContextManager[Answer]]
 
 
-async def deliver(fetch: Fetch, url: str, *, folder: Path, prompt: str, at: datetime) -> StoredImage:
+async def deliver(
+    fetch: Fetch, url: str, *, folder: Path, prompt: str, at: datetime, threads: anyio.CapacityLimiter | None = None
+) -> StoredImage:
     """Fetch one result into `folder`.
 
     Args:
@@ -61,15 +64,17 @@ async def deliver(fetch: Fetch, url: str, *, folder: Path, prompt: str, at: date
         folder: Where images are kept; made where missing.
         prompt: For the file's name.
         at: When the task was made, for the file's name.
+        threads: How many may write and decode at once; None: as many as anyio has.
 
     Raises:
         DeliveryError: The URL is not allowed, has expired, or what came is not a whole image.
         TransportError: No answer came.
     """
+    in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
     incoming = folder.with_name(INCOMING)
     try:
-        await anyio.to_thread.run_sync(_make_room, folder, incoming)
-        handle, name = await anyio.to_thread.run_sync(lambda: tempfile.mkstemp(dir=incoming))
+        await in_thread(_make_room, folder, incoming)
+        handle, name = await in_thread(lambda: tempfile.mkstemp(dir=incoming))
     except OSError as exc:
         raise DeliveryError(f"The image folder can't be written: {exc.strerror}.") from exc
     part, digest = Path(name), hashlib.sha256()
@@ -80,12 +85,12 @@ async def deliver(fetch: Fetch, url: str, *, folder: Path, prompt: str, at: date
                 digest.update(chunk)
                 file.write(chunk)
 
-            size = await _stream(fetch, url, take)
-            await anyio.to_thread.run_sync(_sync, file)
-        checked = await anyio.to_thread.run_sync(image.check, part)
+            size = await _stream(fetch, url, partial(in_thread, take))
+            await in_thread(_sync, file)
+        checked = await in_thread(image.check, part)
         sha256 = digest.hexdigest()
         final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
-        await anyio.to_thread.run_sync(os.replace, part, final)
+        await in_thread(os.replace, part, final)
     except TimeoutError as exc:
         raise DeliveryError(f"The image did not come within {SECONDS:.0f} s.") from exc
     except OSError as exc:
@@ -118,8 +123,8 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], object]) -> int:
-    """Give what a URL leads to, chunk by chunk, to `take`, which is called in a thread. Gives the size in bytes."""
+async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[object]]) -> int:
+    """Give what a URL leads to, chunk by chunk, to `take`. Gives the size in bytes."""
     for _ in range(REDIRECTS + 1):
         async with fetch(url) as answer:
             if answer.status in REDIRECT_STATUSES:
@@ -132,7 +137,7 @@ async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], object]) -> in
                 size += len(chunk)
                 if size > LARGEST:
                     raise DeliveryError(f"The image is larger than {LARGEST // 2**20} MB.")
-                await anyio.to_thread.run_sync(take, chunk)
+                await take(chunk)
             return size
     raise DeliveryError(f"The result's URL redirected more than {REDIRECTS} times.")
 
