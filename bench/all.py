@@ -120,7 +120,7 @@ def line(reach: Reach) -> str:
     """A reach as Markdown; what is missed stands out."""
     side = "at least" if reach.least else "at most"
     verdict = "reached" if reach.ok else "**missed**"
-    return f"{reach.what}: {cell(reach.measured)} {reach.unit}, {side} {reach.bound:g}: {verdict}"
+    return f"{reach.what}: {reach.figure}, {side} {reach.bound:g}: {verdict}"
 
 
 def page(all_of: Mapping[str, Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -16,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOUND = ROOT / "dist" / "bench"
+UNCERTAIN = 0.05
 NOISE = "One machine, whatever else it did meanwhile: contestants are interleaved, look at ratios before times."
 
 
@@ -24,6 +26,8 @@ class Reach:
     """What was to be reached and what was. `bound` is the most that is allowed, or, with `least`, the least.
 
     Milliseconds and seconds say as much of the machine as of us; every other unit is compared with what was recorded.
+    `between`: where it lies with a certainty of 95 %, of a figure that only has to be no worse than another. What can't be
+    told apart from the bound is no miss then: measured equal, two that are equal would miss it every other time.
     """
 
     what: str
@@ -31,10 +35,13 @@ class Reach:
     bound: float
     unit: str = "x"
     least: bool = False
+    between: tuple[float, float] | None = None
 
     @property
     def ok(self) -> bool:
         """Whether it is reached."""
+        if self.between is not None:
+            return self.between[0] <= self.bound
         return self.measured >= self.bound if self.least else self.measured <= self.bound
 
     @property
@@ -45,7 +52,13 @@ class Reach:
     def __str__(self) -> str:
         side = "at least" if self.least else "at most"
         verdict = "reached" if self.ok else "MISSED"
-        return f"{verdict:8} {self.what}: {self.measured:.4g} {self.unit}, {side} {self.bound:g}"
+        return f"{verdict:8} {self.what}: {self.figure}, {side} {self.bound:g}"
+
+    @property
+    def figure(self) -> str:
+        """What was measured, and how far that can be told."""
+        told = f"{self.measured:.4g} {self.unit}"
+        return told if self.between is None else "{} (between {:.4g} and {:.4g})".format(told, *self.between)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +137,16 @@ def percentile(values: Sequence[float], share: float) -> float:
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median of the ratios of pairs that were measured beside each other."""
     return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+
+
+def certain(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Where the median ratio of such pairs lies with a certainty of 95 %, whatever their distribution (the sign test's)."""
+    ratios = sorted(one / other for one, other in zip(ours, theirs, strict=True))
+    count, out, chance = len(ratios), 0, 2 * 0.5 ** len(ratios)
+    while chance <= UNCERTAIN:
+        out += 1
+        chance += 2 * math.comb(count, out) * 0.5**count
+    return ratios[max(0, out - 1)], ratios[count - max(1, out)]
 
 
 def end(report: Report, chosen: argparse.Namespace) -> None:

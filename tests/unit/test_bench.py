@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench import all as every
-from bench.report import Reach, Report, percentile, ratio
+from bench.report import Reach, Report, certain, percentile, ratio
 
 CALL = Reach("a call", 1.2, 1.5)
 RATE = Reach("throughput", 0.97, 0.95, least=True)
@@ -77,3 +77,17 @@ def test_ratios_are_of_pairs_and_percentiles_of_what_there_is() -> None:
     assert ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3.0
     assert percentile([float(n) for n in range(100, 0, -1)], 0.99) == 100.0
     assert percentile([5.0], 0.99) == 5.0
+
+
+@pytest.mark.parametrize(("rounds", "between"), [(4, (1, 4)), (6, (1, 6)), (21, (6, 16)), (100, (40, 61))])
+def test_a_median_is_told_with_what_the_sign_test_can_say_of_it(rounds: int, between: tuple[float, float]) -> None:
+    """The ranks are those of every table of the sign test."""
+    ratios = [float(rank) for rank in range(rounds, 0, -1)]
+    assert certain(ratios, [1.0] * rounds) == between
+
+
+@pytest.mark.parametrize(("least", "ok"), [(0.99, True), (1.0, True), (1.001, False)])
+def test_what_has_to_be_no_later_is_missed_where_it_surely_is_later(least: float, ok: bool) -> None:
+    reach = Reach("first call", 1.01, 1.0, between=(least, 1.02))
+    assert reach.ok is ok
+    assert str(reach).endswith(f"first call: 1.01 x (between {least:g} and 1.02), at most 1")
