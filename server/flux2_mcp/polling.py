@@ -165,8 +165,8 @@ def plan(
 
     `history` has the recorded durations of a kind, as `forecast` takes them; a kind without any gets the prior.
     `rate` is what the shared limiter has for polling, in requests a second: asks lie at least 1 / rate apart, and from
-    the last that is on record (of a task that ended there is none: the limiter has the last word). Make the first ask,
-    then plan again, since an answer, a new task or another process changes the rest.
+    the last that is on record (of a task that ended there is none: the limiter has the last word). An answer, a new
+    task or another process changes what comes after: `Schedule` plans again in time.
     ValueError if the rate is not above zero, or a duration is negative or not finite.
     """
     if not rate > 0:
