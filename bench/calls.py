@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from random import Random
 
 from bench.report import NOISE, Reach, Report, end, options, percentile, ratio
@@ -14,25 +16,28 @@ CALLS = 200
 """Calls of each in a round: its median and its p99 are of these."""
 
 
-def measure(rounds: int, seed: int) -> Report:
-    """Both are up; each call of the one follows a call of the other, in an order that the dice choose."""
-    dice, commands = Random(seed), {"ours": SERVER, "minimal MCPServer": MINIMAL}
-    took: dict[str, list[list[float]]] = {name: [] for name in commands}
-    with (
-        tempfile.TemporaryDirectory() as home,
-        Conversation(SERVER, home) as ours,
-        Conversation(MINIMAL, home) as minimal,
-    ):
-        talks = {"ours": ours, "minimal MCPServer": minimal}
+def once(dice: Random, home: str, commands: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
+    """Both are up; each call of the one follows a call of the other, in an order that the dice choose. Milliseconds."""
+    took: dict[str, list[float]] = {name: [] for name in commands}
+    with ExitStack() as stack:
+        talks = {name: stack.enter_context(Conversation(command, home)) for name, command in commands.items()}
         for talk in talks.values():
             for _ in range(WARM):
                 talk.timed("list_variants")
+        for _ in range(CALLS):
+            for name in dice.sample(sorted(talks), len(talks)):
+                took[name].append(talks[name].timed("list_variants"))
+    return took
+
+
+def measure(rounds: int, seed: int) -> Report:
+    """In each round both are started anew: what a process happens to have where in memory stays with it, up to a third of a call."""
+    dice, commands = Random(seed), {"ours": SERVER, "minimal MCPServer": MINIMAL}
+    took: dict[str, list[list[float]]] = {name: [] for name in commands}
+    with tempfile.TemporaryDirectory() as home:
         for _ in range(rounds):
-            for each in took.values():
-                each.append([])
-            for _ in range(CALLS):
-                for name in dice.sample(sorted(talks), 2):
-                    took[name][-1].append(talks[name].timed("list_variants"))
+            for name, times in once(dice, home, commands).items():
+                took[name].append(times)
     figures = {
         name: ([statistics.median(one) for one in each], [percentile(one, 0.99) for one in each])
         for name, each in took.items()
@@ -48,7 +53,7 @@ def measure(rounds: int, seed: int) -> Report:
         ),
         (
             NOISE,
-            f"Each round has {CALLS} calls of each, one at a time; ratios are medians of the rounds' ratios.",
+            f"Each round has {CALLS} calls of each, one at a time, and new processes; ratios are medians of the rounds' ratios.",
             "Ours answers with the whole table of variants, the minimal server with one word: writing and reading it counts.",
         ),
         seed,
