@@ -118,9 +118,7 @@ def section(title: str, found: Mapping[str, Any]) -> str:
 
 def line(reach: Reach) -> str:
     """A reach as Markdown; what is missed stands out."""
-    side = "at least" if reach.least else "at most"
-    verdict = "reached" if reach.ok else "**missed**"
-    return f"{reach.what}: {reach.figure}, {side} {reach.bound:g}: {verdict}"
+    return f"{reach.told}: {'reached' if reach.ok else '**missed**'}"
 
 
 def page(all_of: Mapping[str, Mapping[str, Any]]) -> str:

@@ -18,6 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOUND = ROOT / "dist" / "bench"
 UNCERTAIN = 0.05
+"""How often a median may lie outside the interval that is told of it."""
+COMMAS = 1000
+"""From here on digits want a comma."""
 NOISE = "One machine, whatever else it did meanwhile: contestants are interleaved, look at ratios before times."
 
 
@@ -40,25 +43,23 @@ class Reach:
     @property
     def ok(self) -> bool:
         """Whether it is reached."""
-        if self.between is not None:
-            return self.between[0] <= self.bound
-        return self.measured >= self.bound if self.least else self.measured <= self.bound
+        best = self.measured if self.between is None else self.between[self.least]
+        return best >= self.bound if self.least else best <= self.bound
 
     @property
     def lasting(self) -> bool:
         """Whether another machine would find about the same."""
         return self.unit not in {"ms", "s"}
 
-    def __str__(self) -> str:
-        side = "at least" if self.least else "at most"
-        verdict = "reached" if self.ok else "MISSED"
-        return f"{verdict:8} {self.what}: {self.figure}, {side} {self.bound:g}"
-
     @property
-    def figure(self) -> str:
-        """What was measured, and how far that can be told."""
-        told = f"{self.measured:.4g} {self.unit}"
-        return told if self.between is None else "{} (between {:.4g} and {:.4g})".format(told, *self.between)
+    def told(self) -> str:
+        """All but the verdict."""
+        between = "" if self.between is None else " (between {:.4g} and {:.4g})".format(*self.between)
+        side = "at least" if self.least else "at most"
+        return f"{self.what}: {cell(self.measured)} {self.unit}{between}, {side} {cell(self.bound)}"
+
+    def __str__(self) -> str:
+        return f"{'reached' if self.ok else 'MISSED':8} {self.told}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def machine() -> str:
 
 def cell(value: str | float) -> str:
     """A figure as tables show it."""
-    return value if isinstance(value, str) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004  # where digits want a comma
+    return value if isinstance(value, str) else f"{value:,.0f}" if abs(value) >= COMMAS else f"{value:.4g}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:

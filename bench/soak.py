@@ -29,7 +29,7 @@ from statistics import median
 from typing import Any
 
 from bench.proxy import Proxy
-from bench.talk import sandbox
+from bench.talk import resident, sandbox
 from flux2_mcp.sandbox import tasks as tasks_made
 from flux2_mcp.sandbox.state import State
 from tests.process.stdio import LEGACY, Host
@@ -43,6 +43,8 @@ FAULTS = (
 """Every scenario that ends by itself: what is stuck, or never delivered whole, stays open for days, as it should."""
 FAULTY, CUT, KILL = 0.5, 0.02, 0.02
 """How often a prompt has a scenario, a step of an exchange is cut, a server is killed after a call (but the first)."""
+IN_A_CALL = 0.5
+"""How many of those that are killed die in the middle of a call."""
 PAUSE = (0.5, 2.0)
 END_SECONDS = 240.0
 UNPAID, WAITING = "[sandbox:insufficient_credits]", "waiting for credits"
@@ -126,7 +128,7 @@ class Run:
                 while time.monotonic() < self.until:
                     arguments = self._one(host, dice, number)
                     if number and dice.random() < KILL:
-                        if dice.random() < 0.5:  # noqa: PLR2004  # a coin: half of them die in the middle of a call
+                        if dice.random() < IN_A_CALL:
                             host.ask("tools/call", {"name": "generate", "arguments": arguments})
                         host.process.kill()
                         with self._lock:
@@ -153,9 +155,7 @@ class Run:
     def _pause(self, dice: Random, pid: int | None) -> None:
         end = time.monotonic() + dice.uniform(*PAUSE)
         if pid is not None:
-            status = Path(f"/proc/{pid}/status").read_text("ascii")
-            memory = float(status.partition("VmRSS:")[2].split()[0])
-            self.samples.append((memory, float(len(list(Path(f"/proc/{pid}/fd").iterdir())))))
+            self.samples.append((resident(pid) / 1024, float(len(list(Path(f"/proc/{pid}/fd").iterdir())))))
         time.sleep(max(0.0, end - time.monotonic()))
 
 
@@ -247,9 +247,9 @@ def compared(folder: Path, answered: set[str]) -> dict[str, Any]:
     }
 
 
-def page(told: Mapping[str, object]) -> str:
+def page(told: Mapping[str, Any]) -> str:
     """`docs/reliability.md` from the report's JSON."""
-    report = Report(**told)  # type: ignore[arg-type]  # JSON has no types of its own
+    report = Report(**told)
     wrong = report.wrong()
     counted = ", ".join(f"{name} {count}" for name, count in report.calls.items())
     ends = ", ".join(f"{count} {state}" for state, count in report.ends.items())

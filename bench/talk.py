@@ -26,6 +26,11 @@ ONE_PICTURE = (
 """Drawing is the sandbox's own work, and takes longer than all that is measured: one real picture serves for all tasks."""
 
 
+def resident(pid: int) -> int:
+    """The resident memory of a process, bytes: VmRSS."""
+    return int(Path(f"/proc/{pid}/status").read_text("ascii").partition("VmRSS:")[2].split()[0]) * 1024
+
+
 class Conversation:
     """One process and the lines that go to and fro."""
 
@@ -87,8 +92,7 @@ class Conversation:
 
     def memory(self) -> int:
         """Resident, bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
+        return resident(self.process.pid)
 
     def work(self) -> float:
         """Milliseconds on a CPU so far, all its threads together."""

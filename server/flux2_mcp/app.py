@@ -231,7 +231,7 @@ def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
     return tidy
 
 
-def _tidied(value: Any) -> Any:  # noqa: ANN401  # JSON
+def _tidied(value: Any) -> Any:  # noqa: ANN401  # any JSON value
     if isinstance(value, dict):
         # A property may itself be called "title"; only schemas lose theirs.
         return {

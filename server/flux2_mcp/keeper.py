@@ -25,6 +25,7 @@ from flux2_mcp.gateway import Gateway
 from flux2_mcp.journal.entry import Entry, Intent, Journal
 from flux2_mcp.lifecycle import State
 from flux2_mcp.logs import fields
+from flux2_mcp.schedule import Schedule
 from flux2_mcp.worker import Kept, Worker, log_step
 
 log = logging.getLogger("flux2_mcp.tasks")
@@ -87,7 +88,7 @@ class Keeper:
         self._kept: dict[str, Kept] = {}
         self._watching: dict[str, list[Watch]] = {}
         self._history: Mapping[polling.Kind, tuple[float, ...]] = {}
-        self._schedule = polling.Schedule()
+        self._schedule = Schedule()
         self._wake = anyio.Event()
         self.intake = anyio.Lock()
         """Held while tasks come into care, from the journal's writing to `keep`: so a claim meets no new task that is not

@@ -7,7 +7,7 @@ n = sqrt(h / (2 price)) asks a second at a hazard h (Barlow, Hunter and Proschan
 with checks made continuous). It stays right where asks are few, too: a task that went unasked through its likely moment
 grows ever more urgent, though its hazard has fallen. When more is due than the rate allows, the greatest loss goes first.
 
-Every function is pure, and several processes may plan from the same rows; a `Schedule` keeps a plan while it stands.
+Every function is pure. Several processes may plan from the same rows, and any may die: nothing is kept here.
 All times are seconds on one clock, which the caller reads.
 """
 
@@ -21,7 +21,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 Kind: TypeAlias = tuple[str, str]
 """What tells durations apart: model and output resolution, as in ("flux-2-pro-text-to-image", "1k")."""
@@ -166,7 +166,7 @@ def plan(
     `history` has the recorded durations of a kind, as `forecast` takes them; a kind without any gets the prior.
     `rate` is what the shared limiter has for polling, in requests a second: asks lie at least 1 / rate apart, and from
     the last that is on record (of a task that ended there is none: the limiter has the last word). An answer, a new
-    task or another process changes what comes after: `Schedule` plans again in time.
+    task or another process changes what comes after: `schedule.Schedule` plans again in time.
     ValueError if the rate is not above zero, or a duration is negative or not finite.
     """
     if not rate > 0:
@@ -184,57 +184,6 @@ def plan(
         asks.append(Ask(wish.task_id, max(now + slot, wish.earliest, free)))
         free = asks[-1].at + 1 / rate
     return tuple(asks)
-
-
-class Schedule:
-    """The plan in force. It stands for `GAP`, within which no task is asked about twice, while what is new joins at once.
-
-    Else each ask among a thousand tasks would cost a plan of them all, and come late by it.
-    """
-
-    def __init__(self) -> None:
-        self._asks: list[Ask] = []  # the soonest is the last
-        self._made_at = -math.inf
-        self._whole = False
-
-    def due(
-        self,
-        asked: Mapping[str, float | None],
-        task: Callable[[str], OpenTask],
-        history: Mapping[Kind, Sequence[float]],
-        *,
-        now: float,
-        rate: float,
-    ) -> list[str]:
-        """Return the ids of the tasks to ask about now, and take it that they are.
-
-        `asked` has each open task's id and when it was last asked about; `task` is called for those to be planned.
-        `history`, `rate` and ValueError as in `plan`.
-        """
-        due = self._taken(now)
-        if renewed := now >= self._made_at + GAP:
-            self._asks, self._made_at = [], now
-        known = {*due, *(ask.task_id for ask in self._asks)}
-        fresh = [task(key) for key, at in asked.items() if key not in known and (at is None or at < self._made_at)]
-        if fresh:
-            self._asks += plan(fresh, history, now=now, rate=rate)
-            self._asks.sort(key=lambda ask: ask.at, reverse=True)
-        due = due or self._taken(now)
-        # Else there was news since the plan was made, or will be: the next plan is to know it.
-        self._whole = renewed and asked.keys() <= {ask.task_id for ask in self._asks}
-        return [key for key in due if key in asked]
-
-    def next_at(self) -> float:
-        """Return when to look again after `due`: infinity if there is nothing to ask."""
-        soonest = self._asks[-1].at if self._asks else math.inf
-        return soonest if self._whole else min(soonest, self._made_at + GAP)
-
-    def _taken(self, now: float) -> list[str]:
-        """Take from the plan what is due."""
-        due = []
-        while self._asks and self._asks[-1].at <= now:
-            due.append(self._asks.pop().task_id)
-        return due
 
 
 class _Wish(NamedTuple):

@@ -249,7 +249,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[list[polling.OpenTask]]:
         made_from.append(tasks)
         return plan(tasks, *given, **more)
 
-    monkeypatch.setattr("flux2_mcp.keeper.polling.plan", seen)
+    monkeypatch.setattr("flux2_mcp.polling.plan", seen)
     return made_from
 
 

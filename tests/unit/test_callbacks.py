@@ -51,7 +51,7 @@ def never_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(*_: object, **__: object) -> tuple[polling.Ask, ...]:
         return ()
 
-    monkeypatch.setattr("flux2_mcp.keeper.polling.plan", plan)
+    monkeypatch.setattr("flux2_mcp.polling.plan", plan)
     monkeypatch.setattr("flux2_mcp.callbacks.RETRY_SECONDS", 0.05)
 
 
