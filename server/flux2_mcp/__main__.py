@@ -83,7 +83,9 @@ def _serve() -> int:
 
     gc.freeze()
     gc.enable()
-    return Pipes(source, sink, *(early.hand_over() if early else ())).serve(server.run_over)
+    pipes = Pipes(source, sink, *(early.hand_over() if early else ()))
+    server.middleware.append(pipes.spare)
+    return pipes.serve(server.run_over)
 
 
 def _claimed() -> tuple[int, int]:

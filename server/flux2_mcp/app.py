@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
@@ -12,7 +12,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
-from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.tools import Tool, ToolManager
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from mcp_types import (
@@ -45,6 +45,24 @@ HOUR_MS = 3_600_000
 SPENDING: Final = frozenset(entry.function.__name__ for entry in REGISTRY if entry.spends)
 ONE_PAGE: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list", "resources/templates/list")
 """Lists that are always the same: one page, and fresh for long."""
+
+
+class Tools(ToolManager):
+    """Makes each tool when it is first wanted: its schemas take 2 to 8 ms, for which no `initialize` and no other tool waits."""
+
+    def __init__(self, registry: Sequence[Entry]) -> None:
+        super().__init__()
+        self._registry = {entry.function.__name__: entry for entry in registry}
+
+    def get_tool(self, name: str) -> Tool | None:
+        """The tool of this name; None where there is none."""
+        if name not in self._tools and name in self._registry:
+            self._tools[name] = _tool(self._registry[name])
+        return self._tools.get(name)
+
+    def list_tools(self) -> list[Tool]:
+        """All of them, in the registry's order."""
+        return [tool for name in self._registry if (tool := self.get_tool(name))]
 
 
 class Flux2Server(MCPServer[Services]):
@@ -127,6 +145,11 @@ class Flux2Server(MCPServer[Services]):
         except Flux2Error as exc:
             raise boundary.to_protocol(exc) from exc
 
+    def offering(self, registry: Sequence[Entry]) -> Self:
+        """Serve these tools."""
+        self._tool_manager = Tools(registry)
+        return self
+
     def completing(self) -> Self:
         """Serve completion/complete. Not by the SDK's decorator, which keeps the service, and with it the tasks, from us."""
 
@@ -181,19 +204,22 @@ def build(settings: Settings) -> Flux2Server:
             async with Service.opened(settings) as service:
                 yield Services(service)
 
-    return Flux2Server(
-        NAME,
-        title="FLUX.2 images",
-        version=__version__,
-        instructions=INSTRUCTIONS,
-        tools=[_tool(entry) for entry in REGISTRY],
-        lifespan=lifespan,
-        cache_hints={method: CacheHint(ttl_ms=HOUR_MS, scope="public") for method in ONE_PAGE},
-        subscriptions=False,
-        middleware=[shape_lists],
-        extensions=[gallery.extension(), Tasks()],
-        log_level="WARNING",
-    ).completing()
+    return (
+        Flux2Server(
+            NAME,
+            title="FLUX.2 images",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            lifespan=lifespan,
+            cache_hints={method: CacheHint(ttl_ms=HOUR_MS, scope="public") for method in ONE_PAGE},
+            subscriptions=False,
+            middleware=[shape_lists],
+            extensions=[gallery.extension(), Tasks()],
+            log_level="WARNING",
+        )
+        .offering(REGISTRY)
+        .completing()
+    )
 
 
 def _tool(entry: Entry) -> Tool:

@@ -18,12 +18,13 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
 import pydantic_core
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.message import SessionMessage
 from mcp_types import (
     INTERNAL_ERROR,
@@ -95,6 +96,12 @@ class Pipes:
         """
         anyio.run(self._serve, run)
         return self._code or 0
+
+    async def spare(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Middleware: a list of tools that was given before is not made again, only to be dropped. What comes after it waits less."""
+        if ctx.method == "tools/list" and ctx.request_id in self._given:
+            return {"tools": []}
+        return await call_next(ctx)
 
     async def _serve(self, run: Callable[[Received, Sent], Awaitable[None]]) -> None:
         self._loop = asyncio.get_running_loop()

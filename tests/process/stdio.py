@@ -188,6 +188,11 @@ class Raw:
         assert self.process.stderr is not None
         self.process.stderr.close()
 
+    def errors(self) -> str:
+        """What it wrote to stderr, once it has ended."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
     def send(self, *lines: str | bytes) -> None:
         for line in lines:
             self.write((line.encode() if isinstance(line, str) else line) + b"\n")

@@ -231,8 +231,7 @@ def test_a_crash_shows_no_key_at_any_level_and_no_prompt_below_debug(
         raw.send(json.dumps(request))
         said = "" if where == "at the start" else json.dumps(raw.receive())
         _, rest = raw.end()
-        assert raw.process.stderr is not None
-        errors = raw.process.stderr.read().decode()
+        errors = raw.errors()
     assert "RuntimeError" in errors
     assert (PROMPT in errors) is (level == "debug")
     assert leaks(KEY, errors, said, rest.decode(), below=tmp_path) == []

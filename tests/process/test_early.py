@@ -28,7 +28,7 @@ from flux2_mcp.early import CLIENT, SNAPSHOT, VERSION, Early, Opening, Snapshot
 from flux2_mcp.hosts.clients import CLIENTS, STANDARD
 from flux2_mcp.settings import Settings, from_env
 from tests.process.openings import HOSTS, legacy, live, opening
-from tests.process.stdio import DEADLINE, MODERN, Raw
+from tests.process.stdio import DEADLINE, MODERN, Raw, patched
 
 pytestmark = pytest.mark.anyio
 
@@ -274,6 +274,16 @@ def test_what_it_could_not_send_is_handed_over_with_all_that_it_read() -> None:
         os.close(descriptor)
 
 
+TELLS_ITS_TOOLS = """
+import atexit, gc, sys
+@atexit.register
+def tell():
+    gc.unfreeze()
+    made = (name for one in gc.get_objects() if type(one).__name__ == "Tools" for name in one._tools)
+    sys.stderr.write(" ".join(["made:", *made]))
+"""
+
+
 class Gate:
     """A server whose start stands still in the import of the SDK, until `open`."""
 
@@ -311,6 +321,29 @@ def test_a_host_has_its_answers_before_the_sdk_is_there_and_has_them_once(host: 
         gate.open()
         assert server.receive()["id"] == "last"
         assert server.end() == (0, b"")
+
+
+@pytest.mark.parametrize("version", [HANDSHAKE_PROTOCOL_VERSIONS[-1], MODERN_PROTOCOL_VERSIONS[-1]])
+def test_a_call_that_comes_early_waits_for_no_tool_but_its_own(version: str, gate: Gate) -> None:
+    with Raw(gate.env, command=patched(TELLS_ITS_TOOLS)) as server:
+        server.send(*(lines := opening(version, "tests")))
+        assert [server.receive()["id"] for _ in range(2)] == [1, 2]
+        call = json.loads(lines[-1]) | {"id": 3, "method": "tools/call"}
+        server.send(json.dumps(call | {"params": call.get("params", {}) | {"name": "list_variants"}}))
+        gate.open()
+        assert server.receive()["id"] == 3
+        server.send(json.dumps(json.loads(lines[-1]) | {"id": 4}))
+        assert len(server.receive()["result"]["tools"]) == 4
+        assert server.end() == (0, b"")
+        assert server.errors() == "made: list_variants generate check_task check_pricing"
+
+
+def test_a_server_that_is_greeted_late_answers_before_it_makes_a_tool(clean_env: dict[str, str]) -> None:
+    with Raw(clean_env | {"FLUX2_EARLY": "0"}, command=patched(TELLS_ITS_TOOLS)) as server:
+        server.send(HELLO[0])
+        assert server.receive()["id"] == 1
+        assert server.end() == (0, b"")
+        assert server.errors() == "made:"
 
 
 def test_what_was_not_answered_early_is_answered_by_the_server_in_its_own_time(gate: Gate) -> None:

@@ -63,8 +63,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(served_env: dict[str, str
         while server.receive()["id"] != "last":
             pass
         assert server.end() == (0, b"")
-        assert server.process.stderr is not None
-        there = set(server.process.stderr.read().decode().split())
+        there = set(server.errors().split())
     others = (
         {name.partition(".")[0] for name in there} - sys.stdlib_module_names - {"flux2_mcp", "__main__", "__mp_main__"}
     )
