@@ -83,9 +83,8 @@ def _serve() -> int:
 
     gc.freeze()
     gc.enable()
-    pipes = Pipes(source, sink, *(early.hand_over() if early else ()))
-    server.middleware.append(pipes.spare)
-    return pipes.serve(server.run_over)
+    unread, unsent, server.given = early.hand_over() if early else (b"", b"", set())
+    return Pipes(source, sink, unread, unsent, server.given).serve(server.run_over)
 
 
 def _claimed() -> tuple[int, int]:

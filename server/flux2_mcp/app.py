@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
@@ -23,6 +23,7 @@ from mcp_types import (
     GetPromptResult,
     InputRequiredResult,
     Prompt,
+    RequestId,
     ResourceTemplate,
     ToolAnnotations,
 )
@@ -67,6 +68,9 @@ class Tools(ToolManager):
 
 class Flux2Server(MCPServer[Services]):
     """`MCPServer` with one boundary: unknown tools and arguments are refused, errors of ours become results."""
+
+    given: Collection[RequestId] = ()
+    """The requests that were answered before (`early`): what is dropped anyway need not be made, nor keep a call waiting."""
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
@@ -123,6 +127,37 @@ class Flux2Server(MCPServer[Services]):
         """Serve one host over two streams of messages, to the end of what comes in; `MCPServer` knows only its own."""
         await self._lowlevel_server.run(received, sent, self._lowlevel_server.create_initialization_options())
 
+    async def shaped(self, ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+        """What the SDK's lists can't do: pages, documents that stay fresh, tools without output schemas for who is misled."""
+        if ctx.method == "tools/list" and ctx.request_id in self.given:
+            return {"tools": []}
+        result = await call_next(ctx)
+        if not isinstance(result, dict):  # a notification
+            return result
+        asked = ctx.params or {}
+        cursor = asked.get("cursor")
+        if ctx.method in ONE_PAGE and cursor is not None:
+            raise boundary.to_protocol(resources.unknown_cursor())
+        if ctx.method == "resources/list":
+            try:
+                page = await resources.listed(ctx.lifespan_context.service, cursor)
+            except Flux2Error as exc:
+                raise boundary.to_protocol(exc) from exc
+            # The rest of the answer is the era's envelope, and stays.
+            return result | page.model_dump(
+                mode="json", by_alias=True, exclude_none=True, include={"resources", "next_cursor"}
+            )
+        if ctx.method == "resources/read" and "ttlMs" in result and asked.get("uri") in docs.documents():
+            return result | {"ttlMs": HOUR_MS, "cacheScope": "public"}
+        if ctx.method == "tools/list":
+            params = ctx.session.client_params
+            if params is not None and not clients.client(params.client_info.name).structured:
+                tools = [
+                    {key: value for key, value in tool.items() if key != "outputSchema"} for tool in result["tools"]
+                ]
+                return result | {"tools": tools}
+        return result
+
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """The templates of ours."""
         return list(resources.TEMPLATES)
@@ -146,8 +181,9 @@ class Flux2Server(MCPServer[Services]):
             raise boundary.to_protocol(exc) from exc
 
     def offering(self, registry: Sequence[Entry]) -> Self:
-        """Serve these tools."""
+        """Serve these tools, and shape the lists."""
         self._tool_manager = Tools(registry)
+        self.middleware.append(self.shaped)
         return self
 
     def completing(self) -> Self:
@@ -165,34 +201,6 @@ class Flux2Server(MCPServer[Services]):
 
         self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, complete)
         return self
-
-
-async def shape_lists(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
-    """What the SDK's lists can't do: pages, documents that stay fresh, tools without output schemas for who is misled."""
-    result = await call_next(ctx)
-    if not isinstance(result, dict):  # a notification
-        return result
-    asked = ctx.params or {}
-    cursor = asked.get("cursor")
-    if ctx.method in ONE_PAGE and cursor is not None:
-        raise boundary.to_protocol(resources.unknown_cursor())
-    if ctx.method == "resources/list":
-        try:
-            page = await resources.listed(ctx.lifespan_context.service, cursor)
-        except Flux2Error as exc:
-            raise boundary.to_protocol(exc) from exc
-        # The rest of the answer is the era's envelope, and stays.
-        return result | page.model_dump(
-            mode="json", by_alias=True, exclude_none=True, include={"resources", "next_cursor"}
-        )
-    if ctx.method == "resources/read" and "ttlMs" in result and asked.get("uri") in docs.documents():
-        return result | {"ttlMs": HOUR_MS, "cacheScope": "public"}
-    if ctx.method == "tools/list":
-        params = ctx.session.client_params
-        if params is not None and not clients.client(params.client_info.name).structured:
-            tools = [{key: value for key, value in tool.items() if key != "outputSchema"} for tool in result["tools"]]
-            return result | {"tools": tools}
-    return result
 
 
 def build(settings: Settings) -> Flux2Server:
@@ -213,7 +221,6 @@ def build(settings: Settings) -> Flux2Server:
             lifespan=lifespan,
             cache_hints={method: CacheHint(ttl_ms=HOUR_MS, scope="public") for method in ONE_PAGE},
             subscriptions=False,
-            middleware=[shape_lists],
             extensions=[gallery.extension(), Tasks()],
             log_level="WARNING",
         )

@@ -3,12 +3,12 @@
 What a host asks first never changes between starts: `initialize` or `server/discover`, then `tools/list`. A thread reads
 the real input from the first moment and answers these from `early.jsonl`, a snapshot of the SDK's own replies. Whatever it
 reads is handed on, byte for byte: the server sees the same conversation as ever, and its own answers to what was answered
-here are dropped on the way out, its list of tools before it is made (`pipes.Pipes`).
+here are dropped on the way out (`pipes.Pipes`). It does not make the tools for a list that is dropped (`app`'s `given`).
 
 It answers only what it knows to the letter; a question in any other form is the server's, and so is all that follows a line
 that can't be placed. The snapshot is refused when it was made by another version of this package or of the SDK.
 
-To be rid of it: delete this module, its snapshot, its tests, and what `__main__` says of it. Nothing else knows it.
+To be rid of it: delete this module, its snapshot, its tests, and what `__main__` says of it. Nothing else imports it.
 """
 
 from __future__ import annotations

@@ -16,15 +16,14 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import anyio
 import anyio.lowlevel
 import pydantic_core
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.message import SessionMessage
 from mcp_types import (
     INTERNAL_ERROR,
@@ -71,17 +70,15 @@ class Pipes:
         sink: The descriptor that it reads from.
         unread: What was read from `source` before.
         unsent: What still has to be written to `sink`.
-        given: The ids that were answered before: the server's own answers to them are dropped.
+        given: The ids that were answered before: the server's own answers to them are dropped, and the ids taken out.
     """
 
-    def __init__(
-        self, source: int, sink: int, unread: bytes = b"", unsent: bytes = b"", given: Collection[RequestId] = ()
-    ) -> None:
+    def __init__(self, source: int, sink: int, unread: bytes, unsent: bytes, given: set[RequestId]) -> None:
         self._source = source
         self._sink = sink
         self._unread = unread
         self._unsent = unsent
-        self._given = set(given)
+        self._given = given
         self._code: int | None = None
         self._latest = math.inf
 
@@ -96,12 +93,6 @@ class Pipes:
         """
         anyio.run(self._serve, run)
         return self._code or 0
-
-    async def spare(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Middleware: a list of tools that was given before is not made again, only to be dropped. What comes after it waits less."""
-        if ctx.method == "tools/list" and ctx.request_id in self._given:
-            return {"tools": []}
-        return await call_next(ctx)
 
     async def _serve(self, run: Callable[[Received, Sent], Awaitable[None]]) -> None:
         self._loop = asyncio.get_running_loop()
