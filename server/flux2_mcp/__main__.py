@@ -83,8 +83,8 @@ def _serve() -> int:
 
     gc.freeze()
     gc.enable()
-    unread, unsent, server.given = early.hand_over() if early else (b"", b"", set())
-    return Pipes(source, sink, unread, unsent, server.given).serve(server.run_over)
+    unread, unsent, given, server.listed = early.hand_over() if early else (b"", b"", set(), set())
+    return Pipes(source, sink, unread, unsent, given).serve(server.run_over)
 
 
 def _claimed() -> tuple[int, int]:

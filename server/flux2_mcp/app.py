@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
@@ -49,7 +50,11 @@ ONE_PAGE: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list", "r
 
 
 class Tools(ToolManager):
-    """Makes each tool when it is first wanted: its schemas take 2 to 8 ms, for which no `initialize` and no other tool waits."""
+    """Makes each tool when it is first wanted: its schemas take 2 to 8 ms, for which no `initialize` and no other tool waits.
+
+    Args:
+        registry: All that there are: none is added later, none removed.
+    """
 
     def __init__(self, registry: Sequence[Entry]) -> None:
         super().__init__()
@@ -69,8 +74,8 @@ class Tools(ToolManager):
 class Flux2Server(MCPServer[Services]):
     """`MCPServer` with one boundary: unknown tools and arguments are refused, errors of ours become results."""
 
-    given: Collection[RequestId] = ()
-    """The requests that were answered before (`early`): what is dropped anyway need not be made, nor keep a call waiting."""
+    listed: AbstractSet[RequestId] = frozenset()
+    """Requests of `tools/list` that were answered before (`early`): the answer, dropped anyway, keeps no call behind it waiting."""
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
@@ -128,8 +133,12 @@ class Flux2Server(MCPServer[Services]):
         await self._lowlevel_server.run(received, sent, self._lowlevel_server.create_initialization_options())
 
     async def shaped(self, ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
-        """What the SDK's lists can't do: pages, documents that stay fresh, tools without output schemas for who is misled."""
-        if ctx.method == "tools/list" and ctx.request_id in self.given:
+        """Middleware, for what the SDK's lists can't do.
+
+        Pages, documents that stay fresh, tools without output schemas for who is misled, and nothing for who has them (`listed`).
+        """
+        if ctx.method == "tools/list" and ctx.request_id in self.listed:
+            self.listed = self.listed - {ctx.request_id}  # the host has its answer, and may use the id again
             return {"tools": []}
         result = await call_next(ctx)
         if not isinstance(result, dict):  # a notification

@@ -3,12 +3,13 @@
 What a host asks first never changes between starts: `initialize` or `server/discover`, then `tools/list`. A thread reads
 the real input from the first moment and answers these from `early.jsonl`, a snapshot of the SDK's own replies. Whatever it
 reads is handed on, byte for byte: the server sees the same conversation as ever, and its own answers to what was answered
-here are dropped on the way out (`pipes.Pipes`). It does not make the tools for a list that is dropped (`app`'s `given`).
+here are dropped on the way out (`pipes.Pipes`). It makes no tools for a list that is dropped (`app`'s `listed`).
 
 It answers only what it knows to the letter; a question in any other form is the server's, and so is all that follows a line
 that can't be placed. The snapshot is refused when it was made by another version of this package or of the SDK.
 
-To be rid of it: delete this module, its snapshot, its tests, and what `__main__` says of it. Nothing else imports it.
+To be rid of it: delete this module, its snapshot, its tests, what `__main__` says of it, and `listed` in `app`.
+Nothing else imports it.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ class Opening:
         self._agreed: tuple[object, str | None] | None = None
         self._seen: set[int | str] = set()
         self.given: set[int | str] = set()
-        """The ids of what was answered."""
+        """The ids of what was answered,"""
+        self.listed: set[int | str] = set()
+        """and of these the lists of tools."""
         self.settled = True
         """Whether everything so far was answered, or wants no answer."""
 
@@ -110,7 +113,7 @@ class Opening:
         ident, method, params = message
         if ident is None:
             return None
-        if ident in self._seen:  # forbidden, and not to be told apart on the way out
+        if ident in self._seen:  # not to be told apart on the way out; forbidden, but in 2026-07-28 after the answer
             self._lost, self.settled = True, False
             return None
         self._seen.add(ident)
@@ -119,6 +122,8 @@ class Opening:
             self.settled = False
             return None
         self.given.add(ident)
+        if method == "tools/list":
+            self.listed.add(ident)
         return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (json.dumps(ident).encode(), result)
 
     def _result(self, method: str, params: dict[str, object]) -> bytes | None:
@@ -236,13 +241,13 @@ class Early:
         self._may_end = True
         self._end_if_done()
 
-    def hand_over(self) -> tuple[bytes, bytes, set[int | str]]:
-        """Stop. Gives what was read, what still has to be written, and the ids of what was answered."""
+    def hand_over(self) -> tuple[bytes, bytes, set[int | str], set[int | str]]:
+        """Stop. Gives what was read, what still has to be written, the ids of what was answered, and of these the lists of tools."""
         os.close(self._stopping)
         self._thread.join()
         os.close(self._stop)
         sys.setswitchinterval(self._interval)
-        return bytes(self._unread), bytes(self._unsent), self._opening.given
+        return bytes(self._unread), bytes(self._unsent), self._opening.given, self._opening.listed
 
     def _run(self) -> None:
         try:

@@ -70,7 +70,7 @@ class Pipes:
         sink: The descriptor that it reads from.
         unread: What was read from `source` before.
         unsent: What still has to be written to `sink`.
-        given: The ids that were answered before: the server's own answers to them are dropped, and the ids taken out.
+        given: The ids that were answered before: the server's own answers to them are dropped.
     """
 
     def __init__(self, source: int, sink: int, unread: bytes, unsent: bytes, given: set[RequestId]) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
@@ -265,9 +266,9 @@ def test_what_it_could_not_send_is_handed_over_with_all_that_it_read() -> None:
     early = Early(snapshot(), source, sink)
     os.write(to_it, asked)
     assert select.select([from_it], [], [], DEADLINE)[0]  # both were read at once, and it holds but the first
-    unread, unsent, given = early.hand_over()
+    unread, unsent, given, listed = early.hand_over()
     sent = os.read(from_it, 65536)
-    assert (unread, given) == (asked, {1, 2})
+    assert (unread, given, listed) == (asked, {1, 2}, {2})
     assert unsent
     assert [json.loads(line)["id"] for line in (sent + unsent).splitlines()] == [1, 2]
     for descriptor in (source, to_it, from_it, sink):
@@ -279,8 +280,10 @@ import atexit, gc, sys
 @atexit.register
 def tell():
     gc.unfreeze()
-    made = (name for one in gc.get_objects() if type(one).__name__ == "Tools" for name in one._tools)
-    sys.stderr.write(" ".join(["made:", *made]))
+    from mcp.server.mcpserver.tools import Tool, ToolManager
+    there = gc.get_objects()
+    made = sum(type(one) is Tool for one in there)
+    sys.stderr.write(" ".join([f"{made} made:", *(name for one in there if isinstance(one, ToolManager) for name in one._tools)]))
 """
 
 
@@ -332,10 +335,29 @@ def test_a_call_that_comes_early_waits_for_no_tool_but_its_own(version: str, gat
         server.send(json.dumps(call | {"params": call.get("params", {}) | {"name": "list_variants"}}))
         gate.open()
         assert server.receive()["id"] == 3
-        server.send(json.dumps(json.loads(lines[-1]) | {"id": 4}))
+        server.send(lines[-1])  # under the id that it had: 2026-07-28 allows that
         assert len(server.receive()["result"]["tools"]) == 4
         assert server.end() == (0, b"")
-        assert server.errors() == "made: list_variants generate check_task check_pricing"
+        assert server.errors() == "4 made: list_variants generate check_task check_pricing"
+
+
+def test_an_id_that_is_used_again_once_it_was_answered_brings_the_whole_list(gate: Gate) -> None:
+    """As 2026-07-28 allows. The pipe is full when the server comes, so that its first answers wait in it."""
+    with Raw(gate.env, pipe_bytes=4096) as server:
+        hello, listing = opening(MODERN_PROTOCOL_VERSIONS[-1], "tests")
+        server.send(hello)
+        assert server.receive()["id"] == 1
+        server.send(*(json.dumps(json.loads(listing) | {"id": ident}) for ident in (2, 3, 4, 1)))
+        gate.open()
+        time.sleep(2)  # it reads nothing while the server comes
+        answers = [server.receive() for _ in range(4)]
+        assert [(answer["id"], len(answer["result"]["tools"])) for answer in answers] == [
+            (2, 4),
+            (3, 4),
+            (4, 4),
+            (1, 4),
+        ]
+        assert server.end() == (0, b"")
 
 
 def test_a_server_that_is_greeted_late_answers_before_it_makes_a_tool(clean_env: dict[str, str]) -> None:
@@ -343,7 +365,7 @@ def test_a_server_that_is_greeted_late_answers_before_it_makes_a_tool(clean_env:
         server.send(HELLO[0])
         assert server.receive()["id"] == 1
         assert server.end() == (0, b"")
-        assert server.errors() == "made:"
+        assert server.errors() == "0 made:"
 
 
 def test_what_was_not_answered_early_is_answered_by_the_server_in_its_own_time(gate: Gate) -> None:
