@@ -83,7 +83,8 @@ def _serve() -> int:
 
     gc.freeze()
     gc.enable()
-    unread, unsent, given, server.listed = early.hand_over() if early else (b"", b"", set(), set())
+    unread, unsent, given = early.hand_over() if early else (b"", b"", {})
+    server.listed = {ident for ident, method in given.items() if method == "tools/list"}
     return Pipes(source, sink, unread, unsent, given).serve(server.run_over)
 
 

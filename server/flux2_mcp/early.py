@@ -98,10 +98,8 @@ class Opening:
         self._hailed = False
         self._agreed: tuple[object, str | None] | None = None
         self._seen: set[int | str] = set()
-        self.given: set[int | str] = set()
-        """The ids of what was answered,"""
-        self.listed: set[int | str] = set()
-        """and of these the lists of tools."""
+        self.given: dict[int | str, str] = {}
+        """What was answered: the ids, with their methods."""
         self.settled = True
         """Whether everything so far was answered, or wants no answer."""
 
@@ -121,9 +119,7 @@ class Opening:
         if result is None:
             self.settled = False
             return None
-        self.given.add(ident)
-        if method == "tools/list":
-            self.listed.add(ident)
+        self.given[ident] = method
         return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (json.dumps(ident).encode(), result)
 
     def _result(self, method: str, params: dict[str, object]) -> bytes | None:
@@ -241,13 +237,13 @@ class Early:
         self._may_end = True
         self._end_if_done()
 
-    def hand_over(self) -> tuple[bytes, bytes, set[int | str], set[int | str]]:
-        """Stop. Gives what was read, what still has to be written, the ids of what was answered, and of these the lists of tools."""
+    def hand_over(self) -> tuple[bytes, bytes, dict[int | str, str]]:
+        """Stop. Gives what was read, what still has to be written, and what was answered: the ids, with their methods."""
         os.close(self._stopping)
         self._thread.join()
         os.close(self._stop)
         sys.setswitchinterval(self._interval)
-        return bytes(self._unread), bytes(self._unsent), self._opening.given, self._opening.listed
+        return bytes(self._unread), bytes(self._unsent), self._opening.given
 
     def _run(self) -> None:
         try:

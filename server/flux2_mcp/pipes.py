@@ -73,12 +73,12 @@ class Pipes:
         given: The ids that were answered before: the server's own answers to them are dropped.
     """
 
-    def __init__(self, source: int, sink: int, unread: bytes, unsent: bytes, given: set[RequestId]) -> None:
+    def __init__(self, source: int, sink: int, unread: bytes, unsent: bytes, given: Iterable[RequestId]) -> None:
         self._source = source
         self._sink = sink
         self._unread = unread
         self._unsent = unsent
-        self._given = given
+        self._given = set(given)
         self._code: int | None = None
         self._latest = math.inf
 

@@ -7,7 +7,6 @@ import binascii
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import anyio.to_thread
@@ -127,7 +126,7 @@ async def _image(entry: Entry, longest: str | None) -> ReadResourceContents:
     )
 
 
-def _json(data: Any) -> ReadResourceContents:  # noqa: ANN401  # JSON
+def _json(data: object) -> ReadResourceContents:
     return ReadResourceContents(json.dumps(data, ensure_ascii=False), JSON)
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urljoin
@@ -130,7 +131,7 @@ async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[obje
             if answer.status in REDIRECT_STATUSES:
                 url = _target(url, answer.headers.get("location", ""))
                 continue
-            if answer.status != 200:  # noqa: PLR2004  # OK
+            if answer.status != HTTPStatus.OK:
                 raise DeliveryError(f"The result's URL answered {answer.status}; it may have expired.")
             size = 0
             async for chunk in answer.chunks():
