@@ -6,6 +6,7 @@ paths, `..`, links, device files. Who may change these folders while we look is 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -122,8 +123,8 @@ def read(text: str, folders: Sequence[Path], allowed: Sequence[Path] = ()) -> by
         path = Path(text).expanduser()
         if not path.is_absolute() and not folders:
             raise UnreadableError(f"is a relative path, and {NO_WORKSPACE}")
-        real = (Path(*folders[:1]) / path).resolve()  # an absolute path stays what it is
-        if not any(real.is_relative_to(folder.resolve()) for folder in (*folders, *allowed)):
+        real = _real(Path(*folders[:1]) / path)  # an absolute path stays what it is
+        if not any(real.is_relative_to(_real(folder)) for folder in (*folders, *allowed)):
             raise UnreadableError(
                 "stands outside the workspace; move it there, or name its folder in FLUX2_ALLOWED_DIRS."
             )
@@ -136,20 +137,34 @@ def read(text: str, folders: Sequence[Path], allowed: Sequence[Path] = ()) -> by
             if about.st_size > LARGEST:
                 raise UnreadableError(f"is larger than {LARGEST // 2**20} MB.")
             return file.read(LARGEST + 1)
-    except (OSError, ValueError, RuntimeError) as exc:  # a path that no system takes is no OSError
+    except (OSError, ValueError, RuntimeError) as exc:  # no system takes a null byte, and `~nobody` has no home
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no usable path"
         raise UnreadableError(f"can't be read: {reason}.") from exc
 
 
 def _below(root: Path, relative: str) -> Path | None:
     """The place, with every link on the way to it followed, the last part's own not; None where that leads outside or in circles."""
-    real = root.resolve()
+    real = _real(root)
     wanted = real / relative
     try:
-        folder = wanted.parent.resolve()
-    except RuntimeError:
+        folder = _real(wanted.parent)
+    except OSError:
         return None
     return folder / wanted.name if folder.is_relative_to(real) else None
+
+
+def _real(path: Path) -> Path:
+    """The path with every link in it followed.
+
+    `Path.resolve` raises RuntimeError on a loop of links up to Python 3.12, and gives the loop back as it is from 3.13 on.
+
+    Raises:
+        OSError: Links lead in circles.
+    """
+    real = Path(os.path.realpath(path))
+    if any(map(os.path.islink, (real, *real.parents))):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return real
 
 
 def _converted(image: StoredImage, target: str) -> tuple[bytes, str | None]:

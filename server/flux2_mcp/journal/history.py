@@ -61,7 +61,7 @@ def spending(account: str, by: By, since: datetime | None, database: Database) -
         f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {FREE}) AS failed,"
         f" count(*) FILTER (WHERE charged IS NULL AND NOT {FREE}) AS open, count(*) FILTER (WHERE quoted IS NULL) AS unquoted,"
         f" coalesce(sum(quoted), 0) AS quoted, coalesce(sum(charged) FILTER (WHERE NOT {FREE}), 0) AS charged FROM task"
-        f" WHERE account = ?1 AND (?2 IS NULL OR created_at >= ?2) GROUP BY 1 ORDER BY {order}"
+        f" WHERE account = :account AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
     )
     return tuple(
         Spending(
@@ -73,7 +73,7 @@ def spending(account: str, by: By, since: datetime | None, database: Database) -
             quoted_usd=Decimal(row["quoted"]) / rows.MICROS,
             charged_usd=Decimal(row["charged"]) / rows.MICROS,
         )
-        for row in database.read(sql, (account, None if since is None else since.timestamp()))
+        for row in database.read(sql, {"account": account, "since": None if since is None else since.timestamp()})
     )
 
 

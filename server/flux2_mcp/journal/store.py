@@ -210,18 +210,20 @@ class SqliteJournal:
     ) -> tuple[Entry, ...]:
         """See `Journal.recent`."""
         sql = (
-            "SELECT * FROM task WHERE account = ?1 AND (?2 IS NULL OR created_at >= ?2) AND (?3 IS NULL OR workspace = ?3)"
-            " AND (?4 IS NULL OR state IN (SELECT value FROM json_each(?4)))"
-            " AND (?5 IS NULL OR n < (SELECT n FROM task WHERE account = ?1 AND key = ?5)) ORDER BY n DESC LIMIT ?6"
+            "SELECT * FROM task WHERE account = :account AND (:since IS NULL OR created_at >= :since)"
+            " AND (:workspace IS NULL OR workspace = :workspace)"
+            " AND (:states IS NULL OR state IN (SELECT value FROM json_each(:states)))"
+            " AND (:before IS NULL OR n < (SELECT n FROM task WHERE account = :account AND key = :before))"
+            " ORDER BY n DESC LIMIT :limit"
         )
-        values = (
-            self._account,
-            None if since is None else since.timestamp(),
-            workspace,
-            None if states is None else json.dumps(sorted(states)),
-            before,
-            limit,
-        )
+        values = {
+            "account": self._account,
+            "since": None if since is None else since.timestamp(),
+            "workspace": workspace,
+            "states": None if states is None else json.dumps(sorted(states)),
+            "before": before,
+            "limit": limit,
+        }
         return await self._run(lambda database: rows.entries(database.read(sql, values)))
 
     async def claim(self) -> tuple[Entry, ...]:
