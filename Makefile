@@ -1,104 +1,121 @@
 # Needs nothing but python3 with venv and pip. Each target does its own set-up, again and again.
 SHELL := /bin/sh
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 # More than CI has processors: the quickstarts and the browser mostly wait.
-WORKERS ?= 4
+WORKERS ?= 3
+# A file's tests share the servers that they start.
+SUITE := --numprocesses $(WORKERS) --dist loadfile --ignore tests/hosts --ignore tests/inspector
+# Byte-code goes into the environment, also where the machine says that none is written: to compile everything in each
+# process took a third of a run.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: help demo check test early kill kill-downloads swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
+.PHONY: help demo check test suite test-deep test-pythons early kill kill-downloads swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 # uv makes the same environment faster; pip does without it.
-.venv/.done: pyproject.toml
+$(VENV)/.done: pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && uv pip install --quiet --python $(BIN)/python -e . --group dev; \
+	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && uv pip install --quiet --python $(BIN)/python -e . --group dev; \
 	else \
-	  $(PYTHON) -m venv .venv && $(RUN) pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' \
+	  $(PYTHON) -m venv $(VENV) && $(RUN) pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' \
 	  && $(RUN) pip install --quiet --disable-pip-version-check -e . --group dev; \
 	fi
 	@touch $@
 
-demo: .venv/.done ## one image from the seed's prompt, in the sandbox: no key, no network
+demo: $(VENV)/.done ## one image from the seed's prompt, in the sandbox: no key, no network
 	@env -u RUNAPI_API_KEY -u RUNAPI_KEY FLUX2_MODE=sandbox $(BIN)/flux2-mcp generate \
 	  "Generate a photorealistic studio portrait of an astronaut holding a cat, dramatic rim lighting, 8K detail."
 
-check: .venv/.done ## lint, types, direction of imports
+check: $(VENV)/.done ## lint, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## everything that has to hold: check, then the tests with branch coverage
+test: $(VENV)/.done ## everything that has to hold: check, then the tests; says at its end what it took
+	@$(RUN) tests.support.timed $(MAKE) --no-print-directory check suite
+
+suite: $(VENV)/.done
+	$(RUN) pytest $(SUITE) -m "not deep"
+
+test-deep: check ## the same with the long tables, branch coverage, and then `make fuzz` (about half an hour)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal --ignore tests/hosts --ignore tests/inspector
+	$(BIN)/coverage run -m pytest $(SUITE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+	$(MAKE) --no-print-directory fuzz
 
-early: .venv/.done ## take the first answers' snapshot anew, after a change of tools, instructions, version or SDK
+test-pythons: $(VENV)/.done ## the tests without browser on each other Python that is promised and is on this machine
+	$(RUN) tests.support.pythons $(ONE) $(SUITE) -m "not deep" --ignore tests/browser $(TESTS)
+
+early: $(VENV)/.done ## take the first answers' snapshot anew, after a change of tools, instructions, version or SDK
 	FLUX2_SNAPSHOTS=write $(BIN)/pytest tests/process/test_early.py -k snapshot_is_what
 
-kill: .venv/.done ## kill the server 200 times at every step of a task's life: nothing lost, nothing paid twice
+kill: $(VENV)/.done ## kill the server 200 times at every step of a task's life: nothing lost, nothing paid twice
 	$(RUN) bench.kill --kills 200
 
-kill-downloads: .venv/.done ## kill it 100 times while images are on their way: no file lost, broken or there twice
+kill-downloads: $(VENV)/.done ## kill it 100 times while images are on their way: no file lost, broken or there twice
 	$(RUN) bench.kill --downloads --kills 100
 
-swarm: .venv/.done ## eight servers on one home: one limiter, one budget, nobody polls another's tasks
+swarm: $(VENV)/.done ## eight servers on one home: one limiter, one budget, nobody polls another's tasks
 	$(RUN) bench.swarm
 
-bench: .venv/.done ## measure all, each beside what it is compared with, and write docs/performance.md (about ten minutes)
+bench: $(VENV)/.done ## measure all, each beside what it is compared with, and write docs/performance.md (about ten minutes)
 	$(RUN) bench.all
 
-bench-check: .venv/.done ## measure all again: what is more than 10 % worse than bench/recorded.json fails
+bench-check: $(VENV)/.done ## measure all again: what is more than 10 % worse than bench/recorded.json fails
 	$(RUN) bench.all --check
 
-soak: .venv/.done ## half an hour of mixed traffic with faults over four servers; writes docs/reliability.md
+soak: $(VENV)/.done ## half an hour of mixed traffic with faults over four servers; writes docs/reliability.md
 	$(RUN) bench.soak --minutes 30
 
-fuzz: .venv/.done ## what comes from outside, with many more examples than the tests have, and others each time (minutes)
+fuzz: $(VENV)/.done ## what comes from outside, with many more examples than the tests have, and others each time (minutes)
 	FLUX2_TESTS_FUZZ=1 $(BIN)/pytest tests -m hypothesis --numprocesses auto
 
-fuzz-guided: .venv/.done ## the same for the readers of what comes from outside, led by coverage (fetches atheris; x86-64 Linux)
+fuzz-guided: $(VENV)/.done ## the same for the readers of what comes from outside, led by coverage (fetches atheris; x86-64 Linux)
 	$(RUN) pip install --quiet --disable-pip-version-check atheris==3.0.0
 	$(RUN) bench.guided
 
 # Strict: without it, what could not be looked up counts as safe.
-audit: .venv/.done ## known holes in what is installed; fails too where their list can't be reached
+audit: $(VENV)/.done ## known holes in what is installed; fails too where their list can't be reached
 	$(RUN) pip freeze --exclude-editable | $(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r /dev/stdin
 
-licences: .venv/.done ## write docs/licences.md from the metadata of what is installed
+licences: $(VENV)/.done ## write docs/licences.md from the metadata of what is installed
 	$(RUN) packages.licences
 
-test-browser: .venv/.done ## the gallery and the login in headless Chromium alone; keeps what it looked like in dist/screenshots
+test-browser: $(VENV)/.done ## the gallery and the login in headless Chromium alone; keeps what it looked like in dist/screenshots
 	FLUX2_TESTS_SCREENSHOTS=dist/screenshots $(BIN)/pytest tests/browser --numprocesses auto
 
-test-hosts: .venv/.done ## install into the real agent clients, offline (needs npm; fetches them once, about 2 GB)
+test-hosts: $(VENV)/.done ## install into the real agent clients, offline (needs npm; fetches them once, about 2 GB)
 	$(BIN)/pytest tests/hosts --numprocesses 2
 
-conformance: .venv/.done ## the protocol's own suite, both versions, over HTTP: what fails is named in tests/conformance (needs npm)
+conformance: $(VENV)/.done ## the protocol's own suite, both versions, over HTTP: what fails is named in tests/conformance (needs npm)
 	$(RUN) tests.conformance.run
 
-inspector: .venv/.done ## the Inspector's command line uses all that the server lists, in both eras (needs npm)
+inspector: $(VENV)/.done ## the Inspector's command line uses all that the server lists, in both eras (needs npm)
 	$(BIN)/pytest tests/inspector --numprocesses auto
 
-packages: .venv/.done ## write from the code: manifest.json, install/ (plugins, skill, marketplaces), the README's lists
+packages: $(VENV)/.done ## write from the code: manifest.json, install/ (plugins, skill, marketplaces), the README's lists
 	$(RUN) packages
 
-pictures: .venv/.done ## the README's two pictures anew (needs chromium)
+pictures: $(VENV)/.done ## the README's two pictures anew (needs chromium)
 	$(RUN) packages.pictures
 
-dist: .venv/.done ## wheel and sdist in dist/, then the demo from the wheel in an empty environment and an empty home
+dist: $(VENV)/.done ## wheel and sdist in dist/, then the demo from the wheel in an empty environment and an empty home
 	rm -f dist/*.whl dist/*.tar.gz
 	$(RUN) build --quiet
 	$(RUN) packages.dist dist
 
-fmt: .venv/.done ## format and mend what can be mended
+fmt: $(VENV)/.done ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove what the other targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* dist

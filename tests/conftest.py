@@ -43,7 +43,7 @@ def environment(folder: Path) -> dict[str, str]:
 
     What it runs is not measured: that took a third of a process's start, and starts are a third of the suite.
     """
-    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "PYTHONPYCACHEPREFIX") if name in os.environ}
     return kept | {
         "HOME": str(folder / "user"),
         "FLUX2_HOME": str(folder / "home"),
