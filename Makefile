@@ -13,7 +13,7 @@ SUITE := --numprocesses $(WORKERS) --dist loadfile --ignore tests/hosts --ignore
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: help demo check test suite test-deep test-pythons early kill kill-downloads swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
+.PHONY: help demo check test suite test-deep test-pythons mutants early kill kill-downloads swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -54,6 +54,9 @@ test-deep: check ## the same with the long tables, branch coverage, and then `ma
 
 test-pythons: $(VENV)/.done ## the tests without browser on each other Python that is promised and is on this machine
 	$(RUN) tests.support.pythons $(ONE) $(SUITE) -m "not deep" --ignore tests/browser $(TESTS)
+
+mutants: $(VENV)/.done ## break the code in about a hundred ways, and see the tests notice each (minutes)
+	$(RUN) tests.mutants.run
 
 early: $(VENV)/.done ## take the first answers' snapshot anew, after a change of tools, instructions, version or SDK
 	FLUX2_SNAPSHOTS=write $(BIN)/pytest tests/process/test_early.py -k snapshot_is_what

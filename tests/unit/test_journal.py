@@ -22,7 +22,7 @@ from flux2_mcp.budget import Caps, Left, Spent
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
 from flux2_mcp.journal.entry import Change, Entry, StoredImage, digest, dump, load
 from flux2_mcp.journal.history import KEPT
-from flux2_mcp.journal.store import JOINABLE, SqliteJournal
+from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import Event, IllegalTransitionError, State
 from flux2_mcp.models import Action, ImageRequest
 from tests.unit.journals import ACCOUNT, AT, CAT, Clock, Home, intend, intent, new, opened, steps
@@ -42,7 +42,7 @@ FULL = catalog.request(
 IMAGE = StoredImage(
     path="/home/ada/a.png", mime_type="image/png", width=1024, height=768, size_bytes=9, sha256="0" * 64
 )
-DAY = timedelta(days=1)
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
 
 @pytest.fixture
@@ -298,8 +298,8 @@ async def test_what_was_told_is_not_joined_any_more(home: Home) -> None:
 async def test_an_hour_later_an_unheard_task_is_taken_for_forgotten(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("first"))
-    assert (await intend(journal, intent("second"), join=True, at=AT + JOINABLE - timedelta(seconds=1))).joined
-    assert not (await intend(journal, intent("second"), join=True, at=AT + JOINABLE)).joined
+    assert (await intend(journal, intent("second"), join=True, at=AT + HOUR - timedelta(seconds=1))).joined
+    assert not (await intend(journal, intent("second"), join=True, at=AT + HOUR)).joined
 
 
 async def test_of_several_the_newest_is_joined_and_without_join_none_is(home: Home) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from flux2_mcp.logs import fields
+from flux2_mcp.logs import fields, hide, to_stderr
 
 SCRIPT = "import logging; from flux2_mcp.logs import fields, to_stderr; log = logging.getLogger('flux2_mcp.tests');"
 LINE = re.compile(r'(?:[a-z_]+=(?:"(?:[^"\\]|\\.)*"|[^\s"=]+)(?: |$))+')
@@ -96,3 +96,18 @@ def test_fields_leave_out_what_is_not_known() -> None:
     assert fields(task="a", took=None) == {"fields": {"task": "a"}}
     record = logging.LogRecord("a", logging.INFO, "", 0, "b", None, None)
     assert not hasattr(record, "fields")  # a name that logging itself does not use
+
+
+@pytest.mark.parametrize("people", [False, True])
+def test_a_key_in_use_stands_in_no_line_and_in_no_trace(capsys: pytest.CaptureFixture[str], people: bool) -> None:
+    key = "runapi-0123456789"
+    hide(key)
+    to_stderr("debug", people=people)
+    log = logging.getLogger("flux2_mcp.tests")
+    try:
+        int(f"Bearer {key}")
+    except ValueError:
+        log.exception("refused %s", key, extra=fields(header=f"Bearer {key}"))
+    said = capsys.readouterr().err
+    assert "ValueError: invalid literal" in said
+    assert key not in said
