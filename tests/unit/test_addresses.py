@@ -329,3 +329,8 @@ async def test_the_next_address_is_tried_where_nobody_listens_at_the_first(host:
 
 async def test_the_system_is_asked_for_every_address_of_a_host() -> None:
     assert "127.0.0.1" in await addresses.looked_up("localhost", 443)
+
+
+async def test_of_a_host_with_several_addresses_all_are_given_each_once() -> None:
+    nowhere = cast("str", None)  # for no name the system gives its own addresses: one of each kind, on every machine
+    assert sorted(await addresses.looked_up(nowhere, 443)) == ["127.0.0.1", "::1"]

@@ -54,3 +54,16 @@ def test_auto_is_the_ratio_of_the_first_source_where_that_was_seen() -> None:
 
 def test_a_task_that_was_only_adopted_matches_whatever_came() -> None:
     assert mismatch(replace(PLAIN, model="unknown", variant="unknown"), 17, 4) is None
+
+
+def test_a_ratio_is_right_within_three_in_a_hundred_and_no_further() -> None:
+    for width in range(900, 1100):
+        if width not in {970, 1030}:  # just at the bound, rounding decides
+            assert (mismatch(PLAIN, width, 1000) is None) == (970 < width < 1030)
+
+
+def test_less_than_two_megapixels_are_no_2k_and_more_no_1k() -> None:
+    large = replace(PLAIN, output_resolution="2k")
+    for side in range(1216, 1680, 16):  # 1.5 to 2.8 megapixels
+        enough = side * side >= 2_000_000
+        assert ((mismatch(large, side, side) is None), (mismatch(PLAIN, side, side) is None)) == (enough, not enough)

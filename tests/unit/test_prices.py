@@ -142,3 +142,18 @@ async def test_the_cheapest_that_fits_is_named_with_how_many_of_it_fit(
     service: Service, left: str, words: str | None
 ) -> None:
     assert await service.prices.fitting(Action.REMIX_IMAGE, 4, Decimal(left)) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "quoted", "words"),
+    [
+        (1, "0.05", None),
+        (1, "0.051", "variant pro at 1k, count 1, for $0.05"),
+        (4, "0.20", None),
+        (4, "0.28", "variant pro at 1k, count 4, for $0.20"),
+    ],
+)
+async def test_cheaper_is_what_costs_less_and_never_what_costs_the_same(
+    service: Service, count: int, quoted: str, words: str | None
+) -> None:
+    assert await service.prices.fitting(Action.TEXT_TO_IMAGE, count, Decimal(quoted), below=True) == words

@@ -503,3 +503,13 @@ async def test_each_intent_is_on_disk_before_the_first_byte_of_its_create_goes_o
     async with opened(front.settings(tmp_path)) as service:
         await made(service, count=4)
     assert found == [1, 1, 1, 1]
+
+
+async def test_a_call_for_several_images_makes_them_all_though_one_is_under_way(front: Front, tmp_path: Path) -> None:
+    async with opened(front.settings(tmp_path)) as service:
+        one = await made(service, STUCK, wait=0)
+        three = await made(service, STUCK, wait=0, count=3)
+        again = await made(service, STUCK, wait=0)
+    assert (one.joined, three.joined, again.joined) == (False, False, True)
+    assert len(three.tasks) == 3
+    assert paid_once(front, one, three)

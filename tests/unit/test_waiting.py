@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import pytest
 
 from flux2_mcp import polling, results
 from flux2_mcp.errors import DeliveryError, JournalError
+from flux2_mcp.gateway import account
+from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import State
 from flux2_mcp.service import Service
-from flux2_mcp.waiting import Progress
+from flux2_mcp.waiting import ANSWER_SECONDS, Progress
+from tests.unit.journals import intend, intent
 from tests.unit.services import (
     CORRUPT,
     FETCH,
@@ -217,3 +221,28 @@ async def test_who_begins_to_wait_just_after_a_plan_was_made_is_in_the_next(
         group.start_soon(service._check, [entry], 30.0, None)
         await until(lambda: planned[-1][0].watched, 1.0)
         group.cancel_scope.cancel()
+
+
+async def test_who_waits_for_nothing_is_not_kept_waiting_for_an_answer_that_is_long_due(
+    front: Front, tmp_path: Path
+) -> None:
+    """Another process has it, and RunAPI never answered: whoever asks again is told at once, each time."""
+    settings = front.settings(tmp_path)
+    journal = SqliteJournal(settings.home, account(settings), "another-machine/1/another")
+    try:
+        for key, seconds in (("old", 2 * ANSWER_SECONDS), ("new", 0)):
+            await intend(journal, intent(key), at=datetime.now(UTC) - timedelta(seconds=seconds))
+        async with opened(settings) as service:
+
+            async def waits(key: str) -> bool:
+                with anyio.CancelScope() as scope:
+
+                    async def waiting(_: Progress) -> None:
+                        scope.cancel()
+
+                    await service.check([key], wait_seconds=0, on_progress=waiting)
+                return scope.cancelled_caught
+
+            assert [await waits("old"), await waits("new")] == [False, True]
+    finally:
+        await journal.close()

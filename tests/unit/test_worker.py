@@ -394,6 +394,16 @@ async def test_what_waited_a_day_for_a_free_place_was_certainly_never_sent(tmp_p
         assert shop.front.seen == []
 
 
+async def test_what_was_written_down_anew_without_a_free_place_is_not_told_as_never_sent(tmp_path: Path) -> None:
+    """The journal's file was lost after a create that nobody heard of: the new one knows of no sending."""
+    async with opened(tmp_path, in_flight=0) as shop:
+        kept = await shop.intent(in_flight=0)
+        kept.lost = True
+        shop.wall += DAY + timedelta(seconds=1)
+        await shop.worker.send(kept)
+        assert (kept.entry.state, kept.entry.error) == (State.UNKNOWN, UNANSWERED)
+
+
 # --- asking ---
 
 
@@ -553,6 +563,22 @@ async def test_an_image_is_given_up_only_when_its_addresses_are_dead_and_it_fail
     assert outlook(kept)[0] is State.UNDELIVERED
     assert kept.entry.error is not None
     assert "410" in kept.entry.error
+
+
+async def test_the_week_of_an_image_begins_when_it_was_done_and_not_when_it_was_asked_for(shop: Shop) -> None:
+    kept = await shop.submitted()
+    shop.wall += 3 * DAY
+    done = b'{"id": "%s", "status": "completed", "images": [{"url": "%s/results/1.png"}]}'
+    told = Reply(200, done % ((kept.entry.task_id or "").encode(), shop.front.base_url.encode()))
+    shop.front.rule = always(FETCH, *[Reply(410)] * 4 * FETCHES, then=constantly(POLL, told))
+    await shop.worker.ask(kept)
+    shop.wall += 6 * DAY
+    for _ in range(FETCHES + 1):
+        await shop.worker.fetch(kept)
+    assert outlook(kept)[0] is State.COMPLETED
+    shop.wall += 2 * DAY
+    await shop.worker.fetch(kept)
+    assert outlook(kept)[0] is State.UNDELIVERED
 
 
 async def test_no_trouble_of_the_network_gives_an_image_up(shop: Shop) -> None:

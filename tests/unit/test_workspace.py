@@ -247,6 +247,13 @@ def test_what_came_to_stand_there_meanwhile_is_kept_and_the_next_number_taken(ro
     assert (root / "hero.png").read_bytes() == b"mine"
 
 
+def test_a_file_of_the_same_size_is_not_taken_for_our_copy(root: Path, stored: StoredImage) -> None:
+    another = bytes(len(PNG))
+    (root / "hero.png").write_bytes(another)
+    assert place(root, Save("hero.png"), stored, 0).saved == str(root / "hero-2.png")
+    assert (root / "hero.png").read_bytes() == another
+
+
 def test_with_overwrite_it_replaces_a_file_and_never_follows_a_link(root: Path, stored: StoredImage) -> None:
     (root / "hero.png").write_bytes(b"mine")
     assert place(root, Save("hero.png", overwrite=True), stored, 0).saved == str(root / "hero.png")
