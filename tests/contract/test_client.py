@@ -101,7 +101,7 @@ async def opened(
         **(defaults | options),
     )
     try:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             yield api
     finally:
         await api.aclose()

@@ -34,7 +34,7 @@ from tests.contract.sandboxed import Api, running, size_of
 
 MODEL = "flux-2-pro-text-to-image"
 REMIX_MODEL = "flux-2-pro-remix-image"
-POLLING = PollingOptions(poll_interval=0.005, max_wait=5)  # type: ignore[arg-type]  # seconds; it sleeps floats too
+POLLING = PollingOptions(poll_interval=0.005, max_wait=60)  # type: ignore[arg-type]  # seconds; it sleeps floats too
 
 
 @pytest.fixture(scope="module")

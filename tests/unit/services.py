@@ -19,6 +19,7 @@ from PIL import Image
 
 from flux2_mcp import catalog, polling
 from flux2_mcp.asking import Asked
+from flux2_mcp.lifecycle import State
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.sandbox.tasks import Task
 from flux2_mcp.service import Service
@@ -28,7 +29,7 @@ from tests.contract.sandboxed import TLS
 
 SPEED = 1000.0
 CREATE, POLL, FETCH = "POST /api/v1/flux_2/", "GET /api/v1/flux_2/", "GET /results/"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,10 @@ async def made(service: Service, prompt: str = "a red fox", wait: float = PATIEN
     given: dict[str, Any] = {"workspace": None if folder is None else Path(folder)} | more
     with anyio.fail_after(wait + PATIENCE):
         return await service.generate(asked, wait_seconds=wait, **given)
+
+
+def states(outcome: Outcome) -> list[State]:
+    return [told.entry.state for told in outcome.tasks]
 
 
 def plans(monkeypatch: pytest.MonkeyPatch) -> list[list[polling.OpenTask]]:

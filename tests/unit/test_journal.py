@@ -669,7 +669,7 @@ async def test_every_call_leaves_the_event_loop_free(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two", clock=Clock())
     await new(one, intent("k0"))
     assert one._opened is not None
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             with one._opened.write():
                 group.start_soon(new, two, intent("k1"))

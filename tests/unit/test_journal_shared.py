@@ -145,7 +145,7 @@ async def test_a_claim_that_waits_long_for_the_file_sees_what_was_renewed_meanwh
         claimed.extend(await two.claim())
 
     assert one._opened is not None
-    with anyio.fail_after(9):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             with one._opened.write(durable=False):
                 group.start_soon(claim)
@@ -173,7 +173,7 @@ async def test_a_claim_with_nothing_to_take_waits_for_no_writer(home: Home) -> N
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent())
     assert one._opened is not None
-    with anyio.fail_after(5), one._opened.write():
+    with anyio.fail_after(30), one._opened.write():
         assert await two.claim() == ()
 
 

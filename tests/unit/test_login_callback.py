@@ -15,7 +15,7 @@ from anyio.abc import SocketAttribute
 
 from flux2_mcp import loopback
 from flux2_mcp.errors import LoginError, TransportError
-from flux2_mcp.login.callback import LAST_WORDS_SECONDS, Callback
+from flux2_mcp.login.callback import Callback
 from flux2_mcp.login.page import LOST, SPENT, STRANGER
 from flux2_mcp.login.pkce import Attempt
 from flux2_mcp.login.redeem import Redeemed
@@ -28,7 +28,7 @@ KEY = "sk-run-0123456789abcdef"
 REDEEMED = Redeemed(
     key=KEY, name="Key <for> desk", email="a&b@example.com", balance=Balance(balance_usd=Decimal("12.50"))
 )
-DEADLINE = 20.0
+DEADLINE = 30.0
 
 
 @dataclass
@@ -226,23 +226,23 @@ async def test_who_does_not_come_is_not_waited_for_longer_and_comes_too_late() -
 
 async def test_who_came_in_time_is_seen_to_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flux2_mcp.login.callback.LAST_WORDS_SECONDS", 0.01)
-    async with waiting(seconds=0.5) as login:
+    async with waiting(seconds=3) as login:
         login.hold = anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(login.allow)
             await login.began.wait()
-            with anyio.move_on_after(0.6):
+            with anyio.move_on_after(3.1):
                 await login.ended.wait()
             assert not login.ended.is_set()
             login.hold.set()
     assert login.callback.result() is REDEEMED
 
 
-async def test_connections_that_say_nothing_do_not_hold_up_the_end() -> None:
+async def test_connections_that_say_nothing_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux2_mcp.login.callback.LAST_WORDS_SECONDS", 10 * DEADLINE)
     async with waiting() as login:
         silent = [await anyio.connect_tcp("127.0.0.1", login.attempt.port) for _ in range(5)]
         await login.allow()
-        with anyio.fail_after(LAST_WORDS_SECONDS / 2):
-            await login.ended.wait()
+        await login.ended.wait()
         for stream in silent:
             await stream.aclose()

@@ -17,6 +17,7 @@ from flux2_mcp.models import Action
 from flux2_mcp.pricing import PriceBook
 from flux2_mcp.service import Service
 from tests.unit.services import (
+    PATIENCE,
     WRONG_KEY,
     Front,
     Reply,
@@ -99,7 +100,7 @@ async def test_a_schedule_that_does_not_come_is_not_waited_for_long(
         return await through(seen)
 
     front.rule = rule
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         assert (await service.prices.book()).source == "published"
 
 

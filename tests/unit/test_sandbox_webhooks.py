@@ -46,7 +46,7 @@ class Listener:
         self._thread.start()
 
     def next(self) -> Received:
-        return self.received.get(timeout=5)
+        return self.received.get(timeout=30)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -64,8 +64,8 @@ def listening(*answers: int) -> Iterator[Listener]:
 
 
 def settled(api: Api) -> bool:
-    """True once no callback is owed any more; waits 5 seconds at most."""
-    deadline = time.monotonic() + 5
+    """True once no callback is owed any more; waits 30 seconds at most."""
+    deadline = time.monotonic() + 30
     owed = "SELECT count(*) AS n FROM task WHERE callback_due IS NOT NULL"
     while time.monotonic() < deadline:
         if api.sandbox.state.database.read(owed)[0]["n"] == 0:

@@ -23,6 +23,7 @@ from tests.unit.journals import intend, intent
 from tests.unit.services import (
     CORRUPT,
     FETCH,
+    PATIENCE,
     POLL,
     Front,
     Reply,
@@ -59,7 +60,7 @@ def failing(*_: object, **__: object) -> Any:  # noqa: ANN401  # stands for any 
 
 
 async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    front: Front, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = 0
     look = service._waiter._look
@@ -72,8 +73,7 @@ async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(
     monkeypatch.setattr(service._waiter, "_look", counted)
     async with anyio.create_task_group() as group:
         group.start_soon(made, service, STUCK, 30.0)
-        await until(lambda: looks > 0)
-        await anyio.sleep(0.3)  # it was sent, and taken
+        await until(lambda: looks > 0 and front.count(POLL) > 1)  # it was sent, and runs
         before, began = looks, time.monotonic()
         for number in range(8):
             assert (await made(service, f"a fox {number}")).tasks[0].entry.state is State.DELIVERED
@@ -85,7 +85,7 @@ async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(
 async def test_a_wait_ends_when_its_time_is_over_and_the_task_goes_on(front: Front, service: Service) -> None:
     began = time.monotonic()
     outcome = await made(service, STUCK, wait=0.4)
-    assert 0.4 <= time.monotonic() - began < 1.4
+    assert time.monotonic() - began >= 0.4
     assert outcome.tasks[0].entry.state.unfinished
     polls = front.count(POLL)
     await until(lambda: front.count(POLL) > polls)
@@ -106,14 +106,16 @@ async def test_progress_tells_elapsed_time_and_states_and_then_what_may_be_left(
 
 async def test_progress_comes_about_once_a_second_even_without_news(service: Service) -> None:
     seen: list[Progress] = []
+    with anyio.fail_after(PATIENCE), anyio.CancelScope() as scope:
 
-    async def note(progress: Progress) -> None:
-        seen.append(progress)
+        async def note(progress: Progress) -> None:
+            seen.append(progress)
+            if len(seen) == 5:
+                scope.cancel()
 
-    await made(service, STUCK, wait=2.5, on_progress=note)
-    gaps = [after.elapsed - before.elapsed for before, after in pairwise(seen)]
-    assert len(seen) >= 3
-    assert max(gaps) < 2
+        await made(service, STUCK, wait=600, on_progress=note)
+    # There may be news while it is sent and taken; then there is none.
+    assert [after.elapsed - before.elapsed > 0.9 for before, after in pairwise(seen[3:])] == [True]
 
 
 async def test_that_a_task_was_told_matters_less_than_telling_it(
@@ -136,9 +138,8 @@ async def test_a_journal_that_fails_in_the_middle_of_a_wait_still_gives_the_id(
         async def fail(_: object) -> None:
             monkeypatch.setattr(two._journal, method, failing)
 
-        began = time.monotonic()
-        joined = await made(two, STUCK, on_progress=fail)
-        assert time.monotonic() - began < 5
+        with anyio.fail_after(PATIENCE):
+            joined = await made(two, STUCK, wait=600, on_progress=fail)
         result = results.generation(joined)
     assert result.tasks[0].task_id == first.tasks[0].entry.task_id
     assert "disk is full" in str(result.tasks[0].error)
@@ -162,9 +163,8 @@ async def test_a_task_that_the_journal_has_lost_is_told_with_its_id(front: Front
 
 async def test_an_image_that_can_not_be_fetched_ends_the_wait_and_is_told(front: Front, service: Service) -> None:
     front.rule = constantly(FETCH, CORRUPT)
-    began = time.monotonic()
-    outcome = await made(service)
-    assert time.monotonic() - began < 5
+    with anyio.fail_after(PATIENCE):
+        outcome = await made(service, wait=600)
     assert isinstance(outcome.tasks[0].trouble, DeliveryError)
     assert outcome.tasks[0].entry.state is State.COMPLETED
 
