@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from flux2_mcp.sandbox.server import Sandbox
+from tests.contract import described
 
 TEXT = "/api/v1/flux_2/text_to_image"
 REMIX = "/api/v1/flux_2/remix_image"
@@ -50,15 +51,19 @@ class Api:
 
 @contextmanager
 def running(folder: Path, **options: Any) -> Iterator[Api]:  # noqa: ANN401  # whatever Sandbox takes
-    """A sandbox a thousand times faster than life and without a rate limit, unless told otherwise."""
-    with (
-        Sandbox(folder / "sandbox", **({"speed": 1000.0, "rate": None} | options)) as sandbox,
-        httpx.Client(
-            base_url=sandbox.base_url, headers={"Authorization": f"Bearer {sandbox.api_key}"}, verify=TLS
-        ) as http,
-        httpx.Client(base_url=sandbox.base_url, verify=TLS) as anyone,
-    ):
-        yield Api(sandbox, http, anyone)
+    """A sandbox a thousand times faster than life and without a rate limit, unless told otherwise.
+
+    Each answer that its clients are given has to be one that the OpenAPI document has.
+    """
+    with Sandbox(folder / "sandbox", **({"speed": 1000.0, "rate": None} | options)) as sandbox:
+        more: dict[str, Any] = {
+            "base_url": sandbox.base_url,
+            "verify": TLS,
+            "event_hooks": {"response": [described.check]},
+        }
+        key = {"Authorization": f"Bearer {sandbox.api_key}"}
+        with httpx.Client(headers=key, **more) as http, httpx.Client(**more) as anyone:
+            yield Api(sandbox, http, anyone)
 
 
 def outcome(response: httpx.Response) -> tuple[int, Any]:

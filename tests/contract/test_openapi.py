@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+import httpx
 import pytest
 from hypothesis import settings
 from jsonschema import Draft202012Validator
@@ -19,10 +18,11 @@ from flux2_mcp import catalog
 from flux2_mcp.context import schemas
 from flux2_mcp.sandbox.app import ENDPOINTS
 from flux2_mcp.sandbox.uploads import LARGEST, LONGEST_NAME
+from tests.contract import described
+from tests.contract.described import DOCUMENT, METHODS
 from tests.contract.sandboxed import Api, running
+from tests.support.rows import each_row
 
-DOCUMENT: dict[str, Any] = json.loads(files("flux2_mcp.sandbox").joinpath("openapi.json").read_text("utf-8"))
-METHODS = {"get", "put", "post"}
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
     "response_schema_conformance,unsupported_method,ignored_auth,use_after_free"
@@ -66,6 +66,57 @@ def test_bodies_and_tasks_are_those_that_the_catalogue_has() -> None:
         Draft202012Validator.check_schema(schema)
 
 
+def sent(http: httpx.Client, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> int:
+    """The status of a call, whose answer the client's hook has held to the document."""
+    for part, value in (("{action}", "text_to_image"), ("{name}", "x.png"), ("{id}", "x"), ("{target}", "x")):
+        path = path.replace(part, value)
+    return http.request(method, path, content=body, headers={"Content-Type": kind}).status_code
+
+
+def test_whatever_comes_to_an_endpoint_the_answer_is_one_that_the_document_has(api: Api) -> None:
+    """By hand what Schemathesis does at depth: `make test-deep`. All other tests' answers are held to the document, too."""
+    bodies = (
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"model": 1, "prompt": 2, "source": 3, "filename": 4, "signed_id": 5}',
+    )
+    kinds = ("application/json", "text/plain", "application/x-www-form-urlencoded")
+    with each_row() as row:
+        for endpoint in ENDPOINTS:
+            with row(f"{endpoint.method} {endpoint.path}"):
+                for body, kind in itertools.product(bodies, kinds):
+                    assert sent(api.http, endpoint.method, endpoint.path, body, kind) < 500
+                assert (sent(api.anyone, endpoint.method, endpoint.path) == 401) is endpoint.key
+                known = {other.method for other in ENDPOINTS if other.path == endpoint.path}
+                refused = [sent(api.http, method, endpoint.path) for method in {"GET", "PUT", "POST", "DELETE"} - known]
+                assert set(refused) == {405}
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "headers", "why"),
+    [
+        (418, b"{}", {}, "is not described"),
+        (200, b"{}", {"X-Request-Id": "req_0123456789abcdef"}, "is not as described"),
+        (200, b"{}", {}, "comes without X-Request-Id"),
+        (200, b"{}", {"X-Request-Id": "7"}, "X-Request-Id is wrong"),
+        (200, b"{}", {"X-Request-Id": "req_0123456789abcdef", "Content-Type": "text/html"}, "is text/html"),
+    ],
+)
+def test_an_answer_that_the_document_has_not_is_found(
+    status: int, content: bytes, headers: dict[str, str], why: str
+) -> None:
+    request = httpx.Request("GET", "http://127.0.0.1/api/v1/me")
+    answer = httpx.Response(
+        status, content=content, headers={"Content-Type": "application/json"} | headers, request=request
+    )
+    with pytest.raises(AssertionError, match=why):
+        described.check(answer)
+
+
+@pytest.mark.deep
 @pytest.mark.hypothesis
 def test_whatever_schemathesis_sends_the_answer_is_one_that_the_document_has(api: Api, tmp_path: Path) -> None:
     command = [

@@ -125,9 +125,9 @@ def _indented(unit: str) -> Writing:
 
 WRITINGS: Mapping[str, Writing] = {
     "as it is": lambda text: text,
+    "BOM and CRLF": lambda text: "\ufeff" + text.replace("\n", "\r\n"),
     "CRLF": lambda text: text.replace("\n", "\r\n"),
     "BOM": lambda text: "\ufeff" + text,
-    "BOM and CRLF": lambda text: "\ufeff" + text.replace("\n", "\r\n"),
     "no end of line": lambda text: text.rstrip("\n"),
     "more ends of lines": lambda text: text + "\n\n",
     "tabs": _indented("\t"),
@@ -135,6 +135,20 @@ WRITINGS: Mapping[str, Writing] = {
     "space before line ends": lambda text: text.replace("\n", "  \n"),
 }
 _ONCE = set(WRITINGS) - {"as it is", "CRLF"}
+
+_THIN = {"as it is", "BOM and CRLF"}
+_RICH = {
+    "two others, then settings", "blank lines", "brace on its own line",
+    "comments everywhere", "trailing comma, then a comment", "comment in an empty map",
+    "comments", "indented", "multi-line arrays",
+}  # fmt: skip
+
+
+def thin(corpus: Mapping[str, str]) -> dict[str, str]:
+    """Every content but the large one in two writings, and three of each family in all: what the rest proves, these do."""
+    named = {name: name.rsplit(", ", 1) for name in corpus}
+    kept = {name for name, (what, how) in named.items() if (how in _THIN and what != "large") or what in _RICH}
+    return {name: text for name, text in corpus.items() if name in kept}
 
 
 def _written(bases: Mapping[str, str], servers: str, *, skip: Mapping[str, set[str]] | None = None) -> dict[str, str]:

@@ -307,8 +307,8 @@ def entry_of(home: Path, **changes: object) -> Path:
     return path
 
 
-def test_an_entry_is_started_as_the_host_would_and_answers(doctor: Doctor, home: Path) -> None:
-    path = entry_of(home)
+def test_an_entry_is_started_as_the_host_would_with_what_the_user_added_and_answers(doctor: Doctor, home: Path) -> None:
+    path = entry_of(home, env={"FLUX2_LOG": "error"}, disabled=False)
     status, detail, _ = doctor("cursor")("cursor")
     assert status in {"ok", "note"}  # late on a busy machine
     assert detail.startswith(f"flux-2 in {path}: answers in ")
@@ -326,20 +326,18 @@ def test_hosts_that_are_found_are_looked_at_and_only_those_asked_for_must_have_t
     assert [seen(name)[0] for name in ("cursor", "codex")] == ["fail", "fail"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "differs"),
-    [
-        ({"command": "/gone/flux2-mcp"}, "command"),
-        ({"args": ["--x"]}, "args"),
-        ({"command": "flux2-mcp", "args": ["x"]}, "command, args"),
-    ],
-)
 def test_an_entry_that_is_not_what_install_writes_fails_and_install_mends_it(
-    doctor: Doctor, run: Callable[..., tuple[int, str]], home: Path, changes: dict[str, object], differs: str
+    doctor: Doctor, run: Callable[..., tuple[int, str]], home: Path
 ) -> None:
-    path = entry_of(home, **changes)
-    seen = doctor("cursor")
-    assert seen("cursor") == ("fail", f"flux-2 in {path} differs in {differs}", "flux2-mcp install cursor")
+    rows: dict[str, dict[str, object]] = {
+        "command": {"command": "/gone/flux2-mcp"},
+        "args": {"args": ["--x"]},
+        "command, args": {"command": "flux2-mcp", "args": ["x"]},
+    }
+    for differs, changes in rows.items():
+        path = entry_of(home, **changes)
+        seen = doctor("cursor")
+        assert seen("cursor") == ("fail", f"flux-2 in {path} differs in {differs}", "flux2-mcp install cursor")
     assert run(*shlex.split(seen("cursor")[2] or "")[1:])[0] == 0
     assert doctor("cursor").failing == []
 
@@ -355,11 +353,6 @@ def test_limits_that_were_lowered_and_other_names_and_scopes_are_named_in_the_co
     assert seen("gemini") == ("fail", f"pictures in {path} differs in timeout", mend)
     run(*shlex.split(mend)[1:])
     assert doctor("gemini").failing == []
-
-
-def test_what_the_user_added_is_no_difference(doctor: Doctor, home: Path) -> None:
-    entry_of(home, env={"FLUX2_LOG": "error"}, disabled=False)
-    assert doctor("cursor").failing == []
 
 
 def test_a_file_that_does_not_parse_fails_with_its_line_and_an_editor_there(doctor: Doctor, home: Path) -> None:
@@ -473,7 +466,7 @@ def test_a_copy_that_will_not_last_fails_with_how_to_install_it(
 def test_in_the_home_folder_itself_a_file_is_looked_at_once(
     clean_env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entry_of(home)
-    assert cli.run(["doctor", "cursor", "--json"], clean_env, None, str(home)) == 0
+    entry_of(home, command="/gone/flux2-mcp")  # so that nothing is started
+    assert cli.run(["doctor", "cursor", "--json"], clean_env, None, str(home)) == 1
     found = json.loads(capsys.readouterr().out)["checks"]
     assert [check["check"] for check in found].count("cursor") == 1

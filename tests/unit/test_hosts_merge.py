@@ -18,6 +18,7 @@ from flux2_mcp.errors import HostFileError
 from flux2_mcp.hosts import entry, files, installing, json_edit, jsonc, toml_edit
 from flux2_mcp.hosts.installing import Machine
 from flux2_mcp.hosts.table import Host, host
+from tests.support.rows import each_row
 from tests.unit.host_files import (
     BROKEN_JSON,
     BROKEN_TOML,
@@ -26,6 +27,7 @@ from tests.unit.host_files import (
     OURS,
     STRICTLY_BROKEN,
     TOML,
+    thin,
 )
 
 COMMAND = ["/opt/flux 2/bin/flux2-mcp", "--é\\\"'"]
@@ -33,7 +35,11 @@ NEWER = ["/opt/flux2-mcp/bin/flux2-mcp"]
 # One host for each way of reading; without its own command line, which is another matter.
 STRICT, LENIENT, TABLES = replace(host("claude-code"), own=None), host("vscode"), host("codex")
 CORPUS = [(STRICT, JSON), (LENIENT, JSONC), (TABLES, TOML)]
-FILES = [pytest.param(row, text, id=f"{row.format}: {name}") for row, corpus in CORPUS for name, text in corpus.items()]
+EVERY_FILE = pytest.mark.parametrize(
+    ("row", "corpus"),
+    [pytest.param(row, thin(corpus), id=row.format) for row, corpus in CORPUS]
+    + [pytest.param(row, corpus, id=f"{row.format}, all", marks=pytest.mark.deep) for row, corpus in CORPUS],
+)
 BROKEN = [
     pytest.param(row, text.replace("MAP", row.servers), line, id=f"{row.format}: {name}")
     for row, corpus in (
@@ -93,63 +99,100 @@ def test_the_corpus_has_at_least_sixty_files_of_each_family() -> None:
     assert all(set(parsed(row, text)) is not None for row, corpus in CORPUS for text in corpus.values())
 
 
-@pytest.mark.parametrize(("row", "text"), FILES)
-def test_only_the_entry_is_added_and_the_same_bytes_come_back(tmp_path: Path, row: Host, text: str) -> None:
-    path = on_disk(tmp_path, row, text.encode())
-    install(tmp_path, row)
-    after = path.read_bytes().decode()
-    held = parsed(row, after)
-    assert held[row.servers].pop(OURS) == entry.whole(row, COMMAND)
-    before = parsed(row, text)
-    assert held == before | ({} if row.servers in before else {row.servers: {}})
-    assert kept_in(text, after)
-    assert ("\r\n" in text) == ("\r\n" in after)
-    assert "\n" not in after.replace("\r\n", "") or "\r\n" not in text
+@EVERY_FILE
+def test_only_the_entry_is_added_and_the_same_bytes_come_back(
+    tmp_path: Path, row: Host, corpus: dict[str, str]
+) -> None:
+    path = on_disk(tmp_path, row, b"")
+    with each_row() as this:
+        for name, text in corpus.items():
+            with this(name):
+                path.write_bytes(text.encode())
+                install(tmp_path, row)
+                after = path.read_bytes().decode()
+                held = parsed(row, after)
+                assert held[row.servers].pop(OURS) == entry.whole(row, COMMAND)
+                before = parsed(row, text)
+                assert held == before | ({} if row.servers in before else {row.servers: {}})
+                assert kept_in(text, after)
+                assert ("\r\n" in text) == ("\r\n" in after)
+                assert "\n" not in after.replace("\r\n", "") or "\r\n" not in text
 
-    written = path.stat().st_mtime_ns
-    assert not install(tmp_path, row).changes
-    assert (path.read_bytes().decode(), path.stat().st_mtime_ns) == (after, written)
-    assert files.backup(files.read(path)).read_bytes() == text.encode()
+                written = path.stat().st_mtime_ns
+                assert not install(tmp_path, row).changes
+                assert (path.read_bytes().decode(), path.stat().st_mtime_ns) == (after, written)
+                assert files.backup(files.read(path)).read_bytes() == text.encode()
 
-    uninstall(tmp_path, row)
-    assert path.read_bytes() == text.encode()
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
-    assert path.stat().st_mode & 0o777 == 0o640
-
-
-@pytest.mark.parametrize(("row", "text"), FILES)
-def test_without_a_backup_only_a_map_that_is_empty_may_be_left(row: Host, text: str) -> None:
-    after = entry.removed(row, entry.installed(row, text, OURS, COMMAND), OURS, None)
-    before = parsed(row, text)
-    if before.get(row.servers) or row.format == "toml":
-        assert after == text
-    else:
-        assert parsed(row, after) == before | {row.servers: {}}
+                uninstall(tmp_path, row)
+                assert path.read_bytes() == text.encode()
+                assert [each.name for each in path.parent.iterdir()] == [path.name]
+                assert path.stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize(("row", "text"), FILES)
-def test_an_upgrade_changes_the_entry_where_it_stands(tmp_path: Path, row: Host, text: str) -> None:
-    path = on_disk(tmp_path, row, text.encode())
-    install(tmp_path, row)
-    install(tmp_path, row, NEWER)
-    assert path.read_bytes().decode() == entry.installed(row, text, OURS, NEWER)
-    uninstall(tmp_path, row)
-    assert path.read_bytes() == text.encode()
+@EVERY_FILE
+def test_without_a_backup_only_a_map_that_is_empty_may_be_left(row: Host, corpus: dict[str, str]) -> None:
+    with each_row() as this:
+        for name, text in corpus.items():
+            with this(name):
+                after = entry.removed(row, entry.installed(row, text, OURS, COMMAND), OURS, None)
+                before = parsed(row, text)
+                if before.get(row.servers) or row.format == "toml":
+                    assert after == text
+                else:
+                    assert parsed(row, after) == before | {row.servers: {}}
 
 
-@pytest.mark.parametrize(("row", "text"), FILES)
-def test_what_others_do_meanwhile_stays(row: Host, text: str) -> None:
+@EVERY_FILE
+def test_an_upgrade_changes_the_entry_where_it_stands(tmp_path: Path, row: Host, corpus: dict[str, str]) -> None:
+    path = on_disk(tmp_path, row, b"")
+    with each_row() as this:
+        for name, text in corpus.items():
+            with this(name):
+                path.write_bytes(text.encode())
+                install(tmp_path, row)
+                install(tmp_path, row, NEWER)
+                assert path.read_bytes().decode() == entry.installed(row, text, OURS, NEWER)
+                uninstall(tmp_path, row)
+                assert path.read_bytes() == text.encode()
+
+
+@EVERY_FILE
+def test_what_others_do_meanwhile_stays(row: Host, corpus: dict[str, str]) -> None:
     editor = entry.EDITORS[row.format]
-    installed = entry.installed(row, text, OURS, COMMAND)
-    theirs = editor.put(installed, row.servers, "other-2", {"command": "other"})
-    after = entry.removed(row, theirs, OURS, text)
-    assert after == editor.put(text, row.servers, "other-2", {"command": "other"})
+    with each_row() as this:
+        for name, text in corpus.items():
+            with this(name):
+                installed = entry.installed(row, text, OURS, COMMAND)
+                theirs = editor.put(installed, row.servers, "other-2", {"command": "other"})
+                after = entry.removed(row, theirs, OURS, text)
+                assert after == editor.put(text, row.servers, "other-2", {"command": "other"})
+
+
+@pytest.mark.parametrize(("row", "corpus"), [CORPUS[0], CORPUS[2]], ids=["json", "toml"])
+def test_a_large_file_takes_an_entry_and_gives_itself_back(row: Host, corpus: dict[str, str]) -> None:
+    text = corpus["large, as it is"]
+    after = entry.installed(row, text, OURS, COMMAND)
+    assert entry.standing(row, after, OURS) == entry.whole(row, COMMAND)
+    assert entry.removed(row, after, OURS, text) == text
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"theme":"dark"}', '{"theme":"dark","servers":{"flux-2":{"args":["-y",{"a":1}]}}}'),
+        ('{"servers":{"x":1}}', '{"servers":{"x":1,"flux-2":{"args":["-y",{"a":1}]}}}'),
+        ('{"theme": "dark"}', '{"theme": "dark", "servers": {"flux-2": {"args": ["-y", {"a": 1}]}}}'),
+        ('{"theme" :"dark", "a": 1}', '{"theme" :"dark", "a": 1,"servers":{"flux-2":{"args":["-y",{"a":1}]}}}'),
+    ],
+)
+def test_in_a_file_of_one_line_the_entry_has_blanks_where_the_file_has_them(before: str, after: str) -> None:
+    assert entry.EDITORS["jsonc"].put(before, "servers", OURS, {"args": ["-y", {"a": 1}]}) == after
 
 
 # --- what the user added to the entry ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("row", "corpus"), CORPUS, ids=["json", "jsonc", "toml"])
+@EVERY_FILE
 def test_what_the_user_added_to_the_entry_stays_and_higher_limits_too(row: Host, corpus: dict[str, str]) -> None:
     editor = entry.EDITORS[row.format]
     for name, text in corpus.items():
