@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 DOCUMENT: dict[str, Any] = json.loads(files("flux2_mcp.sandbox").joinpath("openapi.json").read_text("utf-8"))
 METHODS = {"get", "put", "post"}
 _WHERE = "urn:sandbox"
-_REGISTRY: Registry[Any] = Registry().with_resource(_WHERE, Resource(contents=DOCUMENT, specification=DRAFT202012))
+_REGISTRY: Registry[Any] = Registry().with_resource(_WHERE, DRAFT202012.create_resource(DOCUMENT))
 _PATHS = {
     re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))): operations
     for path, operations in DOCUMENT["paths"].items()

@@ -336,9 +336,9 @@ def test_an_entry_that_is_not_what_install_writes_fails_and_install_mends_it(
     }
     for differs, changes in rows.items():
         path = entry_of(home, **changes)
-        seen = doctor("cursor")
-        assert seen("cursor") == ("fail", f"flux-2 in {path} differs in {differs}", "flux2-mcp install cursor")
-    assert run(*shlex.split(seen("cursor")[2] or "")[1:])[0] == 0
+        mend = "flux2-mcp install cursor"
+        assert doctor("cursor")("cursor") == ("fail", f"flux-2 in {path} differs in {differs}", mend)
+    assert run("install", "cursor")[0] == 0
     assert doctor("cursor").failing == []
 
 

@@ -176,19 +176,6 @@ def test_a_large_file_takes_an_entry_and_gives_itself_back(row: Host, corpus: di
     assert entry.removed(row, after, OURS, text) == text
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ('{"theme":"dark"}', '{"theme":"dark","servers":{"flux-2":{"args":["-y",{"a":1}]}}}'),
-        ('{"servers":{"x":1}}', '{"servers":{"x":1,"flux-2":{"args":["-y",{"a":1}]}}}'),
-        ('{"theme": "dark"}', '{"theme": "dark", "servers": {"flux-2": {"args": ["-y", {"a": 1}]}}}'),
-        ('{"theme" :"dark", "a": 1}', '{"theme" :"dark", "a": 1,"servers":{"flux-2":{"args":["-y",{"a":1}]}}}'),
-    ],
-)
-def test_in_a_file_of_one_line_the_entry_has_blanks_where_the_file_has_them(before: str, after: str) -> None:
-    assert entry.EDITORS["jsonc"].put(before, "servers", OURS, {"args": ["-y", {"a": 1}]}) == after
-
-
 # --- what the user added to the entry ---------------------------------------------------------------------------------
 
 
