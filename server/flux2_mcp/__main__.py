@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+from flux2_mcp.environment import said
+
 TYPE_CHECKING = (
     False  # typing.TYPE_CHECKING without typing, and pathlib further down: a host waits for what is imported
 )
@@ -51,24 +53,27 @@ def _serve() -> int:
         sys.stderr.write(CLOSED)
         return UNUSABLE
     early = None
-    if os.isatty(source):
+    if typed := os.isatty(source):
         sys.stderr.write(TYPED)
-    elif sys.platform != "win32" and os.environ.get("FLUX2_EARLY") != "0":
+    elif sys.platform != "win32" and said(os.environ.get("FLUX2_EARLY")) != "0":
         from flux2_mcp.early import Early, Snapshot
 
         early = (snapshot := Snapshot.read()) and Early(snapshot, source, sink)
 
-    from flux2_mcp.errors import Flux2Error
+    from flux2_mcp.errors import SettingsError
     from flux2_mcp.logs import hide, to_stderr
-    from flux2_mcp.settings import from_env
+    from flux2_mcp.settings import Settings, serving
 
-    try:
-        settings = from_env(os.environ, _config_text(), workspace=_project())
-    except Flux2Error as exc:
-        sys.stderr.write(f"{exc.message}\n{exc.next_step}\n")
-        return exc.exit_code
-    hide(settings.api_key)
-    to_stderr(settings.log_level)
+    settings = serving(os.environ, _config_text(), workspace=_project())
+    usable = settings if isinstance(settings, Settings) else None
+    # A server that ends after a host was answered is dead to it, and nobody knows why: the answers say it.
+    errors = (settings,) if isinstance(settings, SettingsError) else settings.unusable
+    for error in errors:
+        sys.stderr.write(f"{error.message}\n{error.next_step}\n")
+    if errors and typed:
+        return errors[0].exit_code
+    hide(usable.api_key if usable else None)
+    to_stderr(usable.log_level if usable else "warning")
     if early:
         early.may_end()
     from flux2_mcp.app import build

@@ -33,7 +33,7 @@ from pydantic import AnyUrl, ValidationError
 from flux2_mcp import __version__, boundary, telemetry
 from flux2_mcp.context import completion, docs, gallery, prompts, resources
 from flux2_mcp.context.instructions import INSTRUCTIONS
-from flux2_mcp.errors import Flux2Error
+from flux2_mcp.errors import Flux2Error, SettingsError
 from flux2_mcp.hosts import clients
 from flux2_mcp.service import Service
 from flux2_mcp.services import Services
@@ -115,7 +115,7 @@ class Flux2Server(MCPServer[Services]):
         if context is None:
             return await super().read_resource(uri, context)
         try:
-            content = await resources.read(calls.service(context), str(uri))
+            content = await resources.read(calls.services(context), str(uri))
             return await super().read_resource(uri, context) if content is None else [content]
         except Flux2Error as exc:
             raise boundary.to_protocol(exc) from exc
@@ -149,7 +149,7 @@ class Flux2Server(MCPServer[Services]):
             raise boundary.to_protocol(resources.unknown_cursor())
         if ctx.method == "resources/list":
             try:
-                page = await resources.listed(ctx.lifespan_context.service, cursor)
+                page = await resources.listed(ctx.lifespan_context, cursor)
             except Flux2Error as exc:
                 raise boundary.to_protocol(exc) from exc
             # The rest of the answer is the era's envelope, and stays.
@@ -202,7 +202,7 @@ class Flux2Server(MCPServer[Services]):
             argument, given = params.argument, (params.context and params.context.arguments) or {}
             try:
                 found = await completion.complete(
-                    ctx.lifespan_context.service, params.ref, argument.name, argument.value, given
+                    ctx.lifespan_context, params.ref, argument.name, argument.value, given
                 )
             except Flux2Error as exc:
                 raise boundary.to_protocol(exc) from exc
@@ -212,11 +212,18 @@ class Flux2Server(MCPServer[Services]):
         return self
 
 
-def build(settings: Settings) -> Flux2Server:
-    """The server. Nothing is opened until its lifespan is entered, and nothing heavy until a tool is called."""
+def build(settings: Settings | SettingsError) -> Flux2Server:
+    """The server. Nothing is opened until its lifespan is entered, and nothing heavy until a tool is called.
+
+    Args:
+        settings: Or why there are none: then every answer that needs a service says so.
+    """
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
+        if isinstance(settings, SettingsError):
+            yield Services(settings)
+            return
         with telemetry.exporting(wanted=settings.telemetry):
             async with Service.opened(settings) as service:
                 yield Services(service)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote
 
+from flux2_mcp.environment import said, said_key, said_path
 from flux2_mcp.errors import SettingsError
 
+KEY_FIELDS, URL_FIELDS = ("api_key", "apiKey"), ("base_url", "baseUrl")
+"""Where the key and RunAPI's address stand, the present names first (`api/runapi.md`, base)."""
+KEY_NAMES = frozenset({"apikey", "runapiapikey", "runapikey"})
+"""What people call a key elsewhere in the file, in small letters and without marks."""
 MEND_FILE = "Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key; it was left as it is."
 HIDDEN = "••••"
 SHOWABLE = 12
 """Characters of a key, at least, for its last four to give nothing away."""
+_KINDS: Mapping[type, str] = {bool: "true or false", dict: "an object", list: "a list"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +37,12 @@ ConfigText: TypeAlias = "str | Unreadable | None"
 
 def config_file(env: Mapping[str, str]) -> Path | None:
     """Where RunAPI's own tools keep the key (`api/runapi.md`, base); None where there is no home."""
-    if base := env.get("XDG_CONFIG_HOME", "").strip():
+    base = said_path(env.get("XDG_CONFIG_HOME"), env)
+    # A folder that depends on where the process was started is none (XDG Base Directory Specification).
+    if base is not None and Path(base).is_absolute():
         return Path(base) / "runapi" / "config.json"
-    if home := (env.get("HOME") or env.get("USERPROFILE") or "").strip():
-        return Path(home) / ".config" / "runapi" / "config.json"
-    return None
+    home = said(env.get("HOME")) or said(env.get("USERPROFILE"))
+    return None if home is None else Path(home) / ".config" / "runapi" / "config.json"
 
 
 def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:
@@ -43,7 +51,7 @@ def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:
     Raises:
         SettingsError: It can't be read, or is not a JSON object. It names the file and shows nothing of it.
     """
-    named = f"RunAPI's config file ({path or 'runapi/config.json'})"
+    named = _named(path)
     if isinstance(text, Unreadable):
         raise SettingsError(f"{named} can't be read: {text.reason}.", next_step=MEND_FILE)
     if text is None or not text.strip():
@@ -58,6 +66,71 @@ def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:
     if not isinstance(loaded, dict):
         raise SettingsError(f"{named} does not hold a JSON object.", next_step=MEND_FILE)
     return loaded
+
+
+def config_key(fields: Mapping[str, object], path: Path | None, *, required: bool) -> str | None:
+    """The key in the config file; None where there is none.
+
+    Args:
+        fields: See `config_fields`.
+        path: The file.
+        required: Whether there is no other key: then the sandbox would draw in the stead of one that can't be used.
+
+    Raises:
+        SettingsError: One is required and there, but of another type than text, or in another place.
+    """
+    if not required:
+        fields = {name: value for name, value in fields.items() if isinstance(value, str)}
+    if (key := said_key(_text(fields, KEY_FIELDS, path))) is not None or not required:
+        return key
+    if (place := _misplaced(fields)) is not None:
+        raise SettingsError(
+            f"{_named(path)} has a key at {place}, where none is looked for.",
+            next_step=f"Put it at the top of the file as {KEY_FIELDS[0]}, or set RUNAPI_API_KEY; then start the server again.",
+        )
+    return None
+
+
+def config_url(fields: Mapping[str, object], path: Path | None) -> str | None:
+    """RunAPI's address in the config file; None where there is none.
+
+    Raises:
+        SettingsError: It is of another type than text.
+    """
+    return said(_text(fields, URL_FIELDS, path))
+
+
+def _text(fields: Mapping[str, object], names: tuple[str, ...], path: Path | None) -> str | None:
+    """The first of these fields that says something."""
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, str | None):
+            if (found := said(value)) is not None:
+                return found
+            continue
+        kind = _KINDS.get(type(value), "a number")
+        raise SettingsError(
+            f"{_named(path)} has {kind} as {name}, which must be text.",
+            next_step=f'Write it in quotes, "{name}": "...", then start the server again.',
+        )
+    return None
+
+
+def _misplaced(fields: Mapping[str, object]) -> str | None:
+    """Where a key stands that nobody looks for, as `profiles.default.api_key`; None where none does."""
+    left: list[tuple[str, object]] = list(fields.items())
+    while left:
+        place, value = left.pop(0)
+        name = re.sub(r"[^a-z]", "", place.rpartition(".")[2].lower())
+        if isinstance(value, str) and (name in KEY_NAMES or place == "key") and said_key(value) is not None:
+            return place
+        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        left += [(f"{place}.{key}", held) for key, held in inside]
+    return None
+
+
+def _named(path: Path | None) -> str:
+    return f"RunAPI's config file ({path or 'runapi/config.json'})"
 
 
 def redact(text: str, *keys: str) -> str:

@@ -93,12 +93,27 @@ class BudgetError(Flux2Error):
 
 
 class SettingsError(Flux2Error):
-    """The environment or the key file holds something that can't be used."""
+    """The environment or the key file holds something that can't be used.
+
+    Args:
+        message: As in `Flux2Error`.
+        setting: The variable; None where it is a file.
+        says: What it holds, where that may be shown.
+        next_step: As in `Flux2Error`.
+    """
 
     code = "settings"
     exit_code = 4
     default_cost = NOTHING_SENT
-    default_next = "Mend the setting named above and start again."
+    default_next = "Mend the setting named above, then start the server again."
+
+    def __init__(
+        self, message: str, *, setting: str | None = None, says: str | None = None, next_step: str | None = None
+    ) -> None:
+        if next_step is None and says is not None:
+            next_step = f'It says "{says}". {self.default_next}'
+        super().__init__(message, next_step=next_step)
+        self.setting = setting
 
 
 class LoginError(Flux2Error):
@@ -206,6 +221,7 @@ class TransportError(Flux2Error):
     Args:
         message: As in `Flux2Error`.
         sent: False where no connection was made, so that certainly nothing reached the other side.
+        setting: The variable that mends it, where one does: of a proxy, or of the certificates.
         next_step: As in `Flux2Error`.
     """
 
@@ -214,9 +230,12 @@ class TransportError(Flux2Error):
     exit_code = 5
     default_next = "Check the network and RUNAPI_BASE_URL, then call again."
 
-    def __init__(self, message: str, *, sent: bool = True, next_step: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, sent: bool = True, setting: str | None = None, next_step: str | None = None
+    ) -> None:
         super().__init__(message, next_step=next_step)
         self.sent = sent
+        self.setting = setting
 
 
 class WireError(Flux2Error):

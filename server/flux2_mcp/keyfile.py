@@ -11,11 +11,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from flux2_mcp.config import ConfigText, Unreadable, config_fields
+from flux2_mcp.config import KEY_FIELDS, ConfigText, Unreadable, config_fields
 from flux2_mcp.errors import SettingsError
-
-FIELDS = ("api_key", "apiKey")
-"""Where a key may stand, the present name first (`api/runapi.md`, base)."""
 
 
 def read(path: Path | None) -> ConfigText:
@@ -37,7 +34,7 @@ def save(path: Path, key: str) -> None:
         SettingsError: What stands there can't be read, so it is left alone; or nothing can be written there.
     """
     kept = config_fields(read(path), path)
-    name, *older = FIELDS
+    name, *older = KEY_FIELDS
     _write(path, {field: value for field, value in kept.items() if field not in older} | {name: key})
 
 
@@ -48,7 +45,7 @@ def forget(path: Path) -> bool:
         SettingsError: As `save`.
     """
     kept = config_fields(read(path), path)
-    rest = {field: value for field, value in kept.items() if field not in FIELDS}
+    rest = {field: value for field, value in kept.items() if field not in KEY_FIELDS}
     if rest != kept:
         _write(path, rest)
     return rest != kept

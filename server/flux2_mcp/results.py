@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from flux2_mcp import budget, matching
+from flux2_mcp.errors import Flux2Error, SettingsError
 from flux2_mcp.journal.entry import Entry, StoredImage
 from flux2_mcp.lifecycle import State
 from flux2_mcp.models import SourceImage
@@ -145,7 +146,7 @@ def generation(outcome: Outcome) -> GenerationResult:
 def task(told: Told) -> TaskResult:
     """One task."""
     entry = told.entry
-    error = entry.error or (told.trouble.message if told.trouble is not None and entry.state.unfinished else None)
+    error = entry.error or (_trouble(told.trouble) if told.trouble is not None and entry.state.unfinished else None)
     return TaskResult(
         task_id=entry.task_id or entry.key,
         status=STATUSES[entry.state],
@@ -160,6 +161,11 @@ def task(told: Told) -> TaskResult:
         completed_at=None if entry.completed_at is None else stamp(entry.completed_at),
         error=error,
     )
+
+
+def _trouble(error: Flux2Error) -> str:
+    """What stands in a task's way; what does not go by itself comes with what to do."""
+    return f"{error.message} {error.next_step}" if isinstance(error, SettingsError) else error.message
 
 
 def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ check:    from the journal; what it has never seen is asked of RunAPI and record
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -97,7 +98,8 @@ class Service:
 
     async def _keep(self) -> None:
         # Where nothing was ever asked for, by any process, there is nothing to keep and no file to make.
-        while not (self._begun.is_set() or self._journal.path.exists()):
+        # `Path.exists` raises where a folder may not be looked into; who then asks for something is told what is wrong.
+        while not (self._begun.is_set() or os.path.exists(self._journal.path)):  # noqa: PTH110  # see above
             with anyio.move_on_after(CLAIM_EVERY):
                 await self._begun.wait()
         await self._keeper.run()
@@ -125,7 +127,9 @@ class Service:
 
         Raises:
             InvalidRequestError: Naming every field that is wrong and what is allowed.
+            SettingsError: A setting that spending needs can't be used.
         """
+        self.settings.need()
         local = self._gateway.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
         found, wrong = await self._sourcing.find(source_images or (), folders, local=local)
         request = catalog.request(

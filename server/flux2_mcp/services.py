@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.stapled import MultiListener
 
-from flux2_mcp.errors import Flux2Error
+from flux2_mcp.errors import Flux2Error, SettingsError
 from flux2_mcp.service import Service
 from flux2_mcp.settings import Settings
 
@@ -45,19 +45,33 @@ class Services:
     """What a server works with.
 
     Args:
-        first: Open; in whose background a login waits, and the service that follows from it runs.
+        first: Open; in whose background a login waits, and the service that follows from it runs. Or why there is none.
     """
 
-    def __init__(self, first: Service) -> None:
-        self.service = first
-        self._first = first
+    def __init__(self, first: Service | SettingsError) -> None:
+        self._present = first
         self._offer: Offer | None = None
+
+    @property
+    def service(self) -> Service:
+        """The service that there is now.
+
+        Raises:
+            SettingsError: There is none: a setting that it needs can't be used.
+        """
+        if isinstance(self._present, SettingsError):
+            raise self._present.with_traceback(None)  # it is raised many times, and would collect the frames of each
+        return self._present
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a service."""
+        return not isinstance(self._present, SettingsError)
 
     @property
     def lacks_key(self) -> bool:
         """Whether images are real here and nobody's key pays for them."""
-        settings = self.service.settings
-        return settings.mode == "live" and settings.api_key is None
+        return self.usable and self.service.settings.mode == "live" and self.service.settings.api_key is None
 
     async def offer(self) -> Offer | None:
         """The login that waits, begun where none does; None where a key could not be kept.
@@ -65,7 +79,8 @@ class Services:
         Raises:
             OSError: Nothing can be listened on.
         """
-        path = self.service.settings.config_path
+        first = self.service  # a later one has a key
+        path = first.settings.config_path
         if path is None:
             return None
         if self._offer is None:
@@ -74,25 +89,27 @@ class Services:
 
             listener = await loopback.listen(0)
             attempt = Attempt(port=listener.extra(SocketAttribute.local_port))  # noqa: S610  # no Django here
-            url = attempt.address(self.service.settings.base_url, socket.gethostname())
+            url = attempt.address(first.settings.base_url, socket.gethostname())
             self._offer = Offer(url, attempt.display_code)
-            self._first.background.start_soon(self._log_in, self._offer, attempt, listener, path)
+            first.background.start_soon(self._log_in, first, self._offer, attempt, listener, path)
         return self._offer
 
-    async def _log_in(self, offer: Offer, attempt: Attempt, listener: MultiListener[SocketStream], path: Path) -> None:
+    async def _log_in(
+        self, first: Service, offer: Offer, attempt: Attempt, listener: MultiListener[SocketStream], path: Path
+    ) -> None:
         from flux2_mcp.login.callback import Callback
         from flux2_mcp.login.redeem import redeem
 
         async def finish(code: str) -> Redeemed:
-            base_url, hostname = self.service.settings.base_url, socket.gethostname()
+            base_url, hostname = first.settings.base_url, socket.gethostname()
             return await redeem(attempt, code, base_url=base_url, hostname=hostname, path=path)
 
         callback = Callback(attempt, finish)
         try:
             await callback.run(listener, LOGIN_SECONDS)
             if (redeemed := callback.result()) is not None:
-                settings = replace(self._first.settings, api_key=redeemed.key, key_source=CONFIG)
-                await self._first.background.start(self._serve, settings)
+                settings = replace(first.settings, api_key=redeemed.key, key_source=CONFIG)
+                await first.background.start(self._serve, settings)
                 log.info("logged in")
         except Flux2Error as exc:
             log.warning("not logged in: %s", type(exc).__name__)
@@ -102,6 +119,6 @@ class Services:
 
     async def _serve(self, settings: Settings, *, task_status: TaskStatus[None]) -> None:
         async with Service.opened(settings) as service:
-            self.service = service
+            self._present = service
             task_status.started()
             await anyio.sleep_forever()

@@ -78,7 +78,9 @@ class Tasks(Extension):
         if params.name != TOOL or not _declared(ctx):
             return await call_next(ctx)
         arguments = params.arguments or {}
-        if arguments.get("wait_seconds") is None and ctx.lifespan_context.service.settings.wait_seconds is None:
+        services = ctx.lifespan_context
+        waits = services.usable and services.service.settings.wait_seconds is not None
+        if arguments.get("wait_seconds") is None and not waits:
             params.arguments = arguments | {"wait_seconds": 0}  # who polls need not be kept waiting
         result = await call_next(ctx)
         if not isinstance(result, CallToolResult) or result.is_error:

@@ -48,8 +48,12 @@ def _started() -> BatchSpanProcessor | None:
         log.warning("no spans are sent: their packages are not installed (flux2-mcp[otel])")
         return None
     ours = Resource({"service.name": "flux2-mcp", "service.version": __version__})
-    provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
-    processor = BatchSpanProcessor(OTLPSpanExporter())
+    try:
+        provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
+        processor = BatchSpanProcessor(OTLPSpanExporter())
+    except ValueError as exc:
+        log.warning("no spans are sent: a variable of OpenTelemetry's (OTEL_*) can't be used", exc_info=exc)
+        return None
     provider.add_span_processor(processor)
     set_tracer_provider(provider)
     return processor

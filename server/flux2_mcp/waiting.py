@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from flux2_mcp.errors import NOTHING_CHARGED, AuthenticationError, Flux2Error, JournalError, TaskFailedError
+from flux2_mcp.errors import NOTHING_CHARGED, AuthenticationError, Flux2Error, JournalError, SettingsError, TaskFailedError
 from flux2_mcp.journal.entry import Entry, Journal
 from flux2_mcp.keeper import Keeper, Watch
 from flux2_mcp.lifecycle import State
@@ -50,7 +50,7 @@ class Told:
             return True
         if self.entry.state is State.COMPLETED:
             return self.trouble is not None
-        return isinstance(self.trouble, AuthenticationError | JournalError)
+        return isinstance(self.trouble, AuthenticationError | JournalError | SettingsError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,9 @@ from flux2_mcp.errors import (
     InsufficientCreditsError,
     InvalidRequestError,
     NotFoundError,
+    SandboxError,
     ServiceError,
+    SettingsError,
     TransportError,
 )
 from flux2_mcp.gateway import Gateway
@@ -63,6 +65,8 @@ _NOT_AGAIN = (
 UNANSWERED = f"RunAPI did not answer for a day, so whether this was made and charged is not known. {_NOT_AGAIN}"
 TAKEN = f"RunAPI holds another request under this task's key, so whether this was charged is not known. {_NOT_AGAIN}"
 NEVER_SENT = "It waited a day for a free place among the tasks under way (FLUX2_MAX_IN_FLIGHT) and was never sent."
+_UNSENT = (InvalidRequestError, SettingsError, SandboxError)
+"""Errors that come before anything is sent, and that trying again does not mend."""
 GONE = f"RunAPI took this task, and has said for ten minutes that it does not know it. {_NOT_AGAIN}"
 
 
@@ -133,10 +137,11 @@ class Worker:
             if not entry.started:
                 kept.not_before = self._monotonic() + SLOT_SECONDS
                 return
-        api = await self._gateway.api()
         request = replace(entry.request, callback_url=entry.request.callback_url or entry.push_url)
-        before, kept.lost = kept.lost, True  # whatever may cut off what follows, until RunAPI's answer is written down
+        before = kept.lost
         try:
+            api = await self._gateway.api()
+            kept.lost = True  # whatever may cut off what follows, until RunAPI's answer is written down
             remote = await api.create(request, idempotency_key=entry.key)
         except Flux2Error as exc:
             kept.lost = before or _may_have_reached(exc)
@@ -276,7 +281,7 @@ def _may_have_reached(exc: Flux2Error) -> bool:
         return exc.sent
     if isinstance(exc, ApiError):
         return exc.unanswered or isinstance(exc, ServiceError)
-    return not isinstance(exc, InvalidRequestError)
+    return not isinstance(exc, _UNSENT)
 
 
 def _end(exc: Flux2Error, *, lost: bool) -> Event | None:
@@ -286,7 +291,7 @@ def _end(exc: Flux2Error, *, lost: bool) -> Event | None:
     the task, and a conflict says that something was made under its key, which can't be asked for.
     """
     if not isinstance(exc, ApiError):
-        return Event.REFUSED if isinstance(exc, InvalidRequestError | TransportError) and not lost else None
+        return Event.REFUSED if isinstance(exc, (*_UNSENT, TransportError)) and not lost else None
     if exc.retryable or (lost and isinstance(exc, AuthenticationError | InsufficientCreditsError)):
         return None
     return Event.EXPIRED if lost and isinstance(exc, ConflictError) else Event.REFUSED

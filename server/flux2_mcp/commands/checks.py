@@ -161,10 +161,11 @@ def storage(settings: Settings) -> Iterator[Check]:
     from flux2_mcp.journal.sqlite import Error, looked_at
 
     home, journal = settings.home, settings.home / "journal.sqlite3"
-    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    # `Path.exists` raises where a folder may not be looked into.
+    there = next(folder for folder in (home, *home.parents) if os.path.exists(folder))  # noqa: PTH110  # see above
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield fail("journal", f"{there} is not to be written", shlex.join(["chmod", "u+rwx", str(there)]))
-    elif not journal.exists():
+    elif there != home or not journal.exists():
         yield ok("journal", f"none yet; the first task makes {journal}")
     else:
         files = [path for path in home.glob("journal.sqlite3*") if path.is_file()]

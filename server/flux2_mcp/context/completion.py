@@ -16,7 +16,7 @@ from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.models import Action
 from flux2_mcp.results import STATUSES
-from flux2_mcp.service import Service
+from flux2_mcp.services import Services
 from flux2_mcp.sources import TASK
 
 MOST: Final = 100
@@ -70,12 +70,12 @@ _TASKS: Final[Mapping[str, Callable[[Entry], str | None]]] = {
 
 
 async def complete(
-    service: Service, ref: PromptReference | ResourceTemplateReference, name: str, value: str, given: Given
+    services: Services, ref: PromptReference | ResourceTemplateReference, name: str, value: str, given: Given
 ) -> Completion:
     """What an argument may be, of all that begins like `value`.
 
     Args:
-        service: Knows the recent tasks.
+        services: Know the recent tasks.
         ref: A prompt or a resource template of ours.
         name: The argument.
         value: What was typed so far.
@@ -84,6 +84,7 @@ async def complete(
     Raises:
         InvalidRequestError: There is no such prompt, template or argument.
         JournalError: The recent tasks can't be read.
+        SettingsError: There is no service that could.
     """
     known, implied = _arguments(ref)
     if name not in known:
@@ -92,7 +93,7 @@ async def complete(
         )
     more = False
     if name in _TASKS:
-        entries = await service.page(limit=MOST, before=None)
+        entries = await services.service.page(limit=MOST, before=None)
         values = [text for entry in entries if (text := _TASKS[name](entry)) is not None]
         more = len(entries) == MOST
     elif name in _VALUES:

@@ -19,6 +19,7 @@ from flux2_mcp.delivery import preview
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.service import Service
+from flux2_mcp.services import Services
 from flux2_mcp.waiting import Told
 
 SCHEME = "flux2"
@@ -42,14 +43,16 @@ TEMPLATES = (
 )
 
 
-async def listed(service: Service, cursor: str | None) -> ListResourcesResult:
+async def listed(services: Services, cursor: str | None) -> ListResourcesResult:
     """One page. The first has the documents and the list of tasks; then come each task and its image, newest first.
+
+    Without a service there are no tasks to list: who reads their list is told why.
 
     Raises:
         InvalidRequestError: A cursor that no page gave.
     """
-    before = await _read_cursor(service, cursor)
-    entries = await service.page(limit=PAGE, before=before)
+    before = None if cursor is None else await _read_cursor(services.service, cursor)
+    entries = await services.service.page(limit=PAGE, before=before) if services.usable else ()
     found = []
     if before is None:
         found = [document.resource() for document in docs.documents().values() if document.listed]
@@ -78,16 +81,20 @@ def _resources(entry: Entry) -> list[Resource]:
     return [task, *images]
 
 
-async def read(service: Service, uri: str) -> ReadResourceContents | None:
+async def read(services: Services, uri: str) -> ReadResourceContents | None:
     """What stands behind one of our URIs; None where nothing does.
 
     Raises:
+        SettingsError: It takes a service, and there is none.
         Flux2Error: The image is not on disk (yet, or any more).
         InvalidRequestError: `max` is no number of pixels.
     """
     if (document := docs.documents().get(uri)) is not None:
         return ReadResourceContents(document.text(), document.mime_type)
     kind, ident, query = _parts(uri)
+    if not kind:
+        return None
+    service = services.service
     if kind == "tasks" and not ident:
         entries = await service.page(limit=PAGE, before=None)
         return _json([results.task(Told(entry)).model_dump(mode="json") for entry in entries])
@@ -134,9 +141,7 @@ def _cursor(key: str) -> str:
     return base64.urlsafe_b64encode(key.encode()).decode()
 
 
-async def _read_cursor(service: Service, cursor: str | None) -> str | None:
-    if cursor is None:
-        return None
+async def _read_cursor(service: Service, cursor: str) -> str:
     with contextlib.suppress(binascii.Error, UnicodeError):
         key = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
         entry = await service.known(key)

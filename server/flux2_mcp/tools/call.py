@@ -58,6 +58,8 @@ def client(call: Call) -> Client:
 def wait_seconds(call: Call, asked: float | None) -> float:
     """How long to wait: what the call says, else the settings, else what this host bears."""
     settings = service(call).settings
+    if asked is None:
+        settings.need("FLUX2_WAIT_SECONDS")
     return next(value for value in (asked, settings.wait_seconds, client(call).wait_seconds) if value is not None)
 
 
@@ -73,8 +75,11 @@ Roots: TypeAlias = Annotated[ListRootsResult, Resolve(_roots)]
 def folders(call: Call, roots: ListRootsResult) -> list[Path]:
     """The folders that the caller works in, the workspace first: the client's roots, else the settings' own."""
     named = [sources.file_path(str(root.uri)) for root in roots.roots if str(root.uri).startswith(sources.FILE)]
-    own = service(call).settings.workspace
-    return [Path(path) for path in named if path is not None] or ([] if own is None else [Path(own)])
+    if found := [Path(path) for path in named if path is not None]:
+        return found
+    settings = service(call).settings
+    settings.need("FLUX2_WORKSPACE")
+    return [] if settings.workspace is None else [Path(settings.workspace)]
 
 
 def can_ask(call: Call) -> bool:

@@ -33,7 +33,7 @@ async def check_task(
     Without ids: what was made, newest first.
     """
     service, report = calls.service(call), calls.on_progress(call)
-    here = next(map(str, calls.folders(call, roots)), None)
+    here = next(map(str, calls.folders(call, roots)), None) if workspace == "." else workspace
     filters = {"status": status, "since": since, "workspace": workspace}
     if task_ids and (given := [name for name, value in filters.items() if value is not None]):
         raise InvalidRequestError(*(Problem(name, "goes without task_ids only.") for name in given))
@@ -44,7 +44,7 @@ async def check_task(
             limit=limit,
             states=None if status is None else results.states(status),
             since=None if since is None else when.since(since, datetime.now(UTC)),
-            workspace=here if workspace == "." else workspace,
+            workspace=here,
             # Who asks for no task in particular wants to know what there is, not to wait for it.
             wait_seconds=wait_seconds or 0,
             on_progress=report,
