@@ -75,7 +75,7 @@ class Accounts:
         Raises:
             JournalError: The journal can't be read.
         """
-        return await self._journal.spending(by, since) if self._journal.path.exists() else ()
+        return await self._journal.spending(by, since) if self._journal.exists else ()
 
     @property
     def notice(self) -> str | None:

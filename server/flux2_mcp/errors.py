@@ -105,7 +105,7 @@ class SettingsError(Flux2Error):
     code = "settings"
     exit_code = 4
     default_cost = NOTHING_SENT
-    default_next = "Mend the setting named above, then start the server again."
+    default_next = "Mend that setting, then start the server again."
 
     def __init__(
         self, message: str, *, setting: str | None = None, says: str | None = None, next_step: str | None = None

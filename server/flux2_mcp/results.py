@@ -146,7 +146,7 @@ def generation(outcome: Outcome) -> GenerationResult:
 def task(told: Told) -> TaskResult:
     """One task."""
     entry = told.entry
-    error = entry.error or (_trouble(told.trouble) if told.trouble is not None and entry.state.unfinished else None)
+    error = entry.error or (trouble(told.trouble) if told.trouble is not None and entry.state.unfinished else None)
     return TaskResult(
         task_id=entry.task_id or entry.key,
         status=STATUSES[entry.state],
@@ -163,7 +163,7 @@ def task(told: Told) -> TaskResult:
     )
 
 
-def _trouble(error: Flux2Error) -> str:
+def trouble(error: Flux2Error) -> str:
     """What stands in a task's way; what does not go by itself comes with what to do."""
     return f"{error.message} {error.next_step}" if isinstance(error, SettingsError) else error.message
 

@@ -6,7 +6,6 @@ check:    from the journal; what it has never seen is asked of RunAPI and record
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -98,8 +97,7 @@ class Service:
 
     async def _keep(self) -> None:
         # Where nothing was ever asked for, by any process, there is nothing to keep and no file to make.
-        # `Path.exists` raises where a folder may not be looked into; who then asks for something is told what is wrong.
-        while not (self._begun.is_set() or os.path.exists(self._journal.path)):  # noqa: PTH110  # see above
+        while not (self._begun.is_set() or self._journal.exists):
             with anyio.move_on_after(CLAIM_EVERY):
                 await self._begun.wait()
         await self._keeper.run()

@@ -31,11 +31,10 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import Field, TypeAdapter
 
-from flux2_mcp import boundary, waiting
+from flux2_mcp import boundary, results, waiting
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.lifecycle import State
-from flux2_mcp.results import stamp
 from flux2_mcp.service import MOST_TOGETHER
 from flux2_mcp.services import Services
 from flux2_mcp.tools import call as calls
@@ -161,15 +160,15 @@ def _task(ident: str, outcome: Outcome, notice: str | None = None) -> dict[str, 
     """The task, under way. A dict, since the SDK leaves null fields of models out, and `ttlMs` has to be there."""
     entries = [told.entry for told in outcome.tasks]
     begun = min(entry.created_at for entry in entries)
-    trouble = next((told.trouble.message for told in outcome.tasks if told.trouble), None)
+    trouble = next((results.trouble(told.trouble) for told in outcome.tasks if told.trouble), None)
     elapsed = (datetime.now(UTC) - begun).total_seconds()
     standing = calls.standing([entry.state for entry in entries], elapsed, waiting.remaining(outcome.tasks))
     return {
         "taskId": ident,
         "status": "working",
         "statusMessage": " ".join(filter(None, [f"{standing}.", trouble, NO_CANCEL, notice])),
-        "createdAt": stamp(begun),
-        "lastUpdatedAt": stamp(max(map(_touched, entries))),
+        "createdAt": results.stamp(begun),
+        "lastUpdatedAt": results.stamp(max(map(_touched, entries))),
         "ttlMs": None,
         "pollIntervalMs": POLL_MS,
     }

@@ -10,7 +10,7 @@ from flux2_mcp.catalog import DEFAULT_RESOLUTION, Field, Model
 from flux2_mcp.models import Action, PriceSource
 from flux2_mcp.prices import PriceList
 from flux2_mcp.pricing import Price, PriceBook
-from flux2_mcp.results import SANDBOX_NOTICE, Result, number
+from flux2_mcp.results import SANDBOX_NOTICE, Result, number, trouble
 
 UNPRICED = "No published price: only RunAPI's live schedule knows it, so state max_cost_usd."
 
@@ -90,7 +90,7 @@ def price_list(
     each = pricing.price(found.book, model, resolution).usd
     notices = [
         SANDBOX_NOTICE if found.sandbox else None,
-        f"The balance could not be read: {found.trouble.message}" if found.trouble else None,
+        f"The balance could not be read: {trouble(found.trouble)}" if found.trouble else None,
     ]
     return PricingResult(
         sandbox=found.sandbox,

@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 
 import anyio
 
-from flux2_mcp.errors import NOTHING_CHARGED, AuthenticationError, Flux2Error, JournalError, SettingsError, TaskFailedError
+from flux2_mcp.errors import (
+    NOTHING_CHARGED,
+    AuthenticationError,
+    Flux2Error,
+    JournalError,
+    SettingsError,
+    TaskFailedError,
+)
 from flux2_mcp.journal.entry import Entry, Journal
 from flux2_mcp.keeper import Keeper, Watch
 from flux2_mcp.lifecycle import State

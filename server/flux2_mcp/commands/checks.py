@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
 import shutil
 import stat
@@ -19,8 +18,9 @@ from pydantic import BaseModel
 from flux2_mcp import __version__
 from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.config import config_file
-from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError
+from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError, TransportError
 from flux2_mcp.gateway import Gateway
+from flux2_mcp.runapi.causes import CERTIFICATES
 from flux2_mcp.settings import Settings
 
 LOGIN = "flux2-mcp login"
@@ -77,8 +77,7 @@ def installation(invocation: Invocation) -> Iterator[Check]:
     yield ok("python", f"{platform.python_version()} ({sys.executable})")
     yield ok("version", f"{__version__} ({Path(__file__).parents[1]})")
     if isinstance(invocation.read, SettingsError):
-        named = re.search(r"\b(?:FLUX2|RUNAPI)_[A-Z_]+", invocation.read.message)
-        yield fail("settings", invocation.read.message, f"unset {named[0]}" if named else LOGIN)
+        yield fail("settings", _advice(invocation.read), _unset(invocation.read) or LOGIN)
 
 
 async def service(invocation: Invocation, settings: Settings) -> AsyncIterator[Check]:
@@ -130,8 +129,10 @@ async def _runapi(gateway: Gateway, settings: Settings) -> AsyncIterator[Check]:
         with anyio.fail_after(PATIENCE):
             ahead = await (await gateway.api()).clock_ahead()
     except (Flux2Error, TimeoutError) as exc:
-        mend = ELSEWHERE if gateway.sandbox else f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
-        yield fail("base URL", f"{where}: {_words(exc)}", mend)
+        mend = (
+            ELSEWHERE if gateway.sandbox else _unset(exc) or f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
+        )
+        yield fail("base URL", f"{where}: {_advice(exc)}", mend)
         return
     yield ok("base URL", f"{where} answers in {anyio.current_time() - began:.2f} s")
     if ahead is None:
@@ -186,6 +187,19 @@ def storage(settings: Settings) -> Iterator[Check]:
         yield note("disk", detail, ELSEWHERE)
     else:
         yield ok("disk", detail)
+
+
+def _advice(exc: Flux2Error | TimeoutError) -> str:
+    """What happened, and what to do where a command alone does not say it."""
+    return f"{exc.message} {exc.next_step}" if isinstance(exc, SettingsError | TransportError) else _words(exc)
+
+
+def _unset(exc: Flux2Error | TimeoutError) -> str | None:
+    """The command that mends what a variable does; None where none does."""
+    setting = exc.setting if isinstance(exc, SettingsError | TransportError) else None
+    if setting == CERTIFICATES and isinstance(exc, TransportError):
+        return f"export {CERTIFICATES}=/path/to/certificate.pem"
+    return None if setting is None else f"unset {setting}"
 
 
 def _words(exc: Flux2Error | TimeoutError) -> str:

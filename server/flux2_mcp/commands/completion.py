@@ -54,6 +54,6 @@ def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) ->
 async def _newest(settings: Settings) -> tuple[Entry, ...]:
     journal = SqliteJournal(settings.home, account(settings), owners.name())
     try:
-        return await journal.recent(limit=MOST_IDS) if journal.path.exists() else ()
+        return await journal.recent(limit=MOST_IDS) if journal.exists else ()
     finally:
         await journal.close()

@@ -13,13 +13,16 @@ from typing import TextIO, cast
 
 import anyio
 
+from flux2_mcp import keyfile
 from flux2_mcp.commands.checks import Check, fail, note, ok
 from flux2_mcp.commands.output import PROGRAM
-from flux2_mcp.errors import Flux2Error, HostFileError
+from flux2_mcp.config import config_file
+from flux2_mcp.errors import Flux2Error, HostFileError, SettingsError
 from flux2_mcp.hosts import entry, files
 from flux2_mcp.hosts.installing import Machine
 from flux2_mcp.hosts.jsonc import Object
 from flux2_mcp.hosts.table import SCOPES, Host, Scope
+from flux2_mcp.settings import from_env
 
 LONGEST_START = 30.0
 """Seconds until an entry is given up: no host waits longer unless it is told to."""
@@ -77,10 +80,16 @@ async def _entry(
     if changes := entry.changes(row, command, standing):
         return fail(row.name, f"{where} differs in {', '.join(changes)}", install)
     folder = machine.workspace if scope == "project" else None
+    env = _inherited(machine.env) | entry.environment(row, standing, machine.env)
     try:
-        seconds, ready, tools = await handshake(
-            entry.words(standing), entry.environment(row, standing, machine.env), machine.env, folder
-        )
+        from_env(
+            env, keyfile.read(config_file(env))
+        )  # the server goes on with what it can't use, for its answers to say so
+        seconds, ready, tools = await handshake(entry.words(standing), env, folder)
+    except SettingsError as exc:
+        held = path if exc.setting else config_file(env) or path
+        line = entry.EDITORS[row.format].line(files.read(path).text or "", row.servers, name) if exc.setting else None
+        return fail(row.name, f"{where}: {exc.message}", _editor(machine.env, line, held))
     except HostFileError as exc:
         return fail(row.name, f"{where}: {exc.why}", _try(standing))
     detail = f"{where}: answers in {seconds:.2f} s with {tools} tools, works in {ready:.2f} s"
@@ -105,9 +114,14 @@ def _literals(row: Host, standing: Object) -> list[str]:
     ]
 
 
-async def handshake(
-    words: list[str], handed: Mapping[str, str], env: Mapping[str, str], folder: str | None
-) -> tuple[float, float, int]:
+def _inherited(env: Mapping[str, str]) -> dict[str, str]:
+    """What a host that was not started from a shell hands on of its own environment."""
+    from mcp.client.stdio import DEFAULT_INHERITED_ENV_VARS
+
+    return {name: env[name] for name in DEFAULT_INHERITED_ENV_VARS if name in env} | {"PATH": os.defpath}
+
+
+async def handshake(words: list[str], env: Mapping[str, str], folder: str | None) -> tuple[float, float, int]:
     """Start a server as a host without a shell does, and use a tool that costs nothing.
 
     The first answers may come from a snapshot, before the server has read a setting: only a call shows that all of it is there.
@@ -118,10 +132,9 @@ async def handshake(
         HostFileError: It did not start or did not answer; says why in its own first words, where it has any.
     """
     from mcp.client.client import Client
-    from mcp.client.stdio import DEFAULT_INHERITED_ENV_VARS, StdioServerParameters, stdio_client
+    from mcp.client.stdio import StdioServerParameters, stdio_client
 
-    kept = {name: env[name] for name in DEFAULT_INHERITED_ENV_VARS if name in env} | {"PATH": os.defpath}
-    parameters = StdioServerParameters(command=words[0], args=words[1:], env=kept | dict(handed), cwd=folder)
+    parameters = StdioServerParameters(command=words[0], args=words[1:], env=dict(env), cwd=folder)
     logging.getLogger("mcp").setLevel(logging.CRITICAL)  # what it logs of a broken server is said below, in one line
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as heard:
         began = anyio.current_time()

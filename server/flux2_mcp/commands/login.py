@@ -19,6 +19,7 @@ from flux2_mcp.budget import dollars
 from flux2_mcp.commands import browsing, output
 from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.config import config_fields, config_file, masked
+from flux2_mcp.environment import said_key
 from flux2_mcp.errors import InvalidRequestError, Problem, SettingsError, TransportError
 from flux2_mcp.login.callback import Callback
 from flux2_mcp.login.pkce import Attempt
@@ -79,10 +80,11 @@ def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int,
 def _read_key() -> str:
     """A key from standard input; typed unseen where that is a terminal."""
     if sys.stdin is not None and sys.stdin.isatty():
-        key = str(click.prompt("The key (not shown)", hide_input=True, err=True)).strip()
+        given = str(click.prompt("The key (not shown)", hide_input=True, err=True))
     else:
-        given = b"" if sys.stdin is None else sys.stdin.buffer.read(LONGEST_KEY + 1)
-        key = given.decode("utf-8", "replace").strip()
+        read = b"" if sys.stdin is None else sys.stdin.buffer.read(LONGEST_KEY + 1)
+        given = read.decode("utf-8", "replace")
+    key = said_key(given) or ""
     if not sendable(key) or " " in key or len(key) > LONGEST_KEY:
         raise InvalidRequestError(Problem("standard input", "holds no key: one line of printable ASCII characters."))
     return key

@@ -7,6 +7,7 @@ import click
 from flux2_mcp import keyfile
 from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.config import config_file
+from flux2_mcp.environment import said_key
 
 EPILOG = """
 \b
@@ -26,5 +27,5 @@ def logout(invocation: Invocation) -> None:
     removed = path is not None and keyfile.forget(path)
     click.echo(f"The key is removed from {path}." if removed else f"There is no key in {path or 'any config file'}.")
     for name in ("RUNAPI_API_KEY", "RUNAPI_KEY"):
-        if invocation.env.get(name, "").strip():
+        if said_key(invocation.env.get(name)):
             click.echo(f"{name} is still set, and its key is used.", err=True)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import PureWindowsPath
 
+from flux2_mcp.environment import said
 from flux2_mcp.errors import HostFileError
 from flux2_mcp.hosts.json_edit import JsonEditor
 from flux2_mcp.hosts.jsonc import Json, Object
@@ -76,8 +77,8 @@ def environment(host: Host, entry: Object, env: Mapping[str, str]) -> dict[str, 
 
 
 def refers(value: str) -> bool:
-    """True where a value leads to the environment instead of holding something itself."""
-    return _REFERENCE.search(value) is not None or value.startswith("${input:")
+    """True where a value leads elsewhere, in any dialect, instead of holding something itself."""
+    return _REFERENCE.search(value) is not None or said(value) is None
 
 
 def standing(host: Host, text: str, name: str) -> Object | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -62,6 +63,11 @@ class SqliteJournal:
     def path(self) -> Path:
         """The file. It is there once something was written."""
         return self._home / "journal.sqlite3"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file is there; False, and no error as `Path.exists` raises, where its folder can't be looked into."""
+        return os.path.exists(self.path)  # noqa: PTH110  # see above
 
     def _database(self) -> Database:
         from flux2_mcp.journal.sqlite import opened

@@ -7,8 +7,8 @@ an answer of the name server that changes between two looks (DNS rebinding) chan
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
-import urllib.request
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 import anyio
 
 from flux2_mcp.errors import DeliveryError, TransportError
+from flux2_mcp.runapi import proxies
 
 HTTPS_PORT, HTTP_PORT = 443, 80
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -58,16 +59,20 @@ async def looked_up(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(place[0]) for _, _, _, _, place in found))
 
 
-async def routes(url: str, base_url: str, resolve: Resolve = looked_up) -> list[Route]:
+async def routes(
+    url: str, base_url: str, resolve: Resolve = looked_up, env: Mapping[str, str] = os.environ
+) -> list[Route]:
     """The routes to a file, to be tried in turn.
 
     Args:
         url: The file's.
         base_url: RunAPI's own, which the user has configured: files may stand there, even on plain loopback HTTP.
         resolve: Looks hosts up.
+        env: The environment, which may name a proxy.
 
     Raises:
         DeliveryError: Nothing may be fetched from there; it says why.
+        SettingsError: The proxy on the way can't be used.
         TransportError: The host's name is not known.
     """
     parts = _split(url)
@@ -78,19 +83,23 @@ async def routes(url: str, base_url: str, resolve: Resolve = looked_up) -> list[
     if "@" in parts.netloc:
         raise DeliveryError("The result's URL holds a user name, so it was not fetched.")
     host, port = parts.hostname, parts.port or HTTPS_PORT
-    proxy = _proxy(host)
+    proxy = proxies.proxy(url, env)
     try:
         name = host if host.isascii() else host.encode("idna").decode()
         addresses = await resolve(host, port)
     except (OSError, UnicodeError) as exc:
         if proxy is not None and not _is_number(host):
-            return [Route(url, way=proxy)]  # behind a proxy, names of the outside are often known to it alone
-        raise TransportError("The image's host is not known: its name leads to no address.", sent=False) from exc
+            return [Route(url, way=proxy.url)]  # behind a proxy, names of the outside are often known to it alone
+        raise TransportError(
+            "The image's host is not known: its name leads to no address.",
+            sent=False,
+            next_step="Check the network, then call check_task with the task's id: it fetches the image again.",
+        ) from exc
     for address in addresses:
         if (kind := not_public(address)) is not None:
             raise DeliveryError(f"The result's URL leads to an address that is {kind}, so it was not fetched.")
     if proxy is not None:
-        return [Route(url, way=proxy)]
+        return [Route(url, way=proxy.url)]
     # Closed after: a connection is known by its address, and must not serve another name at the same one.
     headers = {"Host": name if port == HTTPS_PORT else f"{name}:{port}", "Connection": "close"}
     return [Route(_at(parts, address), headers, name, DIRECT) for address in addresses]
@@ -146,10 +155,3 @@ def _origin(parts: SplitResult | None) -> tuple[str, str, int] | None:
 def _at(parts: SplitResult, address: str) -> str:
     place = f"[{address}]" if ":" in address else address
     return parts._replace(netloc=place if parts.port is None else f"{place}:{parts.port}", fragment="").geturl()
-
-
-def _proxy(host: str) -> str | None:
-    """The environment's proxy for https to a host; it is the user's wish."""
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get("https") or proxies.get("all")
-    return None if not proxy or urllib.request.proxy_bypass(host) else proxy

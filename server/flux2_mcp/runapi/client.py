@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
 import time
@@ -9,19 +10,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import anyio
 import httpx
 
 from flux2_mcp import logs, retry
+from flux2_mcp.environment import said_path
 from flux2_mcp.errors import SettingsError, TransportError
-from flux2_mcp.runapi import addresses
+from flux2_mcp.runapi import addresses, causes, proxies
 from flux2_mcp.runapi.addresses import Resolve, Route
 from flux2_mcp.runapi.answers import LARGEST, LARGEST_ERROR, Answer, Download
 from flux2_mcp.runapi.calls import Calls, sendable
+from flux2_mcp.runapi.causes import CERTIFICATE_FOLDER, CERTIFICATES, Peer
 from flux2_mcp.runapi.endpoints import Endpoints
-from flux2_mcp.settings import is_loopback
+from flux2_mcp.runapi.proxies import Proxy
 
 SLOWEST = 16 * 1024
 """Bytes a second that an upload must reach: a home's slowest uplink."""
@@ -40,15 +43,31 @@ LAST_PORT = 65_535
 
 _FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, UnicodeError)
 # The first that fits, in words of our own: the libraries' may hold a URL with its signature. False: nothing was sent.
-_WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool], ...] = (
-    (httpx.ConnectTimeout, "no connection in time", False),
-    (httpx.PoolTimeout, "no connection was free in time", False),
-    ((httpx.TimeoutException, TimeoutError), "no answer in time", True),
-    (httpx.ProxyError, "the proxy did not let the call through", False),
-    (httpx.ConnectError, "no connection: unknown name, closed port, or a certificate that is not trusted", False),
-    ((httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError), "the address can't be called", False),
-    (Exception, "the connection broke off, or what came is not HTTP", True),
+_WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool, str], ...] = (
+    (httpx.PoolTimeout, "no connection was free in time", False, "Wait until other calls have ended, then call again."),
+    (httpx.ConnectTimeout, "no connection in time", False, "Check the network, then call again."),
+    (
+        (httpx.TimeoutException, TimeoutError),
+        "no answer in time",
+        True,
+        "Call again in a minute: the same call is not paid twice.",
+    ),
+    (
+        (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError),
+        "the address can't be called",
+        False,
+        "Check RUNAPI_BASE_URL where it is set, then start the server again.",
+    ),
+    (httpx.ConnectError, "no connection", False, "Check the network, then call again."),
+    (
+        Exception,
+        "the connection broke off, or what came is not HTTP",
+        True,
+        "Call again; if it stays so, check the network and whatever stands between.",
+    ),
 )
+PROXY = "proxy"
+"""Where a request carries the proxy that it goes through, for the words about its failure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +100,7 @@ class RunApi(Endpoints):
         now: The present, aware.
         jitter: A random number in [0, 1).
         resolve: Looks up the hosts of files.
+        env: The environment: which proxies lead out, and whose certificates are trusted. Read at each first connection.
     """
 
     def __init__(
@@ -98,11 +118,12 @@ class RunApi(Endpoints):
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[], float] = random.random,
         resolve: Resolve = addresses.looked_up,
+        env: Mapping[str, str] = os.environ,
     ) -> None:
         if api_key is not None and not sendable(api_key):
             raise SettingsError("The API key holds characters that no key has.")
         logs.hide(api_key)
-        self._pool = _Pool(base_url, timeouts or Timeouts(), resolve)
+        self._pool = _Pool(base_url, timeouts or Timeouts(), resolve, env)
         super().__init__(
             Calls(
                 transport=self._pool,
@@ -130,10 +151,11 @@ class RunApi(Endpoints):
 class _Pool:
     """httpx at arm's length: requests are made by hand, so that no key, cookie or header of one call slips into another."""
 
-    def __init__(self, base_url: str, timeouts: Timeouts, resolve: Resolve) -> None:
+    def __init__(self, base_url: str, timeouts: Timeouts, resolve: Resolve, env: Mapping[str, str]) -> None:
         self._base = base_url
         self._timeouts = timeouts
         self._resolve = resolve
+        self._env = env
         self._tls: ssl.SSLContext | None = None
         self._calls = _Lane(CALLS, self._client)
         self._downloads = _Lane(DOWNLOADS, self._client)
@@ -146,20 +168,21 @@ class _Pool:
         self, method: str, url: str, *, headers: Mapping[str, str], content: bytes = b"", whom: str = "RunAPI"
     ) -> Answer:
         within = self._timeouts.pool + self._timeouts.answer + len(content) / SLOWEST
-        with _translated(whom), anyio.fail_after(within):
-            async with self._calls.open(self._request(method, url, headers, content), self._timeouts.pool) as response:
+        with self._translated(whom), anyio.fail_after(within):
+            request = self._request(method, url, headers, content, proxy=proxies.proxy(url, self._env))
+            async with self._calls.open(request, self._timeouts.pool) as response:
                 return Answer(response.status_code, dict(response.headers), await _body(response, whom))
 
     @asynccontextmanager
     async def download(self, url: str, headers: Mapping[str, str], whom: str) -> AsyncIterator[Download]:
         async with AsyncExitStack() as stack:
-            with _translated(whom):
-                found = await addresses.routes(url, self._base, self._resolve)
+            with self._translated(whom):
+                found = await addresses.routes(url, self._base, self._resolve, self._env)
                 response = await self._reached(stack, found, headers)
             _refuse_layers(response, whom)
 
             async def chunks() -> AsyncIterator[bytes]:
-                with _translated(whom):
+                with self._translated(whom):
                     async for piece in response.aiter_bytes(CHUNK):
                         yield piece
 
@@ -170,82 +193,114 @@ class _Pool:
     ) -> httpx.Response:
         """The answer on the first route that leads to a connection."""
         for route in found:
-            request = self._request("GET", route.url, {**headers, **route.headers})
+            proxy = None if route.way == addresses.DIRECT else proxies.proxy(route.url, self._env)
+            request = self._request("GET", route.url, {**headers, **route.headers}, proxy=proxy)
             if route.name is not None:
                 request.extensions["sni_hostname"] = route.name
             try:
-                opening = self._downloads.open(request, self._timeouts.pool, route.way)
+                opening = self._downloads.open(request, self._timeouts.pool)
                 return await stack.enter_async_context(opening)
             except httpx.ConnectError:
                 if route is found[-1]:
                     raise
         raise httpx.ConnectError("no address")
 
-    def _request(self, method: str, url: str, headers: Mapping[str, str], content: bytes = b"") -> httpx.Request:
+    def _request(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes = b"", *, proxy: Proxy | None
+    ) -> httpx.Request:
         sent = httpx.Headers(dict(headers))
         if method != "GET":
             sent["Content-Length"] = str(len(content))
         pieces = _pieces(content) if content else None
-        request = httpx.Request(
-            method, url, headers=sent, content=pieces, extensions={"timeout": asdict(self._timeouts)}
-        )
+        extensions = {"timeout": asdict(self._timeouts), PROXY: proxy}
+        request = httpx.Request(method, url, headers=sent, content=pieces, extensions=extensions)
         if not 0 <= (request.url.port or 0) <= LAST_PORT:
             # Further in, the socket would raise its own error, in a group.
             raise httpx.InvalidURL("no such port")
         return request
 
-    def _client(self, scheme: str, way: str) -> httpx.AsyncClient:
-        """The environment's proxies and certificates are the user's wish (`trust_env`), but no proxy sees our loopback."""
-        parts = urlsplit(self._base)
-        loopback = {"localhost", "127.0.0.1", "[::1]"} | ({parts.netloc} if is_loopback(parts.hostname) else set())
-        mounts: dict[str, None] = {f"all://{host}": None for host in loopback}
+    def _client(self, scheme: str, proxy: Proxy | None) -> httpx.AsyncClient:
+        """It asks the environment nothing by itself: what is there may be more than it can read."""
+        if scheme == "https" and self._tls is None:
+            self._tls = _trusted(self._env)
         try:
-            if scheme == "https" and self._tls is None:
-                self._tls = httpx.create_ssl_context()
             return httpx.AsyncClient(
-                trust_env=way == addresses.ENVIRONMENT,
-                proxy=None if way in {addresses.ENVIRONMENT, addresses.DIRECT} else way,
+                trust_env=False,
+                proxy=None if proxy is None else proxy.url,
                 # Reading the certificates takes 30 ms and more, which the sandbox needs not wait for. Without, nobody is trusted.
                 verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._tls is None else self._tls,
-                mounts=mounts if way == addresses.ENVIRONMENT else None,
                 limits=httpx.Limits(max_connections=SHARE, max_keepalive_connections=SHARE, keepalive_expiry=KEPT),
                 follow_redirects=False,
             )
-        except (ImportError, ValueError, OSError, httpx.InvalidURL) as exc:
-            raise SettingsError(
-                "The proxy or the certificates named by the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, "
-                "SSL_CERT_FILE, SSL_CERT_DIR) can't be used; proxies must be http:// or https://."
+        except (ValueError, httpx.InvalidURL) as exc:
+            if proxy is None:
+                raise
+            raise proxies.unusable(proxy.variable, proxy.url) from exc
+
+    @contextmanager
+    def _translated(self, whom: str) -> Iterator[None]:
+        try:
+            yield
+        except _FOREIGN as exc:
+            words, sent, cure, setting = self._words(exc)
+            raise TransportError(
+                f"{whom} gave no answer: {words}.", sent=sent, setting=setting, next_step=cure
             ) from exc
+
+    def _words(self, exc: Exception) -> tuple[str, bool, str, str | None]:
+        """What happened, whether something may have been sent, what to do, and the variable that mends it, where one does."""
+        peer = self._peer(exc)
+        if peer is not None and isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+            cause = causes.of(exc, peer, in_time=isinstance(exc, httpx.ConnectError))
+            return cause.words, False, cause.cure, cause.setting
+        if peer is not None and peer.proxy is not None and isinstance(exc, httpx.ProxyError):
+            cause = causes.of_proxy(str(exc), peer.proxy)
+            return cause.words, False, cause.cure, cause.setting
+        words, sent, cure = next((words, sent, cure) for kinds, words, sent, cure in _WORDS if isinstance(exc, kinds))
+        return words, sent, cure, None
+
+    def _peer(self, exc: Exception) -> Peer | None:
+        """Whom a request that failed was to reach; None where none was made."""
+        try:
+            request = exc.request if isinstance(exc, httpx.RequestError) else None
+        except RuntimeError:
+            request = None
+        if request is None:
+            return None
+        return Peer(
+            host=str(request.extensions.get("sni_hostname", request.url.host)),
+            port=request.url.port,
+            proxy=request.extensions[PROXY],
+            base_url=str(request.url).startswith(self._base),
+        )
 
 
 class _Lane:
     """Connections for one kind of traffic. Who finds none free queues here: httpx's queue costs the square of its length."""
 
-    def __init__(self, places: int, make: Callable[[str, str], httpx.AsyncClient]) -> None:
+    def __init__(self, places: int, make: Callable[[str, Proxy | None], httpx.AsyncClient]) -> None:
         self._make = make
         self._places = anyio.Semaphore(places, fast_acquire=True)
         # Clients' numbers, a stack: under little load the same few warm connections serve, and one client is made.
         self._free = [place // SHARE for place in reversed(range(places))]
-        self._clients: dict[tuple[int, str, str], httpx.AsyncClient] = {}
+        self._clients: dict[tuple[int, str, Proxy | None], httpx.AsyncClient] = {}
 
     async def aclose(self) -> None:
         while self._clients:
             await self._clients.popitem()[1].aclose()
 
     @asynccontextmanager
-    async def open(
-        self, request: httpx.Request, patience: float, way: str = addresses.ENVIRONMENT
-    ) -> AsyncIterator[httpx.Response]:
+    async def open(self, request: httpx.Request, patience: float) -> AsyncIterator[httpx.Response]:
         with anyio.move_on_after(patience) as scope:
             await self._places.acquire()
         if scope.cancelled_caught:
             raise httpx.PoolTimeout("no place")
-        number = self._free.pop()
-        which = (number, request.url.scheme, way)
+        number, proxy = self._free.pop(), request.extensions[PROXY]
+        which = (number, request.url.scheme, proxy)
         try:
             if which not in self._clients:
-                self._clients[which] = self._make(request.url.scheme, way)
-            response = await self._clients[which].send(request, stream=True)
+                self._clients[which] = self._make(request.url.scheme, proxy)
+            response = await _sent(self._clients[which], request, proxy)
             try:
                 yield response
             finally:
@@ -282,10 +337,32 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + PIECE]
 
 
-@contextmanager
-def _translated(whom: str) -> Iterator[None]:
+async def _sent(client: httpx.AsyncClient, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
     try:
-        yield
-    except _FOREIGN as exc:
-        words, sent = next((words, sent) for kinds, words, sent in _WORDS if isinstance(exc, kinds))
-        raise TransportError(f"{whom} gave no answer: {words}.", sent=sent) from exc
+        return await client.send(request, stream=True)
+    except httpx.HTTPError:
+        raise
+    except Exception as exc:
+        if proxy is None or not proxy.url.startswith(proxies.SOCKS):
+            raise
+        # What is no SOCKS proxy, or says no, ends the library that speaks with it in errors that are nobody's.
+        raise httpx.ProxyError("no SOCKS", request=request) from exc
+
+
+def _trusted(env: Mapping[str, str]) -> ssl.SSLContext:
+    """Whose certificates are trusted: the environment's wish, else what comes with the library.
+
+    Raises:
+        SettingsError: The environment names what can't be read.
+    """
+    file, folder = (said_path(env.get(name), env) for name in (CERTIFICATES, CERTIFICATE_FOLDER))
+    if file is None and folder is None:
+        return httpx.create_ssl_context(trust_env=False)
+    name, told = (CERTIFICATES, file) if file else (CERTIFICATE_FOLDER, folder)
+    try:
+        if file is None:
+            next(Path(str(folder)).iterdir(), None)  # a folder that is not there would be one without certificates
+        return ssl.create_default_context(cafile=file, capath=None if file else folder)
+    except OSError as exc:
+        reason = "there is none in it" if isinstance(exc, ssl.SSLError) else exc.strerror
+        raise SettingsError(f"{name} names no certificates: {reason}.", setting=name, says=told) from exc

@@ -1,0 +1,138 @@
+"""Why no connection came: each cause in a sentence of its own, with its own cure. Pure: it reads what was raised.
+
+The libraries raise one error for all of them; what happened is told by what they raised it from. Their own words may hold a
+URL with its signature, so none of theirs is shown, but what OpenSSL says of a certificate.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from flux2_mcp.runapi.proxies import Proxy
+
+CERTIFICATES, CERTIFICATE_FOLDER = "SSL_CERT_FILE", "SSL_CERT_DIR"
+BAD_DATES, BAD_NAMES = frozenset({9, 10}), frozenset({62, 64})
+"""OpenSSL's numbers (X509_V_ERR_*): not valid yet, expired; another host's, another address's."""
+LET_THROUGH = "A firewall or a VPN may hold it up; where only a proxy leads out, HTTPS_PROXY must name it."
+UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Whom a connection was to lead to, by way of which proxy. `base_url`: RUNAPI_BASE_URL says so."""
+
+    host: str
+    port: int | None
+    proxy: Proxy | None
+    base_url: bool
+
+    @property
+    def first(self) -> str:
+        """The first that is connected to."""
+        if self.proxy is not None:
+            return f"{self.proxy.place}, the proxy that {self.proxy.variable} names"
+        return f"{self.host}:{self.port}" if self.port else self.host
+
+    @property
+    def check(self) -> str:
+        """What to look at where that can't be reached."""
+        if self.proxy is not None:
+            return f"Check {self.proxy.variable}, or unset it; then start the server again."
+        return f"Check the network{', and RUNAPI_BASE_URL where it is set' if self.base_url else ''}; then call again."
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What happened, what to do, and the variable that mends it, where one does."""
+
+    words: str
+    cure: str
+    setting: str | None
+
+
+def of(error: BaseException, peer: Peer, *, in_time: bool = True) -> Cause:
+    """Why a connection did not come.
+
+    Args:
+        error: What was raised.
+        peer: Whom it was to lead to.
+        in_time: False where nothing came of it for so long that it was given up.
+    """
+    setting = None if peer.proxy is None else peer.proxy.variable
+    if not in_time:
+        cure = peer.check if setting else f"{LET_THROUGH} {peer.check}"
+        return Cause(f"no connection in time with {peer.first}", cure, setting)
+    raised = list(_chain(error))
+    certificate = next((each for each in raised if isinstance(each, ssl.SSLCertVerificationError)), None)
+    if certificate is not None:
+        return _of_certificate(certificate, peer)
+    if any(isinstance(each, ssl.SSLError) for each in raised):
+        return _of_tls(peer)
+    words = f"{peer.first} hung up"
+    if any(isinstance(each, socket.gaierror | UnicodeError) for each in raised):
+        words = f"no address is known for {peer.first}"
+    elif any(isinstance(each, ConnectionRefusedError) for each in raised):
+        words = f"nothing listens at {peer.first}"
+    elif any(isinstance(each, OSError) and each.errno in UNREACHABLE for each in raised):
+        words = f"no network leads to {peer.first}"
+    return Cause(f"no connection, since {words}", peer.check, setting)
+
+
+def of_proxy(said: str, proxy: Proxy) -> Cause:
+    """Why a proxy did not let a call through.
+
+    Args:
+        said: What the library says of it, with the proxy's status first.
+        proxy: The proxy.
+    """
+    status = said[:3] if said[:3].isdecimal() else ""
+    words = f"the proxy did not let the call through ({', '.join(filter(None, [proxy.variable, status]))})"
+    if status == str(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED.value):
+        cure = f"Write its user and password into {proxy.variable}, as http://user:password@host:port"
+    else:
+        cure = f"Ask who runs it to let it through, or name the host in NO_PROXY, or mend {proxy.variable}"
+    return Cause(words, f"{cure}; then start the server again.", proxy.variable)
+
+
+def _of_certificate(error: ssl.SSLCertVerificationError, peer: Peer) -> Cause:
+    words = f"no connection, since the certificate of {peer.host} is not trusted ({error.verify_message})"
+    if error.verify_code in BAD_DATES:
+        return Cause(words, "Set this machine's clock if it is wrong; else whoever runs that host must renew it.", None)
+    if error.verify_code in BAD_NAMES:
+        where = "Check RUNAPI_BASE_URL: another host answers there." if peer.base_url else "Another host answers there."
+        return Cause(words, where, None)
+    cure = (
+        f"Where a company's proxy or a virus scanner signs for it, {CERTIFICATES} must name a PEM file with that"
+        " certificate; then start the server again."
+    )
+    return Cause(words, cure, CERTIFICATES)
+
+
+def _of_tls(peer: Peer) -> Cause:
+    """A proxy that is written with https:// but speaks plain HTTP is the usual one."""
+    if peer.proxy is None or not peer.proxy.url.startswith("https"):
+        return Cause(f"no connection, since {peer.host} does not speak TLS as it should", peer.check, None)
+    variable = peer.proxy.variable
+    return Cause(
+        f"no connection, since {peer.first} does not speak TLS",
+        f"Write http:// in {variable} where the proxy itself is reached so; then start the server again.",
+        variable,
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it was raised from."""
+    left, seen = [error], set[int]()
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        left += [one for one in (each.__cause__, each.__context__) if one is not None]
+        left += each.exceptions if isinstance(each, BaseExceptionGroup) else ()

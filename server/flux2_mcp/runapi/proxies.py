@@ -1,0 +1,138 @@
+"""Which proxy leads to a host, by the environment's variables: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY.
+
+They are read here, as data, and not by the HTTP library: that refuses all traffic for one value that it can't read. Loopback
+never asks the environment. What can't be read of NO_PROXY names no host; a proxy that can't be used is refused by its name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from urllib.parse import SplitResult, urlsplit
+
+from flux2_mcp.environment import said
+from flux2_mcp.errors import SettingsError
+from flux2_mcp.settings import is_loopback
+
+SOCKS = "socks5"
+SCHEMES = {"http": "http", "https": "https", SOCKS: SOCKS, "socks5h": SOCKS, "socks": SOCKS}
+"""How a proxy is spoken with, by what people write. A SOCKS proxy is always the one that looks up names."""
+PORTS = {"http": 80, "https": 443}
+SYSTEM = "the system's settings"
+SHOWN = 60
+"""Characters of an address that are shown."""
+
+# `[::1]`, `[::1]:80`, `[fd07::]/64`; `name`, `name:80`, `10.0.0.0/8`; `::1`, `fd07::/64`.
+_ENTRY = re.compile(r"\[([^]]*)\](/\d+)?(?::(\d+))?|([^:]*)(?::(\d+))?|(.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy: its address, and the variable that names it."""
+
+    url: str = field(repr=False)
+    variable: str
+
+    @property
+    def place(self) -> str:
+        """Its host and port, without user and password."""
+        parts = urlsplit(self.url)
+        return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+
+
+def proxy(url: str, env: Mapping[str, str]) -> Proxy | None:
+    """The proxy on the way to a URL; None where it is asked directly.
+
+    Args:
+        url: What is to be asked.
+        env: The environment.
+
+    Raises:
+        SettingsError: The one that is named can't be used.
+    """
+    parts = _split(url)
+    if parts is None or parts.hostname is None or is_loopback(parts.hostname):
+        return None
+    host, port = parts.hostname.rstrip("."), parts.port or PORTS.get(parts.scheme)
+    names = [each for name in (f"{parts.scheme}_proxy", "all_proxy") for each in (name, name.upper())]
+    variable, told = next(((name, text) for name in names if (text := said(env.get(name)))), (SYSTEM, None))
+    told = told or _system(parts.scheme, host)
+    past = said(env.get("no_proxy")) or said(env.get("NO_PROXY")) or ""
+    return None if told is None or _is_named(host, port, past) else _usable(variable, told)
+
+
+def _is_named(host: str, port: int | None, no_proxy: str) -> bool:
+    """Whether NO_PROXY names a host."""
+    return any(_fits(text, host, port) for each in re.split(r"[,\s]+", no_proxy) if (text := said(each)))
+
+
+def _fits(text: str, host: str, port: int | None) -> bool:
+    if text == "*":
+        return True
+    found = _ENTRY.fullmatch(text.lower().rpartition("://")[2].rstrip("/"))
+    if found is None:
+        return False
+    inner, length, port_a, name, port_b, plain = found.groups()
+    wanted, place = port_a or port_b, f"{inner}{length or ''}" if inner is not None else name or plain or ""
+    if wanted and int(wanted) != port:
+        return False
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(place, strict=False)
+    except ValueError:  # one of them is a name, or nothing that can be read
+        domain = place.lstrip("*.").rstrip(".")
+        return bool(domain) and f".{host}".endswith(f".{domain}")
+
+
+def _usable(variable: str, told: str) -> Proxy:
+    """The proxy that a variable names."""
+    parts = _split(told if "://" in told else f"http://{told}")
+    scheme = None if parts is None else SCHEMES.get(parts.scheme)
+    if parts is None or scheme is None or not parts.hostname or not told.isprintable() or " " in told:
+        raise unusable(variable, told)
+    if scheme == SOCKS and find_spec("socksio") is None:
+        raise SettingsError(
+            f"{variable} names a SOCKS proxy, and the library that speaks with one is not installed.",
+            setting=variable,
+            next_step=f"Install it (pip install 'flux2-mcp[socks]'), name an http:// proxy, or unset {variable};"
+            " then start the server again.",
+        )
+    return Proxy(parts._replace(scheme=scheme).geturl(), variable)
+
+
+def unusable(variable: str, told: str) -> SettingsError:
+    """The error for a proxy that can't be used. It shows no user and no password."""
+    return SettingsError(
+        f"{variable} must be the address of a proxy, as http://host:port, https://host:port or socks5://host:port.",
+        setting=variable,
+        says=told.rpartition("@")[2][:SHOWN],
+    )
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _system(scheme: str, host: str) -> str | None:
+    """The proxy that macOS and Windows are set to, where the environment names none."""
+    proxies, is_bypassed = _readers()
+    told = proxies.get(scheme)
+    return None if not told or is_bypassed(host) else told
+
+
+@cache
+def _readers() -> tuple[Mapping[str, str], Callable[[str], object]]:
+    """Python's readers of those settings have a name of their own on each system, and none elsewhere."""
+    for kind in ("macosx_sysconf", "registry"):
+        if (read := getattr(urllib.request, f"getproxies_{kind}", None)) is not None:
+            return read(), getattr(urllib.request, f"proxy_bypass_{kind}")
+    return {}, bool
