@@ -39,21 +39,24 @@ def exporting(*, wanted: bool) -> Iterator[None]:
 
 def _started() -> BatchSpanProcessor | None:
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.trace import set_tracer_provider
+        return _processor()
     except ImportError:
         log.warning("no spans are sent: their packages are not installed (flux2-mcp[otel])")
-        return None
-    ours = Resource({"service.name": "flux2-mcp", "service.version": __version__})
-    try:
-        provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
-        processor = BatchSpanProcessor(OTLPSpanExporter())
-    except ValueError as exc:
+    except ValueError as exc:  # some are read while the packages load
         log.warning("no spans are sent: a variable of OpenTelemetry's (OTEL_*) can't be used", exc_info=exc)
-        return None
+    return None
+
+
+def _processor() -> BatchSpanProcessor:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.trace import set_tracer_provider
+
+    ours = Resource({"service.name": "flux2-mcp", "service.version": __version__})
+    provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
+    processor = BatchSpanProcessor(OTLPSpanExporter())
     provider.add_span_processor(processor)
     set_tracer_provider(provider)
     return processor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,18 +50,19 @@ def answer(
 
 
 class Recorded:
-    """`async with Recorded(plays) as server`: `server.url`, and afterwards `server.sent`."""
+    """`async with Recorded(plays) as server`: `server.url`, and afterwards `server.sent`; over TLS where `tls` is given."""
 
-    def __init__(self, *plays: Play | Sequence[Play]) -> None:
+    def __init__(self, *plays: Play | Sequence[Play], tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.plays = [play for item in plays for play in ([item] if isinstance(item, Play) else item)]
         self.sent: list[Sent] = []
         self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
-        host, port = self._server.sockets[0].getsockname()
-        self.url = f"http://{host}:{port}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self._tls)
+        host, self.port = self._server.sockets[0].getsockname()
+        self.url = f"{'http' if self._tls is None else 'https'}://{host}:{self.port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -970,7 +970,7 @@ async def test_proxies_of_the_environment_carry_calls_to_the_world(monkeypatch: 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ALL_PROXY", "socks5://127.0.0.1:1"), ("ALL_PROXY", "gopher://x"), ("SSL_CERT_FILE", "/missing")],
+    [("ALL_PROXY", "socks4://127.0.0.1:1"), ("ALL_PROXY", "gopher://x"), ("SSL_CERT_FILE", "/missing")],
 )
 async def test_an_environment_that_can_not_be_used_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str

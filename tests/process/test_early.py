@@ -445,9 +445,3 @@ def test_a_host_that_is_gone_before_its_first_answer_ends_it(gate: Gate) -> None
         server.send(*HELLO)
         gate.open()
         assert server.wait() == 0
-
-
-def test_bad_settings_end_the_start_whatever_was_said_before(clean_env: dict[str, str]) -> None:
-    with Raw(clean_env | {"FLUX2_RATE": "fast"}) as server:
-        server.send(HELLO[0])
-        assert server.wait() == 4

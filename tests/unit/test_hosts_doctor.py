@@ -366,22 +366,30 @@ def test_a_file_that_does_not_parse_fails_with_its_line_and_an_editor_there(doct
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("env", "words"),
     [
-        ({"env": {"FLUX2_RATE": "fast"}}, "it does not start: FLUX2_RATE must be a number from 0.1 to 1000."),
-        (
-            {"env": {"FLUX2_MODE": "${FLUX2_TEST_MODE}"}},
-            "it does not start: FLUX2_MODE must be one of auto, live, sandbox.",
-        ),
+        ({"FLUX2_RATE": "fast"}, "FLUX2_RATE must be a number from 0.1 to 1000."),
+        ({"FLUX2_MODE": "${FLUX2_TEST_MODE}"}, "FLUX2_MODE must be one of auto, live, sandbox."),
     ],
 )
-def test_an_entry_whose_server_does_not_start_fails_with_the_servers_own_words(
-    doctor: Doctor, home: Path, changes: dict[str, object], words: str
+def test_an_entry_that_hands_on_a_setting_that_can_not_be_used_fails_with_an_editor_at_the_entry(
+    doctor: Doctor, home: Path, env: dict[str, str], words: str
 ) -> None:
-    path = entry_of(home, **changes)
-    status, detail, mend = doctor("cursor", FLUX2_TEST_MODE="bogus")("cursor")
-    assert (status, detail) == ("fail", f"flux-2 in {path}: {words}")
-    assert mend == str(Path(sys.executable).with_name("flux2-mcp"))
+    path = entry_of(home, env=env)
+    seen = doctor("cursor", FLUX2_TEST_MODE="bogus")
+    assert seen("cursor") == ("fail", f"flux-2 in {path}: {words}", f"vi +1 {path}")
+
+
+def test_placeholders_in_an_entry_are_no_keys_in_clear_in_any_dialect(
+    doctor: Doctor, run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    run("install", "cursor", "--scope", "project")
+    path = tmp_path / "project/.cursor/mcp.json"
+    held = json.loads(path.read_text())
+    for placeholder in ("${user_config.api_key}", "%RUNAPI_API_KEY%", "${input:runapi-key}", "{env:RUNAPI_API_KEY}"):
+        held["mcpServers"]["flux-2"]["env"] = {"RUNAPI_API_KEY": placeholder}
+        path.write_text(json.dumps(held))
+        assert doctor("cursor").failing == []
 
 
 def test_a_key_in_clear_in_a_projects_file_fails_and_the_command_takes_it_out(

@@ -25,7 +25,9 @@ from flux2_mcp.errors import (
     JournalError,
     NotFoundError,
     RateLimitedError,
+    SandboxError,
     ServiceError,
+    SettingsError,
     TransportError,
     WireError,
 )
@@ -34,6 +36,8 @@ from flux2_mcp.journal.entry import Intent
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import State
 from flux2_mcp.runapi.client import RunApi
+from flux2_mcp.service import Service
+from flux2_mcp.settings import Settings
 from flux2_mcp.waiting import Outcome, Told
 from flux2_mcp.worker import FETCHES, GONE, NEVER_SENT, TAKEN, UNANSWERED, Kept, Worker
 from tests.unit.services import (
@@ -54,6 +58,7 @@ from tests.unit.services import (
     constantly,
     fronted,
     limited,
+    made,
     made_then_cut,
     through,
 )
@@ -599,3 +604,32 @@ async def test_an_image_whose_delivery_could_not_be_written_down_is_delivered_la
     await shop.worker.fetch(kept)
     assert outlook(kept) == (State.DELIVERED, None)
     assert len(list((shop.home / "images").iterdir())) == 1
+
+
+# --- what is no weather ---
+
+
+async def test_a_setting_that_can_not_be_used_ends_a_new_intent_at_once_and_an_unheard_one_is_kept_and_told(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "nonsense://")
+    for name in ("HTTPS_PROXY", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    shop.gateway._api = RunApi("https://api.runapi.invalid", "key", version="0", policy=ONCE)
+    new, unheard = await shop.intent("new"), await shop.intent("unheard")
+    unheard.lost = True
+    for kept in (new, unheard):
+        await shop.worker.send(kept)
+    assert (outlook(new), new.lost) == ((State.REJECTED, SettingsError), False)
+    assert (outlook(unheard), unheard.lost) == ((State.INTENT, SettingsError), True)
+    assert Told(unheard.entry, unheard.trouble).settled  # nobody waits for it: it does not go by itself
+
+
+async def test_a_sandbox_that_can_not_start_ends_a_new_intent_at_once(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "sandbox").touch()
+    async with Service.opened(Settings(mode="sandbox", home=home)) as service:
+        with pytest.raises(SandboxError) as caught:
+            await made(service)
+    assert "Nothing was sent" in caught.value.cost

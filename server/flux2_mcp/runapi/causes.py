@@ -38,12 +38,15 @@ class Peer:
             return f"{self.proxy.place}, the proxy that {self.proxy.variable} names"
         return f"{self.host}:{self.port}" if self.port else self.host
 
-    @property
-    def check(self) -> str:
-        """What to look at where that can't be reached."""
+    def check(self, what: str) -> str:
+        """What to look at where that can't be reached.
+
+        Args:
+            what: Of RUNAPI_BASE_URL, where that says who it is.
+        """
         if self.proxy is not None:
             return f"Check {self.proxy.variable}, or unset it; then start the server again."
-        return f"Check the network{', and RUNAPI_BASE_URL where it is set' if self.base_url else ''}; then call again."
+        return f"Check the network{f' and {what}RUNAPI_BASE_URL' if self.base_url else ''}, then call again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def of(error: BaseException, peer: Peer, *, in_time: bool = True) -> Cause:
     """
     setting = None if peer.proxy is None else peer.proxy.variable
     if not in_time:
-        cure = peer.check if setting else f"{LET_THROUGH} {peer.check}"
+        cure = peer.check("") if setting else f"{LET_THROUGH} {peer.check('')}"
         return Cause(f"no connection in time with {peer.first}", cure, setting)
     raised = list(_chain(error))
     certificate = next((each for each in raised if isinstance(each, ssl.SSLCertVerificationError)), None)
@@ -73,14 +76,15 @@ def of(error: BaseException, peer: Peer, *, in_time: bool = True) -> Cause:
         return _of_certificate(certificate, peer)
     if any(isinstance(each, ssl.SSLError) for each in raised):
         return _of_tls(peer)
-    words = f"{peer.first} hung up"
     if any(isinstance(each, socket.gaierror | UnicodeError) for each in raised):
-        words = f"no address is known for {peer.first}"
+        words, cure = f"no address is known for {peer.first}", peer.check("the name in ")
     elif any(isinstance(each, ConnectionRefusedError) for each in raised):
-        words = f"nothing listens at {peer.first}"
+        words, cure = f"nothing listens at {peer.first}", peer.check("")
     elif any(isinstance(each, OSError) and each.errno in UNREACHABLE for each in raised):
-        words = f"no network leads to {peer.first}"
-    return Cause(f"no connection, since {words}", peer.check, setting)
+        words, cure = f"no network leads to {peer.first}", "Check the network (cable, Wi-Fi, VPN), then call again."
+    else:
+        words, cure = f"{peer.first} hung up", peer.check("")
+    return Cause(f"no connection, since {words}", cure, setting)
 
 
 def of_proxy(said: str, proxy: Proxy) -> Cause:
@@ -116,7 +120,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, peer: Peer) -> Cause:
 def _of_tls(peer: Peer) -> Cause:
     """A proxy that is written with https:// but speaks plain HTTP is the usual one."""
     if peer.proxy is None or not peer.proxy.url.startswith("https"):
-        return Cause(f"no connection, since {peer.host} does not speak TLS as it should", peer.check, None)
+        return Cause(f"no connection, since {peer.host} does not speak TLS as it should", peer.check(""), None)
     variable = peer.proxy.variable
     return Cause(
         f"no connection, since {peer.first} does not speak TLS",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import httpx
+from anyio.abc import AsyncResource
 
 from flux2_mcp import logs, retry
 from flux2_mcp.environment import said_path
@@ -338,14 +339,23 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
 
 
 async def _sent(client: httpx.AsyncClient, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
+    if proxy is None or not proxy.url.startswith(proxies.SOCKS):
+        return await client.send(request, stream=True)
+    opened: list[AsyncResource] = []
+
+    async def trace(event: str, told: Mapping[str, AsyncResource]) -> None:
+        if event.endswith("connect_tcp.complete"):
+            opened.append(told["return_value"])
+
+    request.extensions["trace"] = trace
     try:
         return await client.send(request, stream=True)
-    except httpx.HTTPError:
-        raise
     except Exception as exc:
-        if proxy is None or not proxy.url.startswith(proxies.SOCKS):
+        if isinstance(exc, httpx.HTTPError) and not isinstance(exc, httpx.ProxyError):
             raise
-        # What is no SOCKS proxy, or says no, ends the library that speaks with it in errors that are nobody's.
+        # The library leaves the connection of a handshake that failed open, and what is no SOCKS proxy ends it in any error.
+        for stream in opened:
+            await stream.aclose()
         raise httpx.ProxyError("no SOCKS", request=request) from exc
 
 
