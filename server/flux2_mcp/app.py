@@ -149,7 +149,8 @@ class Flux2Server(MCPServer[Services]):
             raise boundary.to_protocol(resources.unknown_cursor())
         if ctx.method == "resources/list":
             try:
-                page = await resources.listed(ctx.lifespan_context, cursor)
+                services = ctx.lifespan_context
+                page = await resources.listed(services.service if services.usable else None, cursor)
             except Flux2Error as exc:
                 raise boundary.to_protocol(exc) from exc
             # The rest of the answer is the era's envelope, and stays.

@@ -121,6 +121,7 @@ async def called(url: str) -> None:
 async def test_whatever_the_environment_says_loopback_is_reached(
     env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as without the extra
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     async with Recorded([OK] * 2) as server:

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from time import time
 from typing import Any, NamedTuple
 
 import pytest
+import trustme
 
 from flux2_mcp import __version__
 from flux2_mcp.commands import checks, cli, host_checks
@@ -103,7 +105,7 @@ def runapi(tmp_path: Path) -> Iterator[tuple[Sandbox, dict[str, str]]]:
 
 
 @contextmanager
-def answering(status: int, body: bytes, **headers: str) -> Iterator[dict[str, str]]:
+def answering(status: int, body: bytes, tls: ssl.SSLContext | None = None, **headers: str) -> Iterator[dict[str, str]]:
     """A server on loopback that gives the same answer to every GET."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -118,11 +120,19 @@ def answering(status: int, body: bytes, **headers: str) -> Iterator[dict[str, st
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A client that does not like the certificate hangs up."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        origin = f"http://127.0.0.1:{server.server_port}"
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+            origin = f"https://localhost:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield {"RUNAPI_BASE_URL": f"http://127.0.0.1:{server.server_port}", "RUNAPI_API_KEY": WRONG_KEY}
+            yield {"RUNAPI_BASE_URL": origin, "RUNAPI_API_KEY": WRONG_KEY}
         finally:
             server.shutdown()
             thread.join()
@@ -478,3 +488,43 @@ def test_in_the_home_folder_itself_a_file_is_looked_at_once(
     assert cli.run(["doctor", "cursor", "--json"], clean_env, None, str(home)) == 1
     found = json.loads(capsys.readouterr().out)["checks"]
     assert [check["check"] for check in found].count("cursor") == 1
+
+
+# --- the way to RunAPI ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "why", "mend"),
+    [
+        ({}, "no address is known for api.runapi.invalid.", "curl -sS -o /dev/null https://api.runapi.invalid"),
+        ({"HTTPS_PROXY": "http://127.0.0.1:9"}, "nothing listens at 127.0.0.1:9, the proxy that HTTPS_PROXY", None),
+        ({"ALL_PROXY": "gopher://x"}, "ALL_PROXY must be the address of a proxy", None),
+        ({"SSL_CERT_FILE": "/missing"}, "SSL_CERT_FILE names no certificates: No such file or directory.", None),
+    ],
+)
+def test_what_stands_before_runapi_is_said_with_the_command_that_mends_it(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], why: str, mend: str | None
+) -> None:
+    for name in ("HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    seen = doctor(RUNAPI_BASE_URL="https://api.runapi.invalid", RUNAPI_API_KEY=WRONG_KEY)
+    status, detail, told = seen("base URL")
+    assert (status, told) == ("fail", mend or f"unset {next(iter(env))}")
+    assert why in detail
+
+
+def test_a_certificate_that_is_not_trusted_is_said_with_the_variable_that_mends_it(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    with answering(200, PRICES, tls=context) as env:
+        status, detail, mend = doctor(**env)("base URL")
+    assert (status, mend) == ("fail", "export SSL_CERT_FILE=/path/to/certificate.pem")
+    assert "the certificate of localhost is not trusted (unable to get local issuer certificate)." in detail
+    assert "SSL_CERT_FILE must name a PEM file" in detail

@@ -43,16 +43,18 @@ TEMPLATES = (
 )
 
 
-async def listed(services: Services, cursor: str | None) -> ListResourcesResult:
+async def listed(service: Service | None, cursor: str | None) -> ListResourcesResult:
     """One page. The first has the documents and the list of tasks; then come each task and its image, newest first.
 
-    Without a service there are no tasks to list: who reads their list is told why.
+    Args:
+        service: Without one there are no tasks to list; who reads their list is told why.
+        cursor: None for the first page.
 
     Raises:
         InvalidRequestError: A cursor that no page gave.
     """
-    before = None if cursor is None else await _read_cursor(services.service, cursor)
-    entries = await services.service.page(limit=PAGE, before=before) if services.usable else ()
+    before = await _read_cursor(service, cursor)
+    entries = () if service is None else await service.page(limit=PAGE, before=before)
     found = []
     if before is None:
         found = [document.resource() for document in docs.documents().values() if document.listed]
@@ -141,10 +143,12 @@ def _cursor(key: str) -> str:
     return base64.urlsafe_b64encode(key.encode()).decode()
 
 
-async def _read_cursor(service: Service, cursor: str) -> str:
+async def _read_cursor(service: Service | None, cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
     with contextlib.suppress(binascii.Error, UnicodeError):
         key = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
-        entry = await service.known(key)
+        entry = None if service is None else await service.known(key)
         if entry is not None and entry.key == key:
             return key
     raise unknown_cursor()
