@@ -11,7 +11,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 FILE = Path(__file__).parents[1] / "docs" / "licences.md"
-ROOT, EXTRA = "flux2-mcp", "otel"
+ROOT, EXTRAS = "flux2-mcp", ("otel", "socks")
 ALLOWED = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "MPL-2.0", "0BSD"}
 """All let themselves be used by a program under any licence. MPL-2.0 asks for the changes to its own files alone."""
 # What older packages say in words, as SPDX has it.
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def installed() -> dict[str, str]:
-    """The licence of each package that comes with this one and its `otel`, by name; sorted."""
+    """The licence of each package that comes with this one and its extras, by name; sorted."""
     found: dict[str, str] = {}
     waiting = [ROOT]
     while waiting:
@@ -48,7 +48,7 @@ def installed() -> dict[str, str]:
 def _needs(package: Distribution) -> Iterator[str]:
     for line in package.requires or ():
         name, _, marker = line.partition(";")
-        ours = _plain(package.name) == ROOT and EXTRA in marker
+        ours = _plain(package.name) == ROOT and any(extra in marker for extra in EXTRAS)
         if ("extra" not in marker or ours) and (match := _NAME.match(name)):
             yield match[0]
 
@@ -60,7 +60,7 @@ def _plain(name: str) -> str:
 def licence(package: Distribution) -> str:
     """Its SPDX expression, from whichever field has it."""
     said = package.metadata.get_all("License-Expression") or package.metadata.get_all("License") or [""]
-    if said[0] and "\n" not in said[0]:
+    if said[0] not in {"", "UNKNOWN"} and "\n" not in said[0]:
         return _SPDX.get(said[0], said[0])
     classified = [
         each.rpartition(" :: ")[2] for each in package.metadata.get_all("Classifier") or () if "License ::" in each
@@ -73,7 +73,7 @@ def text() -> str:
     rows = "".join(f"| {name} | {licence} |\n" for name, licence in installed().items())
     return f"""# Licences
 
-flux2-mcp is under Apache-2.0. What `pip install 'flux2-mcp[{EXTRA}]'` brings along on Linux with Python 3.11, by the packages' own metadata
+flux2-mcp is under Apache-2.0. What `pip install 'flux2-mcp[{",".join(EXTRAS)}]'` brings along on Linux with Python 3.11, by the packages' own metadata
 (made by `make licences`; a test holds it to what is installed):
 
 | package | licence |

@@ -277,9 +277,14 @@ def _telemetry(env: Mapping[str, str]) -> bool:
     return named and env.get("OTEL_SDK_DISABLED", "").lower() != "true"
 
 
+_LIKE_A_KEY = re.compile(r"[\w.-]{20,}")
+"""What may have been put into the wrong variable."""
+
+
 def _refused(name: str, must: str, told: str) -> SettingsError:
     """The error for a setting that says something it can't."""
-    return SettingsError(f"{name} {must}.", setting=name, says=told[:LONGEST_SHOWN])
+    says = None if _LIKE_A_KEY.fullmatch(told) else told[:LONGEST_SHOWN]
+    return SettingsError(f"{name} {must}.", setting=name, says=says)
 
 
 def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

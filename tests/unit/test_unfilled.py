@@ -189,4 +189,6 @@ def test_a_setting_that_can_not_be_used_is_told_with_what_it_says_and_what_to_do
 @pytest.mark.parametrize("value", [KEY, f"https://ada:{KEY}@runapi.example", f"http://x.example/?k={KEY}"])
 def test_what_may_be_a_secret_is_not_shown(value: str) -> None:
     refused(None, RUNAPI_BASE_URL=value)
+    refused(None, FLUX2_MODE=KEY)
+    refused(None, FLUX2_HOME=KEY)
     refused(None, FLUX2_CALLBACK_URL=value.replace("http", "ftp"), FLUX2_CALLBACK_PORT="1")
