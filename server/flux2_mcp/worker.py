@@ -55,8 +55,8 @@ BACKOFF_FIRST, BACKOFF_SEND, BACKOFF_FETCH = 1.0, 60.0, 3600.0
 KEY_TROUBLE = 15.0
 """Seconds until RunAPI is asked again after it refused the key."""
 THREADS = 4
-"""Images that are written or decoded at once: each thread keeps memory, and a large image takes much. With 400 that came
-together, four held 115 MiB and as many as there were 174, in the same time."""
+"""Images that are written or decoded at once: each thread keeps memory. With 400 that came together, four held 115 MiB and as
+many as there were 174, in the same time. What a large image takes is bounded where it is decoded (`delivery.room`)."""
 
 _NOT_AGAIN = (
     "It is never sent again. Look at RunAPI's own history, or at the balance (check_pricing), whether it was made;"

@@ -150,7 +150,7 @@ def test_what_is_no_whole_image_is_refused(data: bytes, words: str) -> None:
 
 
 def test_a_picture_that_claims_to_be_giant_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.delivery.upright.MOST_PIXELS", 80 * 40 - 1)
+    monkeypatch.setattr("flux2_mcp.delivery.image.MOST_PIXELS", 80 * 40 - 1)
     with pytest.raises(UnreadableError, match="megapixels"):
         upright(corner())
 

@@ -1,21 +1,67 @@
-"""Is it an image, which kind, how large? Decided from the bytes, never from a name or a header. Sync; call from a thread."""
+"""Picture files decoded: is it one, which kind, how large, and its pixels made normal. Sync; call from a thread.
+
+All is decided from the bytes, never from a name or a header. This is the only place where a decoder runs: here its room is
+bounded, and here whatever it raises becomes a `PictureError`.
+"""
 
 from __future__ import annotations
 
+import io
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
+from flux2_mcp.delivery import containers
+from flux2_mcp.delivery.containers import BrokenError, Header, Kind
+from flux2_mcp.delivery.room import Room
 from flux2_mcp.errors import DeliveryError
 
-KINDS = {"PNG": ("image/png", ".png"), "JPEG": ("image/jpeg", ".jpg"), "WEBP": ("image/webp", ".webp")}
-PNG_END = b"IEND\xaeB`\x82"
+if TYPE_CHECKING:  # Pillow loads at its first use
+    from PIL.Image import Image
+
+KINDS: dict[Kind, tuple[str, str]] = {
+    "PNG": ("image/png", ".png"),
+    "JPEG": ("image/jpeg", ".jpg"),
+    "WEBP": ("image/webp", ".webp"),
+}
 MOST_PIXELS = 64_000_000
 """Sixteen times what the service makes at 2k; more is a bomb or a mistake."""
+COPIES: dict[Kind, int] = {"PNG": 1, "JPEG": 1, "WEBP": 4}
+"""How often a decoder has each pixel in memory. WebP's has three canvases of its own."""
+ROOM = Room(MOST_PIXELS)
+"""The process's: for the largest picture alone, or for sixteen of 2k. Pillow takes 4 bytes a pixel."""
+DEEP = 257
+"""16 bits a channel hold so many times the numbers of 8."""
+
+_NO_PICTURE = ("What came is no PNG, JPEG or WebP image.", "is no PNG, JPEG or WebP image; convert it first.")
+_BROKEN = (
+    "The image is broken: it can't be decoded to its end.",
+    "is a broken image: it can't be decoded to its end.",
+)
+_NO_MEMORY = ("There is not enough memory to decode the image.", "needs more memory than there is.")
+# What each mode becomes with 8 bits a channel and no palette: without transparency, and with.
+_PLAIN = {"1": ("L", "LA"), "L": ("L", "LA"), "P": ("RGB", "RGBA"), "RGB": ("RGB", "RGBA")}
+
+
+class PictureError(DeliveryError):
+    """Bytes that are no picture to work with.
+
+    Args:
+        message: What is wrong with a result, a sentence.
+        source: The same of a source image: the end of a sentence.
+    """
+
+    def __init__(self, message: str, source: str) -> None:
+        super().__init__(message)
+        self.source = source
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the bytes are: MIME type, the suffix that fits it, width and height in pixels."""
+    """What the bytes are: MIME type, the suffix that fits it, width and height in pixels, upright."""
 
     mime_type: str
     suffix: str
@@ -27,35 +73,158 @@ def check(path: Path) -> Checked:
     """Decode the whole file.
 
     Raises:
-        DeliveryError: It is no PNG, JPEG or WebP, it is broken, or it is too large to be meant.
+        PictureError: It is no PNG, JPEG or WebP, its picture is broken, or it is too large to be meant.
+        OSError: It can't be read.
     """
-    from PIL import Image, UnidentifiedImageError
+    with path.open("rb") as file, _header(file) as header, _translated():
+        return _checked(header, _loaded(file, header)[1])
 
+
+@contextmanager
+def normal(source: Path | bytes, *, longest: int | None = None) -> Iterator[tuple[Checked, Image]]:
+    """A picture as a person sees it, for as long as it is in hand: upright, RGB or RGBA, 8 bits a channel, in sRGB.
+
+    Nothing else is left of the file. What EXIF data or a profile say that can't be read, or does not fit, is not done.
+
+    Args:
+        source: The file, or its bytes.
+        longest: Pixels of the longer side; larger pictures are scaled down. None: as it is.
+
+    Raises:
+        PictureError: As `check`.
+        OSError: The file can't be read.
+    """
+    opened: AbstractContextManager[BinaryIO] = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with opened as file, _header(file) as header:
+        with _translated():
+            found = _made_normal(file, header, longest)
+        yield found
+
+
+def encoded(picture: Image, kind: Kind, **options: object) -> bytes:
+    """The file of a normal picture. JPEG knows no transparency: there, what is behind the picture is white.
+
+    Raises:
+        PictureError: This kind can't hold it.
+    """
+    out = io.BytesIO()
     try:
-        kind, width, height = _decoded(path)
-    except DeliveryError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise DeliveryError("The image claims a size that is too large to be meant.") from exc
-    except UnidentifiedImageError as exc:
-        raise DeliveryError("What came is no PNG, JPEG or WebP image.") from exc
-    except Exception as exc:  # Pillow's readers raise whatever they stumble over
-        raise DeliveryError("The image is broken: it can't be decoded to its end.") from exc
-    mime_type, suffix = KINDS[kind]
-    return Checked(mime_type, suffix, width, height)
+        (on_white(picture) if kind == "JPEG" else picture).save(out, kind, **options)
+    except Exception as exc:  # Pillow's writers raise whatever they stumble over
+        size = f"{picture.width}x{picture.height} pixels"
+        raise PictureError(f"A picture of {size} can't be written as {kind}.", f"has {size}, too many.") from exc
+    return out.getvalue()
 
 
-def _decoded(path: Path) -> tuple[str, int, int]:
+def on_white(picture: Image) -> Image:
+    """A normal picture without its transparency."""
+    if picture.mode == "RGB":
+        return picture
     from PIL import Image
 
-    with Image.open(path, formats=tuple(KINDS)) as image:
-        image.verify()  # a PNG's checksums, which decoding does not look at
-    with Image.open(path, formats=tuple(KINDS)) as image:
-        width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise DeliveryError(f"The image claims {width}x{height} pixels, which is too large to be meant.")
-        image.load()
-        kind = image.format or ""
-    if kind == "PNG" and PNG_END not in path.read_bytes():
-        raise DeliveryError("The image is broken: it ends too soon.")
-    return kind, width, height
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(picture, mask=picture)
+    return white
+
+
+@contextmanager
+def _header(file: BinaryIO) -> Iterator[Header]:
+    """What a file claims to be, and room for as much. Nothing but its beginning was read before there is room."""
+    with _translated():
+        header = containers.header(file)
+    if header is None:
+        raise PictureError(*_NO_PICTURE)
+    pixels = header.width * header.height
+    if pixels > MOST_PIXELS:
+        text = f"The image claims {header.width}x{header.height} pixels, which is too large to be meant."
+        raise PictureError(text, f"has more than {MOST_PIXELS // 1_000_000} megapixels.")
+    with ROOM.hold(pixels * COPIES[header.kind]):
+        yield header
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:  # Pillow's readers raise whatever they stumble over
+        # Our own error is kept while the task is in trouble, and would keep pixels by the frames that it passed.
+        traceback.clear_frames(exc.__traceback__)
+        raise PictureError(*(_NO_MEMORY if isinstance(exc, MemoryError) else _BROKEN)) from exc
+
+
+def _loaded(file: BinaryIO, header: Header, longest: int | None = None) -> tuple[Image, bytes, bytes]:
+    """The pixels as they are stored, EXIF data and profile."""
+    from PIL import Image
+
+    bare = containers.bare(file, header.kind)
+    image = Image.open(io.BytesIO(bare.data), formats=(header.kind,))
+    if image.size != (header.width, header.height):
+        raise BrokenError
+    if bare.transparency is not None:
+        image.info["transparency"] = bare.transparency
+    if longest is not None:
+        image.draft(None, (longest, longest))  # a JPEG is decoded at a fraction of its size
+    image.load()
+    return image, bare.exif, bare.profile
+
+
+def _checked(header: Header, exif: bytes) -> Checked:
+    width, height = header.width, header.height
+    if containers.orientation(exif) in {5, 6, 7, 8}:
+        width, height = height, width
+    return Checked(*KINDS[header.kind], width, height)
+
+
+def _made_normal(file: BinaryIO, header: Header, longest: int | None) -> tuple[Checked, Image]:
+    from PIL.Image import Resampling, Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    image, exif, profile = _loaded(file, header, longest)
+    # One name for all: each step's picture goes when the next is there.
+    image = _plain(image)
+    if longest is not None:
+        image.thumbnail((longest, longest), Resampling.LANCZOS)
+    image = _in_srgb(image, profile)
+    turn = turns.get(containers.orientation(exif))
+    image = image if turn is None else image.transpose(turn)
+    image.info.clear()
+    return _checked(header, exif), image
+
+
+def _plain(image: Image) -> Image:
+    """8 bits a channel and no palette; with an alpha channel where there is transparency."""
+    if image.mode.startswith("I"):  # grey of 16 bits
+        grey = image.point(lambda value: value * (1 / DEEP) + 0.5).convert("L")
+        key = image.info.get("transparency")
+        if key is not None:
+            grey.putalpha(image.convert("I").point([255 * (value != key) for value in range(65_536)], "L"))
+        return grey
+    opaque, clear = _PLAIN.get(image.mode, (image.mode, image.mode))
+    mode = clear if image.has_transparency_data else opaque
+    return image if mode == image.mode else image.convert(mode)
+
+
+def _in_srgb(image: Image, profile: bytes) -> Image:
+    """RGB or RGBA, in sRGB. A profile of other channels than the pixels' can't be applied; viewers then ignore it, too."""
+    if image.mode == "LA":
+        grey, alpha = image.split()
+        coloured = _in_srgb(grey, profile)
+        coloured.putalpha(alpha)
+        return coloured
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    if profile:
+        from PIL import ImageCms
+
+        with suppress(Exception):  # whatever is wrong with a profile, the picture is what counts
+            srgb, same = ImageCms.createProfile("sRGB"), image.mode == mode
+            applied = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode=mode, inPlace=same)
+            return image if applied is None else applied
+    return image if image.mode == mode else image.convert(mode)

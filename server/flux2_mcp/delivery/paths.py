@@ -7,6 +7,7 @@ import unicodedata
 from datetime import datetime
 from pathlib import PurePosixPath
 
+from flux2_mcp.delivery.containers import Kind
 from flux2_mcp.errors import InvalidRequestError, Problem
 
 WORDS = 6
@@ -15,7 +16,7 @@ DIGITS = 12
 LONGEST = 48
 """Characters of the prompt in a file's name; the whole stays far below the 143 bytes of encrypted home folders."""
 
-SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+SUFFIXES: dict[str, Kind] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """What images can be saved as, and Pillow's names of that."""
 LONGEST_NAME = 200
 """Bytes of one part of a path; systems take 255, and a number may be added."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Literal
 
+from flux2_mcp.delivery import image
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.hosts.clients import Picture
 
@@ -19,7 +19,7 @@ QUALITIES = (82, 70, 55, 40, 25)
 def scaled(
     path: Path, longest: int = MOST_PIXELS, most_bytes: int | None = MOST_BYTES, kind: Picture | Literal["PNG"] = "JPEG"
 ) -> bytes:
-    """The image with its longer side at most `longest` pixels.
+    """The image with its longer side at most `longest` pixels, upright, on white where it is transparent.
 
     Args:
         path: A checked image.
@@ -30,19 +30,16 @@ def scaled(
     Raises:
         DeliveryError: The file is gone, or is not the image any more that it was.
     """
-    from PIL import Image
+    from PIL.Image import Resampling
 
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
-            image.draft("RGB", (longest, longest))
-            picture = image.convert("RGB")
-            picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    except OSError as exc:
+        with image.normal(path, longest=longest) as (_, found):
+            picture = image.on_white(found)
+    except (OSError, image.PictureError) as exc:
         raise DeliveryError("The image's file is gone or can't be read any more.") from exc
     while True:
         for quality in QUALITIES:
-            out = io.BytesIO()
-            picture.save(out, kind, quality=quality, optimize=True, progressive=True)
-            if most_bytes is None or out.tell() <= most_bytes:
-                return out.getvalue()
-        picture.thumbnail((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
+            data = image.encoded(picture, kind, quality=quality, optimize=True, progressive=True)
+            if most_bytes is None or len(data) <= most_bytes:
+                return data
+        picture.thumbnail((picture.width * 3 // 4, picture.height * 3 // 4), Resampling.LANCZOS)

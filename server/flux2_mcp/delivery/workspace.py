@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from flux2_mcp.delivery.image import KINDS
+from flux2_mcp.delivery.image import KINDS, PictureError, encoded, normal
 from flux2_mcp.delivery.paths import SUFFIXES
 from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.journal.entry import Save, StoredImage
@@ -87,6 +87,8 @@ def place(root: Path, save: Save, image: StoredImage, index: int) -> StoredImage
     """
     try:
         return _placed(root, save, image, index)
+    except PictureError as exc:
+        reason = exc.message
     except OSError as exc:
         reason = f"{exc.strerror}." if exc.strerror else "the system refused."
     return replace(image, note=f"Not saved to {save.target}: {reason} The image itself is safe in its path.")
@@ -172,14 +174,11 @@ def _converted(image: StoredImage, target: str) -> tuple[bytes, str | None]:
     wanted = None if target.endswith("/") else SUFFIXES[PurePosixPath(target).suffix.lower()]
     if wanted is None or KINDS[wanted][0] == image.mime_type:
         return path.read_bytes(), None
-    import io
-
-    from PIL import Image
-
-    with Image.open(path, formats=tuple(KINDS)) as opened:
-        out = io.BytesIO()
-        (opened.convert("RGB") if wanted == "JPEG" else opened).save(out, wanted, quality=QUALITY)
-    return out.getvalue(), f"Converted from {image.mime_type} to {KINDS[wanted][0]}, as its name asks for."
+    with normal(path) as (_, picture):
+        data = encoded(picture, wanted, quality=QUALITY)
+        clear = picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255)
+    note = f"Converted from {image.mime_type} to {KINDS[wanted][0]}, as its name asks for"
+    return data, f"{note}; what was transparent is white." if clear and wanted == "JPEG" else f"{note}."
 
 
 def _written(wanted: Path, data: bytes, *, overwrite: bool) -> Path:
