@@ -34,6 +34,7 @@ CLAIM_EVERY = 2.0
 """Seconds between two looks for leases to renew and tasks to take over; a tenth of a lease."""
 PAUSE = 1.0
 """Seconds until the keeper starts again after something that nobody foresaw ended it."""
+_TAKE_A_PLACE = frozenset({State.INTENT, State.SUBMITTED, State.PROCESSING})
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +91,7 @@ class Keeper:
         self._history: Mapping[polling.Kind, tuple[float, ...]] = {}
         self._schedule = Schedule()
         self._wake = anyio.Event()
+        self._freed = False  # a task of ours has left its place among those under way
         self.intake = anyio.Lock()
         """Held while tasks come into care, from the journal's writing to `keep`: so a claim meets no new task that is not
         kept yet, and what it finds unkept was begun by somebody else."""
@@ -231,8 +233,14 @@ class Keeper:
     def _start_due(self, group: TaskGroup) -> float:
         """Start the work that is due. Gives the time of the next, or of the next claim."""
         now = self._monotonic()
-        due, next_at = [], now + CLAIM_EVERY
+        due, next_at, line = [], now + CLAIM_EVERY, False
         for kept in self._kept.values():
+            if kept.in_line:
+                if line:
+                    continue  # the first asks for all: many that each look for a place would do nothing else
+                line = True
+                if self._freed and not kept.busy:
+                    self._freed, kept.not_before = False, None
             ready = kept.nudged or kept.entry.state in {State.INTENT, State.COMPLETED}
             if ready and not kept.busy and kept.entry.state in self._work:
                 if (kept.not_before or now) <= now:
@@ -285,6 +293,7 @@ class Keeper:
             self._worker.put_off(kept, foreseen)
         finally:
             kept.busy = False
+            self._freed = self._freed or (before.state in _TAKE_A_PLACE and kept.entry.state not in _TAKE_A_PLACE)
             if kept.hurried:
                 self._afresh(kept)
             self._wake.set()

@@ -31,6 +31,9 @@ caller needs most."""
 LOOK_SECONDS = 0.05
 """How often the journal is looked at for the news of another process."""
 PROGRESS_SECONDS = 1.0
+QUIET_SECONDS = 5.0
+"""How long news is waited for where nobody wants progress. Without news, only one thing can have happened: another process has
+the task now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +142,9 @@ class Waiter:
                     return told
                 if on_progress is not None:
                     await on_progress(self._progress(told, elapsed))
-                await self._news(changed, version, min(left, PROGRESS_SECONDS))
+                await self._news(
+                    changed, version, min(left, QUIET_SECONDS if on_progress is None else PROGRESS_SECONDS)
+                )
             except JournalError as exc:  # the tasks were sent all the same, and their ids are worth most
                 return tuple(one if one.settled else Told(one.entry, exc) for one in told)
 

@@ -34,7 +34,7 @@ from flux2_mcp.errors import (
 )
 from flux2_mcp.gateway import Gateway
 from flux2_mcp.journal.entry import Change, Entry, Journal
-from flux2_mcp.lifecycle import SEEN, TABLE, Event
+from flux2_mcp.lifecycle import SEEN, TABLE, Event, State
 from flux2_mcp.logs import fields
 from flux2_mcp.models import RemoteTask
 
@@ -49,7 +49,8 @@ RESULTS_LIVE = timedelta(days=7)
 FETCHES = 5
 """Failures in a row, at least, before an image older than that is given up: one says little, and the clock may be wrong."""
 SLOT_SECONDS = 0.25
-"""Seconds until an intent looks again for a free place among the tasks under way."""
+"""Seconds until the first of the intents that wait for a place among the tasks under way looks again whether another process
+has left one."""
 BACKOFF_FIRST, BACKOFF_SEND, BACKOFF_FETCH = 1.0, 60.0, 3600.0
 """Seconds until the next try, doubling; the most for sending, and for fetching."""
 KEY_TROUBLE = 15.0
@@ -91,6 +92,11 @@ class Kept:
     failures: int = 0
     trouble: Flux2Error | None = None
 
+    @property
+    def in_line(self) -> bool:
+        """Whether it waits for a place among the tasks under way, and nothing else is in its way."""
+        return self.entry.state is State.INTENT and not self.entry.started and self.trouble is None
+
 
 class Worker:
     """Works on kept tasks.
@@ -123,7 +129,7 @@ class Worker:
         self._now = now
 
     async def send(self, kept: Kept) -> None:
-        """Send an intent, again and again under the same key, until RunAPI has answered."""
+        """Take a place for an intent; then send it, again and again under the same key, until RunAPI has answered."""
         entry = kept.entry
         # The clock may have jumped either way: what can't be shown to be young is not sent again.
         if abs(self._now() - entry.created_at) > REPLAY_FOR:
@@ -136,7 +142,7 @@ class Worker:
             kept.entry = entry = await self._journal.start(entry.key, at=self._now(), in_flight=self._in_flight)
             if not entry.started:
                 kept.not_before = self._monotonic() + SLOT_SECONDS
-                return
+            return  # it is sent in the next step, while the next intent asks for a place
         request = replace(entry.request, callback_url=entry.request.callback_url or entry.push_url)
         before = kept.lost
         try:

@@ -17,6 +17,7 @@ import pytest
 
 from flux2_mcp import catalog, results, retry
 from flux2_mcp.budget import Caps
+from flux2_mcp.delivery.image import PictureError
 from flux2_mcp.errors import (
     AuthenticationError,
     DeliveryError,
@@ -519,7 +520,7 @@ async def test_an_image_that_stays_broken_is_fetched_ever_more_seldom(shop: Shop
     waits = []
     for _ in range(14):
         await shop.worker.fetch(kept)
-        assert outlook(kept) == (State.COMPLETED, DeliveryError)
+        assert outlook(kept) == (State.COMPLETED, PictureError)
         assert kept.not_before is not None
         waits.append(kept.not_before - shop.mono)
         shop.mono = kept.not_before
