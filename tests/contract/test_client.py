@@ -330,7 +330,7 @@ async def test_a_small_body_that_swells_beyond_the_limit_is_refused() -> None:
             await create(api)
 
 
-@pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd", "gzip, identity"])
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd", "gzip, br", "x-gzip"])
 async def test_an_encoding_that_was_not_asked_for_is_refused(encoding: str) -> None:
     body = gzip.compress(gzip.compress(b" " * LARGEST))
     async with Recorded(answer(200, body, Content_Encoding=encoding)) as server, opened(server.url) as api:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from flux2_mcp.errors import (
@@ -18,7 +18,7 @@ from flux2_mcp.errors import (
     ServiceError,
     WireError,
 )
-from flux2_mcp.retry import parse_retry_after
+from flux2_mcp.retry import http_date, parse_retry_after
 from flux2_mcp.runapi.words import error_message, is_page, loads
 
 LARGEST = 4 * 1024 * 1024
@@ -61,9 +61,17 @@ class Answer:
         """True for markup: not RunAPI's own answer."""
         return is_page(self.text, self.headers.get("content-type", ""))
 
+    def ahead(self, now: datetime) -> timedelta:
+        """How far the other side's clock is ahead of ours, by the answer's own `Date`; nothing where it has none.
+
+        Its absolute times are read against its own clock: ours may be wrong, or its.
+        """
+        moment = http_date(self.headers.get("date"))
+        return timedelta() if moment is None else moment - now
+
     def retry_after(self, now: datetime) -> float | None:
         """Seconds until RunAPI wants to be asked again, where it says so."""
-        return parse_retry_after(self.headers.get("retry-after"), now)
+        return parse_retry_after(self.headers.get("retry-after"), now + self.ahead(now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,7 @@ def failure(answer: Answer, *, now: datetime, key: str | None = None, whom: str 
 
     Args:
         answer: What came.
-        now: The present, aware: `Retry-After` may be a date.
+        now: The present, aware: `Retry-After` may be a date, and the answer have none of its own.
         key: The API key, never shown.
         whom: Who answered.
     """

@@ -41,6 +41,11 @@ polls at once, a poll takes 3 ms of processor time over pools of 4 and 13 ms ove
 KEPT = 30.0
 """Seconds that an idle connection is kept: less than servers commonly do."""
 LAST_PORT = 65_535
+_READ_CODINGS = frozenset({"gzip", "deflate"})
+_CODINGS = _READ_CODINGS | frozenset(
+    ["aes128gcm", "br", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress", "x-gzip", "zstd"]
+)
+"""Every coding that IANA has registered, but `identity`, which is none."""
 
 _FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, UnicodeError)
 # The first that fits, in words of our own: the libraries' may hold a URL with its signature. False: nothing was sent.
@@ -328,8 +333,13 @@ async def _body(response: httpx.Response, whom: str) -> bytes:
 
 
 def _refuse_layers(response: httpx.Response, whom: str) -> None:
-    """One layer of compression at most: each swells a small body a thousandfold, and no more was asked for."""
-    if response.headers.get("content-encoding", "").strip().lower() not in {"", "identity", "gzip", "deflate"}:
+    """One layer of compression at most: each swells a small body a thousandfold, and no more was asked for.
+
+    A word that names no coding (stores leave `aws-chunked` there, others `none` or `UTF-8`) says nothing about the bytes.
+    """
+    words = response.headers.get("content-encoding", "").lower().split(",")
+    layers = [coding for word in words if (coding := word.strip()) in _CODINGS]
+    if len(layers) > 1 or not _READ_CODINGS.issuperset(layers):
         raise TransportError(f"{whom} answered in an encoding that was not asked for.")
 
 

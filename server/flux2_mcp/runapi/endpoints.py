@@ -122,7 +122,7 @@ class Endpoints:
             text = refusal.message if refusal else f"{whom} answered {answer.status}."
             raise ServiceError(text, status=answer.status, next_step="Call again: the file is uploaded afresh.")
         confirmed = await self._calls.post(f"{_FILES}/confirm", {"signed_id": place.signed_id})
-        return wire.uploaded_file(payload(confirmed), file_name=filename, size_bytes=len(data))
+        return self._uploaded(confirmed, filename, len(data))
 
     async def register(
         self, *, url: str | None = None, base64: str | None = None, file_name: str | None = None
@@ -132,7 +132,7 @@ class Endpoints:
             raise InvalidRequestError(Problem("source", "needs either a URL or base64."))
         source = {"type": "base64", "data": base64} if url is None else {"type": "url", "url": url}
         body = {"source": source} | ({} if file_name is None else {"file_name": file_name})
-        return wire.uploaded_file(payload(await self._calls.post(_FILES, body)), file_name=file_name or "")
+        return self._uploaded(await self._calls.post(_FILES, body), file_name or "")
 
     async def exchange(self, code: str, code_verifier: str, redirect_port: int, hostname: str) -> tuple[str, str, str]:
         """Turn a browser login's code into (key, the key's name, e-mail). Sends no key of ours; not retried."""
@@ -148,6 +148,10 @@ class Endpoints:
         """
         sent = {"User-Agent": self._calls.agent, "Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
         return self._calls.transport.download(url, sent, "The image's host")
+
+    def _uploaded(self, answer: Answer, file_name: str, size_bytes: int = 0) -> UploadedFile:
+        ahead = answer.ahead(self._calls.now())
+        return wire.uploaded_file(payload(answer), file_name=file_name, size_bytes=size_bytes, ahead=ahead)
 
     def _task(self, answer: Answer, asked: str | None = None) -> RemoteTask:
         return wire.task(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -196,8 +196,12 @@ def preparation(payload: Mapping[str, object]) -> Preparation:
     return Preparation(upload_url=url, headers=headers, signed_id=signed_id)
 
 
-def uploaded_file(payload: Mapping[str, object], *, file_name: str = "", size_bytes: int = 0) -> UploadedFile:
+def uploaded_file(
+    payload: Mapping[str, object], *, file_name: str = "", size_bytes: int = 0, ahead: timedelta = timedelta()
+) -> UploadedFile:
     """A file that RunAPI holds. Where the answer leaves out name or size, those given stand in.
+
+    `ahead`: how far RunAPI's clock is ahead of ours. The file's `expires_at` is by ours.
 
     Raises:
         WireError: There is no URL.
@@ -210,7 +214,7 @@ def uploaded_file(payload: Mapping[str, object], *, file_name: str = "", size_by
         url=url,
         size_bytes=size if isinstance(size, int) else size_bytes,
         mime_type=_text(payload.get("mime_type")) or "",
-        expires_at=_moment(payload.get("expires_at")),
+        expires_at=_moment(payload.get("expires_at"), ahead),
     )
 
 
@@ -291,9 +295,10 @@ def _dollars(cents: Decimal) -> Decimal:
     return cents.scaleb(-2)
 
 
-def _moment(value: object) -> datetime | None:
+def _moment(value: object, ahead: timedelta) -> datetime | None:
+    """An instant by our clock, from one by a clock that is so far ahead of it."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return moment and (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        return moment and (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC) - ahead
     except (ValueError, OverflowError):
         return None

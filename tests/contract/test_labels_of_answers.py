@@ -1,0 +1,100 @@
+"""What an answer's head says of its bytes and its times: words that are no coding, and clocks that are not ours."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from flux2_mcp.delivery.download import deliver
+from flux2_mcp.errors import DeliveryError, RateLimitedError, ServiceError, TransportError
+from tests.contract.recorded import Recorded, answer
+from tests.contract.test_client import CREATED, DONE, NOW, PENDING, Seam, create, get, opened
+from tests.unit.picture_files import png
+
+pytestmark = pytest.mark.anyio
+
+NO_CODINGS = ("aws-chunked", "none", "UTF-8", "binary", "aws-chunked, identity", "", " , ")
+
+
+async def test_a_word_that_names_no_coding_keeps_no_picture_from_being_delivered(tmp_path: Path) -> None:
+    plays = [answer(200, png(), content_type="image/png", Content_Encoding=word) for word in NO_CODINGS]
+    async with Recorded(plays) as server, opened(server.url) as api:
+        for word in NO_CODINGS:
+            stored = await deliver(api.download, f"{server.url}/1.png", folder=tmp_path / "images", prompt="", at=NOW)
+            assert Path(stored.path).read_bytes() == png(), word
+
+
+async def test_whatever_the_label_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    framed = b"%x;chunk-signature=0\r\n%b\r\n0\r\n\r\n" % (len(png()), png())
+    async with Recorded(answer(200, framed, Content_Encoding="aws-chunked")) as server, opened(server.url) as api:
+        with pytest.raises(DeliveryError, match="no PNG, JPEG or WebP"):
+            await deliver(api.download, server.url, folder=tmp_path / "images", prompt="", at=NOW)
+
+
+async def test_a_word_that_names_no_coding_loses_no_answer_either() -> None:
+    packed = answer(200, gzip.compress(CREATED.encode()), Content_Encoding="gzip, identity, utf-8")
+    async with Recorded(answer(200, CREATED, Content_Encoding="UTF-8"), packed) as server, opened(server.url) as api:
+        assert await create(api) == PENDING
+        assert await create(api) == PENDING
+
+
+@pytest.mark.parametrize("codings", ["br", "zstd", "compress", "aws-chunked, br", "gzip, aws-chunked, gzip"])
+async def test_a_coding_that_was_not_asked_for_is_refused_whatever_stands_beside_it(codings: str) -> None:
+    async with Recorded(answer(200, b"x", Content_Encoding=codings)) as server, opened(server.url) as api:
+        with pytest.raises(TransportError, match="encoding"):
+            async with api.download(server.url):
+                pytest.fail("nothing opened")
+
+
+def http(moment: datetime) -> str:
+    return format_datetime(moment, usegmt=True)
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=3), timedelta(hours=-3)], ids=["ahead", "behind"])
+async def test_a_date_to_wait_for_is_read_by_the_clock_of_who_named_it(off: timedelta) -> None:
+    seam, date, later = Seam(), http(NOW + off), http(NOW + off + timedelta(seconds=9))
+    plays = [
+        answer(429, Date=date, Retry_After=later),
+        answer(200, CREATED),
+        answer(200, DONE, Date=date, Retry_After=later),
+        answer(503, Date=date, Retry_After=later),
+    ]
+    async with Recorded(plays) as server, opened(server.url, seam) as api:
+        assert await create(api) == PENDING
+        assert (await get(api)).retry_after == 9.0
+        with pytest.raises(ServiceError) as caught:
+            await get(api)
+    assert (seam.slept, seam.limited, caught.value.retry_after) == ([9.25], [9.0], 9.0)
+
+
+async def test_without_a_date_that_can_be_read_our_own_clock_serves() -> None:
+    minute = http(NOW + timedelta(seconds=60))
+    for play in (answer(429, Retry_After=minute), answer(429, Retry_After=minute, Date="yesterday")):
+        async with Recorded(play) as server, opened(server.url) as api:
+            with pytest.raises(RateLimitedError) as caught:
+                await get(api)
+        assert caught.value.retry_after == 60.0
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=3), timedelta(hours=-3)], ids=["ahead", "behind"])
+async def test_an_upload_ends_an_hour_after_it_was_made_whatever_the_clock_there_says(off: timedelta) -> None:
+    there = NOW + off
+    file = {"url": "https://files.example.com/1", "expires_at": (there + timedelta(hours=1)).isoformat()}
+    confirmed = answer(200, json.dumps(file), Date=http(there))
+    async with Recorded() as server, opened(server.url) as api:
+        place = {"upload_url": f"{server.url}/put", "headers": {}, "signed_id": "s"}
+        server.plays += [answer(200, json.dumps(place)), answer(200), confirmed, confirmed]
+        ours = [await api.upload("a.png", b"x"), await api.register(url="https://example.com/a.png")]
+    assert [file.expires_at for file in ours] == [NOW + timedelta(hours=1)] * 2
+
+
+async def test_an_upload_that_never_ends_does_so_by_any_clock() -> None:
+    file = {"url": "https://files.example.com/1", "expires_at": datetime.max.replace(tzinfo=UTC).isoformat()}
+    behind = answer(200, json.dumps(file), Date=http(NOW - timedelta(hours=1)))
+    async with Recorded(behind) as server, opened(server.url) as api:
+        assert (await api.register(url="https://example.com/a.png")).url == file["url"]
