@@ -17,6 +17,7 @@ from flux2_mcp.delivery.upright import upright
 from flux2_mcp.delivery.workspace import place
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.journal.entry import Save
+from flux2_mcp.sandbox.render_collage import SourceImageError, read_sources
 from flux2_mcp.sources import UnreadableError
 from tests.unit.picture_files import (
     BLUE,
@@ -169,6 +170,11 @@ def test_no_bytes_make_a_decoder_s_own_error_escape(
         broken[place_ % len(broken)] = value
     path = tmp_path_factory.getbasetemp() / "fuzzed"
     path.write_bytes(broken[: end % (2 * len(broken))])
-    for look in (check, scaled, lambda path: upright(path.read_bytes())):
-        with suppress(DeliveryError, UnreadableError):
+    for look in (
+        check,
+        scaled,
+        lambda path: upright(path.read_bytes()),
+        lambda path: read_sources([path.read_bytes()]),
+    ):
+        with suppress(DeliveryError, UnreadableError, SourceImageError):
             look(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -70,7 +69,7 @@ def _read(index: int, data: bytes) -> Source:
         raise SourceImageError(index, f"has more than {MAX_PIXELS:,} pixels") from error
     except SourceImageError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, UserWarning) as error:
+    except Exception as error:  # Pillow's readers raise whatever they stumble over
         raise SourceImageError(index, f"is not an image that can be read ({', '.join(FORMATS)})") from error
     if turn is None:
         return Source(image, (width, height))
@@ -84,7 +83,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     """
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except (OSError, ValueError, SyntaxError, TypeError, AttributeError, struct.error, UserWarning):
+    except Exception:  # noqa: BLE001  # whatever it is, the picture is what counts
         return None
 
 
