@@ -26,7 +26,7 @@ from flux2_mcp import catalog
 from flux2_mcp.budget import Caps
 from flux2_mcp.gateway import account
 from flux2_mcp.journal import owners
-from flux2_mcp.journal.entry import Change, Intent
+from flux2_mcp.journal.entry import Change, Entry, Intent
 from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.journal.sqlite import Database
 from flux2_mcp.journal.store import SqliteJournal
@@ -71,13 +71,13 @@ class Ledger:
     async def fill(self) -> None:
         """One task is taken through its life by the journal itself; the file then multiplies it, in the past."""
         journal, at = self.journal(), datetime.now(UTC)
-        await intend(journal, "first", at)
+        entry = await intend(journal, "first", at)
         for event, change in (
             (Event.ACCEPTED, Change(at=at, task_id="remote-first")),
             (Event.COMPLETED, Change(at=at + timedelta(seconds=4), charged_usd=Decimal("0.05"))),
             (Event.DELIVERED, Change(at=at + timedelta(seconds=5))),
         ):
-            await journal.apply("first", event, change)
+            entry = await journal.apply(entry, event, change)
         await journal.told(["first"], at=at)
         await journal.close()
         with closing(Database(journal.path, MIGRATIONS, durable=False)) as database, database.write():
@@ -100,10 +100,11 @@ class Ledger:
         await timed("start: open and claim", journal.claim)
         await timed(DURATIONS, journal.durations)
         await timed("intent, with both caps", lambda: intend(journal, key, at))
+        (entry,) = await journal.find([key])
         accepted = Change(at=at, task_id=f"remote-{key}")
-        await timed("one transition", lambda: journal.apply(key, Event.ACCEPTED, accepted))
+        await timed("one transition", lambda: journal.apply(entry, Event.ACCEPTED, accepted))
         failed = Change(at=at, error="bench")
-        await journal.apply(key, Event.FAILED, failed)
+        await journal.apply(entry, Event.FAILED, failed)
         await journal.close()
         with Conversation(SERVER, str(self.home), {"FLUX2_MODE": "sandbox"}) as talk:
             talk.call("check_task")
@@ -112,7 +113,7 @@ class Ledger:
         return took
 
 
-async def intend(journal: SqliteJournal, key: str, at: datetime) -> None:
+async def intend(journal: SqliteJournal, key: str, at: datetime) -> Entry:
     intent = Intent(
         key=key,
         request=replace(REQUEST, prompt=f"{REQUEST.prompt} {key}"),
@@ -122,6 +123,7 @@ async def intend(journal: SqliteJournal, key: str, at: datetime) -> None:
     )
     found = await journal.intend([intent], at=at, caps=CAPS, join=True, in_flight=IN_FLIGHT)
     assert found.entries[0].started, found
+    return found.entries[0]
 
 
 async def measure(rounds: int, seed: int) -> Report:

@@ -22,7 +22,7 @@ from flux2_mcp import polling
 from flux2_mcp.budget import Caps
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.gateway import Gateway
-from flux2_mcp.journal.entry import Entry, Intent, Journal
+from flux2_mcp.journal.entry import Entry, Intent, Journal, LeaseLostError
 from flux2_mcp.lifecycle import State
 from flux2_mcp.logs import fields
 from flux2_mcp.schedule import Schedule
@@ -190,7 +190,7 @@ class Keeper:
                 # Each process plans with its part of the rate; the limiter has the last word.
                 self._share = len(mine) / max(len(mine), await self._journal.unfinished()) if mine else 1.0
                 for key, entry in mine.items():
-                    if key not in self._kept:
+                    if (known := self._kept.get(key)) is None or known.entry.fence != entry.fence:
                         log.info("taken over", extra=fields(task=entry.task_id or key, state=entry.state))
                         # Whether the process before us was heard can't be known: only an answer settles it.
                         self._kept[key] = Kept(entry, lost=entry.started)
@@ -209,6 +209,8 @@ class Keeper:
             if one.entry.state.unfinished and key not in known:
                 log.warning("written down anew: the journal lost it", extra=fields(task=one.entry.task_id or key))
                 one.entry, one.lost = await self._restored(one.entry), True
+                if one.entry.key != key:  # an id that was adopted: its own create was answered since
+                    del self._kept[key]
             elif one.entry.state.unfinished or key not in self._watching:
                 del self._kept[key]
 
@@ -282,11 +284,16 @@ class Keeper:
 
     async def _work_on(self, kept: Kept) -> None:
         """Do what the task's state calls for. Trouble is noted and the work tried again: the task outlives it."""
-        before, trouble = kept.entry, kept.trouble
+        before, trouble, lost = kept.entry, kept.trouble, False
         try:
             await self._work[before.state](kept)
             if kept.entry.state is State.COMPLETED and before.state is not State.COMPLETED:
                 await self._learn()
+        except LeaseLostError:
+            log.info("let go: another process has it", extra=fields(task=kept.entry.task_id or kept.entry.key))
+            if self._kept.get(kept.entry.key) is kept:
+                del self._kept[kept.entry.key]
+            lost = True
         except Exception as exc:  # one task's trouble, foreseen or not, must not end the keeping of the others
             log.warning("put off", extra=fields(task=kept.entry.task_id or kept.entry.key), exc_info=exc)
             foreseen = exc if isinstance(exc, Flux2Error) else Flux2Error("The server failed on this task.")
@@ -297,7 +304,7 @@ class Keeper:
             if kept.hurried:
                 self._afresh(kept)
             self._wake.set()
-            if kept.entry is not before or kept.trouble is not trouble:  # most answers bring no news
+            if lost or kept.entry is not before or kept.trouble is not trouble:  # most answers bring no news
                 for watch in self._watching.get(kept.entry.key, ()):
                     watch.tell()
 

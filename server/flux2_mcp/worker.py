@@ -6,6 +6,7 @@ that RunAPI may have taken is ever given up before its time.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
 from flux2_mcp.delivery import workspace
@@ -33,7 +35,7 @@ from flux2_mcp.errors import (
     TransportError,
 )
 from flux2_mcp.gateway import Gateway
-from flux2_mcp.journal.entry import Change, Entry, Journal
+from flux2_mcp.journal.entry import Change, Entry, Journal, Name
 from flux2_mcp.lifecycle import SEEN, TABLE, Event, State
 from flux2_mcp.logs import fields
 from flux2_mcp.models import RemoteTask
@@ -69,6 +71,10 @@ NEVER_SENT = "It waited a day for a free place among the tasks under way (FLUX2_
 _UNSENT = (InvalidRequestError, SettingsError, SandboxError)
 """Errors that come before anything is sent, and that trying again does not mend."""
 GONE = f"RunAPI took this task, and has said for ten minutes that it does not know it. {_NOT_AGAIN}"
+
+
+class _TooOldError(Exception):
+    """A create was about to be sent, and its key is older than RunAPI remembers. It was not sent."""
 
 
 @dataclass(slots=True)
@@ -130,33 +136,52 @@ class Worker:
 
     async def send(self, kept: Kept) -> None:
         """Take a place for an intent; then send it, again and again under the same key, until RunAPI has answered."""
-        entry = kept.entry
-        # The clock may have jumped either way: what can't be shown to be young is not sent again.
-        if abs(self._now() - entry.created_at) > REPLAY_FOR:
-            if entry.started or kept.lost:
-                await self._step(kept, Event.EXPIRED, error=UNANSWERED)
-            else:
-                await self._step(kept, Event.REFUSED, error=NEVER_SENT)
+        entry, before = kept.entry, kept.lost
+        if self._old(entry):
+            await self._give_up(kept)
             return
         if not entry.started:
-            kept.entry = entry = await self._journal.start(entry.key, at=self._now(), in_flight=self._in_flight)
+            kept.entry = entry = await self._journal.start(entry, at=self._now(), in_flight=self._in_flight)
             if not entry.started:
                 kept.not_before = self._monotonic() + SLOT_SECONDS
             return  # it is sent in the next step, while the next intent asks for a place
         request = replace(entry.request, callback_url=entry.request.callback_url or entry.push_url)
-        before = kept.lost
+
+        async def permit() -> None:
+            # Between a try and the next the machine may have slept for days, or another process taken the task over.
+            if self._old(entry):
+                raise _TooOldError
+            await self._journal.hold(entry)
+            kept.lost = True  # whatever may cut off what follows, until RunAPI's answer is written down
+
         try:
             api = await self._gateway.api()
-            kept.lost = True  # whatever may cut off what follows, until RunAPI's answer is written down
-            remote = await api.create(request, idempotency_key=entry.key)
+            remote = await api.create(request, idempotency_key=entry.key, permit=permit)
+        except _TooOldError:
+            await self._give_up(kept)
+            return
         except Flux2Error as exc:
-            kept.lost = before or _may_have_reached(exc)
+            kept.lost = before or (kept.lost and _may_have_reached(exc))
             await self._unmade(kept, exc)
             return
         with anyio.CancelScope(shield=True):  # what was heard is written down, even while the server stops
             await self._step(kept, Event.ACCEPTED, task_id=remote.task_id)
             await self._seen(kept, remote)
         _well(kept)
+
+    def _old(self, entry: Entry) -> bool:
+        """Whether a create may be older than RunAPI remembers keys. By the wall clock, which goes on while the machine sleeps.
+
+        It may have jumped either way: what can't be shown to be young is not sent again.
+        """
+        return abs(self._now() - entry.created_at) > REPLAY_FOR
+
+    async def _give_up(self, kept: Kept) -> None:
+        """End an intent that is too old to be sent."""
+        if kept.entry.started or kept.lost:
+            await self._step(kept, Event.EXPIRED, error=UNANSWERED)
+        else:
+            await self._step(kept, Event.REFUSED, error=NEVER_SENT)
 
     async def _unmade(self, kept: Kept, exc: Flux2Error) -> None:
         """A create failed: that is the end of its intent, or it is sent again later."""
@@ -216,13 +241,21 @@ class Worker:
                 prompt=entry.request.prompt,
                 at=entry.created_at,
                 threads=self._threads,
+                permit=partial(self._journal.hold, entry),
             )
             if entry.save is not None and entry.workspace is not None:
-                put = partial(workspace.place, Path(entry.workspace), entry.save, stored, index)
+                root, task = Path(entry.workspace), hashlib.sha256(entry.key.encode()).hexdigest()[:12]
+                put = partial(
+                    workspace.place, root, entry.save, stored, index, task=task, take=partial(self._take, entry)
+                )
                 stored = await anyio.to_thread.run_sync(put, limiter=self._threads)
             images.append(stored)
         await self._step(kept, Event.DELIVERED, images=tuple(images))
         _well(kept)
+
+    def _take(self, entry: Entry, path: Path) -> Name:
+        """Called in the thread that places an image."""
+        return anyio.from_thread.run(self._journal.take, entry, str(path))
 
     async def _seen(self, kept: Kept, remote: RemoteTask) -> None:
         event = SEEN[remote.status]
@@ -239,7 +272,7 @@ class Worker:
 
     async def _step(self, kept: Kept, event: Event, **news: object) -> None:
         before = kept.entry
-        kept.entry = await self._journal.apply(before.key, event, Change(at=self._now(), **news))  # type: ignore[arg-type]  # the callers above name Change's own fields
+        kept.entry = await self._journal.apply(before, event, Change(at=self._now(), **news))  # type: ignore[arg-type]  # the callers above name Change's own fields
         if kept.entry.state is not before.state:
             log_step(kept.entry, self._now(), before)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import md5
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import anyio
 import pytest
@@ -182,7 +182,7 @@ async def test_what_is_no_task_id_is_not_sent(task_id: str) -> None:
 @pytest.mark.parametrize("value", ["", " a", "a\r\nX: y", "schlüssel", "x" * 513])
 @pytest.mark.parametrize("name", ["idempotency_key", "client_request_id"])
 async def test_ids_outside_their_bounds_are_not_sent(name: str, value: str) -> None:
-    ids = {"idempotency_key": "key-1", "client_request_id": "mine"} | {name: value}
+    ids: dict[str, Any] = {"idempotency_key": "key-1", "client_request_id": "mine"} | {name: value}
     async with Recorded() as server, opened(server.url) as api:
         with pytest.raises(InvalidRequestError, match=name):
             await api.create(CAT, **ids)

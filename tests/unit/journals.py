@@ -76,6 +76,17 @@ async def new(journal: SqliteJournal, *intents: Intent, **more: Any) -> tuple[En
     return intended.entries
 
 
+async def apply(journal: SqliteJournal, key: str, event: Event, change: Change) -> Entry:
+    """A step of a task as the journal has it, by the process that holds it."""
+    (entry,) = await journal.find([key])
+    return await journal.apply(entry, event, change)
+
+
+async def start(journal: SqliteJournal, key: str, *, in_flight: int, at: datetime = AT) -> Entry:
+    (entry,) = await journal.find([key])
+    return await journal.start(entry, at=at, in_flight=in_flight)
+
+
 async def steps(journal: SqliteJournal, key: str, *events: Event, at: datetime = AT, usd: str | None = None) -> Entry:
     """Several steps of one task's life, a second apart; `usd` is charged with the last."""
     entry: Entry | None = None
@@ -83,6 +94,6 @@ async def steps(journal: SqliteJournal, key: str, *events: Event, at: datetime =
         charged = Decimal(usd) if usd is not None and number == len(events) - 1 else None
         task_id = f"task-{key}" if event is Event.ACCEPTED else None
         change = Change(at=at + timedelta(seconds=number), task_id=task_id, charged_usd=charged)
-        entry = await journal.apply(key, event, change)
+        entry = await apply(journal, key, event, change)
     assert entry is not None
     return entry

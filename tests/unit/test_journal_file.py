@@ -22,7 +22,7 @@ from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.journal.sqlite import Database, is_lost
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import Event
-from tests.unit.journals import ACCOUNT, AT, Home, intent, new, opened, steps
+from tests.unit.journals import ACCOUNT, AT, Home, apply, intent, new, opened, steps
 
 pytestmark = pytest.mark.anyio
 
@@ -303,7 +303,7 @@ async def test_a_first_page_that_a_killed_process_left_in_the_log_mends_the_file
     await filled(home)
     journal = home.journal()
     await steps(journal, "k1", Event.ACCEPTED)
-    await journal.apply("k1", Event.FAILED, Change(at=AT, error="only the log knows"))
+    await apply(journal, "k1", Event.FAILED, Change(at=AT, error="only the log knows"))
     parts = {
         path.name: path.read_bytes() for path in home.path.glob("journal.sqlite3*") if path.suffix != ".sqlite3-shm"
     }

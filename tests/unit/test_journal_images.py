@@ -16,7 +16,7 @@ from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import Event
 from flux2_mcp.models import SourceImage, UploadedFile
 from flux2_mcp.pruning import Pruner
-from tests.unit.journals import AT, CAT, NO_CAPS, Home, intend, intent, new, opened, steps
+from tests.unit.journals import AT, CAT, NO_CAPS, Home, apply, intend, intent, new, opened, steps
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ def stored(folder: Path, name: str, **more: str) -> StoredImage:
 async def delivered(journal: SqliteJournal, key: str, *images: StoredImage) -> Entry:
     await new(journal, intent(key))
     await steps(journal, key, Event.ACCEPTED, Event.COMPLETED)
-    return await journal.apply(key, Event.DELIVERED, Change(at=AT, images=images))
+    return await apply(journal, key, Event.DELIVERED, Change(at=AT, images=images))
 
 
 # --- sources and what they are called ---
@@ -160,7 +160,7 @@ async def test_a_file_that_a_younger_task_shares_stays(home: Home, tmp_path: Pat
     await delivered(journal, "old", shared)
     await new(journal, intent("young"), at=AT + timedelta(days=9))
     await steps(journal, "young", Event.ACCEPTED, Event.COMPLETED)
-    await journal.apply("young", Event.DELIVERED, Change(at=AT, images=(shared,)))
+    await apply(journal, "young", Event.DELIVERED, Change(at=AT, images=(shared,)))
     pruner = Pruner(journal, images)
     assert await pruner.remove(await pruner.find(AT + timedelta(days=1))) == 0
     assert Path(shared.path).exists()

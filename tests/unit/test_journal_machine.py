@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from flux2_mcp import catalog
 from flux2_mcp.budget import Caps, Spent
 from flux2_mcp.errors import InvalidRequestError
-from flux2_mcp.journal.entry import Change, Entry, Intended
+from flux2_mcp.journal.entry import Change, Entry, Intended, LeaseLostError
 from flux2_mcp.journal.shared import LEASE
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import TABLE, Event, IllegalTransitionError, State
@@ -66,6 +66,7 @@ class Task:
     created: datetime
     owner: str
     lease_until: float | None
+    fence: int = 0
     state: State = State.INTENT
     started: bool = False
     told: bool = False
@@ -95,13 +96,15 @@ class JournalMachine(RuleBasedStateMachine):
         self.tasks: dict[str, Task] = {}
         # Who believes to hold what, and until when: what each process was told last.
         self.beliefs: dict[str, dict[str, float]] = {}
+        # The fence under which each process took what it has, or had: it does not learn that another took it over.
+        self.fences: dict[str, dict[str, int]] = {}
         self.owners = ["", ""]
         self.journals: list[SqliteJournal] = [self.process(0), self.process(1)]
 
     def process(self, slot: int) -> SqliteJournal:
         self.born += 1
         self.owners[slot] = f"p{self.born}"
-        self.beliefs[self.owners[slot]] = {}
+        self.beliefs[self.owners[slot]], self.fences[self.owners[slot]] = {}, {}
         return SqliteJournal(Path(self.folder.name) / "home", ACCOUNT, self.owners[slot], monotonic=self.clock)
 
     def teardown(self) -> None:
@@ -143,7 +146,8 @@ class JournalMachine(RuleBasedStateMachine):
         assert [entry.key for entry in entries] == keys
         for entry in entries:
             task = self.tasks[entry.key]
-            assert (entry.state, entry.started, entry.owner) == (task.state, task.started, task.owner), entry.key
+            assert (entry.state, entry.started) == (task.state, task.started), entry.key
+            assert (entry.owner, entry.fence) == (task.owner, task.fence), entry.key
             assert (entry.charged_usd, entry.request) == (task.charged, REQUESTS[task.request]), entry.key
             assert (entry.workspace, entry.session) == (task.workspace, task.session), entry.key
             assert entry.created_at == task.created, entry.key
@@ -191,6 +195,7 @@ class JournalMachine(RuleBasedStateMachine):
                 until = self.clock.now + LEASE
                 self.tasks[key] = Task(request, workspace, session, usd, self.at, self.owners[slot], until)
                 self.beliefs[self.owners[slot]][key] = until
+                self.fences[self.owners[slot]][key] = 0
             if not self.tasks[key].started:
                 self.start(key)
         self.seen(done.entries, keys)
@@ -202,12 +207,27 @@ class JournalMachine(RuleBasedStateMachine):
         self.send(slot, self.some_key(data))
 
     def send(self, slot: int, key: str) -> None:
+        try:
+            entry: Entry = self.portal.call(self._start, slot, key)
+        except LeaseLostError:
+            assert not self.holds(slot, key)
+            return
+        assert self.holds(slot, key)
         if not self.tasks[key].started:
             self.start(key)
-        self.seen((self.portal.call(self._start, slot, key),), [key])
+        self.seen((entry,), [key])
 
     async def _start(self, slot: int, key: str) -> Entry:
-        return await self.journals[slot].start(key, at=self.at, in_flight=IN_FLIGHT)
+        return await self.journals[slot].start(await self._last_seen(slot, key), at=self.at, in_flight=IN_FLIGHT)
+
+    async def _last_seen(self, slot: int, key: str) -> Entry:
+        """The task as this process believes to hold it, were it stopped since."""
+        (entry,) = await self.journals[slot].find([key])
+        return replace(entry, fence=self.fences[self.owners[slot]].get(key, entry.fence))
+
+    def holds(self, slot: int, key: str) -> bool:
+        task, owner = self.tasks[key], self.owners[slot]
+        return task.owner == owner and self.fences[owner].get(key, task.fence) == task.fence
 
     def happen(self, slot: int, data: st.DataObject) -> None:
         self.step(slot, self.some_key(data), data.draw(st.sampled_from(Event)), data.draw(SHARES, "share"))
@@ -215,6 +235,7 @@ class JournalMachine(RuleBasedStateMachine):
     def live(self, slot: int, data: st.DataObject) -> None:
         """Random events alone seldom bring a task to its end."""
         key, share = self.some_key(data), data.draw(SHARES, "share")
+        slot = self.owners.index(self.tasks[key].owner) if self.tasks[key].owner in self.owners else slot
         self.send(slot, key)
         for event in data.draw(st.sampled_from(LIVES)):
             self.step(slot, key, event, share)
@@ -228,14 +249,22 @@ class JournalMachine(RuleBasedStateMachine):
         then = TABLE[task.state].get(event)
         change = Change(at=self.at, task_id=f"id-{key}", charged_usd=charged)
         try:
-            entry = self.portal.call(self.journals[slot].apply, key, event, change)
+            entry = self.portal.call(self._apply, slot, key, event, change)
+        except LeaseLostError:
+            assert not self.holds(slot, key)
+            return
         except IllegalTransitionError:
+            assert self.holds(slot, key)
             assert then is None
             return
+        assert self.holds(slot, key)
         assert then is not None
         task.state = then
         task.charged = task.charged if charged is None else charged
         self.seen((entry,), [key])
+
+    async def _apply(self, slot: int, key: str, event: Event, change: Change) -> Entry:
+        return await self.journals[slot].apply(await self._last_seen(slot, key), event, change)
 
     def tell(self, slot: int, data: st.DataObject) -> None:
         keys = [self.some_key(data)]
@@ -251,10 +280,12 @@ class JournalMachine(RuleBasedStateMachine):
         for task in self.tasks.values():
             held = task.lease_until is not None and now <= task.lease_until <= now + LEASE
             if task.state.unfinished and (task.owner == owner or not held):
+                task.fence += task.owner != owner
                 task.owner, task.lease_until = owner, now + LEASE
         mine = [key for key, task in self.tasks.items() if task.state.unfinished and task.owner == owner]
         self.seen(self.portal.call(self.journals[slot].claim), mine)
         self.beliefs[owner] = dict.fromkeys(mine, now + LEASE)
+        self.fences[owner] |= {key: self.tasks[key].fence for key in mine}
 
     def release(self, slot: int, _: st.DataObject) -> None:
         self.portal.call(self.journals[slot].release)

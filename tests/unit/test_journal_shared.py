@@ -375,7 +375,7 @@ async def test_turns_asked_for_at_the_same_time_are_never_given_twice(tmp_path: 
 async def test_leases_survive_what_happens_to_tasks(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent())
-    await steps(two, "k", Event.ACCEPTED)
+    await steps(one, "k", Event.ACCEPTED)
     (entry,) = await one.claim()
     assert (entry.owner, entry.task_id) == ("one", "task-k")
     joined = await intend(two, intent("other"), join=True)
@@ -387,4 +387,4 @@ def test_the_files_schema_holds_every_shared_thing(tmp_path: Path) -> None:
     database = Database(tmp_path / "x.sqlite3", MIGRATIONS, durable=True)
     tables = {row[0] for row in database.read("SELECT name FROM sqlite_master WHERE type = 'table'")}
     database.close()
-    assert tables == {"migration", "task", "pace", "turn", "upload"}
+    assert tables == {"migration", "task", "pace", "turn", "upload", "placed"}

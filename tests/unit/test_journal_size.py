@@ -12,6 +12,7 @@ from bench.ledger import Ledger, intend
 from flux2_mcp.journal.entry import Change
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import Event
+from tests.unit.journals import apply
 
 pytestmark = pytest.mark.anyio
 SMALL, LARGE = 1_000, 10_000
@@ -27,7 +28,7 @@ STEPS: dict[str, Step] = {
     "recent": lambda journal, _: journal.recent(limit=10),
     "find": lambda journal, key: journal.find([f"remote-{key}"]),
     "intend": lambda journal, key: intend(journal, f"{key}-again", AT),
-    "apply": lambda journal, key: journal.apply(key, Event.PROCESSING, Change(at=AT)),
+    "apply": lambda journal, key: apply(journal, key, Event.PROCESSING, Change(at=AT)),
     "told": lambda journal, key: journal.told([key], at=AT),
     "nudge": lambda journal, key: journal.nudge(f"https://example.com/{key}"),
     "nudged": lambda journal, _: journal.nudged(),
@@ -55,7 +56,7 @@ async def instructions(ledger: Ledger, name: str) -> int:
     journal = ledger.journal()
     try:
         await intend(journal, name, AT)
-        await journal.apply(name, Event.ACCEPTED, Change(at=AT, task_id=f"remote-{name}"))
+        await apply(journal, name, Event.ACCEPTED, Change(at=AT, task_id=f"remote-{name}"))
         assert journal._opened is not None
         journal._opened._connection.set_progress_handler(tick, EVERY)
         await STEPS[name](journal, name)

@@ -85,8 +85,8 @@ class Shop:
     mono: float = START
     wall: datetime = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
 
-    async def intent(self, key: str = "key-1", prompt: str = STUCK, *, in_flight: int = 100) -> Kept:
-        intents = [Intent(key=key, request=catalog.request(prompt=prompt), quoted_usd=None)]
+    async def intent(self, key: str = "key-1", prompt: str = STUCK, *, in_flight: int = 100, **more: Any) -> Kept:  # noqa: ANN401  # Intent's own fields
+        intents = [Intent(key=key, request=catalog.request(prompt=prompt), quoted_usd=None, **more)]
         written = await self.journal.intend(intents, at=self.wall, caps=Caps(), join=False, in_flight=in_flight)
         return Kept(written.entries[0])
 
@@ -118,7 +118,7 @@ class Shop:
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, in_flight: int = 100) -> AsyncIterator[Shop]:
+async def opened(folder: Path, *, in_flight: int = 100, **api: Any) -> AsyncIterator[Shop]:  # noqa: ANN401  # RunApi's own arguments
     async with fronted(folder) as front:
         settings = front.settings(folder)
         journal = SqliteJournal(settings.home, "account", "owner")
@@ -128,7 +128,7 @@ async def opened(folder: Path, *, in_flight: int = 100) -> AsyncIterator[Shop]:
 
         gateway = Gateway(settings, gate=nothing, on_limited=nothing)
         # One attempt a step: what the client itself does before it gives up is its own tests' matter.
-        gateway._api = RunApi(front.base_url, front.sandbox.api_key, version="0", policy=ONCE)
+        gateway._api = RunApi(front.base_url, front.sandbox.api_key, version="0", **({"policy": ONCE} | api))
         worker = Worker(
             journal,
             gateway,

@@ -16,6 +16,7 @@ from typing import BinaryIO, Protocol
 from urllib.parse import urljoin
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from flux2_mcp.delivery import image
@@ -55,7 +56,14 @@ Fetch = Callable[[str], AbstractAsyncContextManager[Answer]]
 
 
 async def deliver(
-    fetch: Fetch, url: str, *, folder: Path, prompt: str, at: datetime, threads: anyio.CapacityLimiter | None = None
+    fetch: Fetch,
+    url: str,
+    *,
+    folder: Path,
+    prompt: str,
+    at: datetime,
+    threads: anyio.CapacityLimiter | None = None,
+    permit: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
 ) -> StoredImage:
     """Fetch one result into `folder`.
 
@@ -66,6 +74,7 @@ async def deliver(
         prompt: For the file's name.
         at: When the task was made, for the file's name.
         threads: How many may write and decode at once; None: as many as anyio has.
+        permit: Awaited right before the whole file gets its name; what it raises leaves nothing behind.
 
     Raises:
         DeliveryError: The URL is not allowed, has expired, or what came is not a whole image.
@@ -91,6 +100,7 @@ async def deliver(
         checked = await in_thread(image.check, part)
         sha256 = digest.hexdigest()
         final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
+        await permit()
         await in_thread(os.replace, part, final)
     except TimeoutError as exc:
         raise DeliveryError(f"The image did not come within {SECONDS:.0f} s.") from exc

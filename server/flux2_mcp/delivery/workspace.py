@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -17,10 +19,14 @@ from pathlib import Path, PurePosixPath
 from flux2_mcp.delivery.image import KINDS, PictureError, encoded, normal
 from flux2_mcp.delivery.paths import SUFFIXES
 from flux2_mcp.errors import InvalidRequestError, Problem
-from flux2_mcp.journal.entry import Save, StoredImage
+from flux2_mcp.journal.entry import Name, Save, StoredImage
 from flux2_mcp.sources import LARGEST, UnreadableError
 
 MOST_NUMBERS = 1000
+PART, CLAIM = ".flux2-part", ".flux2-claim"
+"""Ends of the names of files that are being written, and of names that are being given."""
+STALE_SECONDS = 86_400.0
+"""After so long, nobody goes on with what was left half-way."""
 QUALITY = 92
 """Of a JPEG or WebP that an image is converted to."""
 
@@ -73,7 +79,19 @@ def _trouble(root: Path, save: Save) -> str | None:
     return next((text for wrong, text in troubles if wrong), None)
 
 
-def place(root: Path, save: Save, image: StoredImage, index: int) -> StoredImage:
+Take = Callable[[Path], Name]
+"""Takes a file name for a task; see `Journal.take`."""
+
+
+def place(
+    root: Path,
+    save: Save,
+    image: StoredImage,
+    index: int,
+    *,
+    task: str = "",
+    take: Take = lambda _: Name.FREE,
+) -> StoredImage:
     """Put a copy of a stored image into the workspace; what can't be done is said in the image's `note`.
 
     The type is what the name says: an image of another type is converted. Where something else has come to stand there
@@ -84,9 +102,11 @@ def place(root: Path, save: Save, image: StoredImage, index: int) -> StoredImage
         save: Where in it.
         image: A checked image.
         index: Which image of its task, from 0.
+        task: Names the task among others, in letters and digits: what a killed process left of it is cleared away.
+        take: Asked right before a name is given; what it raises leaves nothing behind.
     """
     try:
-        return _placed(root, save, image, index)
+        return _placed(root, save, image, index, task, take)
     except PictureError as exc:
         reason = exc.message
     except OSError as exc:
@@ -94,7 +114,7 @@ def place(root: Path, save: Save, image: StoredImage, index: int) -> StoredImage
     return replace(image, note=f"Not saved to {save.target}: {reason} The image itself is safe in its path.")
 
 
-def _placed(root: Path, save: Save, image: StoredImage, index: int) -> StoredImage:
+def _placed(root: Path, save: Save, image: StoredImage, index: int, task: str, take: Take) -> StoredImage:
     if not root.is_dir():
         raise OSError(0, GONE.rstrip("."))
     data, note = _converted(image, save.target)
@@ -104,9 +124,10 @@ def _placed(root: Path, save: Save, image: StoredImage, index: int) -> StoredIma
     wanted.parent.mkdir(parents=True, exist_ok=True)
     if index and not save.target.endswith("/"):
         wanted = wanted.with_stem(f"{wanted.stem}-{index + 1}")
-    saved = _written(wanted, data, overwrite=save.overwrite)
+    saved = _written(wanted, data, overwrite=save.overwrite, task=task, take=take)
     if saved != wanted:
-        note = f"{wanted.name} had come to exist meanwhile, so this is {saved.name}."
+        moved = f"{wanted.name} had come to exist meanwhile, so this is {saved.name}."
+        note = " ".join(filter(None, [moved, note]))
     return replace(image, saved=str(saved), note=note)
 
 
@@ -181,23 +202,19 @@ def _converted(image: StoredImage, target: str) -> tuple[bytes, str | None]:
     return data, f"{note}; what was transparent is white." if clear and wanted == "JPEG" else f"{note}."
 
 
-def _written(wanted: Path, data: bytes, *, overwrite: bool) -> Path:
+def _written(wanted: Path, data: bytes, *, overwrite: bool, task: str, take: Take) -> Path:
     """Write a whole file or none, under the wanted name or the next free number of it."""
-    part = wanted.with_name(f".{wanted.name}.flux2-part")
-    with suppress(FileNotFoundError):
-        part.unlink()
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+    _clear(wanted, task)
+    # No other thread or process writes to this one, and the next free number may be as long as the longest name.
+    part = wanted.with_name(f".{wanted.name}.{task}-{secrets.token_hex(6)}{PART}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if overwrite and not wanted.is_symlink() and not wanted.is_dir():
-            part.replace(wanted)
-            return wanted
         for number in range(1, MOST_NUMBERS):
             place = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
-            if _linked(part, place, data):
+            if _put(part, place, data, take, overwrite=overwrite and number == 1):
                 return place
     finally:
         with suppress(FileNotFoundError):
@@ -205,21 +222,32 @@ def _written(wanted: Path, data: bytes, *, overwrite: bool) -> Path:
     raise FileExistsError(0, f"{MOST_NUMBERS} files of that name are there already")
 
 
-def _linked(part: Path, place: Path, data: bytes) -> bool:
-    """Give a whole file its name, unless the name is taken by something else than these very bytes."""
+def _put(part: Path, place: Path, data: bytes, take: Take, *, overwrite: bool) -> bool:
+    """Give a whole file its name. False where that is taken by something else than these very bytes."""
+    plain = not place.is_symlink() and (place.is_file() or not place.exists())
+    if plain and place.exists() and place.stat().st_size == len(data) and place.read_bytes() == data:
+        return True
+    if os.path.lexists(place) and not (overwrite and plain):
+        return False
+    whose = take(place)
+    if whose is Name.TAKEN:
+        return False
+    if overwrite and plain and whose is Name.FREE:
+        part.replace(place)
+        return True
     try:
         _name(part, place)
     except FileExistsError:
-        return (
-            not place.is_symlink()
-            and place.is_file()
-            and place.stat().st_size == len(data)
-            and place.read_bytes() == data
-        )
+        return False
     return True
 
 
 def _name(part: Path, place: Path) -> None:
+    """Give a file a name that nothing has.
+
+    Raises:
+        FileExistsError: Something has it.
+    """
     if hasattr(os, "link"):
         try:
             os.link(part, place)
@@ -229,6 +257,22 @@ def _name(part: Path, place: Path) -> None:
             pass  # a disk without hard links
         else:
             return
-    if os.path.lexists(place):
-        raise FileExistsError
-    part.rename(place)
+    # To rename would replace what somebody put there since it was looked at: so one at a time looks.
+    claim = place.with_name(f".{place.name}{CLAIM}")
+    os.close(os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    try:
+        if os.path.lexists(place):
+            raise FileExistsError
+        part.rename(place)
+    finally:
+        claim.unlink()
+
+
+def _clear(wanted: Path, task: str) -> None:
+    """Clear away what killed processes left half-way: of this task, which is nobody else's now, and of long ago."""
+    for path in wanted.parent.iterdir():
+        if path.name.startswith(".") and path.name.endswith((PART, CLAIM)):
+            with suppress(OSError):
+                ours = (task and f".{task}-" in path.name) or path.name == f".{wanted.name}{PART}"
+                if ours or time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Protocol
 
 from flux2_mcp.budget import Caps, Left, Spent
@@ -68,6 +69,7 @@ class Entry:
 
     `task_id` is RunAPI's, None until it is known. `account` names the service and key it belongs to, without the key.
     `started` is False while certainly nothing of it was ever sent. `owner` is the process that looks after it, or did.
+    `fence` grows each time that another process takes it over: who holds an older one holds the task no more.
     """
 
     key: str
@@ -91,6 +93,7 @@ class Entry:
     delivered_at: datetime | None
     started: bool
     owner: str | None
+    fence: int = 0
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -154,6 +157,26 @@ def _canonical(values: dict[str, object]) -> str:
     return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
+class Name(StrEnum):
+    """Whose a file's name in the workspace is, for a task whose image is about to get it.
+
+    FREE: no other task has taken it since this one was asked for, so what stands there may be replaced, where the caller
+    wants that. OURS: this task took it before, so what stands there is its own image, or was changed since. TAKEN: another
+    task took it while this one was under way.
+    """
+
+    FREE = "free"
+    OURS = "ours"
+    TAKEN = "taken"
+
+
+class LeaseLostError(Exception):
+    """The task was taken over by another process while this one stood still. Nothing was written.
+
+    No `Flux2Error`: no caller is told of it, and what deals with a task's trouble must not take it for some.
+    """
+
+
 class Journal(Protocol):
     """One account's tasks: stands above SQLite, and may one day stand above PostgreSQL. All calls leave the event loop free.
 
@@ -189,16 +212,46 @@ class Journal(Protocol):
         """
         ...
 
-    async def start(self, key: str, *, at: datetime, in_flight: int) -> Entry:
-        """Note that an intent is about to be sent, if fewer than `in_flight` are under way; see `Entry.started`."""
+    async def start(self, entry: Entry, *, at: datetime, in_flight: int) -> Entry:
+        """Note that an intent is about to be sent, if fewer than `in_flight` are under way; see `Entry.started`.
+
+        Raises:
+            LeaseLostError: It is another process's by now.
+        """
+        ...
+
+    async def hold(self, entry: Entry) -> None:
+        """See that the task is still this process's, right before something that can't be taken back.
+
+        Raises:
+            LeaseLostError: It is another process's by now.
+        """
         ...
 
     async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> Entry:
         """Record a task that was made elsewhere, as submitted. A known task id is not written again."""
         ...
 
-    async def apply(self, key: str, event: Event, change: Change) -> Entry:
-        """Take one step of the lifecycle. Raises `IllegalTransitionError` where the table has none."""
+    async def take(self, entry: Entry, path: str) -> Name:
+        """Take a file's name, an absolute path, right before a task's image gets it; of several tasks, the first has it.
+
+        Raises:
+            LeaseLostError: The task is another process's by now.
+        """
+        ...
+
+    async def apply(self, entry: Entry, event: Event, change: Change) -> Entry:
+        """Take one step of a task's life, in the same transaction that sees whose the task is.
+
+        Args:
+            entry: As this process last saw it.
+            event: What has happened.
+            change: What it taught.
+
+        Raises:
+            LeaseLostError: It is another process's by now.
+            IllegalTransitionError: The table has no such step.
+        """
         ...
 
     async def find(self, ids: Sequence[str]) -> tuple[Entry, ...]:

@@ -75,4 +75,12 @@ CREATE TABLE upload (
 CREATE INDEX task_newest ON task (account, n);
 CREATE INDEX task_session ON task (account, session)
 """,
+    """
+ALTER TABLE task ADD COLUMN fence INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE placed (
+  path   TEXT PRIMARY KEY,
+  task   INTEGER NOT NULL,
+  newest INTEGER NOT NULL
+)
+""",
 )

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 
 from flux2_mcp import lifecycle
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
-from flux2_mcp.journal.entry import Change, Entry, Intent, Save, StoredImage, digest, dump, load, resolution
+from flux2_mcp.journal.entry import (
+    Change,
+    Entry,
+    Intent,
+    LeaseLostError,
+    Save,
+    StoredImage,
+    digest,
+    dump,
+    load,
+    resolution,
+)
 from flux2_mcp.lifecycle import Event, State
 
 if TYPE_CHECKING:  # SQLite loads at its first use
@@ -72,6 +83,7 @@ def entry(row: Row) -> Entry:
         delivered_at=utc(row["delivered_at"]),
         started=row["sent_at"] is not None,
         owner=row["owner"],
+        fence=row["fence"],
     )
 
 
@@ -148,13 +160,32 @@ def insert(database: Database, account: str, intent: Intent, *, at: datetime, ow
     return get(database, account, intent.key)
 
 
-def step(database: Database, account: str, key: str, event: Event, change: Change) -> Entry:
-    """Take one step of the lifecycle.
+def held(database: Database, account: str, owner: str, entry: Entry) -> Entry:
+    """A task of the owner's as it stands.
+
+    Args:
+        database: The file.
+        account: Whose tasks are seen.
+        owner: The process that believes to hold it.
+        entry: As that process last saw it.
 
     Raises:
+        LeaseLostError: Another process has taken it over since, even if it has given it back.
+    """
+    now = get(database, account, entry.key)
+    if (now.owner, now.fence) != (owner, entry.fence):
+        raise LeaseLostError
+    return now
+
+
+def step(database: Database, account: str, owner: str, entry: Entry, event: Event, change: Change) -> Entry:
+    """Take one step of the lifecycle, of a task that is still the owner's; see `held`.
+
+    Raises:
+        LeaseLostError: It is not; nothing is changed.
         IllegalTransitionError: The table has no such step; nothing is changed.
     """
-    before = get(database, account, key)
+    before, key = held(database, account, owner, entry), entry.key
     columns: dict[str, Value] = {
         "state": lifecycle.after(before.state, event),
         "task_id": change.task_id,

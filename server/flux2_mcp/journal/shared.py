@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flux2_mcp.budget import Spent
 from flux2_mcp.journal import rows
-from flux2_mcp.journal.entry import Entry
+from flux2_mcp.journal.entry import Entry, Name
 from flux2_mcp.journal.owners import is_dead
 from flux2_mcp.models import UploadedFile
 
@@ -60,9 +60,28 @@ def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[E
         return ()
     with database.write(durable=False):
         values |= {"now": clock(), "until": clock() + LEASE}
-        database.execute(f"UPDATE {OPEN} SET owner = :owner, lease_until = :until WHERE {free}", values)
+        # What was this process's already keeps its number; any other becomes strange to whoever had it.
+        taken = "fence = fence + (owner IS NOT :owner), owner = :owner, lease_until = :until"
+        database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free}", values)
         mine = f"SELECT * FROM {OPEN} WHERE {UNFINISHED} AND owner = :owner ORDER BY n"
         return rows.entries(database.read(mine, {"account": account, "owner": owner}))
+
+
+def take(account: str, owner: str, entry: Entry, path: str, database: Database) -> Name:
+    """Take a file's name for a task, and tell whose it was. By the order that tasks were written in: no clock is asked.
+
+    Raises:
+        LeaseLostError: The task is another process's by now.
+    """
+    rows.held(database, account, owner, entry)
+    sql = "SELECT n FROM task WHERE account = ? AND key = ?"
+    n = int(database.read(sql, (account, entry.key))[0]["n"])
+    # `newest` is the last task that was written down by then: this one was under way unless it is newer.
+    known = database.read("SELECT task, newest FROM placed WHERE path = ?", (path,))
+    if known and known[0]["newest"] >= n and known[0]["task"] != n:
+        return Name.TAKEN
+    database.execute("INSERT OR REPLACE INTO placed VALUES (?, ?, (SELECT max(n) FROM task))", (path, n))
+    return Name.OURS if known and known[0]["task"] == n else Name.FREE
 
 
 def turn(account: str, clock: Clock, rate: float, database: Database) -> float:

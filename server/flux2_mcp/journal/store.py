@@ -20,7 +20,7 @@ from flux2_mcp import budget
 from flux2_mcp.budget import Caps, Spent
 from flux2_mcp.errors import NOTHING_SENT, JournalError
 from flux2_mcp.journal import history, rows, shared
-from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, StoredImage, digest
+from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Name, StoredImage, digest
 from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.models import UploadedFile
@@ -168,9 +168,18 @@ class SqliteJournal:
         found = database.read(sql, (self._account, digest(intent.request), intent.workspace, since, target))
         return rows.entry(found[0]) if found else None
 
-    async def start(self, key: str, *, at: datetime, in_flight: int) -> Entry:
+    async def start(self, entry: Entry, *, at: datetime, in_flight: int) -> Entry:
         """See `Journal.start`."""
-        return await self._write(lambda database: self._start(database, key, at, in_flight))
+
+        def work(database: Database) -> Entry:
+            rows.held(database, self._account, self._owner, entry)
+            return self._start(database, entry.key, at, in_flight)
+
+        return await self._write(work)
+
+    async def hold(self, entry: Entry) -> None:
+        """See `Journal.hold`."""
+        await self._run(lambda database: rows.held(database, self._account, self._owner, entry))
 
     async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> Entry:
         """See `Journal.adopt`."""
@@ -178,14 +187,19 @@ class SqliteJournal:
         def work(database: Database) -> Entry:
             if known := rows.find(database, self._account, task_id):
                 return known
-            self._insert(database, intent, at, in_flight=0)
-            return rows.step(database, self._account, intent.key, Event.ACCEPTED, Change(at=at, task_id=task_id))
+            entry, change = self._insert(database, intent, at, in_flight=0), Change(at=at, task_id=task_id)
+            return rows.step(database, self._account, self._owner, entry, Event.ACCEPTED, change)
 
         return await self._write(work)
 
-    async def apply(self, key: str, event: Event, change: Change) -> Entry:
+    async def apply(self, entry: Entry, event: Event, change: Change) -> Entry:
         """See `Journal.apply`."""
-        return await self._write(lambda database: rows.step(database, self._account, key, event, change))
+        return await self._write(lambda database: rows.step(database, self._account, self._owner, entry, event, change))
+
+    async def take(self, entry: Entry, path: str) -> Name:
+        """See `Journal.take`."""
+        work = partial(shared.take, self._account, self._owner, entry, path)
+        return await self._write(work, durable=False)
 
     async def told(self, keys: Sequence[str], *, at: datetime) -> None:
         """See `Journal.told`."""

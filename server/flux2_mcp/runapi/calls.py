@@ -26,11 +26,23 @@ from flux2_mcp.runapi.answers import Answer, Download, failure
 logger = logging.getLogger("flux2_mcp.runapi")
 
 
+Permit = Callable[[], Awaitable[None]]
+"""Awaited at each attempt when its connection stands and before the first byte of its body goes out. What it raises ends
+the call, and without its body RunAPI takes no request."""
+
+
 class Transport(Protocol):
     """What carries the calls. Raises `TransportError` when no answer came; `whom` names the other side in it."""
 
     async def send(
-        self, method: str, url: str, *, headers: Mapping[str, str], content: bytes = b"", whom: str = "RunAPI"
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        whom: str = "RunAPI",
+        permit: Permit | None = None,
     ) -> Answer:
         """One exchange, read whole."""
         ...
@@ -78,6 +90,7 @@ class Calls:
         headers: Mapping[str, str] | None = None,
         *,
         idempotency_key: str | None = None,
+        permit: Permit | None = None,
     ) -> Answer:
         """POST JSON, with the key unless `headers` are given; retried only under an idempotency key."""
         sent = dict(self.bearer() if headers is None else headers) | {"Content-Type": "application/json"}
@@ -89,10 +102,16 @@ class Calls:
         text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         # A file's name may hold bytes that were never text.
         content = text.encode(errors="replace")
-        return await self._insist("POST", path, sent, content, policy)
+        return await self._insist("POST", path, sent, content, policy, permit)
 
     async def _insist(
-        self, method: str, path: str, headers: Mapping[str, str], content: bytes, policy: retry.Policy
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        content: bytes,
+        policy: retry.Policy,
+        permit: Permit | None = None,
     ) -> Answer:
         """Call until it succeeds or the policy gives up, then raise what came last.
 
@@ -106,7 +125,7 @@ class Calls:
             # Waiting for the first place is the limiter's time, not the attempts'.
             started = self.monotonic() if attempt == 1 else started
             try:
-                return await self._once(method, path, sent, content)
+                return await self._once(method, path, sent, content, permit)
             except (ApiError, TransportError) as error:
                 wait = retry.delay(
                     policy,
@@ -126,9 +145,12 @@ class Calls:
             await self.sleep(wait)
             attempt += 1
 
-    async def _once(self, method: str, path: str, headers: Mapping[str, str], content: bytes) -> Answer:
+    async def _once(
+        self, method: str, path: str, headers: Mapping[str, str], content: bytes, permit: Permit | None
+    ) -> Answer:
         began = self.monotonic()
-        answer = await self.transport.send(method, f"{self.base}{path}", headers=headers, content=content)
+        url = f"{self.base}{path}"
+        answer = await self.transport.send(method, url, headers=headers, content=content, permit=permit)
         logger.debug("%s %s: %d in %.3f s", method, _shown(path), answer.status, self.monotonic() - began)
         error = failure(answer, now=self.now(), key=self.key)
         if error is None:

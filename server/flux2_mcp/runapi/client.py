@@ -22,7 +22,7 @@ from flux2_mcp.errors import SettingsError, TransportError
 from flux2_mcp.runapi import addresses, causes, proxies
 from flux2_mcp.runapi.addresses import Resolve, Route
 from flux2_mcp.runapi.answers import LARGEST, LARGEST_ERROR, Answer, Download
-from flux2_mcp.runapi.calls import Calls, sendable
+from flux2_mcp.runapi.calls import Calls, Permit, sendable
 from flux2_mcp.runapi.causes import CERTIFICATE_FOLDER, CERTIFICATES, Peer
 from flux2_mcp.runapi.endpoints import Endpoints
 from flux2_mcp.runapi.proxies import Proxy
@@ -171,11 +171,19 @@ class _Pool:
         await self._downloads.aclose()
 
     async def send(
-        self, method: str, url: str, *, headers: Mapping[str, str], content: bytes = b"", whom: str = "RunAPI"
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        whom: str = "RunAPI",
+        permit: Permit | None = None,
     ) -> Answer:
         within = self._timeouts.pool + self._timeouts.answer + len(content) / SLOWEST
         with self._translated(whom), anyio.fail_after(within):
-            request = self._request(method, url, headers, content, proxy=proxies.proxy(url, self._env))
+            proxy = proxies.proxy(url, self._env)
+            request = self._request(method, url, headers, content, proxy=proxy, permit=permit)
             async with self._calls.open(request, self._timeouts.pool) as response:
                 return Answer(response.status_code, dict(response.headers), await _body(response, whom))
 
@@ -212,12 +220,19 @@ class _Pool:
         raise httpx.ConnectError("no address")
 
     def _request(
-        self, method: str, url: str, headers: Mapping[str, str], content: bytes = b"", *, proxy: Proxy | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        *,
+        proxy: Proxy | None,
+        permit: Permit | None = None,
     ) -> httpx.Request:
         sent = httpx.Headers(dict(headers))
         if method != "GET":
             sent["Content-Length"] = str(len(content))
-        pieces = _pieces(content) if content else None
+        pieces = _pieces(content, permit) if content else None
         extensions = {"timeout": asdict(self._timeouts), PROXY: proxy}
         request = httpx.Request(method, url, headers=sent, content=pieces, extensions=extensions)
         if not 0 <= (request.url.port or 0) <= LAST_PORT:
@@ -343,7 +358,9 @@ def _refuse_layers(response: httpx.Response, whom: str) -> None:
         raise TransportError(f"{whom} answered in an encoding that was not asked for.")
 
 
-async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+async def _pieces(content: bytes, permit: Permit | None) -> AsyncIterator[bytes]:
+    if permit is not None:
+        await permit()
     for start in range(0, len(content), PIECE):
         yield content[start : start + PIECE]
 

@@ -24,7 +24,7 @@ from flux2_mcp.models import (
 from flux2_mcp.retry import http_date
 from flux2_mcp.runapi import wire
 from flux2_mcp.runapi.answers import Answer, Download, failure, payload
-from flux2_mcp.runapi.calls import Calls, sendable
+from flux2_mcp.runapi.calls import Calls, Permit, sendable
 from flux2_mcp.settings import is_loopback
 
 LONGEST_ID = 512
@@ -41,7 +41,12 @@ class Endpoints:
         self._schedules: dict[str, tuple[str, tuple[PriceSchedule, ...]]] = {}
 
     async def create(
-        self, request: ImageRequest, *, idempotency_key: str, client_request_id: str | None = None
+        self,
+        request: ImageRequest,
+        *,
+        idempotency_key: str,
+        client_request_id: str | None = None,
+        permit: Permit | None = None,
     ) -> RemoteTask:
         """Create a task, or find the one that this key has made already. Retried under the same key.
 
@@ -51,13 +56,15 @@ class Endpoints:
             request: What to make.
             idempotency_key: 1 to 512 printable ASCII characters, one for each logical task.
             client_request_id: The same bounds; RunAPI stores it with the task.
+            permit: Awaited right before each attempt's body goes out, the retries' too; what it raises ends the call.
         """
         headers = self._calls.bearer()
         if client_request_id is not None:
             headers["X-Client-Request-Id"] = _bounded("client_request_id", client_request_id)
         key = _bounded("idempotency_key", idempotency_key)
         path = f"{_TASKS}/{request.action}"
-        return self._task(await self._calls.post(path, wire.body(request), headers, idempotency_key=key))
+        body = wire.body(request)
+        return self._task(await self._calls.post(path, body, headers, idempotency_key=key, permit=permit))
 
     async def get(self, action: Action, task_id: str, *, attempts: int = 1) -> RemoteTask:
         """Ask about a task, by default once: a poller has a plan of its own. A 429 or 503 carries its `retry_after`."""
