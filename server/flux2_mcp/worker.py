@@ -35,7 +35,7 @@ from flux2_mcp.errors import (
     TransportError,
 )
 from flux2_mcp.gateway import Gateway
-from flux2_mcp.journal.entry import Change, Entry, Journal, Name
+from flux2_mcp.journal.entry import Change, Entry, Journal, Name, SameIdError
 from flux2_mcp.lifecycle import SEEN, TABLE, Event, State
 from flux2_mcp.logs import fields
 from flux2_mcp.models import RemoteTask
@@ -67,6 +67,10 @@ _NOT_AGAIN = (
 )
 UNANSWERED = f"RunAPI did not answer for a day, so whether this was made and charged is not known. {_NOT_AGAIN}"
 TAKEN = f"RunAPI holds another request under this task's key, so whether this was charged is not known. {_NOT_AGAIN}"
+SAME_ID = (
+    "RunAPI answered with the id of another task, {id}, whose image may be this one's too: look at that task first. Whether"
+    f" this was charged beside it is not known. {_NOT_AGAIN}"
+)
 NEVER_SENT = "It waited a day for a free place among the tasks under way (FLUX2_MAX_IN_FLIGHT) and was never sent."
 _UNSENT = (InvalidRequestError, SettingsError, SandboxError)
 """Errors that come before anything is sent, and that trying again does not mend."""
@@ -165,8 +169,12 @@ class Worker:
             await self._unmade(kept, exc)
             return
         with anyio.CancelScope(shield=True):  # what was heard is written down, even while the server stops
-            await self._step(kept, Event.ACCEPTED, task_id=remote.task_id)
-            await self._seen(kept, remote)
+            try:
+                await self._step(kept, Event.ACCEPTED, task_id=remote.task_id)
+            except SameIdError:  # the task that had it first stays what it is
+                await self._step(kept, Event.EXPIRED, error=SAME_ID.format(id=remote.task_id[:64]))
+            else:
+                await self._seen(kept, remote)
         _well(kept)
 
     def _old(self, entry: Entry) -> bool:

@@ -177,6 +177,13 @@ class LeaseLostError(Exception):
     """
 
 
+class SameIdError(Exception):
+    """RunAPI gave a create the id of a task that another create has made. Nothing was written.
+
+    No `Flux2Error`, as above: it is the end of the second create, and no trouble that goes by.
+    """
+
+
 class Journal(Protocol):
     """One account's tasks: stands above SQLite, and may one day stand above PostgreSQL. All calls leave the event loop free.
 
@@ -251,6 +258,7 @@ class Journal(Protocol):
         Raises:
             LeaseLostError: It is another process's by now.
             IllegalTransitionError: The table has no such step.
+            SameIdError: The task id that it taught is another task's.
         """
         ...
 

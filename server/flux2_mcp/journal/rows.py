@@ -16,6 +16,7 @@ from flux2_mcp.journal.entry import (
     Entry,
     Intent,
     LeaseLostError,
+    SameIdError,
     Save,
     StoredImage,
     digest,
@@ -184,6 +185,7 @@ def step(database: Database, account: str, owner: str, entry: Entry, event: Even
     Raises:
         LeaseLostError: It is not; nothing is changed.
         IllegalTransitionError: The table has no such step; nothing is changed.
+        SameIdError: The id that it taught is another task's; nothing is changed.
     """
     before, key = held(database, account, owner, entry), entry.key
     columns: dict[str, Value] = {
@@ -202,5 +204,7 @@ def step(database: Database, account: str, owner: str, entry: Entry, event: Even
         # Somebody asked for the id before the answer to our own create came: what was adopted then is this task.
         adopted = "account = :account AND task_id = :task_id AND key <> :key AND sent_at IS NULL"
         database.execute(f"DELETE FROM task WHERE {adopted}", columns)
+        if database.read("SELECT 1 FROM task WHERE account = :account AND task_id = :task_id AND key <> :key", columns):
+            raise SameIdError
     database.execute(f"UPDATE task SET {', '.join(sets)} WHERE account = :account AND key = :key", columns)
     return get(database, account, key)
