@@ -299,4 +299,5 @@ class Service:
                 self._keeper.keep(entry)
 
     def _outcome(self, tasks: tuple[Told, ...], *, joined: bool = False) -> Outcome:
-        return Outcome(tasks=tasks, sandbox=self._gateway.sandbox, joined=joined, notice=self._journal.notice)
+        notice = " ".join(filter(None, [self._journal.notice, self._journal.unread_notice()])) or None
+        return Outcome(tasks=tasks, sandbox=self._gateway.sandbox, joined=joined, notice=notice)

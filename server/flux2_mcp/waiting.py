@@ -115,7 +115,7 @@ class Waiter:
         """
         with self._keeper.watched([entry.key for entry in entries]) as watch:
             told = await self._until_settled(entries, wait_seconds, on_progress, watch)
-        if ended := [one.entry.key for one in told if not one.entry.state.unfinished]:
+        if ended := [one.entry.key for one in told if not one.entry.state.unfinished and one.entry.readable]:
             try:
                 await self._journal.told(ended, at=datetime.now(UTC))
             except JournalError as exc:  # at worst, the next identical call is given these

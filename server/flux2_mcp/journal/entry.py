@@ -70,6 +70,7 @@ class Entry:
     `task_id` is RunAPI's, None until it is known. `account` names the service and key it belongs to, without the key.
     `started` is False while certainly nothing of it was ever sent. `owner` is the process that looks after it, or did.
     `fence` grows each time that another process takes it over: who holds an older one holds the task no more.
+    `readable` is False for the stand-in of a record that this version can't read: `error` says so.
     """
 
     key: str
@@ -94,6 +95,7 @@ class Entry:
     started: bool
     owner: str | None
     fence: int = 0
+    readable: bool = True
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -136,12 +138,15 @@ def dump(request: ImageRequest) -> str:
 
 
 def load(text: str) -> ImageRequest:
-    """The request back from `dump`."""
+    """The request back from `dump`. Raises whatever a text that is none brings about."""
     values = json.loads(text)
     values["action"] = Action(values["action"])
     values["source_image_urls"] = tuple(values["source_image_urls"])
     values["sources"] = tuple(SourceImage(**source) for source in values.get("sources", ()))
-    return ImageRequest(**values)
+    request = ImageRequest(**values)
+    if not all(isinstance(text, str) for text in (request.prompt, request.variant, request.model)):
+        raise TypeError
+    return request
 
 
 def digest(request: ImageRequest) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux2_mcp.journal import rows
@@ -21,7 +22,7 @@ KEPT = 200
 # What a task is summed up under, and which sum comes first.
 GROUPS = {
     By.DAY: ("date(created_at, 'unixepoch', 'localtime')", "name DESC"),
-    By.VARIANT: ("request ->> 'variant'", "charged DESC, name"),
+    By.VARIANT: ("iif(json_valid(request), request ->> 'variant', NULL)", "charged DESC, name"),
     By.WORKSPACE: ("workspace", "charged DESC, name"),
 }
 FREE = "state IN ('failed', 'rejected')"
@@ -50,7 +51,8 @@ def durations(account: str, database: Database) -> dict[tuple[str, str], tuple[f
     found = {}
     for model, resolution in database.read(KINDS, {"account": account}):
         values = {"account": account, "model": model, "resolution": resolution, "kept": KEPT}
-        found[model, resolution] = tuple(max(0.0, row[0]) for row in reversed(database.read(timed, values)))
+        seconds = [row[0] for row in reversed(database.read(timed, values)) if row[0] is not None]
+        found[model, resolution] = tuple(max(0.0, each) for each in seconds)
     return found
 
 
@@ -65,7 +67,7 @@ def spending(account: str, by: By, since: datetime | None, database: Database) -
     )
     return tuple(
         Spending(
-            name=row["name"],
+            name=None if row["name"] is None else str(row["name"]),
             tasks=row["tasks"],
             failed=row["failed"],
             open=row["open"],
@@ -82,16 +84,19 @@ def with_images(account: str, before: datetime, database: Database) -> tuple[Ent
     sql = (
         "SELECT * FROM task WHERE account = ? AND state = 'delivered' AND images <> '[]' AND created_at < ? ORDER BY n"
     )
-    return rows.entries(database.read(sql, (account, before.timestamp())))
+    return rows.readable(database.read(sql, (account, before.timestamp())))
 
 
 def still_used(paths: Sequence[str], database: Database) -> frozenset[str]:
     """Which of these files belong to a task, of whichever account."""
     sql = (
-        "SELECT DISTINCT image.value ->> 'path' FROM task, json_each(task.images) AS image"
-        " WHERE image.value ->> 'path' IN (SELECT value FROM json_each(?))"
+        "SELECT DISTINCT image.value ->> 'path' FROM task, json_each(iif(json_valid(task.images), task.images, '[]')) AS image"
+        " WHERE image.type = 'object' AND image.value ->> 'path' IN (SELECT value FROM json_each(?))"
     )
-    return frozenset(row[0] for row in database.read(sql, (json.dumps(paths),)))
+    used = {str(row[0]) for row in database.read(sql, (json.dumps(paths),))}
+    # What stands in a broken list can't be known: whatever looks like one of these files is still used.
+    broken = [str(row[0]) for row in database.read("SELECT images FROM task WHERE NOT json_valid(images)")]
+    return frozenset(used | {path for path in paths if any(Path(path).stem in text for text in broken)})
 
 
 def keep_images(account: str, key: str, images: Sequence[StoredImage], database: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,10 +26,17 @@ from flux2_mcp.journal.entry import (
     resolution,
 )
 from flux2_mcp.lifecycle import Event, State
+from flux2_mcp.models import Action, ImageRequest
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite import Database, Row, Value
 
+log = logging.getLogger("flux2_mcp.journal")
+
+UNREADABLE = (
+    "This version of flux2-mcp can't read the record of this task ({what} may be a newer version's, or is broken). It was left"
+    " as it is. Update flux2-mcp; whether RunAPI made and charged it, RunAPI's own history tells."
+)
 MICROS = 1_000_000
 MOST = Decimal(1_000_000_000)
 """USD. Sums of amounts stay within SQLite's integers."""
@@ -61,21 +69,31 @@ def utc(seconds: float | None) -> datetime | None:
 
 
 def entry(row: Row) -> Entry:
-    """One row as the domain knows it."""
+    """One row as the domain knows it; a stand-in for one that can't be read, which a newer version wrote or which is broken.
+
+    So one bad row spoils no list. Nothing works on a stand-in, and nothing is written to its row.
+    """
+    try:
+        return _entry(row)
+    except Exception as exc:  # noqa: BLE001  # whatever the row holds, the others must be read
+        return _stand_in(row, exc)
+
+
+def _entry(row: Row) -> Entry:
     return Entry(
         key=row["key"],
-        task_id=row["task_id"],
+        task_id=_text(row["task_id"]),
         account=row["account"],
         state=State(row["state"]),
         request=load(row["request"]),
-        workspace=row["workspace"],
-        client=row["client"],
-        session=row["session"],
-        push_url=row["push_url"],
-        save=None if row["save_to"] is None else Save(row["save_to"], bool(row["overwrite"])),
+        workspace=_text(row["workspace"]),
+        client=_text(row["client"]),
+        session=_text(row["session"]),
+        push_url=_text(row["push_url"]),
+        save=None if row["save_to"] is None else Save(_text(row["save_to"]) or "", bool(row["overwrite"])),
         quoted_usd=usd(row["quoted"]),
         charged_usd=usd(row["charged"]),
-        error=row["error"],
+        error=_text(row["error"]),
         image_urls=tuple(json.loads(row["urls"])),
         images=tuple(StoredImage(**image) for image in json.loads(row["images"])),
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
@@ -88,9 +106,53 @@ def entry(row: Row) -> Entry:
     )
 
 
+def _text(value: object) -> str | None:
+    if not isinstance(value, str | None):
+        raise TypeError
+    return value
+
+
+def _stand_in(row: Row, why: Exception) -> Entry:
+    try:
+        created_at = datetime.fromtimestamp(row["created_at"], UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        created_at = datetime.fromtimestamp(0, UTC)
+    log.debug("a record can't be read", exc_info=why)
+    known = row["state"] in set(State)
+    return Entry(
+        key=str(row["key"]),
+        task_id=None if row["task_id"] is None else str(row["task_id"]),
+        account=row["account"],
+        state=State.UNKNOWN,
+        request=ImageRequest(action=Action.TEXT_TO_IMAGE, variant="unknown", model=str(row["model"]), prompt=""),
+        workspace=None,
+        client=None,
+        session=None,
+        push_url=None,
+        save=None,
+        quoted_usd=usd(row["quoted"]) if isinstance(row["quoted"], int) else None,
+        charged_usd=usd(row["charged"]) if isinstance(row["charged"], int) else None,
+        error=UNREADABLE.format(what="it" if known else f"its state {str(row['state'])[:40]!r}"),
+        image_urls=(),
+        images=(),
+        created_at=created_at,
+        submitted_at=None,
+        completed_at=None,
+        delivered_at=None,
+        started=True,
+        owner=None if row["owner"] is None else str(row["owner"]),
+        readable=False,
+    )
+
+
 def entries(rows: Iterable[Row]) -> tuple[Entry, ...]:
     """Many rows."""
     return tuple(map(entry, rows))
+
+
+def readable(rows: Iterable[Row]) -> tuple[Entry, ...]:
+    """Many rows, without those that can't be read."""
+    return tuple(found for found in entries(rows) if found.readable)
 
 
 def find(database: Database, account: str, ident: str) -> Entry | None:

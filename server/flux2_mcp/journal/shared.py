@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -47,7 +48,10 @@ UNDER_WAY = f"{UNFINISHED} AND (state IN ('submitted', 'processing') OR (state =
 
 
 def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[Entry, ...]:
-    """Take or renew the lease of every unfinished task that no living process holds; give all that are the owner's."""
+    """Take or renew the lease of every unfinished task that no living process holds; give all that are the owner's.
+
+    What can't be read is left to whoever can read it: its stand-in is given, and its row is not touched.
+    """
     owners = database.read(f"SELECT DISTINCT owner FROM {OPEN} WHERE {UNFINISHED}", {"account": account})
     dead = json.dumps([row["owner"] for row in owners if row["owner"] != owner and is_dead(row["owner"])])
     free = (
@@ -60,11 +64,16 @@ def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[E
         return ()
     with database.write(durable=False):
         values |= {"now": clock(), "until": clock() + LEASE}
+        found = rows.entries(database.read(f"SELECT * FROM {OPEN} WHERE {free} ORDER BY n", values))
+        values["unread"] = json.dumps([entry.key for entry in found if not entry.readable])
         # What was this process's already keeps its number; any other becomes strange to whoever had it.
         taken = "fence = fence + (owner IS NOT :owner), owner = :owner, lease_until = :until"
-        database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free}", values)
-        mine = f"SELECT * FROM {OPEN} WHERE {UNFINISHED} AND owner = :owner ORDER BY n"
-        return rows.entries(database.read(mine, {"account": account, "owner": owner}))
+        known = "key NOT IN (SELECT value FROM json_each(:unread))"
+        database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free} AND {known}", values)
+        return tuple(
+            replace(entry, owner=owner, fence=entry.fence + (entry.owner != owner)) if entry.readable else entry
+            for entry in found
+        )
 
 
 def take(account: str, owner: str, entry: Entry, path: str, database: Database) -> Name:

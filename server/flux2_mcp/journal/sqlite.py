@@ -56,6 +56,7 @@ class Database:
         self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             self._connection.row_factory = sqlite3.Row
+            self._connection.text_factory = _text
             self._use_wal()
             self._connection.execute("PRAGMA foreign_keys=ON")
             self._file = _identity(path)
@@ -142,6 +143,14 @@ class Database:
         """Close the file. Nothing may be called after."""
         with self._lock:
             self._connection.close()
+
+
+def _text(data: bytes) -> str | bytes:
+    """Text, and as bytes what is none: one broken value must not keep all others of its query from being read."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -23,11 +24,14 @@ from flux2_mcp.journal import history, rows, shared
 from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Name, StoredImage, digest
 from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.lifecycle import Event, State
+from flux2_mcp.logs import fields
 from flux2_mcp.models import UploadedFile
 from flux2_mcp.spending import By, Spending
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite import Database
+
+log = logging.getLogger("flux2_mcp.journal")
 
 T = TypeVar("T")
 
@@ -58,6 +62,8 @@ class SqliteJournal:
         self._one = anyio.CapacityLimiter(1)
         self.notice: str | None = None
         """What a user should know about the file: that a broken one was moved aside."""
+        self._unread: set[str] = set()
+        self._untold = 0
 
     @property
     def path(self) -> Path:
@@ -91,6 +97,27 @@ class SqliteJournal:
             if aside is not None:
                 self.notice = f"The journal was broken. It was moved aside as {aside} and a new one begun."
             return self._opened
+
+    def unread_notice(self) -> str | None:
+        """What a user should know about records that can't be read; each is told once in a process's life."""
+        untold, self._untold = self._untold, 0
+        if not untold:
+            return None
+        return (
+            f"The journal holds {'a record' if untold == 1 else f'{untold} records'} that this version of flux2-mcp can't read,"
+            " a newer version's or broken. They were left as they are; update flux2-mcp, or see flux2-mcp doctor."
+        )
+
+    def _noted(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
+        """The same, once it was said which of them can't be read."""
+        for entry in entries:
+            if not entry.readable and entry.key not in self._unread:
+                self._unread.add(entry.key)
+                self._untold += 1
+                log.warning(
+                    "a record can't be read; it is left as it is", extra=fields(task=entry.task_id or entry.key)
+                )
+        return tuple(entries)
 
     async def _run(self, work: Callable[[Database], T]) -> T:
         def call() -> T:
@@ -148,8 +175,8 @@ class SqliteJournal:
 
     def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> Entry:
         until = self._monotonic() + shared.LEASE
-        rows.insert(database, self._account, intent, at=at, owner=self._owner, lease_until=until)
-        return self._start(database, intent.key, at, in_flight)
+        entry = rows.insert(database, self._account, intent, at=at, owner=self._owner, lease_until=until)
+        return self._start(database, intent.key, at, in_flight) if entry.readable else entry
 
     def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> Entry:
         database.execute(
@@ -166,7 +193,7 @@ class SqliteJournal:
         )
         since, target = (at - JOINABLE).timestamp(), None if intent.save is None else intent.save.target
         found = database.read(sql, (self._account, digest(intent.request), intent.workspace, since, target))
-        return rows.entry(found[0]) if found else None
+        return next(iter(rows.readable(found)), None)
 
     async def start(self, entry: Entry, *, at: datetime, in_flight: int) -> Entry:
         """See `Journal.start`."""
@@ -215,8 +242,10 @@ class SqliteJournal:
 
     async def find(self, ids: Sequence[str]) -> tuple[Entry, ...]:
         """See `Journal.find`."""
-        return await self._run(
-            lambda database: tuple(found for one in ids if (found := rows.find(database, self._account, one)))
+        return self._noted(
+            await self._run(
+                lambda database: tuple(found for one in ids if (found := rows.find(database, self._account, one)))
+            )
         )
 
     async def recent(
@@ -232,7 +261,9 @@ class SqliteJournal:
         sql = (
             "SELECT * FROM task WHERE account = :account AND (:since IS NULL OR created_at >= :since)"
             " AND (:workspace IS NULL OR workspace = :workspace)"
-            " AND (:states IS NULL OR state IN (SELECT value FROM json_each(:states)))"
+            # A state that a newer version has is told as unknown.
+            " AND (:states IS NULL OR iif(state IN (SELECT value FROM json_each(:all)), state, 'unknown')"
+            " IN (SELECT value FROM json_each(:states)))"
             " AND (:before IS NULL OR n < (SELECT n FROM task WHERE account = :account AND key = :before))"
             " ORDER BY n DESC LIMIT :limit"
         )
@@ -241,14 +272,16 @@ class SqliteJournal:
             "since": None if since is None else since.timestamp(),
             "workspace": workspace,
             "states": None if states is None else json.dumps(sorted(states)),
+            "all": json.dumps(list(State)),
             "before": before,
             "limit": limit,
         }
-        return await self._run(lambda database: rows.entries(database.read(sql, values)))
+        return self._noted(await self._run(lambda database: rows.entries(database.read(sql, values))))
 
     async def claim(self) -> tuple[Entry, ...]:
         """See `Journal.claim`."""
-        return await self._run(partial(shared.claim, self._account, self._owner, self._monotonic))
+        found = self._noted(await self._run(partial(shared.claim, self._account, self._owner, self._monotonic)))
+        return tuple(entry for entry in found if entry.readable)
 
     async def unfinished(self) -> int:
         """See `Journal.unfinished`."""
