@@ -17,6 +17,7 @@
     ├── WireError                   an answer that makes no sense
     ├── TaskFailedError             the task itself failed; never charged
     ├── DeliveryError               a result that could not be fetched or is not an image
+    │   └── StorageError                a result that came, and could not be written here
     ├── JournalError                the journal can't be read or written
     ├── HostFileError               an agent host's file that can't be edited safely, and was left as it was
     └── SandboxError                the embedded RunAPI could not start
@@ -262,6 +263,12 @@ class DeliveryError(Flux2Error):
     exit_code = 5
     default_cost = "The task itself is done and charged; fetching it again costs nothing."
     default_next = "Call check_task with the task's id: it fetches the image again."
+
+
+class StorageError(DeliveryError):
+    """A finished image could not be written on this machine, which its user can mend."""
+
+    default_next = "Make room in FLUX2_HOME, or make it writable; then call check_task with the task's id."
 
 
 class JournalError(Flux2Error):

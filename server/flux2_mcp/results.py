@@ -124,8 +124,11 @@ def image_uri(ident: str) -> str:
 def generation(outcome: Outcome) -> GenerationResult:
     """The result of `generate` and `check_task`."""
     tasks = [task(told) for told in outcome.tasks]
+    # An image that can't be had is said so, with what to do: to ask again and again brings nothing.
     open_ids = [
-        result.task_id for result, told in zip(tasks, outcome.tasks, strict=True) if told.entry.state.unfinished
+        result.task_id
+        for result, told in zip(tasks, outcome.tasks, strict=True)
+        if told.entry.state.unfinished and not (told.entry.state is State.COMPLETED and told.entry.error)
     ]
     notices = [
         SANDBOX_NOTICE if outcome.sandbox else None,

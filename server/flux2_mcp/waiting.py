@@ -13,9 +13,11 @@ import anyio
 from flux2_mcp.errors import (
     NOTHING_CHARGED,
     AuthenticationError,
+    DeliveryError,
     Flux2Error,
     JournalError,
     SettingsError,
+    StorageError,
     TaskFailedError,
 )
 from flux2_mcp.journal.entry import Entry, Journal
@@ -55,11 +57,15 @@ class Told:
 
     @property
     def settled(self) -> bool:
-        """Whether waiting longer brings nothing: it has ended, or what stands in its way does not go by itself."""
+        """Whether waiting longer brings nothing: it has ended, or what stands in its way does not go by itself.
+
+        An image that did not come is soon tried again, until it is written down that it can't be had.
+        """
         if not self.entry.state.unfinished:
             return True
         if self.entry.state is State.COMPLETED:
-            return self.trouble is not None
+            soon = isinstance(self.trouble, DeliveryError) and not isinstance(self.trouble, StorageError)
+            return self.trouble is not None and not (soon and self.entry.error is None)
         return isinstance(self.trouble, AuthenticationError | JournalError | SettingsError)
 
 

@@ -32,6 +32,7 @@ from flux2_mcp.errors import (
     SandboxError,
     ServiceError,
     SettingsError,
+    StorageError,
     TransportError,
 )
 from flux2_mcp.gateway import Gateway
@@ -50,6 +51,8 @@ RESULTS_LIVE = timedelta(days=7)
 """How long result URLs work at most (`api/flux-2.json`, result_url_lifetime_days)."""
 FETCHES = 5
 """Failures in a row, at least, before an image older than that is given up: one says little, and the clock may be wrong."""
+VERDICT = 3
+"""Failures in a row after which a user is told that an image can't be had: each is two fetches, the second from a new address."""
 SLOT_SECONDS = 0.25
 """Seconds until the first of the intents that wait for a place among the tasks under way looks again whether another process
 has left one."""
@@ -67,6 +70,12 @@ _NOT_AGAIN = (
 )
 UNANSWERED = f"RunAPI did not answer for a day, so whether this was made and charged is not known. {_NOT_AGAIN}"
 TAKEN = f"RunAPI holds another request under this task's key, so whether this was charged is not known. {_NOT_AGAIN}"
+SPOILT = "RunAPI made and charged this, and its image can't be had:"
+GIVEN_UP = "RunAPI made and charged this and keeps results for a week; in that time it could not be fetched."
+_INSTEAD = (
+    "What to do: open its url in a browser while that works, ask RunAPI about this task's id, or call generate anew, which"
+    " costs again."
+)
 SAME_ID = (
     "RunAPI answered with the id of another task, {id}, whose image may be this one's too: look at that task first. Whether"
     f" this was charged beside it is not known. {_NOT_AGAIN}"
@@ -87,7 +96,8 @@ class Kept:
 
     `lost` is True when a create of it went unanswered, so that RunAPI may have the task already. `nudged` is True when
     RunAPI called back and was not asked since, `hurried` when somebody waits for an image and no fetch has begun since.
-    `submitted` is when RunAPI took it, `missing` since when it denies that.
+    `submitted` is when RunAPI took it, `missing` since when it denies that. `failures` are those in a row, `spoilt` those in a row
+    in which RunAPI's side gave no image, whoever hurried it.
     """
 
     entry: Entry
@@ -100,6 +110,7 @@ class Kept:
     asked_at: float | None = None
     not_before: float | None = None
     failures: int = 0
+    spoilt: int = 0
     trouble: Flux2Error | None = None
 
     @property
@@ -231,9 +242,19 @@ class Worker:
                 await self._deliver(kept)
         except Flux2Error as exc:
             self.put_off(kept, exc, BACKOFF_FETCH)
-            old = self._now() - (entry.completed_at or entry.created_at) > RESULTS_LIVE
-            if old and isinstance(exc, DeliveryError) and kept.failures >= FETCHES:
-                await self._step(kept, Event.EXPIRED, error=exc.message)
+            if isinstance(exc, DeliveryError) and not isinstance(exc, StorageError):
+                kept.spoilt += 1
+                await self._not_to_be_had(kept, exc)
+
+    async def _not_to_be_had(self, kept: Kept, exc: DeliveryError) -> None:
+        """Write down that RunAPI's side gives no image, for every later session; after its addresses have died, for good."""
+        entry = kept.entry
+        until = (entry.completed_at or entry.created_at) + RESULTS_LIVE
+        if self._now() > until and kept.failures >= FETCHES:
+            await self._step(kept, Event.EXPIRED, error=f"{exc.message} {GIVEN_UP} {_INSTEAD}")
+        elif kept.spoilt >= VERDICT and entry.error is None:
+            again = f"It is tried again, ever more seldom, until {until:%Y-%m-%d}."
+            await self._step(kept, Event.COMPLETED, error=f"{SPOILT} {exc.message} {again} {_INSTEAD}")
 
     async def _deliver(self, kept: Kept) -> None:
         entry = kept.entry
@@ -316,7 +337,7 @@ def log_step(entry: Entry, now: datetime, before: Entry | None = None) -> None:
 
 
 def _well(kept: Kept) -> None:
-    kept.trouble, kept.failures, kept.missing = None, 0, None
+    kept.trouble, kept.failures, kept.spoilt, kept.missing = None, 0, 0, None
 
 
 def _may_have_reached(exc: Flux2Error) -> bool:

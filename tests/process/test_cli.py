@@ -286,7 +286,7 @@ def test_nothing_listening_is_5(clean_env: dict[str, str]) -> None:
 def test_an_image_that_is_paid_but_not_on_disk_is_5(here: Here) -> None:
     code, out, _ = here("generate", "a red fox [sandbox:corrupt]")
     assert code == 5
-    assert "completed: The image is broken: it can't be decoded to its end." in out
+    assert "its image can't be had: The image is broken: it can't be decoded to its end." in out
     assert "completed but not on disk, quoted $0.05, charged $0.05" in out
 
 

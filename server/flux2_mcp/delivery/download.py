@@ -21,7 +21,7 @@ import anyio.to_thread
 
 from flux2_mcp.delivery import image
 from flux2_mcp.delivery.paths import image_name
-from flux2_mcp.errors import DeliveryError
+from flux2_mcp.errors import DeliveryError, StorageError
 from flux2_mcp.journal.entry import StoredImage
 
 LARGEST = 64 * 1024 * 1024
@@ -78,6 +78,7 @@ async def deliver(
 
     Raises:
         DeliveryError: The URL is not allowed, has expired, or what came is not a whole image.
+        StorageError: It can't be written here.
         TransportError: No answer came.
     """
     in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
@@ -86,7 +87,7 @@ async def deliver(
         await in_thread(_make_room, folder, incoming)
         handle, name = await in_thread(lambda: tempfile.mkstemp(dir=incoming))
     except OSError as exc:
-        raise DeliveryError(f"The image folder can't be written: {exc.strerror}.") from exc
+        raise StorageError(f"The image folder can't be written: {exc.strerror}.") from exc
     part, digest = Path(name), hashlib.sha256()
     try:
         with anyio.fail_after(SECONDS), os.fdopen(handle, "wb") as file:
@@ -105,7 +106,7 @@ async def deliver(
     except TimeoutError as exc:
         raise DeliveryError(f"The image did not come within {SECONDS:.0f} s.") from exc
     except OSError as exc:
-        raise DeliveryError(f"The image can't be written: {exc.strerror}.") from exc
+        raise StorageError(f"The image can't be written: {exc.strerror}.") from exc
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.Path(part).unlink(missing_ok=True)

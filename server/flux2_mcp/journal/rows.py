@@ -258,7 +258,9 @@ def step(database: Database, account: str, owner: str, entry: Entry, event: Even
         "urls": None if change.image_urls is None else json.dumps(change.image_urls),
         "images": None if change.images is None else json.dumps([asdict(image) for image in change.images]),
     }
-    sets = [f"{name} = coalesce(:{name}, {name})" for name in columns]
+    # What stood in an image's way is over once it is there.
+    over = {"error"} if event is Event.DELIVERED else set[str]()
+    sets = [f"{name} = :{name}" if name in over else f"{name} = coalesce(:{name}, {name})" for name in columns]
     if stamp := STAMPS.get(event):
         sets.append(f"{stamp} = coalesce({stamp}, :at)")
     columns |= {"at": change.at.timestamp(), "account": account, "key": key}
