@@ -27,6 +27,8 @@ SANDBOX_NOTICE = (
 )
 JOINED_NOTICE = "An identical call was made before and its result not yet seen, so this is that one: it is paid once."
 
+PART_NOTICE = "Listed are the newest {listed} of {all} tasks; status and amounts are those of all {all}."
+
 TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
 GenerationStatus = Literal["completed", "processing", "partial", "failed", "unknown", "none"]
 
@@ -130,18 +132,29 @@ def generation(outcome: Outcome) -> GenerationResult:
         for result, told in zip(tasks, outcome.tasks, strict=True)
         if told.entry.state.unfinished and not (told.entry.state is State.COMPLETED and told.entry.error)
     ]
+    matched = outcome.matched
     notices = [
         SANDBOX_NOTICE if outcome.sandbox else None,
         JOINED_NOTICE if outcome.joined else None,
+        PART_NOTICE.format(listed=len(tasks), all=matched.tasks) if matched is not None else None,
         outcome.notice,
     ]
+    statuses = [result.status for result in tasks] if matched is None else [STATUSES[state] for state in matched.states]
+    quoted, charged = (
+        (
+            _total(told.entry.quoted_usd for told in outcome.tasks),
+            _total(_charged(told.entry) for told in outcome.tasks),
+        )
+        if matched is None
+        else (number(matched.quoted_usd), number(matched.charged_usd))
+    )
     return GenerationResult(
-        status=_overall([result.status for result in tasks]),
+        status=_overall(statuses),
         sandbox=outcome.sandbox,
         notice=" ".join(filter(None, notices)) or None,
         tasks=tasks,
-        quoted_usd=_total(told.entry.quoted_usd for told in outcome.tasks),
-        charged_usd=_total(_charged(told.entry) for told in outcome.tasks),
+        quoted_usd=quoted,
+        charged_usd=charged,
         next_action=NextAction(tool="check_task", arguments={"task_ids": open_ids}) if open_ids else None,
     )
 

@@ -251,7 +251,11 @@ class Service:
             workspace: Only tasks that were asked for in this folder.
         """
         entries = await self._journal.recent(limit=limit, states=states, since=since, workspace=workspace)
-        return await self._check(entries, wait_seconds, on_progress)
+        outcome = await self._check(entries, wait_seconds, on_progress)
+        if len(entries) < limit:
+            return outcome
+        matched = await self._journal.matched(states=states, since=since, workspace=workspace)
+        return replace(outcome, matched=matched) if matched.tasks > limit else outcome
 
     async def page(self, *, limit: int, before: str | None) -> tuple[Entry, ...]:
         """What was made, newest first, before the entry with the key `before`. From the journal alone."""

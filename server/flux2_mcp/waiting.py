@@ -20,7 +20,7 @@ from flux2_mcp.errors import (
     StorageError,
     TaskFailedError,
 )
-from flux2_mcp.journal.entry import Entry, Journal
+from flux2_mcp.journal.entry import Entry, Journal, Matched
 from flux2_mcp.keeper import Keeper, Watch
 from flux2_mcp.lifecycle import State
 from flux2_mcp.logs import fields
@@ -71,12 +71,16 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a call. `joined`: an identical call was under way, and this is its task. `notice`: see the journal's."""
+    """What became of a call. `joined`: an identical call was under way, and this is its task. `notice`: see the journal's.
+
+    `matched` is what all tasks come to that were asked about, where only the newest of them are listed.
+    """
 
     tasks: tuple[Told, ...]
     sandbox: bool
     joined: bool = False
     notice: str | None = None
+    matched: Matched | None = None
 
 
 def remaining(tasks: Sequence[Told]) -> float | None:

@@ -46,6 +46,8 @@ def test_tasks_lists_what_was_made_with_its_files_and_filters_it(clean_env: dict
     assert "$0.05" in first
     assert (fox_id.strip(), file.strip()) == (fox["task_id"], fox["images"][0]["path"])
     assert wolf_id.strip() != fox["task_id"]
+    part = flux2_mcp(clean_env, "tasks", "--limit", "1").stdout.splitlines()
+    assert part[-1] == "The newest 1 of 2; all 2 were charged $0.05."
     only = json.loads(flux2_mcp(clean_env, "tasks", "--status", "completed", "--json").stdout)
     assert [task["task_id"] for task in only["tasks"]] == [fox["task_id"]]
     assert json.loads(flux2_mcp(clean_env, "tasks", "--since", "2030-01-01", "--json").stdout)["tasks"] == []

@@ -83,10 +83,17 @@ def _listed(result: GenerationResult, outcome: Outcome) -> str:
         files = [image.saved or image.path for image in task.images if image.saved or image.path]
         blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files)])
     head, *lines = output.columns(rows)
+    listed, matched = len(result.tasks), outcome.matched
+    rest = (
+        [f"The newest {listed} of {matched.tasks}; all {matched.tasks} were charged {usd(result.charged_usd)}."]
+        if matched is not None
+        else []
+    )
     return "\n".join(
         [
             click.style(head, bold=True),
             *(text for line, block in zip(lines, blocks, strict=True) for text in (line, *block)),
+            *rest,
         ]
     )
 

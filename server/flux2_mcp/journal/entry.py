@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -101,6 +101,20 @@ class Entry:
     def kind(self) -> tuple[str, str]:
         """What its duration depends on: model and output resolution."""
         return self.request.model, resolution(self.request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """All tasks that a question fits, however few of them are listed. Amounts are USD; None: not known of any of them."""
+
+    states: Mapping[State, int]
+    quoted_usd: Decimal | None
+    charged_usd: Decimal | None
+
+    @property
+    def tasks(self) -> int:
+        """How many they are."""
+        return sum(self.states.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +295,16 @@ class Journal(Protocol):
         before: str | None = None,
     ) -> tuple[Entry, ...]:
         """The newest entries that match, newest first. None: any. `before` is a key: only what was made before it."""
+        ...
+
+    async def matched(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+    ) -> Matched:
+        """How many tasks match, and their sums. The arguments are those of `recent`."""
         ...
 
     async def told(self, keys: Sequence[str], *, at: datetime) -> None:

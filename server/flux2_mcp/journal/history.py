@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux2_mcp.journal import rows
-from flux2_mcp.journal.entry import Entry, StoredImage
+from flux2_mcp.journal.entry import Entry, Matched, StoredImage
+from flux2_mcp.lifecycle import State
 from flux2_mcp.spending import By, Spending
 
 if TYPE_CHECKING:  # SQLite loads at its first use
-    from flux2_mcp.journal.sqlite import Database
+    from flux2_mcp.journal.sqlite import Database, Value
 
 KEPT = 200
 """Durations of each kind that the planner learns from."""
@@ -26,6 +27,12 @@ GROUPS = {
     By.WORKSPACE: ("workspace", "charged DESC, name"),
 }
 FREE = "state IN ('failed', 'rejected')"
+STATE = "iif(state IN (SELECT value FROM json_each(:all)), state, 'unknown')"
+"""A state that only a newer version knows is told as unknown."""
+MATCHES = (
+    "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
+    f" AND (:states IS NULL OR {STATE} IN (SELECT value FROM json_each(:states)))"
+)
 DONE = "account = :account AND state IN ('completed', 'delivered')"
 # From each kind to the next in the index: there are few kinds, and many tasks of each.
 _KIND = f"SELECT n FROM task INDEXED BY task_durations WHERE {DONE}"
@@ -54,6 +61,42 @@ def durations(account: str, database: Database) -> dict[tuple[str, str], tuple[f
         seconds = [row[0] for row in reversed(database.read(timed, values)) if row[0] is not None]
         found[model, resolution] = tuple(max(0.0, each) for each in seconds)
     return found
+
+
+def matching(
+    account: str, states: Collection[State] | None, since: datetime | None, workspace: str | None
+) -> dict[str, Value]:
+    """What `MATCHES` asks for; None: any."""
+    return {
+        "account": account,
+        "since": None if since is None else since.timestamp(),
+        "workspace": workspace,
+        "states": None if states is None else json.dumps(sorted(states)),
+        "all": json.dumps(list(State)),
+    }
+
+
+def matched(values: Mapping[str, Value], database: Database) -> Matched:
+    """How many tasks match, by state, and what they were quoted and charged. What failed was not charged."""
+    charged = f"iif({FREE}, 0, charged)"
+    sql = (
+        f"SELECT {STATE} AS state, count(*) AS tasks, count(quoted) AS known_quotes, sum(quoted) AS quoted,"
+        f" count({charged}) AS known_charges, sum({charged}) AS charged FROM task WHERE {MATCHES} GROUP BY 1"
+    )
+    found = database.read(sql, values)
+
+    def total(amount: str, known: str) -> Decimal | None:
+        return (
+            sum((Decimal(row[amount] or 0) for row in found), Decimal(0)) / rows.MICROS
+            if any(row[known] for row in found)
+            else None
+        )
+
+    return Matched(
+        states={State(row["state"]): row["tasks"] for row in found},
+        quoted_usd=total("quoted", "known_quotes"),
+        charged_usd=total("charged", "known_charges"),
+    )
 
 
 def spending(account: str, by: By, since: datetime | None, database: Database) -> tuple[Spending, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -21,7 +20,7 @@ from flux2_mcp import budget
 from flux2_mcp.budget import Caps, Spent
 from flux2_mcp.errors import NOTHING_SENT, JournalError
 from flux2_mcp.journal import history, rows, shared
-from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Name, StoredImage, digest
+from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Matched, Name, StoredImage, digest
 from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.logs import fields
@@ -259,24 +258,22 @@ class SqliteJournal:
     ) -> tuple[Entry, ...]:
         """See `Journal.recent`."""
         sql = (
-            "SELECT * FROM task WHERE account = :account AND (:since IS NULL OR created_at >= :since)"
-            " AND (:workspace IS NULL OR workspace = :workspace)"
-            # A state that a newer version has is told as unknown.
-            " AND (:states IS NULL OR iif(state IN (SELECT value FROM json_each(:all)), state, 'unknown')"
-            " IN (SELECT value FROM json_each(:states)))"
+            f"SELECT * FROM task WHERE {history.MATCHES}"
             " AND (:before IS NULL OR n < (SELECT n FROM task WHERE account = :account AND key = :before))"
             " ORDER BY n DESC LIMIT :limit"
         )
-        values = {
-            "account": self._account,
-            "since": None if since is None else since.timestamp(),
-            "workspace": workspace,
-            "states": None if states is None else json.dumps(sorted(states)),
-            "all": json.dumps(list(State)),
-            "before": before,
-            "limit": limit,
-        }
+        values = history.matching(self._account, states, since, workspace) | {"before": before, "limit": limit}
         return self._noted(await self._run(lambda database: rows.entries(database.read(sql, values))))
+
+    async def matched(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+    ) -> Matched:
+        """See `Journal.matched`."""
+        return await self._run(partial(history.matched, history.matching(self._account, states, since, workspace)))
 
     async def claim(self) -> tuple[Entry, ...]:
         """See `Journal.claim`."""
