@@ -32,10 +32,10 @@ async def delivered(settings: Settings, folder: Path, count: int) -> list[Path]:
             image = StoredImage(
                 path=str(file), mime_type="image/png", width=600, height=600, size_bytes=1, sha256=str(number)
             )
-            await new(journal, intent(f"k{number}"), at=at)
-            await journal.apply(f"k{number}", Event.ACCEPTED, Change(at=at, task_id=f"task-{number}"))
-            await journal.apply(f"k{number}", Event.COMPLETED, Change(at=at))
-            await journal.apply(f"k{number}", Event.DELIVERED, Change(at=at, images=(image,)))
+            (entry,) = await new(journal, intent(f"k{number}"), at=at)
+            entry = await journal.apply(entry, Event.ACCEPTED, Change(at=at, task_id=f"task-{number}"))
+            entry = await journal.apply(entry, Event.COMPLETED, Change(at=at))
+            await journal.apply(entry, Event.DELIVERED, Change(at=at, images=(image,)))
     return files
 
 
