@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from flux2_mcp.errors import JournalError
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.store import SqliteJournal
@@ -62,6 +63,9 @@ class Accounts:
         self._gateway.require_key()
         api = await self._gateway.api()
         found = await api.me()
+        if found.account_id and not self._gateway.sandbox and self._journal.path.exists():
+            with suppress(JournalError):  # it can be learnt another time
+                await self._journal.belongs(found.account_id)
         return Known(account=found, balance=await api.balance(), base_url=self._gateway.base_url)
 
     async def balance(self) -> Balance:

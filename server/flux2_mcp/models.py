@@ -119,11 +119,12 @@ class Balance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Whose key it is."""
+    """Whose key it is. `account_id` is the same for all keys of an account; empty where RunAPI does not tell it."""
 
     name: str
     email: str
     account_name: str
+    account_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from flux2_mcp import asking, budget, callbacks, catalog, pricing
 from flux2_mcp.confirming import Confirming
 from flux2_mcp.errors import Flux2Error, NotFoundError
 from flux2_mcp.gateway import Gateway, account
+from flux2_mcp.holder import Holder
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.entry import Entry, Intent
 from flux2_mcp.journal.store import SqliteJournal
@@ -35,6 +36,13 @@ from flux2_mcp.sources import callback_problems
 from flux2_mcp.sourcing import Sourcing
 from flux2_mcp.waiting import OnProgress, Outcome, Told, Waiter, refusal
 
+OTHER_KEY = "To collect it, set RUNAPI_API_KEY to the key that made it and start the server again; the image is kept for a week."
+STRANGERS = (
+    "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"
+    f" about them: {{ids}}. {OTHER_KEY}"
+)
+MOST_TOLD = 8
+"""Ids of such tasks that are named."""
 MOST_TOGETHER = 8
 """Tasks of one call."""
 
@@ -61,9 +69,11 @@ class Service:
             in_flight=settings.in_flight,
             speed=settings.sandbox_speed if settings.mode == "sandbox" else 1.0,
         )
+        self._holder = Holder(self._journal, self._gateway)
         self._waiter = Waiter(self._journal, self._keeper)
         self.background: TaskGroup
         self._begun = anyio.Event()
+        self._strangers_told = False
         self.prices = Prices(self._gateway)
         self.confirming = Confirming(self.prices, self._journal, self.session, settings)
         self.pruner = Pruner(self._journal, settings.home / "images")
@@ -100,7 +110,13 @@ class Service:
         while not (self._begun.is_set() or self._journal.exists):
             with anyio.move_on_after(CLAIM_EVERY):
                 await self._begun.wait()
+        self.background.start_soon(self._holder.keep_learning)
         await self._keeper.run()
+
+    async def _one_account(self) -> None:
+        """See to it that what other keys of this account have made is this key's, before anything is looked for or paid again."""
+        if not self._holder.known and await self._journal.apart():
+            await self._holder.learn()
 
     def _push_url(self, key: str) -> str | None:
         url = self.settings.callback_url
@@ -192,6 +208,7 @@ class Service:
             )
             for key, save in zip(keys, saving.saves, strict=True)
         ]
+        await self._one_account()
         async with self._keeper.intake:
             intended = await self._journal.intend(
                 intents,
@@ -202,6 +219,7 @@ class Service:
                 before=saving.free,
             )
             self._keep_ours(intended.entries)
+        self.background.start_soon(self._holder.learn)
         if intended.over is not None:
             raise budget.refusal(
                 reserved or Decimal(0),
@@ -211,7 +229,8 @@ class Service:
         tasks = await self._waiter.wait(intended.entries, wait_seconds, on_progress)
         if (refused := refusal(tasks)) is not None:
             raise refused
-        return self._outcome(tasks, joined=intended.joined)
+        await self._holder.learn()  # whoever replaces the key next finds these tasks again
+        return await self._outcome(tasks, joined=intended.joined)
 
     async def check(
         self, task_ids: Sequence[str], *, wait_seconds: float, on_progress: OnProgress | None = None
@@ -226,6 +245,7 @@ class Service:
         Raises:
             NotFoundError: Neither the journal nor RunAPI knows an id.
         """
+        await self._one_account()
         ids = list(dict.fromkeys(task_ids))
         for one in ids:
             await self._get_known(one)
@@ -250,7 +270,9 @@ class Service:
             since: Only tasks made since then.
             workspace: Only tasks that were asked for in this folder.
         """
+        await self._one_account()
         entries = await self._journal.recent(limit=limit, states=states, since=since, workspace=workspace)
+        self._strangers_told = False
         outcome = await self._check(entries, wait_seconds, on_progress)
         if len(entries) < limit:
             return outcome
@@ -259,17 +281,19 @@ class Service:
 
     async def page(self, *, limit: int, before: str | None) -> tuple[Entry, ...]:
         """What was made, newest first, before the entry with the key `before`. From the journal alone."""
+        await self._one_account()
         return await self._journal.recent(limit=limit, before=before)
 
     async def known(self, ident: str) -> Entry | None:
         """The entry of a task id or key that the journal has."""
+        await self._one_account()
         return next(iter(await self._journal.find([ident])), None)
 
     async def _check(self, entries: Sequence[Entry], wait_seconds: float, on_progress: OnProgress | None) -> Outcome:
         if wait_seconds > 0:
             for entry in entries:
                 self._keeper.hurry(entry.key)
-        return self._outcome(await self._waiter.wait(entries, wait_seconds, on_progress))
+        return await self._outcome(await self._waiter.wait(entries, wait_seconds, on_progress))
 
     async def _get_known(self, task_id: str) -> None:
         """See to it that the journal has a task id or key: an id it has never seen is asked of RunAPI and recorded."""
@@ -286,6 +310,13 @@ class Service:
             else:
                 await self._adopt(action, task_id)
                 return
+        if await self._journal.elsewhere(task_id):
+            raise NotFoundError(
+                f"The task {task_id[:64]!r} was made with another key, of another RunAPI account as far as is known.",
+                status=404,
+                cost="It is charged to that account, if it completes.",
+                next_step=OTHER_KEY,
+            ) from missing
         raise NotFoundError(f"Neither the journal nor RunAPI knows the task {task_id[:64]!r}.", status=404) from missing
 
     async def _adopt(self, action: Action, task_id: str) -> None:
@@ -302,6 +333,14 @@ class Service:
             if entry.owner == self.session and entry.state.unfinished:
                 self._keeper.keep(entry)
 
-    def _outcome(self, tasks: tuple[Told, ...], *, joined: bool = False) -> Outcome:
-        notice = " ".join(filter(None, [self._journal.notice, self._journal.unread_notice()])) or None
+    async def _strange(self) -> str | None:
+        """What a user should know about tasks that nobody collects, since their key is another."""
+        found = await self._journal.strangers()
+        ids = ", ".join(entry.task_id or entry.key for entry in found[:MOST_TOLD])
+        return STRANGERS.format(count=len(found), ids=ids) if found else None
+
+    async def _outcome(self, tasks: tuple[Told, ...], *, joined: bool = False) -> Outcome:
+        told, self._strangers_told = self._strangers_told, True
+        notices = [self._journal.notice, self._journal.unread_notice(), None if told else await self._strange()]
+        notice = " ".join(filter(None, notices)) or None
         return Outcome(tasks=tasks, sandbox=self._gateway.sandbox, joined=joined, notice=notice)

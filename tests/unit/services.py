@@ -67,7 +67,7 @@ PICTURE = picture()
 class Seen:
     """One call that came. `at` is monotonic seconds, `key` the idempotency key; `forward` lets the sandbox answer it.
 
-    `authorized`: it brought an API key.
+    `authorized`: it brought an API key, and `bearer` is that.
     """
 
     at: float
@@ -75,6 +75,7 @@ class Seen:
     key: str | None
     forward: Callable[[], Awaitable[Reply | None]] = field(repr=False, compare=False)
     authorized: bool = False
+    bearer: str = ""
 
     def is_(self, kind: str) -> bool:
         return self.what.startswith(kind)
@@ -131,6 +132,8 @@ class Front:
         self.rule: Rule = through
         self.seen: list[Seen] = []
         self.port = 0
+        self.other_keys: set[str] = set()
+        """Keys that are as good as the sandbox's own."""
         self._http = http
 
     @property
@@ -189,7 +192,10 @@ class Front:
             return await self._forward(method, target, headers, body)
 
         key, authorized = headers.get("idempotency-key"), "authorization" in headers
-        return Seen(time.monotonic(), f"{method} {target}", key, forward, authorized)
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        if bearer in self.other_keys:
+            headers["authorization"] = f"Bearer {self.sandbox.api_key}"
+        return Seen(time.monotonic(), f"{method} {target}", key, forward, authorized, bearer)
 
     async def _forward(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
         there = self.sandbox.base_url

@@ -315,6 +315,26 @@ class Journal(Protocol):
         """Take, or keep, the lease of every unfinished task that no living process holds; gives all that are ours."""
         ...
 
+    async def belongs(self, holder: str) -> None:
+        """Write down which account of RunAPI the key belongs to. From then on the tasks of all keys of that account are one's own."""
+        ...
+
+    async def known(self) -> bool:
+        """Whether it is written down which account the key belongs to."""
+        ...
+
+    async def apart(self) -> bool:
+        """Whether other keys have made tasks on the same service, of whichever account."""
+        ...
+
+    async def strangers(self) -> tuple[Entry, ...]:
+        """Open tasks on the same service that no key of this account has made and that nobody looks after."""
+        ...
+
+    async def elsewhere(self, ident: str) -> bool:
+        """Whether another key on the same service has made the task with this id or key."""
+        ...
+
     async def unfinished(self) -> int:
         """How many tasks all processes together have yet to finish."""
         ...

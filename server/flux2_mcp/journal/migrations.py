@@ -81,6 +81,11 @@ CREATE TABLE placed (
   path   TEXT PRIMARY KEY,
   task   INTEGER NOT NULL,
   newest INTEGER NOT NULL
+);
+CREATE TABLE holder (
+  account TEXT PRIMARY KEY,
+  holder  TEXT NOT NULL,
+  tasks   TEXT NOT NULL
 )
 """,
 )

@@ -19,7 +19,7 @@ import anyio.to_thread
 from flux2_mcp import budget
 from flux2_mcp.budget import Caps, Spent
 from flux2_mcp.errors import NOTHING_SENT, JournalError
-from flux2_mcp.journal import history, rows, shared
+from flux2_mcp.journal import history, holders, rows, shared
 from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Matched, Name, StoredImage, digest
 from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.lifecycle import Event, State
@@ -43,7 +43,8 @@ class SqliteJournal:
 
     Args:
         home: FLUX2_HOME; made at first use, readable by the user alone.
-        account: Names the service and the key, without the key. Tasks of other accounts are not seen.
+        account: Names the service and the key, without the key. Tasks of other accounts are not seen; those of other keys
+            of one account are, as soon as `belongs` has said so.
         owner: Names this process; leases are held in its name.
         monotonic: The machine's monotonic clock, which all its processes share.
     """
@@ -52,7 +53,7 @@ class SqliteJournal:
         self, home: Path, account: str, owner: str, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._home = home
-        self._account = account
+        self._name = self._account = account
         self._owner = owner
         self._monotonic = monotonic
         self._opening = threading.Lock()
@@ -119,6 +120,14 @@ class SqliteJournal:
         return tuple(entries)
 
     async def _run(self, work: Callable[[Database], T]) -> T:
+        return await self._call(lambda database: self._as_account(database, work))
+
+    def _as_account(self, database: Database, work: Callable[[Database], T]) -> T:
+        """Work on what is this key's. Looked up each time: another process may have learnt meanwhile whose key it is."""
+        self._account = holders.tasks_of(self._name, database)
+        return work(database)
+
+    async def _call(self, work: Callable[[Database], T]) -> T:
         def call() -> T:
             from flux2_mcp.journal.sqlite import Error, is_lost
 
@@ -138,9 +147,9 @@ class SqliteJournal:
     async def _write(self, work: Callable[[Database], T], *, durable: bool = True) -> T:
         def call(database: Database) -> T:
             with database.write(durable=durable):
-                return work(database)
+                return self._as_account(database, work)
 
-        return await self._run(call)
+        return await self._call(call)
 
     async def intend(
         self,
@@ -224,8 +233,9 @@ class SqliteJournal:
 
     async def take(self, entry: Entry, path: str) -> Name:
         """See `Journal.take`."""
-        work = partial(shared.take, self._account, self._owner, entry, path)
-        return await self._write(work, durable=False)
+        return await self._write(
+            lambda database: shared.take(self._account, self._owner, entry, path, database), durable=False
+        )
 
     async def told(self, keys: Sequence[str], *, at: datetime) -> None:
         """See `Journal.told`."""
@@ -262,8 +272,12 @@ class SqliteJournal:
             " AND (:before IS NULL OR n < (SELECT n FROM task WHERE account = :account AND key = :before))"
             " ORDER BY n DESC LIMIT :limit"
         )
-        values = history.matching(self._account, states, since, workspace) | {"before": before, "limit": limit}
-        return self._noted(await self._run(lambda database: rows.entries(database.read(sql, values))))
+
+        def work(database: Database) -> tuple[Entry, ...]:
+            values = history.matching(self._account, states, since, workspace)
+            return rows.entries(database.read(sql, values | {"before": before, "limit": limit}))
+
+        return self._noted(await self._run(work))
 
     async def matched(
         self,
@@ -273,12 +287,41 @@ class SqliteJournal:
         workspace: str | None = None,
     ) -> Matched:
         """See `Journal.matched`."""
-        return await self._run(partial(history.matched, history.matching(self._account, states, since, workspace)))
+        return await self._run(
+            lambda database: history.matched(history.matching(self._account, states, since, workspace), database)
+        )
 
     async def claim(self) -> tuple[Entry, ...]:
         """See `Journal.claim`."""
-        found = self._noted(await self._run(partial(shared.claim, self._account, self._owner, self._monotonic)))
+        found = self._noted(
+            await self._run(lambda database: shared.claim(self._account, self._owner, self._monotonic, database))
+        )
         return tuple(entry for entry in found if entry.readable)
+
+    async def belongs(self, holder: str) -> None:
+        """See `Journal.belongs`."""
+        await self._write(partial(holders.belongs, self._name, holder))
+
+    async def known(self) -> bool:
+        """See `Journal.known`."""
+        return await self._run(partial(holders.known, self._name))
+
+    async def apart(self) -> bool:
+        """See `Journal.apart`."""
+        return await self._run(partial(holders.apart, self._name))
+
+    async def strangers(self) -> tuple[Entry, ...]:
+        """See `Journal.strangers`."""
+
+        def work(database: Database) -> tuple[Entry, ...]:
+            now = self._monotonic()
+            return holders.strangers(self._name, now, now + shared.LEASE, database)
+
+        return await self._run(work)
+
+    async def elsewhere(self, ident: str) -> bool:
+        """See `Journal.elsewhere`."""
+        return await self._run(partial(holders.elsewhere, self._name, ident))
 
     async def unfinished(self) -> int:
         """See `Journal.unfinished`."""
@@ -288,33 +331,37 @@ class SqliteJournal:
     async def release(self) -> None:
         """See `Journal.release`."""
         sql = f"UPDATE {shared.OPEN} SET lease_until = NULL WHERE {shared.UNFINISHED} AND owner = :owner"
-        values = {"account": self._account, "owner": self._owner}
-        await self._write(lambda database: database.execute(sql, values), durable=False)
+        await self._write(
+            lambda database: database.execute(sql, {"account": self._account, "owner": self._owner}), durable=False
+        )
 
     async def pace(self, rate: float) -> float:
         """See `Journal.pace`."""
-        return await self._write(partial(shared.turn, self._account, self._monotonic, rate), durable=False)
+        return await self._write(
+            lambda database: shared.turn(self._account, self._monotonic, rate, database), durable=False
+        )
 
     async def limited(self, retry_after: float | None) -> None:
         """See `Journal.limited`."""
-        work = partial(shared.limited, self._account, self._monotonic, retry_after)
-        await self._write(work, durable=False)
+        await self._write(
+            lambda database: shared.limited(self._account, self._monotonic, retry_after, database), durable=False
+        )
 
     async def spent(self, *, at: datetime, session: str | None) -> Spent:
         """See `Journal.spent`."""
-        return await self._run(partial(shared.spent, self._account, session, at))
+        return await self._run(lambda database: shared.spent(self._account, session, at, database))
 
     async def spending(self, by: By, since: datetime | None) -> tuple[Spending, ...]:
         """See `Journal.spending`."""
-        return await self._run(partial(history.spending, self._account, by, since))
+        return await self._run(lambda database: history.spending(self._account, by, since, database))
 
     async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
         """See `Journal.durations`."""
-        return await self._run(partial(history.durations, self._account))
+        return await self._run(lambda database: history.durations(self._account, database))
 
     async def with_images(self, before: datetime) -> tuple[Entry, ...]:
         """See `Journal.with_images`."""
-        return await self._run(partial(history.with_images, self._account, before))
+        return await self._run(lambda database: history.with_images(self._account, before, database))
 
     async def still_used(self, paths: Sequence[str]) -> frozenset[str]:
         """See `Journal.still_used`."""
@@ -322,23 +369,23 @@ class SqliteJournal:
 
     async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
         """See `Journal.keep_images`."""
-        await self._write(partial(history.keep_images, self._account, key, images))
+        await self._write(lambda database: history.keep_images(self._account, key, images, database))
 
     async def upload(self, identity: str, *, at: datetime) -> UploadedFile | None:
         """See `Journal.upload`."""
-        return await self._run(partial(shared.upload, self._account, identity, at))
+        return await self._run(lambda database: shared.upload(self._account, identity, at, database))
 
     async def uploaded(self, identity: str, file: UploadedFile) -> None:
         """See `Journal.uploaded`."""
-        await self._write(partial(shared.uploaded, self._account, identity, file), durable=False)
+        await self._write(lambda database: shared.uploaded(self._account, identity, file, database), durable=False)
 
     async def nudge(self, push_url: str) -> None:
         """See `Journal.nudge`."""
-        await self._write(partial(shared.nudge, self._account, push_url), durable=False)
+        await self._write(lambda database: shared.nudge(self._account, push_url, database), durable=False)
 
     async def nudged(self) -> tuple[str, ...]:
         """See `Journal.nudged`."""
-        return await self._write(partial(shared.nudged, self._account, self._owner), durable=False)
+        return await self._write(lambda database: shared.nudged(self._account, self._owner, database), durable=False)
 
     async def version(self) -> int:
         """See `Journal.version`."""

@@ -108,9 +108,9 @@ class Endpoints:
         """The account's money."""
         return wire.balance(payload(await self._calls.get("/api/v1/me/balance")))
 
-    async def me(self) -> Account:
-        """Whose key it is."""
-        return wire.account(payload(await self._calls.get("/api/v1/me")))
+    async def me(self, *, attempts: int | None = None) -> Account:
+        """Whose key it is; retried by the policy, or for so many attempts."""
+        return wire.account(payload(await self._calls.get("/api/v1/me", attempts=attempts)))
 
     async def upload(self, filename: str, data: bytes) -> UploadedFile:
         """Bring bytes to RunAPI's store for an hour. Nothing here is retried: call again, and it starts afresh."""

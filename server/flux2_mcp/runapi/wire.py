@@ -176,10 +176,12 @@ def balance(payload: Mapping[str, object]) -> Balance:
 def account(payload: Mapping[str, object]) -> Account:
     """Whose key it is; what is not told is empty."""
     owner = _dict(payload.get("account"))
+    ident = owner.get("id")
     return Account(
         name=clean(_text(payload.get("name")) or ""),
         email=clean(_text(payload.get("email")) or ""),
         account_name=clean(_text(owner.get("name")) or ""),
+        account_id=str(ident) if isinstance(ident, int | str) else "",
     )
 
 
