@@ -90,7 +90,8 @@ async def ours(count: int) -> tuple[float, list[float], list[StoredImage]]:
         async def call(first: int) -> None:
             together = min(TOGETHER, count - first)
             asked = await service.request(prompt=f"our fox {first}")
-            outcome = await service.generate(asked, count=together, wait_seconds=DEADLINE)
+            offer = await service.offer(asked, count=together)
+            outcome = await service.generate(offer, approved=True, wait_seconds=DEADLINE)
             images.extend(image for told in outcome.tasks for image in told.entry.images)
 
         async with anyio.create_task_group() as calls:

@@ -8,6 +8,12 @@ from decimal import Decimal
 
 from flux2_mcp.errors import BudgetError
 
+DAILY = "FLUX2_DAILY_BUDGET_USD"
+REOPEN = (
+    "The user opens it with flux2-mcp spend --lost USD: what of the last 24 hours is missing from flux2-mcp spend,"
+    " 0 for nothing (flux2-mcp balance tells what RunAPI charged today). Then call again."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caps:
@@ -25,26 +31,34 @@ class Caps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """Charged or reserved so far, in USD, of every process on the same account."""
+    """Charged or reserved so far, in USD, by every process on the same home, whatever its key.
+
+    `lost` names a journal that was lost and whose spending the user has not told: the day's sum is not known then.
+    """
 
     session_usd: Decimal = Decimal(0)
     daily_usd: Decimal = Decimal(0)
+    lost: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A cap: the setting's name, its value and what is left of it, in USD."""
+    """A cap: the setting's name, its value and what is left of it, in USD.
+
+    `lost` names the journal without which that can't be known; nothing is left then.
+    """
 
     name: str
     cap_usd: Decimal
     left_usd: Decimal
+    lost: str | None = None
 
 
 def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Caps) -> Decimal | None:
     """What to set aside for a call, in USD: its quote, else what the caller stated; None where no cap needs it.
 
     Args:
-        quoted_usd: The price of the whole call; None where nobody knows it.
+        quoted_usd: The price of the whole call, the dearest that is known; None where no price is.
         stated_usd: `max_cost_usd` of the call.
         caps: The caps in force.
 
@@ -69,19 +83,43 @@ def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Ca
     return quoted_usd
 
 
+def first_alone(together: int) -> None:
+    """Tasks whose price is not known are admitted one at a time: what the first is charged is the price of the next.
+
+    Args:
+        together: How many would be under way at once.
+
+    Raises:
+        BudgetError: More than one.
+    """
+    if together > 1:
+        raise BudgetError(
+            "Nobody publishes a price for this, and a spending cap is set: one image is made at a time until RunAPI has"
+            " said what one costs.",
+            next_step="Wait for the one that is under way (check_task), or ask for count 1;"
+            " or choose a variant with a published price.",
+        )
+
+
 def left(caps: Caps, spent: Spent) -> list[Left]:
     """Each cap that is set, with what is left of it."""
     limits: Mapping[str, tuple[Decimal | None, Decimal]] = {
         "FLUX2_MAX_COST_USD": (caps.call_usd, Decimal(0)),
         "FLUX2_SESSION_BUDGET_USD": (caps.session_usd, spent.session_usd),
-        "FLUX2_DAILY_BUDGET_USD": (caps.daily_usd, spent.daily_usd),
+        DAILY: (caps.daily_usd, spent.daily_usd),
     }
-    return [Left(name, cap, max(Decimal(0), cap - used)) for name, (cap, used) in limits.items() if cap is not None]
+    return [
+        Left(name, cap, Decimal(0), spent.lost)
+        if name == DAILY and spent.lost is not None
+        else Left(name, cap, max(Decimal(0), cap - used))
+        for name, (cap, used) in limits.items()
+        if cap is not None
+    ]
 
 
 def exceeded(wanted_usd: Decimal, caps: Caps, spent: Spent) -> Left | None:
-    """The first cap that `wanted_usd` does not fit, or None."""
-    return next((cap for cap in left(caps, spent) if wanted_usd > cap.left_usd), None)
+    """The first cap that `wanted_usd` does not fit, or None. A cap that is used up takes nothing more, not even $0.00."""
+    return next((cap for cap in left(caps, spent) if wanted_usd > cap.left_usd or not cap.left_usd), None)
 
 
 def refusal(wanted_usd: Decimal, over: Left, fitting: str | None) -> BudgetError:
@@ -92,11 +130,20 @@ def refusal(wanted_usd: Decimal, over: Left, fitting: str | None) -> BudgetError
         over: The cap it does not fit.
         fitting: The cheapest request of the same kind that would fit, in words, or None.
     """
+    if over.lost is not None:
+        return BudgetError(f"{closed(over.lost)} {over.name} is closed.", next_step=REOPEN)
     advice = f"{fitting} would fit." if fitting else "Nothing of this kind fits any more."
     return BudgetError(
         f"The call would cost {dollars(wanted_usd)}; {over.name} is {dollars(over.cap_usd)} and"
         f" {dollars(over.left_usd)} of it is left.",
         next_step=f"{advice} Or raise {over.name}.",
+    )
+
+
+def closed(lost: str) -> str:
+    """Why the day's sum is not known, in a sentence; `lost` is `Spent.lost`."""
+    return (
+        f"What was spent in the last 24 hours can't be told: the journal was lost, and {lost} can't be read to its end."
     )
 
 

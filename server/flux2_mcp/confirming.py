@@ -1,4 +1,4 @@
-"""When a call costs enough that the user is asked first, and what they are told: what, how many, the quote, what is left."""
+"""What a call would cost, worked out once, and whether its user is asked first: the same for the tool and the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from flux2_mcp import budget, pricing
+from flux2_mcp import asking, budget, pricing
+from flux2_mcp.asking import Asked
 from flux2_mcp.budget import Left
 from flux2_mcp.errors import BudgetError
 from flux2_mcp.journal.entry import Journal, resolution
@@ -32,38 +33,64 @@ class Confirmation:
     threshold_usd: Decimal
     cheaper: str | None
 
-    def refused(self, why: str, *, again: bool) -> BudgetError:
+    def refused(self, why: str, next_step: str) -> BudgetError:
         """The error for a call that was not agreed to.
 
         Args:
             why: A sentence.
-            again: Whether the same call may be made again with the argument that confirms it.
+            next_step: A sentence.
         """
-        if self.quoted_usd is None:
-            cost, confirm = "Nobody publishes its price", "max_cost_usd, the most it may cost"
-        else:
-            cost, confirm = (
-                f"It would cost {budget.dollars(self.quoted_usd)}",
-                f"max_cost_usd: {self.quoted_usd.normalize():f}",
-            )
-        step = (
-            f"With the user's yes, call again with {confirm}."
-            if again
-            else "Don't call again unless the user asks for it."
+        cost = (
+            "Nobody publishes its price"
+            if self.quoted_usd is None
+            else f"It would cost {budget.dollars(self.quoted_usd)}"
         )
         cheaper = f" Cheaper: {self.cheaper}." if self.cheaper else ""
         return BudgetError(
             f"{why} {cost}; FLUX2_CONFIRM_USD, {budget.dollars(self.threshold_usd)}, is what a call may cost unasked.",
-            next_step=f"{step}{cheaper}",
+            next_step=f"{next_step}{cheaper}",
         )
 
+    @property
+    def stated(self) -> str:
+        """The amount that confirms the call, as an argument is written; in words where the price is not known."""
+        return "the most it may cost" if self.quoted_usd is None else f"{self.quoted_usd.normalize():f}"
 
-class Confirming:
-    """Decides whether a call needs the user's yes.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A call that was priced and not made yet.
+
+    Attributes:
+        asked: What it asks for.
+        keys: The idempotency key of each of its tasks.
+        new: How many of its tasks are not written down yet. Only they cost something.
+        joinable: Whether an identical task that is under way may be given instead.
+        quoted_usd: The price of one image; None where it is not known.
+        reserved_usd: What each new task sets aside of the caps: the dearest price that is known, else what the caller stated.
+        confirmation: What the user must agree to first; None where nothing needs to be asked.
+    """
+
+    asked: Asked
+    keys: tuple[str, ...]
+    new: int
+    joinable: bool
+    quoted_usd: Decimal | None
+    reserved_usd: Decimal | None
+    confirmation: Confirmation | None
+
+    @property
+    def wanted_usd(self) -> Decimal:
+        """What the call sets aside of the caps."""
+        return (self.reserved_usd or Decimal(0)) * self.new
+
+
+class Offers:
+    """Prices calls, and decides which of them need the user's yes.
 
     Args:
         prices: What things cost.
-        journal: What was spent.
+        journal: What was spent, and which keys are known.
         session: This process's name in the journal.
         settings: The caps in force, and what a call may cost unasked.
     """
@@ -75,32 +102,46 @@ class Confirming:
         self._caps = settings.caps
         self._threshold_usd = settings.confirm_usd
 
-    async def needed(
-        self, request: ImageRequest, count: int, stated_usd: Decimal | None, key: str | None
-    ) -> Confirmation | None:
-        """What to ask the user; None where nothing needs to be asked, or where the call is going to be refused anyway.
+    async def offer(self, asked: Asked, *, count: int, stated_usd: Decimal | None, key: str | None) -> Offer:
+        """Price a call. Only its new tasks cost something: what was sent under a key is not paid again.
 
         Args:
-            request: Validated.
+            asked: Validated.
             count: How many images.
             stated_usd: `max_cost_usd` of the call: who states it has agreed to it.
-            key: The caller's own idempotency key: what was sent under it is not paid again.
+            key: The caller's own idempotency key.
+
+        Raises:
+            InvalidRequestError: RunAPI would never take the key.
+            BudgetError: The price is more than what was stated, or not known under a cap.
         """
-        if self._threshold_usd is None or stated_usd is not None:
-            return None
-        if key is not None and await self._journal.find([key if count == 1 else f"{key}-1"]):
-            return None
-        price = pricing.price_of(await self._prices.book(), request)
-        quoted = None if price.usd is None else price.usd * count
-        if (quoted is None and self._caps.any) or (quoted is not None and quoted <= self._threshold_usd):
+        keys = tuple(asking.keys(key, count))
+        known = set() if key is None else {entry.key for entry in await self._journal.find(keys)}
+        new = sum(each not in known for each in keys)
+        book = await self._prices.book()
+        each = pricing.dearest_of(book, asked.request)
+        total = None if each is None else each * new
+        reserved = budget.reservation(total, stated_usd, self._caps) if new else None
+        return Offer(
+            asked=asked,
+            keys=keys,
+            new=new,
+            joinable=key is None and count == 1,
+            quoted_usd=None if each is None else pricing.price_of(book, asked.request).usd,
+            reserved_usd=reserved / new if each is None and reserved is not None else each,
+            confirmation=await self._confirmation(asked.request, new, total) if new and stated_usd is None else None,
+        )
+
+    async def _confirmation(self, request: ImageRequest, new: int, quoted: Decimal | None) -> Confirmation | None:
+        """What to ask the user; None where nothing needs to be asked, or where the call is going to be refused anyway."""
+        if self._threshold_usd is None or (quoted is not None and quoted <= self._threshold_usd):
             return None
         spent = await self._journal.spent(at=datetime.now(UTC), session=self._session)
         if quoted is not None and budget.exceeded(quoted, self._caps, spent) is not None:
             return None
-        cheaper = None if quoted is None else await self._prices.fitting(request.action, count, quoted, below=True)
-        left = budget.left(self._caps, spent)
+        cheaper = None if quoted is None else await self._prices.fitting(request.action, new, quoted, below=True)
         return Confirmation(
-            question=_question(request, count, quoted, left, cheaper),
+            question=_question(request, new, quoted, budget.left(self._caps, spent), cheaper),
             quoted_usd=quoted,
             threshold_usd=self._threshold_usd,
             cheaper=cheaper,

@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from flux2_mcp import __version__
 from flux2_mcp.errors import AuthenticationError
+from flux2_mcp.models import SANDBOX
 from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ NO_KEY = 401
 def account(settings: Settings) -> str:
     """Names the service and the key, without the key: tasks answer only to what made them."""
     if settings.mode == "sandbox":
-        return "sandbox"
+        return SANDBOX
     fingerprint = hashlib.sha256((settings.api_key or "").encode()).hexdigest()[:12]
     return f"{urlsplit(settings.base_url).netloc}:{fingerprint}"
 

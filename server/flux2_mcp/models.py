@@ -10,6 +10,8 @@ from typing import Literal
 
 SERVICE = "flux-2"
 """The service's name in RunAPI's price calls."""
+SANDBOX = "sandbox"
+"""The account of the embedded sandbox, where no money moves. Every other account spends."""
 
 
 class Action(StrEnum):
@@ -138,4 +140,5 @@ class UploadedFile:
     expires_at: datetime | None
 
 
-PriceSource = Literal["live", "cached", "published", "unknown"]
+PriceSource = Literal["live", "cached", "published", "charged", "unknown"]
+"""Who says what an image costs. "charged": nobody publishes it, and it is what RunAPI took for the last one."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import anyio
 
 from flux2_mcp import budget, pricing
-from flux2_mcp.errors import Flux2Error
+from flux2_mcp.errors import Flux2Error, JournalError
 from flux2_mcp.gateway import Gateway
+from flux2_mcp.journal.entry import Journal
 from flux2_mcp.logs import fields
 from flux2_mcp.models import Action, Balance
 from flux2_mcp.pricing import Price, PriceBook
@@ -42,28 +44,40 @@ class Prices:
 
     Args:
         gateway: The way to RunAPI.
+        journal: Knows what images were charged.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, journal: Journal) -> None:
         self._gateway = gateway
+        self._journal = journal
         self._book = PriceBook()
         self._good_until: float | None = None
         self._fetching = anyio.Lock()
 
     async def book(self) -> PriceBook:
-        """The schedules, and where they come from. Never fails: the published prices are always there."""
+        """All that is known of prices, and where it comes from. Never fails: the published ones are always there."""
         async with self._fetching:  # calls that come together wait for the same answer: prices decide what may be spent
-            if self._good_until is not None and time.monotonic() <= self._good_until:
-                return PriceBook(self._book.schedules, "cached")
-            try:
-                with anyio.fail_after(PATIENCE):
-                    api = await self._gateway.api()
-                    self._book = PriceBook(await api.price_schedules(), "live")
-                self._good_until = time.monotonic() + SCHEDULES_LIVE
-            except (Flux2Error, TimeoutError) as exc:
-                log.info("price schedules not fetched", extra=fields(error=type(exc).__name__))
-                self._good_until = time.monotonic() + AGAIN_AFTER
+            self._book = await self._scheduled()
+            with suppress(
+                JournalError
+            ):  # what was charged before it failed is known still; nothing is spent without it
+                self._book = replace(self._book, charged=await self._journal.charged())
             return self._book
+
+    async def _scheduled(self) -> PriceBook:
+        """The book with the schedules of now, where they can be had in time."""
+        if self._good_until is not None and time.monotonic() <= self._good_until:
+            return replace(self._book, source="cached")
+        try:
+            with anyio.fail_after(PATIENCE):
+                api = await self._gateway.api()
+                fetched = replace(self._book, schedules=await api.price_schedules(), source="live")
+        except (Flux2Error, TimeoutError) as exc:
+            log.info("price schedules not fetched", extra=fields(error=type(exc).__name__))
+            self._good_until = time.monotonic() + AGAIN_AFTER
+            return self._book
+        self._good_until = time.monotonic() + SCHEDULES_LIVE
+        return fetched
 
     async def listed(self, *, variant: str | None, action: Action | None, output_resolution: str | None) -> PriceList:
         """Prices of all that matches; `variant` may be a model id.
@@ -90,8 +104,10 @@ class Prices:
             left_usd: What a cap leaves.
             below: Only what costs less than all of it.
         """
-        priced = pricing.prices(await self.book(), variant=None, action=action, output_resolution=None)
-        known = [(price.usd, price) for price in priced if price.usd]
+        book = await self.book()
+        priced = pricing.prices(book, variant=None, action=action, output_resolution=None)
+        dearest = [(pricing.dearest(book, price.model, price.output_resolution), price) for price in priced]
+        known = [(usd, price) for usd, price in dearest if usd is not None]
         usd, cheapest = min(known, key=lambda pair: pair[0], default=(None, None))
         if usd is None or cheapest is None or usd > left_usd:
             return None

@@ -1,13 +1,14 @@
 """What an image costs, and who says so. Pure.
 
-Prices come from RunAPI's live schedule where it can be had; else from the published page (`catalog.json`). What no
-source prices is None: nobody invents a number.
+Prices come from RunAPI's live schedule where it can be had; else from the published page (`catalog.json`); else from
+what the last image was charged. What no source prices is None: nobody invents a number. What guards money counts with
+the dearest of all that is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from flux2_mcp import catalog
@@ -19,10 +20,14 @@ CENTS = Decimal(100)
 
 @dataclass(frozen=True, slots=True)
 class PriceBook:
-    """The schedules at hand. `source` is "live" when they were just fetched, "cached" when fetched earlier."""
+    """The schedules at hand. `source` is "live" when they were just fetched, "cached" when fetched earlier.
+
+    `charged` is what the last image was charged, in USD, by model id and resolution.
+    """
 
     schedules: tuple[PriceSchedule, ...] = ()
     source: PriceSource = "published"
+    charged: Mapping[tuple[str, str], Decimal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,33 +41,43 @@ class Price:
     as_of: str | None
 
 
+_Statement = tuple[Decimal | None, PriceSource, str | None]
+"""What a source says of one image: USD, which source it is, the time it speaks of."""
+
+
 def price(book: PriceBook, model: Model, output_resolution: str) -> Price:
-    """The price of one image: the schedule's, else the published one."""
+    """The price of one image: the schedule's, else the published one, else what the last one was charged."""
+    unknown: _Statement = (None, "unknown", None)
+    usd, source, as_of = next(_known(book, model, output_resolution), unknown)
+    return Price(model=model, output_resolution=output_resolution, usd=usd, source=source, as_of=as_of)
+
+
+def dearest(book: PriceBook, model: Model, output_resolution: str) -> Decimal | None:
+    """The most that any source says one image costs, in USD; None where none knows. Nothing is no price."""
+    return max((usd for usd, _, _ in _known(book, model, output_resolution) if usd), default=None)
+
+
+def _known(book: PriceBook, model: Model, output_resolution: str) -> Iterator[_Statement]:
+    """What each source says of one image, the best first."""
     for schedule in book.schedules:
-        if schedule.model == model.id and schedule.action is model.action:
-            cents = schedule.cents.get(output_resolution)
-            if cents is not None:
-                return Price(
-                    model=model,
-                    output_resolution=output_resolution,
-                    usd=cents / CENTS,
-                    source=book.source,
-                    as_of=schedule.as_of,
-                )
-    published = model.published_cents.get(output_resolution)
-    return Price(
-        model=model,
-        output_resolution=output_resolution,
-        usd=None if published is None else published / CENTS,
-        source="unknown" if published is None else "published",
-        as_of=None if published is None else catalog.document()["prices_as_of"],
-    )
+        cents = schedule.cents.get(output_resolution)
+        if schedule.model == model.id and schedule.action is model.action and cents is not None:
+            yield cents / CENTS, book.source, schedule.as_of
+    if (published := model.published_cents.get(output_resolution)) is not None:
+        yield published / CENTS, "published", catalog.document()["prices_as_of"]
+    if (charged := book.charged.get((model.id, output_resolution))) is not None:
+        yield charged, "charged", None
 
 
 def price_of(book: PriceBook, request: ImageRequest) -> Price:
     """The price of what a request asks for."""
     model = catalog.models()[request.model]
     return price(book, model, request.output_resolution or DEFAULT_RESOLUTION)
+
+
+def dearest_of(book: PriceBook, request: ImageRequest) -> Decimal | None:
+    """The most that what a request asks for may cost, in USD, by all that is known."""
+    return dearest(book, catalog.models()[request.model], request.output_resolution or DEFAULT_RESOLUTION)
 
 
 def prices(

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import anyio
 from anyio.abc import TaskGroup
 
-from flux2_mcp import asking, budget, callbacks, catalog, pricing
-from flux2_mcp.confirming import Confirming
+from flux2_mcp import asking, budget, callbacks, catalog
+from flux2_mcp.confirming import Offer, Offers
 from flux2_mcp.errors import Flux2Error, NotFoundError
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.holder import Holder
@@ -74,8 +74,8 @@ class Service:
         self.background: TaskGroup
         self._begun = anyio.Event()
         self._strangers_told = False
-        self.prices = Prices(self._gateway)
-        self.confirming = Confirming(self.prices, self._journal, self.session, settings)
+        self.prices = Prices(self._gateway, self._journal)
+        self._offers = Offers(self.prices, self._journal, self.session, settings)
         self.pruner = Pruner(self._journal, settings.home / "images")
         self._sourcing = Sourcing(self._journal, self._gateway, (settings.home / "images", *settings.allowed_dirs))
 
@@ -158,55 +158,72 @@ class Service:
         )
         return asking.Asked(request, found)
 
-    async def generate(
+    async def offer(
         self,
         asked: asking.Asked,
         *,
         count: int = 1,
-        wait_seconds: float,
         max_cost_usd: Decimal | None = None,
         idempotency_key: str | None = None,
+    ) -> Offer:
+        """Price a call for `count` images, each a task of its own. Sends nothing that costs.
+
+        Args, beside the tool's own:
+            asked: From `request`.
+
+        Raises:
+            InvalidRequestError: The idempotency key can't be used.
+            BudgetError: The price is more than `max_cost_usd`, or not known under a cap.
+        """
+        self._gateway.require_key()
+        return await self._offers.offer(asked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
+
+    async def generate(
+        self,
+        offer: Offer,
+        *,
+        approved: bool,
+        wait_seconds: float,
         client: str | None = None,
         workspace: Path | None = None,
         save_to: str | None = None,
         overwrite: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Outcome:
-        """Make `count` images, each a task of its own, and wait for them.
+        """Make the images of an offer and wait for them.
 
         Args, beside the tool's own:
-            asked: From `request`.
+            offer: From `offer`.
+            approved: Whether the user has agreed to it, where it needs that.
             client: The host's name, for the journal.
             workspace: The folder that the caller works in.
             on_progress: Told about once a second while waiting.
 
         Raises:
-            InvalidRequestError: The idempotency key, a source, or the place to save can't be used.
-            BudgetError: A cap, or no known price under one. Nothing was sent.
+            InvalidRequestError: A source, or the place to save can't be used.
+            BudgetError: A cap, or no yes of the user's. Nothing was sent.
             ApiError: RunAPI refused every one of the tasks.
             JournalError: The journal can't be written. Nothing was sent.
         """
-        self._gateway.require_key()
-        keys = asking.keys(idempotency_key, count)
+        if offer.confirmation is not None and not approved:
+            raise offer.confirmation.refused("The user was not asked.", "Ask the user, then call again.")
+        count, asked = len(offer.keys), offer.asked
         saving = asking.saving(save_to, count, workspace, overwrite=overwrite)
-        price = pricing.price_of(await self.prices.book(), asked.request)
-        quoted = None if price.usd is None else price.usd * count
-        reserved = budget.reservation(quoted, max_cost_usd, self.settings.caps)
         urls, sources = await self._sourcing.send(asked.found)
         request = replace(asked.request, source_image_urls=urls, sources=sources) if sources else asked.request
         intents = [
             Intent(
                 key=key,
                 request=request,
-                quoted_usd=price.usd,
-                reserved_usd=None if reserved is None else reserved / count,
+                quoted_usd=offer.quoted_usd,
+                reserved_usd=offer.reserved_usd,
                 workspace=None if workspace is None else str(workspace),
                 client=client,
                 session=self.session,
                 push_url=self._push_url(key),
                 save=save,
             )
-            for key, save in zip(keys, saving.saves, strict=True)
+            for key, save in zip(offer.keys, saving.saves, strict=True)
         ]
         await self._one_account()
         async with self._keeper.intake:
@@ -214,18 +231,15 @@ class Service:
                 intents,
                 at=datetime.now(UTC),
                 caps=self.settings.caps,
-                join=idempotency_key is None and count == 1,
+                join=offer.joinable,
                 in_flight=self.settings.in_flight,
                 before=saving.free,
             )
             self._keep_ours(intended.entries)
         self.background.start_soon(self._holder.learn)
         if intended.over is not None:
-            raise budget.refusal(
-                reserved or Decimal(0),
-                intended.over,
-                await self.prices.fitting(request.action, count, intended.over.left_usd),
-            )
+            fitting = await self.prices.fitting(request.action, offer.new, intended.over.left_usd)
+            raise budget.refusal(offer.wanted_usd, intended.over, fitting)
         tasks = await self._waiter.wait(intended.entries, wait_seconds, on_progress)
         if (refused := refusal(tasks)) is not None:
             raise refused

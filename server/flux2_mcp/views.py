@@ -128,7 +128,7 @@ def _price(price: Price) -> PriceResult:
 def pricing_words(result: PricingResult) -> str:
     """Prices for a reader."""
     lines = [
-        f"{price.model} {price.output_resolution}: {_usd(price.usd)} ({price.source}, as of {price.as_of})"
+        f"{price.model} {price.output_resolution}: {_usd(price.usd)} ({_source(price)})"
         if price.usd is not None
         else f"{price.model} {price.output_resolution}: {price.note}"
         for price in result.prices
@@ -137,6 +137,12 @@ def pricing_words(result: PricingResult) -> str:
     lines.append(f"{estimate.count} x {estimate.model} at {estimate.output_resolution}: {_usd(estimate.usd)}")
     lines.append(f"balance: {_usd(result.balance_usd)}")
     return "\n".join([*lines, result.notice] if result.notice else lines)
+
+
+def _source(price: PriceResult) -> str:
+    if price.source == "charged":
+        return "charged for the last one"
+    return f"{price.source}, as of {price.as_of}"
 
 
 def variants(*, action: str | None, variant: str | None) -> VariantsResult:

@@ -239,12 +239,14 @@ async def opened_twice(settings: Settings) -> AsyncIterator[tuple[Service, Servi
 
 
 async def made(service: Service, prompt: str = "a red fox", wait: float = PATIENCE, **more: Any) -> Outcome:  # noqa: ANN401  # arguments of generate
-    """One call. All that waits here has an end."""
+    """One call, which its user agrees to. All that waits here has an end."""
     asked = Asked(catalog.request(prompt=prompt, **more.pop("request", {})))
+    priced = {name: more.pop(name) for name in ("count", "max_cost_usd", "idempotency_key") if name in more}
     folder = service.settings.workspace
     given: dict[str, Any] = {"workspace": None if folder is None else Path(folder)} | more
     with anyio.fail_after(wait + PATIENCE):
-        return await service.generate(asked, wait_seconds=wait, **given)
+        offer = await service.offer(asked, **priced)
+        return await service.generate(offer, approved=True, wait_seconds=wait, **given)
 
 
 def states(outcome: Outcome) -> list[State]:

@@ -74,7 +74,7 @@ def test_there_is_a_cap_even_when_it_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("caps", "spent", "over"),
     [
-        (NO_CAPS, Spent(session_usd=Decimal(1000), daily_usd=Decimal(1000)), None),
+        (NO_CAPS, Spent(session_usd=Decimal(1000), daily_usd=Decimal(1000), lost="journal-broken-1.sqlite3"), None),
         (Caps(call_usd=Decimal("0.10")), Spent(session_usd=Decimal(9), daily_usd=Decimal(9)), None),
         (Caps(call_usd=Decimal("0.09")), Spent(), ("FLUX2_MAX_COST_USD", "0.09", "0.09")),
         (Caps(session_usd=Decimal("0.30")), Spent(session_usd=Decimal("0.20"), daily_usd=Decimal(9)), None),
@@ -110,8 +110,8 @@ def test_what_fits_never_passes_a_cap_and_what_is_left_always_fits(
     assert caps.session_usd is not None
     assert caps.daily_usd is not None
     rooms = [caps.call_usd, caps.session_usd - session, caps.daily_usd - daily]
-    rooms = [max(Decimal(0), room) for room in rooms]  # what costs nothing fits, however much was spent
-    assert (over is None) == (wanted <= min(rooms))
+    rooms = [max(Decimal(0), room) for room in rooms]
+    assert (over is None) == (wanted <= min(rooms) and min(rooms) > 0)  # what costs nothing fits no cap that is used up
     if over is not None:
         assert over.left_usd == rooms[list(NAMES).index(over.name)]
 

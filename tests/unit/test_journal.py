@@ -564,10 +564,12 @@ async def test_a_session_is_one_process_and_a_day_is_everybodys_last_24_hours(ho
     await new(journal, intent("k1"), at=AT - DAY + timedelta(seconds=1))
     await new(home.journal("b"), intent("k2", session="t"))
     await new(home.journal("c", account="other"), intent("k3"))
+    await new(home.journal("d", account="sandbox"), intent("k3", usd="0.90"))
     await new(journal, intent("k4", session=None))
-    assert await spent(journal) == ("0.100", "0.150")
-    assert await spent(journal, session="t") == ("0.050", "0.150")
-    assert await spent(journal, session=None) == ("0.000", "0.150")
+    assert await spent(journal) == ("0.150", "0.200")
+    assert await spent(journal, session="t") == ("0.050", "0.200")
+    assert await spent(journal, session=None) == ("0.000", "0.200")
+    assert await spent(home.journal("e", account="sandbox")) == ("0.900", "0.900")
 
 
 @pytest.mark.parametrize(

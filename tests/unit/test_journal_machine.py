@@ -134,7 +134,7 @@ class JournalMachine(RuleBasedStateMachine):
         assert CAPS.session_usd is not None
         assert CAPS.daily_usd is not None
         rooms = (CAPS.call_usd, CAPS.session_usd - self.spent(session), CAPS.daily_usd - self.spent())
-        return wanted == 0 or wanted <= min(rooms)
+        return wanted <= min(rooms) and min(rooms) > 0
 
     def start(self, key: str) -> None:
         task = self.tasks[key]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,9 +16,11 @@ from flux2_mcp import catalog
 from flux2_mcp.commands import outcomes, output
 from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.commands.outcomes import NO_CANCEL
+from flux2_mcp.commands.output import spoken
+from flux2_mcp.confirming import Offer
 from flux2_mcp.service import MOST_TOGETHER, Service
 from flux2_mcp.settings import LONGEST_WAIT
-from flux2_mcp.waiting import Outcome, Progress
+from flux2_mcp.waiting import OnProgress, Outcome, Progress
 
 WAIT_SECONDS = 300
 MOST_USD = 10_000
@@ -71,6 +77,25 @@ def _key(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
     return text
 
 
+def _ask(offer: Offer) -> None:
+    """Ask on the terminal whether it shall be made, where that needs to be asked.
+
+    Raises:
+        BudgetError: The user declines, or there is no terminal to ask on.
+    """
+    if (needed := offer.confirmation) is None:
+        return
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+        amount = "--max-cost, the most it may cost" if needed.quoted_usd is None else f"--max-cost {needed.stated}"
+        raise needed.refused(
+            "The user was not asked: there is no terminal.",
+            f"With the user's yes, run this again with --yes or {amount}.",
+        )
+    click.echo(spoken(needed.question), err=True)
+    if not click.confirm("Spend it?", err=True):
+        raise needed.refused("The user declined.", "Run this again if it shall be made after all.")
+
+
 @click.command(epilog=EPILOG)
 @click.argument("prompt", nargs=-1, required=True, metavar='"PROMPT"', callback=_prompt)
 @click.option(
@@ -89,6 +114,7 @@ def _key(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
 @click.option("--save-to", metavar="PATH", help="File, or folder/, below the working directory to put the image into.")
 @click.option("--overwrite", is_flag=True, help="Let --save-to replace a file.")
 @click.option("--max-cost", "max_cost_usd", metavar="USD", callback=_amount, help="Refuse if all would cost more.")
+@click.option("--yes", is_flag=True, help="Don't ask, whatever it costs; --max-cost asks neither.")
 @click.option(
     "--wait", "wait_seconds", type=click.FloatRange(0, int(LONGEST_WAIT)), metavar="SECONDS", callback=_seconds,
     help=f"Then return; the tasks run on. Default FLUX2_WAIT_SECONDS, else {WAIT_SECONDS}.",
@@ -111,6 +137,7 @@ def generate(
     save_to: str | None,
     overwrite: bool,
     max_cost_usd: Decimal | None,
+    yes: bool,
     wait_seconds: float | None,
     callback_url: str | None,
     idempotency_key: str | None,
@@ -122,7 +149,8 @@ def generate(
     folders = [] if settings.workspace is None else [Path(settings.workspace)]
     waits = (wait_seconds, settings.wait_seconds, WAIT_SECONDS)
 
-    async def work() -> Outcome:
+    @asynccontextmanager
+    async def running() -> AsyncIterator[tuple[Service, OnProgress]]:
         line = outcomes.Line()
         with output.progress() as show:
             show("starting")
@@ -131,29 +159,44 @@ def generate(
                 show(line(progress))
 
             async with Service.opened(settings) as service:
-                asked = await service.request(
-                    prompt=prompt,
-                    variant=variant,
-                    source_images=list(source_images) or None,
-                    aspect_ratio=aspect_ratio,
-                    output_resolution=output_resolution,
-                    enable_safety_checker=enable_safety_checker,
-                    callback_url=callback_url,
-                    folders=folders,
-                )
-                return await service.generate(
-                    asked,
-                    count=count,
-                    wait_seconds=next(seconds for seconds in waits if seconds is not None),
-                    max_cost_usd=max_cost_usd,
-                    idempotency_key=idempotency_key,
-                    client=output.PROGRAM,
-                    workspace=next(iter(folders), None),
-                    save_to=save_to,
-                    overwrite=overwrite,
-                    on_progress=on_progress,
-                )
+                yield service, on_progress
+
+    async def make(service: Service, offer: Offer, on_progress: OnProgress) -> Outcome:
+        return await service.generate(
+            offer,
+            approved=True,
+            wait_seconds=next(seconds for seconds in waits if seconds is not None),
+            client=output.PROGRAM,
+            workspace=next(iter(folders), None),
+            save_to=save_to,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
+
+    async def work() -> Outcome | Offer:
+        """Gives what became of the call; or its offer, where the user must be asked, which would hold the keeper up."""
+        async with running() as (service, on_progress):
+            asked = await service.request(
+                prompt=prompt,
+                variant=variant,
+                source_images=list(source_images) or None,
+                aspect_ratio=aspect_ratio,
+                output_resolution=output_resolution,
+                enable_safety_checker=enable_safety_checker,
+                callback_url=callback_url,
+                folders=folders,
+            )
+            offer = await service.offer(asked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key)
+            return offer if offer.confirmation and not yes else await make(service, offer, on_progress)
+
+    async def agreed(offer: Offer) -> Outcome:
+        async with running() as (service, on_progress):
+            return await make(service, offer, on_progress)
 
     again = AGAIN if count == 1 or idempotency_key is not None else AGAIN_PAID
-    outcome = output.run(work, stopped=f"{NO_CANCEL}\n{again}")
-    return outcomes.tell(outcome, again, as_json=as_json, env=None if no_picture else invocation.env)
+    stopped = f"{NO_CANCEL}\n{again}"
+    done = output.run(work, stopped=stopped)
+    if isinstance(done, Offer):
+        _ask(done)
+        done = output.run(partial(agreed, done), stopped=stopped)
+    return outcomes.tell(done, again, as_json=as_json, env=None if no_picture else invocation.env)

@@ -57,7 +57,8 @@ def pricing(
 def _words(result: PricingResult) -> str:
     rows = [("MODEL", "SIZE", "USD", "SOURCE")]
     for price in result.prices:
-        source = f"{price.source}, {(price.as_of or '')[:10]}" if price.note is None else "not published"
+        told = ", ".join(filter(None, (price.source, (price.as_of or "")[:10])))
+        source = told if price.note is None else "not published"
         rows.append((price.model, price.output_resolution, usd(price.usd), source))
     estimate = result.estimate
     notes = dict.fromkeys(price.note for price in result.prices)

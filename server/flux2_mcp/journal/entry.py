@@ -226,7 +226,7 @@ class Journal(Protocol):
         Args:
             intents: For one call; the caps hold for their sum. Those that fit `in_flight` are started with it.
             at: Now.
-            caps: The caps in force. Spending of every process on the account counts.
+            caps: The caps in force. Spending of every process on this home counts, whatever its key; the sandbox's apart.
             join: Look first for a task that does the same in the same workspace and has not been told to anybody,
                 and give that instead.
             in_flight: At most so many tasks are under way at once, over all processes.
@@ -235,6 +235,7 @@ class Journal(Protocol):
 
         Raises:
             InvalidRequestError: A known key belongs to another request.
+            BudgetError: Under a cap, tasks without a known price were to run together.
         """
         ...
 
@@ -356,7 +357,11 @@ class Journal(Protocol):
         ...
 
     async def spent(self, *, at: datetime, session: str | None) -> Spent:
-        """What was charged or is reserved."""
+        """What was charged or is reserved, over all accounts of this home; the sandbox's apart."""
+        ...
+
+    async def charged(self) -> Mapping[tuple[str, str], Decimal]:
+        """What the last image of each model and resolution was charged, in USD, over the same accounts as `spent`."""
         ...
 
     async def with_images(self, before: datetime) -> tuple[Entry, ...]:

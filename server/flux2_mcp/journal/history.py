@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from flux2_mcp.journal import rows
 from flux2_mcp.journal.entry import Entry, Matched, StoredImage
+from flux2_mcp.journal.shared import FREE
 from flux2_mcp.lifecycle import State
 from flux2_mcp.spending import By, Spending
 
@@ -26,7 +27,6 @@ GROUPS = {
     By.VARIANT: ("iif(json_valid(request), request ->> 'variant', NULL)", "charged DESC, name"),
     By.WORKSPACE: ("workspace", "charged DESC, name"),
 }
-FREE = "state IN ('failed', 'rejected')"
 STATE = "iif(state IN (SELECT value FROM json_each(:all)), state, 'unknown')"
 """A state that only a newer version knows is told as unknown."""
 MATCHES = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,7 +13,7 @@ from flux2_mcp.budget import Spent
 from flux2_mcp.journal import rows
 from flux2_mcp.journal.entry import Entry, Name
 from flux2_mcp.journal.owners import is_dead
-from flux2_mcp.models import UploadedFile
+from flux2_mcp.models import SANDBOX, UploadedFile
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite import Database, Value
@@ -43,7 +43,12 @@ written before was never written later."""
 OPEN = "task INDEXED BY task_unfinished"
 """The table where only unfinished tasks are asked for. All indices begin with the account, and without statistics SQLite
 takes any of them; so a journal of years would be read whole for the few that are open."""
-UNFINISHED = "account = :account AND state IN ('intent', 'submitted', 'processing', 'completed')"
+_OPEN = "state IN ('intent', 'submitted', 'processing', 'completed')"
+UNFINISHED = f"account = :account AND {_OPEN}"
+FREE = "state IN ('failed', 'rejected')"
+PURSE = "(account = 'sandbox') = :sandbox"
+"""The accounts that spend the same money: all of a home, whatever key or spelling of the host; the sandbox spends none."""
+SPENT = f"SELECT coalesce(sum(coalesce(charged, reserved, quoted)) FILTER (WHERE NOT {FREE}), 0) FROM task"
 UNDER_WAY = f"{UNFINISHED} AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
 
 
@@ -136,14 +141,42 @@ def limited(account: str, clock: Clock, retry_after: float | None, database: Dat
 
 
 def spent(account: str, session: str | None, at: datetime, database: Database) -> Spent:
-    """What was charged or is reserved. A task whose end is not known counts with what it reserved: caps fail closed."""
-    sql = (
-        "SELECT coalesce(sum(coalesce(charged, reserved, quoted)), 0) FROM task WHERE account = ?"
-        " AND state NOT IN ('failed', 'rejected') AND "
+    """What was charged or is reserved, by all accounts that spend the same money.
+
+    A task whose end is not known counts with what it reserved: caps fail closed. So does a file of which a part could
+    not be read: with what the user has told of it, and until then the day is closed.
+    """
+    since = (at - DAY).timestamp()
+    values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since, "session": session}
+    day = database.read(f"{SPENT} INDEXED BY task_spent WHERE {PURSE} AND created_at > :since", values)
+    ours = database.read(f"{SPENT} INDEXED BY task_spent_session WHERE {PURSE} AND session = :session", values)
+    told = database.read("SELECT coalesce(sum(missing), 0) FROM lost WHERE found_at > :since", values)
+    lost = database.read("SELECT name FROM lost WHERE missing IS NULL ORDER BY found_at DESC LIMIT 1")
+    return Spent(
+        session_usd=Decimal(ours[0][0]) / rows.MICROS,
+        daily_usd=Decimal(day[0][0] + told[0][0]) / rows.MICROS,
+        lost=lost[0]["name"] if lost else None,
     )
-    day = database.read(sql + "created_at > ?", (account, (at - DAY).timestamp()))
-    ours = database.read(sql + "session = ?", (account, session))
-    return Spent(session_usd=Decimal(ours[0][0]) / rows.MICROS, daily_usd=Decimal(day[0][0]) / rows.MICROS)
+
+
+def charged(account: str, models: Iterable[tuple[str, str]], database: Database) -> dict[tuple[str, str], Decimal]:
+    """What the last image of each model and resolution was charged, in USD, by all accounts that spend the same money."""
+    sql = (
+        f"SELECT charged FROM task INDEXED BY task_charged WHERE {PURSE} AND model = :model AND resolution = :resolution"
+        f" AND charged > 0 AND NOT {FREE} ORDER BY completed_at DESC LIMIT 1"
+    )
+    found = {}
+    for model, resolution in models:
+        values: dict[str, Value] = {"sandbox": account == SANDBOX, "model": model, "resolution": resolution}
+        if last := database.read(sql, values):
+            found[model, resolution] = Decimal(last[0]["charged"]) / rows.MICROS
+    return found
+
+
+def unpriced(account: str, model: str, database: Database) -> int:
+    """How many open tasks of a model were asked for without a known price, by all accounts that spend the same money."""
+    sql = f"SELECT count(*) FROM {OPEN} WHERE {_OPEN} AND {PURSE} AND model = :model AND quoted IS NULL"
+    return int(database.read(sql, {"sandbox": account == SANDBOX, "model": model})[0][0])
 
 
 def upload(account: str, identity: str, at: datetime, database: Database) -> UploadedFile | None:

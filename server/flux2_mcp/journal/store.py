@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.to_thread
 
-from flux2_mcp import budget
-from flux2_mcp.budget import Caps, Spent
+from flux2_mcp import budget, catalog
+from flux2_mcp.budget import Caps, Left, Spent
 from flux2_mcp.errors import NOTHING_SENT, JournalError
 from flux2_mcp.journal import history, holders, rows, shared
 from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Matched, Name, StoredImage, digest
@@ -169,10 +169,7 @@ class SqliteJournal:
             fresh = [intent for intent in intents if not rows.known(database, self._account, intent)]
             if fresh:
                 before()
-            wanted = sum((intent.reserved_usd or Decimal(0) for intent in fresh), Decimal(0))
-            if wanted and (
-                over := budget.exceeded(wanted, caps, shared.spent(self._account, intents[0].session, at, database))
-            ):
+            if fresh and (over := self._over(database, fresh, at, caps)):
                 return Intended(over=over)
             return Intended(entries=tuple(self._insert(database, intent, at, in_flight) for intent in intents))
 
@@ -180,6 +177,20 @@ class SqliteJournal:
             return await self._write(work)
         except JournalError as exc:
             raise JournalError(exc.message, cost=NOTHING_SENT) from exc.__cause__
+
+    def _over(self, database: Database, fresh: Sequence[Intent], at: datetime, caps: Caps) -> Left | None:
+        """The cap that these intents don't fit, or None.
+
+        Raises:
+            BudgetError: Their price is not known, and nothing was set aside for them, or more than one would run at once.
+        """
+        unknown = [intent for intent in fresh if intent.quoted_usd is None]
+        if caps.any and unknown:
+            for intent in unknown:
+                budget.reservation(None, intent.reserved_usd, caps)
+            budget.first_alone(len(unknown) + shared.unpriced(self._account, unknown[0].request.model, database))
+        wanted = sum((intent.reserved_usd or Decimal(0) for intent in fresh), Decimal(0))
+        return budget.exceeded(wanted, caps, shared.spent(self._account, fresh[0].session, at, database))
 
     def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> Entry:
         until = self._monotonic() + shared.LEASE
@@ -350,6 +361,11 @@ class SqliteJournal:
     async def spent(self, *, at: datetime, session: str | None) -> Spent:
         """See `Journal.spent`."""
         return await self._run(lambda database: shared.spent(self._account, session, at, database))
+
+    async def charged(self) -> Mapping[tuple[str, str], Decimal]:
+        """See `Journal.charged`."""
+        kinds = [(model.id, resolution) for model in catalog.models().values() for resolution in model.resolutions]
+        return await self._run(partial(shared.charged, self._account, kinds))
 
     async def spending(self, by: By, since: datetime | None) -> tuple[Spending, ...]:
         """See `Journal.spending`."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from flux2_mcp import catalog
 from flux2_mcp.asking import Asked
+from flux2_mcp.confirming import Confirmation, Offer
 from flux2_mcp.results import GenerationResult
 from flux2_mcp.service import MOST_TOGETHER
 from flux2_mcp.settings import LONGEST_WAIT
@@ -50,27 +51,37 @@ class Approval(BaseModel):
     spend: bool = Field(default=False, title="Spend it", description="Make these images and pay for them.")
 
 
-async def _approval(
+async def _offer(
     call: Call,
     asked: Annotated[Asked, Resolve(_asked)],
     count: int,
     max_cost_usd: float | None,
     idempotency_key: str | None,
-) -> Approval | Elicit[Approval]:
-    """The user's yes, asked for where the call costs enough and the client can ask."""
+) -> Offer:
     stated = None if max_cost_usd is None else Decimal(str(max_cost_usd))
-    needed = await calls.service(call).confirming.needed(asked.request, count, stated, idempotency_key)
-    if needed is None:
+    return await calls.service(call).offer(asked, count=count, max_cost_usd=stated, idempotency_key=idempotency_key)
+
+
+async def _approval(call: Call, offer: Annotated[Offer, Resolve(_offer)]) -> Approval | Elicit[Approval]:
+    """The user's yes, asked for where the call costs enough and the client can ask."""
+    if offer.confirmation is None:
         return Approval(spend=True)
     if not calls.can_ask(call):
-        raise needed.refused("The user was not asked, and can't be through this client.", again=True)
-    return Elicit(needed.question, Approval)
+        raise offer.confirmation.refused(
+            "The user was not asked, and can't be through this client.", _again(offer.confirmation)
+        )
+    return Elicit(offer.confirmation.question, Approval)
+
+
+def _again(confirmation: Confirmation) -> str:
+    stated = ", " if confirmation.quoted_usd is None else ": "
+    return f"With the user's yes, call again with max_cost_usd{stated}{confirmation.stated}."
 
 
 async def generate(
     call: Call,
     roots: Roots,
-    asked: Annotated[Asked, Resolve(_asked)],
+    offer: Annotated[Offer, Resolve(_offer)],
     approval: Annotated[ElicitationResult[Approval], Resolve(_approval)],
     prompt: Annotated[str, Field(description="3-5000 characters")],
     variant: Annotated[
@@ -105,19 +116,15 @@ async def generate(
 
     If status is processing, call check_task; don't generate again.
     """
-    service = calls.service(call)
-    stated = None if max_cost_usd is None else Decimal(str(max_cost_usd))
-    if not (isinstance(approval, AcceptedElicitation) and approval.data.spend):
-        needed = await service.confirming.needed(asked.request, count, stated, idempotency_key)
-        if needed is not None:
-            gone = isinstance(approval, CancelledElicitation)
-            raise needed.refused("The user did not answer." if gone else "The user declined.", again=gone)
-    outcome = await service.generate(
-        asked,
-        count=count,
+    approved = isinstance(approval, AcceptedElicitation) and approval.data.spend
+    if offer.confirmation is not None and not approved:
+        if isinstance(approval, CancelledElicitation):
+            raise offer.confirmation.refused("The user did not answer.", _again(offer.confirmation))
+        raise offer.confirmation.refused("The user declined.", "Don't call again unless the user asks for it.")
+    outcome = await calls.service(call).generate(
+        offer,
+        approved=approved,
         wait_seconds=calls.wait_seconds(call, wait_seconds),
-        max_cost_usd=stated,
-        idempotency_key=idempotency_key,
         client=calls.client_name(call),
         workspace=next(iter(calls.folders(call, roots)), None),
         save_to=save_to,
