@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 
-from flux2_mcp.errors import JournalError
+from flux2_mcp.budget import Spent
+from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.store import SqliteJournal
@@ -80,6 +82,26 @@ class Accounts:
             JournalError: The journal can't be read.
         """
         return await self._journal.spending(by, since) if self._journal.exists else ()
+
+    async def day(self) -> Spent:
+        """What the day's cap counts: the last 24 hours of all keys on this home; the sandbox's apart.
+
+        Raises:
+            JournalError: The journal can't be read.
+        """
+        if not self._journal.exists:
+            return Spent()
+        return await self._journal.spent(at=datetime.now(UTC), session=None)
+
+    async def settle(self, missing_usd: Decimal) -> None:
+        """Note how much a lost journal held of the last 24 hours beside what could be read: the day's cap is open again.
+
+        Raises:
+            InvalidRequestError: None was lost.
+            JournalError: The journal can't be written.
+        """
+        if not await self._journal.settle(missing_usd):
+            raise InvalidRequestError(Problem("--lost", "no journal was lost here, so nothing is missing."))
 
     @property
     def notice(self) -> str | None:

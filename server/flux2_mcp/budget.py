@@ -142,9 +142,7 @@ def refusal(wanted_usd: Decimal, over: Left, fitting: str | None) -> BudgetError
 
 def closed(lost: str) -> str:
     """Why the day's sum is not known, in a sentence; `lost` is `Spent.lost`."""
-    return (
-        f"What was spent in the last 24 hours can't be told: the journal was lost, and {lost} can't be read to its end."
-    )
+    return f"What was spent in the last 24 hours can't be told: {lost} was lost, and not all of it could be read."
 
 
 def dollars(usd: Decimal) -> str:

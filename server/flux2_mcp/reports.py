@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from flux2_mcp import budget
 from flux2_mcp.accounts import Known
+from flux2_mcp.budget import Spent
 from flux2_mcp.config import masked
 from flux2_mcp.models import Balance
 from flux2_mcp.results import Result, number, stamp
@@ -53,7 +55,10 @@ class SpendingResult(Result):
 
 
 class SpendResult(Result):
-    """What was spent since then with this key."""
+    """What was spent since then with this key.
+
+    `counted_usd` is what the day's cap counts: the last 24 hours of all keys on this home.
+    """
 
     sandbox: bool
     notice: str | None
@@ -61,6 +66,7 @@ class SpendResult(Result):
     since: str | None
     groups: list[SpendingResult]
     total: SpendingResult
+    counted_usd: float
 
 
 def balance(found: Balance, settings: Settings) -> BalanceResult:
@@ -93,17 +99,19 @@ def account(known: Known, settings: Settings) -> AccountResult:
 
 
 def spend(
-    found: Sequence[Spending], settings: Settings, *, by: By, since: datetime | None, notice: str | None
+    found: Sequence[Spending], day: Spent, settings: Settings, *, by: By, since: datetime | None, notice: str | None
 ) -> SpendResult:
-    """The result of `flux2-mcp spend`. `notice` is the journal's."""
+    """The result of `flux2-mcp spend`. `day` is what the day's cap counts, `notice` the journal's."""
     sandbox = settings.mode == "sandbox"
+    closed = None if day.lost is None else f"{budget.closed(day.lost)} {budget.DAILY} is closed. {budget.REOPEN}"
     return SpendResult(
         sandbox=sandbox,
-        notice=" ".join(filter(None, (SANDBOX_NOTICE if sandbox else None, notice))) or None,
+        notice=" ".join(filter(None, (SANDBOX_NOTICE if sandbox else None, notice, closed))) or None,
         by=by,
         since=None if since is None else stamp(since),
         groups=[_group(group) for group in found],
         total=_group(total(found)),
+        counted_usd=float(day.daily_usd),
     )
 
 

@@ -198,3 +198,20 @@ async def test_a_yes_is_good_for_the_call_it_was_given_for_and_no_other(sandbox_
         )
     assert isinstance(result, CallToolResult)
     assert not result.is_error
+
+
+async def test_a_known_key_with_a_larger_count_is_asked_for_what_is_new(sandbox_settings: Settings, era: str) -> None:
+    user = User()
+    flex = NEVER_DRAWN | {"count": 2, "idempotency_key": "foxes"}
+    async with asking(sandbox_settings, era, user) as client:
+        assert not (await called(client, **flex)).is_error
+        assert user.asked == []  # $0.48
+        assert not (await called(client, **flex | {"count": 8})).is_error
+        assert not (await called(client, **flex | {"count": 8})).is_error
+    (question,) = user.asked
+    assert question.message.splitlines()[0] == "Make 6 images with flux-2-flex-text-to-image at 2k for $1.44?"
+    assert made(sandbox_settings) == 8
+    async with asking(sandbox_settings, era, None) as client:
+        refused = await called(client, **flex | {"count": 8, "idempotency_key": "others"})
+    assert refused.is_error
+    assert "call again with max_cost_usd: 1.92." in text(refused)

@@ -366,16 +366,16 @@ async def test_who_has_the_file_open_while_another_moves_it_writes_into_the_new_
     journal = home.journal("a")
     await new(journal, intent("first"))
     await new(other, intent("second"))
-    assert await keys(journal) == await keys(other) == ["first", "second"]
+    assert await keys(journal) == await keys(other) == ["before", "first", "second"]
     assert len(aside(home)) == 1
 
 
-async def test_where_the_file_was_deleted_a_new_one_is_begun(home: Home) -> None:
+async def test_where_the_file_was_deleted_a_new_one_is_begun_with_all_that_the_deleted_one_held(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("old"))
     shutil.rmtree(home.path)
     await new(journal, intent("new"))
-    assert await keys(home.journal("b")) == ["new"]
+    assert await keys(home.journal("b")) == ["new", "old"]
     assert (journal.notice, aside(home)) == (None, [])
 
 

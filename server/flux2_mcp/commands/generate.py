@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from flux2_mcp.settings import LONGEST_WAIT
 from flux2_mcp.waiting import OnProgress, Outcome, Progress
 
 WAIT_SECONDS = 300
-MOST_USD = 10_000
 LONGEST_KEY = 500
 """Characters; RunAPI takes 512, and each of several tasks gets its number at the end."""
 
@@ -53,19 +52,6 @@ def _prompt(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> st
 def _seconds(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
     if value is not None and math.isnan(value):
         raise click.BadParameter("that is not a number.")
-    return value
-
-
-def _amount(_: click.Context, __: click.Parameter, text: str | None) -> Decimal | None:
-    if text is None:
-        return None
-    try:
-        value = Decimal(text.strip().removeprefix("$"))
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite() or not 0 <= value <= MOST_USD:
-        # A cap that can't be read must not be a cap that isn't there.
-        raise click.BadParameter(f"{text!r} is not an amount in USD, such as 0.50, up to {MOST_USD:,}.")
     return value
 
 
@@ -113,7 +99,9 @@ def _ask(offer: Offer) -> None:
 )
 @click.option("--save-to", metavar="PATH", help="File, or folder/, below the working directory to put the image into.")
 @click.option("--overwrite", is_flag=True, help="Let --save-to replace a file.")
-@click.option("--max-cost", "max_cost_usd", metavar="USD", callback=_amount, help="Refuse if all would cost more.")
+@click.option(
+    "--max-cost", "max_cost_usd", metavar="USD", callback=output.amount, help="Refuse if all would cost more."
+)
 @click.option("--yes", is_flag=True, help="Don't ask, whatever it costs; --max-cost asks neither.")
 @click.option(
     "--wait", "wait_seconds", type=click.FloatRange(0, int(LONGEST_WAIT)), metavar="SECONDS", callback=_seconds,

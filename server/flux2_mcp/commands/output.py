@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import TypeVar
 
 import anyio
@@ -24,6 +24,7 @@ R = TypeVar("R", bound=Result)
 PROGRAM = "flux2-mcp"
 WIDTH = 100
 """Columns that help and lists keep to."""
+MOST_USD = 10_000
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -130,6 +131,20 @@ def moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime 
         return None if text is None else when.since(text, datetime.now(UTC))
     except InvalidRequestError as exc:
         raise click.BadParameter(f"{text!r} {exc.problems[0].text}") from exc
+
+
+def amount(_: click.Context, __: click.Parameter, text: str | None) -> Decimal | None:
+    """An amount in USD that an option names, such as 0.50."""
+    if text is None:
+        return None
+    try:
+        value = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or not 0 <= value <= MOST_USD:
+        # A cap that can't be read must not be a cap that isn't there.
+        raise click.BadParameter(f"{text!r} is not an amount in USD, such as 0.50, up to {MOST_USD:,}.")
+    return value
 
 
 def usd(amount: float | None) -> str:

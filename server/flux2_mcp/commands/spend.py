@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from decimal import Decimal
+from functools import partial
 
 import click
 
 from flux2_mcp import reports
 from flux2_mcp.accounts import Accounts
+from flux2_mcp.budget import DAILY, dollars
 from flux2_mcp.commands import output
 from flux2_mcp.commands.output import spoken, usd
 from flux2_mcp.reports import SpendingResult, SpendResult
@@ -21,6 +24,7 @@ Examples:
   flux2-mcp spend
   flux2-mcp spend --by workspace --since 7d
   flux2-mcp spend --by variant --since 2026-11-01 --json | jq .total.charged_usd
+  flux2-mcp spend --lost 0.35
 
 From this machine's journal, for the key in use. RunAPI's own account of it: flux2-mcp balance.
 """
@@ -31,22 +35,34 @@ From this machine's journal, for the key in use. RunAPI's own account of it: flu
 @click.option(
     "--since", default="30d", metavar="WHEN", callback=output.moment, help="30m, 24h, 7d, or ISO 8601. Default 30d."
 )
+@click.option(
+    "--lost", "missing_usd", metavar="USD", callback=output.amount,
+    help="After a journal was lost: count so much of the last 24 hours that is missing here. Opens the day's cap.",
+)  # fmt: skip
 @output.as_json_option
 @click.pass_obj
-def spend(read_settings: Callable[[], Settings], *, by: str, since: datetime, as_json: bool) -> None:
+def spend(
+    read_settings: Callable[[], Settings], *, by: str, since: datetime, missing_usd: Decimal | None, as_json: bool
+) -> None:
     """Show what was spent: quoted beside charged, by day, variant or workspace. Asks nobody and costs nothing."""
     settings = read_settings()
 
     async def work() -> SpendResult:
         async with Accounts.opened(settings) as accounts:
-            found = await accounts.spending(By(by), since)
-            return reports.spend(found, settings, by=By(by), since=since, notice=accounts.notice)
+            if missing_usd is not None:
+                await accounts.settle(missing_usd)
+            found, day = await accounts.spending(By(by), since), await accounts.day()
+            return reports.spend(found, day, settings, by=By(by), since=since, notice=accounts.notice)
 
-    output.tell(output.run(work, stopped="Stopped."), _words, as_json=as_json)
+    words = partial(_words, cap_usd=settings.caps.daily_usd)
+    output.tell(output.run(work, stopped="Stopped."), words, as_json=as_json)
 
 
-def _words(result: SpendResult) -> str:
+def _words(result: SpendResult, cap_usd: Decimal | None) -> str:
     notice = [spoken(result.notice)] if result.notice else []
+    if cap_usd is not None:
+        counted = f"{usd(result.counted_usd)} of {dollars(cap_usd)} counted in the last 24 hours, over all keys."
+        notice = [f"{DAILY}: {counted}", *notice]
     if not result.groups:
         return "\n".join([f"Nothing was asked for since {result.since}.", *notice])
     rows: list[tuple[str, ...]] = [(result.by.upper(), "TASKS", "FAILED", "QUOTED", "CHARGED")]

@@ -98,6 +98,14 @@ class Entry:
     readable: bool = True
 
     @property
+    def counted_usd(self) -> Decimal:
+        """What it counts against the caps: what was charged; until that is known, what it holds; nothing if it failed."""
+        if self.state in {State.FAILED, State.REJECTED}:
+            return Decimal(0)
+        known = (self.charged_usd, self.reserved_usd, self.quoted_usd)
+        return next((usd for usd in known if usd is not None), Decimal(0))
+
+    @property
     def kind(self) -> tuple[str, str]:
         """What its duration depends on: model and output resolution."""
         return self.request.model, resolution(self.request)
@@ -362,6 +370,13 @@ class Journal(Protocol):
 
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:
         """What the last image of each model and resolution was charged, in USD, over the same accounts as `spent`."""
+        ...
+
+    async def settle(self, missing_usd: Decimal) -> bool:
+        """Note how much the last 24 hours of a lost journal held beside what could be read; see `Spent.lost`.
+
+        False where none was lost.
+        """
         ...
 
     async def with_images(self, before: datetime) -> tuple[Entry, ...]:

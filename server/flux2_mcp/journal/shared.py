@@ -159,6 +159,13 @@ def spent(account: str, session: str | None, at: datetime, database: Database) -
     )
 
 
+def settle(missing_usd: Decimal, database: Database) -> bool:
+    """Note what the lost files held beside what could be read, all of it with the one that was found last."""
+    values: dict[str, Value] = {"missing": rows.micros(missing_usd)}
+    last = "(SELECT name FROM lost ORDER BY found_at DESC LIMIT 1)"
+    return database.execute(f"UPDATE lost SET missing = iif(name = {last}, :missing, coalesce(missing, 0))", values) > 0
+
+
 def charged(account: str, models: Iterable[tuple[str, str]], database: Database) -> dict[tuple[str, str], Decimal]:
     """What the last image of each model and resolution was charged, in USD, by all accounts that spend the same money."""
     sql = (

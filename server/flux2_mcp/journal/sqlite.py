@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,8 @@ from pathlib import Path
 Row = sqlite3.Row
 Value = str | int | float | None
 Parameters = Sequence[Value] | Mapping[str, Value]
+Read = Callable[..., list[sqlite3.Row]]
+"""All rows of one query, as `Database.read` gives them."""
 Error = sqlite3.Error
 
 BUSY_SECONDS = 10.0
@@ -125,6 +127,11 @@ class Database:
                 if self._connection.in_transaction:  # a full disk has rolled back by itself
                     self._connection.execute("ROLLBACK")
 
+    @property
+    def replaced(self) -> bool:
+        """Whether another file stands under the name by now. Where none does, this one is all there is."""
+        return _identity(self._path) not in {self._file, None}
+
     def sound(self) -> bool:
         """Whether the file holds together; reads all of it."""
         try:
@@ -176,16 +183,48 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def opened(path: Path, migrations: Sequence[str], *, durable: bool) -> Database:
+Seed = Callable[[Database, str | None], None]
+"""Fills the file that takes the place of a lost one. Called with it before anybody else can open it, and with the name
+under which the lost one is kept; None: another process has replaced it, and what is given holds its work already."""
+
+
+def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> Database:
     """A file that others may find broken and move meanwhile. Made where there is none, readable by the user alone.
+
+    Args:
+        path: The file.
+        migrations: See `Database`.
+        durable: See `Database`.
+        seed: Called where a file was there before and has vanished.
 
     Raises:
         sqlite3.Error: As `Database`.
         OSError: It can't be made.
     """
     with _alone(path):
+        if not path.exists() and _mark(path).exists():
+            return _replaced(path, migrations, path.name, durable=durable, seed=seed)
         path.touch(mode=0o600)
-        return Database(path, migrations, durable=durable)
+        database = Database(path, migrations, durable=durable)
+        _mark(path).touch(mode=0o600)
+        return database
+
+
+def _mark(path: Path) -> Path:
+    """An empty file that stands beside one that was made: where it stands alone, that one has vanished."""
+    return path.with_suffix(".made")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Read]:
+    """A file's queries, whatever it is like; changes nothing in it.
+
+    Raises:
+        sqlite3.Error: The file can't be opened.
+    """
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+        connection.row_factory = sqlite3.Row
+        yield lambda sql, parameters=(): connection.execute(sql, parameters).fetchall()
 
 
 def looked_at(path: Path, question: str) -> tuple[bool, int]:
@@ -208,28 +247,54 @@ def looked_at(path: Path, question: str) -> tuple[bool, int]:
             raise
 
 
-def renewed(path: Path, migrations: Sequence[str], *, durable: bool) -> tuple[Database, str | None]:
-    """A file that works in place of one that was found broken, and the name under which that is kept now.
+def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> tuple[Database, str | None]:
+    """A file that works in place of one that was found broken or gone, and the name under which that is kept now.
 
     Of the processes that find it broken, one at a time looks again and only the first moves it aside (for the others the
     name is None): else the second would move the first's new file.
+
+    Args:
+        path: The file.
+        migrations: See `Database`.
+        durable: See `Database`.
+        seed: Called in each case.
 
     Raises:
         sqlite3.Error: As `Database`.
         OSError: The broken file can't be moved.
     """
     with _alone(path):
-        aside = None
-        if path.exists():
-            if (database := _sound(path, migrations, durable=durable)) is not None:
-                return database, None
-            aside = f"{path.stem}-broken-{time.time_ns()}{path.suffix}"
-            for suffix in ("-wal", "-shm", ""):
-                part = path.with_name(path.name + suffix)
-                if part.exists():
-                    part.rename(path.with_name(aside + suffix))
-        path.touch(mode=0o600)
-        return Database(path, migrations, durable=durable), aside
+        if not path.exists():
+            return _replaced(path, migrations, path.name, durable=durable, seed=seed), None
+        if (database := _sound(path, migrations, durable=durable)) is not None:
+            seed(database, None)
+            return database, None
+        aside = f"{path.stem}-broken-{time.time_ns()}{path.suffix}"
+        return _replaced(path, migrations, aside, durable=durable, seed=seed), aside
+
+
+def _replaced(path: Path, migrations: Sequence[str], aside: str, *, durable: bool, seed: Seed) -> Database:
+    """A new file in place of a lost one, which is moved aside, where there is one, once the new one is filled.
+
+    A process that is killed in between leaves the lost one where it was, or none: then the next one goes on from there.
+    """
+    fresh = path.with_suffix(".new")
+    for part in _parts(fresh):
+        part.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)
+    with closing(Database(fresh, migrations, durable=durable)) as database:
+        seed(database, aside)
+    for part, kept in zip(_parts(path), _parts(path.with_name(aside)), strict=True):
+        if part != kept and part.exists():
+            part.rename(kept)
+    _mark(path).touch(mode=0o600)
+    fresh.rename(path)
+    return Database(path, migrations, durable=durable)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files that SQLite keeps for one, that itself last."""
+    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "")]
 
 
 def _sound(path: Path, migrations: Sequence[str], *, durable: bool) -> Database | None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -60,6 +61,9 @@ class SqliteJournal:
         self._opened: Database | None = None
         # The file takes one call at a time: more threads than one would only wait for each other, and each takes memory.
         self._one = anyio.CapacityLimiter(1)
+        self._own: dict[str, tuple[str | None, Decimal]] = {}
+        """Session and money of each task that was written here: what this process knows of a journal that was lost."""
+        self._forgetful = False
         self.notice: str | None = None
         """What a user should know about the file: that a broken one was moved aside."""
         self._unread: set[str] = set()
@@ -81,21 +85,22 @@ class SqliteJournal:
         with self._opening:
             if self._opened is None:
                 self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._opened = opened(self.path, MIGRATIONS, durable=True)
-            return self._opened
+                self._opened = opened(self.path, MIGRATIONS, durable=True, seed=partial(self._seed, None))
+            found = self._opened
+        return self._renewed() if found.replaced else found
 
     def _renewed(self) -> Database:
-        """A broken file is kept for whoever can read it, and a new one begun: nothing is deleted."""
+        """A broken file is kept for whoever can read it, and a new one begun with what could be read: nothing is deleted."""
         from flux2_mcp.journal.sqlite import renewed
 
         with self._opening:
-            if self._opened is not None:
-                self._opened.close()
-                self._opened = None
-            self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._opened, aside = renewed(self.path, MIGRATIONS, durable=True)
-            if aside is not None:
-                self.notice = f"The journal was broken. It was moved aside as {aside} and a new one begun."
+            before, self._opened = self._opened, None
+            try:
+                self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._opened, _ = renewed(self.path, MIGRATIONS, durable=True, seed=partial(self._seed, before))
+            finally:
+                if before is not None:
+                    before.close()
             return self._opened
 
     def unread_notice(self) -> str | None:
@@ -118,6 +123,19 @@ class SqliteJournal:
                     "a record can't be read; it is left as it is", extra=fields(task=entry.task_id or entry.key)
                 )
         return tuple(entries)
+
+    def _seed(self, before: Database | None, database: Database, name: str | None) -> None:
+        """Fill the file that takes the place of a lost one, and say so; see `sqlite.Seed`."""
+        from flux2_mcp.journal.salvage import salvage
+
+        there = self.path if name is not None and self.path.exists() else None
+        done = salvage(before, there, name, database)
+        self._forgetful = self._forgetful or not done.whole
+        if there is not None:
+            kept = f" Of its tasks, {done.tasks} could be read and were kept." if done.tasks else ""
+            self.notice = f"The journal was broken. It was moved aside as {name} and a new one begun.{kept}"
+        elif name is not None and not done.whole:
+            self.notice = "The journal has vanished from FLUX2_HOME, and a new one was begun."
 
     async def _run(self, work: Callable[[Database], T]) -> T:
         return await self._call(lambda database: self._as_account(database, work))
@@ -174,9 +192,11 @@ class SqliteJournal:
             return Intended(entries=tuple(self._insert(database, intent, at, in_flight) for intent in intents))
 
         try:
-            return await self._write(work)
+            intended = await self._write(work)
         except JournalError as exc:
             raise JournalError(exc.message, cost=NOTHING_SENT) from exc.__cause__
+        self._note(*intended.entries)
+        return intended
 
     def _over(self, database: Database, fresh: Sequence[Intent], at: datetime, caps: Caps) -> Left | None:
         """The cap that these intents don't fit, or None.
@@ -190,7 +210,20 @@ class SqliteJournal:
                 budget.reservation(None, intent.reserved_usd, caps)
             budget.first_alone(len(unknown) + shared.unpriced(self._account, unknown[0].request.model, database))
         wanted = sum((intent.reserved_usd or Decimal(0) for intent in fresh), Decimal(0))
-        return budget.exceeded(wanted, caps, shared.spent(self._account, fresh[0].session, at, database))
+        return budget.exceeded(wanted, caps, self._spent(fresh[0].session, at, database))
+
+    def _spent(self, session: str | None, at: datetime, database: Database) -> Spent:
+        """See `shared.spent`; and with what of this session stood in a journal that was lost."""
+        found = shared.spent(self._account, session, at, database)
+        if not self._forgetful:
+            return found
+        lost = [
+            key for key, (its, _) in self._own.items() if its == session and not rows.find(database, self._account, key)
+        ]
+        return replace(found, session_usd=found.session_usd + sum((self._own[key][1] for key in lost), Decimal(0)))
+
+    def _note(self, *entries: Entry) -> None:
+        self._own.update((entry.key, (entry.session, entry.counted_usd)) for entry in entries)
 
     def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> Entry:
         until = self._monotonic() + shared.LEASE
@@ -240,7 +273,11 @@ class SqliteJournal:
 
     async def apply(self, entry: Entry, event: Event, change: Change) -> Entry:
         """See `Journal.apply`."""
-        return await self._write(lambda database: rows.step(database, self._account, self._owner, entry, event, change))
+        after = await self._write(
+            lambda database: rows.step(database, self._account, self._owner, entry, event, change)
+        )
+        self._note(after)
+        return after
 
     async def take(self, entry: Entry, path: str) -> Name:
         """See `Journal.take`."""
@@ -360,7 +397,11 @@ class SqliteJournal:
 
     async def spent(self, *, at: datetime, session: str | None) -> Spent:
         """See `Journal.spent`."""
-        return await self._run(lambda database: shared.spent(self._account, session, at, database))
+        return await self._run(partial(self._spent, session, at))
+
+    async def settle(self, missing_usd: Decimal) -> bool:
+        """See `Journal.settle`."""
+        return await self._write(partial(shared.settle, missing_usd))
 
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:
         """See `Journal.charged`."""

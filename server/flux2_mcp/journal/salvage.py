@@ -1,0 +1,109 @@
+"""What can still be read of a lost journal goes into the one that takes its place: its tasks go on, and caps count them.
+
+A journal is lost when its file is broken, moved or deleted. Row by row, each that can be read is taken over as it stands.
+What can't be read may hold money that was spent, so the new journal names the lost one until the user has told how much:
+see `Spent.lost`. Sync; called before anybody else can open the new file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux2_mcp.journal import rows
+from flux2_mcp.journal.sqlite import Database, Error, Read, Row, reading
+
+CHUNK = 200
+"""Rows that are read at once; one by one where that fails."""
+GIVE_UP = 50
+"""Chunks without a row, one after the other, behind which nothing more is looked for: no bound of a broken file holds."""
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a row raises that is not one of ours."""
+
+
+@dataclass(slots=True)
+class Salvage:
+    """How much was taken over: the number of tasks, and whether that is all there was."""
+
+    tasks: int = 0
+    whole: bool = False
+
+
+def salvage(before: Database | None, lost: Path | None, name: str | None, into: Database) -> Salvage:
+    """Take over what can be read.
+
+    Args:
+        before: The lost file, where this process has it open: a file that was moved or deleted can still be read so.
+        lost: Where the lost file is; None where it is gone.
+        name: What to call it; None where another process has replaced it, and answers for what could not be read.
+        into: The file that takes its place.
+    """
+    done = Salvage()
+    with into.write(), ExitStack() as stack:
+        sources = [] if before is None else [before.read]
+        with suppress(Error):
+            sources += [] if lost is None else [stack.enter_context(reading(lost))]
+        for read in sources:
+            done.whole = _take(read, into, done) or done.whole
+        if name is not None and not done.whole:
+            into.execute("INSERT OR IGNORE INTO lost VALUES (?, ?, NULL)", (name, time.time()))
+    return done
+
+
+def _take(read: Read, into: Database, done: Salvage) -> bool:
+    """Take over from one source; gives whether all of it could be read."""
+    whole = _copy(read, "lost", into)
+    columns = [row["name"] for row in into.read("PRAGMA table_info(task)") if row["name"] != "n"]
+    for row in _tasks(read):
+        if row is None or not _makes_sense(row):
+            whole = False
+            continue
+        known = {name: row[name] for name in columns if name in row.keys()}  # noqa: SIM118  # a Row's own names
+        names, marks = ", ".join(known), ", ".join(f":{name}" for name in known)
+        done.tasks += into.execute(f"INSERT OR IGNORE INTO task ({names}) VALUES ({marks})", known)
+    return whole
+
+
+def _copy(read: Read, table: str, into: Database) -> bool:
+    try:
+        found = read(f"SELECT * FROM {table}")
+    except Error:
+        return False
+    for row in found:
+        into.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", tuple(row))
+    return True
+
+
+def _tasks(read: Read) -> Iterator[Row | None]:
+    """All tasks that can be read, oldest first; None for each place where some can't."""
+    last, empty = 0, 0
+    while empty < GIVE_UP:
+        try:
+            found: list[Row | None] = list(read("SELECT * FROM task WHERE n > ? ORDER BY n LIMIT ?", (last, CHUNK)))
+            if not found:
+                return
+            last = found[-1]["n"] if found[-1] is not None else last
+        except Error:
+            found = [row for n in range(last + 1, last + 1 + CHUNK) for row in _one(read, n)]
+            last, empty = last + CHUNK, 0 if any(found) else empty + 1
+        yield from found
+
+
+def _one(read: Read, n: int) -> list[Row | None]:
+    try:
+        return list(read("SELECT * FROM task WHERE n = ?", (n,)))
+    except Error:
+        return [None]
+
+
+def _makes_sense(row: Row) -> bool:
+    """Whether a row is a task with amounts that can be counted, and not what damage has left of one."""
+    try:
+        entry = rows.entry(row)
+    except UNREADABLE:
+        return False
+    amounts = (entry.quoted_usd, entry.reserved_usd, entry.charged_usd)
+    return all(usd is None or 0 <= usd <= rows.MOST for usd in amounts)

@@ -1,0 +1,260 @@
+"""Caps against a service whose prices, charges and words are not to be trusted: whatever is known counts, the dearest of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from flux2_mcp import catalog
+from flux2_mcp.asking import Asked
+from flux2_mcp.budget import Caps
+from flux2_mcp.errors import BudgetError
+from flux2_mcp.service import Service
+from tests.unit.services import CREATE, POLL, Front, Reply, Seen, fronted, made, opened, through, until
+
+pytestmark = pytest.mark.anyio
+
+SCHEDULES = "GET /api/v1/price_schedules"
+MAX = {"variant": "max", "aspect_ratio": "1:1"}
+CAPPED = "_BUDGET_USD|FLUX2_MAX_COST_USD"
+
+
+class Prices:
+    """What RunAPI says that every image costs, and what it takes for one; in cents, None: it does not say."""
+
+    def __init__(self, front: Front, listed: float | None, charged: float | None = None) -> None:
+        self.listed, self.charged = listed, charged
+        front.rule = self
+
+    async def __call__(self, seen: Seen) -> Reply | None:
+        if seen.is_(SCHEDULES):
+            models = [] if self.listed is None else catalog.models().values()
+            rows = [{"model": model.id, "currency": "USD", "unit_price_cents": self.listed} for model in models]
+            return Reply(200, json.dumps({"as_of": "2026-11-20", "price_schedules": rows}).encode())
+        answer = await through(seen)
+        if answer is None or self.charged is None or not seen.is_(POLL):
+            return answer
+        return Reply(
+            answer.status, json.dumps(json.loads(answer.body) | {"usage": {"cost": self.charged / 100}}).encode()
+        )
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    async with fronted(tmp_path) as front:
+        yield front
+
+
+def day(usd: str, **more: str) -> Caps:
+    return Caps(daily_usd=Decimal(usd), **{name: Decimal(amount) for name, amount in more.items()})
+
+
+async def counted(service: Service) -> Decimal:
+    return (await service._journal.spent(at=datetime.now(UTC), session=service.session)).daily_usd
+
+
+async def taken(service: Service, *calls: str, **more: Any) -> int:  # noqa: ANN401  # as made
+    """How many of these calls are taken, one after the other, before the first that a cap refuses."""
+    for number, prompt in enumerate(calls):
+        try:
+            await made(service, prompt, **more)
+        except BudgetError:
+            return number
+    return len(calls)
+
+
+FOXES = [f"fox {number}" for number in range(6)]
+
+
+# --- the dearest price that is known ---
+
+
+async def test_a_schedule_of_nothing_switches_no_cap_off(front: Front, tmp_path: Path) -> None:
+    Prices(front, listed=0)
+    async with opened(front.settings(tmp_path, caps=day("0.10", call_usd="0.01"))) as service:
+        assert await taken(service, *FOXES) == 0
+    async with opened(front.settings(tmp_path, caps=day("0.10"))) as service:
+        assert await taken(service, *FOXES) == 2
+        with pytest.raises(BudgetError, match=r"would cost \$0\.40"):
+            await made(service, "foxes", count=8)
+        with pytest.raises(BudgetError, match="Nobody publishes a price"):
+            await made(service, "fox", request=MAX)
+    assert front.count(CREATE) == 2
+
+
+@pytest.mark.parametrize(("listed", "charged", "reserved"), [(2, 5, "0.05"), (9, 5, "0.09"), (None, 8, "0.08")])
+async def test_of_the_prices_that_are_known_the_dearest_is_set_aside_and_asked_for(
+    front: Front, tmp_path: Path, listed: float | None, charged: float, reserved: str
+) -> None:
+    """Published: five cents. What is shown as the quote stays what the schedule says."""
+    Prices(front, listed, charged)
+    async with opened(front.settings(tmp_path, caps=day("1"))) as service:
+        await made(service, "the first")
+        before = await counted(service)
+        outcome = await made(service, "the second [sandbox:stuck]", wait=0)
+        assert await counted(service) - before == Decimal(reserved)
+        quoted = Decimal("0.05") if listed is None else Decimal(listed) / 100
+        assert outcome.tasks[0].entry.quoted_usd == quoted
+        with pytest.raises(BudgetError, match=rf"The quote is \${reserved} and max_cost_usd"):
+            await made(service, "the third", max_cost_usd=Decimal(reserved) - Decimal("0.001"))
+        offer = await service.offer(Asked(catalog.request(prompt="many")), count=8)
+        dear = Decimal(reserved) * 8
+        assert (offer.confirmation is not None) == (dear > Decimal("0.50"))
+        assert offer.confirmation is None or offer.confirmation.quoted_usd == dear
+
+
+async def test_a_cap_that_was_passed_takes_nothing_more_whatever_it_would_cost(front: Front, tmp_path: Path) -> None:
+    prices = Prices(front, listed=5, charged=30)
+    async with opened(front.settings(tmp_path, caps=day("0.10"))) as service:
+        await made(service, "dearer than was said")
+        prices.charged = 0
+        request = catalog.request(prompt="for nothing")
+        offer = await service.offer(Asked(request))
+        with pytest.raises(BudgetError, match=r"would cost \$0\.00; FLUX2_DAILY_BUDGET_USD is \$0\.10 and \$0\.00"):
+            await service.generate(replace(offer, reserved_usd=Decimal(0)), approved=True, wait_seconds=0)
+    assert front.count(CREATE) == 1
+
+
+# --- a price that nobody knows ---
+
+
+async def test_a_tiny_statement_admits_one_task_and_what_that_was_charged_is_the_price_of_the_next(
+    front: Front, tmp_path: Path
+) -> None:
+    Prices(front, listed=None)
+    tiny: dict[str, Any] = {"request": MAX, "max_cost_usd": Decimal("0.001")}
+    async with opened(front.settings(tmp_path, caps=day("0.10"))) as service:
+        assert await taken(service, *FOXES, **tiny) == 1
+    async with opened(front.settings(tmp_path, caps=day("0.65"))) as service:
+        with pytest.raises(BudgetError, match=r"The quote is \$0\.30 and max_cost_usd allows \$0\.001"):
+            await made(service, "a dog", **tiny)
+        await made(service, "a cat", request=MAX)  # its price is known now, so that nothing need be stated
+        with pytest.raises(BudgetError, match=r"would cost \$0\.30; FLUX2_DAILY_BUDGET_USD"):
+            await made(service, "a cow", request=MAX)
+    assert front.count(CREATE) == 2
+
+
+async def test_tasks_of_an_unknown_price_are_made_one_at_a_time_under_a_cap(front: Front, tmp_path: Path) -> None:
+    Prices(front, listed=None)
+    tiny: dict[str, Any] = {"request": MAX, "max_cost_usd": Decimal("0.001")}
+    async with opened(front.settings(tmp_path, caps=day("0.10"))) as service:
+        with pytest.raises(BudgetError, match="one image is made at a time"):
+            await made(service, "foxes", count=5, **tiny)
+        refused = []
+
+        async def call(prompt: str) -> None:
+            try:
+                await made(service, f"{prompt} [sandbox:stuck]", wait=0, **tiny)
+            except BudgetError as exc:
+                refused.append(exc)
+
+        async with anyio.create_task_group() as group:
+            for fox in FOXES:
+                group.start_soon(call, fox)
+    assert len(refused) == 5
+    assert front.count(CREATE) == 1
+    async with opened(front.settings(tmp_path)) as service:  # without a cap, nobody set a bound
+        await made(service, "foxes [sandbox:stuck]", count=2, wait=0, request=MAX)
+
+
+# --- whose cap it is ---
+
+
+@pytest.mark.parametrize("cap", ["daily", "session"])
+async def test_a_cap_belongs_to_the_home_and_not_to_a_key_or_a_spelling_of_the_host(
+    front: Front, tmp_path: Path, cap: str
+) -> None:
+    settings = front.settings(tmp_path, caps=Caps(**{f"{cap}_usd": Decimal("0.10")}))
+    rotated = replace(settings, api_key="another-key")
+    respelled = replace(settings, base_url=f"http://localhost:{front.port}")
+    async with opened(settings) as service:
+        assert await taken(service, *FOXES) == 2
+        for other in (rotated, respelled):
+            async with opened(other) as second:
+                second.session = second._offers._session = service.session  # as if it were one process
+                with pytest.raises(BudgetError, match=CAPPED):
+                    await made(second, "under another name")
+    assert front.count(CREATE) == 2
+
+
+async def test_what_another_key_was_charged_is_a_known_price(front: Front, tmp_path: Path) -> None:
+    Prices(front, listed=None)
+    settings = front.settings(tmp_path, caps=day("1"))
+    async with opened(settings) as service:
+        await made(service, request=MAX, max_cost_usd=Decimal("0.40"))
+    async with opened(replace(settings, base_url=f"http://localhost:{front.port}")) as service:
+        assert (await service.prices.book()).charged == {("flux-2-max-text-to-image", "1k"): Decimal("0.30")}
+
+
+# --- what was agreed to ---
+
+
+async def test_a_call_is_priced_once_and_costs_what_was_agreed_to(front: Front, tmp_path: Path) -> None:
+    prices = Prices(front, listed=10)
+    async with opened(front.settings(tmp_path)) as service:
+        offer = await service.offer(Asked(catalog.request(prompt="foxes [sandbox:stuck]")), count=8)
+        assert offer.confirmation is not None
+        assert (offer.confirmation.quoted_usd, offer.wanted_usd) == (Decimal("0.80"), Decimal("0.80"))
+        prices.listed = 90
+        with pytest.raises(BudgetError, match="The user was not asked"):
+            await service.generate(offer, approved=False, wait_seconds=0)
+        outcome = await service.generate(offer, approved=True, wait_seconds=0)
+    assert {told.entry.reserved_usd for told in outcome.tasks} == {Decimal("0.10")}
+    assert front.count(SCHEDULES) == 1
+
+
+async def test_of_a_call_whose_key_is_known_only_what_is_new_is_priced(front: Front, tmp_path: Path) -> None:
+    asked = Asked(catalog.request(prompt="foxes [sandbox:stuck]", variant="flex"))
+    async with opened(front.settings(tmp_path, caps=day("1.20"))) as service:
+        for count, new, needed in ((2, 2, False), (2, 0, False), (5, 3, False), (8, 6, True)):
+            offer = await service.offer(asked, count=count, idempotency_key="k")
+            assert (offer.new, offer.confirmation is not None) == (new, needed)
+            if count == 2:
+                await service.generate(offer, approved=False, wait_seconds=0)
+        agreed = await service.offer(asked, count=8, idempotency_key="k", max_cost_usd=Decimal("0.84"))
+        await service.generate(agreed, approved=False, wait_seconds=0)
+        again = await service.offer(asked, count=8, idempotency_key="k", max_cost_usd=Decimal(0))
+        assert again.new == 0
+    assert len(front.tasks()) == 8
+
+
+# --- after the journal was lost ---
+
+
+async def test_a_restored_task_holds_what_it_had_reserved(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux2_mcp.keeper.CLAIM_EVERY", 0.05)
+    Prices(front, listed=None)
+    caps = Caps(daily_usd=Decimal("0.50"), session_usd=Decimal("0.50"))
+    async with opened(front.settings(tmp_path, caps=caps)) as service:
+        outcome = await made(service, "a fox [sandbox:stuck]", request=MAX, max_cost_usd=Decimal("0.20"), wait=0)
+        key = outcome.tasks[0].entry.key
+        assert service._journal._opened is not None
+        for pragma in ("wal_checkpoint(TRUNCATE)", "cache_size = 0", "shrink_memory"):
+            service._journal._opened.execute(f"PRAGMA {pragma}")
+        with service._journal.path.open("r+b") as file:
+            file.write(b"no database any more" * 2000)
+
+        async def restored() -> bool:
+            return service._journal.notice is not None and bool(await service._journal.find([key]))
+
+        await until(restored)
+        (entry,) = await service._journal.find([key])
+        found = await service._journal.spent(at=datetime.now(UTC), session=service.session)
+        assert (entry.quoted_usd, entry.reserved_usd) == (None, Decimal("0.20"))
+        assert (found.session_usd, found.daily_usd) == (Decimal("0.20"), Decimal("0.20"))
+        with pytest.raises(BudgetError, match="FLUX2_DAILY_BUDGET_USD is closed") as refused:
+            await made(service, "another")
+        assert "flux2-mcp spend --lost USD" in refused.value.next_step
+        await service._journal.settle(Decimal("0.10"))
+        await made(service, "another")
+    assert front.count(CREATE) == 2

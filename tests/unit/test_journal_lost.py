@@ -1,0 +1,240 @@
+"""A journal that was broken, moved or deleted reopens no cap: what can be read goes on, and the rest closes the day."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from flux2_mcp import budget, catalog
+from flux2_mcp.budget import Caps, Left, Spent
+from flux2_mcp.journal.store import SqliteJournal
+from flux2_mcp.lifecycle import Event, State
+from tests.unit.journals import Home, intend, intent, new, opened, steps
+
+pytestmark = pytest.mark.anyio
+
+PAGE = 4096
+LONG = catalog.request(prompt="x" * 3000)
+DAY = Caps(daily_usd=Decimal("0.40"))
+JUNK = b"no database any more " * 500
+GONE = "journal.sqlite3"
+ON_IT = ["task_recent", "task_unfinished"]
+"""Indices that each new task is written into."""
+
+
+@pytest.fixture
+async def home(tmp_path: Path) -> AsyncIterator[Home]:
+    async with opened(tmp_path / "home") as home:
+        yield home
+
+
+async def filled(home: Home, count: int = 6) -> Path:
+    """A closed journal with this many tasks of five cents in it, the first of them charged."""
+    journal = home.journal("before")
+    await new(journal, *(intent(f"k{number}", LONG) for number in range(count)))
+    await steps(journal, "k0", Event.ACCEPTED, Event.COMPLETED, usd="0.05")
+    await journal.close()
+    return journal.path
+
+
+def write_over(path: Path, offset: int) -> None:
+    """Break the page that this byte is on."""
+    with path.open("r+b") as file:
+        file.seek(offset // PAGE * PAGE)
+        file.write(b"\xff" * PAGE)
+
+
+def break_indices(path: Path) -> None:
+    """The next task that is written meets the damage; no task is hurt."""
+    with closing(sqlite3.connect(path)) as database:
+        found = dict(database.execute("SELECT name, rootpage FROM sqlite_master").fetchall())
+    for name in ON_IT:
+        write_over(path, (found[name] - 1) * PAGE)
+
+
+def aside(home: Home) -> str:
+    (found,) = home.path.glob("journal-broken-*.sqlite3")
+    return found.name
+
+
+async def spent(journal: SqliteJournal, session: str | None = "s") -> Spent:
+    return await journal.spent(at=datetime.now(UTC), session=session)
+
+
+async def closed(journal: SqliteJournal, lost: str) -> None:
+    """The day's cap takes nothing, whatever it costs; without such a cap all goes on."""
+    for usd in ("0.05", "0"):
+        over = (await intend(journal, intent(f"refused {usd}", usd=usd), caps=DAY)).over
+        assert over == Left("FLUX2_DAILY_BUDGET_USD", Decimal("0.40"), Decimal(0), lost)
+    await new(journal, intent("no cap"))
+
+
+# --- what can be read ---
+
+
+async def test_a_file_whose_tasks_can_all_be_read_goes_on_with_them(home: Home) -> None:
+    break_indices(await filled(home))
+    journal = home.journal()
+    now = datetime.now(UTC)
+    await new(journal, intent("k6"), intent("k7"), at=now)
+    assert await spent(journal) == Spent(session_usd=Decimal("0.40"), daily_usd=Decimal("0.10"))
+    assert journal.notice == (
+        f"The journal was broken. It was moved aside as {aside(home)} and a new one begun."
+        " Of its tasks, 6 could be read and were kept."
+    )
+    k0, k1 = await journal.find(["task-k0", "k1"])
+    assert (k0.state, k0.charged_usd, k0.request) == (State.COMPLETED, Decimal("0.05"), LONG)
+    assert (k1.state, k1.reserved_usd, k1.started) == (State.INTENT, Decimal("0.05"), True)
+    assert [entry.key for entry in await journal.recent(limit=9)] == [f"k{number}" for number in range(7, -1, -1)]
+
+
+async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_day_is_closed(home: Home) -> None:
+    path = await filled(home, 40)
+    data = path.read_bytes()
+    write_over(path, data.index(b"x" * 2000, len(data) // 2))
+    break_indices(path)
+    journal = home.journal()
+    await new(journal, intent("k40"))
+    kept = {entry.key for entry in await journal.recent(limit=100)}
+    assert {"k0", "k1", "k38", "k39", "k40"} <= kept
+    assert 36 <= len(kept) <= 40
+    assert (await spent(journal)).session_usd == Decimal("0.05") * len(kept)
+    await closed(journal, aside(home))
+
+
+# --- what can't ---
+
+
+async def test_where_nothing_can_be_read_the_day_is_closed_until_the_user_tells_what_was_spent(home: Home) -> None:
+    (await filled(home)).write_bytes(JUNK)
+    journal, other = home.journal("a"), home.journal("b", account="another")
+    await new(journal, intent("first"))
+    for one in (journal, other):
+        await closed(one, aside(home))
+    assert await journal.settle(Decimal("0.35"))
+    assert (await spent(other)).daily_usd == Decimal("0.35")
+    await new(other, intent("fits"), at=datetime.now(UTC), caps=DAY)
+    assert (await intend(other, intent("more"), at=datetime.now(UTC), caps=DAY)).over is not None
+
+
+async def test_what_the_user_has_told_counts_for_a_day_and_may_be_told_again(home: Home) -> None:
+    (await filled(home)).write_bytes(JUNK)
+    journal = home.journal()
+    for usd in ("0.25", "0.35"):
+        assert await journal.settle(Decimal(usd))
+        assert await spent(journal) == Spent(daily_usd=Decimal(usd))
+    later = await journal.spent(at=datetime.now(UTC) + timedelta(hours=25), session="s")
+    assert later == Spent()
+
+
+async def test_where_nothing_was_lost_there_is_nothing_to_tell(home: Home) -> None:
+    await filled(home)
+    assert not await home.journal().settle(Decimal(1))
+
+
+def test_the_refusal_of_a_closed_day_names_the_command_that_opens_it() -> None:
+    over = Left("FLUX2_DAILY_BUDGET_USD", Decimal("0.40"), Decimal(0), "journal-broken-1.sqlite3")
+    error = budget.refusal(Decimal("0.05"), over, None)
+    assert error.message == (
+        "What was spent in the last 24 hours can't be told: journal-broken-1.sqlite3 was lost, and not all of it could"
+        " be read. FLUX2_DAILY_BUDGET_USD is closed."
+    )
+    assert "flux2-mcp spend --lost USD" in error.next_step
+
+
+async def test_a_day_that_is_closed_stays_so_when_the_next_journal_is_lost_too(home: Home) -> None:
+    path = await filled(home)
+    path.write_bytes(JUNK)
+    journal = home.journal()
+    await new(journal, intent("first"))
+    name = aside(home)
+    await journal.close()
+    break_indices(path)
+    await new(journal, intent("second"))
+    await closed(journal, name)
+
+
+async def test_a_session_counts_what_its_own_process_knows_of_a_file_that_can_not_be_read(home: Home) -> None:
+    journal = home.journal()
+    await new(journal, *(intent(f"k{number}") for number in range(4)))
+    await steps(journal, "k0", Event.ACCEPTED, Event.COMPLETED, usd="0.03")
+    await steps(journal, "k1", Event.ACCEPTED, Event.FAILED)
+    await new(journal, intent("theirs", session="t"))
+    await journal.close()
+    journal.path.write_bytes(JUNK)
+    assert (await spent(journal)).session_usd == Decimal("0.13")
+    await new(journal, intent("k2"), intent("new"))  # one that is open was written down anew
+    assert (await spent(journal)).session_usd == Decimal("0.18")
+    assert (await spent(home.journal("b"))).session_usd == Decimal("0.10")
+
+
+# --- what is gone ---
+
+
+async def test_a_home_that_vanishes_under_a_running_process_comes_back_with_everybodys_tasks(home: Home) -> None:
+    journal, other = home.journal("a"), home.journal("b", account="another")
+    await new(journal, intent("ours"))
+    await new(other, intent("theirs", usd="0.30"))
+    await other.close()
+    shutil.rmtree(home.path)
+    assert (await intend(journal, intent("more", usd="0.10"), caps=DAY)).over is not None
+    assert [entry.key for entry in await other.recent(limit=9)] == ["theirs"]
+    assert (journal.notice, other.notice) == (None, None)
+
+
+async def test_what_a_running_process_has_of_a_vanished_home_counts_in_the_one_that_others_have_begun(
+    home: Home,
+) -> None:
+    journal = home.journal("a")
+    await new(journal, intent("before", usd="0.30"))
+    shutil.rmtree(home.path)
+    other = home.journal("b")
+    await new(other, intent("after"))
+    await journal.claim()  # the keeper's look, every other second
+    over = (await intend(other, intent("more", usd="0.10"), caps=DAY)).over
+    assert over == Left("FLUX2_DAILY_BUDGET_USD", Decimal("0.40"), Decimal("0.05"))
+    await new(journal, intent("fits"), caps=DAY)
+
+
+async def test_a_file_that_has_vanished_from_its_home_closes_the_day_of_the_next_process(home: Home) -> None:
+    """Deleted by hand, or moved aside by a process that was killed before the new one stood in its place."""
+    (await filled(home)).unlink()
+    journal = home.journal()
+    await new(journal, intent("first"))
+    await closed(journal, GONE)
+    assert journal.notice == "The journal has vanished from FLUX2_HOME, and a new one was begun."
+
+
+async def test_a_new_home_is_no_lost_one(home: Home) -> None:
+    journals = [home.journal(name) for name in "abc"]
+    for number, journal in enumerate(journals):
+        await new(journal, intent(f"k{number}"), caps=DAY)
+        await journal.close()
+        assert (await spent(journal)).lost is None
+        assert journal.notice is None
+
+
+async def test_a_new_file_is_filled_before_it_is_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed on the way, it leaves the broken one in its place."""
+    path = await filled(home)
+    path.write_bytes(JUNK)
+    (home.path / "journal.new").write_bytes(b"what a killed process has left")
+    rename = Path.rename
+
+    def killed(*_: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        await new(home.journal("killed"), intent("k"))
+    monkeypatch.setattr(Path, "rename", rename)
+    journal = home.journal("next")
+    await new(journal, intent("first"))
+    await closed(journal, aside(home))
