@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 - `source_images` are those that the user named: paths, https URLs, `task:ID` of an earlier result. For "the last one", call
   `check_task` without ids and take the newest that is completed.
 - The prompt is the instruction, word for word. Where either is missing, ask.
-- Keep the source's shape with `aspect_ratio: "auto"` unless another is asked for (`pro` and `flex` only).
+- The image keeps the source's shape. Give `aspect_ratio` only where another is asked for, or for `max`, which needs one.
 - A local image's pixels are uploaded to RunAPI. Don't send one that the user did not name.
 
 {AFTERWARDS} A result marked SANDBOX is no FLUX.2 image: say so.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
@@ -19,6 +19,8 @@ from flux2_mcp.models import Action, ImageRequest
 DEFAULT_VARIANT = "pro"
 DEFAULT_ASPECT_RATIO = "1:1"
 DEFAULT_RESOLUTION = "1k"
+AUTO = "auto"
+"""The aspect ratio that is the first source image's."""
 SHOWN = 60
 """At most so many characters of a caller's own value stand in an error."""
 
@@ -164,6 +166,12 @@ def request(  # one argument for each of the tool's own
         raise InvalidRequestError(*found)
     values: dict[str, Any] = given | {"source_image_urls": tuple(sources or ())}  # type: ignore[arg-type]  # problems() proved it a list
     return ImageRequest(action=action, variant=model.variant, model=model.id, **values)
+
+
+def shaped(wanted: ImageRequest) -> ImageRequest:
+    """The request with its source's shape, where it is a remix that names no ratio and its model can: RunAPI's is square."""
+    able = AUTO in models()[wanted.model].fields["aspect_ratio"].enum
+    return replace(wanted, aspect_ratio=AUTO) if able and wanted.aspect_ratio is None else wanted
 
 
 def problems(model: Model, given: Mapping[str, object]) -> list[Problem]:

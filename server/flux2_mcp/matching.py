@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from flux2_mcp.catalog import AUTO, DEFAULT_ASPECT_RATIO
 from flux2_mcp.journal.entry import resolution
-from flux2_mcp.models import ImageRequest
+from flux2_mcp.models import Action, ImageRequest
 
 RATIO_TOLERANCE = 0.03
 """Sides are multiples of 16 or 32 pixels, so 16:9 at 1k may be 1360x768. The nearest two ratios, 4:3 and 3:2, are 12 % apart."""
 MEGAPIXELS = {"1k": (0.5, 2.0), "2k": (2.0, 8.0)}
 """What passes for a resolution, in millions of pixels. RunAPI publishes no sizes; 1k is about 1 megapixel, and 2k about 4,
 or 2.4 where it means the longer side of a wide picture."""
-DEFAULT_RATIO, AUTO = "1:1", "auto"
+SQUARE = "It is square: no aspect_ratio was given, and without one this model does not keep its source's shape."
 
 
 def mismatch(request: ImageRequest, width: int, height: int) -> str | None:
@@ -30,8 +31,16 @@ def mismatch(request: ImageRequest, width: int, height: int) -> str | None:
     return f"{width}x{height} came, which is not {' nor '.join(wrong)} that was asked for." if wrong else None
 
 
+def squared(request: ImageRequest) -> str | None:
+    """Says that a remix became square because nobody asked for a ratio; None where it did not, or its source is square."""
+    if request.action is not Action.REMIX_IMAGE or request.aspect_ratio is not None or request.model == "unknown":
+        return None
+    first = request.sources[0] if request.sources else None
+    return None if first is not None and first.width is not None and first.width == first.height else SQUARE
+
+
 def _ratio(request: ImageRequest) -> tuple[str, float] | None:
-    asked = request.aspect_ratio or DEFAULT_RATIO
+    asked = request.aspect_ratio or DEFAULT_ASPECT_RATIO
     if asked != AUTO:
         across, down = map(int, asked.split(":"))
         return asked, across / down

@@ -271,7 +271,7 @@ def _image(entry: Entry, url: str | None, file: StoredImage | None, expires_at: 
         size_bytes=file.size_bytes,
         matches_request=mismatch is None,
         mismatch=mismatch,
-        note=file.note,
+        note=" ".join(filter(None, (file.note, None if mismatch else matching.squared(entry.request)))) or None,
     )
 
 

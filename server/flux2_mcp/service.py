@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from flux2_mcp import asking, budget, callbacks, catalog
 from flux2_mcp.confirming import Offer, Offers
-from flux2_mcp.errors import Flux2Error, NotFoundError
+from flux2_mcp.errors import Flux2Error, NotFoundError, Problem
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.holder import Holder
 from flux2_mcp.journal import owners
@@ -36,6 +36,7 @@ from flux2_mcp.sources import callback_problems
 from flux2_mcp.sourcing import Sourcing
 from flux2_mcp.waiting import OnProgress, Outcome, Told, Waiter, refusal
 
+NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
 OTHER_KEY = "To collect it, set RUNAPI_API_KEY to the key that made it and start the server again; the image is kept for a week."
 STRANGERS = (
     "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"
@@ -134,7 +135,7 @@ class Service:
         callback_url: str | None = None,
         folders: Sequence[Path] = (),
     ) -> asking.Asked:
-        """A validated request; nothing is guessed, nothing is dropped, and nothing leaves the machine yet.
+        """A validated request; nothing is dropped, and nothing leaves the machine yet. A remix keeps its source's shape.
 
         Args, beside the tool's own:
             folders: Where local sources may stand, the workspace first.
@@ -146,6 +147,8 @@ class Service:
         self.settings.need()
         local = self._gateway.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
         found, wrong = await self._sourcing.find(source_images or (), folders, local=local)
+        if source_images is not None and not source_images:  # a remix of nothing is not an image from the prompt alone
+            wrong = (Problem("source_images", NO_SOURCE),)
         request = catalog.request(
             prompt=prompt,
             variant=variant,
@@ -156,7 +159,7 @@ class Service:
             callback_url=callback_url,
             also=[*wrong, *callback_problems(callback_url, local=local)],
         )
-        return asking.Asked(request, found)
+        return asking.Asked(catalog.shaped(request), found)
 
     async def offer(
         self,

@@ -91,7 +91,9 @@ def _ask(offer: Offer) -> None:
     "--source", "source_images", multiple=True, metavar="IMAGE",
     help="File, URL or task:ID to remix; repeat for more.",
 )  # fmt: skip
-@click.option("--aspect-ratio", metavar="RATIO", help="1:1 (default), 4:3, 3:4, 16:9, 9:16, 3:2, 2:3; remix: auto.")
+@click.option(
+    "--aspect-ratio", metavar="RATIO", help="1:1 (default), 4:3, 3:4, 16:9, 9:16, 3:2, 2:3; remix: auto (default)."
+)
 @click.option("--output-resolution", metavar="SIZE", help="1k (default) or 2k; max: 1k only.")
 @click.option("--safety-checker/--no-safety-checker", "enable_safety_checker", default=None, help="Not for max.")
 @click.option(

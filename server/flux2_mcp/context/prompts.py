@@ -190,7 +190,7 @@ PROMPTS: Final[Mapping[str, tuple[Prompt, Callable[[Given], list[ContentBlock]]]
                         description="Paths, https URLs or task:ID of earlier results, with a comma and a space between; 1 to 8, max: 1",
                     ),
                     _VARIANT,
-                    _optional(name="aspect_ratio", description="Default 1:1; auto (pro, flex): as the source"),
+                    _optional(name="aspect_ratio", description="Default auto, as the source; max needs one"),
                     _RESOLUTION,
                 ],
             ),

@@ -93,7 +93,7 @@ async def generate(
     ] = None,
     aspect_ratio: Annotated[
         str | None,
-        Field(description="default 1:1; auto (pro, flex remix): as the source", json_schema_extra={"enum": RATIOS}),
+        Field(description="default 1:1; remix: auto, as the source; max: none", json_schema_extra={"enum": RATIOS}),
     ] = None,
     output_resolution: Annotated[
         str | None, Field(description="default 1k; max: 1k only", json_schema_extra={"enum": RESOLUTIONS})
