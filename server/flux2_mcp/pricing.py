@@ -71,13 +71,17 @@ def _known(book: PriceBook, model: Model, output_resolution: str) -> Iterator[_S
 
 def price_of(book: PriceBook, request: ImageRequest) -> Price:
     """The price of what a request asks for."""
-    model = catalog.models()[request.model]
-    return price(book, model, request.output_resolution or DEFAULT_RESOLUTION)
+    return price(book, *_kind(request))
 
 
 def dearest_of(book: PriceBook, request: ImageRequest) -> Decimal | None:
     """The most that what a request asks for may cost, in USD, by all that is known."""
-    return dearest(book, catalog.models()[request.model], request.output_resolution or DEFAULT_RESOLUTION)
+    return dearest(book, *_kind(request))
+
+
+def _kind(request: ImageRequest) -> tuple[Model, str]:
+    """What its price hangs on."""
+    return catalog.models()[request.model], request.output_resolution or DEFAULT_RESOLUTION
 
 
 def prices(
