@@ -220,7 +220,7 @@ class Keeper:
             key=entry.key,
             request=entry.request,
             quoted_usd=entry.quoted_usd,
-            reserved_usd=entry.quoted_usd,
+            reserved_usd=entry.reserved_usd,
             workspace=entry.workspace,
             client=entry.client,
             session=entry.session,

@@ -75,13 +75,17 @@ class ImageRequest:
 class RemoteTask:
     """What RunAPI says of a task, after liberal reading.
 
-    `cost_usd` is what was charged, in USD, where RunAPI says it. `retry_after` is in seconds: ask no sooner.
+    `cost_usd` is what RunAPI says that it charged, in USD: final only once the task has ended. `refunded`: it was given
+    back, and nothing is charged. `reserved_usd` is what RunAPI holds of the balance for the task. `retry_after` is in
+    seconds: ask no sooner.
     """
 
     task_id: str
     status: Status
     image_urls: tuple[str, ...] = ()
     cost_usd: Decimal | None = None
+    refunded: bool = False
+    reserved_usd: Decimal | None = None
     error: str | None = None
     retry_after: float | None = None
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -181,7 +182,7 @@ class Worker:
             return
         with anyio.CancelScope(shield=True):  # what was heard is written down, even while the server stops
             try:
-                await self._step(kept, Event.ACCEPTED, task_id=remote.task_id)
+                await self._step(kept, Event.ACCEPTED, task_id=remote.task_id, reserved_usd=remote.reserved_usd)
             except SameIdError:  # the task that had it first stays what it is
                 await self._step(kept, Event.EXPIRED, error=SAME_ID.format(id=remote.task_id[:64]))
             else:
@@ -294,7 +295,7 @@ class Worker:
             await self._step(
                 kept,
                 event,
-                charged_usd=remote.cost_usd,
+                charged_usd=_charged(kept.entry, remote),
                 image_urls=remote.image_urls or None,
                 error=(remote.error or "RunAPI gave no reason.") if event is Event.FAILED else None,
             )
@@ -334,6 +335,13 @@ def log_step(entry: Entry, now: datetime, before: Entry | None = None) -> None:
     state = None if before is None else before.state
     ids = {"task": entry.task_id, "key": entry.key}
     log.info("task", extra=fields(**ids, from_=state, to=entry.state, after=after, took=took))
+
+
+def _charged(entry: Entry, remote: RemoteTask) -> Decimal | None:
+    """What a task cost, in USD; None: nothing new. Only its end settles that, and only a refund takes it back."""
+    if remote.cost_usd is None or not remote.status.ended:
+        return None
+    return remote.cost_usd if remote.refunded else max(remote.cost_usd, entry.charged_usd or Decimal(0))
 
 
 def _well(kept: Kept) -> None:

@@ -94,6 +94,7 @@ async def test_an_intent_is_written_whole_and_read_by_another_process_object_as_
         push_url="https://example.com/push/1",
         save=None,
         quoted_usd=Decimal("0.24"),
+        reserved_usd=Decimal("0.24"),
         charged_usd=None,
         error=None,
         image_urls=(),

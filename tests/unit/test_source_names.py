@@ -35,7 +35,7 @@ async def test_the_users_name_of_a_file_does_not_leave_the_machine(
     Image.new("RGB", (16, 16), "red").save(out, "JPEG")
     (tmp_path / "Anna's scan.jpg").write_bytes(out.getvalue())
     asked = await service.request(prompt="at night", source_images=["Anna's scan.jpg"], folders=[tmp_path])
-    outcome = await service.generate(asked, wait_seconds=0)
+    outcome = await service.generate(await service.offer(asked), approved=True, wait_seconds=0)
     names = [row["file_name"] for row in front.sandbox.state.database.read("SELECT file_name FROM upload")]
     assert [re.fullmatch(r"[0-9a-f]{12}\.jpg", name) is not None for name in names] == [True]
     assert outcome.tasks[0].entry.request.sources[0].given == "Anna's scan.jpg"

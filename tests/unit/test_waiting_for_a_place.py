@@ -34,9 +34,9 @@ class Counting(SqliteJournal):
         super().__init__(*given, **more)
         self.claims, self.asked = 0, list[str]()
 
-    async def start(self, key: str, **more: Any) -> Entry:  # noqa: ANN401  # as the journal's
-        self.asked.append(key)
-        return await super().start(key, **more)
+    async def start(self, entry: Entry, *, at: datetime, in_flight: int) -> Entry:
+        self.asked.append(entry.key)
+        return await super().start(entry, at=at, in_flight=in_flight)
 
     async def claim(self) -> tuple[Entry, ...]:
         self.claims += 1

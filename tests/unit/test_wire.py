@@ -107,7 +107,10 @@ def test_a_failed_task_is_read_as_the_contract_writes_it() -> None:
         ("cancelled", Status.FAILED),
         (" Completed ", Status.COMPLETED),
         ("PENDING", Status.PENDING),
-        ("queued", Status.UNKNOWN),
+        ("queued", Status.PENDING),
+        ("complete", Status.COMPLETED),
+        ("finished", Status.COMPLETED),
+        ("timeout", Status.FAILED),
         ("running", Status.UNKNOWN),
         ("done", Status.UNKNOWN),
         ("not completed", Status.UNKNOWN),
@@ -125,7 +128,7 @@ def test_only_promised_words_are_statuses(name: str, word: object, status: Statu
 
 @given(st.text())
 def test_no_other_word_is_success(word: str) -> None:
-    if word.strip().lower() not in {"completed", "succeeded", "success"}:
+    if word.strip().lower() not in {"completed", "complete", "finished", "succeeded", "success"}:
         assert wire.task({"status": word}, asked="t").status is not Status.COMPLETED
 
 
@@ -225,6 +228,15 @@ def test_images_are_objects_or_strings(images: object, urls: tuple[str, ...]) ->
         ({"cost_cents": 14, "usage": {}}, "0.14"),
         ({"cost_cents": 14}, "0.14"),
         ({"usage": {"cost": 0.05, "cost_cents": 9}}, "0.05"),
+        ({"billing": {"settlement": {"charged_amount_cents": 5}}}, "0.05"),
+        ({"billing": {"settlement": {"amount_micro_cents": 4500000}}}, "0.045"),
+        ({"billing": {"settlement": {"charged_amount_cents": 0, "amount_micro_cents": 400000}}}, "0.004"),
+        ({"billing": {"settlement": {"charged_amount_cents": 5}}, "usage": {"cost": 0}}, "0.05"),
+        ({"billing": {"settlement": {"charged_amount_cents": 5}, "refund": {"refunded_at": "2026-11-20"}}}, "0"),
+        ({"billing": {"refund": {"refunded_at": None}}, "usage": {"cost": 0.05}}, "0.05"),
+        ({"billing": {"reservation": {"amount_cents": 5}}}, None),
+        ({"billing": {"settlement": {"charged_amount_cents": "much"}}}, None),
+        ({"billing": [5]}, None),
         ({}, None),
         ({"usage": None}, None),
         ({"usage": []}, None),

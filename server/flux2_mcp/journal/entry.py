@@ -68,6 +68,7 @@ class Entry:
     """One task as the journal knows it. Times are aware UTC, money is USD.
 
     `task_id` is RunAPI's, None until it is known. `account` names the service and key it belongs to, without the key.
+    `reserved_usd` is what it holds of the caps until it is charged.
     `started` is False while certainly nothing of it was ever sent. `owner` is the process that looks after it, or did.
     `fence` grows each time that another process takes it over: who holds an older one holds the task no more.
     `readable` is False for the stand-in of a record that this version can't read: `error` says so.
@@ -84,6 +85,7 @@ class Entry:
     push_url: str | None
     save: Save | None
     quoted_usd: Decimal | None
+    reserved_usd: Decimal | None = None
     charged_usd: Decimal | None
     error: str | None
     image_urls: tuple[str, ...]
@@ -127,10 +129,14 @@ class Matched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What an event taught, beside the state itself. None: nothing new."""
+    """What an event taught, beside the state itself. None: nothing new.
+
+    `reserved_usd` is what RunAPI holds for the task; it counts where it is more than what was reserved here.
+    """
 
     at: datetime
     task_id: str | None = None
+    reserved_usd: Decimal | None = None
     charged_usd: Decimal | None = None
     error: str | None = None
     image_urls: tuple[str, ...] | None = None

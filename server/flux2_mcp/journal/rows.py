@@ -92,6 +92,7 @@ def _entry(row: Row) -> Entry:
         push_url=_text(row["push_url"]),
         save=None if row["save_to"] is None else Save(_text(row["save_to"]) or "", bool(row["overwrite"])),
         quoted_usd=usd(row["quoted"]),
+        reserved_usd=usd(row["reserved"]),
         charged_usd=usd(row["charged"]),
         error=_text(row["error"]),
         image_urls=tuple(json.loads(row["urls"])),
@@ -223,6 +224,11 @@ def insert(database: Database, account: str, intent: Intent, *, at: datetime, ow
     return get(database, account, intent.key)
 
 
+def _dearer(ours: Decimal | None, theirs: Decimal | None) -> int | None:
+    """The reservation as the database counts it; None where theirs says nothing."""
+    return None if theirs is None else micros(max(theirs, ours or Decimal(0)))
+
+
 def held(database: Database, account: str, owner: str, entry: Entry) -> Entry:
     """A task of the owner's as it stands.
 
@@ -253,6 +259,7 @@ def step(database: Database, account: str, owner: str, entry: Entry, event: Even
     columns: dict[str, Value] = {
         "state": lifecycle.after(before.state, event),
         "task_id": change.task_id,
+        "reserved": _dearer(before.reserved_usd, change.reserved_usd),
         "charged": micros(change.charged_usd),
         "error": change.error,
         "urls": None if change.image_urls is None else json.dumps(change.image_urls),

@@ -20,8 +20,6 @@ CHUNK = 200
 """Rows that are read at once; one by one where that fails."""
 GIVE_UP = 50
 """Chunks without a row, one after the other, behind which nothing more is looked for: no bound of a broken file holds."""
-UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a row raises that is not one of ours."""
 
 
 @dataclass(slots=True)
@@ -101,9 +99,6 @@ def _one(read: Read, n: int) -> list[Row | None]:
 
 def _makes_sense(row: Row) -> bool:
     """Whether a row is a task with amounts that can be counted, and not what damage has left of one."""
-    try:
-        entry = rows.entry(row)
-    except UNREADABLE:
-        return False
+    entry = rows.entry(row)
     amounts = (entry.quoted_usd, entry.reserved_usd, entry.charged_usd)
-    return all(usd is None or 0 <= usd <= rows.MOST for usd in amounts)
+    return entry.readable and all(usd is None or 0 <= usd <= rows.MOST for usd in amounts)

@@ -32,7 +32,11 @@ _STATUSES = {
     "processing": Status.PROCESSING,
     "completed": Status.COMPLETED,
     "failed": Status.FAILED,
-    # Older gateways' words (`api/runapi.md`, tasks); "cancelled" is "canceled" in its other spelling.
+    # Newer packages' words, then older gateways' (`api/runapi.md`); "cancelled" is "canceled" in its other spelling.
+    "queued": Status.PENDING,
+    "complete": Status.COMPLETED,
+    "finished": Status.COMPLETED,
+    "timeout": Status.FAILED,
     "succeeded": Status.COMPLETED,
     "success": Status.COMPLETED,
     "error": Status.FAILED,
@@ -45,6 +49,7 @@ _ALSO = {
     "paid_usd": "paid_balance_cents", "bonus_usd": "bonus_balance_cents",
     "spent_today_usd": "spent_cents_today", "spent_total_usd": "spent_cents_total",
 }  # fmt: skip
+_CENT_IN_MICRO_CENTS = Decimal(10**6)
 _DEAREST = Decimal(10**9)
 _FINEST = 6
 
@@ -111,13 +116,16 @@ def task(
         status = Status.PENDING if asked is None else Status.UNKNOWN
     else:
         status = _STATUSES.get(str(word).strip().lower(), Status.UNKNOWN)
+    charge = _charge(found)
     images = found.get("images")
     urls = [_dict(image).get("url", image) for image in images] if isinstance(images, list) else []
     return RemoteTask(
         task_id=task_id,
         status=status,
         image_urls=tuple(url for item in urls if (url := _text(item))),
-        cost_usd=_cost(found),
+        cost_usd=charge.usd,
+        refunded=charge.refunded,
+        reserved_usd=_reserved(found),
         error=(clean(said(found), key) or None) if status in {Status.FAILED, Status.UNKNOWN} else None,
         retry_after=retry_after,
     )
@@ -243,11 +251,34 @@ def _unwrapped(payload: Mapping[str, object]) -> Mapping[str, object]:
     return payload
 
 
-def _cost(found: Mapping[str, object]) -> Decimal | None:
-    usage = _dict(found.get("usage"))
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """What a task cost, in USD; None where RunAPI does not say."""
+
+    usd: Decimal | None
+    refunded: bool = False
+
+
+def _charge(found: Mapping[str, object]) -> _Charge:
+    """A refund goes before a settlement, and that before `usage`, which is only a measure of use."""
+    billing, usage = _dict(found.get("billing")), _dict(found.get("usage"))
+    if _dict(billing.get("refund")).get("refunded_at"):
+        return _Charge(Decimal(0), refunded=True)
+    settlement = _dict(billing.get("settlement"))
+    whole, exact = _number(settlement.get("charged_amount_cents")), _number(settlement.get("amount_micro_cents"))
+    settled = [whole, None if exact is None else exact / _CENT_IN_MICRO_CENTS]
+    # Whole cents may hide what the exact amount tells, and the other way round: the dearer one is safe to count.
+    if known := [cents for cents in settled if cents is not None]:
+        return _Charge(_dollars(max(known)))
     if (dollars := _number(usage.get("cost"))) is not None:
-        return dollars
-    cents = _number(usage.get("cost_cents", found.get("cost_cents")))
+        return _Charge(dollars)
+    used = _number(usage.get("cost_cents", found.get("cost_cents")))
+    return _Charge(None if used is None else _dollars(used))
+
+
+def _reserved(found: Mapping[str, object]) -> Decimal | None:
+    reservation = _dict(_dict(found.get("billing")).get("reservation"))
+    cents = _number(reservation.get("amount_cents"))
     return None if cents is None else _dollars(cents)
 
 
