@@ -295,6 +295,7 @@ class Worker:
             await self._step(
                 kept,
                 event,
+                reserved_usd=remote.reserved_usd,
                 charged_usd=_charged(kept.entry, remote),
                 image_urls=remote.image_urls or None,
                 error=(remote.error or "RunAPI gave no reason.") if event is Event.FAILED else None,

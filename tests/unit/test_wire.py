@@ -392,7 +392,7 @@ def test_an_answer_without_a_balance_makes_no_sense() -> None:
 
 def test_an_account_is_read_with_whatever_is_told() -> None:
     said = {"id": 1, "name": "A  Name", "email": "a@example.com", "account": {"id": 2, "name": "Team"}}
-    assert wire.account(said) == Account(name="A Name", email="a@example.com", account_name="Team")
+    assert wire.account(said) == Account(name="A Name", email="a@example.com", account_name="Team", account_id="2")
     assert wire.account({}) == Account(name="", email="", account_name="")
 
 
