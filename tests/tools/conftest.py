@@ -9,9 +9,11 @@ from flux2_mcp.app import build
 from flux2_mcp.settings import Settings
 
 ERAS = ("legacy", "auto")  # 2025-11-25 by initialize, 2026-07-28 by server/discover
+BOTH_ERAS = pytest.mark.parametrize("era", ERAS, indirect=True)
+"""For tests of what one era may do unlike the other. All others meet one era, and both in `make test-deep`."""
 
 
-@pytest.fixture(params=ERAS)
+@pytest.fixture(params=["auto", pytest.param("legacy", marks=pytest.mark.deep)])
 def era(request: pytest.FixtureRequest) -> str:
     era: str = request.param
     return era

@@ -11,6 +11,7 @@ from mcp_types import TextContent
 from flux2_mcp.app import build
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.settings import Settings
+from tests.tools.conftest import BOTH_ERAS
 
 pytestmark = pytest.mark.anyio
 
@@ -23,6 +24,7 @@ async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]
     return result.structured_content
 
 
+@BOTH_ERAS
 async def test_a_task_is_found_by_its_id(client: Client) -> None:
     made = await call(client, "generate", prompt="a red fox in snow")
     checked = await call(client, "check_task", task_ids=[made["tasks"][0]["task_id"]])
@@ -30,9 +32,10 @@ async def test_a_task_is_found_by_its_id(client: Client) -> None:
 
 
 async def test_without_ids_the_latest_come_first(client: Client) -> None:
-    made = [await call(client, "generate", prompt=f"fox number {number}") for number in range(3)]
+    prompts = [f"fox number {number} [sandbox:stuck]" for number in range(3)]
+    made = [await call(client, "generate", prompt=prompt, wait_seconds=0) for prompt in prompts]
     ids = [result["tasks"][0]["task_id"] for result in made]
-    checked = await call(client, "check_task", limit=2)
+    checked = await call(client, "check_task", limit=2, wait_seconds=0)
     assert [task["task_id"] for task in checked["tasks"]] == [ids[2], ids[1]]
 
 

@@ -26,12 +26,18 @@ from flux2_mcp.app import build
 from flux2_mcp.budget import Caps
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.settings import Settings
+from tests.tools.conftest import BOTH_ERAS
 
 pytestmark = pytest.mark.anyio
 
-DEAR = {"prompt": "a red fox in snow", "variant": "flex", "output_resolution": "2k", "count": 3}
-NEVER_DRAWN = DEAR | {"prompt": "a red fox in snow [sandbox:stuck]", "wait_seconds": 0}
-"""The same where the pictures don't matter: three of them at 2k take as long to draw as all else in a test."""
+NEVER_DRAWN: dict[str, Any] = {
+    "prompt": "a red fox in snow [sandbox:stuck]",
+    "variant": "flex",
+    "output_resolution": "2k",
+    "count": 3,
+    "wait_seconds": 0,
+}
+"""Three pictures at 2k would take as long to draw as all else in a test."""
 UNASKED = "It would cost $0.72; FLUX2_CONFIRM_USD, $0.50, is what a call may cost unasked."
 CHEAPER = "Cheaper: variant pro at 1k, count 3, for $0.15."
 
@@ -73,17 +79,19 @@ def made(settings: Settings) -> int:
         return len(runapi.tasks())
 
 
+@BOTH_ERAS
 async def test_the_user_is_told_all_that_matters_and_their_yes_sends_it(sandbox_settings: Settings, era: str) -> None:
     user = User()
     settings = replace(sandbox_settings, caps=Caps(session_usd=Decimal("2.00"), daily_usd=Decimal(10)))
     async with asking(settings, era, user) as client:
-        result = await called(client, **DEAR)
+        result = await called(client, **NEVER_DRAWN)
     assert isinstance(result.structured_content, dict)
-    assert (result.structured_content["status"], result.structured_content["charged_usd"]) == ("completed", 0.72)
+    assert (result.structured_content["status"], result.structured_content["quoted_usd"]) == ("processing", 0.72)
+    assert made(settings) == 3
     (question,) = user.asked
     assert question.message.splitlines() == [
         "Make 3 images with flux-2-flex-text-to-image at 2k for $0.72?",
-        "Prompt: a red fox in snow",
+        f"Prompt: {NEVER_DRAWN['prompt']}",
         "Left of FLUX2_SESSION_BUDGET_USD: $2.00.",
         "Left of FLUX2_DAILY_BUDGET_USD: $10.00.",
         CHEAPER,
@@ -93,6 +101,16 @@ async def test_the_user_is_told_all_that_matters_and_their_yes_sends_it(sandbox_
     assert schema["properties"]["spend"]["default"] is False
 
 
+async def test_what_the_user_said_yes_to_is_made_and_charged(sandbox_settings: Settings, era: str) -> None:
+    user = User()
+    async with asking(replace(sandbox_settings, confirm_usd=Decimal("0.04")), era, user) as client:
+        result = await called(client, prompt="a red fox in snow")
+    assert isinstance(result.structured_content, dict)
+    assert (result.structured_content["status"], result.structured_content["charged_usd"]) == ("completed", 0.05)
+    assert len(user.asked) == 1
+
+
+@BOTH_ERAS
 @pytest.mark.parametrize(
     ("user", "why", "step"),
     [
@@ -119,6 +137,7 @@ async def test_whatever_is_not_a_yes_sends_nothing(
     assert made(sandbox_settings) == 0
 
 
+@BOTH_ERAS
 @pytest.mark.parametrize("content", [{"spend": "maybe"}, {"spend": True, "more": 1}, None])
 async def test_an_answer_that_does_not_fit_the_form_is_no_yes(
     sandbox_settings: Settings, era: str, content: dict[str, Any] | None
@@ -130,6 +149,7 @@ async def test_an_answer_that_does_not_fit_the_form_is_no_yes(
         assert made(sandbox_settings) == 0
 
 
+@BOTH_ERAS
 async def test_where_nobody_can_be_asked_the_refusal_names_the_argument_that_confirms_it(
     sandbox_settings: Settings, era: str
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
@@ -29,6 +31,8 @@ from flux2_mcp.app import build
 from flux2_mcp.context import uris
 from flux2_mcp.hosts import clients
 from flux2_mcp.settings import Settings
+from tests.support.rows import each_row
+from tests.tools.conftest import BOTH_ERAS, ERAS
 
 pytestmark = pytest.mark.anyio
 
@@ -51,33 +55,46 @@ async def generated(settings: Settings, name: str, era: str, **arguments: object
             return await client.call_tool("generate", {"prompt": "a red fox in snow"} | arguments)
 
 
+async def one_image(
+    settings: Settings, names: Sequence[str], **arguments: object
+) -> AsyncIterator[tuple[str, CallToolResult]]:
+    """The result for each client, in one era or the other; all of one image, as their calls have one key."""
+    for name, era in zip(names, itertools.cycle(ERAS), strict=False):
+        yield name, await generated(settings, name, era, idempotency_key="fox", **arguments)
+
+
 def blocks(result: CallToolResult, kind: type) -> list[Any]:
     return [block for block in result.content if isinstance(block, kind)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-async def test_each_client_gets_the_form_it_keeps(sandbox_settings: Settings, era: str, name: str) -> None:
-    result = await generated(sandbox_settings, name, era)
-    row = clients.client(name)
-    words, data = (block.text for block in blocks(result, TextContent))
-    facts = json.loads(data)
-    image = facts["tasks"][0]["images"][0]
-    for fact in (image["path"], image["url"], "completed", "0.05"):
-        assert fact in words
-    assert result.structured_content == (facts if row.structured else None)
-    types = [picture.mime_type for picture in blocks(result, ImageContent)]
-    assert types == ([] if row.preview is None else [f"image/{row.preview.lower()}"])
-    assert ("Small previews attached: 1." in words) is (row.preview is not None)
-    assert ("No picture is attached" in words) is (row.preview is None)
-    links = [link.uri for link in blocks(result, ResourceLink)]
-    task_id = facts["tasks"][0]["task_id"]
-    assert links == ([Path(image["path"]).as_uri(), f"flux2://images/{task_id}"] if row.links else [])
+async def test_each_client_gets_the_form_it_keeps(sandbox_settings: Settings) -> None:
+    with each_row() as this:
+        async for name, result in one_image(sandbox_settings, NAMES):
+            with this(name):
+                row = clients.client(name)
+                words, data = (block.text for block in blocks(result, TextContent))
+                facts = json.loads(data)
+                image = facts["tasks"][0]["images"][0]
+                for fact in (image["path"], image["url"], "completed", "0.05"):
+                    assert fact in words
+                assert result.structured_content == (facts if row.structured else None)
+                types = [picture.mime_type for picture in blocks(result, ImageContent)]
+                assert types == ([] if row.preview is None else [f"image/{row.preview.lower()}"])
+                assert ("Small previews attached: 1." in words) is (row.preview is not None)
+                assert ("No picture is attached" in words) is (row.preview is None)
+                links = [link.uri for link in blocks(result, ResourceLink)]
+                task_id = facts["tasks"][0]["task_id"]
+                whole = Path(image["path"])
+                assert links == ([whole.as_uri(), f"flux2://images/{task_id}"] if row.links else [])
+                for link in links[:1]:
+                    leads_to = Path(url2pathname(link.removeprefix("file://")))
+                    assert leads_to.stat().st_size == whole.stat().st_size
 
 
 async def test_a_client_that_structured_content_misleads_is_shown_no_output_schema(
-    sandbox_settings: Settings, era: str
+    sandbox_settings: Settings,
 ) -> None:
-    for name in NAMES:
+    for name, era in itertools.product(NAMES, ERAS):
         async with Client(
             build(sandbox_settings), mode=era, client_info=Implementation(name=name, version="1")
         ) as client:
@@ -85,21 +102,16 @@ async def test_a_client_that_structured_content_misleads_is_shown_no_output_sche
         assert all((tool.output_schema is not None) is clients.client(name).structured for tool in tools)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("claude-code", "WEBP"), ("somebody-new", "JPEG")])
-async def test_a_preview_is_small_and_an_original_never_travels(
-    sandbox_settings: Settings, era: str, name: str, kind: str
-) -> None:
-    result = await generated(sandbox_settings, name, era, output_resolution="2k")
-    (preview,) = blocks(result, ImageContent)
-    data = base64.b64decode(preview.data)
-    with Image.open(io.BytesIO(data)) as picture:
-        assert (picture.format, max(picture.size)) == (kind, 512)
-    assert (preview.mime_type, len(data) <= 60_000) == (f"image/{kind.lower()}", True)
-
-
-async def test_preview_false_brings_none(sandbox_settings: Settings, era: str) -> None:
-    result = await generated(sandbox_settings, "claude-code", era, preview=False)
-    assert blocks(result, ImageContent) == []
+async def test_a_preview_is_small_and_an_original_never_travels(sandbox_settings: Settings) -> None:
+    kinds = {"claude-code": "WEBP", "somebody-new": "JPEG"}
+    async for name, result in one_image(sandbox_settings, list(kinds), output_resolution="2k"):
+        (preview,) = blocks(result, ImageContent)
+        data = base64.b64decode(preview.data)
+        with Image.open(io.BytesIO(data)) as picture:
+            assert (picture.format, max(picture.size)) == (kinds[name], 512)
+        assert (preview.mime_type, len(data) <= 60_000) == (f"image/{kinds[name].lower()}", True)
+    async for _, result in one_image(sandbox_settings, list(kinds), output_resolution="2k", preview=False):
+        assert blocks(result, ImageContent) == []
 
 
 async def test_a_typical_result_is_short(sandbox_settings: Settings) -> None:
@@ -107,6 +119,7 @@ async def test_a_typical_result_is_short(sandbox_settings: Settings) -> None:
     assert len(json.dumps(result.structured_content, separators=(",", ":")).encode()) <= 1500
 
 
+@BOTH_ERAS
 async def test_what_was_made_is_listed_and_read_as_resources(client: Client) -> None:
     made = await client.call_tool("generate", {"prompt": "a red fox in snow"})
     assert isinstance(made.structured_content, dict)
@@ -133,11 +146,11 @@ async def test_what_was_made_is_listed_and_read_as_resources(client: Client) -> 
         assert (picture.format, picture.size) == ("JPEG", (100, 100))
 
 
-@pytest.mark.parametrize("uri", ["flux2://tasks/none", "flux2://images/none", "flux2://elsewhere", "other://tasks"])
-async def test_a_resource_that_is_not_there_is_not_found(client: Client, uri: str) -> None:
-    with pytest.raises(MCPError) as caught:
-        await client.read_resource(uri)
-    assert caught.value.error.code == INVALID_PARAMS
+async def test_a_resource_that_is_not_there_is_not_found(client: Client) -> None:
+    for uri in ("flux2://tasks/none", "flux2://images/none", "flux2://elsewhere", "other://tasks"):
+        with pytest.raises(MCPError) as caught:
+            await client.read_resource(uri)
+        assert caught.value.error.code == INVALID_PARAMS, uri
 
 
 async def test_resources_come_in_pages_newest_first(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +181,3 @@ async def test_an_image_that_is_not_ready_or_a_wrong_size_is_told(client: Client
     done_id = done.structured_content["tasks"][0]["task_id"]
     with pytest.raises(MCPError, match="max: must be a number of pixels"):
         await client.read_resource(f"flux2://images/{done_id}?max=huge")
-
-
-async def test_the_file_link_leads_to_the_file(sandbox_settings: Settings) -> None:
-    result = await generated(sandbox_settings, "claude-code", "auto")
-    link = blocks(result, ResourceLink)[0]
-    assert Path(url2pathname(link.uri.removeprefix("file://"))).stat().st_size == link.size

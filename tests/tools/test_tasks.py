@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +29,7 @@ from pydantic import RootModel
 from flux2_mcp.app import build
 from flux2_mcp.results import JOINED_NOTICE
 from flux2_mcp.tasks_extension import ID, NO_CANCEL, NO_PREVIEW, handle
+from tests.support.rows import each_row
 from tests.tools.test_confirmation import User
 from tests.unit.services import (
     BUSY,
@@ -44,6 +46,7 @@ from tests.unit.services import (
     constantly,
     fronted,
     through,
+    until,
 )
 
 pytestmark = pytest.mark.anyio
@@ -119,8 +122,9 @@ async def asking(front: Front, tmp_path: Path) -> AsyncIterator[Client]:
         yield client
 
 
-@pytest.mark.parametrize("name", ["tests", "claude-code", "codex", "copilot"])
-@pytest.mark.parametrize("preview", [True, False])
+@pytest.mark.parametrize(
+    ("name", "preview"), [("tests", True), ("claude-code", True), ("codex", False), ("copilot", False)]
+)
 async def test_a_finished_task_holds_what_the_call_would_have_answered_this_client(
     front: Front, tmp_path: Path, name: str, *, preview: bool
 ) -> None:
@@ -250,14 +254,14 @@ async def test_a_client_of_the_old_era_that_declares_it_gets_a_plain_result(fron
         assert isinstance(await call(client), CallToolResult)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task_id", ["", "nobody", "+", NO_PREVIEW, "a" * 9000, "\u2028", "%00", "nobody+nobody"])
-async def test_an_unknown_task_is_an_invalid_parameter_and_runapi_is_not_asked(
-    front: Front, asking: Client, method: str, task_id: str
-) -> None:
-    with pytest.raises(MCPError) as caught:
-        await ask(asking, method, task_id)
-    assert caught.value.error.code == INVALID_PARAMS
+async def test_an_unknown_task_is_an_invalid_parameter_and_runapi_is_not_asked(front: Front, asking: Client) -> None:
+    unknown = ["", "nobody", "+", NO_PREVIEW, "a" * 9000, "\u2028", "%00", "nobody+nobody"]
+    with each_row() as row:
+        for method, task_id in itertools.product(METHODS, unknown):
+            with row((method, task_id[:20])):
+                with pytest.raises(MCPError) as caught:
+                    await ask(asking, method, task_id)
+                assert caught.value.error.code == INVALID_PARAMS
     assert front.seen == []
 
 
@@ -306,9 +310,13 @@ async def test_trouble_on_the_way_stands_in_the_status_and_is_not_the_end(
     monkeypatch.setattr("flux2_mcp.worker.KEY_TROUBLE", 0.2)
     front.rule = constantly(POLL, trouble)
     task_id = await made(asking)
-    with anyio.fail_after(30):
-        while said not in (task := await ask(asking, "tasks/get", task_id))["statusMessage"]:
-            assert task["status"] == "working"
+
+    async def told() -> bool:
+        task = await ask(asking, "tasks/get", task_id)
+        assert task["status"] == "working"
+        return said in task["statusMessage"]
+
+    await until(told)
     front.rule = through
     assert (await ended(asking, task_id))["result"]["structuredContent"]["status"] == "completed"
 
