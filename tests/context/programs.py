@@ -76,8 +76,9 @@ class Quickstart:
 
     def __init__(self, front: Front, folder: Path, language: str, uri: str) -> None:
         self._front = front
+        self.language = language
         self._command = [*command(language), examples.LANGUAGES[language].file]
-        self.folder = folder / language
+        self.folder = folder / "program"
         self.folder.mkdir()
         (self.folder / self._command[-1]).write_text(code(uri), "utf-8")
 

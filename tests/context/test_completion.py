@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import anyio
@@ -13,6 +14,8 @@ from mcp_types import INVALID_PARAMS, Completion, PromptReference, ResourceTempl
 from flux2_mcp import catalog
 from flux2_mcp.context import completion, examples, uris
 from flux2_mcp.models import Action
+from tests.support.rows import each_row
+from tests.tools.conftest import BOTH_ERAS
 
 pytestmark = pytest.mark.anyio
 
@@ -24,56 +27,53 @@ async def offered(client: Client, of: str, name: str, value: str = "", **given: 
     return (await client.complete(ref, {"name": name, "value": value}, given or None)).completion
 
 
-@pytest.mark.parametrize(
-    ("of", "name", "value", "given", "values"),
-    [
-        ("generate", "variant", "", {}, ["pro", "flex", "max"]),
-        ("generate", "variant", "F", {}, ["flex"]),
-        ("generate", "variant", "ultra", {}, []),
-        ("generate", "aspect_ratio", "", {}, RATIOS),
-        ("generate", "aspect_ratio", "1", {"variant": "pro"}, ["1:1", "16:9"]),
-        ("remix", "aspect_ratio", "", {}, [*RATIOS, "auto"]),
-        ("remix", "aspect_ratio", "a", {"variant": "flex"}, ["auto"]),
-        ("remix", "aspect_ratio", "a", {"variant": "max"}, []),
-        ("remix", "aspect_ratio", "a", {"variant": "flux-2-pro-remix-image"}, ["auto"]),
-        ("remix", "aspect_ratio", "a", {"variant": "ultra"}, ["auto"]),
-        ("remix", "aspect_ratio", "a", {"variant": " "}, ["auto"]),
-        ("generate", "output_resolution", "", {}, ["1k", "2k"]),
-        ("generate", "output_resolution", "", {"variant": "max"}, ["1k"]),
-        ("compare_variants", "output_resolution", "", {}, ["1k"]),
-        ("compare_variants", "output_resolution", "", {"variants": "pro, flex"}, ["1k", "2k"]),
-        ("compare_variants", "output_resolution", "", {"variants": "pro, max"}, ["1k"]),
-        ("compare_variants", "variants", "", {}, ["pro", "flex", "max"]),
-        ("compare_variants", "variants", "pro, ", {}, ["pro, flex", "pro, max"]),
-        ("compare_variants", "variants", "pro,", {}, ["pro, flex", "pro, max"]),
-        ("compare_variants", "variants", "pro, m", {}, ["pro, max"]),
-        ("add_to_app", "language", "", {}, list(examples.LANGUAGES)),
-        ("add_to_app", "language", "p", {}, ["python", "php"]),
-        ("add_to_app", "action", "", {}, list(Action)),
-        ("add_to_app", "feature", "", {}, []),
-        ("generate", "prompt", "a", {}, []),
-        (uris.request_schema("{model}"), "model", "flux-2-max", {}, [m for m in catalog.models() if "-max-" in m]),
-        (uris.quickstart("{language}", "{model}"), "language", "ty", {}, ["typescript"]),
-        (uris.quickstart("{language}", "{model}"), "model", "", {"language": "php"}, list(catalog.models())),
-        ("flux2://images/{id}{?max}", "max", "1", {}, []),
-    ],
-)
-async def test_what_can_be_chosen_is_offered(
-    client: Client, of: str, name: str, value: str, given: dict[str, str], values: list[str]
-) -> None:
-    found = await offered(client, of, name, value, **given)
-    assert (found.values, found.total, found.has_more) == (values, len(values), False)
+OFFERED: list[tuple[str, str, str, dict[str, str], list[str]]] = [
+    ("generate", "variant", "", {}, ["pro", "flex", "max"]),
+    ("generate", "variant", "F", {}, ["flex"]),
+    ("generate", "variant", "ultra", {}, []),
+    ("generate", "aspect_ratio", "", {}, RATIOS),
+    ("generate", "aspect_ratio", "1", {"variant": "pro"}, ["1:1", "16:9"]),
+    ("remix", "aspect_ratio", "", {}, [*RATIOS, "auto"]),
+    ("remix", "aspect_ratio", "a", {"variant": "flex"}, ["auto"]),
+    ("remix", "aspect_ratio", "a", {"variant": "max"}, []),
+    ("remix", "aspect_ratio", "a", {"variant": "flux-2-pro-remix-image"}, ["auto"]),
+    ("remix", "aspect_ratio", "a", {"variant": "ultra"}, ["auto"]),
+    ("remix", "aspect_ratio", "a", {"variant": " "}, ["auto"]),
+    ("generate", "output_resolution", "", {}, ["1k", "2k"]),
+    ("generate", "output_resolution", "", {"variant": "max"}, ["1k"]),
+    ("compare_variants", "output_resolution", "", {}, ["1k"]),
+    ("compare_variants", "output_resolution", "", {"variants": "pro, flex"}, ["1k", "2k"]),
+    ("compare_variants", "output_resolution", "", {"variants": "pro, max"}, ["1k"]),
+    ("compare_variants", "variants", "", {}, ["pro", "flex", "max"]),
+    ("compare_variants", "variants", "pro, ", {}, ["pro, flex", "pro, max"]),
+    ("compare_variants", "variants", "pro,", {}, ["pro, flex", "pro, max"]),
+    ("compare_variants", "variants", "pro, m", {}, ["pro, max"]),
+    ("add_to_app", "language", "", {}, list(examples.LANGUAGES)),
+    ("add_to_app", "language", "p", {}, ["python", "php"]),
+    ("add_to_app", "action", "", {}, list(Action)),
+    ("add_to_app", "feature", "", {}, []),
+    ("generate", "prompt", "a", {}, []),
+    (uris.request_schema("{model}"), "model", "flux-2-max", {}, [m for m in catalog.models() if "-max-" in m]),
+    (uris.quickstart("{language}", "{model}"), "language", "ty", {}, ["typescript"]),
+    (uris.quickstart("{language}", "{model}"), "model", "", {"language": "php"}, list(catalog.models())),
+    ("flux2://images/{id}{?max}", "max", "1", {}, []),
+]
 
 
-@pytest.mark.parametrize("action", list(Action))
-@pytest.mark.parametrize("variant", catalog.variants())
-@pytest.mark.parametrize("field", ["aspect_ratio", "output_resolution"])
-async def test_for_each_variant_exactly_what_the_catalogue_takes_is_offered(
-    client: Client, action: Action, variant: str, field: str
-) -> None:
-    prompt = {Action.TEXT_TO_IMAGE: "generate", Action.REMIX_IMAGE: "remix"}[action]
-    model = catalog.find(variant, action)
-    assert (await offered(client, prompt, field, variant=variant)).values == list(model.fields[field].enum)
+@BOTH_ERAS
+async def test_what_can_be_chosen_is_offered(client: Client) -> None:
+    with each_row() as row:
+        for of, name, value, given, values in OFFERED:
+            with row((of, name, value, given)):
+                found = await offered(client, of, name, value, **given)
+                assert (found.values, found.total, found.has_more) == (values, len(values), False)
+
+
+async def test_for_each_variant_exactly_what_the_catalogue_takes_is_offered(client: Client) -> None:
+    prompts = {Action.TEXT_TO_IMAGE: "generate", Action.REMIX_IMAGE: "remix"}
+    for model, field in itertools.product(catalog.models().values(), ["aspect_ratio", "output_resolution"]):
+        found = await offered(client, prompts[model.action], field, variant=model.variant)
+        assert found.values == list(model.fields[field].enum), (model.id, field)
 
 
 async def made(client: Client, **arguments: object) -> str:
@@ -107,19 +107,20 @@ async def test_with_nothing_made_no_task_is_offered(client: Client) -> None:
     assert (await offered(client, "remix", "source_images")).values == []
 
 
-@pytest.mark.parametrize(
-    ("of", "name", "message"),
-    [
-        ("paint", "variant", "prompt: there is none called paint; there are generate, "),
-        ("generate", "seed", "argument: there is none called seed; there are prompt, variant, "),
-        ("flux2://elsewhere/{id}", "id", "uri: is no template of ours; resources/templates/list has them."),
-        ("flux2://tasks/{id}", "model", "argument: there is none called model; there are id."),
-        ("generate", "x" * 5000, "argument: there is none called xxx"),
-    ],
-)
-async def test_what_does_not_exist_can_not_be_completed(client: Client, of: str, name: str, message: str) -> None:
-    with pytest.raises(MCPError) as caught:
-        await offered(client, of, name)
-    assert caught.value.error.code == INVALID_PARAMS
-    assert caught.value.error.message.startswith(message)
-    assert len(caught.value.error.message) < 300
+UNKNOWN = [
+    ("paint", "variant", "prompt: there is none called paint; there are generate, "),
+    ("generate", "seed", "argument: there is none called seed; there are prompt, variant, "),
+    ("flux2://elsewhere/{id}", "id", "uri: is no template of ours; resources/templates/list has them."),
+    ("flux2://tasks/{id}", "model", "argument: there is none called model; there are id."),
+    ("generate", "x" * 5000, "argument: there is none called xxx"),
+]
+
+
+@BOTH_ERAS
+async def test_what_does_not_exist_can_not_be_completed(client: Client) -> None:
+    for of, name, message in UNKNOWN:
+        with pytest.raises(MCPError) as caught:
+            await offered(client, of, name)
+        assert caught.value.error.code == INVALID_PARAMS
+        assert caught.value.error.message.startswith(message)
+        assert len(caught.value.error.message) < 300

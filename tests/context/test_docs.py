@@ -28,6 +28,8 @@ from flux2_mcp.runapi.answers import Answer, failure
 from flux2_mcp.runapi.endpoints import LONGEST_ID
 from flux2_mcp.sandbox import uploads
 from flux2_mcp.sandbox.scenarios import TABLE
+from tests.support.rows import each_row
+from tests.tools.conftest import BOTH_ERAS
 from tests.unit.test_readme import README, plain, table
 
 LISTED = [document for document in docs.documents().values() if document.listed]
@@ -68,9 +70,9 @@ async def test_every_document_is_listed_before_the_tasks_and_read_as_it_was_list
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    "uri",
-    [
+@BOTH_ERAS
+async def test_what_is_no_document_is_not_found_in_words_of_ours(client: Client) -> None:
+    for uri in (
         "flux2://docs",
         "flux2://docs/",
         "flux2://docs/API",
@@ -80,13 +82,11 @@ async def test_every_document_is_listed_before_the_tasks_and_read_as_it_was_list
         "flux2://[",
         "file:///etc/passwd",
         "flux2://docs/" + "x" * 5000,
-    ],
-)
-async def test_what_is_no_document_is_not_found_in_words_of_ours(client: Client, uri: str) -> None:
-    with pytest.raises(MCPError) as caught:
-        await client.read_resource(uri)
-    assert caught.value.error.code == INVALID_PARAMS
-    assert caught.value.error.message == "No such resource; resources/list and its templates name what there is."
+    ):
+        with pytest.raises(MCPError) as caught:
+            await client.read_resource(uri)
+        assert caught.value.error.code == INVALID_PARAMS, uri
+        assert caught.value.error.message == "No such resource; resources/list and its templates name what there is."
 
 
 @pytest.mark.anyio
@@ -120,13 +120,13 @@ async def test_listing_writes_no_document(client: Client, monkeypatch: pytest.Mo
 # --- what stands in them ---
 
 
-@pytest.mark.parametrize("document", EVERY, ids=lambda document: document.name)
-def test_every_address_in_a_document_leads_somewhere_and_nothing_is_left_to_fill_in(document: docs.Document) -> None:
-    text = document.text()
+def test_every_address_in_a_document_leads_somewhere_and_nothing_is_left_to_fill_in() -> None:
     templates = {template.uri_template for template in docs.TEMPLATES} | {uris.quickstart("LANGUAGE")}
-    for uri in re.findall(r"flux2://[\w./{}-]*[\w}]", text):
-        assert uri in docs.documents() or uri in templates, uri
-    assert re.findall(r"@[A-Z]+@", text) == []
+    for document in EVERY:
+        text = document.text()
+        for uri in re.findall(r"flux2://[\w./{}-]*[\w}]", text):
+            assert uri in docs.documents() or uri in templates, (document.name, uri)
+        assert re.findall(r"@[A-Z]+@", text) == [], document.name
 
 
 def test_the_readme_names_every_kind_of_document() -> None:
@@ -135,19 +135,18 @@ def test_the_readme_names_every_kind_of_document() -> None:
     assert all(any(re.fullmatch(pattern, document.uri) for document in EVERY) for pattern in patterns)
 
 
-@pytest.mark.parametrize(
-    "document", [one for one in EVERY if one.mime_type == docs.MARKDOWN], ids=lambda document: document.name
-)
-def test_json_in_a_document_is_json_and_a_request_in_it_is_one_that_the_catalogue_accepts(
-    document: docs.Document,
-) -> None:
-    for block in re.findall(r"```json\n(.*?)```", document.text(), re.DOTALL):
-        values = [json.loads(line) for line in block.splitlines()] if block.startswith('{"') else [json.loads(block)]
-        for value in values:
-            if "prompt" in value:
-                Draft202012Validator(schemas.request(MODELS[value["model"]])).validate(value)
-            elif "id" in value:
-                Draft202012Validator(schemas.task()).validate(value)
+def test_json_in_a_document_is_json_and_a_request_in_it_is_one_that_the_catalogue_accepts() -> None:
+    with each_row() as row:
+        for document in EVERY:
+            blocks = re.findall(r"```json\n(.*?)```", document.text(), re.DOTALL)
+            for block in blocks if document.mime_type == docs.MARKDOWN else []:
+                with row(document.name):
+                    lines = block.splitlines() if block.startswith('{"') else [block]
+                    for value in map(json.loads, lines):
+                        if "prompt" in value:
+                            Draft202012Validator(schemas.request(MODELS[value["model"]])).validate(value)
+                        elif "id" in value:
+                            Draft202012Validator(schemas.task()).validate(value)
 
 
 @pytest.mark.parametrize("action", ["text_to_image", "remix_image"])

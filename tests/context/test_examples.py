@@ -6,7 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -22,8 +22,9 @@ from flux2_mcp import catalog
 from flux2_mcp.context import examples, schemas, uris
 from flux2_mcp.models import Action
 from flux2_mcp.sandbox.scenarios import MODERATED
-from tests.context.programs import Quickstart, code, environment
+from tests.context.programs import Quickstart, code, environment, runtime
 from tests.contract.sandboxed import TLS
+from tests.support.rows import each_row
 from tests.unit.services import (
     CREATE,
     FETCH,
@@ -51,9 +52,31 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
         yield front
 
 
-@pytest.fixture(params=list(examples.LANGUAGES))
-def quickstart(request: pytest.FixtureRequest, front: Front, tmp_path: Path) -> Quickstart:
-    return Quickstart(front, tmp_path, request.param, uris.quickstart(request.param))
+async def in_every_language(
+    folder: Path, check: Callable[[Quickstart, Front], Awaitable[None]], models: Mapping[str, str] | None = None
+) -> None:
+    """Check the quickstart of each language, all at once as they mostly wait, each with a sandbox of its own.
+
+    Where a runtime is missing, the test is skipped once all others hold.
+    """
+    missing: list[str] = []
+    with each_row() as row:
+
+        async def checked(language: str) -> None:
+            with row(language):
+                (folder / language).mkdir()
+                async with fronted(folder / language) as front:
+                    uri = uris.quickstart(language, (models or {}).get(language))
+                    await check(Quickstart(front, folder / language, language, uri), front)
+
+        async with anyio.create_task_group() as group:
+            for language in examples.LANGUAGES:
+                if isinstance(found := runtime(language), str):
+                    missing.append(found)
+                else:
+                    group.start_soon(checked, language)
+    if missing:
+        pytest.skip("; ".join(missing))
 
 
 def gaps(front: Front, kind: str) -> list[float]:
@@ -86,65 +109,78 @@ def patient(then: Rule) -> Rule:
 # --- quickstarts ---
 
 
-@pytest.mark.parametrize("model", [PRO, MAX_REMIX])
-@pytest.mark.parametrize("language", list(examples.LANGUAGES))
-async def test_it_sends_the_described_request_once_and_saves_the_image(
-    front: Front, tmp_path: Path, language: str, model: str
-) -> None:
-    quickstart = Quickstart(front, tmp_path, language, uris.quickstart(language, model))
-    front.rule = untouched
-    done = await quickstart.run()
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"flux-2.png\n", b"")
-    (task,) = front.tasks()
-    assert (task.action, task.body) == (catalog.models()[model].action, schemas.example(catalog.models()[model]))
-    assert (task.creates, len(task.idempotency_key or "") >= 32) == (1, True)
-    with Image.open(quickstart.saved()[0]) as picture:
-        picture.load()
-        assert (picture.format, picture.width * 9) == ("PNG", picture.height * 16)
-    # The key goes to RunAPI, and never to the host of the image.
-    assert {seen.authorized for seen in front.seen if seen.is_(FETCH)} == {False}
-    assert {seen.authorized for seen in front.seen if not seen.is_(FETCH)} == {True}
+@pytest.mark.parametrize(
+    "models",
+    [
+        dict(zip(examples.LANGUAGES, itertools.cycle([PRO, MAX_REMIX]), strict=False)),
+        pytest.param(dict(zip(examples.LANGUAGES, itertools.cycle([MAX_REMIX, PRO]), strict=False)), marks=pytest.mark.deep),
+    ],
+    ids=["one model or the other", "the other"],
+)  # fmt: skip
+async def test_it_sends_the_described_request_once_and_saves_the_image(tmp_path: Path, models: dict[str, str]) -> None:
+    async def check(quickstart: Quickstart, front: Front) -> None:
+        model = catalog.models()[models[quickstart.language]]
+        front.rule = untouched
+        done = await quickstart.run()
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"flux-2.png\n", b"")
+        (task,) = front.tasks()
+        assert (task.action, task.body) == (model.action, schemas.example(model))
+        assert (task.creates, len(task.idempotency_key or "") >= 32) == (1, True)
+        with Image.open(quickstart.saved()[0]) as picture:
+            picture.load()
+            assert (picture.format, picture.width * 9) == ("PNG", picture.height * 16)
+        # The key goes to RunAPI, and never to the host of the image.
+        assert {seen.authorized for seen in front.seen if seen.is_(FETCH)} == {False}
+        assert {seen.authorized for seen in front.seen if not seen.is_(FETCH)} == {True}
+
+    await in_every_language(tmp_path, check, models)
 
 
-async def test_whatever_goes_wrong_on_the_way_it_is_one_task_paid_once(quickstart: Quickstart, front: Front) -> None:
-    page = Reply(200, b"<!doctype html><title>Maintenance</title>", {"Content-Type": "text/html"})
-    gone = Reply(410, b'{"error": "gone"}')
-    polls = patient(then=always(POLL, page, then=always(FETCH, gone, page)))
-    front.rule = always(CREATE, limited("2"), then=made_then_cut(then=polls))
-    done = await quickstart.run()
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"flux-2.png\n", b"")
-    (task,) = front.tasks()
-    creates = [seen.key for seen in front.seen if seen.is_(CREATE)]
-    assert creates == [task.idempotency_key] * 3
-    assert (front.count(FETCH), len(quickstart.saved())) == (3, 1)
-    # Of themselves the programs wait at most 1 s after a first failure, and 2 s between polls. A date is in whole seconds.
-    assert gaps(front, CREATE)[0] >= 2
-    assert [gap >= least for gap, least in zip(gaps(front, POLL), (3, 2), strict=False)] == [True, True]
+async def test_whatever_goes_wrong_on_the_way_it_is_one_task_paid_once(tmp_path: Path) -> None:
+    async def check(quickstart: Quickstart, front: Front) -> None:
+        page = Reply(200, b"<!doctype html><title>Maintenance</title>", {"Content-Type": "text/html"})
+        gone = Reply(410, b'{"error": "gone"}')
+        polls = patient(then=always(POLL, page, then=always(FETCH, gone, page)))
+        front.rule = always(CREATE, limited("2"), then=made_then_cut(then=polls))
+        done = await quickstart.run()
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"flux-2.png\n", b"")
+        (task,) = front.tasks()
+        creates = [seen.key for seen in front.seen if seen.is_(CREATE)]
+        assert creates == [task.idempotency_key] * 3
+        assert (front.count(FETCH), len(quickstart.saved())) == (3, 1)
+        # Of themselves the programs wait at most 1 s after a first failure, and 2 s between polls. A date is in whole
+        # seconds.
+        assert gaps(front, CREATE)[0] >= 2
+        assert [gap >= least for gap, least in zip(gaps(front, POLL), (3, 2), strict=False)] == [True, True]
+
+    await in_every_language(tmp_path, check)
 
 
-async def test_out_of_time_it_tells_the_key_with_which_the_same_task_is_fetched_later(
-    quickstart: Quickstart, front: Front
-) -> None:
-    late = await quickstart.run(WAIT_SECONDS="1")
-    assert (late.returncode, late.stdout, quickstart.saved()) == (1, b"", [])
-    (task,) = front.tasks()
-    assert late.stderr.decode().strip().endswith(f"IDEMPOTENCY_KEY={task.idempotency_key}")
-    done = await quickstart.run(IDEMPOTENCY_KEY=str(task.idempotency_key))
-    assert (done.returncode, done.stdout) == (0, b"flux-2.png\n")
-    assert [one.id for one in front.tasks()] == [task.id]
+async def test_out_of_time_it_tells_the_key_with_which_the_same_task_is_fetched_later(tmp_path: Path) -> None:
+    async def check(quickstart: Quickstart, front: Front) -> None:
+        late = await quickstart.run(WAIT_SECONDS="1")
+        assert (late.returncode, late.stdout, quickstart.saved()) == (1, b"", [])
+        (task,) = front.tasks()
+        assert late.stderr.decode().strip().endswith(f"IDEMPOTENCY_KEY={task.idempotency_key}")
+        done = await quickstart.run(IDEMPOTENCY_KEY=str(task.idempotency_key))
+        assert (done.returncode, done.stdout) == (0, b"flux-2.png\n")
+        assert [one.id for one in front.tasks()] == [task.id]
+
+    await in_every_language(tmp_path, check)
 
 
-async def test_a_failed_task_and_a_refused_request_end_it_at_once_with_the_reason(
-    quickstart: Quickstart, front: Front
-) -> None:
-    failed = await quickstart.run("a fox [sandbox:moderation]")
-    assert failed.returncode == 1
-    assert b"was not charged: The request was rejected by content moderation." in failed.stderr
-    refused = await quickstart.run("a fox [sandbox:insufficient_credits]")
-    assert refused.returncode == 1
-    assert b"RunAPI answered 402" in refused.stderr
-    assert b"Insufficient credits" in refused.stderr
-    assert (front.count(CREATE), len(front.tasks()), quickstart.saved()) == (2, 1, [])
+async def test_a_failed_task_and_a_refused_request_end_it_at_once_with_the_reason(tmp_path: Path) -> None:
+    async def check(quickstart: Quickstart, front: Front) -> None:
+        failed = await quickstart.run("a fox [sandbox:moderation]")
+        assert failed.returncode == 1
+        assert b"was not charged: The request was rejected by content moderation." in failed.stderr
+        refused = await quickstart.run("a fox [sandbox:insufficient_credits]")
+        assert refused.returncode == 1
+        assert b"RunAPI answered 402" in refused.stderr
+        assert b"Insufficient credits" in refused.stderr
+        assert (front.count(CREATE), len(front.tasks()), quickstart.saved()) == (2, 1, [])
+
+    await in_every_language(tmp_path, check)
 
 
 # --- polling ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from mcp_types import INVALID_PARAMS, CacheableResult, PromptReference
 from pydantic import BaseModel
 
 from flux2_mcp.context import uris
+from tests.tools.conftest import BOTH_ERAS
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +37,7 @@ async def listed(client: Client, name: str, cursor: str | None = None) -> list[d
     return [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in found]
 
 
+@BOTH_ERAS
 @pytest.mark.parametrize("name", LISTS)
 async def test_a_list_looks_as_its_snapshot_says(client: Client, name: str) -> None:
     """Written anew with FLUX2_SNAPSHOTS=write; the difference is reviewed like code."""
@@ -57,6 +60,7 @@ async def test_names_and_addresses_are_there_once(client: Client) -> None:
             assert len(values) == len(set(values))
 
 
+@BOTH_ERAS
 async def test_what_is_advertised_is_what_there_is(client: Client) -> None:
     capabilities = client.server_capabilities
     assert capabilities is not None
@@ -73,13 +77,14 @@ async def test_what_is_advertised_is_what_there_is(client: Client) -> None:
     assert found.completion.values
 
 
-@pytest.mark.parametrize("name", [*LISTS, "tools"])
-@pytest.mark.parametrize("cursor", ["", "nonsense!", "1", base64.b64encode(b"no such key").decode()])
-async def test_a_cursor_that_no_page_gave_is_refused(client: Client, name: str, cursor: str) -> None:
-    with pytest.raises(MCPError) as caught:
-        await listed(client, name, cursor)
-    assert caught.value.error.code == INVALID_PARAMS
-    assert caught.value.error.message == "cursor: is none that a page gave."
+@BOTH_ERAS
+async def test_a_cursor_that_no_page_gave_is_refused(client: Client) -> None:
+    cursors = ["", "nonsense!", "1", base64.b64encode(b"no such key").decode()]
+    for name, cursor in itertools.product([*LISTS, "tools"], cursors):
+        with pytest.raises(MCPError) as caught:
+            await listed(client, name, cursor)
+        assert caught.value.error.code == INVALID_PARAMS
+        assert caught.value.error.message == "cursor: is none that a page gave."
 
 
 async def test_a_tasks_id_is_no_cursor(client: Client) -> None:
@@ -90,6 +95,7 @@ async def test_a_tasks_id_is_no_cursor(client: Client) -> None:
         await listed(client, "resources", base64.urlsafe_b64encode(task_id.encode()).decode())
 
 
+@BOTH_ERAS
 async def test_what_never_changes_may_be_kept_for_an_hour_and_what_was_made_may_not(client: Client, era: str) -> None:
     results: list[CacheableResult] = [
         await client.list_prompts(),

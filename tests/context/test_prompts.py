@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,14 @@ from mcp_types import INVALID_PARAMS, EmbeddedResource, GetPromptResult, TextCon
 from flux2_mcp import catalog
 from flux2_mcp.context import examples, prompts, uris
 from flux2_mcp.models import Action
+from tests.support.rows import each_row
+from tests.tools.conftest import BOTH_ERAS
 
 pytestmark = pytest.mark.anyio
 
 PROMPT = "a red fox in snow"
+NEVER_DRAWN = f"{PROMPT} [sandbox:stuck]"
+"""Where it is enough that the call is taken."""
 
 
 def text(result: GetPromptResult) -> str:
@@ -36,7 +39,8 @@ def calls(result: GetPromptResult) -> list[dict[str, Any]]:
 
 async def called(client: Client, arguments: dict[str, Any]) -> dict[str, Any]:
     with anyio.fail_after(30):
-        result = await client.call_tool("generate", arguments)
+        wait = {"wait_seconds": 0} if arguments["prompt"] == NEVER_DRAWN else {}
+        result = await client.call_tool("generate", arguments | wait)
     assert not result.is_error, result.content
     assert isinstance(result.structured_content, dict)
     return result.structured_content
@@ -46,7 +50,7 @@ async def called(client: Client, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_generate_asks_for_a_call_that_works_and_tells_its_price(client: Client) -> None:
-    given = {"prompt": PROMPT, "variant": "flex", "aspect_ratio": "16:9", "output_resolution": "2k"}
+    given = {"prompt": NEVER_DRAWN, "variant": "flex", "aspect_ratio": "16:9", "output_resolution": "2k"}
     result = await client.get_prompt("generate", given)
     assert calls(result) == [given]
     assert "That costs $0.24 as published 2026-11." in text(result)
@@ -68,15 +72,15 @@ async def test_remix_takes_several_sources_and_asks_for_a_call_that_works(client
     first = await called(client, {"prompt": PROMPT})
     task = f"task:{first['tasks'][0]['task_id']}"
     url = first["tasks"][0]["images"][0]["url"] + "&list=1,2"
-    result = await client.get_prompt("remix", {"prompt": "at night", "source_images": f"{task}, {url},"})
-    assert calls(result) == [{"prompt": "at night", "source_images": [task, url]}]
+    result = await client.get_prompt("remix", {"prompt": NEVER_DRAWN, "source_images": f"{task}, {url},"})
+    assert calls(result) == [{"prompt": NEVER_DRAWN, "source_images": [task, url]}]
     made = await called(client, calls(result)[0])
-    assert (made["status"], made["tasks"][0]["action"]) == ("completed", "remix_image")
+    assert (made["status"], made["tasks"][0]["action"]) == ("processing", "remix_image")
 
 
 async def test_compare_asks_for_one_call_a_variant_with_what_all_of_them_take(client: Client) -> None:
-    result = await client.get_prompt("compare_variants", {"prompt": PROMPT})
-    shared = {"prompt": PROMPT, "aspect_ratio": "1:1"}
+    result = await client.get_prompt("compare_variants", {"prompt": NEVER_DRAWN})
+    shared = {"prompt": NEVER_DRAWN, "aspect_ratio": "1:1"}
     assert calls(result) == [shared | {"variant": variant} for variant in catalog.variants()]
     assert "That costs $0.19" in text(result)
     assert "The price of max is known only live: call check_pricing first" in text(result)
@@ -92,24 +96,24 @@ async def test_compare_asks_for_one_call_a_variant_with_what_all_of_them_take(cl
     assert "That costs $0.10" in text(await client.get_prompt("compare_variants", by_id))
 
 
-@pytest.mark.parametrize("language", list(examples.LANGUAGES))
-async def test_add_to_app_hands_over_the_quickstart_and_the_schema(client: Client, language: str) -> None:
-    given = {"language": language, "action": "remix_image", "variant": "max", "feature": "a remix button"}
-    result = await client.get_prompt("add_to_app", given)
-    assert "a remix button" in text(result)
-    embedded = [message.content for message in result.messages[1:]]
-    uris_ = [
-        uris.quickstart(language, "flux-2-max-remix-image"),
-        uris.request_schema("flux-2-max-remix-image"),
-        uris.TASK_SCHEMA,
-        uris.ERRORS,
-    ]
-    for uri, content in zip(uris_, embedded, strict=True):
-        assert isinstance(content, EmbeddedResource)
-        assert isinstance(content.resource, TextResourceContents)
-        (read,) = (await client.read_resource(uri)).contents
-        assert content.resource == read
-    assert '"flux-2-max-remix-image"' in embedded[0].model_dump_json().replace("\\", "")
+async def test_add_to_app_hands_over_the_quickstart_and_the_schema(client: Client) -> None:
+    for language in examples.LANGUAGES:
+        given = {"language": language, "action": "remix_image", "variant": "max", "feature": "a remix button"}
+        result = await client.get_prompt("add_to_app", given)
+        assert "a remix button" in text(result)
+        embedded = [message.content for message in result.messages[1:]]
+        uris_ = [
+            uris.quickstart(language, "flux-2-max-remix-image"),
+            uris.request_schema("flux-2-max-remix-image"),
+            uris.TASK_SCHEMA,
+            uris.ERRORS,
+        ]
+        for uri, content in zip(uris_, embedded, strict=True):
+            assert isinstance(content, EmbeddedResource)
+            assert isinstance(content.resource, TextResourceContents)
+            (read,) = (await client.read_resource(uri)).contents
+            assert content.resource == read
+        assert '"flux-2-max-remix-image"' in embedded[0].model_dump_json().replace("\\", "")
 
 
 async def test_add_to_app_needs_no_more_than_a_language(client: Client) -> None:
@@ -123,65 +127,66 @@ async def test_add_to_app_needs_no_more_than_a_language(client: Client) -> None:
 # --- what they refuse ---
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "lines"),
-    [
-        (
-            "paint",
-            {},
-            ["prompt: there is none called paint; there are generate, remix, compare_variants, add_to_app."],
-        ),
-        ("generate", {}, ["prompt: is needed."]),
-        ("generate", {"prompt": "  "}, ["prompt: is needed."]),
-        (
-            "generate",
-            {"prompt": PROMPT, "seed": "7"},
-            ["seed: no such argument; this prompt has: prompt, variant, aspect_ratio, output_resolution."],
-        ),
-        (
-            "remix",
-            {"seed": "7"},
-            [
-                "seed: no such argument; this prompt has: prompt, source_images, variant, aspect_ratio, output_resolution.",
-                "prompt: is needed.",
-                "source_images: is needed.",
-            ],
-        ),
-        ("remix", {"prompt": PROMPT, "source_images": " , "}, ["source_images: is needed."]),
-        ("generate", {"prompt": "ab"}, ["prompt: got 2 characters; pro allows 3 to 5000."]),
-        (
-            "generate",
-            {"prompt": PROMPT, "variant": "max"},
-            ["aspect_ratio: max needs it; allowed: 1:1, 4:3, 3:4, 16:9, 9:16, 3:2, 2:3."],
-        ),
-        (
-            "remix",
-            {"prompt": PROMPT, "source_images": "task:a, task:b", "variant": "max", "aspect_ratio": "1:1"},
-            ["source_images: got 2 items; max allows exactly 1. Allowed by: pro, flex."],
-        ),
-        (
-            "compare_variants",
-            {"prompt": PROMPT, "output_resolution": "2k"},
-            ['output_resolution: got "2k"; allowed: 1k. Allowed by: pro, flex.'],
-        ),
-        (
-            "add_to_app",
-            {"language": "cobol", "action": "paint"},
-            [
-                'language: got "cobol"; allowed: curl, python, typescript, php, ruby.',
-                'action: got "paint"; allowed: text_to_image, remix_image.',
-            ],
-        ),
-    ],
-)
-async def test_what_can_not_be_asked_for_is_refused_in_words_of_ours(
-    client: Client, name: str, arguments: dict[str, str], lines: Sequence[str]
-) -> None:
-    with pytest.raises(MCPError) as caught:
-        await client.get_prompt(name, arguments)
-    assert caught.value.error.code == INVALID_PARAMS
-    assert caught.value.error.message.splitlines() == list(lines)
-    assert caught.value.error.data is None
+REFUSED: list[tuple[str, dict[str, str], list[str]]] = [
+    (
+        "paint",
+        {},
+        ["prompt: there is none called paint; there are generate, remix, compare_variants, add_to_app."],
+    ),
+    ("generate", {}, ["prompt: is needed."]),
+    ("generate", {"prompt": "  "}, ["prompt: is needed."]),
+    (
+        "generate",
+        {"prompt": PROMPT, "seed": "7"},
+        ["seed: no such argument; this prompt has: prompt, variant, aspect_ratio, output_resolution."],
+    ),
+    (
+        "remix",
+        {"seed": "7"},
+        [
+            "seed: no such argument; this prompt has: prompt, source_images, variant, aspect_ratio, output_resolution.",
+            "prompt: is needed.",
+            "source_images: is needed.",
+        ],
+    ),
+    ("remix", {"prompt": PROMPT, "source_images": " , "}, ["source_images: is needed."]),
+    ("generate", {"prompt": "ab"}, ["prompt: got 2 characters; pro allows 3 to 5000."]),
+    (
+        "generate",
+        {"prompt": PROMPT, "variant": "max"},
+        ["aspect_ratio: max needs it; allowed: 1:1, 4:3, 3:4, 16:9, 9:16, 3:2, 2:3."],
+    ),
+    (
+        "remix",
+        {"prompt": PROMPT, "source_images": "task:a, task:b", "variant": "max", "aspect_ratio": "1:1"},
+        ["source_images: got 2 items; max allows exactly 1. Allowed by: pro, flex."],
+    ),
+    (
+        "compare_variants",
+        {"prompt": PROMPT, "output_resolution": "2k"},
+        ['output_resolution: got "2k"; allowed: 1k. Allowed by: pro, flex.'],
+    ),
+    (
+        "add_to_app",
+        {"language": "cobol", "action": "paint"},
+        [
+            'language: got "cobol"; allowed: curl, python, typescript, php, ruby.',
+            'action: got "paint"; allowed: text_to_image, remix_image.',
+        ],
+    ),
+]
+
+
+@BOTH_ERAS
+async def test_what_can_not_be_asked_for_is_refused_in_words_of_ours(client: Client) -> None:
+    with each_row() as row:
+        for name, arguments, lines in REFUSED:
+            with row((name, arguments)):
+                with pytest.raises(MCPError) as caught:
+                    await client.get_prompt(name, arguments)
+                assert caught.value.error.code == INVALID_PARAMS
+                assert caught.value.error.message.splitlines() == lines
+                assert caught.value.error.data is None
 
 
 async def test_a_long_name_or_value_is_not_echoed_whole(client: Client) -> None:
