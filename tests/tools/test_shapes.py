@@ -106,6 +106,8 @@ async def test_a_preview_is_small_and_an_original_never_travels(sandbox_settings
     kinds = {"claude-code": "WEBP", "somebody-new": "JPEG"}
     async for name, result in one_image(sandbox_settings, list(kinds), output_resolution="2k"):
         (preview,) = blocks(result, ImageContent)
+        facts = json.loads(blocks(result, TextContent)[1].text)
+        assert facts["tasks"][0]["images"][0]["width"] == 2048
         data = base64.b64decode(preview.data)
         with Image.open(io.BytesIO(data)) as picture:
             assert (picture.format, max(picture.size)) == (kinds[name], 512)
