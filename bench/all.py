@@ -24,9 +24,11 @@ SECONDS = 600
 """How long one measurement may take."""
 BENCHES: Mapping[str, str] = {
     "startup": "What a host waits for when it starts the server",
+    "ends": "How soon serving ends",
     "calls": "A tool call that needs no network",
     "share": "Our share of a generate call",
     "polling": "From done to known",
+    "news": "From a task's end to whoever waits for it",
     "crowd": "A thousand tasks in flight",
     "ledger": "A journal of 100,000 tasks",
     "memory": "Memory, idle and waiting",

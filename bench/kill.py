@@ -28,6 +28,7 @@ from random import Random
 
 from bench.proxy import Proxy
 from flux2_mcp.sandbox.server import Sandbox
+from tests.conftest import environment
 from tests.process.stdio import LEGACY, Host
 
 STEPS = (
@@ -46,7 +47,7 @@ FETCH_SECONDS = 1.0
 TRICKLE = 0.02
 """Seconds that each piece of a picture waits."""
 SPEED = 20.0
-ROUND_SECONDS = 8.0
+ROUND_SECONDS = 60.0
 END_SECONDS = 180.0
 
 
@@ -112,12 +113,8 @@ def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS) -> Re
             int(runapi.base_url.rpartition(":")[2]), trap.reached, trickle=TRICKLE if steps is DOWNLOADS else 0.0
         ) as proxy,
     ):
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "FLUX2_HOME": str(home),
+        env = environment(folder) | {
             "FLUX2_WORKSPACE": str(workspace),
-            "FLUX2_RATE": "1000",
             "FLUX2_MAX_IN_FLIGHT": "1000",
             "RUNAPI_API_KEY": runapi.api_key,
             "RUNAPI_BASE_URL": proxy.base_url,

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 HOST = "127.0.0.1"
+PATIENCE = 60.0
+"""Seconds, for its own beginning and end."""
 STEPS: Mapping[bytes, tuple[str, str]] = {
     b"POST /api/v1/flux_2": ("create sent", "create answered"),
     b"GET /api/v1/flux_2": ("poll sent", "poll answered"),
@@ -42,13 +44,14 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        self.port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
+        self._loop.close()
 
     @property
     def base_url(self) -> str:
@@ -56,17 +59,19 @@ class Proxy:
 
     async def _start(self) -> int:
         while True:
-            server = await asyncio.start_server(self._connected, HOST, 0)
-            port: int = server.sockets[0].getsockname()[1]
+            self._server = await asyncio.start_server(self._connected, HOST, 0)
+            port: int = self._server.sockets[0].getsockname()[1]
             if len(str(port)) == len(str(self._upstream)):  # addresses in answers are rewritten in place
                 return port
-            server.close()
+            self._server.close()
 
     async def _end(self) -> None:
+        self._server.close()
         open_ = asyncio.all_tasks() - {asyncio.current_task()}
         for task in open_:
             task.cancel()
         await asyncio.gather(*open_, return_exceptions=True)
+        await self._loop.shutdown_default_executor()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(HOST, self._upstream)

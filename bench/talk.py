@@ -35,7 +35,8 @@ class Conversation:
     """One process and the lines that go to and fro."""
 
     def __init__(self, command: Sequence[str], home: str, env: Mapping[str, str] | None = None) -> None:
-        full = {"PATH": os.environ["PATH"], "HOME": home, "FLUX2_HOME": home, **(env or {})}
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPYCACHEPREFIX") if name in os.environ}
+        full = {**kept, "HOME": home, "FLUX2_HOME": home, **(env or {})}
         self.began = time.perf_counter()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=full, cwd=ROOT)
         self._last = 0

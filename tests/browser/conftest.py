@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import Page, async_playwright, expect
 
 from tests.browser.host import Answer, Host, Site, chromium, fetched, launch_options, serving
 
 # Milliseconds until something that was to come is missed: these machines are shared and slow at times.
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 
 Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Host]]
+Shot: TypeAlias = Callable[[Page, str], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +42,15 @@ def hosting(site: Site) -> Open:
 
 
 @pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    """The folder for pictures of what was seen: `FLUX2_TESTS_SCREENSHOTS`, for who wants to look at them."""
-    folder = Path(os.environ.get("FLUX2_TESTS_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def shot() -> Shot:
+    """Keeps a picture of a page under a name, where `FLUX2_TESTS_SCREENSHOTS` names a folder: for who wants to look."""
+    folder = os.environ.get("FLUX2_TESTS_SCREENSHOTS")
+
+    async def taken(page: Page, name: str) -> None:
+        if folder:
+            await page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
+
+    return taken
 
 
 async def nothing(_: dict[str, Any]) -> dict[str, Any]:

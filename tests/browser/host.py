@@ -163,8 +163,8 @@ class Host:
         await self.until(lambda: mark in self.reads())
 
     async def until(self, check: Callable[[], bool]) -> None:
-        """Until what was asked satisfies `check`; at most 20 s."""
-        with anyio.fail_after(20):
+        """Until what was asked satisfies `check`."""
+        with anyio.fail_after(OPEN_SECONDS):
             while not check():
                 await self._news.wait()
 

@@ -15,7 +15,7 @@ from playwright.async_api import FrameLocator, Locator, expect
 from flux2_mcp.context import gallery
 from flux2_mcp.results import SourceResult, TaskResult
 from tests.browser.canned import FETCHING, PATH, PROMPTS, TIMES, picture, price, refusal, result, task
-from tests.browser.conftest import Open
+from tests.browser.conftest import Open, Shot
 from tests.browser.host import EVERYTHING, Answer, Host, RefusedError, fetched
 
 pytestmark = pytest.mark.anyio
@@ -282,7 +282,7 @@ async def test_text_from_the_network_stays_text_and_odd_pictures_are_not_shown(
 # --- buttons: what they ask of the server, and that money takes two steps ---
 
 
-@pytest.mark.parametrize("press", ["click", "dblclick", "Enter"])
+@pytest.mark.parametrize("press", [pytest.param("click", marks=pytest.mark.deep), "dblclick", "Enter"])
 async def test_vary_asks_once_more_and_then_calls_generate_with_the_same_request(
     hosting: Open, answers: dict[str, Answer], press: str
 ) -> None:
@@ -814,13 +814,19 @@ async def large(host: Host) -> None:
     await expect(host.view.get_by_role("dialog")).to_be_visible()
 
 
-STATES = [one, several, fifty, asked, running, failed, otherwise, none, armed, unpriced, large]
+STATES = [several, running, none, armed, large]
+"""Between them, they show all that a gallery is made of."""
+OTHERS = [one, fifty, asked, failed, otherwise, unpriced]
 RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
 
 
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+@pytest.mark.parametrize(
+    "state",
+    [*STATES, *(pytest.param(state, marks=pytest.mark.deep) for state in OTHERS)],
+    ids=lambda state: state.__name__,
+)
 async def test_every_state_is_drawn_for_everybody(
-    hosting: Open, answers: dict[str, Answer], state: Callable[[Host], Awaitable[None]], screenshots: Path
+    hosting: Open, answers: dict[str, Answer], state: Callable[[Host], Awaitable[None]], shot: Shot
 ) -> None:
     packages = fetched()
     assert isinstance(packages, Path)
@@ -836,9 +842,9 @@ async def test_every_state_is_drawn_for_everybody(
             found = await frame.evaluate("runOnly => axe.run({ runOnly })", rules)
             wrong = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
             assert wrong == []
-            await host.page.screenshot(path=screenshots / f"{state.__name__}-{theme}.png")
+            await shot(host.page, f"{state.__name__}-{theme}")
         await host.page.set_viewport_size({"width": 360, "height": 1100})
         await expect(host.view.locator("html")).to_have_js_property("scrollWidth", 336)  # as wide as the frame: no more
         await host.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        await host.page.screenshot(path=screenshots / f"{state.__name__}-narrow.png")
+        await shot(host.page, f"{state.__name__}-narrow")
         assert host.wrong == []

@@ -21,9 +21,10 @@ from playwright.async_api import FrameLocator, Page, expect
 
 from flux2_mcp.app import build
 from flux2_mcp.context import gallery
-from flux2_mcp.settings import Settings
+from flux2_mcp.settings import Settings, from_env
+from flux2_mcp.viewer.app import opened
 from tests.browser.canned import TIMES
-from tests.browser.conftest import Open
+from tests.browser.conftest import Open, Shot
 from tests.browser.host import Answer, Site, fetched, watch
 from tests.conftest import SEED_PROMPT
 
@@ -81,7 +82,6 @@ class Window:
     """The page that `flux2-mcp gallery` serves, opened with the URL that it printed."""
 
     page: Page
-    process: Process
     wrong: list[str]
 
     @property
@@ -90,23 +90,26 @@ class Window:
 
 
 @asynccontextmanager
-async def window(
-    site: Site, env: Mapping[str, str], scheme: Literal["light", "dark"] = "light"
-) -> AsyncIterator[Window]:
+async def window(site: Site, url: str, scheme: Literal["light", "dark"] = "light") -> AsyncIterator[Window]:
+    page = await site.context.new_page()
+    shown = Window(page, [])
+    watch(page, url.partition("?")[0], shown.wrong.append)
+    await page.set_viewport_size({"width": 1280, "height": 860})
+    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    await page.goto(url)
+    assert page.url == url.partition("?")[0]
+    yield shown
+    await page.close()
+
+
+@asynccontextmanager
+async def serving(env: Mapping[str, str]) -> AsyncIterator[tuple[Process, str]]:
+    """The command, and the URL that it printed."""
     command = [sys.executable, "-m", "flux2_mcp", "gallery", "--no-open"]
     async with await anyio.open_process(command, env=dict(env), stderr=None) as process:
         try:
             assert process.stdout is not None
-            url = (await process.stdout.receive()).decode().strip()
-            page = await site.context.new_page()
-            shown = Window(page, process, [])
-            watch(page, url.partition("?")[0], shown.wrong.append)
-            await page.set_viewport_size({"width": 1280, "height": 860})
-            await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            await page.goto(url)
-            assert page.url == url.partition("?")[0]
-            yield shown
-            await page.close()
+            yield process, (await process.stdout.receive()).decode().strip()
         finally:
             if process.returncode is None:
                 process.terminate()
@@ -119,14 +122,15 @@ async def made(env: Mapping[str, str], *arguments: str) -> None:
 
 
 async def test_the_printed_url_shows_what_was_made_live_and_its_buttons_work(
-    site: Site, clean_env: dict[str, str], screenshots: Path
+    site: Site, clean_env: dict[str, str], shot: Shot
 ) -> None:
-    await made(clean_env, "A cat asleep in a bookshop window")
-    async with window(site, clean_env) as shown:
+    async with Client(build(from_env(clean_env))) as client:
+        await client.call_tool("generate", {"prompt": "A cat asleep in a bookshop window"})
+    async with serving(clean_env) as (process, url), window(site, url) as shown:
         view, page = shown.view, shown.page
         pictures = view.locator(".pic.has")
         await expect(pictures).to_have_count(1)
-        await page.screenshot(path=screenshots / "window.png")
+        await shot(page, "window")
         # A theme that changes while it is open.
         body = view.locator("body")
         await expect(body).to_have_css("background-color", "rgb(255, 254, 251)")
@@ -143,35 +147,35 @@ async def test_the_printed_url_shows_what_was_made_live_and_its_buttons_work(
         await made(clean_env, "Dunes at noon, one long shadow")
         await expect(pictures).to_have_count(3)
         await expect(view.get_by_role("listitem").first).to_contain_text("Dunes at noon, one long shadow")
-        await page.screenshot(path=screenshots / "window-dark.png")
+        await shot(page, "window-dark")
         assert shown.wrong == []
         # Its end is said, not left to be guessed.
-        shown.process.terminate()
+        process.terminate()
         await expect(page.get_by_role("alert")).to_contain_text("flux2-mcp gallery has ended")
-        await page.screenshot(path=screenshots / "window-ended.png")
+        await shot(page, "window-ended")
 
 
-async def test_an_empty_journal_is_an_invitation(site: Site, clean_env: dict[str, str], screenshots: Path) -> None:
-    async with window(site, clean_env, "dark") as shown:
+async def test_an_empty_journal_is_an_invitation(site: Site, sandbox_settings: Settings, shot: Shot) -> None:
+    async with opened(sandbox_settings, port=0, limit=50) as guard, window(site, guard.url(), "dark") as shown:
         view = shown.view
         await expect(view.get_by_role("heading")).to_have_text("No images yet")
-        await shown.page.screenshot(path=screenshots / "window-empty.png")
+        await shot(shown.page, "window-empty")
         await view.get_by_role("button", name="Make an image").click()
         await view.get_by_role("textbox", name="What should it show?").fill("A lighthouse at dusk")
         await view.get_by_role("button", name="Make it for $0.05").click()
         await expect(view.locator(".pic.has")).to_have_count(1)
         await expect(view.get_by_role("heading")).to_have_text("A lighthouse at dusk")
-        await shown.page.screenshot(path=screenshots / "window-one.png")
+        await shot(shown.page, "window-one")
         assert shown.wrong == []
 
 
-async def test_our_host_page_speaks_with_the_extensions_own_app(site: Site, clean_env: dict[str, str]) -> None:
+async def test_our_host_page_speaks_with_the_extensions_own_app(site: Site, sandbox_settings: Settings) -> None:
     packages = fetched()
     assert isinstance(packages, Path)
     library = (packages / "@modelcontextprotocol/ext-apps/dist/src/app-with-deps.js").read_bytes()
     source = f"data:text/javascript;base64,{base64.b64encode(library).decode()}"
     app = Path(__file__).with_name("app.html").read_text(encoding="utf-8").replace("LIBRARY", source)
-    async with window(site, clean_env) as shown:
+    async with opened(sandbox_settings, port=0, limit=50) as guard, window(site, guard.url()) as shown:
         await shown.page.route("**/gallery", lambda route: route.fulfill(body=app, content_type="text/html"))
         await shown.page.reload()
         await expect(shown.view.locator("body[data-ready]")).to_be_attached()

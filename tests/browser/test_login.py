@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -14,8 +15,10 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from flux2_mcp.config import masked
 from flux2_mcp.sandbox.server import Sandbox
+from tests.browser.conftest import Shot
 from tests.browser.host import chromium, fetched, launch_options
 from tests.process.terminal import Terminal, on_terminal
+from tests.support.deep import thin
 
 pytestmark = pytest.mark.anyio
 
@@ -74,9 +77,9 @@ def back(url: str, **query: str) -> str:
     return f"http://127.0.0.1:{asked['redirect_port'][0]}/callback?{urlencode({'state': asked['state'][0]} | query)}"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.deep), "dark"])
 async def test_who_allows_it_sees_the_same_code_and_ends_on_a_page_that_says_it_worked(
-    scheme: Scheme, page: Page, env: dict[str, str], runapi: Sandbox, tmp_path: Path
+    scheme: Scheme, page: Page, env: dict[str, str], runapi: Sandbox, tmp_path: Path, shot: Shot
 ) -> None:
     await page.emulate_media(color_scheme=scheme)
     heard = wrong(page)
@@ -86,7 +89,7 @@ async def test_who_allows_it_sees_the_same_code_and_ends_on_a_page_that_says_it_
         code = (await page.locator(".code").text_content() or "").strip()
         assert f"    {code}\r\n" in terminal.seen
         await page.get_by_role("button", name="Allow").click()
-        await expect(page.get_by_role("heading", name="You are logged in")).to_be_visible(timeout=20_000)
+        await expect(page.get_by_role("heading", name="You are logged in")).to_be_visible()
         assert terminal.end()[0] == 0
     await expect(page.locator("dd")).to_have_text(
         ["sandbox@example.invalid", re.compile(rf"Sandbox key for .* {re.escape(masked(runapi.api_key))}"), "$100.00"]
@@ -97,10 +100,12 @@ async def test_who_allows_it_sees_the_same_code_and_ends_on_a_page_that_says_it_
     background = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert background == {"light": "rgb(246, 244, 239)", "dark": "rgb(22, 22, 21)"}[scheme]  # the style sheet holds
     assert heard == []
-    await page.screenshot(path=tmp_path / f"done-{scheme}.png", animations="disabled")
+    await shot(page, f"login-done-{scheme}")
 
 
-async def test_who_denies_it_is_told_that_nothing_was_done(page: Page, env: dict[str, str], tmp_path: Path) -> None:
+async def test_who_denies_it_is_told_that_nothing_was_done(
+    page: Page, env: dict[str, str], tmp_path: Path, shot: Shot
+) -> None:
     with on_terminal(env, "login", "--no-browser") as terminal:
         await page.goto(address(terminal))
         await page.get_by_role("button", name="Deny").click()
@@ -108,7 +113,7 @@ async def test_who_denies_it_is_told_that_nothing_was_done(page: Page, env: dict
         await expect(page.locator("main")).to_contain_text("The login was denied.")
         assert terminal.end() == (2, "")
     assert not (tmp_path / "user").exists()
-    await page.screenshot(path=tmp_path / "denied.png", animations="disabled")
+    await shot(page, "login-denied")
 
 
 async def test_markup_from_elsewhere_is_text_and_runs_nowhere(page: Page, env: dict[str, str]) -> None:
@@ -131,12 +136,13 @@ async def test_a_stranger_is_told_and_the_login_goes_on(page: Page, env: dict[st
         await expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
         await page.goto(url)
         await page.get_by_role("button", name="Allow").click()
-        await expect(page.get_by_role("heading", name="You are logged in")).to_be_visible(timeout=20_000)
+        await expect(page.get_by_role("heading", name="You are logged in")).to_be_visible()
         assert terminal.end()[0] == 0
 
 
-@pytest.mark.parametrize("width", [320, 1000])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"), thin(product([320, 1000], ["light", "dark"]), kept=[(320, "light"), (1000, "dark")])
+)
 async def test_the_page_can_be_read_by_everybody_on_any_screen(
     scheme: Scheme, width: int, page: Page, env: dict[str, str]
 ) -> None:
@@ -147,7 +153,7 @@ async def test_the_page_can_be_read_by_everybody_on_any_screen(
     with on_terminal(env, "login", "--no-browser") as terminal:
         await page.goto(address(terminal))
         await page.get_by_role("button", name="Allow").click()
-        await expect(page.get_by_role("heading", name="You are logged in")).to_be_visible(timeout=20_000)
+        await expect(page.get_by_role("heading", name="You are logged in")).to_be_visible()
         assert terminal.end()[0] == 0
     await page.evaluate((packages / "axe-core" / "axe.min.js").read_text("utf-8"))
     report = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")

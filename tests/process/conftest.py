@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -23,22 +24,29 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.fixture
-def here(clean_env: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
-    """A command in this process: what a process would show is shown above, and starting one costs half a second."""
+def here(
+    clean_env: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Here]:
+    """A command in this process: what a process would show is shown above, and starting one costs half a second.
+
+    `given` is its standard input.
+    """
     logger = logging.getLogger("flux2_mcp")
     before = logger.level
 
-    def run(*argv: str, **env: str) -> tuple[int, str, str]:
+    def run(*argv: str, given: str = "", **env: str) -> tuple[int, str, str]:
         told = clean_env | env
+        monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(given.encode())))
         code = cli.run(argv, told, keyfile.read(config_file(told)), str(tmp_path))
         out, err = capsys.readouterr()
+        assert "Traceback" not in out + err or told.get("FLUX2_LOG") == "debug"
         return code, out, err
 
     yield run
     logger.setLevel(before)
 
 
-@pytest.fixture(params=["early", "late"])
+@pytest.fixture(params=["early", pytest.param("late", marks=pytest.mark.deep)])
 def served_env(request: pytest.FixtureRequest, clean_env: dict[str, str]) -> dict[str, str]:
     """An environment for a server: with its first answers given early, and without."""
     return clean_env | {"FLUX2_EARLY": "1" if request.param == "early" else "0"}

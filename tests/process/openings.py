@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from flux2_mcp.app import Flux2Server
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 _CLAUDE = (
     '"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":'
     '{"name":"claude-code","title":"Claude Code","version":"2.1.330","description":"Anthropic\'s agentic coding tool",'

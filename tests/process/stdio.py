@@ -41,13 +41,21 @@ def dressed(era: str, params: Mapping[str, Any] | None, capabilities: Mapping[st
     return dict(params or {}) | {"_meta": meta | dict((params or {}).get("_meta", {}))}
 
 
-def patched(code: str) -> list[str]:
-    """A command that runs this, and then the server."""
-    return [sys.executable, "-c", f"import sys; sys.argv[1:] = []\n{code}\nfrom flux2_mcp.__main__ import main; main()"]
+IN_PEACE = """
+from flux2_mcp import pipes, telemetry
+pipes.GRACE_SECONDS = pipes.ANSWER_SECONDS = pipes.LAST_SECONDS = telemetry.FLUSH_SECONDS = 60
+"""
+"""For `patched`: on a busy machine a server may not come to its last words in the half second that it has for its end."""
+
+
+def patched(code: str, *argv: str) -> list[str]:
+    """A command that runs this, and then ours with these arguments."""
+    ours = f"{code}\nfrom flux2_mcp.__main__ import main\nmain()"
+    return [sys.executable, "-c", f"import signal, sys\n{ours}", *argv]
 
 
 class Host:
-    """Starts the server and speaks one era with it."""
+    """Starts the server and speaks one era with it. `code`: what its process runs before."""
 
     def __init__(
         self,
@@ -55,12 +63,14 @@ class Host:
         era: str,
         cwd: str | None = None,
         capabilities: Mapping[str, Any] | None = None,
+        code: str | None = None,
     ) -> None:
         self._era = era
         self._capabilities = dict(capabilities or {})
         self._last = 0
+        self.cwd = cwd
         self.process = subprocess.Popen(
-            COMMAND,
+            COMMAND if code is None else patched(code),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -187,6 +197,12 @@ class Raw:
         self.close_output()
         assert self.process.stderr is not None
         self.process.stderr.close()
+
+    def until_it_says(self, line: bytes) -> None:
+        """Wait for its first words on stderr, which are these."""
+        assert self.process.stderr is not None
+        assert select.select([self.process.stderr], [], [], DEADLINE)[0], "it said nothing"
+        assert self.process.stderr.readline() == line
 
     def errors(self) -> str:
         """What it wrote to stderr, once it has ended."""

@@ -12,34 +12,31 @@ from flux2_mcp.config import masked
 from flux2_mcp.reports import SANDBOX_NOTICE
 from flux2_mcp.sandbox.server import Sandbox
 from tests.process.conftest import Here
-from tests.process.terminal import flux2_mcp
 
 
-def test_whoami_tells_whose_key_it_is_where_it_comes_from_and_never_the_key(
-    clean_env: dict[str, str], tmp_path: Path
-) -> None:
+def test_whoami_tells_whose_key_it_is_where_it_comes_from_and_never_the_key(here: Here, tmp_path: Path) -> None:
     with Sandbox(tmp_path / "elsewhere", speed=1000) as runapi:
-        env = clean_env | {"RUNAPI_BASE_URL": runapi.base_url, "RUNAPI_KEY": runapi.api_key, "FLUX2_LOG": "debug"}
-        words, data = flux2_mcp(env, "whoami"), flux2_mcp(env, "whoami", "--json")
+        env = {"RUNAPI_BASE_URL": runapi.base_url, "RUNAPI_KEY": runapi.api_key, "FLUX2_LOG": "debug"}
+        words, data = here("whoami", **env), here("whoami", "--json", **env)
         shown = masked(runapi.api_key)
-        assert words.stdout == (
+        assert words[1] == (
             "Account  Sandbox\n"
             "E-mail   sandbox@example.invalid\n"
             "Balance  $100.00\n"
             f"Key      {shown}, from RUNAPI_KEY\n"
             f"RunAPI   {runapi.base_url}\n"
         )
-        assert json.loads(data.stdout) == {
+        assert json.loads(data[1]) == {
             "sandbox": False, "notice": None, "balance_usd": 100.0, "paid_usd": 100.0, "bonus_usd": 0.0,
             "spent_today_usd": 0.0, "spent_total_usd": 0.0, "name": "Sandbox", "email": "sandbox@example.invalid",
             "account": "Sandbox", "key": shown, "key_source": "RUNAPI_KEY", "base_url": runapi.base_url,
         }  # fmt: skip
-        assert (words.returncode, data.returncode) == (0, 0)
-        assert runapi.api_key not in words.stdout + words.stderr + data.stdout + data.stderr
-        told = flux2_mcp(env | {"RUNAPI_API_KEY": "canary-5d1c9b7e"}, "whoami")
-    assert (told.returncode, told.stdout) == (2, "")
-    assert "RunAPI answered 401: Invalid API key" in told.stderr
-    assert "canary" not in told.stderr
+        assert (words[0], data[0]) == (0, 0)
+        assert runapi.api_key not in words[1] + words[2] + data[1] + data[2]
+        code, out, err = here("whoami", **env | {"RUNAPI_API_KEY": "canary-5d1c9b7e"})
+    assert (code, out) == (2, "")
+    assert "RunAPI answered 401: Invalid API key" in err
+    assert "canary" not in err
 
 
 def test_whoami_without_a_key_is_the_sandbox_or_2(here: Here) -> None:

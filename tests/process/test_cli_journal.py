@@ -1,22 +1,25 @@
-"""`flux2-mcp tasks`, `open` and `prune`: real processes over a real journal."""
+"""`flux2-mcp tasks`, `open` and `prune`, over a real journal."""
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.process.terminal import flux2_mcp
+from tests.process.conftest import Here
+from tests.process.terminal import DEADLINE, flux2_mcp
 
 
-def made(env: dict[str, str], *args: str) -> dict[str, Any]:
-    done = flux2_mcp(env, "generate", *args, "--json")
-    assert done.returncode == 0, done.stderr
-    task: dict[str, Any] = json.loads(done.stdout)["tasks"][0]
+def made(here: Here, *args: str) -> dict[str, Any]:
+    code, out, err = here("generate", *args, "--json")
+    assert code == 0, err
+    task: dict[str, Any] = json.loads(out)["tasks"][0]
     return task
 
 
@@ -28,17 +31,15 @@ def aged(env: dict[str, str], task: dict[str, Any], days: int) -> None:
     database.close()
 
 
-def test_tasks_lists_what_was_made_with_its_files_and_filters_it(clean_env: dict[str, str], tmp_path: Path) -> None:
-    nothing = flux2_mcp(clean_env, "tasks")
-    assert (nothing.returncode, nothing.stdout) == (
+def test_tasks_lists_what_was_made_with_its_files_and_filters_it(here: Here, tmp_path: Path) -> None:
+    assert here("tasks") == (
         0,
         "Nothing was made yet, or nothing that matches. flux2-mcp generate makes the first.\n",
+        "",
     )
-    fox = made(clean_env, "a red fox in snow, and so many words that no line of a list could ever hold them")
-    failed = flux2_mcp(clean_env, "generate", "a wolf [sandbox:moderation]")
-    assert failed.returncode == 7
-    listed = flux2_mcp(clean_env, "tasks")
-    head, wolf, wolf_id, first, fox_id, file = listed.stdout.splitlines()
+    fox = made(here, "a red fox in snow, and so many words that no line of a list could ever hold them")
+    assert here("generate", "a wolf [sandbox:moderation]")[0] == 7
+    head, wolf, wolf_id, first, fox_id, file = here("tasks")[1].splitlines()
     assert head.split() == ["MADE", "STATUS", "MODEL", "CHARGED", "PROMPT"]
     assert "failed" in wolf
     assert wolf.endswith("a wolf [sandbox:moderation]")
@@ -46,65 +47,60 @@ def test_tasks_lists_what_was_made_with_its_files_and_filters_it(clean_env: dict
     assert "$0.05" in first
     assert (fox_id.strip(), file.strip()) == (fox["task_id"], fox["images"][0]["path"])
     assert wolf_id.strip() != fox["task_id"]
-    part = flux2_mcp(clean_env, "tasks", "--limit", "1").stdout.splitlines()
+    part = here("tasks", "--limit", "1")[1].splitlines()
     assert part[-1] == "The newest 1 of 2; all 2 were charged $0.05."
-    only = json.loads(flux2_mcp(clean_env, "tasks", "--status", "completed", "--json").stdout)
+    only = json.loads(here("tasks", "--status", "completed", "--json")[1])
     assert [task["task_id"] for task in only["tasks"]] == [fox["task_id"]]
-    assert json.loads(flux2_mcp(clean_env, "tasks", "--since", "2030-01-01", "--json").stdout)["tasks"] == []
-    assert json.loads(flux2_mcp(clean_env, "tasks", "--workspace", str(tmp_path), "--json").stdout)["tasks"] == []
-    bad = flux2_mcp(clean_env, "tasks", "--since", "soon")
-    assert bad.returncode == 4
-    assert "'soon' is neither an age" in bad.stderr
+    assert json.loads(here("tasks", "--since", "2030-01-01", "--json")[1])["tasks"] == []
+    assert json.loads(here("tasks", "--workspace", str(tmp_path / "other"), "--json")[1])["tasks"] == []
+    code, _, err = here("tasks", "--since", "soon")
+    assert code == 4
+    assert "'soon' is neither an age" in err
 
 
-def test_open_shows_the_image_that_a_task_left(clean_env: dict[str, str], tmp_path: Path) -> None:
-    fox = made(clean_env, "a red fox in snow")
-    seen = tmp_path / "seen"
+def test_open_shows_the_image_that_a_task_left(clean_env: dict[str, str], here: Here, tmp_path: Path) -> None:
+    fox = made(here, "a red fox in snow")
+    os.mkfifo(seen := tmp_path / "seen")
     viewer = tmp_path / "bin" / "xdg-open"
     viewer.parent.mkdir()
     viewer.write_text(f'#!/bin/sh\nprintf %s "$1" > "{seen}"\n')
     viewer.chmod(viewer.stat().st_mode | stat.S_IXUSR)
-    env = clean_env | {"PATH": f"{viewer.parent}:{clean_env['PATH']}"}
-    done = flux2_mcp(env, "open", fox["task_id"])
-    assert (done.returncode, done.stdout) == (0, f"{fox['images'][0]['path']}\n")
+    with ThreadPoolExecutor() as pool:
+        shown = pool.submit(seen.read_text)
+        done = flux2_mcp(clean_env | {"PATH": f"{viewer.parent}:{clean_env['PATH']}"}, "open", fox["task_id"])
+        assert (done.returncode, done.stdout) == (0, f"{fox['images'][0]['path']}\n")
+        assert shown.result(DEADLINE) == fox["images"][0]["path"]
     Path(fox["images"][0]["path"]).unlink()
-    gone = flux2_mcp(env, "open", fox["task_id"])
-    assert gone.returncode == 4
-    assert "no file of it is there" in gone.stderr
-    unknown = flux2_mcp(env, "open", "nobody")
-    assert (unknown.returncode, "The journal knows no such task." in unknown.stderr) == (4, True)
+    code, _, err = here("open", fox["task_id"])
+    assert (code, "no file of it is there" in err) == (4, True)
+    code, _, err = here("open", "nobody")
+    assert (code, "The journal knows no such task." in err) == (4, True)
 
 
-def test_prune_counts_asks_and_removes_old_images_alone(clean_env: dict[str, str], tmp_path: Path) -> None:
-    project = tmp_path / "project"
-    project.mkdir()
-    run = {"cwd": str(project)}
-    kept = json.loads(
-        flux2_mcp(clean_env, "generate", "a red fox in snow", "--save-to", "fox.png", "--json", **run).stdout
-    )["tasks"][0]
-    old, young = made(clean_env, "an old owl"), made(clean_env, "a young owl")
+def test_prune_counts_asks_and_removes_old_images_alone(clean_env: dict[str, str], here: Here, tmp_path: Path) -> None:
+    kept = made(here, "a red fox in snow", "--save-to", "fox.png")
+    old, young = made(here, "an old owl"), made(here, "a young owl")
     for task in (kept, old):
         aged(clean_env, task, 40)
     size = sum(task["images"][0]["size_bytes"] for task in (kept, old)) / 1_000_000
-    asked = flux2_mcp(clean_env, "prune", "--older-than", "30d", stdin=None, input="n\n")
-    assert asked.returncode == 130
-    assert asked.stdout.startswith(f"2 images of 2 tasks, {size:.1f} MB, made before ")
+    code, out, _ = here("prune", "--older-than", "30d", given="n\n")
+    assert code == 130
+    assert out.startswith(f"2 images of 2 tasks, {size:.1f} MB, made before ")
     assert all(Path(task["images"][0]["path"]).exists() for task in (kept, old, young))
-    done = flux2_mcp(clean_env, "prune", "--older-than", "30d", "--yes")
-    assert (done.returncode, done.stdout.splitlines()[1]) == (0, f"{size:.1f} MB freed.")
+    code, out, _ = here("prune", "--older-than", "30d", "--yes")
+    assert (code, out.splitlines()[1]) == (0, f"{size:.1f} MB freed.")
     assert [Path(task["images"][0]["path"]).exists() for task in (kept, old, young)] == [False, False, True]
-    assert (project / "fox.png").exists()
-    listed = json.loads(flux2_mcp(clean_env, "tasks", "--json").stdout)["tasks"]
+    assert (tmp_path / "fox.png").exists()
+    listed = json.loads(here("tasks", "--json")[1])["tasks"]
     assert [[image["path"] for image in task["images"]] for task in listed] == [
         [young["images"][0]["path"]],
         [None],
-        [str(project / "fox.png")],
+        [str(tmp_path / "fox.png")],
     ]
-    again = flux2_mcp(clean_env, "prune", "--older-than", "30d", "--yes")
-    assert again.stdout.startswith("No image is older than ")
+    assert here("prune", "--older-than", "30d", "--yes")[1].startswith("No image is older than ")
 
 
 @pytest.mark.parametrize("age", ["1h", "0d", "2999-01-01"])
-def test_what_is_younger_than_a_day_is_never_pruned(clean_env: dict[str, str], age: str) -> None:
-    done = flux2_mcp(clean_env, "prune", "--older-than", age, "--yes")
-    assert (done.returncode, "what is younger than a day is not removed" in done.stderr) == (4, True)
+def test_what_is_younger_than_a_day_is_never_pruned(here: Here, age: str) -> None:
+    code, _, err = here("prune", "--older-than", age, "--yes")
+    assert (code, "what is younger than a day is not removed" in err) == (4, True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from flux2_mcp.context import docs, uris
-from tests.process.stdio import ERAS, Host
+from tests.process.stdio import LEGACY, MODERN, Host
 
 
-@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("era", [MODERN, pytest.param(LEGACY, marks=pytest.mark.deep)])
 def test_an_agent_that_builds_on_the_api_finds_all_it_needs(
     era: str, clean_env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -68,7 +68,7 @@ def address(terminal: Terminal) -> str:
 
 def allowed(url: str, answer: str = "allow") -> str:
     """Where the browser is sent back to, which it can't reach: it is on another computer."""
-    with httpx.Client(verify=TLS) as http:
+    with httpx.Client(verify=TLS, timeout=DEADLINE) as http:
         page = http.get(url)
         found = re.search(r'name="id" value="([^"]+)"', page.text)
         assert found
@@ -104,15 +104,19 @@ def test_the_browser_opens_comes_back_and_the_key_is_saved_proven_and_shown_nowh
 def test_a_browser_that_can_not_be_opened_is_told_and_waited_for_all_the_same(env: dict[str, str]) -> None:
     with on_terminal(env | {"BROWSER": "false %s", "SSH_CONNECTION": ""}, "login") as terminal:
         terminal.until("No browser could be opened here: open the address above yourself.")
-        with httpx.Client(verify=TLS) as http:
-            assert "You are logged in" in http.get(allowed(address(terminal)), timeout=DEADLINE).text
+        with httpx.Client(verify=TLS, timeout=DEADLINE) as http:
+            assert "You are logged in" in http.get(allowed(address(terminal))).text
         assert terminal.end()[0] == 0
 
 
 # --- the browser on another one ---
 
 
-@pytest.mark.parametrize("pasted", ["{url}", "{code}", ' "{url}" '], ids=["address", "code", "quoted"])
+@pytest.mark.parametrize(
+    "pasted",
+    [pytest.param("{url}", marks=pytest.mark.deep), "{code}", ' "{url}" '],
+    ids=["address", "code", "quoted"],
+)
 def test_over_ssh_the_address_or_the_code_is_pasted_and_no_browser_opens(
     pasted: str, env: dict[str, str], config: Path, runapi: Sandbox, tmp_path: Path
 ) -> None:
@@ -145,7 +149,7 @@ def test_a_refusal_is_2_in_words_that_can_do_nothing_to_the_terminal(env: dict[s
         terminal.keys(allowed(address(terminal), "deny") + "\n")
         assert terminal.end() == (2, "")
     assert "RunAPI did not give leave: The login was denied." in terminal.seen
-    with on_terminal(env, "login") as terminal, httpx.Client(verify=TLS) as http:
+    with on_terminal(env, "login") as terminal, httpx.Client(verify=TLS, timeout=DEADLINE) as http:
         asked = parse_qs(urlsplit(address(terminal)).query)
         told = {"error": "x", "error_description": "\x1b[2Jgone\x07", "state": asked["state"][0]}
         http.get(f"http://127.0.0.1:{asked['redirect_port'][0]}/callback", params=told)
@@ -157,10 +161,10 @@ def test_a_refusal_is_2_in_words_that_can_do_nothing_to_the_terminal(env: dict[s
 # --- when nobody comes ---
 
 
-def test_a_browser_that_never_comes_back_is_5(env: dict[str, str], config: Path) -> None:
-    done = flux2_mcp(env, "login", "--no-browser", "--timeout", "1")
-    assert (done.returncode, done.stdout) == (5, "")
-    assert "Error: The browser did not come back within 1 seconds.\n" in done.stderr
+def test_a_browser_that_never_comes_back_is_5(here: Here, runapi: Sandbox, config: Path) -> None:
+    code, out, err = here("login", "--no-browser", "--timeout", "1", RUNAPI_BASE_URL=runapi.base_url)
+    assert (code, out) == (5, "")
+    assert "Error: The browser did not come back within 1 seconds.\n" in err
     assert not config.exists()
 
 
@@ -190,17 +194,25 @@ def test_a_port_that_is_taken_is_told_and_one_that_is_free_is_used(env: dict[str
 # --- from standard input ---
 
 
-def given(env: dict[str, str], key: str) -> tuple[int, str, str]:
-    done = flux2_mcp(env, "login", "--stdin", stdin=None, input=key)
-    assert not key.strip() or key.strip() not in done.stdout + done.stderr
-    return done.returncode, done.stdout, done.stderr
+Given = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def given(here: Here, runapi: Sandbox) -> Given:
+    def run(key: str, **env: str) -> tuple[int, str, str]:
+        code, out, err = here("login", "--stdin", given=key, **{"RUNAPI_BASE_URL": runapi.base_url} | env)
+        assert not key.strip() or key.strip() not in out + err
+        return code, out, err
+
+    return run
 
 
 def test_a_key_from_standard_input_is_proven_and_then_saved(env: dict[str, str], config: Path, runapi: Sandbox) -> None:
     written(config, '{"theme": "dark", "apiKey": "older"}')
-    code, out, _ = given(env, f"{runapi.api_key}\n")
-    assert code == 0
-    assert out == f"The key works: {masked(runapi.api_key)}, balance $100.00.\nSaved in {config}.\n"
+    done = flux2_mcp(env, "login", "--stdin", stdin=None, input=f"{runapi.api_key}\n")
+    assert done.returncode == 0
+    assert runapi.api_key not in done.stdout + done.stderr
+    assert done.stdout == f"The key works: {masked(runapi.api_key)}, balance $100.00.\nSaved in {config}.\n"
     assert json.loads(config.read_text("utf-8")) == {"theme": "dark", "api_key": runapi.api_key}
 
 
@@ -216,10 +228,10 @@ def test_a_key_from_standard_input_is_proven_and_then_saved(env: dict[str, str],
     ids=["wrong", "nothing", "two lines", "endless", "no ascii"],
 )
 def test_what_is_no_key_or_a_wrong_one_is_not_saved(
-    key: str, code: int, words: str, env: dict[str, str], config: Path
+    key: str, code: int, words: str, given: Given, config: Path
 ) -> None:
     written(config, '{"api_key": "old"}')
-    found, out, err = given(env, key)
+    found, out, err = given(key)
     assert (found, out, words in err) == (code, "", True)
     assert config.read_text("utf-8") == '{"api_key": "old"}'
 
@@ -260,13 +272,13 @@ def test_logging_out_removes_the_key_alone_and_says_what_is_left(here: Here, con
     assert here("logout") == (0, f"There is no key in {config}.\n", "")
 
 
-def test_what_stands_between_a_new_key_and_its_use_is_told(env: dict[str, str], runapi: Sandbox, config: Path) -> None:
+def test_what_stands_between_a_new_key_and_its_use_is_told(given: Given, runapi: Sandbox, config: Path) -> None:
     written(config, json.dumps({"base_url": runapi.base_url}))
-    _, _, err = given(env | {"RUNAPI_API_KEY": "another"}, runapi.api_key)
+    _, _, err = given(runapi.api_key, RUNAPI_API_KEY="another")
     assert err == "RUNAPI_API_KEY is set and goes before it: unset it to use this key.\n"
-    _, _, err = given(env | {"FLUX2_MODE": "sandbox"}, runapi.api_key)
+    _, _, err = given(runapi.api_key, FLUX2_MODE="sandbox")
     assert err == "FLUX2_MODE is sandbox: unset it to make real images.\n"
-    assert given(env, runapi.api_key)[2] == ""
+    assert given(runapi.api_key)[2] == ""
 
 
 def test_without_a_home_there_is_no_place_for_a_key(env: dict[str, str]) -> None:

@@ -14,12 +14,13 @@ import pytest
 
 from flux2_mcp.hosts.installing import Machine
 from flux2_mcp.hosts.table import TABLE, host
+from tests.process.conftest import Here
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
 DEADLINE = 120.0
 INSTEAD = {
-    "make test": ("make -n test", "it is what runs this"),
+    "make test": ("make -n check suite", "it is what runs this"),
     "sh install/install.sh": ("sh install/install.sh --help", "tests/hosts runs it: it fetches from the package index"),
     "sh install/install.sh --uninstall": ("sh install/install.sh --help", "the same"),
 }
@@ -35,6 +36,11 @@ STAYS = {
 
 def lines(block: str) -> list[str]:
     return [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip()]
+
+
+INSTALLS = [line for block in BLOCKS for line in lines(block) if line.startswith("flux2-mcp install ")]
+ALIKE = INSTALLS[1:-1]
+"""Only the first and the last are run by a shell: these differ in a word."""
 
 
 @pytest.fixture
@@ -58,21 +64,29 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(os.name != "posix", reason="the README's commands are a POSIX shell's")
 @pytest.mark.parametrize("block", BLOCKS, ids=[lines(block)[0] for block in BLOCKS])
-def test_every_command_of_the_readme_does_what_it_says(block: str, env: dict[str, str], checkout: Path) -> None:
+def test_every_command_of_the_readme_does_what_it_says(
+    block: str, env: dict[str, str], checkout: Path, here: Here
+) -> None:
     for line in lines(block):
         if line in STAYS:
             comes_up(line + STAYS[line][0], STAYS[line][1], env, checkout)
             continue
-        command, _ = INSTEAD.get(line, (line, ""))
-        done = subprocess.run(
-            ["/bin/sh", "-c", command], env=env, cwd=checkout, capture_output=True, text=True, check=False,
-            stdin=subprocess.DEVNULL, timeout=DEADLINE,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        assert done.stdout, line
+        code, out, err = here(*line.split()[1:], **env) if line in ALIKE else shell(line, env, checkout)
+        assert code == 0, f"{line}\n{out}{err}"
+        assert out, line
         if line.startswith("flux2-mcp install "):
             machine = Machine(system="Linux", env=env, workspace=None)
             assert any(path.is_file() for path in machine.files(host(line.split()[-1]), "user")), line
+
+
+def shell(line: str, env: dict[str, str], cwd: Path) -> tuple[int, str, str]:
+    """Run it to its end."""
+    command, _ = INSTEAD.get(line, (line, ""))
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], env=env, cwd=cwd, capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL, timeout=DEADLINE,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
 
 
 def comes_up(command: str, says: str, env: dict[str, str], cwd: Path) -> None:
@@ -104,5 +118,4 @@ def test_no_exception_outlives_its_command() -> None:
 
 
 def test_there_is_one_install_line_for_each_host() -> None:
-    installs = [line for block in BLOCKS for line in lines(block) if line.startswith("flux2-mcp install ")]
-    assert installs == [f"flux2-mcp install {row.name}" for row in TABLE]
+    assert [f"flux2-mcp install {row.name}" for row in TABLE] == INSTALLS

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import signal
 import socket
+import sqlite3
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from itertools import count
+from contextlib import ExitStack, closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ from flux2_mcp.commands.serve import PORT
 from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
 from tests.contract.sandboxed import TLS
-from tests.process.stdio import COMMAND, ERAS, LEGACY, MODERN, hello
-from tests.process.test_exit import SIGNALS, in_time
+from tests.process.conftest import Here
+from tests.process.stdio import DEADLINE, ERAS, LEGACY, MODERN, hello
+from tests.process.test_exit import SIGNALS
 from tests.process.web import ACCEPT, Served, WebHost
-from tests.unit.services import PATIENCE
+from tests.support.deep import thin
 
 INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello({})}
 
@@ -45,6 +45,7 @@ def test_the_token_is_shown_at_the_first_start_alone_and_kept_for_its_owner(
     with Served(clean_env, str(tmp_path)) as first:
         token = file.read_text("ascii").strip()
         said = first.stop()
+    assert first.process.returncode == 143
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert said == (
         f"Serving MCP at {first.url}, for this machine alone. Ctrl-C ends it.\n"
@@ -58,14 +59,15 @@ def test_the_token_is_shown_at_the_first_start_alone_and_kept_for_its_owner(
     )
 
 
-def test_without_the_token_nothing_is_answered(clean_env: dict[str, str], tmp_path: Path) -> None:
-    with Served(clean_env, str(tmp_path)) as served, httpx.Client(headers=ACCEPT, verify=TLS) as http:
+def test_without_the_token_nothing_is_answered(shared: WebHost) -> None:
+    url = shared.served.url
+    with httpx.Client(headers=ACCEPT, verify=TLS, timeout=DEADLINE) as http:
         refused = [
-            http.post(served.url, json=INITIALIZE),
-            http.post(served.url, json=INITIALIZE, headers={"Authorization": "Bearer wrong"}),
-            http.get(served.url),
-            http.get(served.url.replace("/mcp", "/")),
-            http.delete(served.url),
+            http.post(url, json=INITIALIZE),
+            http.post(url, json=INITIALIZE, headers={"Authorization": "Bearer wrong"}),
+            http.get(url),
+            http.get(url.replace("/mcp", "/")),
+            http.delete(url),
         ]
     assert [answer.status_code for answer in refused] == [401] * 5
     assert {answer.headers["www-authenticate"] for answer in refused} == {"Bearer"}
@@ -133,40 +135,33 @@ def test_it_listens_on_loopback_alone(shared: WebHost) -> None:
         assert not any(int(row.split()[1].split(":")[1], 16) == port for row in table)
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize("era", ERAS)
-def test_a_signal_ends_it_in_half_a_second_though_calls_wait_and_streams_are_open(
-    tmp_path: Path, era: str, number: int, code: int
+@pytest.mark.parametrize(
+    ("era", "number", "code"),
+    thin([(era, *each) for era, each in product(ERAS, SIGNALS)], kept=[(LEGACY, *SIGNALS[0]), (MODERN, *SIGNALS[1])]),
+)
+def test_a_signal_ends_it_though_calls_wait_and_streams_are_open_and_its_tasks_are_free(
+    tmp_path: Path, clean_env: dict[str, str], era: str, number: int, code: int
 ) -> None:
-    turns = count()
-    in_time(lambda: _ended(tmp_path / str(next(turns)), era, number, code))
-
-
-def _ended(folder: Path, era: str, number: int, code: int) -> float:
-    """End a server with a call that waits and, in the old era, a stream that listens. Gives the seconds that it took."""
-    folder.mkdir()
-    with Sandbox(folder / "elsewhere", speed=1000, rate=None) as runapi:
-        env = environment(folder) | {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
-        with WebHost(env, era, cwd=str(folder)) as host, ExitStack() as streams:
+    with Sandbox(tmp_path / "elsewhere", speed=1000, rate=None) as runapi:
+        env = clean_env | {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
+        with WebHost(env, era, cwd=str(tmp_path)) as host, ExitStack() as streams:
             waiting = threading.Thread(target=_until_cut, args=(host,), daemon=True)
             waiting.start()
-            deadline = time.monotonic() + PATIENCE
-            while not (tasks := runapi.tasks()):
+            deadline = time.monotonic() + DEADLINE
+            while not any(task.polls for task in runapi.tasks()):  # it is written down
                 assert time.monotonic() < deadline
             if era == LEGACY:
                 assert streams.enter_context(host.http.stream("GET", host.served.url)).status_code == 200
-            began = time.monotonic()
             host.process.send_signal(number)
-            assert host.process.wait(PATIENCE) == code
-            took = time.monotonic() - began
-            waiting.join(PATIENCE)
+            assert host.process.wait(DEADLINE) == code
+            waiting.join(DEADLINE)
             assert not waiting.is_alive()
             streams.close()
             assert "Traceback" not in host.close()
-        with WebHost(env, era, cwd=str(folder)) as host:  # the journal is sound, and has it
-            found = host.call("check_task", wait_seconds=0)["structuredContent"]["tasks"]
-    assert [task["task_id"] for task in found] == [tasks[0].id]
-    return took
+        (task,) = runapi.tasks()
+    with closing(sqlite3.connect(Path(env["FLUX2_HOME"]) / "journal.sqlite3")) as journal:
+        assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert journal.execute("SELECT task_id, lease_until FROM task").fetchall() == [(task.id, None)]
 
 
 def _until_cut(host: WebHost) -> None:
@@ -176,40 +171,24 @@ def _until_cut(host: WebHost) -> None:
         return  # cut off, or told that the server is ending
 
 
-def test_an_idle_server_ends_at_once(clean_env: dict[str, str], tmp_path: Path) -> None:
-    def ended() -> float:
-        with Served(clean_env, str(tmp_path)) as served:
-            began = time.monotonic()
-            served.process.send_signal(signal.SIGTERM)
-            assert served.process.wait(PATIENCE) == 143
-            return time.monotonic() - began
-
-    in_time(ended)
-
-
-def test_a_port_that_is_taken_is_named_with_the_way_out(clean_env: dict[str, str], tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named_with_the_way_out(here: Here, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run("serve", "--http", "--port", str(port), env=clean_env)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        f"Error: The server can't listen on port {port} of 127.0.0.1: Address already in use.\n"
-        "Nothing was charged.\nNext: Choose another --port, or 0 for any.\n"
-    )
+        assert here("serve", "--http", "--port", str(port)) == (
+            1,
+            "",
+            (
+                f"Error: The server can't listen on port {port} of 127.0.0.1: Address already in use.\n"
+                "Nothing was charged.\nNext: Choose another --port, or 0 for any.\n"
+            ),
+        )
     assert not (tmp_path / "home" / "http-token").exists()
 
 
-def test_serve_without_http_says_what_serves_over_stdio(clean_env: dict[str, str]) -> None:
-    done = run("serve", env=clean_env)
-    assert done.returncode == 4
-    assert done.stderr.startswith("Error: Missing option '--http'.")
-    assert "Over stdio: flux2-mcp without a command." in re.sub(
-        r"\s+", " ", run("serve", "--help", env=clean_env).stdout
-    )
-    assert str(PORT) in run("serve", "--help", env=clean_env).stdout
-
-
-def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], env=env, capture_output=True, text=True, check=False, timeout=PATIENCE
-    )
+def test_serve_without_http_says_what_serves_over_stdio(here: Here) -> None:
+    code, out, err = here("serve")
+    assert (code, out) == (4, "")
+    assert err.startswith("Error: Missing option '--http'.")
+    code, out, err = here("serve", "--help")
+    assert "Over stdio: flux2-mcp without a command." in re.sub(r"\s+", " ", out)
+    assert str(PORT) in out

@@ -3,14 +3,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from tests.process.openings import opening
-from tests.process.stdio import ERAS, LEGACY, Host, Raw, patched
+from tests.process.stdio import ERAS, LEGACY, MODERN, Host, Raw, patched
+from tests.support.deep import thin
 
-ROOT = Path(__file__).parents[2]
 # All that is there, beside Python's own, once the server has answered its first requests.
 MAY_BE_THERE = {
     "mcp", "mcp_types", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection",
@@ -29,36 +30,41 @@ LATER = (
 TELLS_ITS_MODULES = "import atexit; atexit.register(lambda: sys.stderr.write('\\n'.join(sys.modules)))"
 
 
-@pytest.mark.parametrize("era", ERAS)
-def test_stdout_holds_only_the_protocol_and_the_end_of_input_is_the_end(
-    era: str, served_env: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(("era", "early"), thin(product(ERAS, ["1", "0"]), kept=[(LEGACY, "1"), (MODERN, "0")]))
+def test_stdout_holds_only_the_protocol_stderr_nothing_and_the_end_of_input_is_the_end(
+    era: str, early: str, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
-    with Host(served_env, era, cwd=str(tmp_path)) as host:
+    with Host(clean_env | {"FLUX2_EARLY": early}, era, cwd=str(tmp_path)) as host:
         assert host.call("generate", prompt="a red fox in snow")["structuredContent"]["status"] == "completed"
         errors = host.close()
-    assert host.process.returncode == 0
-    assert "Traceback" not in errors
+    assert (host.process.returncode, errors) == (0, "")
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in host.lines)
 
 
 @pytest.mark.parametrize("place", ["/", "home", "plugin"])
 def test_a_server_that_a_host_started_nowhere_in_particular_has_no_workspace(
-    served_env: dict[str, str], tmp_path: Path, place: str
+    clean_env: dict[str, str], tmp_path: Path, place: str
 ) -> None:
     (plugin := tmp_path / "plugin").mkdir()
-    Path(served_env["HOME"]).mkdir()
-    folder = {"home": served_env["HOME"], "plugin": str(plugin)}.get(place, place)
-    with Host(served_env | {"PLUGIN_ROOT": str(plugin)}, LEGACY, cwd=folder) as host:
+    Path(clean_env["HOME"]).mkdir()
+    folder = {"home": clean_env["HOME"], "plugin": str(plugin)}.get(place, place)
+    with Host(clean_env | {"PLUGIN_ROOT": str(plugin)}, LEGACY, cwd=folder) as host:
         refused = host.call("generate", prompt="a red fox in snow", save_to="hero.png")
     assert refused["isError"] is True
     assert "Set FLUX2_WORKSPACE to the folder" in refused["content"][0]["text"]
-    with Host(served_env | {"FLUX2_WORKSPACE": str(tmp_path)}, LEGACY, cwd="/") as host:
+
+
+def test_the_workspace_that_is_set_counts_wherever_the_server_was_started(
+    clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    with Host(clean_env | {"FLUX2_WORKSPACE": str(tmp_path)}, LEGACY, cwd="/") as host:
         assert not host.call("generate", prompt="a red fox in snow", save_to="hero.png").get("isError")
     assert (tmp_path / "hero.png").exists()
 
 
-def test_nothing_heavy_is_imported_before_it_is_needed(served_env: dict[str, str]) -> None:
-    with Raw(served_env, command=patched(TELLS_ITS_MODULES)) as server:
+@pytest.mark.parametrize("early", ["1", "0"])
+def test_nothing_heavy_is_imported_before_it_is_needed(early: str, clean_env: dict[str, str]) -> None:
+    with Raw(clean_env | {"FLUX2_EARLY": early}, command=patched(TELLS_ITS_MODULES)) as server:
         server.send(*opening(LEGACY, "tests"), '{"jsonrpc":"2.0","id":"last","method":"resources/templates/list"}')
         while server.receive()["id"] != "last":
             pass
@@ -70,13 +76,13 @@ def test_nothing_heavy_is_imported_before_it_is_needed(served_env: dict[str, str
     assert {name for name in others if not name.startswith("_")} <= MAY_BE_THERE
     assert "sqlite3" not in there
     assert {name for name in there if name.startswith(LATER)} == set()
-    assert ("flux2_mcp.early" in there) == (served_env["FLUX2_EARLY"] == "1")
+    assert ("flux2_mcp.early" in there) == (early == "1")
 
 
-def test_a_setting_that_can_not_be_used_ends_the_start_with_its_name(served_env: dict[str, str]) -> None:
+def test_a_setting_that_can_not_be_used_ends_the_start_with_its_name(clean_env: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flux2_mcp"],
-        env=served_env | {"FLUX2_DAILY_BUDGET_USD": "lots"},
+        env=clean_env | {"FLUX2_DAILY_BUDGET_USD": "lots"},
         capture_output=True,
         text=True,
         check=False,
@@ -84,17 +90,3 @@ def test_a_setting_that_can_not_be_used_ends_the_start_with_its_name(served_env:
     )
     assert (done.returncode, done.stdout) == (4, "")
     assert "FLUX2_DAILY_BUDGET_USD must be an amount in USD" in done.stderr
-
-
-def test_the_bench_of_the_start_measures_all_that_it_compares(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench.startup", "--rounds", "1", "--json", str(tmp_path / "startup.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    told = json.loads((tmp_path / "startup.json").read_text("utf-8"))
-    held = [
-        each["measured"] >= each["bound"] if each["least"] else each["measured"] <= each["bound"]
-        for each in told["reaches"]
-    ]
-    assert done.returncode == (0 if all(held) else 1), done.stderr
-    assert list(told["raw"]) == ["ours", "ours, nothing early", "minimal MCPServer", "bare interpreter"]
-    assert all(each["memory"] > 1 and each["exit"] > 0 for rounds in told["raw"].values() for each in rounds)
-    assert {each["what"].partition(",")[0].replace(" ", "_") for each in told["reaches"]} == set(told["raw"]["ours"][0])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from tests.process.stdio import ERAS, LEGACY, Host
+from tests.process.stdio import ERAS, LEGACY, MODERN, Host
 from tests.process.terminal import on_terminal
+from tests.support.deep import thin
 
 BROKEN = "RunAPI's config file ({}) can't be read: it is not UTF-8 text."
 
@@ -28,19 +30,20 @@ def setting(name: str, value: str, words: str) -> Callable[[dict[str, str]], str
     return put
 
 
-@pytest.mark.parametrize("era", ERAS)
+UNUSABLE = {
+    "rate": setting("FLUX2_RATE", "fast", "FLUX2_RATE must be a number from 0.1 to 1000."),
+    "mode": setting("FLUX2_MODE", "lve", "FLUX2_MODE must be one of auto, live, sandbox."),
+    "file": broken_file,
+}
+
+
 @pytest.mark.parametrize(
-    "put",
-    [
-        setting("FLUX2_RATE", "fast", "FLUX2_RATE must be a number from 0.1 to 1000."),
-        setting("FLUX2_MODE", "lve", "FLUX2_MODE must be one of auto, live, sandbox."),
-        broken_file,
-    ],
+    ("era", "what"), thin(product(ERAS, UNUSABLE), kept=[(LEGACY, "rate"), (MODERN, "mode"), (LEGACY, "file")])
 )
 def test_tools_are_listed_and_the_one_that_needs_it_says_which_setting(
-    era: str, put: Callable[[dict[str, str]], str], served_env: dict[str, str], tmp_path: Path
+    era: str, what: str, served_env: dict[str, str], tmp_path: Path
 ) -> None:
-    said = put(served_env)
+    said = UNUSABLE[what](served_env)
     with Host(served_env, era, cwd=str(tmp_path)) as host:
         assert len(host.request("tools/list")["tools"]) == 4
         refused = host.call("generate", prompt="a red fox in snow")

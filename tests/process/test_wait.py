@@ -14,7 +14,7 @@ from flux2_mcp.commands.outcomes import LATER, NO_CANCEL, waiting_on
 from flux2_mcp.results import SANDBOX_NOTICE
 from flux2_mcp.settings import from_env
 from tests.process.conftest import Here
-from tests.process.terminal import flux2_mcp, on_terminal
+from tests.process.terminal import on_terminal
 
 
 def begun(here: Here, prompt: str) -> str:
@@ -25,11 +25,11 @@ def begun(here: Here, prompt: str) -> str:
 
 def test_who_waits_gets_the_files_of_what_was_asked_for_before(clean_env: dict[str, str], here: Here) -> None:
     first, second = begun(here, "a red fox"), begun(here, "a blue fox")
-    done = flux2_mcp(clean_env, "wait", first, second)
-    assert (done.returncode, done.stderr) == (0, "")
-    paths = [line for line in done.stdout.splitlines() if Path(line).is_file()]
+    code, out, err = here("wait", first, second)
+    assert (code, err) == (0, "")
+    paths = [line for line in out.splitlines() if Path(line).is_file()]
     assert len(paths) == 2
-    assert done.stdout.splitlines()[-2:] == ["completed, quoted $0.10, charged $0.10", SANDBOX_NOTICE]
+    assert out.splitlines()[-2:] == ["completed, quoted $0.10, charged $0.10", SANDBOX_NOTICE]
 
     async def tool() -> object:
         async with Client(build(from_env(clean_env))) as client:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 
 from tests.contract.sandboxed import TLS
-from tests.process.stdio import COMMAND, DEADLINE, LEGACY, MODERN, dressed, hello
+from tests.process.stdio import COMMAND, DEADLINE, LEGACY, MODERN, dressed, hello, patched
 
 NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 ACCEPT = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
@@ -21,8 +21,9 @@ ACCEPT = {"Accept": "application/json, text/event-stream", "Content-Type": "appl
 class Served:
     """A process that serves until this ends. `said` is what it has written to stderr, whole once it has ended."""
 
-    def __init__(self, env: Mapping[str, str], cwd: str | None = None, port: int = 0) -> None:
-        command = [*COMMAND, "serve", "--http", "--port", str(port)]
+    def __init__(self, env: Mapping[str, str], cwd: str | None = None, code: str | None = None) -> None:
+        argv = ("serve", "--http", "--port", "0")
+        command = [*COMMAND, *argv] if code is None else patched(code, *argv)
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env), cwd=cwd
         )
@@ -72,12 +73,14 @@ class WebHost:
         era: str,
         cwd: str | None = None,
         capabilities: Mapping[str, Any] | None = None,
+        code: str | None = None,
     ) -> None:
         self._era = era
         self._capabilities = dict(capabilities or {})
         self._last = 0
+        self.cwd = cwd
         self.heard: list[dict[str, Any]] = []
-        self.served = Served(env, cwd)
+        self.served = Served(env, cwd, code=code)
         with open(f"{env['FLUX2_HOME']}/http-token", encoding="ascii") as file:  # noqa: PTH123  # a string is what there is
             self.token = file.read().strip()
         self.http = httpx.Client(

@@ -1,0 +1,15 @@
+"""Tables of which `make test` runs a thin part and `make test-deep` the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+
+def thin(rows: Iterable[Sequence[Any]], *, kept: Collection[Sequence[Any]]) -> list[Any]:
+    """All rows as `parametrize` takes them; those that are not in `kept` are marked deep."""
+    rows, kept = [tuple(row) for row in rows], {tuple(row) for row in kept}
+    assert kept <= set(rows), kept - set(rows)
+    return [row if row in kept else pytest.param(*row, marks=pytest.mark.deep) for row in rows]
