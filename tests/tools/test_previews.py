@@ -1,4 +1,4 @@
-"""Small pictures in a result: as large as their number allows, and as many as are told."""
+"""Small pictures and links in a result: as large as their number allows, as many as are told, to what is the user's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mcp.client.client import Client
-from mcp_types import CallToolResult, ImageContent, TextContent
+from mcp_types import CallToolResult, ImageContent, ResourceLink, TextContent
 from PIL import Image
 
 from flux2_mcp.app import build
@@ -22,15 +22,15 @@ from tests.unit.journals import intent, new, opened
 pytestmark = pytest.mark.anyio
 
 
-async def delivered(settings: Settings, folder: Path, count: int) -> list[Path]:
-    """So many tasks with the ids `task-0` and so on, each with an image of 600 x 600 pixels."""
+async def delivered(settings: Settings, folder: Path, count: int, saved: str | None = None) -> list[Path]:
+    """So many tasks with the ids `task-0` and so on, each with an image of 600 x 600 pixels, and a copy where one is named."""
     files = [folder / f"{number}.png" for number in range(count)]
     async with opened(settings.home) as home:
         journal, at = home.journal(account=account(settings)), datetime.now(UTC)
         for number, file in enumerate(files):
             Image.new("RGB", (600, 600), "red").save(file)
             image = StoredImage(
-                path=str(file), mime_type="image/png", width=600, height=600, size_bytes=1, sha256=str(number)
+                path=str(file), mime_type="image/png", width=600, height=600, size_bytes=1, sha256="0", saved=saved
             )
             (entry,) = await new(journal, intent(f"k{number}"), at=at)
             entry = await journal.apply(entry, Event.ACCEPTED, Change(at=at, task_id=f"task-{number}"))
@@ -70,3 +70,12 @@ async def test_no_picture_is_said_to_come_of_a_file_that_is_gone(sandbox_setting
         False,
         True,
     )
+
+
+async def test_a_link_leads_to_the_copy_in_the_workspace(sandbox_settings: Settings, tmp_path: Path) -> None:
+    await delivered(sandbox_settings, tmp_path, 1, saved="/work/hero.png")
+    links = [block for block in (await checked(sandbox_settings, 1)).content if isinstance(block, ResourceLink)]
+    assert [(link.name, str(link.uri)) for link in links] == [
+        ("hero.png", "file:///work/hero.png"),
+        ("hero.png", "flux2://images/task-0"),
+    ]

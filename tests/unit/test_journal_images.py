@@ -177,3 +177,21 @@ async def test_nothing_outside_the_folder_of_images_is_removed_whatever_the_jour
     assert (old.files, await pruner.remove(old)) == ((), 0)
     assert Path(elsewhere.path).exists()
     assert len((await journal.find(["k"]))[0].images) == 2
+
+
+async def test_a_file_that_somebody_removed_meanwhile_is_not_missed(home: Home, tmp_path: Path) -> None:
+    journal, images = home.journal(), tmp_path / "images"
+    gone, there = stored(images, "1.png"), stored(images, "2.png")
+    await delivered(journal, "k", gone, there)
+    pruner = Pruner(journal, images)
+    old = await pruner.find(AT + timedelta(seconds=1))
+    Path(gone.path).unlink()
+    assert await pruner.remove(old) == there.size_bytes
+    assert list(images.iterdir()) == []
+
+
+async def test_what_another_key_paid_for_is_not_offered(home: Home, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    await delivered(home.journal(account="another"), "k", stored(images, "1.png"))
+    old = await Pruner(home.journal(), images).find(AT + timedelta(days=9))
+    assert (old.entries, old.files, old.size_bytes) == ((), (), 0)

@@ -158,3 +158,23 @@ async def test_cheaper_is_what_costs_less_and_never_what_costs_the_same(
     service: Service, count: int, quoted: str, words: str | None
 ) -> None:
     assert await service.prices.fitting(Action.TEXT_TO_IMAGE, count, Decimal(quoted), below=True) == words
+
+
+async def test_a_schedule_serves_for_a_quarter_of_an_hour_and_a_failure_for_half_a_minute(
+    front: Front, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+
+    async def source(seconds: float) -> tuple[str, int]:
+        """Where the prices come from so many seconds later, and how often they were asked for by then."""
+        monkeypatch.setattr("flux2_mcp.prices.time", Clock(now + seconds))
+        return (await service.prices.book()).source, front.count(SCHEDULES)
+
+    front.rule = always(SCHEDULES, GONE)
+    assert [await source(seconds) for seconds in (0, 29, 31, 31 + 899, 31 + 901)] == [
+        ("published", 1),
+        ("cached", 1),
+        ("live", 2),
+        ("cached", 2),
+        ("live", 3),
+    ]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -30,3 +32,18 @@ def test_anything_else_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         when.since(text, NOW)
     assert caught.value.problems[0].field == "since"
+
+
+@pytest.fixture
+def in_nepal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """05:45 ahead of UTC."""
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_what_names_no_zone_is_utc_wherever_the_machine_stands(in_nepal: None) -> None:
+    del in_nepal
+    assert when.since("2026-11-20T10:00", NOW) == datetime(2026, 11, 20, 10, 0, tzinfo=UTC)

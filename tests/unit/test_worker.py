@@ -33,7 +33,7 @@ from flux2_mcp.errors import (
     WireError,
 )
 from flux2_mcp.gateway import Gateway
-from flux2_mcp.journal.entry import Intent
+from flux2_mcp.journal.entry import Intent, Save
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import State
 from flux2_mcp.runapi.client import RunApi
@@ -634,3 +634,39 @@ async def test_a_sandbox_that_can_not_start_ends_a_new_intent_at_once(tmp_path: 
         with pytest.raises(SandboxError) as caught:
             await made(service)
     assert "Nothing was sent" in caught.value.cost
+
+
+async def test_an_answer_that_names_no_image_any_more_does_not_take_the_address_that_was_known(shop: Shop) -> None:
+    kept = await shop.completed()
+    known = kept.entry.image_urls
+    done = b'{"id": "%s", "status": "completed"}' % (kept.entry.task_id or "").encode()
+    shop.front.rule = always(FETCH, Reply(503), Reply(503), then=constantly(POLL, Reply(200, done)))
+    await shop.worker.fetch(kept)
+    assert (outlook(kept), kept.entry.image_urls) == ((State.COMPLETED, DeliveryError), known)
+    await shop.worker.fetch(kept)
+    assert outlook(kept) == (State.DELIVERED, None)
+
+
+async def test_a_failure_without_a_word_is_told_with_that(shop: Shop) -> None:
+    kept = await shop.submitted()
+    failed = b'{"id": "%s", "status": "failed"}' % (kept.entry.task_id or "").encode()
+    shop.front.rule = constantly(POLL, Reply(200, failed))
+    await shop.worker.ask(kept)
+    assert (kept.entry.state, kept.entry.error) == (State.FAILED, "RunAPI gave no reason.")
+
+
+async def test_each_image_of_a_task_gets_a_file_of_its_own_in_the_workspace(shop: Shop, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    request, save = catalog.request(prompt=STUCK), Save("hero.png", overwrite=True)
+    written = Intent(key="k", request=request, quoted_usd=None, workspace=str(work), save=save)
+    intended = await shop.journal.intend([written], at=shop.wall, caps=Caps(), join=False, in_flight=1)
+    kept = Kept(intended.entries[0])
+    await shop.worker.send(kept)
+    two = b'{"id": "%s", "status": "completed", "images": [{"url": "%s/results/1"}, {"url": "%s/results/2"}]}'
+    place = shop.front.base_url.encode()
+    shop.front.rule = constantly(POLL, Reply(200, two % ((kept.entry.task_id or "").encode(), place, place)))
+    await shop.worker.ask(kept)
+    await shop.worker.fetch(kept)
+    assert outlook(kept) == (State.DELIVERED, None)
+    assert [image.saved for image in kept.entry.images] == [str(work / "hero.png"), str(work / "hero-2.png")]
