@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -133,14 +134,15 @@ class Flux2Server(MCPServer[Services]):
         await self._lowlevel_server.run(received, sent, self._lowlevel_server.create_initialization_options())
 
     async def shaped(self, ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
-        """Middleware, for what the SDK's lists can't do.
+        """Middleware, for what the SDK's handlers can't do.
 
-        Pages, documents that stay fresh, tools without output schemas for who is misled, and nothing for who has them (`listed`).
+        Arguments that say nothing are left out, before the SDK validates any. Lists: pages, documents that stay fresh,
+        tools without output schemas for who is misled, and nothing for who has them (`listed`).
         """
         if ctx.method == "tools/list" and ctx.request_id in self.listed:
             self.listed = self.listed - {ctx.request_id}  # the host has its answer, and may use the id again
             return {"tools": []}
-        result = await call_next(ctx)
+        result = await call_next(replace(ctx, params=self._said(ctx.method, ctx.params)))
         if not isinstance(result, dict):  # a notification
             return result
         asked = ctx.params or {}
@@ -167,6 +169,18 @@ class Flux2Server(MCPServer[Services]):
                 ]
                 return result | {"tools": tools}
         return result
+
+    def _said(self, method: str, params: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """A request's parameters, without the arguments that its caller left out in its own way."""
+        if method == "completion/complete" and params and isinstance(context := params.get("context"), dict):
+            return {**params, "context": self._said("prompts/get", context)}
+        if not params or not isinstance(arguments := params.get("arguments"), dict):
+            return params
+        if method == "prompts/get":
+            return {**params, "arguments": boundary.filled(arguments)}
+        if method == "tools/call" and (tool := self._tool_manager.get_tool(str(params.get("name")))) is not None:
+            return {**params, "arguments": boundary.said(arguments, tool.parameters)}
+        return params
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """The templates of ours."""

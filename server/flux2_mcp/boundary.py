@@ -43,6 +43,23 @@ _BOUNDS = {
 }
 
 
+def said(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> dict[str, object]:
+    """The arguments that say something: strict clients send `null`, or "" for a string, for what they leave out.
+
+    What the tool does not have stays, to be refused by its name.
+    """
+    kinds = {name: argument.get("type") for name, argument in schema.get("properties", {}).items()}
+    silent = {
+        name for name, value in arguments.items() if value is None or (value == "" and kinds.get(name) == "string")
+    }
+    return {name: value for name, value in arguments.items() if name not in silent & kinds.keys()}
+
+
+def filled(arguments: Mapping[str, object]) -> dict[str, object]:
+    """A prompt's arguments, with "" for `null`: the protocol has strings alone, and a blank one is left out."""
+    return {name: "" if value is None else value for name, value in arguments.items()}
+
+
 def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> InvalidRequestError | None:
     """An error for every argument that the tool does not have: a parameter that is silently dropped is a bug."""
     known = schema.get("properties", {})

@@ -88,7 +88,10 @@ async def test_unknown_arguments_are_refused_by_name(client: Client, name: str) 
         ({"prompt": "hello", "wait_seconds": -1}, "wait_seconds: must be at least 0."),
         ({"prompt": "hello", "source_images": "x"}, "source_images: must be a list of strings."),
         ({"prompt": "hello", "enable_safety_checker": "perhaps"}, "enable_safety_checker: must be true or false."),
-        ({"prompt": "hello", "idempotency_key": ""}, "idempotency_key: must have at least so many characters: 1."),
+        (
+            {"prompt": "hello", "idempotency_key": "k" * 501},
+            "idempotency_key: must have at most so many characters: 500.",
+        ),
     ],
 )
 async def test_arguments_of_the_wrong_kind_are_refused_in_words_of_ours(
