@@ -34,7 +34,7 @@ from pydantic import AnyUrl, ValidationError
 from flux2_mcp import __version__, boundary, telemetry
 from flux2_mcp.context import completion, docs, gallery, prompts, resources
 from flux2_mcp.context.instructions import INSTRUCTIONS
-from flux2_mcp.errors import Flux2Error, SettingsError
+from flux2_mcp.errors import Flux2Error, SettingsError, shortened
 from flux2_mcp.hosts import clients
 from flux2_mcp.service import Service
 from flux2_mcp.services import Services
@@ -88,7 +88,7 @@ class Flux2Server(MCPServer[Services]):
         """
         tool = self._tool_manager.get_tool(name)
         if tool is None:
-            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name[:64]}")
+            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {shortened(name)}")
         if (refused := boundary.unknown_arguments(arguments, tool.parameters)) is not None:
             return boundary.to_result(refused)
         try:
@@ -142,7 +142,10 @@ class Flux2Server(MCPServer[Services]):
         if ctx.method == "tools/list" and ctx.request_id in self.listed:
             self.listed = self.listed - {ctx.request_id}  # the host has its answer, and may use the id again
             return {"tools": []}
-        result = await call_next(replace(ctx, params=self._said(ctx.method, ctx.params)))
+        try:
+            result = await call_next(replace(ctx, params=self._said(ctx.method, ctx.params)))
+        except MCPError as exc:
+            raise boundary.brief(exc) from exc
         if not isinstance(result, dict):  # a notification
             return result
         asked = ctx.params or {}
@@ -171,9 +174,12 @@ class Flux2Server(MCPServer[Services]):
         return result
 
     def _said(self, method: str, params: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """A request's parameters, without the arguments that its caller left out in its own way."""
+        """A request's parameters, without the arguments that its caller left out in its own way, and the roots of no use."""
         if method == "completion/complete" and params and isinstance(context := params.get("context"), dict):
             return {**params, "context": self._said("prompts/get", context)}
+        if params and isinstance(answers := params.get("inputResponses"), dict):
+            usable = {key: calls.usable_roots(one) if isinstance(one, dict) else one for key, one in answers.items()}
+            params = {**params, "inputResponses": usable}
         if not params or not isinstance(arguments := params.get("arguments"), dict):
             return params
         if method == "prompts/get":

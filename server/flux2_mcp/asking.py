@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux2_mcp.delivery.paths import targets
-from flux2_mcp.delivery.workspace import NO_WORKSPACE, check
+from flux2_mcp.delivery.workspace import NO_WORKSPACE, check, inside
 from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.journal.entry import Save
 from flux2_mcp.models import ImageRequest
@@ -62,7 +62,7 @@ class Saving:
 
 
 def saving(save_to: str | None, count: int, workspace: Path | None, *, overwrite: bool) -> Saving:
-    """Where the images of a call go. Looks at no disk.
+    """Where the images of a call go. Of the disk it looks at links alone.
 
     Raises:
         InvalidRequestError: That can't be said, or is no place below the workspace.
@@ -73,4 +73,4 @@ def saving(save_to: str | None, count: int, workspace: Path | None, *, overwrite
         return Saving(workspace, (None,) * count)
     if workspace is None:
         raise InvalidRequestError(Problem("save_to", NO_WORKSPACE))
-    return Saving(workspace, tuple(Save(target, overwrite) for target in targets(save_to, count)))
+    return Saving(workspace, tuple(Save(target, overwrite) for target in targets(inside(workspace, save_to), count)))

@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
 from pydantic import ValidationError
 
-from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, shortened
 
 log = logging.getLogger("flux2_mcp.boundary")
 
@@ -33,6 +33,8 @@ _WANTED = {
     "decimal_parsing": "must be a number",
     "list_type": "must be a list of strings",
 }
+LONGEST_DATA = 2048
+"""Characters of a text in an error's data that is left as it is: an address that a user is sent to is one."""
 _BOUNDS = {
     "greater_than_equal": ("ge", "must be at least"),
     "greater_than": ("gt", "must be more than"),
@@ -65,7 +67,9 @@ def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]
     known = schema.get("properties", {})
     allowed = ", ".join(known)
     strange = [
-        Problem(name[:64], f"no such argument; this tool has: {allowed}.") for name in arguments if name not in known
+        Problem(shortened(name), f"no such argument; this tool has: {allowed}.")
+        for name in arguments
+        if name not in known
     ]
     return InvalidRequestError(*strange) if strange else None
 
@@ -97,6 +101,16 @@ def to_result(error: BaseException) -> CallToolResult:
         )
     text = f"{error.message}\n{error.cost}\nNext: {error.next_step}"
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+
+
+def brief(error: MCPError) -> MCPError:
+    """An error of the SDK's, whose data may repeat an address or a method of any length."""
+    data = error.error.data
+    told = data if isinstance(data, dict) else {"": data}
+    if all(not isinstance(text, str) or len(text) <= LONGEST_DATA for text in told.values()):
+        return error
+    cut = {name: shortened(text) if isinstance(text, str) else text for name, text in told.items()}
+    return MCPError(error.error.code, error.error.message, cut if isinstance(data, dict) else cut[""])
 
 
 def to_protocol(error: Flux2Error) -> MCPError:

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 from flux2_mcp.models import Action, ImageRequest
 
 DEFAULT_VARIANT = "pro"
@@ -21,8 +21,6 @@ DEFAULT_ASPECT_RATIO = "1:1"
 DEFAULT_RESOLUTION = "1k"
 AUTO = "auto"
 """The aspect ratio that is the first source image's."""
-SHOWN = 60
-"""At most so many characters of a caller's own value stand in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,5 +258,4 @@ def _article(kind: str) -> str:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=str)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return shortened(json.dumps(value, ensure_ascii=True, default=str))

@@ -10,7 +10,7 @@ from decimal import Decimal
 from flux2_mcp import asking, budget, pricing
 from flux2_mcp.asking import Asked
 from flux2_mcp.budget import Left
-from flux2_mcp.errors import BudgetError
+from flux2_mcp.errors import BudgetError, shortened
 from flux2_mcp.journal.entry import Journal, resolution
 from flux2_mcp.models import ImageRequest
 from flux2_mcp.prices import Prices
@@ -151,11 +151,10 @@ class Offers:
 def _question(
     request: ImageRequest, count: int, quoted: Decimal | None, left: Sequence[Left], cheaper: str | None
 ) -> str:
-    prompt = " ".join(request.prompt.split())
-    shown = prompt if len(prompt) <= SHOWN else f"{prompt[: SHOWN - 1]}…"
+    prompt = shortened(" ".join(request.prompt.split()), SHOWN)
     images = "1 image" if count == 1 else f"{count} images"
     price = "a price that nobody publishes" if quoted is None else budget.dollars(quoted)
-    lines = [f"Make {images} with {request.model} at {resolution(request)} for {price}?", f"Prompt: {shown}"]
+    lines = [f"Make {images} with {request.model} at {resolution(request)} for {price}?", f"Prompt: {prompt}"]
     lines += [f"Left of {cap.name}: {budget.dollars(cap.left_usd)}." for cap in left]
     lines += [f"Cheaper: {cheaper}."] if cheaper else []
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from flux2_mcp import asking, budget, callbacks, catalog
 from flux2_mcp.confirming import Offer, Offers
-from flux2_mcp.errors import Flux2Error, NotFoundError, Problem
+from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, shortened
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.holder import Holder
 from flux2_mcp.journal import owners
@@ -329,12 +329,14 @@ class Service:
                 return
         if await self._journal.elsewhere(task_id):
             raise NotFoundError(
-                f"The task {task_id[:64]!r} was made with another key, of another RunAPI account as far as is known.",
+                f"The task {shortened(task_id)!r} was made with another key, of another RunAPI account as far as is known.",
                 status=404,
                 cost="It is charged to that account, if it completes.",
                 next_step=OTHER_KEY,
             ) from missing
-        raise NotFoundError(f"Neither the journal nor RunAPI knows the task {task_id[:64]!r}.", status=404) from missing
+        raise NotFoundError(
+            f"Neither the journal nor RunAPI knows the task {shortened(task_id)!r}.", status=404
+        ) from missing
 
     async def _adopt(self, action: Action, task_id: str) -> None:
         # What was asked for is not known here, and RunAPI does not tell it.

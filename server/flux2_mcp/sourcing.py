@@ -17,7 +17,7 @@ import anyio.to_thread
 from flux2_mcp import sources
 from flux2_mcp.delivery import workspace
 from flux2_mcp.delivery.upright import Upright, upright
-from flux2_mcp.errors import ApiError, InvalidRequestError, Problem
+from flux2_mcp.errors import ApiError, InvalidRequestError, Problem, shortened
 from flux2_mcp.gateway import Gateway
 from flux2_mcp.journal.entry import Entry, Journal
 from flux2_mcp.models import SourceImage, Status
@@ -86,7 +86,7 @@ class Sourcing:
 
     async def _find(self, number: int, text: str, folders: Sequence[Path], *, local: bool) -> Found:
         given = sources.parse(text, local=local)
-        shown = given.text if given.kind == "data" else text[:SHOWN]
+        shown = given.text if given.kind == "data" else shortened(text, SHOWN)
         if given.kind == "task":
             entries = await self._journal.find([given.text])
             if not entries:

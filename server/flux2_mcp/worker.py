@@ -35,6 +35,7 @@ from flux2_mcp.errors import (
     SettingsError,
     StorageError,
     TransportError,
+    shortened,
 )
 from flux2_mcp.gateway import Gateway
 from flux2_mcp.journal.entry import Change, Entry, Journal, Name, SameIdError
@@ -184,7 +185,7 @@ class Worker:
             try:
                 await self._step(kept, Event.ACCEPTED, task_id=remote.task_id, reserved_usd=remote.reserved_usd)
             except SameIdError:  # the task that had it first stays what it is
-                await self._step(kept, Event.EXPIRED, error=SAME_ID.format(id=remote.task_id[:64]))
+                await self._step(kept, Event.EXPIRED, error=SAME_ID.format(id=shortened(remote.task_id)))
             else:
                 await self._seen(kept, remote)
         _well(kept)

@@ -111,7 +111,7 @@ def test_known_arguments_pass_and_a_tool_without_any_takes_none() -> None:
 def test_a_giant_name_is_shown_only_in_part() -> None:
     refused = boundary.unknown_arguments({"x" * 10_000: 1}, SCHEMA)
     assert refused is not None
-    assert refused.problems[0].field == "x" * 64
+    assert refused.problems[0].field == "x" * 63 + "…"
 
 
 # --- errors as results ---

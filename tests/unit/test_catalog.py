@@ -366,7 +366,7 @@ def test_what_was_found_wrong_elsewhere_is_told_with_the_rest() -> None:
 
 def test_a_callers_long_value_is_shown_only_in_part() -> None:
     (problem,) = refused("flux-2-pro-text-to-image", aspect_ratio="9" * 10_000)
-    assert problem.text == f'got "{"9" * 59}…; allowed: {", ".join(RATIOS)}.'
+    assert problem.text == f'got "{"9" * 62}…; allowed: {", ".join(RATIOS)}.'
 
 
 @pytest.mark.parametrize("value", [[None, 10**30], float("nan"), float("inf"), {"a": {"b": [None]}}, object()])

@@ -15,7 +15,7 @@ import anyio
 import click
 
 from flux2_mcp import budget, when
-from flux2_mcp.errors import InvalidRequestError
+from flux2_mcp.errors import InvalidRequestError, shortened
 from flux2_mcp.results import Result
 
 T = TypeVar("T")
@@ -127,10 +127,12 @@ def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> li
 
 def moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
     """A point in time that an option names, such as 24h or 2026-11-20."""
+    if text is None:
+        return None
     try:
-        return None if text is None else when.since(text, datetime.now(UTC))
+        return when.since(text, datetime.now(UTC))
     except InvalidRequestError as exc:
-        raise click.BadParameter(f"{text!r} {exc.problems[0].text}") from exc
+        raise click.BadParameter(f"{shortened(text)!r} {exc.problems[0].text}") from exc
 
 
 def amount(_: click.Context, __: click.Parameter, text: str | None) -> Decimal | None:
@@ -143,7 +145,7 @@ def amount(_: click.Context, __: click.Parameter, text: str | None) -> Decimal |
         value = Decimal("NaN")
     if not value.is_finite() or not 0 <= value <= MOST_USD:
         # A cap that can't be read must not be a cap that isn't there.
-        raise click.BadParameter(f"{text!r} is not an amount in USD, such as 0.50, up to {MOST_USD:,}.")
+        raise click.BadParameter(f"{shortened(text)!r} is not an amount in USD, such as 0.50, up to {MOST_USD:,}.")
     return value
 
 

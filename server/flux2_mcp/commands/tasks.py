@@ -13,7 +13,7 @@ from flux2_mcp import results
 from flux2_mcp.commands import output
 from flux2_mcp.commands.completion import complete_ids
 from flux2_mcp.commands.output import usd
-from flux2_mcp.errors import NotFoundError
+from flux2_mcp.errors import NotFoundError, shortened
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.pruning import Old
 from flux2_mcp.results import STATUSES, GenerationResult
@@ -76,10 +76,9 @@ def _listed(result: GenerationResult, outcome: Outcome) -> str:
     rows = [("MADE", "STATUS", "MODEL", "CHARGED", "PROMPT")]
     blocks = []
     for task, told in zip(result.tasks, outcome.tasks, strict=True):
-        prompt = " ".join(told.entry.request.prompt.split())
-        cut = prompt if len(prompt) <= SHOWN else f"{prompt[: SHOWN - 1]}…"
+        prompt = shortened(" ".join(told.entry.request.prompt.split()), SHOWN)
         made = told.entry.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
-        rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), cut))
+        rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), prompt))
         files = [image.saved or image.path for image in task.images if image.saved or image.path]
         blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files)])
     head, *lines = output.columns(rows)

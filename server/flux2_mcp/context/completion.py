@@ -12,13 +12,15 @@ from flux2_mcp import catalog
 from flux2_mcp.catalog import Model
 from flux2_mcp.context import examples, prompts, resources
 from flux2_mcp.context.prompts import Given
-from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 from flux2_mcp.journal.entry import Entry
 from flux2_mcp.models import Action
 from flux2_mcp.results import STATUSES
 from flux2_mcp.services import Services
 from flux2_mcp.sources import TASK
 
+LONGEST: Final = 2000
+"""Characters of what was typed: of a list, all of it comes back with each value."""
 MOST: Final = 100
 """Values in one answer: the protocol's own limit."""
 
@@ -89,10 +91,12 @@ async def complete(
     known, implied = _arguments(ref)
     if name not in known:
         raise InvalidRequestError(
-            Problem("argument", f"there is none called {name[:64]}; there are {', '.join(known)}.")
+            Problem("argument", f"there is none called {shortened(name)}; there are {', '.join(known)}.")
         )
     more = False
-    if name in _TASKS:
+    if len(value) > LONGEST:
+        values = []
+    elif name in _TASKS:
         entries = await services.service.page(limit=MOST, before=None)
         values = [text for entry in entries if (text := _TASKS[name](entry)) is not None]
         more = len(entries) == MOST

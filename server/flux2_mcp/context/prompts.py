@@ -26,7 +26,7 @@ from mcp_types import (
 from flux2_mcp import catalog, pricing
 from flux2_mcp.budget import dollars
 from flux2_mcp.context import docs, examples, uris
-from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 from flux2_mcp.models import Action, ImageRequest
 from flux2_mcp.pricing import PriceBook
 
@@ -37,6 +37,9 @@ AFTERWARDS: Final = (
     "When it returns, give the user the file's path and what was charged. If the status is processing, call check_task with"
     " the ids given and never generate again: the task runs on and is paid once."
 )
+
+LONGEST: Final = 20_000
+"""Characters of an argument: eight sources by URL, which is the most that any can need."""
 
 _LIST = re.compile(r",\s+|,$|\n")
 """Between the items of a list. A comma alone may be part of a URL."""
@@ -91,7 +94,7 @@ def _compare(given: Given) -> list[ContentBlock]:
 def _add_to_app(given: Given) -> list[ContentBlock]:
     language, action = given["language"].lower(), given.get("action", Action.TEXT_TO_IMAGE.value)
     wrong = [
-        Problem(name, f"got {json.dumps(value[:60])}; allowed: {', '.join(allowed)}.")
+        Problem(name, f"got {json.dumps(shortened(value))}; allowed: {', '.join(allowed)}.")
         for name, value, allowed in (("language", language, examples.LANGUAGES), ("action", action, tuple(Action)))
         if value not in allowed
     ]
@@ -239,11 +242,16 @@ def get(name: str, arguments: Mapping[str, str]) -> GetPromptResult:
     given = {key: value for key, value in arguments.items() if value.strip()}
     names = ", ".join(argument.name for argument in known)
     wrong = [
-        Problem(key[:64], f"no such argument; this prompt has: {names}.")
+        Problem(shortened(key), f"no such argument; this prompt has: {names}.")
         for key in arguments
         if key not in {argument.name for argument in known}
     ]
     wrong += [Problem(one.name, "is needed.") for one in known if one.required and one.name not in given]
+    wrong += [
+        Problem(one.name, f"has more than {LONGEST} characters.")
+        for one in known
+        if len(given.get(one.name, "")) > LONGEST
+    ]
     if wrong:
         raise InvalidRequestError(*wrong)
     messages = [PromptMessage(role="user", content=block) for block in write(given)]
@@ -258,6 +266,6 @@ def find(name: str) -> tuple[Prompt, Callable[[Given], list[ContentBlock]]]:
     """
     if name not in PROMPTS:
         raise InvalidRequestError(
-            Problem("prompt", f"there is none called {name[:64]}; there are {', '.join(PROMPTS)}.")
+            Problem("prompt", f"there is none called {shortened(name)}; there are {', '.join(PROMPTS)}.")
         )
     return PROMPTS[name]

@@ -18,6 +18,8 @@ LONGEST = 48
 
 SUFFIXES: dict[str, Kind] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """What images can be saved as, and Pillow's names of that."""
+LONGEST_TARGET = 1024
+"""Bytes of a place in the workspace: the least that a system takes of a whole path."""
 LONGEST_NAME = 200
 """Bytes of one part of a path; systems take 255, and a number may be added."""
 
@@ -54,6 +56,8 @@ def targets(save_to: str, count: int) -> list[str]:
     parts = text.rstrip("/").split("/")
     if save_to.startswith(("/", "~")) or not text.strip("/ "):
         raise _refused("must be a file name or folder relative to the workspace, such as public/hero.png or assets/.")
+    if len(text) > LONGEST_TARGET or len(text.encode(errors="replace")) > LONGEST_TARGET:
+        raise _refused(f"is longer than {LONGEST_TARGET} bytes.")
     for part in parts:
         if part in {"", ".", ".."}:
             raise _refused("must stay below the workspace: no '..', no '.', no empty part.")

@@ -40,6 +40,30 @@ NO_WORKSPACE = (
 )
 
 
+def inside(root: Path, save_to: str) -> str:
+    """An absolute place in the workspace as one relative to it, by whichever of its names; a relative one as it is.
+
+    Raises:
+        InvalidRequestError: It stands outside.
+    """
+    try:
+        path = Path(save_to).expanduser()
+        if not path.is_absolute():
+            return save_to
+        real = path.parent.resolve() / path.name
+        ways = ((path, root), (path, root.resolve()), (real, root.resolve()))
+        found = next((way.relative_to(base) for way, base in ways if way.is_relative_to(base)), None)
+    except (OSError, ValueError, RuntimeError):  # no such user, a link in circles, a path that no system takes
+        found = None
+    if found is None:
+        example = root / "public" / "hero.png"
+        raise InvalidRequestError(
+            Problem("save_to", f"stands outside the workspace {root}; give a place in it, such as {example}.")
+        )
+    folder = "/" if save_to.endswith(("/", os.sep)) else ""
+    return f"{'/'.join(found.parts)}{folder}"
+
+
 def check(root: Path, save: Save) -> None:
     """See that an image could be put there now. Makes nothing.
 

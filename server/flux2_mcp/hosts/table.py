@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 from flux2_mcp.hosts.jsonc import Json
 
 System = Literal["Linux", "Darwin", "Windows"]
@@ -286,5 +286,7 @@ def host(name: str) -> Host:
     wanted = name.strip().lower()
     found = next((row for row in TABLE if wanted == row.name or wanted in row.also), None)
     if found is None:
-        raise InvalidRequestError(Problem("HOST", f"{name!r} is none of {', '.join(row.name for row in TABLE)}."))
+        raise InvalidRequestError(
+            Problem("HOST", f"{shortened(name)!r} is none of {', '.join(row.name for row in TABLE)}.")
+        )
     return found

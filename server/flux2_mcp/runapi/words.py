@@ -9,6 +9,7 @@ from decimal import Decimal
 from itertools import islice
 
 from flux2_mcp.config import redact
+from flux2_mcp.errors import shortened
 
 LONGEST = 300
 """Characters of RunAPI's words that an error may carry."""
@@ -76,4 +77,4 @@ def clean(text: str, key: str | None = None) -> str:
     words = ("".join(char for char in word if char.isprintable()) for word in text.split())
     # The key goes before the cut, or the cut could leave a part of it.
     line = redact(" ".join(word for word in words if word), key or "")
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+    return shortened(line, LONGEST)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import anyio.to_thread
 from mcp.server.apps import client_supports_apps
 from mcp.server.mcpserver import Context, ListRoots, Resolve
-from mcp_types import CallToolResult, ContentBlock, ImageContent, ListRootsResult, ResourceLink, TextContent
+from mcp.shared.exceptions import MCPError
+from mcp.shared.message import ServerMessageMetadata
+from mcp_types import (
+    CallToolResult,
+    ContentBlock,
+    ImageContent,
+    ListRootsRequest,
+    ListRootsResult,
+    ResourceLink,
+    Root,
+    TextContent,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel, ValidationError
 
 from flux2_mcp import results, sources
 from flux2_mcp.delivery.preview import MIME_TYPES, MOST_BYTES, MOST_PIXELS, scaled
@@ -63,9 +76,40 @@ def wait_seconds(call: Call, asked: float | None) -> float:
     return next(value for value in (asked, settings.wait_seconds, client(call).wait_seconds) if value is not None)
 
 
+class _Named(BaseModel):
+    """What a client answers to `roots/list`, before anything of it is held to be a folder."""
+
+    roots: list[dict[str, Any]]
+
+
 async def _roots(call: Call) -> ListRootsResult | ListRoots:
-    can = call.client_capabilities is not None and call.client_capabilities.roots is not None
-    return ListRoots() if can else ListRootsResult(roots=[])
+    if call.client_capabilities is None or call.client_capabilities.roots is None:
+        return ListRootsResult(roots=[])
+    if call.protocol_version in MODERN_PROTOCOL_VERSIONS:
+        return ListRoots()  # `app` has passed its answer through `usable_roots`
+    try:
+        named = await call.session.send_request(
+            ListRootsRequest(), _Named, metadata=ServerMessageMetadata(related_request_id=call.request_id)
+        )
+    except (MCPError, ValidationError):  # an error, or an answer in no known form: it names none
+        return ListRootsResult(roots=[])
+    return ListRootsResult.model_validate(usable_roots(named.model_dump()))
+
+
+def usable_roots(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A client's answer to `roots/list` without the roots that are no folders of this machine.
+
+    Editors name what else they have open, too (`vscode-remote:`, `untitled:`), and the SDK would refuse all for one.
+    """
+    roots = answer.get("roots")
+    return dict(answer) | ({"roots": [root for root in roots if _is_folder(root)]} if isinstance(roots, list) else {})
+
+
+def _is_folder(root: object) -> bool:
+    try:
+        return sources.file_path(str(Root.model_validate(root).uri)) is not None
+    except ValidationError:
+        return False
 
 
 Roots: TypeAlias = Annotated[ListRootsResult, Resolve(_roots)]
@@ -74,7 +118,7 @@ Roots: TypeAlias = Annotated[ListRootsResult, Resolve(_roots)]
 
 def folders(call: Call, roots: ListRootsResult) -> list[Path]:
     """The folders that the caller works in, the workspace first: the client's roots, else the settings' own."""
-    named = [sources.file_path(str(root.uri)) for root in roots.roots if str(root.uri).startswith(sources.FILE)]
+    named = [sources.file_path(str(root.uri)) for root in roots.roots]
     if found := [Path(path) for path in named if path is not None]:
         return found
     settings = service(call).settings
