@@ -25,19 +25,9 @@ import anyio.lowlevel
 import pydantic_core
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.message import SessionMessage
-from mcp_types import (
-    INTERNAL_ERROR,
-    INVALID_REQUEST,
-    PARSE_ERROR,
-    ErrorData,
-    JSONRPCError,
-    JSONRPCMessage,
-    JSONRPCNotification,
-    JSONRPCResponse,
-    RequestId,
-    jsonrpc_message_adapter,
-)
-from pydantic import ValidationError
+from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, JSONRPCResponse, RequestId
+
+from flux2_mcp import messages
 
 Incoming: TypeAlias = SessionMessage | Exception  # the SDK's; this transport answers what is no message itself
 Received: TypeAlias = MemoryObjectReceiveStream[Incoming]
@@ -45,7 +35,9 @@ Sent: TypeAlias = MemoryObjectSendStream[SessionMessage]
 
 CHUNK_BYTES = 65_536
 MOST_BYTES = 16 * 2**20
-"""The longest line. A tool's arguments take a few thousand; what is longer is not kept."""
+"""The longest line. A tool's arguments take a few thousand; what is longer is not kept,"""
+TAIL_BYTES = 4096
+"""but for its end: many clients write a request's id last, and it is all that matters then."""
 BLOCKED_SECONDS = 0.1
 """After so long with a full pipe, look whether the host is still there."""
 GRACE_SECONDS = 0.1
@@ -56,10 +48,11 @@ LAST_SECONDS = 0.4
 """Once the end has begun, whatever holds the process longer is left behind. The journal bears that like any other end."""
 
 _GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)  # the last: Linux, a socket's half
-_TOO_LONG = ErrorData(code=PARSE_ERROR, message=f"Parse error: the line is longer than {MOST_BYTES} bytes.")
-_NO_JSON = ErrorData(code=PARSE_ERROR, message="Parse error: the line is not JSON in UTF-8.")
 _NO_TEXT = ErrorData(code=INTERNAL_ERROR, message="Internal error: the answer holds text that is no UTF-8.")
-_NO_MESSAGE = ErrorData(code=INVALID_REQUEST, message="Invalid request: the line is not a JSON-RPC 2.0 message.")
+
+
+class Refusal(SessionMessage):
+    """An answer of ours to a line: whatever its id was given before, nothing else answers this line."""
 
 
 class Pipes:
@@ -140,10 +133,10 @@ class Pipes:
         self, lines: Iterable[bytes], to_server: MemoryObjectSendStream[Incoming], refusals: Sent
     ) -> None:
         for line in lines:
-            if (message := _message(line)) is not None:
+            if (message := messages.message(line, MOST_BYTES)) is not None:
                 await to_server.send(SessionMessage(message))
-            elif (refusal := _refusal(line)) is not None:
-                await refusals.send(SessionMessage(refusal))
+            elif (refusal := messages.refusal(line, MOST_BYTES)) is not None:
+                await refusals.send(Refusal(refusal))
 
     async def _more(self) -> bytes:
         """The next bytes; none at the end of input."""
@@ -162,7 +155,7 @@ class Pipes:
                 try:
                     await self._put(self._unsent)
                     async for message in from_server:
-                        if not self._was_given(message.message):
+                        if isinstance(message, Refusal) or not self._was_given(message.message):
                             await self._put(_line(message.message))
                 except OSError:  # the host has closed its end, or is gone
                     self._end(0)
@@ -189,35 +182,28 @@ class Pipes:
 
 
 class Lines:
-    """Puts chunks together to lines. One that is too long is not kept, and comes as `MOST_BYTES` + 1 bytes of itself."""
+    """Puts chunks together to lines. Of one that is too long, the first `MOST_BYTES` and the last `TAIL_BYTES` come."""
 
     def __init__(self) -> None:
         self._begun = bytearray()
+        self._tail = b""
 
     def of(self, chunk: bytes) -> Iterator[bytes]:
         """The lines that this chunk ends, without their ends and without the empty ones."""
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
             self._keep(piece)
-            line = bytes(self._begun)
+            line = bytes(self._begun) + self._tail
             self._begun.clear()
+            self._tail = b""
             if line and not line.isspace():
                 yield line
         self._keep(rest)
 
     def _keep(self, piece: bytes) -> None:
-        self._begun += piece[: MOST_BYTES + 1 - len(self._begun)]
-
-
-def _message(line: bytes) -> JSONRPCMessage | None:
-    """The message in a line; None where there is none."""
-    try:
-        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-    except ValidationError:
-        return None
-    # To the SDK, a request with an id that can be none is a notification, and whoever sent it waits for ever.
-    is_notification = isinstance(message, JSONRPCNotification)
-    return None if is_notification and b'"id"' in line and "id" in pydantic_core.from_json(line) else message
+        room = MOST_BYTES - len(self._begun)
+        self._begun += piece[:room]
+        self._tail = (self._tail + piece[room:])[-TAIL_BYTES:]
 
 
 def _line(message: JSONRPCMessage) -> bytes:
@@ -227,23 +213,6 @@ def _line(message: JSONRPCMessage) -> bytes:
         if isinstance(message, JSONRPCResponse | JSONRPCError):
             return _line(JSONRPCError(jsonrpc="2.0", id=message.id, error=_NO_TEXT))
         return b""
-
-
-def _refusal(line: bytes) -> JSONRPCError | None:
-    """What to say to a line that is no message; None to a broken answer, or two peers could complain for ever."""
-    if len(line) > MOST_BYTES:
-        return JSONRPCError(jsonrpc="2.0", id=None, error=_TOO_LONG)
-    try:
-        found = pydantic_core.from_json(line)
-    except ValueError:
-        return JSONRPCError(jsonrpc="2.0", id=None, error=_NO_JSON)
-    if not isinstance(found, dict):
-        return JSONRPCError(jsonrpc="2.0", id=None, error=_NO_MESSAGE)
-    if "method" not in found and ("result" in found or "error" in found):
-        return None
-    asked = found.get("id")
-    ident = asked if isinstance(asked, int | str) and not isinstance(asked, bool) else None
-    return JSONRPCError(jsonrpc="2.0", id=ident, error=_NO_MESSAGE)
 
 
 def _events(descriptor: int, wanted: int) -> int:

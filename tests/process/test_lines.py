@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 
-from flux2_mcp.pipes import CHUNK_BYTES, MOST_BYTES, Lines
+from flux2_mcp.pipes import CHUNK_BYTES, MOST_BYTES, TAIL_BYTES, Lines
 from tests.process.openings import opening
 from tests.process.stdio import ERAS, LEGACY, MODERN, Host, Raw, patched
 from tests.support.deep import thin
@@ -24,17 +24,17 @@ DEEP = pytest.param(MODERN, marks=pytest.mark.deep)
 # The line, and the id and the code of what is answered.
 BROKEN: dict[str, tuple[bytes, object, int]] = {
     "no JSON": (b"hello", None, PARSE),
-    "half of one": (b'{"jsonrpc":"2.0","id":1,', None, PARSE),
-    "bad UTF-8": (b'{"jsonrpc":"2.0","id":1,"method":"ping\xff"}', None, PARSE),
-    "half a surrogate pair": (b'{"jsonrpc":"2.0","id":1,"method":"\\ud83d"}', None, PARSE),
+    "half of one": (b'{"jsonrpc":"2.0","id":51,', 51, PARSE),
+    "bad UTF-8": (b'{"jsonrpc":"2.0","id":1,"method":"ping\xff"}', 1, PARSE),
+    "half a surrogate pair": (b'{"method":"\\ud83d","jsonrpc":"2.0","id":53}', 53, PARSE),
     "zeros": (bytes(20), None, PARSE),
     "deeply nested": (
-        b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + b'{"x":' * 9000 + b"}" * 9001,
-        None,
+        b'{"jsonrpc":"2.0","id":54,"method":"ping","params":' + b'{"x":' * 9000 + b"}" * 9001,
+        54,
         PARSE,
     ),
     "lists, unclosed": (b"[" * 100_000, None, PARSE),
-    "too long": (b'{"jsonrpc":"2.0","id":1,"method":"' + b"x" * MOST_BYTES + b'"}', None, PARSE),
+    "too long": (b'{"method":"' + b"x" * MOST_BYTES + b'","jsonrpc":"2.0","id":"long"}', "long", PARSE),
     "a number": (b"7", None, INVALID),
     "a batch": (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', None, INVALID),
     "no method": (b'{"jsonrpc":"2.0","id":7}', 7, INVALID),
@@ -104,11 +104,12 @@ def test_lines_come_out_as_they_went_in_however_they_are_cut() -> None:
     assert found == lines
 
 
-def test_of_a_line_that_is_too_long_no_more_is_kept_than_shows_it() -> None:
+def test_of_a_line_that_is_too_long_no_more_is_kept_than_its_beginning_and_its_end() -> None:
     kept = Lines()
     for _ in range(MOST_BYTES // CHUNK_BYTES + 10):
         assert list(kept.of(b"x" * CHUNK_BYTES)) == []
-    assert [len(line) for line in kept.of(b'"}\nnext\n')] == [MOST_BYTES + 1, 4]
+    long, following = kept.of(b'"}\nnext\n')
+    assert (len(long), long[-4:], following) == (MOST_BYTES + TAIL_BYTES, b'xx"}', b"next")
 
 
 # --- a thousand of them -----------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ GRACE_SECONDS = 0.1
 MOST = 256
 """Connections, and calls, at once."""
 MOST_SESSIONS = 128
+MOST_BYTES = 4 * 2**20
+"""Of a call."""
 EPILOG = f"""
 \b
 Examples:
@@ -71,7 +73,7 @@ async def _serve(settings: Settings, listener: socket.socket, token: str, *, mad
     gc.disable()  # as the stdio server does while the SDK builds its models
     from mcp.server.transport_security import TransportSecuritySettings
 
-    from flux2_mcp import asgi, bearer
+    from flux2_mcp import asgi, bearer, readable
     from flux2_mcp.app import build
 
     port = int(listener.getsockname()[1])
@@ -80,11 +82,13 @@ async def _serve(settings: Settings, listener: socket.socket, token: str, *, mad
     application = server.streamable_http_app(
         streamable_http_path=PATH,
         max_sessions=MOST_SESSIONS,
+        max_request_body_size=MOST_BYTES,
         transport_security=TransportSecuritySettings(
             allowed_hosts=names, allowed_origins=[f"http://{name}" for name in names]
         ),
     )
-    application.add_middleware(bearer.BearerOnly, token=token)
+    application.add_middleware(readable.MessagesOnly, most=MOST_BYTES)
+    application.add_middleware(bearer.BearerOnly, token=token)  # the last stands before all others
     gc.freeze()
     gc.enable()
     stop, loop, stopped_by = asyncio.Event(), asyncio.get_running_loop(), [0]
