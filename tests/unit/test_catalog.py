@@ -155,7 +155,8 @@ def test_a_remix_id_without_source_images_is_told_the_text_to_image_id(variant: 
         f"flux-2-{variant}-remix-image remixes source images, and no source_images were given."
         f" Use flux-2-{variant}-text-to-image, or variant {variant}."
     )
-    for sources in (None, [], ()):
+    given: tuple[list[str] | None, ...] = (None, [])
+    for sources in given:
         with pytest.raises(InvalidRequestError) as caught:
             catalog.request(prompt="a cat", variant=f"flux-2-{variant}-remix-image", source_image_urls=sources)
         assert caught.value.problems == (Problem("variant", text),)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flux2_mcp import models, pipes
+from flux2_mcp import messages, models, pipes
 from flux2_mcp.config import redact
 from flux2_mcp.errors import Flux2Error, HostFileError
 from flux2_mcp.hosts.toml_edit import TomlEditor
@@ -166,9 +166,9 @@ def test_each_line_is_a_message_or_refused_or_an_answer_nobody_waits_for(given_:
     whole = [line for at in range(0, len(sent), size) for line in lines.of(sent[at : at + size])]
     assert whole == [line for line in sent.split(b"\n") if line and not line.isspace()]
     for line in whole:
-        if pipes._message(line) is None and (refusal := pipes._refusal(line)) is not None:
-            assert refusal.error.code in {-32700, -32600}
-            assert KEY not in refusal.error.message
+        if messages.message(line, len(line)) is None and (refused := messages.refusal(line, len(line))) is not None:
+            assert refused.error.code in {-32700, -32600}
+            assert KEY not in refused.error.message
 
 
 @given(st.text(max_size=10), st.text(max_size=10), st.lists(st.sampled_from([KEY, "canary-5d1c%2F", "x"]), max_size=4))

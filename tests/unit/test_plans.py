@@ -16,7 +16,7 @@ from flux2_mcp.journal.entry import Change
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.keeper import Keeper
 from flux2_mcp.lifecycle import Event, State
-from tests.unit.journals import AT, intend, intent, steps
+from tests.unit.journals import AT, apply, intend, intent, steps
 from tests.unit.services import SPEED, Front, fronted, made, opened, opened_twice, until
 
 pytestmark = pytest.mark.anyio
@@ -77,7 +77,7 @@ async def test_a_task_is_as_old_as_runapi_has_had_it(front: Front, tmp_path: Pat
     settings, now = front.settings(tmp_path), datetime.now(UTC)
     elsewhere = SqliteJournal(settings.home, account(settings), "another-machine/1/another")
     await intend(elsewhere, intent("k"), at=now - timedelta(hours=1))
-    await elsewhere.apply("k", Event.ACCEPTED, Change(at=now, task_id="task-k"))
+    await apply(elsewhere, "k", Event.ACCEPTED, Change(at=now, task_id="task-k"))
     await elsewhere.release()
     await elsewhere.close()
     async with opened(settings):

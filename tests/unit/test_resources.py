@@ -18,8 +18,9 @@ from flux2_mcp.journal.entry import Change, StoredImage
 from flux2_mcp.lifecycle import Event
 from flux2_mcp.results import stamp
 from flux2_mcp.service import Service
+from flux2_mcp.services import Services
 from flux2_mcp.settings import Settings
-from tests.unit.journals import AT, intent, new, opened, steps
+from tests.unit.journals import AT, apply, intent, new, opened, steps
 
 pytestmark = pytest.mark.anyio
 
@@ -59,15 +60,15 @@ async def test_a_task_stands_in_the_list_under_a_short_title_with_the_time_of_it
         await new(journal, intent("k", catalog.request(prompt="a red\n fox " * 20)))
         await steps(journal, "k", Event.ACCEPTED)
         done = AT + timedelta(hours=1)
-        await journal.apply("k", Event.COMPLETED, Change(at=done))
-        await journal.apply("k", Event.DELIVERED, Change(at=done + timedelta(hours=1), images=(image,)))
+        await apply(journal, "k", Event.COMPLETED, Change(at=done))
+        await apply(journal, "k", Event.DELIVERED, Change(at=done + timedelta(hours=1), images=(image,)))
     async with Service.opened(sandbox_settings) as service:
         listed = (await resources.listed(service, None)).resources[-2:]
         assert [str(one.uri) for one in listed] == ["flux2://tasks/task-k", "flux2://images/task-k"]
         assert {one.title for one in listed} == {("a red fox " * 20)[:60]}
         assert {one.annotations and one.annotations.last_modified for one in listed} == {stamp(done)}
         for right in ("1", "2048"):
-            assert await resources.read(service, f"flux2://images/task-k?max={right}")
+            assert await resources.read(Services(service), f"flux2://images/task-k?max={right}")
         for wrong in ("0", "2049", "-1", "1.5", "much"):
             with pytest.raises(InvalidRequestError, match="from 1 to 2048"):
-                await resources.read(service, f"flux2://images/task-k?max={wrong}")
+                await resources.read(Services(service), f"flux2://images/task-k?max={wrong}")
