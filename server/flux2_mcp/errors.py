@@ -281,6 +281,7 @@ class DeliveryError(Flux2Error):
 class StorageError(DeliveryError):
     """A finished image could not be written on this machine, which its user can mend."""
 
+    code = "storage"
     default_next = "Make room in FLUX2_HOME, or make it writable; then call check_task with the task's id."
 
 

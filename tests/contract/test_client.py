@@ -682,7 +682,7 @@ async def test_a_quote_is_asked_for_and_read() -> None:
 async def test_the_account_is_read() -> None:
     said = '{"id": 1, "name": "A", "email": "a@example.com", "account": {"id": 2, "name": "Team"}}'
     async with Recorded(answer(200, said)) as server, opened(server.url) as api:
-        assert await api.me() == Account(name="A", email="a@example.com", account_name="Team")
+        assert await api.me() == Account(name="A", email="a@example.com", account_name="Team", account_id="2")
     assert server.sent[0].path == "/api/v1/me"
 
 

@@ -49,7 +49,7 @@ def is_told(outcome: Outcome, why: str) -> None:
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
-        (CORRUPT, "What came is no PNG, JPEG or WebP image."),
+        (CORRUPT, "The image is broken: it can't be decoded to its end."),
         (Reply(410), "The result's URL answered 410; it may have expired."),
     ],
 )
