@@ -8,7 +8,7 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from flux2_mcp import __version__
 from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.config import config_file
 from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError, TransportError
-from flux2_mcp.gateway import Gateway
+from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.runapi.causes import CERTIFICATES
 from flux2_mcp.settings import Settings
 
@@ -32,6 +32,8 @@ SKEW = 120.0
 MEGABYTE = 1_000_000
 LEAST_FREE, FEW_FREE = 100 * MEGABYTE, 1_000 * MEGABYTE
 """Bytes. An image takes 1 to 8 MB, and none is delivered to a full disk."""
+FEW = 8
+"""Ids of tasks that are named."""
 SHOWN, LONG_KEY = 4, 12
 """Characters of a key that are shown, and how long it must be for that."""
 SET_CLOCK = {
@@ -179,6 +181,8 @@ def storage(settings: Settings) -> Iterator[Check]:
         else:
             detail = f"{tasks} tasks, {size:.1f} MB ({journal})"
             yield ok("journal", f"sound, {detail}") if sound else fail("journal", f"{journal} is broken", aside)
+            if sound:
+                yield from _records(journal, settings)
     free = shutil.disk_usage(there).free
     detail = f"{free / MEGABYTE:,.0f} MB free at {there}"
     if free < LEAST_FREE:
@@ -187,6 +191,30 @@ def storage(settings: Settings) -> Iterator[Check]:
         yield note("disk", detail, ELSEWHERE)
     else:
         yield ok("disk", detail)
+
+
+def _records(journal: Path, settings: Settings) -> Iterator[Check]:
+    """Records of the journal that nobody can go on with."""
+    from flux2_mcp.journal.inspection import inspect
+    from flux2_mcp.journal.sqlite import Error
+
+    try:
+        found = inspect(journal, account(settings))
+    except Error:  # another process has it for long: what was sound before is no failure
+        return
+    if found.unread:
+        detail = f"this version can't read {_named(found.unread)}; left as they are, for a newer flux2-mcp"
+        yield note("records", detail, "flux2-mcp tasks")
+    if found.strangers:
+        of = "made with another key" + (", of another RunAPI account as far as is known" if found.known else "")
+        mend = f"RUNAPI_API_KEY=KEY_THAT_MADE_THEM flux2-mcp wait {shlex.join(found.strangers[:FEW])}"
+        detail = f"under way, {of}, and nobody collects them: {_named(found.strangers)}"
+        # Where it was never asked whose this key is, the next command that looks for tasks asks.
+        yield note("other keys", detail, mend if found.known else "flux2-mcp tasks")
+
+
+def _named(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:FEW]) + (f" and {len(ids) - FEW} more" if len(ids) > FEW else "")
 
 
 def _advice(exc: Flux2Error | TimeoutError) -> str:

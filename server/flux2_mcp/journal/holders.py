@@ -1,4 +1,4 @@
-"""Whose tasks a key may have: those of every key of its RunAPI account. Sync; over one `Database`.
+"""Whose tasks a key may have: those of every key of its RunAPI account. Sync; over one `Database`, or what reads a file.
 
 Tasks stand under a name that is made from the service and the key that made them (`gateway.account`). A key that is replaced
 would leave them to nobody. So it is written down which account of RunAPI each name belongs to, as RunAPI has told, and the
@@ -14,22 +14,22 @@ from flux2_mcp.journal.entry import Entry
 from flux2_mcp.journal.shared import OPEN
 
 if TYPE_CHECKING:  # SQLite loads at its first use
-    from flux2_mcp.journal.sqlite import Database, Value
+    from flux2_mcp.journal.sqlite import Database, Read, Value
 
 _HERE = "account > :first AND account < :last AND instr(substr(account, length(:first) + 1), ':') = 0"
 """On the same service: names begin with it, a colon follows, and what follows that holds none."""
 _UNFINISHED = "state IN ('intent', 'submitted', 'processing', 'completed')"
 
 
-def tasks_of(name: str, database: Database) -> str:
+def tasks_of(name: str, read: Read) -> str:
     """The name under which a key's tasks stand."""
-    found = database.read("SELECT tasks FROM holder WHERE account = ?", (name,))
+    found = read("SELECT tasks FROM holder WHERE account = ?", (name,))
     return str(found[0]["tasks"]) if found else name
 
 
-def known(name: str, database: Database) -> bool:
+def known(name: str, read: Read) -> bool:
     """Whether it is written down whose key it is."""
-    return bool(database.read("SELECT 1 FROM holder WHERE account = ?", (name,)))
+    return bool(read("SELECT 1 FROM holder WHERE account = ?", (name,)))
 
 
 def belongs(name: str, holder: str, database: Database) -> None:
@@ -47,31 +47,31 @@ def belongs(name: str, holder: str, database: Database) -> None:
             database.execute(f"UPDATE OR IGNORE {table} SET account = :tasks WHERE account = :name", values)
 
 
-def apart(name: str, database: Database) -> bool:
+def apart(name: str, read: Read) -> bool:
     """Whether there are tasks on the same service that other keys have made, of whichever account."""
     values = {"name": name, **_service(name)}
     # Two ranges, so that a journal of years is not read through for one that is not ours.
     return any(
-        database.read(f"SELECT 1 FROM task WHERE {_HERE} AND {other} LIMIT 1", values)
+        read(f"SELECT 1 FROM task WHERE {_HERE} AND {other} LIMIT 1", values)
         for other in ("account < :name", "account > :name")
     )
 
 
-def strangers(name: str, now: float, until: float, database: Database) -> tuple[Entry, ...]:
+def strangers(name: str, now: float, until: float, read: Read) -> tuple[Entry, ...]:
     """The open tasks on the same service that no key of this account has made, and that no living process looks after."""
     sql = (
         f"SELECT * FROM {OPEN} WHERE {_UNFINISHED} AND {_HERE} AND account <> :tasks"
         " AND account NOT IN (SELECT account FROM holder WHERE tasks = :tasks)"
         " AND (lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until) ORDER BY n"
     )
-    values = {"tasks": tasks_of(name, database), "now": now, "until": until, **_service(name)}
-    return rows.entries(database.read(sql, values))
+    values = {"tasks": tasks_of(name, read), "now": now, "until": until, **_service(name)}
+    return rows.entries(read(sql, values))
 
 
-def elsewhere(name: str, ident: str, database: Database) -> bool:
+def elsewhere(name: str, ident: str, read: Read) -> bool:
     """Whether a task id or key stands in the journal under the name of another key on the same service."""
     sql = f"SELECT 1 FROM task WHERE (task_id = :ident OR key = :ident) AND {_HERE} LIMIT 1"
-    return bool(database.read(sql, {"ident": ident, **_service(name)}))
+    return bool(read(sql, {"ident": ident, **_service(name)}))
 
 
 def _service(name: str) -> dict[str, Value]:

@@ -142,7 +142,7 @@ class SqliteJournal:
 
     def _as_account(self, database: Database, work: Callable[[Database], T]) -> T:
         """Work on what is this key's. Looked up each time: another process may have learnt meanwhile whose key it is."""
-        self._account = holders.tasks_of(self._name, database)
+        self._account = holders.tasks_of(self._name, database.read)
         return work(database)
 
     async def _call(self, work: Callable[[Database], T]) -> T:
@@ -352,24 +352,24 @@ class SqliteJournal:
 
     async def known(self) -> bool:
         """See `Journal.known`."""
-        return await self._run(partial(holders.known, self._name))
+        return await self._run(lambda database: holders.known(self._name, database.read))
 
     async def apart(self) -> bool:
         """See `Journal.apart`."""
-        return await self._run(partial(holders.apart, self._name))
+        return await self._run(lambda database: holders.apart(self._name, database.read))
 
     async def strangers(self) -> tuple[Entry, ...]:
         """See `Journal.strangers`."""
 
         def work(database: Database) -> tuple[Entry, ...]:
             now = self._monotonic()
-            return holders.strangers(self._name, now, now + shared.LEASE, database)
+            return holders.strangers(self._name, now, now + shared.LEASE, database.read)
 
         return await self._run(work)
 
     async def elsewhere(self, ident: str) -> bool:
         """See `Journal.elsewhere`."""
-        return await self._run(partial(holders.elsewhere, self._name, ident))
+        return await self._run(lambda database: holders.elsewhere(self._name, ident, database.read))
 
     async def unfinished(self) -> int:
         """See `Journal.unfinished`."""
@@ -451,5 +451,5 @@ class SqliteJournal:
     async def close(self) -> None:
         """See `Journal.close`."""
         if self._opened is not None:
-            await self._run(lambda database: database.close())
+            await self._call(lambda database: database.close())
             self._opened = None

@@ -1,0 +1,50 @@
+"""What doctor looks at in the journal beside its soundness; changes nothing in it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux2_mcp.journal import holders, rows
+from flux2_mcp.journal.migrations import MIGRATIONS
+from flux2_mcp.journal.shared import LEASE
+from flux2_mcp.journal.sqlite import reading
+
+UNENDED = "SELECT * FROM task WHERE state NOT IN ('delivered', 'failed', 'rejected', 'undelivered', 'unknown')"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found, as ids of tasks.
+
+    `unread` are records that can't be read, `strangers` open tasks that another key has made and nobody looks after. `known`:
+    it is written down which account the key belongs to.
+    """
+
+    unread: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
+    known: bool = False
+
+
+def inspect(path: Path, account: str) -> Inspection:
+    """Look at what has not ended.
+
+    Args:
+        path: The file, which is sound.
+        account: Names the service and the key; see `SqliteJournal`.
+
+    Raises:
+        sqlite3.Error: The file can't be read.
+    """
+    with reading(path) as read:
+        if read("SELECT count(*) FROM migration")[0][0] < len(MIGRATIONS):
+            return Inspection()  # of an older version, and nobody has opened it since
+        now = time.monotonic()
+        unread = [entry for entry in rows.entries(read(UNENDED)) if not entry.readable]
+        strangers = holders.strangers(account, now, now + LEASE, read)
+        return Inspection(
+            tuple(entry.task_id or entry.key for entry in unread),
+            tuple(entry.task_id or entry.key for entry in strangers),
+            holders.known(account, read),
+        )
