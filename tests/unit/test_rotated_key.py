@@ -222,3 +222,15 @@ async def test_other_accounts_other_services_and_the_sandbox_stay_apart(tmp_path
         assert [await opened_all[0].elsewhere(key) for key in ("k1", "k2", "k4")] == [True, False, False]
         (entry,) = await opened_all[0].find(["k0"])
         assert (await apply(opened_all[0], entry.key, Event.REFUSED, Change(at=AT))).state is State.REJECTED
+
+
+async def test_a_lost_journal_forgets_no_keys(tmp_path: Path) -> None:
+    async with journals.opened(tmp_path) as home:
+        old, new_key = home.journal("a", account=FIRST), home.journal("b", account=SECOND)
+        await new(old, intent("first"))
+        for journal in (old, new_key):
+            await journal.belongs("7")
+        for part in tmp_path.glob("journal.sqlite3*"):
+            part.unlink()
+        await new(new_key, intent("second"))
+        assert [entry.key for entry in await new_key.recent(limit=9)] == ["second", "first"]

@@ -54,6 +54,7 @@ def salvage(before: Database | None, lost: Path | None, name: str | None, into: 
 def _take(read: Read, into: Database, done: Salvage) -> bool:
     """Take over from one source; gives whether all of it could be read."""
     whole = _copy(read, "lost", into)
+    _copy(read, "holder", into)  # whose keys they were; RunAPI says it again, as long as they are keys
     columns = [row["name"] for row in into.read("PRAGMA table_info(task)") if row["name"] != "n"]
     for row in _tasks(read):
         if row is None or not _makes_sense(row):

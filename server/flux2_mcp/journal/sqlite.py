@@ -224,18 +224,6 @@ def reading(path: Path) -> Iterator[Read]:
     """
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
         connection.row_factory = sqlite3.Row
-        yield lambda sql, parameters=(): connection.execute(sql, parameters).fetchall()
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[Read]:
-    """A file's queries, whatever it is like; changes nothing in it.
-
-    Raises:
-        sqlite3.Error: The file can't be opened.
-    """
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
-        connection.row_factory = sqlite3.Row
         connection.text_factory = _text
         yield lambda sql, parameters=(): connection.execute(sql, parameters).fetchall()
 
