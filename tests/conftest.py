@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from flux2_mcp.settings import Settings, from_env
 
 # The same examples on every machine, and no clock in the verdict: these machines are shared and slow at times.
-hypothesis_settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
+hypothesis_settings.register_profile("ci", deadline=None, derandomize=True, max_examples=30)
 # `make fuzz`: more of them, and others each time.
 hypothesis_settings.register_profile("fuzz", deadline=None, derandomize=False, max_examples=1000, print_blob=True)
 hypothesis_settings.load_profile("fuzz" if os.environ.get("FLUX2_TESTS_FUZZ") else "ci")

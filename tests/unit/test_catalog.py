@@ -426,7 +426,7 @@ def acceptable(given: Mapping[str, Any]) -> bool:
     )
 
 
-@settings(max_examples=3 * settings().max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(ARGUMENTS)
 def test_any_arguments_make_a_request_exactly_where_the_contract_allows_it(given: dict[str, Any]) -> None:
     if not acceptable(given):

@@ -213,7 +213,7 @@ def test_a_png_without_any_picture_in_it_is_refused_although_pillow_stumbles_ove
     assert refusal(tmp_path, empty) == "The image is broken: it can't be decoded to its end."
 
 
-@settings(max_examples=100)
+@settings(max_examples=2 * settings().max_examples)
 @given(
     st.sampled_from([PNG, JPEG, WEBP, drawn("WEBP", lossless=True)]),
     st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=6),

@@ -351,4 +351,4 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournalMachine = JournalMachine.TestCase
-TestJournalMachine.settings = settings(max_examples=30, stateful_step_count=40)
+TestJournalMachine.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=40)

@@ -490,7 +490,7 @@ def test_spans_are_sent_where_opentelemetrys_own_variables_ask_for_them(env: dic
     assert told(**env).telemetry is wanted
 
 
-@settings(max_examples=250)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.dictionaries(NAMES, VALUES, max_size=4), st.none() | st.text(max_size=20))
 def test_whatever_the_environment_holds_it_is_settings_or_a_settings_error(
     env: dict[str, str], config_text: str | None

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flux2_mcp.errors import WireError
@@ -562,7 +562,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from(["id", "status", "state", "data", "images", "usage", "error", "errors"]), JSON))
 def test_no_json_breaks_the_reader_of_tasks(said: dict[str, Any]) -> None:
     assert read(said).task_id == "t"
