@@ -38,8 +38,12 @@ async def test_what_does_not_pass_by_itself_ends_the_wait_and_what_passes_does_n
         assert not any(state(open_task, each, passing).settled for each in (State.INTENT, State.PROCESSING))
 
 
-async def test_an_image_that_was_made_is_waited_for_until_its_fetching_fails(open_task: Told) -> None:
-    assert [state(open_task, State.COMPLETED, trouble).settled for trouble in (None, BROKEN)] == [False, True]
+async def test_an_image_that_was_made_is_waited_for_until_it_is_written_down_that_it_can_not_be_had(
+    open_task: Told,
+) -> None:
+    assert [state(open_task, State.COMPLETED, trouble).settled for trouble in (None, BROKEN)] == [False, False]
+    spoilt = replace(open_task, entry=replace(open_task.entry, error="Its image can't be had."))
+    assert state(spoilt, State.COMPLETED, BROKEN).settled
     assert all(state(open_task, each).settled for each in State if not each.unfinished)
 
 
