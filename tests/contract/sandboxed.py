@@ -59,6 +59,7 @@ def running(folder: Path, **options: Any) -> Iterator[Api]:  # noqa: ANN401  # w
         more: dict[str, Any] = {
             "base_url": sandbox.base_url,
             "verify": TLS,
+            "timeout": 60,
             "event_hooks": {"response": [described.check]},
         }
         key = {"Authorization": f"Bearer {sandbox.api_key}"}

@@ -73,6 +73,7 @@ async def test_an_id_made_elsewhere_is_asked_of_runapi_and_recorded(client: Clie
             f"{elsewhere.base_url}/api/v1/flux_2/text_to_image",
             json=body,
             headers={"Authorization": f"Bearer {elsewhere.api_key}"},
+            timeout=60,
         )
         task_id = answer.json()["id"]
         checked = await call(client, "check_task", task_ids=[task_id])

@@ -153,7 +153,7 @@ async def test_what_spends_nothing_asks_for_no_login(settings: Settings) -> None
 
 
 async def test_a_server_that_ends_while_a_login_waits_ends_at_once(settings: Settings) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with Client(build(settings), mode="legacy", elicitation_callback=User()) as client:
             with pytest.raises(MCPError):
                 await called(client)

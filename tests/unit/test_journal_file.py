@@ -114,7 +114,7 @@ def at_once(count: int, work: Callable[[int], None]) -> None:
     raised: list[BaseException] = []
 
     def run(number: int) -> None:
-        gate.wait(10)
+        gate.wait(60)
         try:
             work(number)
         except BaseException as exc:  # noqa: BLE001  # carried out of the thread
@@ -124,7 +124,7 @@ def at_once(count: int, work: Callable[[int], None]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert raised == []
 
 

@@ -27,7 +27,7 @@ def test_a_living_process_is_not_dead_and_a_killed_one_is() -> None:
         name = process.stdout.readline().decode().strip()
         assert not owners.is_dead(name)
         process.kill()
-        process.wait(10)
+        process.wait(60)
         assert owners.is_dead(name)
 
 

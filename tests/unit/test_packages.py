@@ -194,7 +194,7 @@ def hint(home: Path, *, program: bool = True, env: Mapping[str, str] | None = No
     done = subprocess.run(
         ["sh", str(ROOT / PLUGIN / "scripts/no-key.sh")],
         env={"PATH": str(folder), "HOME": str(home)} | dict(env or {}),
-        capture_output=True, text=True, check=True, timeout=20,
+        capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert done.stderr == ""
     return done.stdout

@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 async def allowed(front: Front, attempt: Attempt) -> str:
     """The code that a browser brings back."""
-    async with httpx.AsyncClient(base_url=front.sandbox.base_url, verify=TLS) as http:
+    async with httpx.AsyncClient(base_url=front.sandbox.base_url, verify=TLS, timeout=60) as http:
         page = await http.get(attempt.address(front.sandbox.base_url, "desk"))
         found = re.search(r'name="id" value="([^"]+)"', page.text)
         assert found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import signal
@@ -9,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import httpx
 import pytest
 from starlette.types import Message
 
+from flux2_mcp import asgi
 from flux2_mcp.errors import SandboxError
 from flux2_mcp.sandbox.app import create
 from flux2_mcp.sandbox.server import Sandbox
@@ -33,7 +34,7 @@ from flux2_mcp.sandbox.server import Sandbox
 
 told = json.loads(sys.stdin.readline())
 with Sandbox(Path(told["folder"]), speed=1000) as sandbox:
-    with httpx.Client(base_url=sandbox.base_url, headers={"Authorization": "Bearer " + sandbox.api_key}) as http:
+    with httpx.Client(base_url=sandbox.base_url, headers={"Authorization": "Bearer " + sandbox.api_key}, timeout=60) as http:
         task = http.get(told["path"]).json()
         again = http.post(told["create"], json=told["body"], headers={"Idempotency-Key": "shared"}).json()
         file = http.get("/files/" + told["file"])
@@ -52,7 +53,7 @@ with Sandbox(Path(told["folder"]), speed=1000) as sandbox:
 def test_it_answers_as_soon_as_it_has_started_and_not_once_it_is_closed(tmp_path: Path) -> None:
     sandbox = Sandbox(tmp_path / "sandbox").start()
     url = f"{sandbox.base_url}/api/v1/price_schedules"
-    assert httpx.get(url).status_code == 200
+    assert httpx.get(url, timeout=60).status_code == 200
     sandbox.close()
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
@@ -65,7 +66,7 @@ def test_closing_is_quick_even_with_calls_under_way_and_does_nothing_twice(tmp_p
     with socket.create_connection(("127.0.0.1", port)) as idle, socket.create_connection(("127.0.0.1", port)) as busy:
         busy.sendall(f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {sandbox.api_key}\r\n".encode())
         busy.sendall(b"Content-Length: 100\r\n\r\n{")
-        idle.settimeout(5)
+        idle.settimeout(60)
         # Answered while the other call is still being read.
         idle.sendall(b"GET /api/v1/price_schedules HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(12) == b"HTTP/1.1 200"
@@ -85,15 +86,18 @@ def test_a_close_leaves_the_event_loop_and_signals_of_the_process_alone(tmp_path
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_an_answer_is_not_held_back_by_nagles_algorithm(tmp_path: Path) -> None:
+def test_an_answer_is_not_held_back_by_nagles_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it, each would take 40 ms once the connection is past its first few."""
+    made, without = asgi._Protocol.connection_made, list[int]()
+
+    def seen(self: asgi._Protocol, transport: asyncio.Transport) -> None:
+        without.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        made(self, transport)
+
+    monkeypatch.setattr(asgi._Protocol, "connection_made", seen)
     with running(tmp_path) as api:
-        taken = []
-        for _ in range(40):
-            began = time.monotonic()
-            api.http.get("/api/v1/me")
-            taken.append(time.monotonic() - began)
-    # With it, each takes 40 ms once the connection is past its first few.
-    assert min(taken[20:]) < 0.03
+        assert api.http.get("/api/v1/me").status_code == 200
+    assert without == [1]
 
 
 def test_nothing_is_written_on_stdout_or_stderr_or_logged_by_uvicorn(
@@ -102,7 +106,7 @@ def test_nothing_is_written_on_stdout_or_stderr_or_logged_by_uvicorn(
     with running(tmp_path) as api, caplog.at_level(logging.DEBUG):
         api.http.get("/api/v1/me")
         with socket.create_connection(("127.0.0.1", int(api.sandbox.base_url.rpartition(":")[2]))) as stranger:
-            stranger.settimeout(5)
+            stranger.settimeout(60)
             stranger.sendall(b"this is no HTTP\r\n\r\n")
             assert stranger.recv(12) == b"HTTP/1.1 400"
     assert capfd.readouterr() == ("", "")
@@ -162,19 +166,19 @@ def test_drawing_does_not_hold_up_other_calls(tmp_path: Path, monkeypatch: pytes
 
     def draw(*_: object) -> bytes:
         drawing.set()
-        assert go_on.wait(5)
+        assert go_on.wait(60)
         return b"drawn"
 
     monkeypatch.setattr("flux2_mcp.sandbox.pictures.delivered", draw)
     with running(tmp_path) as api:
         url = api.image()
         fetched: list[bytes] = []
-        fetch = threading.Thread(target=lambda: fetched.append(httpx.get(url).content))
+        fetch = threading.Thread(target=lambda: fetched.append(httpx.get(url, timeout=60).content))
         fetch.start()
-        assert drawing.wait(5)
+        assert drawing.wait(60)
         assert api.http.get("/api/v1/me").status_code == 200
         go_on.set()
-        fetch.join(5)
+        fetch.join(60)
     assert fetched == [b"drawn"]
 
 
@@ -233,7 +237,7 @@ def test_two_processes_are_one_service(tmp_path: Path) -> None:
             input=json.dumps(told) + "\n",
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert (ran.returncode, ran.stderr) == (0, "")

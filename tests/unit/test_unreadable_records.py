@@ -46,7 +46,7 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
 
 def sql(home: Path, statement: str, *values: str) -> list[tuple[object, ...]]:
     """As another process would: over a connection of its own."""
-    connection = sqlite3.connect(home / "journal.sqlite3", timeout=10)
+    connection = sqlite3.connect(home / "journal.sqlite3", timeout=60)
     connection.text_factory = bytes
     try:
         with connection:

@@ -219,7 +219,7 @@ async def test_who_begins_to_wait_just_after_a_plan_was_made_is_in_the_next(
         await until(lambda: len(planned) > 0)
         assert not planned[-1][0].watched
         group.start_soon(service._check, [entry], 30.0, None)
-        await until(lambda: planned[-1][0].watched, 1.0)
+        await until(lambda: planned[-1][0].watched)
         group.cancel_scope.cancel()
 
 

@@ -104,7 +104,7 @@ class Shop:
 
     def sql(self, statement: str) -> None:
         """As another process would: over a connection of its own."""
-        connection = sqlite3.connect(self.journal.path, timeout=10)
+        connection = sqlite3.connect(self.journal.path, timeout=60)
         connection.execute(statement)
         connection.commit()
         connection.close()
