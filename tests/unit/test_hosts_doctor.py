@@ -396,10 +396,16 @@ def test_placeholders_in_an_entry_are_no_keys_in_clear_in_any_dialect(
     run("install", "cursor", "--scope", "project")
     path = tmp_path / "project/.cursor/mcp.json"
     held = json.loads(path.read_text())
+    entry = held["mcpServers"]["flux-2"]
+    as_it_is = dict(entry)
     for placeholder in ("${user_config.api_key}", "%RUNAPI_API_KEY%", "${input:runapi-key}", "{env:RUNAPI_API_KEY}"):
-        held["mcpServers"]["flux-2"]["env"] = {"RUNAPI_API_KEY": placeholder}
+        # Keys in clear are looked for before anything else; with another command, nothing is started.
+        entry |= {"env": {"RUNAPI_API_KEY": placeholder}, "command": "/gone/flux2-mcp"}
         path.write_text(json.dumps(held))
-        assert doctor("cursor").failing == []
+        assert doctor("cursor")("cursor")[1] == f"flux-2 in {path} differs in command"
+    entry |= as_it_is
+    path.write_text(json.dumps(held))
+    assert doctor("cursor").failing == []
 
 
 def test_a_key_in_clear_in_a_projects_file_fails_and_the_command_takes_it_out(
