@@ -109,6 +109,29 @@ async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_da
     await closed(journal, aside(home))
 
 
+async def test_a_record_that_only_a_newer_version_can_read_is_taken_over_as_it_is_and_counts(home: Home) -> None:
+    path = await filled(home)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE task SET state = 'upscaling' WHERE key = 'k3'")
+    break_indices(path)
+    journal = home.journal()
+    await new(journal, intent("k6"))
+    assert await spent(journal) == Spent(session_usd=Decimal("0.35"))
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT state FROM task WHERE key = 'k3'").fetchone() == ("upscaling",)
+
+
+@pytest.mark.parametrize("damage", ["reserved = 'much'", "quoted = -1", "created_at = 'once'", "key = x'00'"])
+async def test_a_record_whose_money_can_not_be_counted_closes_the_day(home: Home, damage: str) -> None:
+    path = await filled(home)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE task SET {damage} WHERE key = 'k3'")  # noqa: S608  # of this test's own words
+    break_indices(path)
+    journal = home.journal()
+    await new(journal, intent("k6"))
+    assert await spent(journal) == Spent(session_usd=Decimal("0.30"), lost=aside(home))
+
+
 # --- what can't ---
 
 

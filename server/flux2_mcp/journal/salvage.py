@@ -57,12 +57,16 @@ def _take(read: Read, into: Database, done: Salvage) -> bool:
     _copy(read, "holder", into)  # whose keys they were; RunAPI says it again, as long as they are keys
     columns = [row["name"] for row in into.read("PRAGMA table_info(task)") if row["name"] != "n"]
     for row in _tasks(read):
-        if row is None or not _makes_sense(row):
+        if row is None or not _counts(row):
             whole = False
             continue
         known = {name: row[name] for name in columns if name in row.keys()}  # noqa: SIM118  # a Row's own names
         names, marks = ", ".join(known), ", ".join(f":{name}" for name in known)
-        done.tasks += into.execute(f"INSERT OR IGNORE INTO task ({names}) VALUES ({marks})", known)
+        taken = into.execute(f"INSERT OR IGNORE INTO task ({names}) VALUES ({marks})", known)
+        done.tasks += taken
+        # What was not taken is there already, or lacks what a task must have.
+        there = "SELECT 1 FROM task WHERE account = :account AND key = :key"
+        whole = whole and bool(taken or into.read(there, {"account": row["account"], "key": row["key"]}))
     return whole
 
 
@@ -98,8 +102,12 @@ def _one(read: Read, n: int) -> list[Row | None]:
         return [None]
 
 
-def _makes_sense(row: Row) -> bool:
-    """Whether a row is a task with amounts that can be counted, and not what damage has left of one."""
-    entry = rows.entry(row)
-    amounts = (entry.quoted_usd, entry.reserved_usd, entry.charged_usd)
-    return entry.readable and all(usd is None or 0 <= usd <= rows.MOST for usd in amounts)
+def _counts(row: Row) -> bool:
+    """Whether caps can count a row. Whatever else it holds is taken over as it is: a newer version may read it."""
+    amounts = (row["quoted"], row["reserved"], row["charged"])
+    return (
+        isinstance(row["account"], str)
+        and isinstance(row["key"], str)
+        and isinstance(row["created_at"], float)
+        and all(each is None or (isinstance(each, int) and 0 <= each <= rows.MOST * rows.MICROS) for each in amounts)
+    )
