@@ -27,6 +27,8 @@ PART, CLAIM = ".flux2-part", ".flux2-claim"
 """Ends of the names of files that are being written, and of names that are being given."""
 STALE_SECONDS = 86_400.0
 """After so long, nobody goes on with what was left half-way."""
+LONGEST_PATH = 4096
+"""Characters: what Linux takes, and all but Windows take less."""
 QUALITY = 92
 """Of a JPEG or WebP that an image is converted to."""
 
@@ -50,10 +52,10 @@ def inside(root: Path, save_to: str) -> str:
         path = Path(save_to).expanduser()
         if not path.is_absolute():
             return save_to
-        real = path.parent.resolve() / path.name
-        ways = ((path, root), (path, root.resolve()), (real, root.resolve()))
-        found = next((way.relative_to(base) for way, base in ways if way.is_relative_to(base)), None)
-    except (OSError, ValueError, RuntimeError):  # no such user, a link in circles, a path that no system takes
+        real, base = _real(path.parent) / path.name, _real(root)
+        ways = ((path, root), (path, base), (real, base))
+        found = next((way.relative_to(above) for way, above in ways if way.is_relative_to(above)), None)
+    except (OSError, ValueError, RuntimeError):  # a link in circles, a path that no system takes, no such user
         found = None
     if found is None:
         example = root / "public" / "hero.png"
@@ -206,8 +208,10 @@ def _real(path: Path) -> Path:
     `Path.resolve` raises RuntimeError on a loop of links up to Python 3.12, and gives the loop back as it is from 3.13 on.
 
     Raises:
-        OSError: Links lead in circles.
+        OSError: Links lead in circles, or it is longer than any path: each part of it would be looked at.
     """
+    if len(os.fspath(path)) > LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     real = Path(os.path.realpath(path))
     if any(map(os.path.islink, (real, *real.parents))):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
