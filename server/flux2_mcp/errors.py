@@ -28,6 +28,8 @@ they hold no key and no prompt, and a path only where it is the user's own to me
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -292,6 +294,15 @@ class JournalError(Flux2Error):
     exit_code = 1
     default_cost = "What was sent before stays written down, and is paid once."
     default_next = "Make FLUX2_HOME a writable folder with free space, then call again."
+
+
+@contextmanager
+def before_sending() -> Iterator[None]:
+    """A journal that fails within this has cost nothing, and the error says so."""
+    try:
+        yield
+    except JournalError as exc:
+        raise JournalError(exc.message, cost=NOTHING_SENT) from exc.__cause__
 
 
 class HostFileError(Flux2Error):

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from flux2_mcp import asking, budget, callbacks, catalog
 from flux2_mcp.confirming import Offer, Offers
-from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, shortened
+from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, before_sending, shortened
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.holder import Holder
 from flux2_mcp.journal import owners
@@ -179,7 +179,8 @@ class Service:
             BudgetError: The price is more than `max_cost_usd`, or not known under a cap.
         """
         self._gateway.require_key()
-        return await self._offers.offer(asked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
+        with before_sending():
+            return await self._offers.offer(asked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
 
     async def generate(
         self,
@@ -228,7 +229,8 @@ class Service:
             )
             for key, save in zip(offer.keys, saving.saves, strict=True)
         ]
-        await self._one_account()
+        with before_sending():
+            await self._one_account()
         async with self._keeper.intake:
             intended = await self._journal.intend(
                 intents,

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from flux2_mcp import budget, catalog
 from flux2_mcp.budget import Caps, Left, Spent
-from flux2_mcp.errors import NOTHING_SENT, JournalError
+from flux2_mcp.errors import JournalError, before_sending
 from flux2_mcp.journal import history, holders, rows, shared
 from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Matched, Name, StoredImage, digest
 from flux2_mcp.journal.migrations import MIGRATIONS
@@ -191,10 +191,8 @@ class SqliteJournal:
                 return Intended(over=over)
             return Intended(entries=tuple(self._insert(database, intent, at, in_flight) for intent in intents))
 
-        try:
+        with before_sending():
             intended = await self._write(work)
-        except JournalError as exc:
-            raise JournalError(exc.message, cost=NOTHING_SENT) from exc.__cause__
         self._note(*intended.entries)
         return intended
 
