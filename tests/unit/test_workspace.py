@@ -226,8 +226,9 @@ def test_into_a_folder_it_goes_under_its_readable_name(root: Path, stored: Store
     assert put.saved == str(root / "assets" / Path(stored.path).name)
 
 
-def test_a_second_image_of_one_task_is_numbered(root: Path, stored: StoredImage) -> None:
+def test_a_second_image_of_one_task_is_numbered_where_all_have_one_name(root: Path, stored: StoredImage) -> None:
     assert place(root, Save("hero.png"), stored, 1).saved == str(root / "hero-2.png")
+    assert place(root, Save("assets/"), stored, 1).saved == str(root / "assets" / Path(stored.path).name)
 
 
 def test_done_again_it_makes_no_second_copy(root: Path, stored: StoredImage) -> None:
