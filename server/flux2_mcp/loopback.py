@@ -1,5 +1,8 @@
 """A door on loopback: hears one request from each caller, gives one answer, and lets nobody keep it from the next.
 
+A caller that has said nothing yet, or not all of it, has a short time, and makes room where one comes too many. One that is
+being answered keeps its place: what the answer does may be done once only, as the exchange of a login's code.
+
 h11 reads and writes; there is no server around it. What it costs at most: `MOST_CALLERS` connections, and of each the
 head of one request.
 """
@@ -18,10 +21,10 @@ log = logging.getLogger("flux2_mcp.loopback")
 
 HOST = "127.0.0.1"
 CALL_SECONDS = 5.0
-"""How long one caller may take to say what it wants."""
+"""How long one caller may take to say what it wants, and how long the answer may take where nothing else is said."""
 MOST_CALLERS = 64
-"""At once. For one more, the oldest is hung up on: who holds connections open must neither keep others out nor use up
-the process's files."""
+"""At once. For one more, the oldest that is not being answered is hung up on: who holds connections open must neither keep
+others out nor use up the process's files."""
 LARGEST = 1024 * 1024
 """Bytes of a call that are read and thrown away, so that the caller gets to hear the answer."""
 
@@ -58,21 +61,31 @@ class Door:
 
     Args:
         answer: Given each request once its head has come. What it raises is the caller's loss alone.
-        seconds: How long a call may take altogether; None: `CALL_SECONDS`.
+        call_seconds: How long a caller may take to say what it wants, and to hear the answer.
+        answer_seconds: How long an answer may take.
+        most: Callers at once.
     """
 
-    def __init__(self, answer: Callable[[Request], Awaitable[Reply]], *, seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Request], Awaitable[Reply]],
+        *,
+        call_seconds: float = CALL_SECONDS,
+        answer_seconds: float = CALL_SECONDS,
+        most: int = MOST_CALLERS,
+    ) -> None:
         self._answer = answer
-        self._seconds = seconds
-        self._callers: dict[anyio.CancelScope, bool] = {}  # in the order they came; True: its head has come
+        self._call_seconds = call_seconds
+        self._answer_seconds = answer_seconds
+        self._most = most
+        self._callers: dict[anyio.CancelScope, bool] = {}  # in the order they came; True: it is being answered
 
     async def serve(self, stream: ByteStream) -> None:
         """One caller, from its first byte to our last."""
-        seconds = CALL_SECONDS if self._seconds is None else self._seconds
-        call = anyio.CancelScope(deadline=anyio.current_time() + seconds)
+        call = anyio.CancelScope(deadline=anyio.current_time() + self._call_seconds)
         self._callers[call] = False
-        if len(self._callers) > MOST_CALLERS:
-            oldest = next(iter(self._callers))
+        if len(self._callers) > self._most:
+            oldest = next(caller for caller, answered in self._callers.items() if not answered)  # it may be this one
             self._callers.pop(oldest)
             oldest.cancel()
         try:
@@ -86,9 +99,15 @@ class Door:
 
     def hush(self) -> None:
         """Hang up on everybody who has not said yet what it wants; who has gets its answer."""
-        for call, heard in self._callers.items():
-            if not heard:
+        for call, answered in self._callers.items():
+            if not answered:
                 call.cancel()
+
+    def _note(self, call: anyio.CancelScope, *, answered: bool) -> bool:
+        """Whether a caller is being answered, as long as it has its place; gives whether it has."""
+        if call in self._callers:
+            self._callers[call] = answered
+        return call in self._callers
 
     async def _hear(self, stream: ByteStream, call: anyio.CancelScope) -> None:
         import h11
@@ -96,15 +115,18 @@ class Door:
         connection, size, reply = h11.Connection(h11.SERVER), 0, Reply(204)
         while not isinstance(event := connection.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
+                self._note(call, answered=False)
                 data = await stream.receive(4096)
                 size += len(data)
                 if size > LARGEST:
                     return
                 connection.receive_data(data)
             elif isinstance(event, h11.Request):
-                if call in self._callers:
-                    self._callers[call] = True
+                if not self._note(call, answered=True):
+                    return  # hung up on at this very moment: an answer that is begun has to be ended
+                call.deadline = anyio.current_time() + self._answer_seconds
                 reply = await self._answer(_request(event.method, event.target, list(event.headers)))
+                call.deadline = anyio.current_time() + self._call_seconds
         length = [("Content-Length", str(len(reply.body)))] if reply.body else []
         head = h11.Response(status_code=reply.status, headers=[*reply.headers, *length, ("Connection", "close")])
         parts = (head, h11.Data(reply.body), h11.EndOfMessage())

@@ -245,3 +245,23 @@ async def test_connections_that_say_nothing_do_not_hold_up_the_end(monkeypatch: 
         await login.ended.wait()
         for stream in silent:
             await stream.aclose()
+
+
+async def test_connections_that_say_nothing_do_not_put_out_the_browser_while_its_code_is_exchanged() -> None:
+    async with waiting() as login:
+        login.hold = anyio.Event()
+        pages: list[httpx.Response] = []
+
+        async def allow() -> None:
+            pages.append(await login.allow())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(allow)
+            await login.began.wait()
+            idle = [await anyio.connect_tcp("127.0.0.1", login.attempt.port) for _ in range(loopback.MOST_CALLERS + 6)]
+            assert (await login.ask(path="/")).status_code == LOST.status  # all of them were let in before
+            login.hold.set()
+        assert [title(page) for page in pages] == ["You are logged in"]
+        for stream in idle:
+            await stream.aclose()
+    assert login.callback.result() is REDEEMED

@@ -18,7 +18,7 @@ from flux2_mcp.loopback import HOST, Door, Reply, Request
 
 PATH = "/callback"
 ANSWER_SECONDS = 300.0
-"""How long a browser's call may take: it is told what became of its code, and RunAPI may take its time for that."""
+"""How long the answer to a browser may take: it is told what became of its code, and RunAPI may take its time for that."""
 LAST_WORDS_SECONDS = 5.0
 """How long a browser may take to read its page before the process ends."""
 
@@ -49,7 +49,7 @@ class Callback:
             listener: On the attempt's port. Closed at the end.
             seconds: How long to wait for an answer. What is done with it is not counted.
         """
-        door = Door(self._answer, seconds=ANSWER_SECONDS)
+        door = Door(self._answer, answer_seconds=ANSWER_SECONDS)
         async with anyio.create_task_group() as callers:
             async with listener, anyio.create_task_group() as group:
                 group.start_soon(listener.serve, door.serve, callers)
