@@ -73,9 +73,9 @@ async def test_no_picture_is_said_to_come_of_a_file_that_is_gone(sandbox_setting
 
 
 async def test_a_link_leads_to_the_copy_in_the_workspace(sandbox_settings: Settings, tmp_path: Path) -> None:
-    await delivered(sandbox_settings, tmp_path, 1, saved="/work/hero.png")
+    await delivered(sandbox_settings, tmp_path, 1, saved="/project/hero.png")
     links = [block for block in (await checked(sandbox_settings, 1)).content if isinstance(block, ResourceLink)]
     assert [(link.name, str(link.uri)) for link in links] == [
-        ("hero.png", "file:///work/hero.png"),
+        ("hero.png", "file:///project/hero.png"),
         ("hero.png", "flux2://images/task-0"),
     ]

@@ -20,7 +20,7 @@ from flux2_mcp.journal.entry import Name, Save, StoredImage
 from flux2_mcp.waiting import Told
 from tests.unit import journals
 from tests.unit.journals import intent, new
-from tests.unit.services import FETCH, Front, Reply, Seen, fronted, made, opened_twice, through
+from tests.unit.services import FETCH, Front, Reply, Seen, fronted, made, opened_twice, through, until
 
 AT_ONCE = 24
 
@@ -90,6 +90,16 @@ async def test_of_many_calls_in_two_processes_each_result_names_the_file_with_it
     front: Front, root: Path, tmp_path: Path, overwrite: bool
 ) -> None:
     told: list[Told] = []
+    fetched = front.rule
+
+    async def all_under_way(seen: Seen) -> Reply | None:
+        if seen.is_(
+            FETCH
+        ):  # a call that is made once another has its file may replace it, and would be refused otherwise
+            await until(lambda: len(front.tasks()) == AT_ONCE)
+        return await fetched(seen)
+
+    front.rule = all_under_way
     if overwrite:
         (root / "hero.png").write_bytes(b"old")
     async with opened_twice(front.settings(tmp_path)) as services, anyio.create_task_group() as group:
@@ -135,10 +145,10 @@ async def test_a_name_belongs_to_the_first_of_the_tasks_that_were_under_way_toge
         one, two = home.journal("one"), home.journal("two")
         (first,) = await new(one, intent("first"))
         (second,) = await new(two, intent("second"))
-        hero = "/work/hero.png"
+        hero = "/project/hero.png"
         assert [await two.take(second, hero), await one.take(first, hero)] == [Name.FREE, Name.TAKEN]
         assert await two.take(second, hero) is Name.OURS  # again, after a crash
-        assert await one.take(first, "/work/hero-2.png") is Name.FREE
+        assert await one.take(first, "/project/hero-2.png") is Name.FREE
         (later,) = await new(one, intent("later"))
         assert await one.take(later, hero) is Name.FREE  # what was placed before it was asked for may be replaced
 

@@ -194,12 +194,12 @@ async def test_a_lease_that_came_back_is_another_one(tmp_path: Path) -> None:
                 journal.apply(stale, Event.REFUSED, Change(at=AT)),
                 journal.start(stale, at=AT, in_flight=9),
                 journal.hold(stale),
-                journal.take(stale, "/work/hero.png"),
+                journal.take(stale, "/project/hero.png"),
             ):
                 with pytest.raises(LeaseLostError):
                     await write
         assert await one.find(["k"]) == (after,)
-        assert await one.take(after, "/work/hero.png") is Name.FREE
+        assert await one.take(after, "/project/hero.png") is Name.FREE
         assert (await one.apply(after, Event.REFUSED, Change(at=AT))).state is State.REJECTED
 
 
