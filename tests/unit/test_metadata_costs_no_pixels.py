@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,9 @@ MB = 1_000_000
 MPF = b"MPF\0"
 
 
+@cache  # each process of the suite reads this table
 def packed(size: int) -> bytes:
-    return zlib.compress(bytes(size))
+    return zlib.compress(bytes(size), 1)
 
 
 HARMLESS = {
