@@ -3,9 +3,10 @@
 With --downloads: always at a random moment while images are on their way to disk and into the workspace.
 
 One sandbox, one FLUX2_HOME. In each round a server is started, asked for an image, and killed at a step that the dice
-choose; the next one finds what it left. In the end a last server must bring every task to its end. Prints what was killed
-where, and compares the creates and tasks of the service with the journal, and the journal with the disk. Exits with 1 if a
-task was lost or paid twice, or a file is missing, broken, or there twice.
+choose; the next one finds what it left. In every ninth round it is stopped instead, and goes on 25 to 40 seconds later, when
+others have taken its task over and the user has edited the file. In the end a last server must bring every task to its end.
+Prints what was killed where, and compares the creates and tasks of the service with the journal, and the journal with the
+disk. Exits with 1 if a task was lost or paid twice, a file is missing, broken, or there twice, or what was edited is undone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from random import Random
 
 from bench.proxy import Proxy
+from bench.stops import Stops
 from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
 from tests.process.stdio import LEGACY, Host
@@ -48,14 +50,24 @@ TRICKLE = 0.02
 """Seconds that each piece of a picture waits."""
 SPEED = 20.0
 ROUND_SECONDS = 60.0
+STOP_EVERY = 9
+"""Rounds, of which one is a stop; the steps take turns in that, too."""
 END_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it. `kills` by step; the rest are numbers of tasks."""
+    """What came of it. `kills` by step, stops among them; the rest are numbers of tasks.
+
+    Of `stopped` servers `overtaken` had lost their task when they woke. Of files that the user had `edited` by then, `undone` were
+    written over.
+    """
 
     kills: Mapping[str, int]
+    stopped: int
+    overtaken: int
+    edited: int
+    undone: int
     logical: int
     made: int
     creates: int
@@ -69,36 +81,37 @@ class Report:
     @property
     def good(self) -> bool:
         """True when every task that was written down was made once, ended and landed on disk, once and whole."""
-        wrong = (self.twice, self.lost, self.missing_files, self.broken_files, self.other_files)
+        wrong = (self.twice, self.lost, self.missing_files, self.broken_files, self.other_files, self.undone)
         return not any(wrong) and self.made == self.logical == self.delivered
 
 
 class Trap:
-    """Kills a process as soon as the step it is set for is reached; while fetching, so many seconds after that began."""
+    """Kills or stops a process as soon as the step it is set for is reached; while fetching, so many seconds after that began."""
 
     def __init__(self, dice: Random) -> None:
         self._dice = dice
         self._lock = threading.Lock()
         self._step: str | None = None
-        self._pid = 0
+        self._pid, self._signal = 0, signal.SIGKILL
         self.sprung = threading.Event()
 
-    def set(self, step: str, pid: int) -> None:
+    def set(self, step: str, pid: int, by: signal.Signals = signal.SIGKILL) -> None:
         with self._lock:
-            self._step, self._pid = step, pid
+            self._step, self._pid, self._signal = step, pid, by
             self.sprung.clear()
 
     def reached(self, step: str) -> None:
         with self._lock:
             if step == "fetch sent" and self._step == DOWNLOADS[0]:
                 self._step = None
-                threading.Timer(self._dice.uniform(0, FETCH_SECONDS), self._spring, [self._pid]).start()
+                seconds = self._dice.uniform(0, FETCH_SECONDS)
+                threading.Timer(seconds, self._spring, [self._pid, self._signal]).start()
             elif step == self._step:
                 self._step = None
-                self._spring(self._pid)
+                self._spring(self._pid, self._signal)
 
-    def _spring(self, pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
+    def _spring(self, pid: int, by: signal.Signals) -> None:
+        os.kill(pid, by)
         self.sprung.set()
 
 
@@ -106,6 +119,7 @@ def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS) -> Re
     """Kill so many times, then let a last server finish."""
     dice, counts = Random(seed), Counter[str]()
     trap, home, workspace = Trap(dice), folder / "home", folder / "workspace"
+    stops = Stops(dice, home)
     workspace.mkdir()
     with (
         Sandbox(folder / "runapi", speed=SPEED, rate=None, seed=seed) as runapi,
@@ -121,7 +135,9 @@ def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS) -> Re
         }
         for number in range(kills):
             step = steps[number % len(steps)]
-            counts[_round(env, home, trap, step, number, dice)] += 1
+            still = stops if number % STOP_EVERY == STOP_EVERY - 1 else None
+            counts[_round(env, home, trap, step, number, dice, still)] += 1
+        stops.join()
         with Host(env, LEGACY) as host:
             host.call("check_task")
             deadline = time.monotonic() + END_SECONDS
@@ -135,6 +151,10 @@ def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS) -> Re
     keys = Counter(task.idempotency_key for task in made)
     return Report(
         kills=dict(counts),
+        stopped=stops.stopped,
+        overtaken=stops.overtaken,
+        edited=len(stops.edited),
+        undone=stops.undone(),
         logical=len(rows),
         made=len(made),
         creates=creates,
@@ -142,7 +162,11 @@ def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS) -> Re
         twice=sum(number - 1 for number in keys.values()),
         lost=sum(1 for row in rows if row[1] != "delivered") + len(keys.keys() - {row[0] for row in rows}),
         missing_files=2 * len(rows) - len(files.keys() & wanted.keys()),
-        broken_files=sum(1 for path, digest in files.items() if path in wanted and wanted[path] != digest),
+        broken_files=sum(
+            1
+            for path, digest in files.items()
+            if path in wanted and path not in stops.edited and wanted[path] != digest
+        ),
         other_files=len(files.keys() - wanted.keys()),
     )
 
@@ -152,23 +176,33 @@ def _digests(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _round(env: Mapping[str, str], home: Path, trap: Trap, step: str, number: int, dice: Random) -> str:
-    host = Host(env, LEGACY)
-    with host:
-        before = sum(_states(home).values())
-        trap.set(step, host.process.pid)
-        arguments = {"prompt": f"number {number}, a red fox in snow", "save_to": f"made/fox-{number}.png"}
-        host.send({"jsonrpc": "2.0", "id": "kill", "method": "tools/call",
-                   "params": {"name": "generate", "arguments": arguments}})  # fmt: skip
-        if step == "any moment":
-            time.sleep(dice.uniform(0, 1.5))
-        elif step == "intent written":
-            deadline = time.monotonic() + ROUND_SECONDS
-            while sum(_states(home).values()) == before and time.monotonic() < deadline:
-                pass
-        elif not trap.sprung.wait(ROUND_SECONDS):
-            step = "any moment"
-        host.process.kill()
+def _round(
+    env: Mapping[str, str], home: Path, trap: Trap, step: str, number: int, dice: Random, stops: Stops | None
+) -> str:
+    """Kill a server at a step, or stop it where `stops` are given. Gives the step."""
+    host = Host(env, LEGACY).__enter__()
+    deadline = time.monotonic() + ROUND_SECONDS
+    while stops is not None and _states(home).keys() - {"delivered"} and time.monotonic() < deadline:
+        time.sleep(0.1)  # else it would be stopped over what others have left
+    before, by = sum(_states(home).values()), signal.SIGKILL if stops is None else signal.SIGSTOP
+    trap.set(step, host.process.pid, by)
+    prompt = f"number {number}, a red fox in snow"
+    arguments = {"prompt": prompt, "save_to": f"made/fox-{number}.png", "overwrite": bool(dice.getrandbits(1))}
+    host.send({"jsonrpc": "2.0", "id": "kill", "method": "tools/call",
+               "params": {"name": "generate", "arguments": arguments}})  # fmt: skip
+    if step == "any moment":
+        time.sleep(dice.uniform(0, 1.5))
+    elif step == "intent written":
+        deadline = time.monotonic() + ROUND_SECONDS
+        while sum(_states(home).values()) == before and time.monotonic() < deadline:
+            pass
+    elif not trap.sprung.wait(ROUND_SECONDS):
+        step = "any moment"
+    host.process.send_signal(by)
+    if stops is None:
+        host.close()
+    else:
+        stops.add(host, prompt)
     return step
 
 
@@ -199,6 +233,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = run(options.kills, options.seed, Path(folder), DOWNLOADS if options.downloads else STEPS)
     print(f"{sum(report.kills.values())} kills in {time.monotonic() - began:.0f} s, seed {options.seed}")
+    print(
+        f"of these {report.stopped} were stops: {report.overtaken} overtaken, {report.edited} files edited meanwhile and"
+        f" {report.undone} of them written over"
+    )
     for step, number in sorted(report.kills.items()):
         print(f"  {step:16} {number}")
     print(

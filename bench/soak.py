@@ -1,7 +1,8 @@
 """Mixed traffic with faults at random, over several servers on one FLUX2_HOME: python -m bench.soak [--minutes 30].
 
-Faults: the sandbox's scripted ones, connections cut at each step of an exchange, and servers killed and started again, also
-in the middle of a call. The first server is never killed: its memory and descriptors are what is judged. In the end a last
+Faults: the sandbox's scripted ones, connections cut at each step of an exchange, servers killed and started again, also in the
+middle of a call, and servers stopped for 25 to 40 seconds, while others take over what they have. The first server is neither
+killed nor stopped: its memory and descriptors are what is judged. In the end a last
 server brings every task to its end; then journal, service and disk are compared. Writes `docs/reliability.json` and, from
 it, `docs/reliability.md`; exits with 1 where something is wrong.
 """
@@ -29,6 +30,7 @@ from statistics import median
 from typing import Any
 
 from bench.proxy import Proxy
+from bench.stops import stand_still
 from bench.talk import resident, sandbox
 from flux2_mcp.sandbox import tasks as tasks_made
 from flux2_mcp.sandbox.state import State
@@ -41,10 +43,10 @@ FAULTS = (
     "poll_503", "poll_html", "poll_retry_after", "instant", "slow", "no_usage", "expired_url", "wrong_ratio",
 )  # fmt: skip
 """Every scenario that ends by itself: what is stuck, or never delivered whole, stays open for days, as it should."""
-FAULTY, CUT, KILL = 0.5, 0.02, 0.02
-"""How often a prompt has a scenario, a step of an exchange is cut, a server is killed after a call (but the first)."""
+FAULTY, CUT, KILL, STOP = 0.5, 0.02, 0.02, 0.02
+"""How often a prompt has a scenario, a step of an exchange is cut, a server is killed or stopped after a call (but the first)."""
 IN_A_CALL = 0.5
-"""How many of those that are killed die in the middle of a call."""
+"""How many of those that are killed or stopped are in the middle of a call."""
 PAUSE = (0.5, 2.0)
 END_SECONDS = 240.0
 UNPAID, WAITING = "[sandbox:insufficient_credits]", "waiting for credits"
@@ -67,6 +69,7 @@ class Report:
     calls: Mapping[str, int]
     cuts: int
     kills: int
+    stops: int
     memory_kb: Sequence[float]
     descriptors: Sequence[float]
     logical: int
@@ -104,7 +107,7 @@ class Run:
         self.calls: Counter[str] = Counter()
         self.answered: set[str] = set()
         self.samples: list[tuple[float, float]] = []
-        self.cuts = self.kills = 0
+        self.cuts = self.kills = self.stops = 0
         self._dice = Random(seed)
         self._lock = threading.Lock()
 
@@ -134,7 +137,21 @@ class Run:
                         with self._lock:
                             self.kills += 1
                         break
+                    if number and dice.random() < STOP:
+                        self._stop(host, dice, arguments)
                     self._pause(dice, host.process.pid if not number else None)
+
+    def _stop(self, host: Host, dice: Random, arguments: Mapping[str, object]) -> None:
+        """Let a server stand still, and hear what it has to say after."""
+        ident = None
+        if dice.random() < IN_A_CALL:
+            ident = host.ask("tools/call", {"name": "generate", "arguments": arguments})
+            time.sleep(dice.uniform(0, 0.5))
+        stand_still(host.process.pid, dice)
+        with self._lock:
+            self.stops += 1
+        if ident is not None:
+            self._heard("generate", host.answer_to(ident)["result"])
 
     def _one(self, host: Host, dice: Random, number: int) -> dict[str, object]:
         marker = f" [sandbox:{dice.choice(FAULTS)}]" if dice.random() < FAULTY else ""
@@ -146,11 +163,13 @@ class Run:
             self.count(kind)
             return made
         taken: dict[str, dict[str, object]] = {"generate": made, "check_task": {"wait_seconds": dice.choice((0, 2))}}
-        result = host.call(kind, **taken.get(kind, {}))
+        self._heard(kind, host.call(kind, **taken.get(kind, {})))
+        return made
+
+    def _heard(self, kind: str, result: Mapping[str, Any]) -> None:
         found = (result.get("structuredContent") or {}).get("tasks", ())
         refused = " (refused)" if result.get("isError") else ""
         self.count(f"{kind}{refused}", [task["task_id"] for task in found if task["task_id"]])
-        return made
 
     def _pause(self, dice: Random, pid: int | None) -> None:
         end = time.monotonic() + dice.uniform(*PAUSE)
@@ -187,6 +206,7 @@ def run(minutes: float, seed: int, folder: Path) -> Report:
         calls=dict(sorted(traffic.calls.items())),
         cuts=traffic.cuts,
         kills=traffic.kills,
+        stops=traffic.stops,
         memory_kb=[median(memory for memory, _ in part) for part in parts],
         descriptors=[median(count for _, count in part) for part in parts],
         **compared(folder, traffic.answered),
@@ -261,12 +281,13 @@ def page(told: Mapping[str, Any]) -> str:
 One run of `python -m bench.soak --minutes {report.minutes:g}` on {report.date} ({report.machine}), a machine shared with other
 work. {report.servers} servers on one FLUX2_HOME against the sandbox, for {report.minutes:g} minutes and as long as the open
 tasks needed to end. Faults at random: scripted answers in every second prompt, connections cut in mid exchange, servers
-killed (but the first, which is the one that was measured). Not measured: the live service, other systems, longer runs.
+killed, or stopped for 25 to 40 seconds while others take over (but the first, which is the one that was measured). Not measured:
+the live service, other systems, longer runs.
 
 | what | measured |
 | --- | --- |
 | calls | {counted} |
-| connections cut, servers killed | {report.cuts}, {report.kills} |
+| connections cut, servers killed, servers stopped | {report.cuts}, {report.kills}, {report.stops} |
 | resident memory of the first server, kB, median of each third | {memory} ({report.samples} samples) |
 | open descriptors of the first server, the same | {descriptors} |
 | tasks written down | {report.logical}: {ends} |
