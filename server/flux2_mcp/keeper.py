@@ -186,7 +186,8 @@ class Keeper:
         """Renew the leases and take what is free. False where the journal failed: without leases, nothing is asked."""
         async with self.intake:
             try:
-                mine = {entry.key: entry for entry in await self._journal.claim()}
+                found = await self._journal.claim(take=not self._worker.key_refused)
+                mine = {entry.key: entry for entry in found}
                 # Each process plans with its part of the rate; the limiter has the last word.
                 self._share = len(mine) / max(len(mine), await self._journal.unfinished()) if mine else 1.0
                 for key, entry in mine.items():

@@ -150,6 +150,7 @@ class Worker:
         self._threads = anyio.CapacityLimiter(THREADS)
         self._monotonic = monotonic
         self._now = now
+        self._refused_at: float | None = None
 
     async def send(self, kept: Kept) -> None:
         """Take a place for an intent; then send it, again and again under the same key, until RunAPI has answered."""
@@ -209,6 +210,7 @@ class Worker:
         event = _end(exc, lost=kept.lost)
         if event is None:
             self.put_off(kept, exc)
+            await self._offer(kept, exc)
             return
         kept.trouble = exc
         await self._step(kept, event, error=exc.message if event is Event.REFUSED else TAKEN)
@@ -228,6 +230,7 @@ class Worker:
         except Flux2Error as exc:
             kept.trouble = exc
             kept.not_before = self._not_before(exc)
+            await self._offer(kept, exc)
         else:
             await self._seen(kept, remote)
             _well(kept)
@@ -244,9 +247,21 @@ class Worker:
                 await self._deliver(kept)
         except Flux2Error as exc:
             self.put_off(kept, exc, BACKOFF_FETCH)
+            await self._offer(kept, exc)
             if isinstance(exc, DeliveryError) and not isinstance(exc, StorageError):
                 kept.spoilt += 1
                 await self._not_to_be_had(kept, exc)
+
+    async def _offer(self, kept: Kept, exc: Flux2Error) -> None:
+        """Where RunAPI refuses the key, another process may have the one that took its place: let it have the task."""
+        if isinstance(exc, AuthenticationError):
+            self._refused_at = self._monotonic()
+            await self._journal.offer(kept.entry)
+
+    @property
+    def key_refused(self) -> bool:
+        """Whether RunAPI refused the key just now, so that nothing more should be taken over with it."""
+        return self._refused_at is not None and self._monotonic() - self._refused_at < KEY_TROUBLE
 
     async def _not_to_be_had(self, kept: Kept, exc: DeliveryError) -> None:
         """Write down that RunAPI's side gives no image, for every later session; after its addresses have died, for good."""

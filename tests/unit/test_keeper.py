@@ -116,7 +116,7 @@ async def test_the_keeper_starts_again_whatever_ended_it(
         first = await made(service, STUCK, wait=0)
         claim, failures = service._journal.claim, [0]
 
-        async def broken() -> Any:  # noqa: ANN401  # as the journal's
+        async def broken(**_: bool) -> Any:  # noqa: ANN401  # as the journal's
             failures[0] += 1
             if failures[0] <= 3:
                 raise ValueError("a row that nobody can read")
@@ -147,7 +147,7 @@ async def test_a_create_under_way_when_the_keeper_broke_down_is_not_given_up_by_
         front.rule = always(CREATE, NO_MONEY)
         claim = service._journal.claim
 
-        async def broken() -> Any:  # noqa: ANN401  # as the journal's
+        async def broken(**_: bool) -> Any:  # noqa: ANN401  # as the journal's
             monkeypatch.setattr(service._journal, "claim", claim)
             raise ValueError("a row that nobody can read")
 
@@ -212,7 +212,7 @@ async def test_a_new_task_is_not_taken_for_one_that_another_process_may_have_sen
         claims = 0
         intend, claim = service._journal.intend, service._journal.claim
 
-        async def counted() -> Any:  # noqa: ANN401  # as the journal's
+        async def counted(**_: bool) -> Any:  # noqa: ANN401  # as the journal's
             nonlocal claims
             claims += 1
             return await claim()

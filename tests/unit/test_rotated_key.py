@@ -13,15 +13,19 @@ from flux2_mcp.errors import NotFoundError
 from flux2_mcp.gateway import Gateway
 from flux2_mcp.holder import RETRY_SECONDS, Holder
 from flux2_mcp.journal.entry import Change
+from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.service import OTHER_KEY, Service
+from flux2_mcp.worker import KEY_TROUBLE
 from tests.unit import journals
 from tests.unit.journals import AT, Clock, apply, intent, new
 from tests.unit.services import (
     BUSY,
     CREATE,
+    FETCH,
     POLL,
     UNKNOWN_TASK,
+    WRONG_KEY,
     Front,
     Reply,
     Rule,
@@ -32,6 +36,8 @@ from tests.unit.services import (
     through,
     until,
 )
+from tests.unit.test_worker import INSTANT
+from tests.unit.test_worker import opened as shop_opened
 
 pytestmark = pytest.mark.anyio
 
@@ -234,3 +240,27 @@ async def test_a_lost_journal_forgets_no_keys(tmp_path: Path) -> None:
             part.unlink()
         await new(new_key, intent("second"))
         assert [entry.key for entry in await new_key.recent(limit=9)] == ["second", "first"]
+
+
+async def test_a_server_whose_key_was_revoked_lets_another_have_its_tasks_and_takes_none(tmp_path: Path) -> None:
+    async with shop_opened(tmp_path) as shop:
+        asked, fetched = await shop.submitted(), await shop.intent("key-2", INSTANT)
+        await shop.worker.send(fetched)
+
+        async def refused(seen: Seen) -> Reply | None:
+            return Reply(410) if seen.is_(FETCH) else WRONG_KEY
+
+        shop.front.rule = refused
+        await shop.worker.ask(asked)
+        await shop.worker.fetch(fetched)
+        refusals = [shop.worker.key_refused]
+        other = SqliteJournal(shop.home, "account", "other")
+        taken = await other.claim()
+        assert [entry.key for entry in taken] == ["key-1", "key-2"]
+        await other.offer(taken[0])
+        assert await shop.journal.claim(take=False) == ()
+        assert [entry.key for entry in await shop.journal.claim()] == ["key-1"]
+        shop.mono += KEY_TROUBLE
+        refusals.append(shop.worker.key_refused)
+        assert refusals == [True, False]
+        await other.close()

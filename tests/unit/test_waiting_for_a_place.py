@@ -38,9 +38,9 @@ class Counting(SqliteJournal):
         self.asked.append(entry.key)
         return await super().start(entry, at=at, in_flight=in_flight)
 
-    async def claim(self) -> tuple[Entry, ...]:
+    async def claim(self, *, take: bool = True) -> tuple[Entry, ...]:
         self.claims += 1
-        return await super().claim()
+        return await super().claim(take=take)
 
 
 @asynccontextmanager

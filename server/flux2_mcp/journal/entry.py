@@ -326,8 +326,15 @@ class Journal(Protocol):
         """Note that the end of these tasks was told to a caller, so that nobody joins them any more."""
         ...
 
-    async def claim(self) -> tuple[Entry, ...]:
-        """Take, or keep, the lease of every unfinished task that no living process holds; gives all that are ours."""
+    async def claim(self, *, take: bool = True) -> tuple[Entry, ...]:
+        """Take, or keep, the lease of every unfinished task that no living process holds; gives all that are ours.
+
+        Without `take` only what is ours is kept.
+        """
+        ...
+
+    async def offer(self, entry: Entry) -> None:
+        """Let another process take this task, if there is one, until this one claims it again."""
         ...
 
     async def belongs(self, holder: str) -> None:

@@ -52,18 +52,19 @@ SPENT = f"SELECT coalesce(sum(coalesce(charged, reserved, quoted)) FILTER (WHERE
 UNDER_WAY = f"{UNFINISHED} AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
 
 
-def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[Entry, ...]:
+def claim(account: str, owner: str, clock: Clock, database: Database, *, take: bool) -> tuple[Entry, ...]:
     """Take or renew the lease of every unfinished task that no living process holds; give all that are the owner's.
 
+    Without `take` the owner's own are renewed and nothing is taken.
     What can't be read is left to whoever can read it: its stand-in is given, and its row is not touched.
     """
     owners = database.read(f"SELECT DISTINCT owner FROM {OPEN} WHERE {UNFINISHED}", {"account": account})
     dead = json.dumps([row["owner"] for row in owners if row["owner"] != owner and is_dead(row["owner"])])
     free = (
-        f"{UNFINISHED} AND (owner = :owner OR lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until"
-        " OR owner IN (SELECT value FROM json_each(:dead)))"
+        f"{UNFINISHED} AND (owner = :owner OR :take AND (lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until"
+        " OR owner IN (SELECT value FROM json_each(:dead))))"
     )
-    values: dict[str, Value] = {"account": account, "owner": owner, "dead": dead, "now": clock()}
+    values: dict[str, Value] = {"account": account, "owner": owner, "dead": dead, "now": clock(), "take": take}
     # Most looks find nothing to take, and need not keep other processes from writing.
     if not database.read(f"SELECT 1 FROM {OPEN} WHERE {free} LIMIT 1", values | {"until": clock() + LEASE}):
         return ()
@@ -79,6 +80,12 @@ def claim(account: str, owner: str, clock: Clock, database: Database) -> tuple[E
             replace(entry, owner=owner, fence=entry.fence + (entry.owner != owner)) if entry.readable else entry
             for entry in found
         )
+
+
+def offer(account: str, owner: str, entry: Entry, database: Database) -> None:
+    """Give up the lease of a task of the owner's, if it still is; the owner's next claim renews it, unless another was faster."""
+    sql = "UPDATE task SET lease_until = NULL WHERE account = ? AND key = ? AND owner = ? AND fence = ?"
+    database.execute(sql, (account, entry.key, owner, entry.fence))
 
 
 def take(account: str, owner: str, entry: Entry, path: str, database: Database) -> Name:

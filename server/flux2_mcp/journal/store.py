@@ -337,12 +337,18 @@ class SqliteJournal:
             lambda database: history.matched(history.matching(self._account, states, since, workspace), database)
         )
 
-    async def claim(self) -> tuple[Entry, ...]:
+    async def claim(self, *, take: bool = True) -> tuple[Entry, ...]:
         """See `Journal.claim`."""
         found = self._noted(
-            await self._run(lambda database: shared.claim(self._account, self._owner, self._monotonic, database))
+            await self._run(
+                lambda database: shared.claim(self._account, self._owner, self._monotonic, database, take=take)
+            )
         )
         return tuple(entry for entry in found if entry.readable)
+
+    async def offer(self, entry: Entry) -> None:
+        """See `Journal.offer`."""
+        await self._write(lambda database: shared.offer(self._account, self._owner, entry, database), durable=False)
 
     async def belongs(self, holder: str) -> None:
         """See `Journal.belongs`."""
