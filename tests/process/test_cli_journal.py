@@ -58,6 +58,22 @@ def test_tasks_lists_what_was_made_with_its_files_and_filters_it(here: Here, tmp
     assert "'soon' is neither an age" in err
 
 
+def test_tasks_says_what_it_can_not_read_and_why_what_was_paid_has_no_file(
+    here: Here, clean_env: dict[str, str]
+) -> None:
+    assert here("generate", "a wolf [sandbox:corrupt]")[0] == 5
+    fox = made(here, "a red fox in snow")
+    with sqlite3.connect(Path(clean_env["FLUX2_HOME"]) / "journal.sqlite3") as database:
+        sql = "UPDATE task SET state = 'paused' WHERE task_id = ?"
+        assert database.execute(sql, (fox["task_id"],)).rowcount == 1
+    database.close()
+    code, out, _ = here("tasks")
+    assert code == 0
+    assert "can't read the record of this task (its state 'paused'" in out
+    assert "its image can't be had: The image is broken" in out
+    assert out.splitlines()[-1].startswith("The journal holds a record that this version of flux2-mcp can't read")
+
+
 def test_open_shows_the_image_that_a_task_left(clean_env: dict[str, str], here: Here, tmp_path: Path) -> None:
     fox = made(here, "a red fox in snow")
     os.mkfifo(seen := tmp_path / "seen")

@@ -71,8 +71,10 @@ def tasks(
 
 
 def _listed(result: GenerationResult, outcome: Outcome) -> str:
+    notice = [output.spoken(outcome.notice)] if outcome.notice else []
     if not result.tasks:
-        return f"Nothing was made yet, or nothing that matches. {output.PROGRAM} generate makes the first."
+        nothing = f"Nothing was made yet, or nothing that matches. {output.PROGRAM} generate makes the first."
+        return "\n".join([nothing, *notice])
     rows = [("MADE", "STATUS", "MODEL", "CHARGED", "PROMPT")]
     blocks = []
     for task, told in zip(result.tasks, outcome.tasks, strict=True):
@@ -80,7 +82,9 @@ def _listed(result: GenerationResult, outcome: Outcome) -> str:
         made = told.entry.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
         rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), prompt))
         files = [image.saved or image.path for image in task.images if image.saved or image.path]
-        blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files)])
+        # What was paid and brought no image says why; a failure cost nothing, and its reason is one `wait` away.
+        why = [f"  {output.spoken(task.error)}"] if task.error and task.status in {"completed", "unknown"} else []
+        blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files), *why])
     head, *lines = output.columns(rows)
     listed, matched = len(result.tasks), outcome.matched
     rest = (
@@ -93,6 +97,7 @@ def _listed(result: GenerationResult, outcome: Outcome) -> str:
             click.style(head, bold=True),
             *(text for line, block in zip(lines, blocks, strict=True) for text in (line, *block)),
             *rest,
+            *notice,
         ]
     )
 
