@@ -153,7 +153,7 @@ class Sandbox:
         application = app.create(self.state, self.base_url)
         async with (
             application.router.lifespan_context(application),
-            served(application, listener, grace_seconds=GRACE_SECONDS),
+            served(application, listener, grace_seconds=GRACE_SECONDS, guarded=False),
         ):
             up.set_result(None)
             await stop.wait()

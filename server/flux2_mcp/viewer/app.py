@@ -53,6 +53,8 @@ class _Call(BaseModel):
     params: _Params
 
 
+MOST: Final = 64
+"""Connections at once: a browser opens six, and some in advance."""
 GRACE_SECONDS = 0.2
 """How long calls under way may take to end when the gallery closes."""
 
@@ -81,7 +83,7 @@ async def opened(settings: Settings, *, port: int, limit: int) -> AsyncIterator[
     with listener:
         async with Client(build(settings), client_info=who, extensions=[apps]) as client:
             guard = Guard(_application(client, limit), listener.getsockname()[1])
-            async with asgi.served(guard, listener, grace_seconds=GRACE_SECONDS):
+            async with asgi.served(guard, listener, grace_seconds=GRACE_SECONDS, most=MOST):
                 yield guard
 
 

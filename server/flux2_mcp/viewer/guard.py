@@ -70,7 +70,10 @@ class Guard:
                 message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
             await send(message)
 
-        answer = self._refused(request) or self._entered(request) or self._application
+        answer: ASGIApp | None = self._refused(request) or self._entered(request)
+        if answer is None:
+            scope["state"]["admit"]()
+            answer = self._application
         await answer(scope, receive, send_with_headers)
 
     def _refused(self, request: Request) -> Response | None:
