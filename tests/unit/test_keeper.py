@@ -311,8 +311,8 @@ async def test_leases_do_not_ask_the_wall_clock(
         two._keeper._now = lambda: datetime.now(UTC) + timedelta(days=2)
         claim, claims = two._journal.claim, list[int]()
 
-        async def counted() -> Any:  # noqa: ANN401  # as the journal's
-            claimed = await claim()
+        async def counted(**more: Any) -> Any:  # noqa: ANN401  # as the journal's
+            claimed = await claim(**more)
             claims.append(len(claimed))
             return claimed
 
