@@ -53,21 +53,26 @@ def salvage(before: Database | None, lost: Path | None, name: str | None, into: 
 
 def _take(read: Read, into: Database, done: Salvage) -> bool:
     """Take over from one source; gives whether all of it could be read."""
-    whole = _copy(read, "lost", into)
+    seen, whole = 0, _copy(read, "lost", into)
     _copy(read, "holder", into)  # whose keys they were; RunAPI says it again, as long as they are keys
-    columns = [row["name"] for row in into.read("PRAGMA table_info(task)") if row["name"] != "n"]
     for row in _tasks(read):
+        seen += row is not None
         if row is None or not _counts(row):
             whole = False
             continue
-        known = {name: row[name] for name in columns if name in row.keys()}  # noqa: SIM118  # a Row's own names
-        names, marks = ", ".join(known), ", ".join(f":{name}" for name in known)
-        taken = into.execute(f"INSERT OR IGNORE INTO task ({names}) VALUES ({marks})", known)
+        taken = _put(row, "task", into)
         done.tasks += taken
-        # What was not taken is there already, or lacks what a task must have.
         there = "SELECT 1 FROM task WHERE account = :account AND key = :key"
         whole = whole and bool(taken or into.read(there, {"account": row["account"], "key": row["key"]}))
-    return whole
+    return whole and seen == _number(read)
+
+
+def _number(read: Read) -> int | None:
+    """How many tasks an index has, which stands apart from the table: a page may lose one without a word. None: unknown."""
+    try:
+        return int(read("SELECT count(*) FROM task INDEXED BY task_newest")[0][0])
+    except Error:
+        return None
 
 
 def _copy(read: Read, table: str, into: Database) -> bool:
@@ -76,8 +81,16 @@ def _copy(read: Read, table: str, into: Database) -> bool:
     except Error:
         return False
     for row in found:
-        into.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", tuple(row))
+        _put(row, table, into)
     return True
+
+
+def _put(row: Row, table: str, into: Database) -> int:
+    """Take a row over, under a number of its own; gives 0 where it is there already, or lacks what it must have."""
+    columns = {each["name"] for each in into.read(f"PRAGMA table_info({table})")} - {"n"}
+    known = {name: row[name] for name in row.keys() if name in columns}  # noqa: SIM118  # a Row's own names
+    names, marks = ", ".join(known), ", ".join(f":{name}" for name in known)
+    return into.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", known)
 
 
 def _tasks(read: Read) -> Iterator[Row | None]:
@@ -85,14 +98,23 @@ def _tasks(read: Read) -> Iterator[Row | None]:
     last, empty = 0, 0
     while empty < GIVE_UP:
         try:
-            found: list[Row | None] = list(read("SELECT * FROM task WHERE n > ? ORDER BY n LIMIT ?", (last, CHUNK)))
+            found: list[Row | None] = [*_chunk(read, last)]
             if not found:
                 return
-            last = found[-1]["n"] if found[-1] is not None else last
+            last = max(row["n"] for row in found if row is not None)
         except Error:
             found = [row for n in range(last + 1, last + 1 + CHUNK) for row in _one(read, n)]
             last, empty = last + CHUNK, 0 if any(found) else empty + 1
         yield from found
+
+
+def _chunk(read: Read, last: int) -> list[Row]:
+    """The next rows. A broken tree may lead back to what was read before: then there would be no end."""
+    found = read("SELECT * FROM task WHERE n > ? ORDER BY n LIMIT ?", (last, CHUNK))
+    numbers = [last, *(row["n"] for row in found)]
+    if numbers != sorted(set(numbers)):
+        raise Error("rows out of order")
+    return found
 
 
 def _one(read: Read, n: int) -> list[Row | None]:
