@@ -237,7 +237,6 @@ CRASHES = {
         kept=[
             ("in a tool", "debug"),
             ("in its parts", "info"),
-            ("while a task is kept", "debug"),
             ("while a task is kept", "info"),
             ("at the start", "info"),
         ],

@@ -70,13 +70,14 @@ def test_tab_completes_commands_and_what_an_option_takes(shell: str, line: str, 
 def test_tab_completes_the_ids_of_tasks_and_is_silent_where_there_are_none(
     shell: str, env: dict[str, str], here: Here, tmp_path: Path
 ) -> None:
-    assert offered(shell, "flux2-mcp wait 0", env) in ([], [""])
+    asked = {"_FLUX2_MCP_COMPLETE": "bash_complete", "COMP_WORDS": "flux2-mcp wait 0", "COMP_CWORD": "2"}
+    assert flux2_mcp(env | asked).stdout.split() == []
     assert not (tmp_path / "home").exists()
     made = json.loads(here("generate", "a red fox [sandbox:moderation]", "--count", "2", "--json")[1])
     first, second = (task["task_id"] for task in made["tasks"])
-    assert first in offered(shell, f"flux2-mcp wait {first[:8]}", env)
     assert second in offered(shell, f"flux2-mcp open {second[:8]}", env)
-    assert offered(shell, f"flux2-mcp wait {first[:8]}", env | {"FLUX2_MODE": "lve"}) in ([], [""])
+    assert flux2_mcp(env | asked | {"COMP_WORDS": f"flux2-mcp wait {first[:8]}"}).stdout == f"plain,{first}\n"
+    assert flux2_mcp(env | asked | {"FLUX2_MODE": "lve"}).stdout.split() == []
 
 
 def test_tab_leaves_the_files_of_a_remix_to_the_shell(env: dict[str, str]) -> None:

@@ -449,6 +449,7 @@ def test_answers_that_nobody_reads_keep_nobody_from_ending(gate: Gate) -> None:
         assert server.wait() == 143
 
 
+@pytest.mark.deep  # an id that is used again is read late, too
 def test_answers_that_are_read_late_are_whole(gate: Gate) -> None:
     with Raw(gate.env, pipe_bytes=4096) as server:
         server.send(*HELLO, '{"jsonrpc":"2.0","id":3,"method":"ping"}')

@@ -22,6 +22,7 @@ from flux2_mcp.context import gallery
 from flux2_mcp.settings import Settings
 from flux2_mcp.viewer.app import LARGEST, opened
 from flux2_mcp.viewer.guard import HEADERS, PATHS, STRANGER, Guard
+from tests.process.conftest import Here
 
 pytestmark = pytest.mark.anyio
 
@@ -288,7 +289,9 @@ def running(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.
             process.kill()
 
 
-@pytest.mark.parametrize(("number", "browser"), [(signal.SIGINT, "w3m"), (signal.SIGTERM, None)])
+@pytest.mark.parametrize(
+    ("number", "browser"), [(signal.SIGINT, "w3m"), pytest.param(signal.SIGTERM, None, marks=pytest.mark.deep)]
+)
 def test_without_a_browser_with_windows_it_only_prints_its_url_and_it_ends_cleanly(
     clean_env: dict[str, str], tmp_path: Path, number: signal.Signals, browser: str | None
 ) -> None:
@@ -318,14 +321,15 @@ def test_the_browser_is_opened_with_a_url_that_serves_once(clean_env: dict[str, 
         assert [Visitor(ticket).enter()[0] for _ in range(2)] == [303, 403]
 
 
-def test_a_taken_port_is_said_to_be_and_no_browser_is_opened_unasked(clean_env: dict[str, str], tmp_path: Path) -> None:
+def test_a_taken_port_is_said_to_be_and_no_browser_is_opened_unasked(
+    clean_env: dict[str, str], here: Here, tmp_path: Path
+) -> None:
     env = clean_env | {"BROWSER": f"touch {tmp_path / 'opened'} %s"}
     with running(env, "--no-open") as (_, url):
         port = str(Visitor(url).port)
-        command = [*COMMAND, "--port", port]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == (
+        code, out, err = here("gallery", "--port", port, BROWSER=env["BROWSER"])
+        assert (code, out) == (1, "")
+        assert err == (
             f"Error: The gallery can't listen on port {port} of 127.0.0.1.\n"
             "Nothing was charged.\n"
             "Next: Choose another --port, or leave it out for any free one.\n"

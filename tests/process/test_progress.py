@@ -12,6 +12,8 @@ import pytest
 from tests.process.stdio import LEGACY, MODERN, Host
 from tests.process.ways import DECLARED, OVER_HTTP, OVER_STDIO, Hosts, Way, each
 
+TWO = (OVER_STDIO[LEGACY], OVER_HTTP[MODERN])
+"""Each transport and each era, once."""
 TOKEN = "token-1"
 # They fail in the end: drawing is the most of what a process does for an image.
 SLOW = {"prompt": "a red fox [sandbox:slow][sandbox:moderation]"}
@@ -52,7 +54,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         yield hosts
 
 
-@pytest.mark.parametrize("way", each(), ids=str)
+@pytest.mark.parametrize("way", each(*TWO), ids=str)
 def test_a_call_that_waits_tells_how_it_stands_about_once_a_second_and_nothing_after_its_result(
     way: Way, hosts: Hosts
 ) -> None:
@@ -70,7 +72,7 @@ def test_a_call_that_waits_tells_how_it_stands_about_once_a_second_and_nothing_a
     assert told(host.heard[known:]) == []
 
 
-@pytest.mark.parametrize("way", each(OVER_STDIO[LEGACY], OVER_HTTP[MODERN]), ids=str)
+@pytest.mark.parametrize("way", each(*TWO), ids=str)
 def test_check_task_tells_how_what_it_waits_for_stands(way: Way, hosts: Hosts) -> None:
     host = hosts[way]
     made = host.call("generate", **SLOW, wait_seconds=0)["structuredContent"]
@@ -81,14 +83,14 @@ def test_check_task_tells_how_what_it_waits_for_stands(way: Way, hosts: Hosts) -
     assert progress(host.heard[known:])[0]["message"].startswith("0 of 1 done after ")
 
 
-@pytest.mark.parametrize("way", each(OVER_STDIO[LEGACY], OVER_HTTP[MODERN]), ids=str)
+@pytest.mark.parametrize("way", each(*TWO), ids=str)
 def test_without_a_token_there_is_none(way: Way, hosts: Hosts) -> None:
     known = len(hosts[way].heard)
     assert "result" in hosts[way].answer("tools/call", asked("generate", SLOW, token=None))
     assert told(hosts[way].heard[known:]) == []
 
 
-@pytest.mark.parametrize("way", each(), ids=str)
+@pytest.mark.parametrize("way", each(*TWO), ids=str)
 def test_a_call_that_answers_at_once_tells_nothing_before(way: Way, hosts: Hosts) -> None:
     host = hosts[way]
     known = len(host.heard)
@@ -98,7 +100,7 @@ def test_a_call_that_answers_at_once_tells_nothing_before(way: Way, hosts: Hosts
     assert told(host.heard[known:]) == []
 
 
-@pytest.mark.parametrize("way", OVER_STDIO.values(), ids=str)
+@pytest.mark.parametrize("way", [OVER_STDIO[LEGACY], pytest.param(OVER_STDIO[MODERN], marks=pytest.mark.deep)], ids=str)
 def test_a_cancelled_call_tells_nothing_more(way: Way, hosts: Hosts) -> None:
     host = hosts[way]
     assert isinstance(host, Host)
@@ -114,7 +116,7 @@ def test_a_cancelled_call_tells_nothing_more(way: Way, hosts: Hosts) -> None:
     assert task["status"] == "completed"  # cancelling the call did not cancel what is paid for
 
 
-@pytest.mark.parametrize("way", each(era=MODERN), ids=str)
+@pytest.mark.parametrize("way", each(OVER_HTTP[MODERN], era=MODERN), ids=str)
 def test_who_was_given_a_handle_is_told_nothing_more(way: Way, hosts: Hosts) -> None:
     host = hosts[way]
     call = asked("generate", SLOW)

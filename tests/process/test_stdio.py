@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from flux2_mcp.__main__ import _project
 from tests.process.openings import opening
 from tests.process.stdio import ERAS, LEGACY, MODERN, Host, Raw, patched
 from tests.support.deep import thin
@@ -29,7 +31,7 @@ LATER = (
 TELLS_ITS_MODULES = "import atexit; atexit.register(lambda: sys.stderr.write('\\n'.join(sys.modules)))"
 
 
-@pytest.mark.parametrize(("era", "early"), thin(product(ERAS, ["1", "0"]), kept=[(LEGACY, "1"), (MODERN, "0")]))
+@pytest.mark.parametrize(("era", "early"), thin(product(ERAS, ["1", "0"]), kept=[(MODERN, "1")]))
 def test_stdout_holds_only_the_protocol_stderr_nothing_and_the_end_of_input_is_the_end(
     era: str, early: str, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -40,7 +42,7 @@ def test_stdout_holds_only_the_protocol_stderr_nothing_and_the_end_of_input_is_t
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in host.lines)
 
 
-@pytest.mark.parametrize("place", ["/", "home", "plugin"])
+@pytest.mark.parametrize("place", ["plugin", *(pytest.param(place, marks=pytest.mark.deep) for place in ("/", "home"))])
 def test_a_server_that_a_host_started_nowhere_in_particular_has_no_workspace(
     clean_env: dict[str, str], tmp_path: Path, place: str
 ) -> None:
@@ -51,6 +53,17 @@ def test_a_server_that_a_host_started_nowhere_in_particular_has_no_workspace(
         refused = host.call("generate", prompt="a red fox in snow", save_to="hero.png")
     assert refused["isError"] is True
     assert "Set FLUX2_WORKSPACE to the folder" in refused["content"][0]["text"]
+
+
+def test_a_folder_that_nobody_chose_is_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "PLUGIN_ROOT"):
+        (folder := tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(folder))
+    found = {}
+    for folder in (tmp_path, tmp_path / "HOME", tmp_path / "PLUGIN_ROOT", Path(tmp_path.anchor)):
+        monkeypatch.chdir(folder)
+        found[folder] = _project()
+    assert [*found.values()] == [str(tmp_path), None, None, None]
 
 
 def test_the_workspace_that_is_set_counts_wherever_the_server_was_started(
@@ -74,5 +87,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed(early: str, clean_env: di
     )
     assert {name for name in others if not name.startswith("_")} <= MAY_BE_THERE
     assert "sqlite3" not in there
+    assert not [
+        name for name in there if re.match(r"opentelemetry\.(sdk|exporter)", name)
+    ]  # no variable names a collector
     assert {name for name in there if name.startswith(LATER)} == set()
     assert ("flux2_mcp.early" in there) == (early == "1")

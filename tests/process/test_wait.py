@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import anyio
+import pytest
 from mcp.client.client import Client
 
 from flux2_mcp.app import build
@@ -78,17 +79,22 @@ def test_a_terminal_that_can_shows_the_picture_above_its_path(clean_env: dict[st
     assert [re.search(r"\x1b\\\r\n(/\S+\.png)\r\n", each) is not None for each in after] == [True, True]
 
 
-def test_no_picture_goes_where_it_is_not_wanted_or_can_not_be_shown(clean_env: dict[str, str], here: Here) -> None:
-    ident = begun(here, "a red fox")
-    for env, options, whole in (
+@pytest.mark.parametrize(
+    ("env", "options", "whole"),
+    [
         (SHOWS, [], False),
         (SHOWS, ["--no-picture"], True),
-        (SHOWS, ["--json"], True),
-        ({"TERM": "xterm"}, [], True),
+        pytest.param(SHOWS, ["--json"], True, marks=pytest.mark.deep),
+        pytest.param({"TERM": "xterm"}, [], True, marks=pytest.mark.deep),
         (SHOWS | {"TMUX": "1"}, [], True),
-    ):
-        with on_terminal(clean_env | env, "wait", ident, *options, whole=whole) as terminal:
-            code, out = terminal.end()
-        assert code == 0
-        assert ".png" in out + terminal.seen
-        assert "\x1b_G" not in out + terminal.seen
+    ],
+)
+def test_no_picture_goes_where_it_is_not_wanted_or_can_not_be_shown(
+    env: dict[str, str], options: list[str], clean_env: dict[str, str], here: Here, *, whole: bool
+) -> None:
+    ident = begun(here, "a red fox")
+    with on_terminal(clean_env | env, "wait", ident, *options, whole=whole) as terminal:
+        code, out = terminal.end()
+    assert code == 0
+    assert ".png" in out + terminal.seen
+    assert "\x1b_G" not in out + terminal.seen

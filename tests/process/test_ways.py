@@ -29,7 +29,7 @@ def host(request: pytest.FixtureRequest, hosts: Hosts) -> Host | WebHost:
     return hosts[request.param]
 
 
-def test_each_tool_can_be_called(host: Host | WebHost) -> None:
+def test_each_tool_can_be_called_and_what_was_made_is_a_resource(host: Host | WebHost) -> None:
     assert [tool["name"] for tool in host.request("tools/list")["tools"]] == list(TOOLS)
     before = host.call("check_pricing")["structuredContent"]["balance_usd"]
     made = host.call("generate", prompt="a red fox in snow")["structuredContent"]
@@ -42,9 +42,17 @@ def test_each_tool_can_be_called(host: Host | WebHost) -> None:
     refused = host.call("generate", prompt="a red fox", seed=7)
     assert refused["isError"] is True
     assert refused["content"][0]["text"].startswith("seed: no such argument")
+    (task,) = made["tasks"]
+    uris = [each["uri"] for each in host.request("resources/list")["resources"]]
+    assert {f"flux2://tasks/{task['task_id']}", f"flux2://images/{task['task_id']}"} <= set(uris)
+    (content,) = host.request("resources/read", {"uri": f"flux2://tasks/{task['task_id']}"})["contents"]
+    assert json.loads(content["text"]) == task
+    assert host.answer("resources/read", {"uri": "flux2://tasks/nobody"})["error"]["code"] == -32602
 
 
-def test_an_image_asked_for_in_the_project_stands_there_whole(host: Host | WebHost) -> None:
+@pytest.mark.parametrize("way", each(OVER_STDIO[LEGACY], OVER_HTTP[MODERN]), ids=str)
+def test_an_image_asked_for_in_the_project_stands_there_whole(way: Way, hosts: Hosts) -> None:
+    host = hosts[way]
     made = host.call("generate", prompt="a white hare", save_to="assets/hero.png", aspect_ratio="16:9")
     file = Path(host.cwd or "") / "assets" / "hero.png"
     (image,) = made["structuredContent"]["tasks"][0]["images"]
@@ -61,16 +69,8 @@ def test_an_unknown_tool_is_a_protocol_error(host: Host | WebHost) -> None:
     assert (error["code"], error["message"]) == (-32602, "Unknown tool: paint")
 
 
-def test_what_was_made_is_listed_and_read_as_resources(host: Host | WebHost) -> None:
-    task = host.call("generate", prompt="a grey owl")["structuredContent"]["tasks"][0]
-    uris = [each["uri"] for each in host.request("resources/list")["resources"]]
-    assert {f"flux2://tasks/{task['task_id']}", f"flux2://images/{task['task_id']}"} <= set(uris)
-    (content,) = host.request("resources/read", {"uri": f"flux2://tasks/{task['task_id']}"})["contents"]
-    assert json.loads(content["text"]) == task
-    assert host.answer("resources/read", {"uri": "flux2://tasks/nobody"})["error"]["code"] == -32602
-
-
-@pytest.mark.parametrize("way", each(OVER_STDIO[LEGACY]), ids=str)
+@pytest.mark.deep  # test_observed and test_canary have a key, too
+@pytest.mark.parametrize("way", each(), ids=str)
 def test_with_a_key_the_same_binary_works_against_another_server_and_no_sandbox_is_started(
     way: Way, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -86,7 +86,8 @@ def test_with_a_key_the_same_binary_works_against_another_server_and_no_sandbox_
     assert not (Path(clean_env["FLUX2_HOME"]) / "sandbox").exists()
 
 
-@pytest.mark.parametrize("way", each(OVER_HTTP[MODERN]), ids=str)
+@pytest.mark.deep  # tests/tools/test_key.py shows the same in this process
+@pytest.mark.parametrize("way", each(), ids=str)
 def test_live_mode_without_a_key_sends_nothing_and_says_what_to_do(
     way: Way, clean_env: dict[str, str], tmp_path: Path
 ) -> None:

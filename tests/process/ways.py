@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,10 @@ class Hosts:
     def __exit__(self, *_: object) -> None:
         with self._stack:
             assert "Traceback" not in "".join(host.close() for host in self._hosts.values())
+            for host in self._hosts.values():
+                if isinstance(host, Host):
+                    assert host.process.returncode == 0
+                    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in host.lines)
 
     def __getitem__(self, way: Way) -> Host | WebHost:
         if way not in self._hosts:
