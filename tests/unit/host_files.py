@@ -90,6 +90,9 @@ _TABLES = {
     "sub-tables": '[MAP.x]\ncommand = "x"\n\n[MAP.x.env]\nTOKEN = "canary"\n\n[MAP.x.tools.run]\nask = true\n',
     "dotted keys": 'MAP.x.command = "x"\nMAP.x.args = []\n\n[tui]\na = 1\n',
     "dotted keys in the map": '[MAP]\nx.command = "x"\nx.args = []\n',
+    "map is inline": 'a = 1\nMAP = { x = { command = "x", args = ["{", "}, ="] } } # x\n\n[b]\nc = 2\n',
+    "map is inline and empty": 'MAP = {}\n[b]\nMAP = { flux-2 = { command = "no" } }\n',
+    "map is inline, with dotted keys": 'MAP = {x.command="x",x.env.TOKEN=\'a, b = "c"\',"y z"={}}\n',
     "inline server": '[MAP]\nx = { command = "x", args = ["[a]", "# b"] }\n',
     "quoted names": '["MAP"."my server"]\ncommand = "x"\n\n[ MAP . \'y\' ]\ncommand = "y"\n',
     "comments": '# top\nmodel = "x" # why\n\n# about x\n[MAP.x] # a server\ncommand = "x" # run\n# end\n',
@@ -187,7 +190,6 @@ BROKEN_JSON = {
     "array": ("[]\n", 1),
     "text": ("mcpServers\n", 1),
     "map is a list": ('{\n  "a": 1,\n  "MAP": []\n}\n', 3),
-    "map is null": ('{\n  "MAP": null\n}\n', 2),
     "map twice": ('{\n  "MAP": {},\n  "MAP": {}\n}\n', 3),
     "ours twice": (
         '{\n  "MAP": {\n    "flux-2": {"command": "flux2-mcp"},\n    "flux-2": {"command": "flux2-mcp"}\n  }\n}\n',
@@ -214,9 +216,7 @@ BROKEN_TOML = {
     "unending string": ('a = "x\nb = 1\n', 1),
     "JSON": ('{\n  "a": 1\n}\n', 1),
     "map is a string": ('a = 1\nMAP = "x"\n', 2),
-    "map is inline": ('a = 1\nMAP = { x = { command = "x" } }\n', 2),
     "ours is a number": ("[MAP]\nflux-2 = 7\n", 2),
     "ours is another's": ('[MAP.x]\ncommand = "flux-2"\n[MAP.flux-2]\ncommand = "npx"\n', 3),
-    "ours is inline": ('[MAP]\na = {}\nflux-2 = { command = "flux2-mcp" }\n', 3),
     "ours in dotted keys": ('[MAP]\nflux-2.command = "flux2-mcp"\n', 2),
 }

@@ -77,8 +77,10 @@ async def _entry(
     where = f"{name} in {path}"
     if scope == "project" and (literal := _literals(row, standing)):
         return fail(row.name, f"{where} holds {', '.join(literal)} in clear", f"{install} --uninstall && {install}")
-    if changes := entry.changes(row, command, standing):
-        return fail(row.name, f"{where} differs in {', '.join(changes)}", install)
+    off, changes = entry.off(row, files.read(path).text or "", name, standing), entry.changes(row, command, standing)
+    if off or changes:
+        what = f"is switched off by {', '.join(off)}" if off else f"differs in {', '.join(changes)}"
+        return fail(row.name, f"{where} {what}", install)
     folder = machine.workspace if scope == "project" else None
     env = _inherited(machine.env) | entry.environment(row, standing, machine.env)
     try:

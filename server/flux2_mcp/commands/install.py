@@ -132,13 +132,20 @@ def _one(
         state = f"nothing to take out of {path}" if command is None else f"stands in {path} as it should"
         return f"{_bold(row.title)}: {state}."
     if dry_run:
-        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *_diff(plan)])
+        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *_diff(plan), *_switched(plan)])
     way, backup = installing.carry_out(plan, machine)
     done = "removed from" if command is None else "added to" if plan.old is None else "changed in"
-    lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *_diff(plan)]
+    lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *_diff(plan), *_switched(plan)]
     if backup is not None:
         lines.append(f"Before: {backup}")
     return "\n".join(lines if command is None else [*lines, *_next(invocation, row, scope, name, command)])
+
+
+def _switched(plan: Plan) -> Iterator[str]:
+    """What kept the host from starting the entry before: some of it stands elsewhere in the file."""
+    if plan.new is not None:
+        off = entry.off(plan.host, plan.file.text or "", plan.name, plan.old or plan.new)
+        yield from (f"Switched on: {switch} kept {plan.name} from being started." for switch in off)
 
 
 def _next(invocation: Invocation, row: Host, scope: Scope, name: str, command: list[str]) -> Iterator[str]:

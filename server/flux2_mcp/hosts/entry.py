@@ -19,6 +19,8 @@ EDITORS: Mapping[str, JsonEditor | TomlEditor] = {
     "jsonc": JsonEditor(strict=False),
     "toml": TomlEditor(),
 }
+SWITCHES: Object = {"disabled": False, "enabled": True}
+"""What an entry must say for a server that is started, where it says anything: hosts have the one or the other."""
 # `${NAME}`, `${NAME:-else}`, `${env:NAME}`, `{env:NAME}`, `$NAME`
 _REFERENCE = re.compile(r"(?:\$\{(?:env:)?|\{env:)(\w+)(?::-([^}]*))?\}|\$(\w+)")
 
@@ -39,8 +41,9 @@ def changes(host: Host, command: Sequence[str], standing: Object) -> Object:
     run: Object = {"command": list(command)} if host.listed else {"command": command[0], "args": list(command[1:])}
     wanted: Object = dict(host.fixed) | run
     missing = {key: value for key, value in host.unless_set.items() if key not in standing}
+    on = {key: value for key, value in SWITCHES.items() if standing.get(key, value) != value}
     low = {key: value for key, value in host.limits.items() if not _at_least(standing.get(key), value)}
-    return {key: value for key, value in wanted.items() if standing.get(key, ...) != value} | missing | low
+    return {key: value for key, value in wanted.items() if standing.get(key, ...) != value} | missing | on | low
 
 
 def _at_least(value: Json, least: int) -> bool:
@@ -81,6 +84,33 @@ def refers(value: str) -> bool:
     return _REFERENCE.search(value) is not None or said(value) is None
 
 
+def off(host: Host, text: str, name: str, standing: Object) -> list[str]:
+    """What keeps a host from starting an entry: members of it, or lists of servers elsewhere in the file.
+
+    Raises:
+        HostFileError: The file does not parse.
+    """
+    found = [key for key, value in SWITCHES.items() if standing.get(key, value) != value]
+    allowed, excluded = (_names(host, text, path) for path in (host.allowed, host.excluded))
+    found += [".".join(host.allowed)] if allowed and name not in allowed else []
+    return found + ([".".join(host.excluded)] if name in excluded else [])
+
+
+def _names(host: Host, text: str, path: Sequence[str]) -> list[Json]:
+    editor = EDITORS[host.format]
+    return editor.names(text, path) if path and isinstance(editor, JsonEditor) else []
+
+
+def _listed(host: Host, text: str, name: str, *, started: bool) -> str:
+    """The text with a server's name in the lists that a host starts its servers by, or in none of them."""
+    editor = EDITORS[host.format]
+    if not isinstance(editor, JsonEditor) or not host.allowed:
+        return text
+    if not started:
+        return editor.without_name(text, host.allowed, name)
+    return editor.without_name(editor.with_name(text, host.allowed, name), host.excluded, name)
+
+
 def standing(host: Host, text: str, name: str) -> Object | None:
     """The entry with that name; None where there is none.
 
@@ -95,7 +125,7 @@ def standing(host: Host, text: str, name: str) -> Object | None:
 
 
 def installed(host: Host, text: str, name: str, command: Sequence[str]) -> str:
-    """The text with the entry as it should stand; the same text where it does.
+    """The text with the entry as it should stand, and switched on; the same text where it is.
 
     Raises:
         HostFileError: The file can't be edited, or the entry with that name is another server's.
@@ -104,7 +134,8 @@ def installed(host: Host, text: str, name: str, command: Sequence[str]) -> str:
     if entry and not ours(entry):
         raise _anothers(host, text, name, "Give this one another name with --name, or remove that entry by hand.")
     wanted = changes(host, command, entry or {})
-    return EDITORS[host.format].put(text, host.servers, name, wanted) if wanted else text
+    text = EDITORS[host.format].put(text, host.servers, name, wanted) if wanted else text
+    return _listed(host, text, name, started=True)
 
 
 def removed(host: Host, text: str, name: str, before: str | None) -> str:
@@ -129,7 +160,7 @@ def removed(host: Host, text: str, name: str, before: str | None) -> str:
     if before is not None and came_from(host, text, name, before):
         return before
     made = before is not None and _mapless(host, before)
-    return editor.take(text, host.servers, name, with_map=made)
+    return _listed(host, editor.take(text, host.servers, name, with_map=made), name, started=False)
 
 
 def _anothers(host: Host, text: str, name: str, next_step: str) -> HostFileError:
@@ -143,7 +174,8 @@ def came_from(host: Host, text: str, name: str, before: str) -> bool:
     try:
         if entry is None or standing(host, before, name) is not None:
             return False
-        return EDITORS[host.format].put(before, host.servers, name, entry) == text
+        put = EDITORS[host.format].put(before, host.servers, name, entry)
+        return _listed(host, put, name, started=True) == text
     except HostFileError:
         return False
 

@@ -7,8 +7,10 @@ file has them. Each result is scanned again and compared with what was meant, so
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 from flux2_mcp.errors import HostFileError
 from flux2_mcp.hosts.jsonc import BOM, Json, Member, Node, Object, ends_in_line_comment, line_of, scan
@@ -26,14 +28,14 @@ class JsonEditor:
     strict: bool
 
     def entries(self, text: str, servers: str) -> Object | None:
-        """The members of the servers' map; None where there is no map.
+        """The members of the servers' map; None where there is no map, or `null` in its place.
 
         Raises:
             HostFileError: The file does not parse, or what should be an object is none.
         """
         root = self._root(text)
         member = None if root is None else root.member(servers, text)
-        return None if member is None else _object(member.node, text)
+        return None if member is None or member.node.value is None else _object(member.node, text)
 
     def line(self, text: str, servers: str, name: str) -> int:
         """The line that an entry begins on."""
@@ -43,7 +45,7 @@ class JsonEditor:
         return 1 if entry is None else line_of(text, entry.start)
 
     def put(self, text: str, servers: str, name: str, values: Mapping[str, Json]) -> str:
-        """The text with these members in the entry `name`; the map and the entry are made where they are missing.
+        """The text with these members in the entry `name`; the map and the entry are made where they are missing or `null`.
 
         Raises:
             HostFileError: As `entries`, or the file stands in a way that this can't edit.
@@ -53,13 +55,13 @@ class JsonEditor:
         if root is None:
             return f"{text}{style.rendered({servers: {name: dict(values)}}, '')}{style.newline}"
         held = root.member(servers, text)
-        map_before = {} if held is None else _object(held.node, text)
+        map_before = {} if held is None or held.node.value is None else _object(held.node, text)
         entry = None if held is None else held.node.member(name, text)
-        before = {} if entry is None else _object(entry.node, text)
-        if held is None:
-            edits = style.added(root, {servers: {name: dict(values)}})
-        elif entry is None:
-            edits = style.added(held.node, {name: dict(values)})
+        before = {} if entry is None or entry.node.value is None else _object(entry.node, text)
+        if held is None or held.node.value is None:
+            edits = style.updated(root, {servers: {name: dict(values)}})
+        elif entry is None or entry.node.value is None:
+            edits = style.updated(held.node, {name: dict(values)})
         else:
             edits = style.updated(entry.node, {key: new for key, new in values.items() if before.get(key, ...) != new})
         meant = _object(root, text) | {servers: map_before | {name: before | dict(values)}}
@@ -73,7 +75,7 @@ class JsonEditor:
         """
         root = self._root(text)
         held = None if root is None else root.member(servers, text)
-        left = {} if held is None else dict(_object(held.node, text))
+        left = {} if held is None or held.node.value is None else dict(_object(held.node, text))
         entry = None if held is None else held.node.member(name, text)
         if root is None or held is None or entry is None:
             return text
@@ -85,6 +87,67 @@ class JsonEditor:
         else:
             edits = _removed(text, held.node, entry)
         return self._proved(_applied(text, edits), meant, line_of(text, entry.start))
+
+    def names(self, text: str, path: Sequence[str]) -> list[Json]:
+        """The list at a path of keys; empty where there is none.
+
+        Raises:
+            HostFileError: The file does not parse.
+        """
+        node = self._at(text, path)
+        return [] if node is None or not isinstance(node.value, list) else node.value
+
+    def with_name(self, text: str, path: Sequence[str], name: str) -> str:
+        """The text with a name at the end of the list at a path; the same text where the list has it, or is empty.
+
+        Raises:
+            HostFileError: As `put`.
+        """
+        node = self._at(text, path)
+        if node is None or not node.items or name in self.names(text, path):
+            return text
+        last = node.items[-1]
+        line = _line_before(text, last.start)
+        gap = " " if line.strip(SPACE) else f"{_Style(text, None).newline}{line}"
+        after = _applied(text, [(last.end, last.end, f",{gap}{json.dumps(name)}")])
+        return self._proved_list(text, after, path, [*self.names(text, path), name])
+
+    def without_name(self, text: str, path: Sequence[str], name: str) -> str:
+        """The text without a name in the list at a path.
+
+        Raises:
+            HostFileError: As `put`.
+        """
+        node = self._at(text, path)
+        items = [] if node is None else node.items or []
+        index = next((number for number, item in enumerate(items) if item.value == name), None)
+        if index is None:
+            return text
+        item, before, after = items[index], items[:index], items[index + 1 :]
+        if after:  # a comment behind it goes with it
+            edits: list[Edit] = [(item.start, after[0].start, "")]
+        elif before and (comma := text.find(",", before[-1].end, item.start)) >= 0:
+            edits = [(comma, comma + 1, ""), (max(comma + 1, _back(text, item.start)), item.end, "")]
+        else:
+            edits = [(item.start, item.end, "")]
+        left = [one.value for one in (*before, *after)]
+        return self._proved_list(text, _applied(text, edits), path, left)
+
+    def _at(self, text: str, path: Sequence[str]) -> Node | None:
+        node = self._root(text)
+        for key in path:
+            member = None if node is None else node.member(key, text)
+            node = None if member is None else member.node
+        return node
+
+    def _proved_list(self, before: str, after: str, path: Sequence[str], names: list[Json]) -> str:
+        root, node = self._root(before), self._at(before, path)
+        meant: Any = None if root is None else deepcopy(root.value)
+        outer = meant
+        for key in path[:-1]:
+            outer = outer[key]
+        outer[path[-1]] = names
+        return self._proved(after, meant, 1 if node is None else line_of(before, node.start))
 
     def shown(self, servers: str, name: str, entry: Mapping[str, Json]) -> str:
         """An entry in this format, for people."""
@@ -213,5 +276,10 @@ def _line_indent(text: str, position: int) -> str:
 
 def _indent(text: str, member: Member) -> str | None:
     """The white space before a member; None where something else stands on its line."""
-    line = text[text.rfind("\n", 0, member.start) + 1 : member.start].removeprefix(BOM)
+    line = _line_before(text, member.start)
     return None if line.strip(" \t") else line
+
+
+def _line_before(text: str, position: int) -> str:
+    """What stands before a position on its line."""
+    return text[text.rfind("\n", 0, position) + 1 : position].removeprefix(BOM)

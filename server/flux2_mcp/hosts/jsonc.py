@@ -35,12 +35,13 @@ _TOKEN = re.compile(
 
 @dataclass(slots=True)
 class Node:
-    """One value: `text[start:end]`. `members` are those of an object, in order; None for everything else."""
+    """One value: `text[start:end]`. `members` are those of an object, `items` those of a list, in order; None else."""
 
     start: int
     end: int
     value: Json
     members: list[Member] | None = None
+    items: list[Node] | None = None
 
     def member(self, key: str, text: str) -> Member | None:
         """The member with that key.
@@ -155,7 +156,8 @@ class _Scanner:
     def _value(self, lexeme: str, position: int) -> None:
         opens = lexeme in {"{", "["}
         value: Json = ({} if lexeme == "{" else []) if opens else _plain(lexeme)
-        node = Node(position, position + len(lexeme), value, [] if lexeme == "{" else None)
+        node = Node(position, position + len(lexeme), value)
+        node.members, node.items = [] if lexeme == "{" else None, [] if lexeme == "[" else None
         self._place(node)
         if not opens:
             self._done()
@@ -175,7 +177,8 @@ class _Scanner:
             outer.node.members.append(Member(key, start, node))
             outer.node.value[key] = node.value
             outer.key = None
-        elif isinstance(outer.node.value, list):
+        elif outer.node.items is not None and isinstance(outer.node.value, list):
+            outer.node.items.append(node)
             outer.node.value.append(node.value)
 
     def _close(self, lexeme: str, position: int) -> None:

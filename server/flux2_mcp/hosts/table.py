@@ -55,7 +55,8 @@ class Host:
     `user` are the files that it reads, best first: the first that is there is edited, else the first is made. `project` is one
     below the project's folder. `marks` are there where the host was ever started, `programs` on the PATH where it is installed.
     `servers` is the key of the servers' map. An entry has `fixed` as it stands, `unless_set` where the user set nothing else,
-    and `limits` at least as high. `listed`: command and arguments are one list. `from_env` is what hands on a key from the
+    and `limits` at least as high. `listed`: command and arguments are one list. `allowed` leads to the list of the only servers that
+    are started, where there is one, `excluded` to the list of those that are not. `from_env` is what hands on a key from the
     environment, in the entry's own form; empty where that is not known or not needed.
     """
 
@@ -72,6 +73,8 @@ class Host:
     unless_set: Mapping[str, Json] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     listed: bool = False
+    allowed: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     env: str = "env"
     from_env: str = ""
     own: Own | None = None
@@ -188,6 +191,8 @@ TABLE = (
         programs=("gemini",),
         format="jsonc",
         limits={"timeout": TOOL_SECONDS * 1000},
+        allowed=("mcp", "allowed"),
+        excluded=("mcp", "excluded"),
         from_env='"env": {"RUNAPI_API_KEY": "$RUNAPI_API_KEY"}',
         then="Start it again; /mcp shows it.",
     ),

@@ -38,8 +38,18 @@ class _Statement:
     path: tuple[str, ...] | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A key with its value, of a table or an inline table: `text[start:end]`, its value from `value` on."""
+
+    keys: tuple[str, ...]
+    start: int
+    value: int
+    end: int
+
+
 class TomlEditor:
-    """One entry is one table `[servers.name]`, with the tables below it."""
+    """One entry is one table `[servers.name]`, with the tables below it, or an inline table where the map is one."""
 
     def entries(self, text: str, servers: str) -> Object | None:
         """The tables of the servers' table; None where there is none.
@@ -66,18 +76,25 @@ class TomlEditor:
         held = self.entries(text, servers) or {}
         newline = "\r\n" if "\r\n" in text else "\n"
         lines = {key: f"{key} = {_value(value)}" for key, value in values.items()}
-        if name not in held:
-            after = _appended(text, newline.join([f"[{servers}.{name}]", *lines.values()]), newline)
-        else:
-            before = held[name]
-            if not isinstance(before, dict) or (keys := _own(text, (servers, name))) is None:
-                raise HostFileError(
-                    f"{name} stands here in another form than [{servers}.{name}]", line=_line_of_key(text, name)
-                )
-            wanted = {key: line for key, line in lines.items() if before.get(key, ...) != values[key]}
-            after = _updated(text, keys, wanted, newline)
         old = held.get(name)
-        entry = (old if isinstance(old, dict) else {}) | dict(values)
+        before = old if isinstance(old, dict) else {}
+        wanted = {key: line for key, line in lines.items() if before.get(key, ...) != values[key]}
+        if name not in held and (inline := _inline(text, (servers,))) is not None:
+            after = _put_inline(text, inline, (servers, name), f"{{ {', '.join(lines.values())} }}")
+        elif name not in held:
+            after = _appended(text, newline.join([f"[{servers}.{name}]", *lines.values()]), newline)
+        elif (keys := _own(text, (servers, name))) is not None:
+            after = _updated(text, keys, wanted, newline)
+        elif _inline(text, (servers, name)) is not None:
+            after = text
+            for key in wanted:
+                if (inline := _inline(after, (servers, name))) is not None:
+                    after = _put_inline(after, inline, (servers, name, key), _value(values[key]))
+        else:
+            raise HostFileError(
+                f"{name} stands here in another form than [{servers}.{name}]", line=_line_of_key(text, name)
+            )
+        entry = before | dict(values)
         return _proved(after, _read(text) | {servers: held | {name: entry}}, _line_of_key(text, servers))
 
     def take(self, text: str, servers: str, name: str, *, with_map: bool = False) -> str:  # noqa: ARG002  # as `JsonEditor`
@@ -93,6 +110,7 @@ class TomlEditor:
         while (block := _block(after, (servers, name))) is not None:
             start, end = block
             after = after[:start] + after[end:]
+        after = _without(after, (servers, name))
         left = {key: value for key, value in held.items() if key != name}
         meant = _read(text) | {servers: left}
         if not left and servers not in _read(after):
@@ -193,6 +211,85 @@ def _block(text: str, path: tuple[str, ...]) -> tuple[int, int] | None:
             blank = text[:start].endswith(("\n\n", "\n\r\n"))
             return len(text[:start].removesuffix("\n").removesuffix("\r")) if blank else start, rest + 1
     return None
+
+
+def _members(text: str, path: tuple[str, ...]) -> Iterator[tuple[_Member, tuple[int, int] | None]]:
+    """The keys at, below and above a path, each with the span of the inline table that it stands in, if any."""
+    for number, table in enumerate(_tables(text)):
+        header = table[0].path or () if number else ()
+        if header == path[: len(header)]:
+            for statement in table[1 if number else 0 :]:
+                own = _member(text, statement.start, statement.end, header)
+                yield own, None
+                yield from _below(text, own)
+
+
+def _below(text: str, outer: _Member) -> Iterator[tuple[_Member, tuple[int, int]]]:
+    """The members of an inline table, and of those in it."""
+    if text[outer.value] != "{":
+        return
+    start, depth = outer.value + 1, 0
+    cuts = []
+    for piece in _PIECE.finditer(text, start, outer.end - 1):
+        depth += {"open": 1, "close": -1}.get(str(piece.lastgroup), 0)
+        if piece.lastgroup == "other" and not depth:
+            cuts += [piece.start() + found.start() for found in re.finditer(",", piece[0])]
+    for first, last in zip([start, *(cut + 1 for cut in cuts)], [*cuts, outer.end - 1], strict=True):
+        source = text[first:last]
+        if source.strip():
+            begin = first + len(source) - len(source.lstrip())
+            member = _member(text, begin, first + len(source.rstrip()), outer.keys)
+            yield member, (outer.value, outer.end)
+            yield from _below(text, member)
+
+
+def _member(text: str, start: int, end: int, above: tuple[str, ...]) -> _Member:
+    pieces = (piece for piece in _PIECE.finditer(text, start, end) if piece.lastgroup == "other" and "=" in piece[0])
+    piece = next(pieces)
+    equals = piece.start() + piece[0].index("=")
+    level: Json = cast("Object", tomllib.loads(f"{text[start:equals]}= 0"))
+    keys: list[str] = []
+    while isinstance(level, dict):
+        [(key, level)] = level.items()
+        keys.append(key)
+    after = text[equals + 1 : end]
+    return _Member((*above, *keys), start, equals + 1 + len(after) - len(after.lstrip()), end)
+
+
+def _inline(text: str, path: tuple[str, ...]) -> tuple[int, int] | None:
+    """From where to where the inline table at a path goes; None where there is none."""
+    found = (member for member, _ in _members(text, path) if member.keys == path and text[member.value] == "{")
+    return next(((member.value, member.end) for member in found), None)
+
+
+def _put_inline(text: str, table: tuple[int, int], path: tuple[str, ...], value: str) -> str:
+    """The text with the key at a path, in this inline table, standing as said."""
+    inside = [member for member, around in _members(text, path) if around == table]
+    found = next((member for member in inside if member.keys == path), None)
+    if found is not None:
+        return text[: found.value] + value + text[found.end :]
+    if inside:
+        last = inside[-1].end
+        return f"{text[:last]}, {path[-1]} = {value}{text[last:]}"
+    return f"{text[: table[0]]}{{ {path[-1]} = {value} }}{text[table[1] :]}"
+
+
+def _without(text: str, path: tuple[str, ...]) -> str:
+    """The text without what stands at a path as one key, on a line of its own or in an inline table."""
+    found = next(((member, around) for member, around in _members(text, path) if member.keys == path), None)
+    if found is None:
+        return text
+    member, around = found
+    if around is None:
+        start, end = text.rfind("\n", 0, member.start) + 1, text.find("\n", member.end)
+        return text[: max(start, len(BOM) if text.startswith(BOM) else 0)] + (text[end + 1 :] if end >= 0 else "")
+    inside = [other for other, there in _members(text, path) if there == around]
+    at = inside.index(member)
+    if len(inside) == 1:
+        return f"{text[: around[0]]}{{}}{text[around[1] :]}"
+    if at + 1 < len(inside):
+        return text[: member.start] + text[inside[at + 1].start :]
+    return text[: inside[at - 1].end] + text[member.end :]
 
 
 def _appended(text: str, table: str, newline: str) -> str:
