@@ -6,7 +6,8 @@ From nothing to a working flux2-mcp in the agent hosts on this machine; with -Un
   powershell -ExecutionPolicy Bypass -File install\install.ps1     from the checkout that it stands in
   ... -From SOURCE     from another folder or a git URL (git+https://...)
   ... -ToolOnly        no host entries: for those who add the plugin instead
-  ... -Uninstall       takes out the entries, the tool, and uv where this script brought it; images and the journal stay
+  ... -Uninstall       takes out the entries (yours, and those of the folder you are in), the tool, and uv where this script
+                       brought it; images and the journal stay
 
 Through a pipe: & ([scriptblock]::Create((irm URL))) -From SOURCE
 
@@ -121,6 +122,8 @@ function Install-Flux2([string]$From, [bool]$ToolOnly, [bool]$Uninstall, [string
       if (-not (Invoke-Hosts $program @('install', '--detect', '--uninstall'))) {
         throw "a host still starts $tool, so it stays. Mend what is named above and try again"
       }
+      # A project's entries can be found in the folder alone that this runs in.
+      Invoke-Hosts $program @('install', '--detect', '--uninstall', '--scope', 'project') | Out-Null
       Invoke-Program $state.Uv @('tool', 'uninstall', '--quiet', $tool)
       Say "$tool is gone"
     } else { Say "$tool was not installed" }

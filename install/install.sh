@@ -5,7 +5,8 @@
 #   sh install/install.sh --from SOURCE       from another folder or a git URL (git+https://...); also through a pipe:
 #   curl ... | sh -s -- --from SOURCE
 #   --tool-only      no host entries: for those who add the plugin instead
-#   --uninstall      takes out the entries, the tool, and uv where this script brought it; images and the journal stay
+#   --uninstall      takes out the entries (yours, and those of the folder you are in), the tool, and uv where this script
+#                    brought it; images and the journal stay
 #
 # It needs Python 3.11 or later. uv is used where it is found, else fetched from the package index by pip or pipx. Nothing is
 # downloaded from anywhere else.
@@ -109,6 +110,11 @@ uninstall_it() {
     said=$("$program" install --detect --uninstall 2>&1) || failed=$?
     printf '%s\n' "$said"
     case $said in *"no agent host was found"*) failed='' ;; esac
+    # A project's entries can be found in the folder alone that this runs in.
+    said=$("$program" install --detect --uninstall --scope project 2>&1) || case $said in
+      *"no agent host was found"*) said='' ;;
+    esac
+    [ -z "$said" ] || printf '%s\n' "$said"
     if [ -n "$failed" ]; then
       echo "install.sh: a host still starts $TOOL, so it stays. Mend what is named above and try again." >&2
       exit 1

@@ -9,8 +9,10 @@ import sysconfig
 from pathlib import Path
 
 from flux2_mcp.commands.invocation import Invocation
-from flux2_mcp.hosts import command
-from flux2_mcp.hosts.installing import Machine
+from flux2_mcp.errors import HostFileError
+from flux2_mcp.hosts import command, places
+from flux2_mcp.hosts.files import Made
+from flux2_mcp.hosts.installing import RECORD, Machine
 from flux2_mcp.hosts.table import SYSTEMS, System
 
 
@@ -19,7 +21,11 @@ def machine(invocation: Invocation) -> Machine:
     told = platform.system()
     fallback: System = "Linux"
     system = next((known for known in SYSTEMS if known == told), fallback)
-    return Machine(system=system, env=invocation.env, workspace=invocation.workspace)
+    try:
+        made = Made(Path(places.own_folder(system, invocation.env)) / RECORD)
+    except HostFileError:
+        made = None  # there is no home to write them down in
+    return Machine(system=system, env=invocation.env, workspace=invocation.workspace, made=made)
 
 
 def server(invocation: Invocation) -> list[str]:

@@ -68,7 +68,7 @@ def install(
         raise click.UsageError("Name hosts or let them be found with --detect, not both.")
     machine = here.machine(invocation)
     command = None if uninstall else here.server(invocation)
-    found = [] if hosts else [row for row in machine.detected() if scope == "user" or row.project]
+    found = [] if hosts else _found(machine, scope, name, uninstall=uninstall)
     if not hosts and not found:
         raise InvalidRequestError(Problem("HOST", f"no agent host was found. Name one of {_names(TABLE)}."))
     chosen = [host(each) for each in hosts] or (found if detect else _asked(found, machine, name, uninstall=uninstall))
@@ -92,7 +92,7 @@ def _names(rows: Sequence[Host]) -> str:
 
 def _asked(found: list[Host], machine: Machine, name: str, *, uninstall: bool) -> list[Host]:
     click.echo("Found on this machine:")
-    marks = ["installed" if _is_there(row, machine, name) else "" for row in found]
+    marks = ["installed" if _is_there(row, machine, "user", name) else "" for row in found]
     rows = [
         (f"  {number}", row.title, row.name, mark)
         for number, (row, mark) in enumerate(zip(found, marks, strict=True), 1)
@@ -110,9 +110,15 @@ def _asked(found: list[Host], machine: Machine, name: str, *, uninstall: bool) -
     return [found[int(word) - 1] if word.isdecimal() and 0 < int(word) <= len(found) else host(word) for word in words]
 
 
-def _is_there(row: Host, machine: Machine, name: str) -> bool:
+def _found(machine: Machine, scope: Scope, name: str, *, uninstall: bool) -> list[Host]:
+    """The hosts that are there and keep servers in this scope; to take an entry out, those that are gone and have it, too."""
+    rows = [row for row in TABLE if scope == "user" or (row.project and machine.workspace)]
+    return [row for row in rows if machine.has(row) or (uninstall and _is_there(row, machine, scope, name))]
+
+
+def _is_there(row: Host, machine: Machine, scope: Scope, name: str) -> bool:
     try:
-        texts = [files.read(path).text or "" for path in machine.files(row, "user")]
+        texts = [files.read(path).text or "" for path in machine.files(row, scope)]
         return any(entry.standing(row, text, name) is not None for text in texts)
     except HostFileError:
         return False
@@ -129,6 +135,8 @@ def _one(
         plan = installing.to_install(machine, row, scope, name, command)
     path = plan.file.path
     if not plan.changes:
+        if command is None and not dry_run:
+            installing.tidy(plan, machine)
         state = f"nothing to take out of {path}" if command is None else f"stands in {path} as it should"
         return f"{_bold(row.title)}: {state}."
     if dry_run:

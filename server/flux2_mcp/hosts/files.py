@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -128,6 +129,65 @@ def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
     _write(kept, keep, kind)
     _write(file.path, text, kind)
     return kept
+
+
+class Made:
+    """The folders that were made for a new file, written down in a file of ours.
+
+    A host's folder is also the sign that the host is there: one that is left behind empty would be taken for it. And an empty one
+    that was there before is not ours to remove.
+
+    Args:
+        record: The file. It is there only while there is something in it.
+    """
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+
+    def for_file(self, path: Path) -> None:
+        """Make the folders of a file that is about to be made. What can't be written down only stays behind empty some day."""
+        missing = _missing(path)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=NEW_FOLDER)
+        if missing:
+            with suppress(OSError, ValueError):
+                missing += _missing(self._record)
+                self._record.parent.mkdir(parents=True, exist_ok=True, mode=NEW_FOLDER)
+                self._write([*self._read(), *missing])
+
+    def clear(self, path: Path) -> None:
+        """Remove the folders of a file that is gone, as far up as they were made for it and are empty."""
+        with suppress(OSError, ValueError):
+            made = self._read()
+            _remove(path, made)
+            left = [folder for folder in made if Path(folder).is_dir()]
+            if set(left) - {str(folder) for folder in self._record.parents}:
+                self._write(left)
+            elif made:
+                self._record.unlink()
+                _remove(self._record, left)
+
+    def _read(self) -> list[str]:
+        try:
+            return self._record.read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _write(self, folders: list[str]) -> None:
+        _write(self._record, "".join(f"{folder}\n" for folder in dict.fromkeys(folders)), None)
+
+
+def _missing(path: Path) -> list[str]:
+    """The folders that a file needs and that are not there, the deepest first."""
+    return [str(folder) for folder in path.parents if not folder.exists()]
+
+
+def _remove(path: Path, made: list[str]) -> None:
+    """Remove the folders above a path that are empty, up to the first that is not, or was not made."""
+    with suppress(OSError):
+        for folder in path.parents:
+            if str(folder) not in made:
+                return
+            folder.rmdir()
 
 
 def _meanwhile(file: File) -> HostFileError:

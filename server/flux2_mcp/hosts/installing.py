@@ -13,10 +13,12 @@ from typing import Literal
 
 from flux2_mcp.errors import HostFileError, InvalidRequestError, Problem
 from flux2_mcp.hosts import entry, files, places
-from flux2_mcp.hosts.files import File
+from flux2_mcp.hosts.files import File, Made
 from flux2_mcp.hosts.jsonc import Object
 from flux2_mcp.hosts.table import TABLE, Host, Scope, System
 
+RECORD = "made-folders"
+"""In FLUX2_HOME: the folders that were made for hosts' files."""
 OWN_SECONDS = 60
 """How long a host's own command line may take; they take half a second, and Node some on a cold disk."""
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -25,11 +27,15 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Where hosts are looked for. `workspace` is the folder that a project's files are below."""
+    """Where hosts are looked for. `workspace` is the folder that a project's files are below.
+
+    `made` knows the folders that were made for hosts' files; where it is None, they stay when an entry goes.
+    """
 
     system: System
     env: Mapping[str, str]
     workspace: str | None
+    made: Made | None = None
 
     def files(self, host: Host, scope: Scope) -> tuple[Path, ...]:
         """The files of a scope that are there, best first; where none is, the one to make.
@@ -131,7 +137,8 @@ def to_remove(machine: Machine, host: Host, scope: Scope, name: str) -> Plan:
     try:
         old = entry.standing(host, file.text, name)
         after: str | None = entry.removed(host, file.text, name, kept)
-        if kept is None and entry.came_from(host, file.text, name, ""):
+        # What stood there before may be an earlier entry of ours, in a file that we had made.
+        if all(entry.came_from(host, text, name, "") for text in (file.text, kept) if text is not None):
             after = None
     except HostFileError as exc:
         raise exc.at(str(file.path)) from exc
@@ -149,6 +156,8 @@ def carry_out(plan: Plan, machine: Machine) -> tuple[str, Path | None]:
     """
     if plan.own is not None and _done_by_host(plan.own, plan, machine):
         return f"by {plan.way}", None
+    if plan.file.text is None and machine.made is not None:
+        machine.made.for_file(plan.file.path)
     file = files.read(plan.file.path)
     if file.text != plan.file.text:  # the host's own command line left something behind
         text = file.text or ""
@@ -156,7 +165,15 @@ def carry_out(plan: Plan, machine: Machine) -> tuple[str, Path | None]:
             return EDITED, files.replace(file, entry.removed(plan.host, text, plan.name, None))
         words = entry.words(plan.new)
         return EDITED, files.replace(file, entry.installed(plan.host, text, plan.name, words))
-    return EDITED, files.replace(plan.file, plan.after, keep=plan.keep)
+    backup = files.replace(plan.file, plan.after, keep=plan.keep)
+    tidy(plan, machine)
+    return EDITED, backup
+
+
+def tidy(plan: Plan, machine: Machine) -> None:
+    """Remove what was made for a file that is gone: an empty folder would be taken for its host."""
+    if not plan.file.path.exists() and machine.made is not None:
+        machine.made.clear(plan.file.path)
 
 
 def _done_by_host(own: tuple[str, ...], plan: Plan, machine: Machine) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
+from flux2_mcp.environment import said_path
 from flux2_mcp.errors import HostFileError
 from flux2_mcp.hosts.table import Host, Paths, System
 
@@ -28,6 +29,24 @@ def marks(host: Host, system: System, env: Mapping[str, str]) -> tuple[PurePath,
         HostFileError: There is no home.
     """
     return _paths(host.marks, system, env)
+
+
+_DATA: Paths = {
+    "Linux": ("${XDG_DATA_HOME:-~/.local/share}/flux2-mcp",),
+    "Darwin": ("~/Library/Application Support/flux2-mcp",),
+    "Windows": ("${LOCALAPPDATA:-~/AppData/Local}/flux2-mcp",),
+}
+
+
+def own_folder(system: System, env: Mapping[str, str]) -> PurePath:
+    """FLUX2_HOME, as the server finds it.
+
+    Raises:
+        HostFileError: There is no home.
+    """
+    kind = PureWindowsPath if system == "Windows" else PurePosixPath
+    told = said_path(env.get("FLUX2_HOME"), env)
+    return kind(told) if told is not None and kind(told).is_absolute() else _paths(_DATA, system, env)[0]
 
 
 def _paths(templates: Paths, system: System, env: Mapping[str, str]) -> tuple[PurePath, ...]:
