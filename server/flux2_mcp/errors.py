@@ -166,7 +166,8 @@ class ApiError(Flux2Error):
         cost: str | None = None,
         next_step: str | None = None,
     ) -> None:
-        super().__init__(message, cost=cost, next_step=next_step)
+        wait = f"Wait {retry_after:.0f} s and call again." if retry_after else None
+        super().__init__(message, cost=cost, next_step=next_step or wait)
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after

@@ -7,11 +7,14 @@ import time
 import anyio
 
 from flux2_mcp.journal.entry import Journal
+from flux2_mcp.retry import STANDARD
 
 LATE_SECONDS = 0.03
 """The turns leave 0.25 s between full windows: a part of it for waking up, the rest for the way out."""
 DEFAULT_WAIT = 1.0
 """Seconds that nobody calls after a 429 that says nothing of it."""
+LONGEST_SECONDS = STANDARD.total
+"""Who would have to wait longer after a 429 hears of it at once: so long is a call insisted on."""
 MOST_TURNS = 5
 """On a machine that is always late, a late call is better than none."""
 
@@ -35,11 +38,12 @@ class Limiter:
         So does whose turn was given before a 429 that it falls under.
 
         Raises:
+            RateLimitedError: RunAPI has told somebody not to call for longer than that.
             JournalError: The journal can't be used, so nobody knows whose turn it is.
         """
         late = 0
         while late < MOST_TURNS:
-            turn_at = await self._journal.pace(self._rate)
+            turn_at = await self._journal.pace(self._rate, LONGEST_SECONDS)
             await anyio.sleep(max(0.0, turn_at - time.monotonic()))
             now = time.monotonic()
             if now < self._blocked_until:

@@ -507,6 +507,22 @@ async def test_an_error_says_whether_an_earlier_try_may_have_been_taken(plays: l
     assert len(server.sent) == len(plays)
 
 
+async def test_a_gate_that_closes_between_two_tries_leaves_what_is_known_of_the_first() -> None:
+    asked = 0
+
+    async def gate() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise RateLimitedError("closed", status=429, retry_after=60)
+
+    async with Recorded(RESET) as server, opened(server.url, gate=gate) as api:
+        with pytest.raises(RateLimitedError, match="closed") as caught:
+            await create(api)
+    assert (len(server.sent), asked, caught.value.unanswered) == (1, 2, True)
+    assert caught.value.next_step == "Wait 60 s and call again."
+
+
 async def test_a_connection_that_was_never_made_sent_nothing() -> None:
     seam = Seam()
     async with opened("http://127.0.0.1:1", seam) as api:

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from flux2_mcp.errors import RateLimitedError
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.limiter import DEFAULT_WAIT, LATE_SECONDS, Limiter
 from tests.unit.services import fronted, made, opened_twice, until
@@ -34,8 +35,8 @@ async def test_a_burst_through_two_services_has_no_more_turns_than_the_rate_in_a
     """When what was sent arrives is the machine's affair; no call goes out before its turn, and none without one."""
     rate, pace, turns = 8, SqliteJournal.pace, list[float]()
 
-    async def noted(journal: SqliteJournal, rate: float) -> float:
-        turns.append(await pace(journal, rate))
+    async def noted(journal: SqliteJournal, rate: float, longest: float) -> float:
+        turns.append(await pace(journal, rate, longest))
         return turns[-1]
 
     monkeypatch.setattr(SqliteJournal, "pace", noted)
@@ -95,9 +96,9 @@ async def test_who_waited_for_the_journal_does_not_call_earlier_by_that(
 ) -> None:
     pace = journal.pace
 
-    async def waited_for(rate: float) -> float:
+    async def waited_for(rate: float, longest: float) -> float:
         await anyio.sleep(LATE_SECONDS / 2)
-        return await pace(rate)
+        return await pace(rate, longest)
 
     await Limiter(journal, 1000.0).turn()
     monkeypatch.setattr(journal, "pace", waited_for)
@@ -113,12 +114,29 @@ async def test_who_wakes_late_takes_another_turn_but_not_for_ever(
     turns = 0
     pace = journal.pace
 
-    async def counted(rate: float) -> float:
+    async def counted(rate: float, longest: float) -> float:
         nonlocal turns
         turns += 1
-        return await pace(rate) - 0.2  # as if it had taken so long to wake
+        return await pace(rate, longest) - 0.2  # as if it had taken so long to wake
 
     monkeypatch.setattr(journal, "pace", counted)
     with anyio.fail_after(30):
         await Limiter(journal, 1000.0).turn()
     assert turns == 5
+
+
+async def test_who_would_have_to_wait_long_after_a_429_hears_of_it_at_once_and_takes_no_turn(
+    journal: SqliteJournal, tmp_path: Path
+) -> None:
+    other = SqliteJournal(tmp_path / "home", "account", "another owner")
+    await Limiter(journal, 1.0).turn()
+    await Limiter(other, 1.0).limited(1000)
+    with anyio.fail_after(30):
+        for asked in (Limiter(journal, 1.0), Limiter(other, 1.0)):
+            with pytest.raises(RateLimitedError, match="429: Too many requests$") as raised:
+                await asked.turn()
+            assert raised.value.retry_after is not None
+            assert 900 < raised.value.retry_after <= 1000
+    before = time.monotonic()
+    assert 1000 - 60 < await journal.pace(1.0) - before <= 1000  # the first turn is still to be had
+    await other.close()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from math import inf
 from typing import Protocol
 
 from flux2_mcp.budget import Caps, Left, Spent
@@ -365,11 +366,14 @@ class Journal(Protocol):
         """Give up all leases, so that others need not wait for them to lapse."""
         ...
 
-    async def pace(self, rate: float) -> float:
+    async def pace(self, rate: float, longest: float = inf) -> float:
         """Take the next turn of the shared limiter, at most `rate` calls a second.
 
         Gives when it is, on the machine's monotonic clock: as seconds to wait it would be too soon by as long as the
         journal was waited for.
+
+        Raises:
+            RateLimitedError: RunAPI wants no call for longer than `longest` seconds, and has told whoever called before.
         """
         ...
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from flux2_mcp.budget import Spent
+from flux2_mcp.errors import RateLimitedError
 from flux2_mcp.journal import rows
 from flux2_mcp.journal.entry import Entry, Name
 from flux2_mcp.journal.owners import is_dead
@@ -35,6 +37,8 @@ BURST = 0.25
 """The part of a second's calls that may go out at once: more of them would get in each other's way, and arrive late."""
 SECOND = 1.02
 """Seconds, at least, from a call to the one that may not be in the same second."""
+BLOCKED = "RunAPI answered 429: Too many requests"
+"""It answered so to whoever called before."""
 
 Clock = Callable[[], float]
 """The machine's monotonic clock, which starts anew with the machine. Always read inside the transaction: so what was
@@ -105,10 +109,13 @@ def take(account: str, owner: str, entry: Entry, path: str, database: Database) 
     return Name.OURS if known and known[0]["task"] == n else Name.FREE
 
 
-def turn(account: str, clock: Clock, rate: float, database: Database) -> float:
+def turn(account: str, clock: Clock, rate: float, longest: float, database: Database) -> float:
     """Take the next turn to call: in no second more than `rate` of them, in whole calls; below one, that far apart.
 
     Gives when it is, on the machine's monotonic clock.
+
+    Raises:
+        RateLimitedError: RunAPI wants no call for longer than `longest` seconds. No turn was taken.
     """
     now = clock()
     known = database.read("SELECT rate, blocked_until, seen_at FROM pace WHERE account = ?", (account,))
@@ -117,6 +124,8 @@ def turn(account: str, clock: Clock, rate: float, database: Database) -> float:
     if known and now < known[0]["seen_at"]:  # the machine started anew
         blocked = now
         database.execute("DELETE FROM turn WHERE account = ?", (account,))
+    if blocked - now > longest:
+        raise RateLimitedError(BLOCKED, status=HTTPStatus.TOO_MANY_REQUESTS, retry_after=blocked - now)
     database.execute(
         "INSERT INTO pace VALUES (:account, :rate, :blocked, :now) ON CONFLICT (account)"
         " DO UPDATE SET rate = :rate, blocked_until = :blocked, seen_at = :now",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -387,10 +388,10 @@ class SqliteJournal:
             lambda database: database.execute(sql, {"account": self._account, "owner": self._owner}), durable=False
         )
 
-    async def pace(self, rate: float) -> float:
+    async def pace(self, rate: float, longest: float = inf) -> float:
         """See `Journal.pace`."""
         return await self._write(
-            lambda database: shared.turn(self._account, self._monotonic, rate, database), durable=False
+            lambda database: shared.turn(self._account, self._monotonic, rate, longest, database), durable=False
         )
 
     async def limited(self, retry_after: float | None) -> None:

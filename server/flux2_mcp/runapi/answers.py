@@ -104,13 +104,11 @@ def failure(answer: Answer, *, now: datetime, key: str | None = None, whom: str 
         # Firewalls and proxies say these in HTML. Only RunAPI itself can say that a key or a task is not known.
         kind = ServiceError
     words = error_message(answer.text, answer.headers.get("content-type", ""), key) or _phrase(status)
-    wait = answer.retry_after(now)
     return kind(
         f"{whom} answered {status}{' with a web page' if answer.ok else ''}: {words}",
         status=status,
         request_id=answer.headers.get("x-request-id"),
-        retry_after=wait,
-        next_step=f"Wait {wait:.0f} s and call again." if wait else None,
+        retry_after=answer.retry_after(now),
     )
 
 

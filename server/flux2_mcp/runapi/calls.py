@@ -118,13 +118,13 @@ class Calls:
         That error also tells of the tries before it: `unanswered`, or `sent`, where one of them may have reached RunAPI.
         """
         sent = {"User-Agent": self.agent, "Accept": "application/json", "Accept-Encoding": "gzip"} | dict(headers)
-        attempt, started, reached = 1, 0.0, False
+        attempt, started, reached = 1, self.monotonic(), False
         while True:
-            if self.gate is not None:
-                await self.gate()
-            # Waiting for the first place is the limiter's time, not the attempts'.
-            started = self.monotonic() if attempt == 1 else started
             try:
+                if self.gate is not None:
+                    await self.gate()
+                # Waiting for the first place is the limiter's time, not the attempts'.
+                started = self.monotonic() if attempt == 1 else started
                 return await self._once(method, path, sent, content, permit)
             except (ApiError, TransportError) as error:
                 wait = retry.delay(
