@@ -48,6 +48,10 @@ pipes.GRACE_SECONDS = pipes.ANSWER_SECONDS = pipes.LAST_SECONDS = telemetry.FLUS
 """For `patched`: on a busy machine a server may not come to its last words in the half second that it has for its end."""
 
 
+NO_HURRY = "import threading; timer = threading.Timer; threading.Timer = lambda _, *what: timer(60, *what)\n"
+"""For code that tells something at the server's exit: the server ends itself after a moment, on a busy machine before that."""
+
+
 def patched(code: str, *argv: str) -> list[str]:
     """A command that runs this, and then ours with these arguments."""
     ours = f"{code}\nfrom flux2_mcp.__main__ import main\nmain()"

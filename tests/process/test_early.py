@@ -28,7 +28,7 @@ from flux2_mcp.early import CLIENT, SNAPSHOT, VERSION, Early, Opening, Snapshot
 from flux2_mcp.hosts.clients import CLIENTS, STANDARD
 from flux2_mcp.settings import Settings, from_env
 from tests.process.openings import HOSTS, legacy, live, opening
-from tests.process.stdio import DEADLINE, MODERN, Raw, patched
+from tests.process.stdio import DEADLINE, MODERN, NO_HURRY, Raw, patched
 
 pytestmark = pytest.mark.anyio
 
@@ -279,7 +279,7 @@ def test_what_it_could_not_send_is_handed_over_with_all_that_it_read() -> None:
         os.close(descriptor)
 
 
-TELLS_ITS_TOOLS = """
+TELLS_ITS_TOOLS = f"""{NO_HURRY}
 import atexit, gc, sys
 @atexit.register
 def tell():
@@ -287,7 +287,7 @@ def tell():
     from mcp.server.mcpserver.tools import Tool, ToolManager
     there = gc.get_objects()
     made = sum(type(one) is Tool for one in there)
-    sys.stderr.write(" ".join([f"{made} made:", *(name for one in there if isinstance(one, ToolManager) for name in one._tools)]))
+    sys.stderr.write(" ".join([f"{{made}} made:", *(name for one in there if isinstance(one, ToolManager) for name in one._tools)]))
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from flux2_mcp.__main__ import _project
 from tests.process.openings import opening
-from tests.process.stdio import ERAS, LEGACY, MODERN, Host, Raw, patched
+from tests.process.stdio import ERAS, LEGACY, MODERN, NO_HURRY, Host, Raw, patched
 from tests.support.deep import thin
 
 # All that is there, beside Python's own, once the server has answered its first requests.
@@ -28,7 +28,7 @@ LATER = (
     "flux2_mcp.runapi.client",
     "flux2_mcp.journal.sqlite",
 )
-TELLS_ITS_MODULES = "import atexit; atexit.register(lambda: sys.stderr.write('\\n'.join(sys.modules)))"
+TELLS_ITS_MODULES = f"{NO_HURRY}import atexit; atexit.register(lambda: sys.stderr.write('\\n'.join(sys.modules)))"
 
 
 @pytest.mark.parametrize(("era", "early"), thin(product(ERAS, ["1", "0"]), kept=[(MODERN, "1")]))

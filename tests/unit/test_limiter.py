@@ -133,7 +133,7 @@ async def test_who_would_have_to_wait_long_after_a_429_hears_of_it_at_once_and_t
     await Limiter(other, 1.0).limited(1000)
     with anyio.fail_after(30):
         for asked in (Limiter(journal, 1.0), Limiter(other, 1.0)):
-            with pytest.raises(RateLimitedError, match="429: Too many requests$") as raised:
+            with pytest.raises(RateLimitedError, match=r"429: Too many requests$") as raised:
                 await asked.turn()
             assert raised.value.retry_after is not None
             assert 900 < raised.value.retry_after <= 1000
