@@ -129,8 +129,9 @@ class Host:
         await self.page.evaluate("args => bridge.sendToolInput({ arguments: args })", arguments)
 
     async def result(self, result: dict[str, Any]) -> None:
-        """Tell the gallery what the tool answered."""
+        """Tell the gallery what the tool answered, and let it be drawn."""
         await self.page.evaluate("result => bridge.sendToolResult(result)", result)
+        await self.drawn()
 
     async def drawn(self) -> None:
         """Until all of the gallery can be clicked: the browser sends the pointer by what it drew last, and a click in a

@@ -64,7 +64,6 @@ async def shown(host: Host, count: int = 1, *, ratio: str = "1:1", **options: An
     await host.open(**options)
     await host.input(prompt=PROMPT, aspect_ratio=ratio, count=count)
     await host.result(result([task(number, ratio=ratio) for number in range(count)]))
-    await host.drawn()
 
 
 def odd(task: TaskResult, why: str | None) -> TaskResult:
@@ -365,6 +364,23 @@ async def test_upscale_shows_the_price_of_2k_and_asks_for_2k(hosting: Open, answ
         }
         await expect(button(cards(host).nth(0), "Upscale to 2k")).to_have_count(0)
         assert host.wrong == []
+
+
+async def test_a_button_that_is_pressed_while_its_price_comes_does_what_it_says(
+    hosting: Open, answers: dict[str, Answer]
+) -> None:
+    async with hosting(answers | {"tool": tools(lambda _: result([task(7)]))}) as host:
+        await host.open()
+        await host.input(prompt=PROMPT)
+        await host.result(result([task(0).model_copy(update={"quoted_usd": None})]))
+        box = await button(host.view, "One more like this").bounding_box()
+        assert box is not None
+        await host.page.mouse.move(box["x"] + 10, box["y"] + box["height"] / 2)
+        await host.page.mouse.down()
+        await host.page.evaluate("result => bridge.sendToolResult(result)", result([task(0)]))
+        await expect(button(host.view, "One more like this, $0.05")).to_be_visible()
+        await host.page.mouse.up()
+        await expect(host.view.get_by_role("group", name="One more like this")).to_be_visible()
 
 
 async def test_max_is_remixed_in_the_nearest_ratio_it_has_and_upscaled_by_pro(
