@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
-# More than CI has processors: the quickstarts and the browser mostly wait.
-WORKERS ?= 3
+# More than CI has processors: most of what the tests do is wait.
+WORKERS ?= 5
 # A file's tests share the servers that they start.
 SUITE := --numprocesses $(WORKERS) --dist loadfile --ignore tests/hosts --ignore tests/inspector
 # Byte-code goes into the environment, also where the machine says that none is written: to compile everything in each

@@ -129,6 +129,12 @@ async def test_a_task_that_was_taken_over_while_its_process_stood_still_is_let_g
     async with opened_twice(front.settings(tmp_path)) as (one, two):
         outcome = await made(one, STUCK, wait=0)
         key = outcome.tasks[0].entry.key
+
+        def processing() -> bool:  # from then on its polls bring no news, and nothing that is written tells of the heir
+            kept = one._keeper.kept(key)
+            return kept is not None and kept.entry.state is State.PROCESSING
+
+        await until(processing)
         database = one._journal._opened
         assert database is not None
         database.execute("UPDATE task SET lease_until = ?, owner = ?", (time.monotonic() + 15, two.session))
