@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -233,6 +233,72 @@ async def test_a_file_that_has_vanished_from_its_home_closes_the_day_of_the_next
     await new(journal, intent("first"))
     await closed(journal, GONE)
     assert journal.notice == "The journal has vanished from FLUX2_HOME, and a new one was begun."
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def put_another(path: Path) -> None:
+    """Another program's database in its place."""
+    path.unlink()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE theirs (n INTEGER)")
+
+
+def drop_tasks(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE task")
+
+
+@pytest.mark.parametrize("damage", [empty, put_another, drop_tasks])
+async def test_a_file_without_our_tables_where_a_journal_was_is_no_new_journal(
+    home: Home, damage: Callable[[Path], None]
+) -> None:
+    path = await filled(home)
+    damage(path)
+    data = path.read_bytes()
+    journal, other = home.journal("a"), home.journal("b")
+    await new(journal, intent("first"))
+    for one in (journal, other):
+        await closed(one, aside(home))
+    assert journal.notice == f"The journal was broken. It was moved aside as {aside(home)} and a new one begun."
+    if damage is empty:  # what is opened at least once is in WAL mode since
+        assert (home.path / aside(home)).read_bytes() == data
+
+
+async def test_a_file_that_is_emptied_under_a_running_process_is_no_new_journal(home: Home) -> None:
+    running = home.journal("a")
+    await new(running, *(intent(f"k{number}") for number in range(6)))
+    assert running._opened is not None
+    running._opened.read("PRAGMA wal_checkpoint(TRUNCATE)")
+    running.path.write_bytes(b"")
+    other = home.journal("b")
+    await new(other, intent("first"))
+    await closed(other, aside(home))
+
+
+async def test_a_process_that_is_killed_while_it_puts_the_new_file_in_place_leaves_the_day_closed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await filled(home)
+    path.write_bytes(JUNK)
+    (home.path / "journal.made").unlink()  # as versions left it that wrote none
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        if self == path:
+            raise KeyboardInterrupt
+        return moved
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await new(home.journal("killed"), intent("k"))
+    journal = home.journal("next")
+    await new(journal, intent("first"))
+    assert (await spent(journal)).lost is not None
 
 
 async def test_a_new_home_is_no_lost_one(home: Home) -> None:

@@ -43,7 +43,8 @@ def salvage(before: Database | None, lost: Path | None, name: str | None, into: 
     with into.write(), ExitStack() as stack:
         sources = [] if before is None else [before.read]
         with suppress(Error):
-            sources += [] if lost is None else [stack.enter_context(reading(lost))]
+            # SQLite would delete the log that stands beside an empty file.
+            sources += [stack.enter_context(reading(lost))] if lost is not None and lost.stat().st_size else []
         for read in sources:
             done.whole = _take(read, into, done) or done.whole
         if name is not None and not done.whole:

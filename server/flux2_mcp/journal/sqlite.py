@@ -23,6 +23,7 @@ Error = sqlite3.Error
 BUSY_SECONDS = 10.0
 """How long a writer waits for another process's transaction. Ours take milliseconds."""
 BUSY_PAUSE = 0.005
+TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 
 
 class MovedError(sqlite3.DatabaseError):
@@ -31,11 +32,18 @@ class MovedError(sqlite3.DatabaseError):
     sqlite_errorname = "SQLITE_READONLY_DBMOVED"  # SQLite's own name for it, which it does not use in WAL mode
 
 
+class EmptyError(sqlite3.DatabaseError):
+    """The file has none of our tables, though one that has them was made under its name."""
+
+    sqlite_errorname = "SQLITE_NOTADB"
+
+
 def is_lost(error: BaseException) -> bool:
-    """True where the file itself is broken or was moved, not merely busy, full or read-only."""
+    """True where the file itself is broken, emptied or was moved, not merely busy, full or read-only."""
     # Errors that SQLite itself did not raise have no such name.
     lost = ("SQLITE_CORRUPT", "SQLITE_NOTADB", MovedError.sqlite_errorname)
-    return str(getattr(error, "sqlite_errorname", "")).startswith(lost)
+    name = str(getattr(error, "sqlite_errorname", ""))
+    return name.startswith(lost) or (name == "SQLITE_ERROR" and str(error).startswith("no such table"))
 
 
 class Database:
@@ -46,19 +54,26 @@ class Database:
         migrations: SQL scripts, oldest first. Append, never edit: what ran once never runs again.
         durable: Whether a commit waits, by default, until the disk has it. Without, a power cut may lose the last
             commits; a crash of the process never does.
+        made: Whether it was made before: then it is not migrated as a new one.
 
     Raises:
         sqlite3.Error: The file can't be opened, read or migrated.
+        EmptyError: It was made before, and has none of our tables. It is left as it is.
     """
 
-    def __init__(self, path: Path, migrations: Sequence[str], *, durable: bool) -> None:
+    def __init__(self, path: Path, migrations: Sequence[str], *, durable: bool, made: bool = False) -> None:
         self._lock = threading.RLock()
         self._path = path
         self._durable = durable
+        # Not opened: SQLite would delete the log that stands beside an empty file.
+        if made and not path.stat().st_size:
+            raise EmptyError(f"{path.name} is empty")
         self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             self._connection.row_factory = sqlite3.Row
             self._connection.text_factory = _text
+            if made:
+                self._need_tables()
             self._use_wal()
             self._connection.execute("PRAGMA foreign_keys=ON")
             self._file = _identity(path)
@@ -66,6 +81,10 @@ class Database:
         except sqlite3.Error:
             self._connection.close()
             raise
+
+    def _need_tables(self) -> None:
+        if "migration" not in {row[0] for row in self.read(TABLES)} or not self._applied():
+            raise EmptyError(f"{self._path.name} has none of our tables")
 
     def _use_wal(self) -> None:
         # SQLite does not wait here by itself: of several who open a new file at once, some are told that it is busy.
@@ -132,10 +151,12 @@ class Database:
         """Whether another file stands under the name by now. Where none does, this one is all there is."""
         return _identity(self._path) not in {self._file, None}
 
-    def sound(self) -> bool:
-        """Whether the file holds together; reads all of it."""
+    def sound(self, migrations: Sequence[str]) -> bool:
+        """Whether the file holds together and has all tables; reads all of it. A later version may have dropped some."""
         try:
-            return bool(self.read("PRAGMA integrity_check(1)")[0][0] == "ok")
+            whole = self.read("PRAGMA integrity_check(1)")[0][0] == "ok"
+            tables = {row[0] for row in self.read(TABLES)}
+            return whole and (self._applied() > len(migrations) or _made_by(migrations) <= tables)
         except sqlite3.Error as exc:
             if is_lost(exc):
                 return False
@@ -150,6 +171,14 @@ class Database:
         """Close the file. Nothing may be called after."""
         with self._lock:
             self._connection.close()
+
+
+def _made_by(migrations: Sequence[str]) -> set[str]:
+    """The tables that there are after these."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for migration in migrations:
+            connection.executescript(migration)
+        return {row[0] for row in connection.execute(TABLES)}
 
 
 def _text(data: bytes) -> str | bytes:
@@ -198,20 +227,20 @@ def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) 
         seed: Called where a file was there before and has vanished.
 
     Raises:
-        sqlite3.Error: As `Database`.
+        sqlite3.Error: As `Database`, and where a file was there before that has been emptied.
         OSError: It can't be made.
     """
     with _alone(path):
         if not path.exists() and _mark(path).exists():
             return _replaced(path, migrations, path.name, durable=durable, seed=seed)
         path.touch(mode=0o600)
-        database = Database(path, migrations, durable=durable)
+        database = Database(path, migrations, durable=durable, made=_mark(path).exists())
         _mark(path).touch(mode=0o600)
         return database
 
 
 def _mark(path: Path) -> Path:
-    """An empty file that stands beside one that was made: where it stands alone, that one has vanished."""
+    """An empty file that stands beside one that was made: where that is gone or emptied since, it is lost."""
     return path.with_suffix(".made")
 
 
@@ -285,10 +314,11 @@ def _replaced(path: Path, migrations: Sequence[str], aside: str, *, durable: boo
     fresh.touch(mode=0o600)
     with closing(Database(fresh, migrations, durable=durable)) as database:
         seed(database, aside)
+    # Before the lost one is moved: else a process that comes in between would find a home without a journal.
+    _mark(path).touch(mode=0o600)
     for part, kept in zip(_parts(path), _parts(path.with_name(aside)), strict=True):
         if part != kept and part.exists():
             part.rename(kept)
-    _mark(path).touch(mode=0o600)
     fresh.rename(path)
     return Database(path, migrations, durable=durable)
 
@@ -300,12 +330,12 @@ def _parts(path: Path) -> list[Path]:
 
 def _sound(path: Path, migrations: Sequence[str], *, durable: bool) -> Database | None:
     try:
-        database = Database(path, migrations, durable=durable)
+        database = Database(path, migrations, durable=durable, made=True)
     except sqlite3.Error as exc:
         if is_lost(exc):
             return None
         raise
-    if database.sound():
+    if database.sound(migrations):
         return database
     database.close()
     return None
