@@ -24,7 +24,7 @@ PAGE = 4096
 LONG = catalog.request(prompt="x" * 3000)
 DAY = Caps(daily_usd=Decimal("0.40"))
 JUNK = b"no database any more " * 500
-GONE = "journal.sqlite3"
+GONE = "journal.sqlite3 (begun "
 ON_IT = ["task_recent", "task_unfinished"]
 """Indices that each new task is written into."""
 
@@ -66,6 +66,14 @@ def aside(home: Home) -> str:
 
 async def spent(journal: SqliteJournal, session: str | None = "s") -> Spent:
     return await journal.spent(at=datetime.now(UTC), session=session)
+
+
+async def lost_name(journal: SqliteJournal) -> str:
+    """What a vanished file is called: there may be several in a day."""
+    name = (await spent(journal)).lost
+    assert name is not None
+    assert name.startswith(GONE)
+    return name
 
 
 async def closed(journal: SqliteJournal, lost: str) -> None:
@@ -201,6 +209,61 @@ async def test_a_session_counts_what_its_own_process_knows_of_a_file_that_can_no
 # --- what is gone ---
 
 
+def leave_a_log(home: Home, tmp_path: Path) -> Path:
+    """The home as a killed process leaves it, without its main file."""
+    left = tmp_path / "left"
+    shutil.copytree(home.path, left)
+    assert (left / "journal.sqlite3-wal").stat().st_size > 0
+    (left / "journal.sqlite3").unlink()
+    return left
+
+
+async def test_the_log_of_a_file_that_has_vanished_is_kept_and_not_read_into_the_new_one(
+    home: Home, tmp_path: Path
+) -> None:
+    await new(home.journal(), *(intent(f"k{number}", LONG) for number in range(20)))
+    left = leave_a_log(home, tmp_path)
+    log = (left / "journal.sqlite3-wal").read_bytes()
+    async with opened(left) as other:
+        journal = other.journal("b")
+        await new(journal, intent("first"))
+        assert [entry.key for entry in await journal.recent(limit=99)] == ["first"]
+        assert await spent(journal) == Spent(session_usd=Decimal("0.05"), lost=await lost_name(journal))
+        await journal.close()
+        with closing(sqlite3.connect(journal.path)) as database:
+            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        (kept,) = left.glob("journal-broken-*.sqlite3-wal")
+        assert kept.read_bytes() == log
+
+
+async def test_a_vanished_file_that_another_process_still_has_whole_closes_the_day_only_until_that_looks(
+    home: Home,
+) -> None:
+    running = home.journal("a")
+    await new(running, *(intent(f"k{number}") for number in range(3)))
+    running.path.unlink()
+    other = home.journal("b")
+    await new(other, intent("first"))
+    assert (await spent(other)).lost is not None
+    await running.claim()  # the keeper's look, every other second
+    assert await spent(other) == Spent(session_usd=Decimal("0.20"))
+    assert len(await other.recent(limit=9)) == 4
+
+
+async def test_a_process_with_an_older_file_opens_no_day_that_a_later_one_has_closed(home: Home) -> None:
+    running = home.journal("a")
+    await new(running, intent("before"))
+    running.path.unlink()
+    between = home.journal("b")
+    await new(between, intent("between"))
+    await between.close()
+    between.path.unlink()
+    journal = home.journal("c")
+    await new(journal, intent("after"))
+    await running.claim()
+    assert (await spent(journal)).lost is not None
+
+
 async def test_a_home_that_vanishes_under_a_running_process_comes_back_with_everybodys_tasks(home: Home) -> None:
     journal, other = home.journal("a"), home.journal("b", account="another")
     await new(journal, intent("ours"))
@@ -231,7 +294,7 @@ async def test_a_file_that_has_vanished_from_its_home_closes_the_day_of_the_next
     (await filled(home)).unlink()
     journal = home.journal()
     await new(journal, intent("first"))
-    await closed(journal, GONE)
+    await closed(journal, await lost_name(journal))
     assert journal.notice == "The journal has vanished from FLUX2_HOME, and a new one was begun."
 
 

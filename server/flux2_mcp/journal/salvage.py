@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux2_mcp.journal import rows
-from flux2_mcp.journal.sqlite import Database, Error, Read, Row, reading
+from flux2_mcp.journal.sqlite import Database, Error, Read, Row, reading, vanished
 
 CHUNK = 200
 """Rows that are read at once; one by one where that fails."""
@@ -30,12 +30,12 @@ class Salvage:
     whole: bool = False
 
 
-def salvage(before: Database | None, lost: Path | None, name: str | None, into: Database) -> Salvage:
+def salvage(before: Database | None, path: Path, name: str | None, into: Database) -> Salvage:
     """Take over what can be read.
 
     Args:
         before: The lost file, where this process has it open: a file that was moved or deleted can still be read so.
-        lost: Where the lost file is; None where it is gone.
+        path: Where the lost file was, and may still be.
         name: What to call it; None where another process has replaced it, and answers for what could not be read.
         into: The file that takes its place.
     """
@@ -44,11 +44,16 @@ def salvage(before: Database | None, lost: Path | None, name: str | None, into: 
         sources = [] if before is None else [before.read]
         with suppress(Error):
             # SQLite would delete the log that stands beside an empty file.
-            sources += [stack.enter_context(reading(lost))] if lost is not None and lost.stat().st_size else []
+            there = name is not None and path.exists() and path.stat().st_size
+            sources += [stack.enter_context(reading(path))] if there else []
         for read in sources:
             done.whole = _take(read, into, done) or done.whole
         if name is not None and not done.whole:
             into.execute("INSERT OR IGNORE INTO lost VALUES (?, ?, NULL)", (name, time.time()))
+        if name is None and before is not None and done.whole:
+            # Another process found it gone, and this one had all of it.
+            with suppress(Error):
+                into.execute("DELETE FROM lost WHERE missing IS NULL AND name = ?", (vanished(path, before.begun),))
     return done
 
 

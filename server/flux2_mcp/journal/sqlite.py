@@ -147,6 +147,11 @@ class Database:
                     self._connection.execute("ROLLBACK")
 
     @property
+    def begun(self) -> str:
+        """When this file was made, which tells it from every other that had its name."""
+        return str(self.read("SELECT applied_at FROM migration ORDER BY id LIMIT 1")[0][0])
+
+    @property
     def replaced(self) -> bool:
         """Whether another file stands under the name by now. Where none does, this one is all there is."""
         return _identity(self._path) not in {self._file, None}
@@ -213,8 +218,9 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 Seed = Callable[[Database, str | None], None]
-"""Fills the file that takes the place of a lost one. Called with it before anybody else can open it, and with the name
-under which the lost one is kept; None: another process has replaced it, and what is given holds its work already."""
+"""Fills the file that takes the place of a lost one. Called with it before anybody else can open it, and with what to call
+the lost one: the name under which it is kept, or `vanished`. None: another process has replaced it, and what is given holds
+its work already."""
 
 
 def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> Database:
@@ -232,16 +238,33 @@ def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) 
     """
     with _alone(path):
         if not path.exists() and _mark(path).exists():
-            return _replaced(path, migrations, path.name, durable=durable, seed=seed)
+            return _replaced(path, migrations, durable=durable, seed=seed)
         path.touch(mode=0o600)
         database = Database(path, migrations, durable=durable, made=_mark(path).exists())
-        _mark(path).touch(mode=0o600)
+        _put_mark(path, database)
         return database
 
 
 def _mark(path: Path) -> Path:
-    """An empty file that stands beside one that was made: where that is gone or emptied since, it is lost."""
+    """A file that stands beside one that was made: where that is gone or emptied since, it is lost. Holds `Database.begun`."""
     return path.with_suffix(".made")
+
+
+def _put_mark(path: Path, database: Database) -> None:
+    mark, begun = _mark(path), database.begun
+    if not mark.exists() or mark.read_text() != begun:
+        mark.touch(mode=0o600)
+        mark.write_text(begun)
+
+
+def vanished(path: Path, begun: str) -> str:
+    """What to call a file that is gone from its folder, so that whoever still has it open knows it again.
+
+    Args:
+        path: Where it was.
+        begun: Its `Database.begun`; "" where nobody knows.
+    """
+    return f"{path.name} (begun {begun})" if begun else path.name
 
 
 @contextmanager
@@ -277,11 +300,11 @@ def looked_at(path: Path, question: str) -> tuple[bool, int]:
             raise
 
 
-def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> tuple[Database, str | None]:
-    """A file that works in place of one that was found broken or gone, and the name under which that is kept now.
+def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> Database:
+    """A file that works in place of one that was found broken or gone.
 
-    Of the processes that find it broken, one at a time looks again and only the first moves it aside (for the others the
-    name is None): else the second would move the first's new file.
+    Of the processes that find it broken, one at a time looks again and only the first moves it aside: else the second
+    would move the first's new file.
 
     Args:
         path: The file.
@@ -294,30 +317,31 @@ def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed)
         OSError: The broken file can't be moved.
     """
     with _alone(path):
-        if not path.exists():
-            return _replaced(path, migrations, path.name, durable=durable, seed=seed), None
-        if (database := _sound(path, migrations, durable=durable)) is not None:
+        if path.exists() and (database := _sound(path, migrations, durable=durable)) is not None:
             seed(database, None)
-            return database, None
-        aside = f"{path.stem}-broken-{time.time_ns()}{path.suffix}"
-        return _replaced(path, migrations, aside, durable=durable, seed=seed), aside
+            return database
+        return _replaced(path, migrations, durable=durable, seed=seed)
 
 
-def _replaced(path: Path, migrations: Sequence[str], aside: str, *, durable: bool, seed: Seed) -> Database:
-    """A new file in place of a lost one, which is moved aside, where there is one, once the new one is filled.
+def _replaced(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> Database:
+    """A new file in place of a lost one. What there is of that is moved aside once the new one is filled.
 
     A process that is killed in between leaves the lost one where it was, or none: then the next one goes on from there.
     """
+    aside = path.with_name(f"{path.stem}-broken-{time.time_ns()}{path.suffix}")
+    mark = _mark(path)
+    name = aside.name if path.exists() else vanished(path, mark.read_text() if mark.exists() else "")
     fresh = path.with_suffix(".new")
     for part in _parts(fresh):
         part.unlink(missing_ok=True)
     fresh.touch(mode=0o600)
     with closing(Database(fresh, migrations, durable=durable)) as database:
-        seed(database, aside)
-    # Before the lost one is moved: else a process that comes in between would find a home without a journal.
-    _mark(path).touch(mode=0o600)
-    for part, kept in zip(_parts(path), _parts(path.with_name(aside)), strict=True):
-        if part != kept and part.exists():
+        seed(database, name)
+        # Before the lost one is moved: else a process that comes in between would find a home without a journal.
+        _put_mark(path, database)
+    # A log without its file too: SQLite would read it into the new one.
+    for part, kept in zip(_parts(path), _parts(aside), strict=True):
+        if part.exists():
             part.rename(kept)
     fresh.rename(path)
     return Database(path, migrations, durable=durable)

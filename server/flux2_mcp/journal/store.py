@@ -98,7 +98,7 @@ class SqliteJournal:
             before, self._opened = self._opened, None
             try:
                 self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._opened, _ = renewed(self.path, MIGRATIONS, durable=True, seed=partial(self._seed, before))
+                self._opened = renewed(self.path, MIGRATIONS, durable=True, seed=partial(self._seed, before))
             finally:
                 if before is not None:
                     before.close()
@@ -129,10 +129,10 @@ class SqliteJournal:
         """Fill the file that takes the place of a lost one, and say so; see `sqlite.Seed`."""
         from flux2_mcp.journal.salvage import salvage
 
-        there = self.path if name is not None and self.path.exists() else None
-        done = salvage(before, there, name, database)
+        there = name is not None and self.path.exists()
+        done = salvage(before, self.path, name, database)
         self._forgetful = self._forgetful or not done.whole
-        if there is not None:
+        if there:
             kept = f" Of its tasks, {done.tasks} could be read and were kept." if done.tasks else ""
             self.notice = f"The journal was broken. It was moved aside as {name} and a new one begun.{kept}"
         elif name is not None and not done.whole:
