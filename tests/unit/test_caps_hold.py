@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,6 +20,7 @@ from flux2_mcp.asking import Asked
 from flux2_mcp.budget import Caps
 from flux2_mcp.errors import BudgetError
 from flux2_mcp.service import Service
+from flux2_mcp.spending import By
 from tests.unit.services import CREATE, POLL, Front, Reply, Seen, fronted, made, opened, through, until
 
 pytestmark = pytest.mark.anyio
@@ -224,6 +227,61 @@ async def test_of_a_call_whose_key_is_known_only_what_is_new_is_priced(front: Fr
         again = await service.offer(asked, count=8, idempotency_key="k", max_cost_usd=Decimal(0))
         assert again.new == 0
     assert len(front.tasks()) == 8
+
+
+# --- amounts in the journal that are none ---
+
+BROKEN = ["'much'", "9e999", "9223372036854775807", "-1000000", "0.5", "x'00'"]
+
+
+def damage(path: Path, columns: str) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE task SET {columns}")  # noqa: S608  # of this test's own words
+
+
+@pytest.mark.parametrize("amount", BROKEN)
+async def test_a_charge_that_is_no_amount_closes_the_day_until_the_user_tells_it_and_stops_nothing_else(
+    front: Front, tmp_path: Path, amount: str
+) -> None:
+    async with opened(front.settings(tmp_path, caps=day("0.25"))) as service:
+        (told,) = (await made(service)).tasks
+    damage(tmp_path / "home" / "journal.sqlite3", f"charged = {amount}")
+    async with opened(front.settings(tmp_path)) as service:
+        await made(service, "without a cap")
+        assert await service._journal.spending(By.DAY, None)
+        await service._journal.matched()
+    async with opened(front.settings(tmp_path, caps=day("0.25"))) as service:
+        with pytest.raises(BudgetError, match=f"the cost of task {told.entry.key}") as refused:
+            await made(service, "a fox")
+        assert "flux2-mcp spend --lost USD" in refused.value.next_step
+        assert await service._journal.settle(Decimal("0.05"))
+        assert await counted(service) == Decimal("0.15")  # what the broken one had reserved still counts
+        assert await taken(service, *FOXES) == 2
+
+
+@pytest.mark.parametrize("amount", BROKEN)
+async def test_a_reservation_that_is_no_amount_closes_the_day_and_is_no_price(
+    front: Front, tmp_path: Path, amount: str
+) -> None:
+    async with opened(front.settings(tmp_path)) as service:
+        await made(service, "a fox [sandbox:stuck]", wait=0)
+        damage(service._journal.path, f"reserved = {amount}, quoted = {amount}")
+        found = await service._journal.spent(at=datetime.now(UTC), session=service.session)
+        assert (found.daily_usd + found.session_usd, found.lost is None) == (Decimal(0), False)
+        assert (await service.prices.book()).charged == {}
+
+
+async def test_what_was_told_of_a_lost_journal_and_is_no_amount_closes_the_day_again(
+    front: Front, tmp_path: Path
+) -> None:
+    async with opened(front.settings(tmp_path, caps=day("0.25"))) as service:
+        await made(service)
+        with closing(sqlite3.connect(service._journal.path)) as database, database:
+            database.execute("INSERT INTO lost VALUES ('one', ?, 'much')", (datetime.now(UTC).timestamp(),))
+        with pytest.raises(BudgetError, match="one was lost"):
+            await made(service, "another")
+        assert await service._journal.settle(Decimal("0.05"))
+        await made(service, "another")
 
 
 # --- after the journal was lost ---

@@ -19,6 +19,7 @@ from flux2_mcp.spending import By, Spending
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite import Database, Value
 
+QUOTED, CHARGED = rows.amount("quoted"), rows.amount("charged")
 KEPT = 200
 """Durations of each kind that the planner learns from."""
 # What a task is summed up under, and which sum comes first.
@@ -78,9 +79,9 @@ def matching(
 
 def matched(values: Mapping[str, Value], database: Database) -> Matched:
     """How many tasks match, by state, and what they were quoted and charged. What failed was not charged."""
-    charged = f"iif({FREE}, 0, charged)"
+    charged = f"iif({FREE}, 0, {CHARGED})"
     sql = (
-        f"SELECT {STATE} AS state, count(*) AS tasks, count(quoted) AS known_quotes, sum(quoted) AS quoted,"
+        f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
         f" count({charged}) AS known_charges, sum({charged}) AS charged FROM task WHERE {MATCHES} GROUP BY 1"
     )
     found = database.read(sql, values)
@@ -104,8 +105,9 @@ def spending(account: str, by: By, since: datetime | None, database: Database) -
     name, order = GROUPS[by]
     sql = (
         f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {FREE}) AS failed,"
-        f" count(*) FILTER (WHERE charged IS NULL AND NOT {FREE}) AS open, count(*) FILTER (WHERE quoted IS NULL) AS unquoted,"
-        f" coalesce(sum(quoted), 0) AS quoted, coalesce(sum(charged) FILTER (WHERE NOT {FREE}), 0) AS charged FROM task"
+        f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {FREE}) AS open,"
+        f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
+        f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {FREE}), 0) AS charged FROM task"
         f" WHERE account = :account AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
     )
     return tuple(

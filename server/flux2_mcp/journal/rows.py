@@ -58,6 +58,11 @@ def micros(usd: Decimal | None) -> int | None:
     return None if usd is None else int(min(usd, MOST) * MICROS)
 
 
+def amount(column: str) -> str:
+    """SQL for an amount as it counts: NULL where what stands there is none that `micros` writes."""
+    return f"iif(typeof({column}) = 'integer' AND {column} BETWEEN 0 AND {micros(MOST)}, {column}, NULL)"
+
+
 def usd(amount: int | None) -> Decimal | None:
     """USD from what the database counted."""
     return None if amount is None else Decimal(amount) / MICROS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -52,7 +53,13 @@ UNFINISHED = f"account = :account AND {_OPEN}"
 FREE = "state IN ('failed', 'rejected')"
 PURSE = "(account = 'sandbox') = :sandbox"
 """The accounts that spend the same money: all of a home, whatever key or spelling of the host; the sandbox spends none."""
-SPENT = f"SELECT coalesce(sum(coalesce(charged, reserved, quoted)) FILTER (WHERE NOT {FREE}), 0) FROM task"
+_COUNTED = f"coalesce({', '.join(map(rows.amount, ('charged', 'reserved', 'quoted')))})"
+SPENT = f"SELECT coalesce(sum({_COUNTED}) FILTER (WHERE NOT {FREE}), 0) FROM task"
+_HELD = "coalesce(charged, reserved, quoted)"
+UNCOUNTED = f"NOT {FREE} AND {_HELD} IS NOT {rows.amount(_HELD)}"
+"""Tasks whose cost is in the journal and is no amount: what they cost is not known, as if they stood in a lost file."""
+COST_OF = "'the cost of task ' || key"
+"""What such a task is called among the lost files."""
 UNDER_WAY = f"{UNFINISHED} AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
 
 
@@ -160,33 +167,45 @@ def spent(account: str, session: str | None, at: datetime, database: Database) -
     """What was charged or is reserved, by all accounts that spend the same money.
 
     A task whose end is not known counts with what it reserved: caps fail closed. So does a file of which a part could
-    not be read: with what the user has told of it, and until then the day is closed.
+    not be read, and a task whose cost is no amount: with what the user has told of it, and until then the day is closed.
     """
     since = (at - DAY).timestamp()
     values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since, "session": session}
     day = database.read(f"{SPENT} INDEXED BY task_spent WHERE {PURSE} AND created_at > :since", values)
     ours = database.read(f"{SPENT} INDEXED BY task_spent_session WHERE {PURSE} AND session = :session", values)
-    told = database.read("SELECT coalesce(sum(missing), 0) FROM lost WHERE found_at > :since", values)
-    lost = database.read("SELECT name FROM lost WHERE missing IS NULL ORDER BY found_at DESC LIMIT 1")
+    missing = rows.amount("missing")
+    told = database.read(f"SELECT coalesce(sum({missing}), 0) FROM lost WHERE found_at > :since", values)
+    lost = database.read(
+        f"SELECT name FROM lost WHERE {missing} IS NULL ORDER BY found_at DESC LIMIT 1"
+    ) or database.read(
+        f"SELECT {COST_OF} AS name FROM task INDEXED BY task_spent WHERE {PURSE} AND created_at > :since AND {UNCOUNTED}"
+        f" AND {COST_OF} NOT IN (SELECT name FROM lost) LIMIT 1",
+        values,
+    )
     return Spent(
         session_usd=Decimal(ours[0][0]) / rows.MICROS,
         daily_usd=Decimal(day[0][0] + told[0][0]) / rows.MICROS,
-        lost=lost[0]["name"] if lost else None,
+        lost=str(lost[0]["name"]) if lost else None,
     )
 
 
 def settle(missing_usd: Decimal, database: Database) -> bool:
-    """Note what the lost files held beside what could be read, all of it with the one that was found last."""
-    values: dict[str, Value] = {"missing": rows.micros(missing_usd)}
-    last = "(SELECT name FROM lost ORDER BY found_at DESC LIMIT 1)"
-    return database.execute(f"UPDATE lost SET missing = iif(name = {last}, :missing, coalesce(missing, 0))", values) > 0
+    """Note what the lost files held beside what could be read, all of it with the one that was found last.
+
+    A task whose cost is no amount is noted among them; its row is left as it is.
+    """
+    values: dict[str, Value] = {"missing": rows.micros(missing_usd), "now": time.time()}
+    database.execute(f"INSERT OR IGNORE INTO lost SELECT {COST_OF}, :now, NULL FROM task WHERE {UNCOUNTED}", values)
+    last = "(SELECT name FROM lost ORDER BY found_at DESC, name LIMIT 1)"
+    before = f"coalesce({rows.amount('missing')}, 0)"
+    return database.execute(f"UPDATE lost SET missing = iif(name = {last}, :missing, {before})", values) > 0
 
 
 def charged(account: str, models: Iterable[tuple[str, str]], database: Database) -> dict[tuple[str, str], Decimal]:
     """What the last image of each model and resolution was charged, in USD, by all accounts that spend the same money."""
     sql = (
         f"SELECT charged FROM task INDEXED BY task_charged WHERE {PURSE} AND model = :model AND resolution = :resolution"
-        f" AND charged > 0 AND NOT {FREE} ORDER BY completed_at DESC LIMIT 1"
+        f" AND charged > 0 AND {rows.amount('charged')} > 0 AND NOT {FREE} ORDER BY completed_at DESC LIMIT 1"
     )
     found = {}
     for model, resolution in models:
