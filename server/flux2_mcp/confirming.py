@@ -67,6 +67,7 @@ class Offer:
         new: How many of its tasks are not written down yet. Only they cost something.
         joinable: Whether an identical task that is under way may be given instead.
         quoted_usd: The price of one image; None where it is not known.
+        stated_usd: `max_cost_usd` of the call.
         reserved_usd: What each new task sets aside of the caps: the dearest price that is known, else what the caller stated.
         confirmation: What the user must agree to first; None where nothing needs to be asked.
     """
@@ -76,13 +77,9 @@ class Offer:
     new: int
     joinable: bool
     quoted_usd: Decimal | None
+    stated_usd: Decimal | None
     reserved_usd: Decimal | None
     confirmation: Confirmation | None
-
-    @property
-    def wanted_usd(self) -> Decimal:
-        """What the call sets aside of the caps."""
-        return (self.reserved_usd or Decimal(0)) * self.new
 
 
 class Offers:
@@ -128,6 +125,7 @@ class Offers:
             new=new,
             joinable=key is None and count == 1,
             quoted_usd=None if each is None else pricing.price_of(book, asked.request).usd,
+            stated_usd=stated_usd,
             reserved_usd=reserved / new if each is None and reserved is not None else each,
             confirmation=await self._confirmation(asked.request, new, total) if new and stated_usd is None else None,
         )

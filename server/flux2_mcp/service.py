@@ -238,13 +238,14 @@ class Service:
                 caps=self.settings.caps,
                 join=offer.joinable,
                 in_flight=self.settings.in_flight,
+                stated_usd=offer.stated_usd,
                 before=saving.free,
             )
             self._keep_ours(intended.entries)
         self.background.start_soon(self._holder.learn)
         if intended.over is not None:
             fitting = await self.prices.fitting(request.action, offer.new, intended.over.left_usd)
-            raise budget.refusal(offer.wanted_usd, intended.over, fitting)
+            raise budget.refusal(intended.wanted_usd, intended.over, fitting)
         tasks = await self._waiter.wait(intended.entries, wait_seconds, on_progress)
         if (refused := refusal(tasks)) is not None:
             raise refused

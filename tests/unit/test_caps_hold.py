@@ -18,6 +18,7 @@ import pytest
 from flux2_mcp import catalog
 from flux2_mcp.asking import Asked
 from flux2_mcp.budget import Caps
+from flux2_mcp.confirming import Offer
 from flux2_mcp.errors import BudgetError
 from flux2_mcp.service import Service
 from flux2_mcp.spending import By
@@ -119,7 +120,7 @@ async def test_a_cap_that_was_passed_takes_nothing_more_whatever_it_would_cost(f
     async with opened(front.settings(tmp_path, caps=day("0.10"))) as service:
         await made(service, "dearer than was said")
         prices.charged = 0
-        request = catalog.request(prompt="for nothing")
+        request = catalog.request(prompt="for nothing", output_resolution="2k")  # none of these was charged yet
         offer = await service.offer(Asked(request))
         with pytest.raises(BudgetError, match=r"would cost \$0\.00; FLUX2_DAILY_BUDGET_USD is \$0\.10 and \$0\.00"):
             await service.generate(replace(offer, reserved_usd=Decimal(0)), approved=True, wait_seconds=0)
@@ -168,6 +169,37 @@ async def test_tasks_of_an_unknown_price_are_made_one_at_a_time_under_a_cap(fron
         await made(service, "foxes [sandbox:stuck]", count=2, wait=0, request=MAX)
 
 
+async def offers(service: Service, count: int, **more: Any) -> list[Offer]:  # noqa: ANN401  # as offer
+    """Calls that are priced before any of them is made."""
+    asked = [
+        Asked(catalog.request(prompt=f"fox {number}", variant="max", aspect_ratio="1:1")) for number in range(count)
+    ]
+    return [await service.offer(each, **more) for each in asked]
+
+
+async def test_a_price_that_became_known_after_a_call_was_priced_holds_for_it_too(front: Front, tmp_path: Path) -> None:
+    Prices(front, listed=None)
+    async with opened(front.settings(tmp_path, caps=day("0.55"))) as service:
+        first, *later = await offers(service, 3, max_cost_usd=Decimal("0.01"))
+        await service.generate(first, approved=True, wait_seconds=30)
+        for offer in later:
+            with pytest.raises(BudgetError, match=r"The quote is \$0\.30 and max_cost_usd allows \$0\.01"):
+                await service.generate(offer, approved=True, wait_seconds=30)
+    assert front.count(CREATE) == 1
+
+
+async def test_a_price_that_became_known_is_what_is_set_aside_of_the_caps(front: Front, tmp_path: Path) -> None:
+    prices = Prices(front, listed=5, charged=5)
+    async with opened(front.settings(tmp_path, caps=day("1"))) as service:
+        early = [await service.offer(Asked(catalog.request(prompt=fox))) for fox in FOXES[:2]]
+        prices.charged = 40
+        await made(service, "dearer than was said")
+        outcome = await service.generate(early[0], approved=True, wait_seconds=0)
+        assert outcome.tasks[0].entry.reserved_usd == Decimal("0.40")
+        with pytest.raises(BudgetError, match=r"The call would cost \$0\.40; FLUX2_DAILY_BUDGET_USD"):
+            await service.generate(early[1], approved=True, wait_seconds=0)
+
+
 # --- whose cap it is ---
 
 
@@ -205,7 +237,7 @@ async def test_a_call_is_priced_once_and_costs_what_was_agreed_to(front: Front, 
     async with opened(front.settings(tmp_path)) as service:
         offer = await service.offer(Asked(catalog.request(prompt="foxes [sandbox:stuck]")), count=8)
         assert offer.confirmation is not None
-        assert (offer.confirmation.quoted_usd, offer.wanted_usd) == (Decimal("0.80"), Decimal("0.80"))
+        assert offer.confirmation.quoted_usd == Decimal("0.80")
         prices.listed = 90
         with pytest.raises(BudgetError, match="The user was not asked"):
             await service.generate(offer, approved=False, wait_seconds=0)

@@ -148,12 +148,13 @@ class Change:
 class Intended:
     """What became of a call's intents: its entries; or the cap they don't fit, and then nothing was written.
 
-    `joined` is True where the entries were there before.
+    `joined` is True where the entries were there before. `wanted_usd` is what they would set aside of `over`.
     """
 
     entries: tuple[Entry, ...] = ()
     joined: bool = False
     over: Left | None = None
+    wanted_usd: Decimal = Decimal(0)
 
 
 def resolution(request: ImageRequest) -> str:
@@ -232,11 +233,13 @@ class Journal(Protocol):
         caps: Caps,
         join: bool,
         in_flight: int,
+        stated_usd: Decimal | None = None,
         before: Callable[[], None] = lambda: None,
     ) -> Intended:
         """Write all intents or none, synced to disk when this returns; what they reserve fits the caps at that moment.
 
-        An intent whose key is known already is not written again: its entry comes back as it stands.
+        An intent whose key is known already is not written again: its entry comes back as it stands. Where the last image
+        of its kind was charged more than an intent would reserve, it reserves that: nobody knew when it was priced.
 
         Args:
             intents: For one call; the caps hold for their sum. Those that fit `in_flight` are started with it.
@@ -245,12 +248,14 @@ class Journal(Protocol):
             join: Look first for a task that does the same in the same workspace and has not been told to anybody,
                 and give that instead.
             in_flight: At most so many tasks are under way at once, over all processes.
+            stated_usd: `max_cost_usd` of the call.
             before: Called before anything new is written, and not where everything was there before. What it raises
                 is raised, and nothing is written.
 
         Raises:
             InvalidRequestError: A known key belongs to another request.
-            BudgetError: Under a cap, tasks without a known price were to run together.
+            BudgetError: Under a cap, tasks without a known price were to run together; or what is new would cost more than
+                was stated.
         """
         ...
 

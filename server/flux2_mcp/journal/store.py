@@ -19,10 +19,10 @@ import anyio
 import anyio.to_thread
 
 from flux2_mcp import budget, catalog
-from flux2_mcp.budget import Caps, Left, Spent
+from flux2_mcp.budget import Caps, Spent
 from flux2_mcp.errors import JournalError, before_sending
 from flux2_mcp.journal import history, holders, rows, shared
-from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Matched, Name, StoredImage, digest
+from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Matched, Name, StoredImage, digest, resolution
 from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.logs import fields
@@ -178,6 +178,7 @@ class SqliteJournal:
         caps: Caps,
         join: bool,
         in_flight: int,
+        stated_usd: Decimal | None = None,
         before: Callable[[], None] = lambda: None,
     ) -> Intended:
         """See `Journal.intend`."""
@@ -188,28 +189,34 @@ class SqliteJournal:
             fresh = [intent for intent in intents if not rows.known(database, self._account, intent)]
             if fresh:
                 before()
-            if fresh and (over := self._over(database, fresh, at, caps)):
-                return Intended(over=over)
-            return Intended(entries=tuple(self._insert(database, intent, at, in_flight) for intent in intents))
+                charged = shared.charged(self._account, {_kind(intent) for intent in fresh}, database)
+                fresh = _priced(fresh, charged, caps, stated_usd)
+                wanted = _reserved(fresh)
+                unknown = [intent for intent in fresh if intent.quoted_usd is None and _kind(intent) not in charged]
+                if unknown:
+                    self._admit_unpriced(database, unknown, caps)
+                if over := budget.exceeded(wanted, caps, self._spent(fresh[0].session, at, database)):
+                    return Intended(over=over, wanted_usd=wanted)
+            new = {intent.key: intent for intent in fresh}
+            return Intended(
+                entries=tuple(self._insert(database, new.get(each.key, each), at, in_flight) for each in intents)
+            )
 
         with before_sending():
             intended = await self._write(work)
         self._note(*intended.entries)
         return intended
 
-    def _over(self, database: Database, fresh: Sequence[Intent], at: datetime, caps: Caps) -> Left | None:
-        """The cap that these intents don't fit, or None.
+    def _admit_unpriced(self, database: Database, unknown: Sequence[Intent], caps: Caps) -> None:
+        """See that tasks whose price is not known may be made.
 
         Raises:
-            BudgetError: Their price is not known, and nothing was set aside for them, or more than one would run at once.
+            BudgetError: Under a cap, nothing was set aside for them, or more than one would run at once.
         """
-        unknown = [intent for intent in fresh if intent.quoted_usd is None]
-        if caps.any and unknown:
+        if caps.any:
             for intent in unknown:
                 budget.reservation(None, intent.reserved_usd, caps)
             budget.first_alone(len(unknown) + shared.unpriced(self._account, unknown[0].request.model, database))
-        wanted = sum((intent.reserved_usd or Decimal(0) for intent in fresh), Decimal(0))
-        return budget.exceeded(wanted, caps, self._spent(fresh[0].session, at, database))
 
     def _spent(self, session: str | None, at: datetime, database: Database) -> Spent:
         """See `shared.spent`; and with what of this session stood in a journal that was lost."""
@@ -458,3 +465,30 @@ class SqliteJournal:
         if self._opened is not None:
             await self._call(lambda database: database.close())
             self._opened = None
+
+
+def _kind(intent: Intent) -> tuple[str, str]:
+    """What its price depends on."""
+    return intent.request.model, resolution(intent.request)
+
+
+def _reserved(intents: Sequence[Intent]) -> Decimal:
+    return sum((intent.reserved_usd or Decimal(0) for intent in intents), Decimal(0))
+
+
+def _priced(
+    fresh: Sequence[Intent], charged: Mapping[tuple[str, str], Decimal], caps: Caps, stated_usd: Decimal | None
+) -> list[Intent]:
+    """The same, each with what the last image of its kind was charged set aside, where that is more.
+
+    Raises:
+        BudgetError: That is more than the caller stated.
+    """
+    priced = [
+        replace(intent, reserved_usd=usd) if (usd := charged.get(_kind(intent), Decimal(0))) > held else intent
+        for intent in fresh
+        for held in [intent.reserved_usd or Decimal(0)]
+    ]
+    if (wanted := _reserved(priced)) > _reserved(fresh):
+        budget.reservation(wanted, stated_usd, caps)
+    return priced
