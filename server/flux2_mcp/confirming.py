@@ -25,13 +25,14 @@ class Confirmation:
     """What a user must agree to before a call is sent.
 
     `question` is for the user, several lines; `quoted_usd` is the price of the whole call, None where nobody knows it;
-    `cheaper` says in words what would cost less, None where nothing does.
+    `cheaper` says in words what would cost less, None where nothing does. `over`: a cap refuses the call as things stand.
     """
 
     question: str
     quoted_usd: Decimal | None
     threshold_usd: Decimal
     cheaper: str | None
+    over: bool = False
 
     def refused(self, why: str, next_step: str) -> BudgetError:
         """The error for a call that was not agreed to.
@@ -69,7 +70,7 @@ class Offer:
         quoted_usd: The price of one image; None where it is not known.
         stated_usd: `max_cost_usd` of the call.
         reserved_usd: What each new task sets aside of the caps: the dearest price that is known, else what the caller stated.
-        confirmation: What the user must agree to first; None where nothing needs to be asked.
+        confirmation: What the user must agree to before anything is paid; None where nothing needs to be asked.
     """
 
     asked: Asked
@@ -80,6 +81,11 @@ class Offer:
     stated_usd: Decimal | None
     reserved_usd: Decimal | None
     confirmation: Confirmation | None
+
+    @property
+    def to_ask(self) -> Confirmation | None:
+        """What to ask the user now: nothing where a cap is going to refuse the call anyway."""
+        return None if self.confirmation is None or self.confirmation.over else self.confirmation
 
 
 class Offers:
@@ -131,18 +137,17 @@ class Offers:
         )
 
     async def _confirmation(self, request: ImageRequest, new: int, quoted: Decimal | None) -> Confirmation | None:
-        """What to ask the user; None where nothing needs to be asked, or where the call is going to be refused anyway."""
+        """What the user must agree to; None where nothing needs to be asked."""
         if self._threshold_usd is None or (quoted is not None and quoted <= self._threshold_usd):
             return None
         spent = await self._journal.spent(at=datetime.now(UTC), session=self._session)
-        if quoted is not None and budget.exceeded(quoted, self._caps, spent) is not None:
-            return None
         cheaper = None if quoted is None else await self._prices.fitting(request.action, new, quoted, below=True)
         return Confirmation(
             question=_question(request, new, quoted, budget.left(self._caps, spent), cheaper),
             quoted_usd=quoted,
             threshold_usd=self._threshold_usd,
             cheaper=cheaper,
+            over=quoted is not None and budget.exceeded(quoted, self._caps, spent) is not None,
         )
 
 

@@ -198,7 +198,7 @@ class Service:
 
         Args, beside the tool's own:
             offer: From `offer`.
-            approved: Whether the user has agreed to it, where it needs that.
+            approved: Whether the user has agreed to it, where it needs that. Where a cap refuses it, nobody needs to be asked.
             client: The host's name, for the journal.
             workspace: The folder that the caller works in.
             on_progress: Told about once a second while waiting.
@@ -209,8 +209,10 @@ class Service:
             ApiError: RunAPI refused every one of the tasks.
             JournalError: The journal can't be written. Nothing was sent.
         """
-        if offer.confirmation is not None and not approved:
-            raise offer.confirmation.refused("The user was not asked.", "Ask the user, then call again.")
+        unasked = None if approved or offer.confirmation is None else offer.confirmation
+        not_asked = ("The user was not asked.", "Ask the user, then call again.")
+        if unasked is not None and not unasked.over:
+            raise unasked.refused(*not_asked)
         count, asked = len(offer.keys), offer.asked
         saving = asking.saving(save_to, count, workspace, overwrite=overwrite)
         urls, sources = await self._sourcing.send(asked.found)
@@ -231,6 +233,12 @@ class Service:
         ]
         with before_sending():
             await self._one_account()
+
+        def before() -> None:
+            saving.free()
+            if unasked is not None:  # the cap has room again
+                raise unasked.refused(*not_asked)
+
         async with self._keeper.intake:
             intended = await self._journal.intend(
                 intents,
@@ -239,7 +247,7 @@ class Service:
                 join=offer.joinable,
                 in_flight=self.settings.in_flight,
                 stated_usd=offer.stated_usd,
-                before=saving.free,
+                before=before,
             )
             self._keep_ours(intended.entries)
         self.background.start_soon(self._holder.learn)

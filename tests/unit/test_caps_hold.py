@@ -246,6 +246,26 @@ async def test_a_call_is_priced_once_and_costs_what_was_agreed_to(front: Front, 
     assert front.count(SCHEDULES) == 1
 
 
+@pytest.mark.parametrize("approved", [False, True])
+async def test_a_call_that_a_cap_would_have_refused_is_not_made_unasked_when_the_cap_has_room_again(
+    front: Front, tmp_path: Path, *, approved: bool
+) -> None:
+    async with opened(front.settings(tmp_path, caps=day("0.65"))) as service:
+        held = [await made(service, f"fox {number} [sandbox:stuck]", wait=0) for number in range(2)]
+        offer = await service.offer(Asked(catalog.request(prompt="foxes", output_resolution="2k")), count=8)
+        assert offer.to_ask is None
+        with pytest.raises(BudgetError, match=r"would cost \$0\.56; FLUX2_DAILY_BUDGET_USD"):
+            await service.generate(offer, approved=approved, wait_seconds=0)
+        with closing(sqlite3.connect(service._journal.path)) as database, database:
+            database.execute("UPDATE task SET state = 'failed'")
+        if approved:
+            await service.generate(offer, approved=True, wait_seconds=0)
+        else:
+            with pytest.raises(BudgetError, match="The user was not asked"):
+                await service.generate(offer, approved=False, wait_seconds=0)
+    assert front.count(CREATE) == len(held) + 8 * approved
+
+
 async def test_of_a_call_whose_key_is_known_only_what_is_new_is_priced(front: Front, tmp_path: Path) -> None:
     asked = Asked(catalog.request(prompt="foxes [sandbox:stuck]", variant="flex"))
     async with opened(front.settings(tmp_path, caps=day("1.20"))) as service:

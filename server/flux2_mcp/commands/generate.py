@@ -69,7 +69,7 @@ def _ask(offer: Offer) -> None:
     Raises:
         BudgetError: The user declines, or there is no terminal to ask on.
     """
-    if (needed := offer.confirmation) is None:
+    if (needed := offer.to_ask) is None:
         return
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         amount = "--max-cost, the most it may cost" if needed.quoted_usd is None else f"--max-cost {needed.stated}"
@@ -151,10 +151,10 @@ def generate(
             async with Service.opened(settings) as service:
                 yield service, on_progress
 
-    async def make(service: Service, offer: Offer, on_progress: OnProgress) -> Outcome:
+    async def make(service: Service, offer: Offer, on_progress: OnProgress, *, approved: bool) -> Outcome:
         return await service.generate(
             offer,
-            approved=True,
+            approved=approved,
             wait_seconds=next(seconds for seconds in waits if seconds is not None),
             client=output.PROGRAM,
             workspace=next(iter(folders), None),
@@ -177,11 +177,11 @@ def generate(
                 folders=folders,
             )
             offer = await service.offer(asked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key)
-            return offer if offer.confirmation and not yes else await make(service, offer, on_progress)
+            return offer if offer.to_ask and not yes else await make(service, offer, on_progress, approved=yes)
 
     async def agreed(offer: Offer) -> Outcome:
         async with running() as (service, on_progress):
-            return await make(service, offer, on_progress)
+            return await make(service, offer, on_progress, approved=True)
 
     again = AGAIN if count == 1 or idempotency_key is not None else AGAIN_PAID
     stopped = f"{NO_CANCEL}\n{again}"

@@ -249,8 +249,8 @@ class Journal(Protocol):
                 and give that instead.
             in_flight: At most so many tasks are under way at once, over all processes.
             stated_usd: `max_cost_usd` of the call.
-            before: Called before anything new is written, and not where everything was there before. What it raises
-                is raised, and nothing is written.
+            before: Called before anything new is written that fits the caps, and not where everything was there before.
+                What it raises is raised, and nothing is written.
 
         Raises:
             InvalidRequestError: A known key belongs to another request.

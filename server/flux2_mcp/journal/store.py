@@ -188,7 +188,6 @@ class SqliteJournal:
                 return Intended(entries=(known,), joined=True)
             fresh = [intent for intent in intents if not rows.known(database, self._account, intent)]
             if fresh:
-                before()
                 charged = shared.charged(self._account, {_kind(intent) for intent in fresh}, database)
                 fresh = _priced(fresh, charged, caps, stated_usd)
                 wanted = _reserved(fresh)
@@ -197,6 +196,7 @@ class SqliteJournal:
                     self._admit_unpriced(database, unknown, caps)
                 if over := budget.exceeded(wanted, caps, self._spent(fresh[0].session, at, database)):
                     return Intended(over=over, wanted_usd=wanted)
+                before()
             new = {intent.key: intent for intent in fresh}
             return Intended(
                 entries=tuple(self._insert(database, new.get(each.key, each), at, in_flight) for each in intents)

@@ -64,13 +64,11 @@ async def _offer(
 
 async def _approval(call: Call, offer: Annotated[Offer, Resolve(_offer)]) -> Approval | Elicit[Approval]:
     """The user's yes, asked for where the call costs enough and the client can ask."""
-    if offer.confirmation is None:
-        return Approval(spend=True)
+    if (needed := offer.to_ask) is None:
+        return Approval()
     if not calls.can_ask(call):
-        raise offer.confirmation.refused(
-            "The user was not asked, and can't be through this client.", _again(offer.confirmation)
-        )
-    return Elicit(offer.confirmation.question, Approval)
+        raise needed.refused("The user was not asked, and can't be through this client.", _again(needed))
+    return Elicit(needed.question, Approval)
 
 
 def _again(confirmation: Confirmation) -> str:
@@ -117,10 +115,10 @@ async def generate(
     If status is processing, call check_task; don't generate again.
     """
     approved = isinstance(approval, AcceptedElicitation) and approval.data.spend
-    if offer.confirmation is not None and not approved:
+    if (needed := offer.to_ask) is not None and not approved:
         if isinstance(approval, CancelledElicitation):
-            raise offer.confirmation.refused("The user did not answer.", _again(offer.confirmation))
-        raise offer.confirmation.refused("The user declined.", "Don't call again unless the user asks for it.")
+            raise needed.refused("The user did not answer.", _again(needed))
+        raise needed.refused("The user declined.", "Don't call again unless the user asks for it.")
     outcome = await calls.service(call).generate(
         offer,
         approved=approved,
