@@ -23,7 +23,7 @@ from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, before_sending,
 from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.holder import Holder
 from flux2_mcp.journal import owners
-from flux2_mcp.journal.entry import Entry, Intent
+from flux2_mcp.journal.entry import Entry, Intent, adopted
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.keeper import CLAIM_EVERY, Keeper
 from flux2_mcp.lifecycle import State
@@ -352,7 +352,7 @@ class Service:
     async def _adopt(self, action: Action, task_id: str) -> None:
         # What was asked for is not known here, and RunAPI does not tell it.
         request = ImageRequest(action=action, variant="unknown", model="unknown", prompt="")
-        intent = Intent(key=f"adopted-{task_id}", request=request, quoted_usd=None, session=self.session)
+        intent = Intent(key=adopted(task_id), request=request, quoted_usd=None, session=self.session)
         async with self._keeper.intake:
             self._keep_ours([await self._journal.adopt(intent, task_id, at=datetime.now(UTC))])
 

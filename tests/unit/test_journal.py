@@ -20,7 +20,7 @@ import pytest
 from flux2_mcp import catalog
 from flux2_mcp.budget import Caps, Left, Spent
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
-from flux2_mcp.journal.entry import Change, Entry, StoredImage, digest, dump, load
+from flux2_mcp.journal.entry import Change, Entry, SameIdError, StoredImage, digest, dump, load
 from flux2_mcp.journal.history import KEPT
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import Event, IllegalTransitionError, State
@@ -702,3 +702,15 @@ async def test_an_id_adopted_before_its_own_create_was_answered_becomes_that_tas
     accepted = await apply(journal, "k", Event.ACCEPTED, Change(at=AT, task_id="t"))
     assert await journal.find(["t"]) == (accepted,)
     assert await journal.find(["adopted-t"]) == ()
+
+
+async def test_a_task_of_our_own_that_was_written_down_anew_is_kept_when_another_create_brings_its_id(
+    home: Home,
+) -> None:
+    """As the keeper does with an open task whose row was lost."""
+    journal = home.journal()
+    restored = await journal.adopt(intent("k1"), "t", at=AT)
+    await new(journal, intent("k2"))
+    with pytest.raises(SameIdError):
+        await apply(journal, "k2", Event.ACCEPTED, Change(at=AT, task_id="t"))
+    assert await journal.find(["k1", "t"]) == (restored, restored)

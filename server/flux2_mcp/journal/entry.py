@@ -157,6 +157,11 @@ class Intended:
     wanted_usd: Decimal = Decimal(0)
 
 
+def adopted(task_id: str) -> str:
+    """The key of a task that was made elsewhere, as far as is known."""
+    return f"adopted-{task_id}"
+
+
 def resolution(request: ImageRequest) -> str:
     """The output resolution that the request will be made in."""
     return request.output_resolution or DEFAULT_RESOLUTION

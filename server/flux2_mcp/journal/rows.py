@@ -20,6 +20,7 @@ from flux2_mcp.journal.entry import (
     SameIdError,
     Save,
     StoredImage,
+    adopted,
     digest,
     dump,
     load,
@@ -278,8 +279,9 @@ def step(database: Database, account: str, owner: str, entry: Entry, event: Even
     columns |= {"at": change.at.timestamp(), "account": account, "key": key}
     if event is Event.ACCEPTED:
         # Somebody asked for the id before the answer to our own create came: what was adopted then is this task.
-        adopted = "account = :account AND task_id = :task_id AND key <> :key AND sent_at IS NULL"
-        database.execute(f"DELETE FROM task WHERE {adopted}", columns)
+        # One of our own that was written down anew has no `sent_at` either, and is not.
+        sql = "DELETE FROM task WHERE account = :account AND task_id = :task_id AND key = :adopted AND sent_at IS NULL"
+        database.execute(sql, columns | {"adopted": adopted(change.task_id or "")})
         if database.read("SELECT 1 FROM task WHERE account = :account AND task_id = :task_id AND key <> :key", columns):
             raise SameIdError
     database.execute(f"UPDATE task SET {', '.join(sets)} WHERE account = :account AND key = :key", columns)
