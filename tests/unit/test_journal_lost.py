@@ -129,11 +129,40 @@ async def test_a_record_that_only_a_newer_version_can_read_is_taken_over_as_it_i
         assert database.execute("SELECT state FROM task WHERE key = 'k3'").fetchone() == ("upscaling",)
 
 
-@pytest.mark.parametrize("damage", ["reserved = 'much'", "quoted = -1", "created_at = 'once'", "key = x'00'"])
-async def test_a_record_whose_money_can_not_be_counted_closes_the_day(home: Home, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["reserved = 'much'", "quoted = -1", "charged = 9e999", "created_at = 'once'", "created_at = 9e999"]
+)
+async def test_a_record_whose_money_or_date_can_not_be_counted_goes_on_and_closes_the_day(
+    home: Home, damage: str
+) -> None:
     path = await filled(home)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(f"UPDATE task SET {damage} WHERE key = 'k3'")  # noqa: S608  # of this test's own words
+    break_indices(path)
+    journal = home.journal()
+    await new(journal, intent("k6"))
+    assert (await spent(journal)).lost == aside(home)
+    (k3,) = await journal.find(["k3"])
+    assert (k3.state, k3.request, k3.readable) == (State.INTENT, LONG, True)
+    home.clock.now += 1000  # nobody renews its lease
+    assert "k3" in [entry.key for entry in await journal.claim()]
+
+
+async def test_a_record_without_a_date_counts_from_now_on(home: Home) -> None:
+    path = await filled(home, 1)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE task SET created_at = 'once'")
+    break_indices(path)
+    journal = home.journal()
+    await new(journal, intent("k6"))
+    await journal.settle(Decimal(0))
+    assert await spent(journal) == Spent(session_usd=Decimal("0.10"), daily_usd=Decimal("0.05"))
+
+
+async def test_a_record_that_nobody_could_find_again_closes_the_day(home: Home) -> None:
+    path = await filled(home)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE task SET key = x'00' WHERE key = 'k3'")
     break_indices(path)
     journal = home.journal()
     await new(journal, intent("k6"))

@@ -1,6 +1,7 @@
 """What can still be read of a lost journal goes into the one that takes its place: its tasks go on, and caps count them.
 
-A journal is lost when its file is broken, moved or deleted. Row by row, each that can be read is taken over as it stands.
+A journal is lost when its file is broken, emptied, moved or deleted. Row by row, each that can be read is taken over as it
+stands, but for amounts and dates that can't be counted.
 What can't be read may hold money that was spent, so the new journal names the lost one until the user has told how much:
 see `Spent.lost`. Sync; called before anybody else can open the new file.
 """
@@ -22,11 +23,23 @@ GIVE_UP = 50
 """Chunks without a row, one after the other, behind which nothing more is looked for: no bound of a broken file holds."""
 
 
+_THERE = "SELECT 1 FROM task WHERE account = :account AND key = :key"
+_AMOUNTS = {name: rows.amount(name) for name in ("quoted", "reserved", "charged")}
+_DATED = "typeof(created_at) = 'real' AND created_at BETWEEN 0 AND 253402300799"  # to the end of the year 9999
+_COUNTABLE = (
+    f"UPDATE task SET {', '.join(f'{name} = {amount}' for name, amount in _AMOUNTS.items())},"
+    f" created_at = iif({_DATED}, created_at, :now) WHERE account = :account AND key = :key"
+    f" AND ({' OR '.join(f'{name} IS NOT {amount}' for name, amount in _AMOUNTS.items())} OR NOT ({_DATED}))"
+)
+"""Without the amounts and the date that caps can't count. Whatever else is there stays as it is: a newer version may read it."""
+
+
 @dataclass(slots=True)
 class Salvage:
-    """How much was taken over: the number of tasks, and whether that is all there was."""
+    """How much was taken over: the number of tasks, those whose money or date could not be, and whether that is all there was."""
 
     tasks: int = 0
+    uncounted: int = 0
     whole: bool = False
 
 
@@ -48,6 +61,7 @@ def salvage(before: Database | None, path: Path, name: str | None, into: Databas
             sources += [stack.enter_context(reading(path))] if there else []
         for read in sources:
             done.whole = _take(read, into, done) or done.whole
+        done.whole = done.whole and not done.uncounted
         if name is not None and not done.whole:
             into.execute("INSERT OR IGNORE INTO lost VALUES (?, ?, NULL)", (name, time.time()))
         if name is None and before is not None and done.whole:
@@ -63,13 +77,15 @@ def _take(read: Read, into: Database, done: Salvage) -> bool:
     _copy(read, "holder", into)  # whose keys they were; RunAPI says it again, as long as they are keys
     for row in _tasks(read):
         seen += row is not None
-        if row is None or not _counts(row):
+        if row is None or not (isinstance(row["account"], str) and isinstance(row["key"], str)):
             whole = False
             continue
         taken = _put(row, "task", into)
         done.tasks += taken
-        there = "SELECT 1 FROM task WHERE account = :account AND key = :key"
-        whole = whole and bool(taken or into.read(there, {"account": row["account"], "key": row["key"]}))
+        name = {"account": row["account"], "key": row["key"]}
+        if taken and into.execute(_COUNTABLE, name | {"now": time.time()}):
+            done.uncounted += 1  # the same row from the other source is there already then
+        whole = whole and bool(taken or into.read(_THERE, name))
     return whole and seen == _number(read)
 
 
@@ -128,14 +144,3 @@ def _one(read: Read, n: int) -> list[Row | None]:
         return list(read("SELECT * FROM task WHERE n = ?", (n,)))
     except Error:
         return [None]
-
-
-def _counts(row: Row) -> bool:
-    """Whether caps can count a row. Whatever else it holds is taken over as it is: a newer version may read it."""
-    amounts = (row["quoted"], row["reserved"], row["charged"])
-    return (
-        isinstance(row["account"], str)
-        and isinstance(row["key"], str)
-        and isinstance(row["created_at"], float)
-        and all(each is None or (isinstance(each, int) and 0 <= each <= rows.MOST * rows.MICROS) for each in amounts)
-    )
