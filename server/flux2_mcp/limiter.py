@@ -43,10 +43,13 @@ class Limiter:
         """
         late = 0
         while late < MOST_TURNS:
+            blocked_until = self._blocked_until
             turn_at = await self._journal.pace(self._rate, LONGEST_SECONDS)
             await anyio.sleep(max(0.0, turn_at - time.monotonic()))
             now = time.monotonic()
             if now < self._blocked_until:
+                if self._blocked_until == blocked_until:  # the journal did not know of it
+                    await anyio.sleep(blocked_until - now)
                 continue
             if now - turn_at <= LATE_SECONDS:
                 return
@@ -56,4 +59,4 @@ class Limiter:
         """RunAPI said 429, and not to call for `retry_after` seconds."""
         wait = DEFAULT_WAIT if retry_after is None else retry_after
         self._blocked_until = max(self._blocked_until, time.monotonic() + wait)
-        await self._journal.limited(wait)
+        await self._journal.limited(wait, self._rate)

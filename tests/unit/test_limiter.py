@@ -9,9 +9,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from flux2_mcp.errors import RateLimitedError
+from flux2_mcp.errors import JournalError, RateLimitedError
 from flux2_mcp.journal.store import SqliteJournal
-from flux2_mcp.limiter import DEFAULT_WAIT, LATE_SECONDS, Limiter
+from flux2_mcp.limiter import DEFAULT_WAIT, LATE_SECONDS, MOST_TURNS, Limiter
 from tests.unit.services import fronted, made, opened_twice, until
 
 pytestmark = pytest.mark.anyio
@@ -89,6 +89,64 @@ async def test_a_429_that_one_process_met_stops_the_others(journal: SqliteJourna
     await Limiter(journal, 1000.0).turn()
     assert time.monotonic() - told >= 0.7
     await other.close()
+
+
+async def test_a_429_that_is_met_while_it_is_learnt_whose_the_key_is_stops_everybody_and_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn was taken under the key's own name, and what belongs to the account stands under its first key's."""
+    old, new, other = (
+        SqliteJournal(tmp_path / "home", f"host:{name}", owner)
+        for name, owner in (("old", "o"), ("new", "me"), ("new", "other"))
+    )
+    await old.belongs("account")
+    met = Limiter(new, 8.0)
+    await met.turn()
+    await new.belongs("account")
+    turns, pace = 0, new.pace
+
+    async def counted(rate: float, longest: float) -> float:
+        nonlocal turns
+        turns += 1
+        return await pace(rate, longest)
+
+    monkeypatch.setattr(new, "pace", counted)
+    told = time.monotonic()
+    await met.limited(1.5)
+    async with anyio.create_task_group() as group:
+        for limiter in (met, Limiter(other, 8.0)):
+            group.start_soon(limiter.turn)
+    assert time.monotonic() - told >= 1.5
+    assert turns <= 2
+    with anyio.fail_after(30):  # half the rate: one call a quarter of a second
+        begun = [await other.pace(8.0) for _ in range(3)]
+    assert begun[2] - begun[1] > 1 / 8
+    for journal in (old, new, other):
+        await journal.close()
+
+
+async def test_a_429_that_could_not_be_written_down_is_waited_for_without_asking_again_and_again(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter, pace = Limiter(journal, 1000.0), journal.pace
+    turns = 0
+
+    async def full(*_: float) -> None:
+        raise JournalError("The journal can't be used: database or disk is full.")
+
+    async def counted(rate: float, longest: float) -> float:
+        nonlocal turns
+        turns += 1
+        return await pace(rate, longest)
+
+    monkeypatch.setattr(journal, "limited", full)
+    monkeypatch.setattr(journal, "pace", counted)
+    told = time.monotonic()
+    with pytest.raises(JournalError):
+        await limiter.limited(0.7)
+    await limiter.turn()
+    assert time.monotonic() - told >= 0.7
+    assert turns <= MOST_TURNS
 
 
 async def test_who_waited_for_the_journal_does_not_call_earlier_by_that(

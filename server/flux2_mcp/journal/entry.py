@@ -387,8 +387,11 @@ class Journal(Protocol):
         """
         ...
 
-    async def limited(self, retry_after: float | None) -> None:
-        """RunAPI said 429: halve the rate and let nobody call before `retry_after` seconds have passed."""
+    async def limited(self, retry_after: float | None, rate: float = inf) -> None:
+        """RunAPI said 429: halve the rate and let nobody call before `retry_after` seconds have passed.
+
+        `rate` is what the caller goes by, in calls a second; it is halved where no other is known.
+        """
         ...
 
     async def spent(self, *, at: datetime, session: str | None) -> Spent:

@@ -149,18 +149,20 @@ def turn(account: str, clock: Clock, rate: float, longest: float, database: Data
     return at
 
 
-def limited(account: str, clock: Clock, retry_after: float | None, database: Database) -> None:
+def limited(account: str, clock: Clock, rate: float, retry_after: float | None, database: Database) -> None:
     """RunAPI said 429: halve the rate, and nobody calls before `retry_after` seconds (1 where it gave none) are over.
 
+    Where the account has had no turn yet (it was learnt meanwhile whose the key is), `rate` is what is halved.
     A call that is refused while nobody may call went out before: it says nothing of the rate that holds since.
     """
     now = clock()
     sql = (
-        "UPDATE pace SET rate = iif(blocked_until > :now, rate, max(:slowest, rate / 2)),"
-        " blocked_until = max(blocked_until, :until) WHERE account = :account"
+        "INSERT INTO pace VALUES (:account, max(:slowest, :rate / 2), :until, :now) ON CONFLICT (account) DO UPDATE SET"
+        " rate = iif(blocked_until > :now, rate, max(:slowest, rate / 2)), blocked_until = max(blocked_until, :until)"
     )
     until = now + (1.0 if retry_after is None else retry_after)
-    database.execute(sql, {"account": account, "now": now, "slowest": SLOWEST, "until": until})
+    values: dict[str, Value] = {"account": account, "now": now, "rate": rate, "slowest": SLOWEST, "until": until}
+    database.execute(sql, values)
 
 
 def spent(account: str, session: str | None, at: datetime, database: Database) -> Spent:

@@ -401,10 +401,10 @@ class SqliteJournal:
             lambda database: shared.turn(self._account, self._monotonic, rate, longest, database), durable=False
         )
 
-    async def limited(self, retry_after: float | None) -> None:
+    async def limited(self, retry_after: float | None, rate: float = inf) -> None:
         """See `Journal.limited`."""
         await self._write(
-            lambda database: shared.limited(self._account, self._monotonic, retry_after, database), durable=False
+            lambda database: shared.limited(self._account, self._monotonic, rate, retry_after, database), durable=False
         )
 
     async def spent(self, *, at: datetime, session: str | None) -> Spent:
