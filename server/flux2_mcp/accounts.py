@@ -81,7 +81,7 @@ class Accounts:
         Raises:
             JournalError: The journal can't be read.
         """
-        return await self._journal.spending(by, since) if self._journal.exists else ()
+        return await self._journal.spending(by, since) if self._journal.was_made else ()
 
     async def day(self) -> Spent:
         """What the day's cap counts: the last 24 hours of all keys on this home; the sandbox's apart.
@@ -89,7 +89,7 @@ class Accounts:
         Raises:
             JournalError: The journal can't be read.
         """
-        if not self._journal.exists:
+        if not self._journal.was_made:
             return Spent()
         return await self._journal.spent(at=datetime.now(UTC), session=None)
 

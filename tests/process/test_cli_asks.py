@@ -86,6 +86,16 @@ def test_a_lost_journal_closes_the_day_until_spend_is_told_what_is_missing(here:
     assert here("generate", "a cat [sandbox:stuck]", "--wait", "0", **capped)[0] == 4
 
 
+def test_spend_says_at_once_that_the_journal_has_vanished(here: Here, tmp_path: Path) -> None:
+    assert here("generate", "a red fox")[0] == 0
+    for part in tmp_path.rglob("journal.sqlite3*"):
+        part.unlink()
+    code, out, _ = here("spend", FLUX2_DAILY_BUDGET_USD="1")
+    assert code == 0
+    for phrase in ("The journal has vanished", "journal.sqlite3 (begun ", "flux2-mcp spend --lost USD"):
+        assert phrase in out
+
+
 def test_where_no_journal_was_lost_there_is_nothing_to_tell(here: Here) -> None:
     code, out, err = here("spend", "--lost", "1")
     assert (code, out) == (4, "")

@@ -237,21 +237,21 @@ def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) 
         OSError: It can't be made.
     """
     with _alone(path):
-        if not path.exists() and _mark(path).exists():
+        if not path.exists() and mark_of(path).exists():
             return _replaced(path, migrations, durable=durable, seed=seed)
         path.touch(mode=0o600)
-        database = Database(path, migrations, durable=durable, made=_mark(path).exists())
+        database = Database(path, migrations, durable=durable, made=mark_of(path).exists())
         _put_mark(path, database)
         return database
 
 
-def _mark(path: Path) -> Path:
+def mark_of(path: Path) -> Path:
     """A file that stands beside one that was made: where that is gone or emptied since, it is lost. Holds `Database.begun`."""
     return path.with_suffix(".made")
 
 
 def _put_mark(path: Path, database: Database) -> None:
-    mark, begun = _mark(path), database.begun
+    mark, begun = mark_of(path), database.begun
     if not mark.exists() or mark.read_text() != begun:
         mark.touch(mode=0o600)
         mark.write_text(begun)
@@ -329,7 +329,7 @@ def _replaced(path: Path, migrations: Sequence[str], *, durable: bool, seed: See
     A process that is killed in between leaves the lost one where it was, or none: then the next one goes on from there.
     """
     aside = path.with_name(f"{path.stem}-broken-{time.time_ns()}{path.suffix}")
-    mark = _mark(path)
+    mark = mark_of(path)
     name = aside.name if path.exists() else vanished(path, mark.read_text() if mark.exists() else "")
     fresh = path.with_suffix(".new")
     for part in _parts(fresh):

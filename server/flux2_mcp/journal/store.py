@@ -80,6 +80,13 @@ class SqliteJournal:
         """Whether the file is there; False, and no error as `Path.exists` raises, where its folder can't be looked into."""
         return os.path.exists(self.path)  # noqa: PTH110  # see above
 
+    @property
+    def was_made(self) -> bool:
+        """Whether the file is there, or was: where it has vanished, there is something to tell of it."""
+        from flux2_mcp.journal.sqlite import mark_of
+
+        return self.exists or os.path.exists(mark_of(self.path))  # noqa: PTH110  # see above
+
     def _database(self) -> Database:
         from flux2_mcp.journal.sqlite import opened
 
