@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from flux2_mcp.journal import rows
 from flux2_mcp.journal.entry import Entry
-from flux2_mcp.journal.shared import OPEN
+from flux2_mcp.journal.shared import IS_OPEN, OPEN
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite import Database, Read, Value
 
 _HERE = "account > :first AND account < :last AND instr(substr(account, length(:first) + 1), ':') = 0"
 """On the same service: names begin with it, a colon follows, and what follows that holds none."""
-_UNFINISHED = "state IN ('intent', 'submitted', 'processing', 'completed')"
 
 
 def tasks_of(name: str, read: Read) -> str:
@@ -60,7 +59,7 @@ def apart(name: str, read: Read) -> bool:
 def strangers(name: str, now: float, until: float, read: Read) -> tuple[Entry, ...]:
     """The open tasks on the same service that no key of this account has made, and that no living process looks after."""
     sql = (
-        f"SELECT * FROM {OPEN} WHERE {_UNFINISHED} AND {_HERE} AND account <> :tasks"
+        f"SELECT * FROM {OPEN} WHERE {IS_OPEN} AND {_HERE} AND account <> :tasks"
         " AND account NOT IN (SELECT account FROM holder WHERE tasks = :tasks)"
         " AND (lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until) ORDER BY n"
     )

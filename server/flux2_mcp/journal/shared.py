@@ -48,8 +48,9 @@ written before was never written later."""
 OPEN = "task INDEXED BY task_unfinished"
 """The table where only unfinished tasks are asked for. All indices begin with the account, and without statistics SQLite
 takes any of them; so a journal of years would be read whole for the few that are open."""
-_OPEN = "state IN ('intent', 'submitted', 'processing', 'completed')"
-UNFINISHED = f"account = :account AND {_OPEN}"
+IS_OPEN = "state IN ('intent', 'submitted', 'processing', 'completed')"
+"""As `task_unfinished` says it, word for word: else that index does not serve."""
+UNFINISHED = f"account = :account AND {IS_OPEN}"
 FREE = "state IN ('failed', 'rejected')"
 PURSE = "(account = 'sandbox') = :sandbox"
 """The accounts that spend the same money: all of a home, whatever key or spelling of the host; the sandbox spends none."""
@@ -219,7 +220,7 @@ def charged(account: str, models: Iterable[tuple[str, str]], database: Database)
 
 def unpriced(account: str, model: str, database: Database) -> int:
     """How many open tasks of a model were asked for without a known price, by all accounts that spend the same money."""
-    sql = f"SELECT count(*) FROM {OPEN} WHERE {_OPEN} AND {PURSE} AND model = :model AND quoted IS NULL"
+    sql = f"SELECT count(*) FROM {OPEN} WHERE {IS_OPEN} AND {PURSE} AND model = :model AND quoted IS NULL"
     return int(database.read(sql, {"sandbox": account == SANDBOX, "model": model})[0][0])
 
 

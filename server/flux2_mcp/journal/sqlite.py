@@ -290,10 +290,10 @@ def looked_at(path: Path, question: str) -> tuple[bool, int]:
     Raises:
         sqlite3.Error: The file can't be opened or read.
     """
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+    with reading(path) as read:
         try:
-            sound = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
-            return sound, int(connection.execute(question).fetchone()[0]) if sound else 0
+            sound = read("PRAGMA integrity_check(1)")[0][0] == "ok"
+            return sound, int(read(question)[0][0]) if sound else 0
         except sqlite3.Error as exc:
             if is_lost(exc):
                 return False, 0
