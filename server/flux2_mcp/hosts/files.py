@@ -43,7 +43,13 @@ def _matches(path: Path) -> list[Path]:
         return [path]
     at = path.parts.index(wild)
     root, rest = Path(*path.parts[:at]), path.parts[at + 1 :]
-    return sorted(folder.joinpath(*rest) for folder in root.glob(wild) if folder.joinpath(*rest[:-1]).is_dir())
+    folders = root.glob(wild) if is_there(root) else ()
+    return sorted(folder.joinpath(*rest) for folder in folders if is_there(folder.joinpath(*rest[:-1])))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something at a path that can be looked at."""
+    return os.path.exists(path)  # noqa: PTH110  # pathlib's raises where the system refuses to look
 
 
 def read(path: Path) -> File:
@@ -132,7 +138,7 @@ def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
 
 
 class Made:
-    """The folders that were made for a new file, written down in a file of ours.
+    """The folders that are made for a new file, written down in a file of ours before they are.
 
     A host's folder is also the sign that the host is there: one that is left behind empty would be taken for it. And an empty one
     that was there before is not ours to remove.
@@ -145,11 +151,9 @@ class Made:
         self._record = record
 
     def for_file(self, path: Path) -> None:
-        """Make the folders of a file that is about to be made. What can't be written down only stays behind empty some day."""
-        missing = _missing(path)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=NEW_FOLDER)
-        if missing:
-            with suppress(OSError, ValueError):
+        """Write down the folders that are about to be made for a file. What can't be written down stays behind empty some day."""
+        with suppress(OSError, ValueError):
+            if missing := _missing(path):
                 missing += _missing(self._record)
                 self._record.parent.mkdir(parents=True, exist_ok=True, mode=NEW_FOLDER)
                 self._write([*self._read(), *missing])
@@ -178,7 +182,7 @@ class Made:
 
 def _missing(path: Path) -> list[str]:
     """The folders that a file needs and that are not there, the deepest first."""
-    return [str(folder) for folder in path.parents if not folder.exists()]
+    return [str(folder) for folder in path.parents if not is_there(folder)]
 
 
 def _remove(path: Path, made: list[str]) -> None:
@@ -187,7 +191,8 @@ def _remove(path: Path, made: list[str]) -> None:
         for folder in path.parents:
             if str(folder) not in made:
                 return
-            folder.rmdir()
+            if is_there(folder):  # not all of them are there where one could not be made
+                folder.rmdir()
 
 
 def _meanwhile(file: File) -> HostFileError:

@@ -53,7 +53,7 @@ class Machine:
     def has(self, host: Host) -> bool:
         """True where the host was ever started or is installed."""
         marks = files.first(places.marks(host, self.system, self.env))
-        return any(mark.exists() for mark in marks) or any(self.program(name) for name in host.programs)
+        return any(files.is_there(mark) for mark in marks) or any(self.program(name) for name in host.programs)
 
     def detected(self) -> list[Host]:
         """The hosts that are there, in the table's order."""
@@ -165,14 +165,16 @@ def carry_out(plan: Plan, machine: Machine) -> tuple[str, Path | None]:
             return EDITED, files.replace(file, entry.removed(plan.host, text, plan.name, None))
         words = entry.words(plan.new)
         return EDITED, files.replace(file, entry.installed(plan.host, text, plan.name, words))
-    backup = files.replace(plan.file, plan.after, keep=plan.keep)
-    tidy(plan, machine)
+    try:
+        backup = files.replace(plan.file, plan.after, keep=plan.keep)
+    finally:
+        tidy(plan, machine)
     return EDITED, backup
 
 
 def tidy(plan: Plan, machine: Machine) -> None:
     """Remove what was made for a file that is gone: an empty folder would be taken for its host."""
-    if not plan.file.path.exists() and machine.made is not None:
+    if not files.is_there(plan.file.path) and machine.made is not None:
         machine.made.clear(plan.file.path)
 
 
