@@ -119,11 +119,11 @@ function Install-Flux2([string]$From, [bool]$ToolOnly, [bool]$Uninstall, [string
     if (-not $state.Uv) { Say 'there is no uv here, so nothing that this script installed'; return }
     if (Test-Installed) {
       $program = Join-Path (& $state.Uv tool dir --bin) "$tool.exe"
-      if (-not (Invoke-Hosts $program @('install', '--detect', '--uninstall'))) {
+      # A project's entries can be found in the folder alone that this runs in.
+      $well = @('user', 'project') | ForEach-Object { Invoke-Hosts $program @('install', '--detect', '--uninstall', '--scope', $_) }
+      if ($well -contains $false) {
         throw "a host still starts $tool, so it stays. Mend what is named above and try again"
       }
-      # A project's entries can be found in the folder alone that this runs in.
-      Invoke-Hosts $program @('install', '--detect', '--uninstall', '--scope', 'project') | Out-Null
       Invoke-Program $state.Uv @('tool', 'uninstall', '--quiet', $tool)
       Say "$tool is gone"
     } else { Say "$tool was not installed" }

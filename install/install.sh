@@ -107,14 +107,14 @@ uninstall_it() {
   program=$("$UV" tool dir --bin)/$TOOL
   if "$UV" tool list 2>/dev/null | grep -q "^$TOOL "; then
     failed=''
-    said=$("$program" install --detect --uninstall 2>&1) || failed=$?
-    printf '%s\n' "$said"
-    case $said in *"no agent host was found"*) failed='' ;; esac
     # A project's entries can be found in the folder alone that this runs in.
-    said=$("$program" install --detect --uninstall --scope project 2>&1) || case $said in
-      *"no agent host was found"*) said='' ;;
-    esac
-    [ -z "$said" ] || printf '%s\n' "$said"
+    for scope in user project; do
+      said=$("$program" install --detect --uninstall --scope "$scope" 2>&1) || case $said in
+        *"no agent host was found"*) [ "$scope" = user ] || said='' ;;
+        *) failed=yes ;;
+      esac
+      [ -z "$said" ] || printf '%s\n' "$said"
+    done
     if [ -n "$failed" ]; then
       echo "install.sh: a host still starts $TOOL, so it stays. Mend what is named above and try again." >&2
       exit 1

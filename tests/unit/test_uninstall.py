@@ -119,31 +119,107 @@ def test_an_entry_is_found_and_taken_out_though_its_host_is_gone(run: Run, home:
     assert tree(project) == set()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="install.sh is for systems with a sh")
-def test_install_sh_takes_the_entries_of_the_folder_it_runs_in_too(
-    clean_env: dict[str, str], home: Path, project: Path, tmp_path: Path
+BROKEN = [
+    '{"mcpServers": {"flux-2": {"command": "flux2-mcp"}},}',
+    '\ufeff{"mcpServers": {"flux-2": {"command": "flux2-mcp"}}}'.encode("utf-16"),
+]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=["a comma too many", "UTF-16"])
+def test_a_file_that_can_not_be_edited_and_speaks_of_the_entry_is_told_though_its_host_is_gone(
+    run: Run, project: Path, content: str | bytes
 ) -> None:
-    """With a uv that only says that the tool is installed: what it would fetch is the business of `tests/hosts`."""
-    (bin_ := tmp_path / "bin").mkdir()
-    for name in ("sh", "cat", "dirname", "grep", "rm"):
-        (bin_ / name).symlink_to(shutil.which(name) or name)
+    path = project / ".mcp.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, out = run("install", "--detect", "--uninstall", "--scope", "project")
+    assert (code, f"Claude Code: {path}, line 1: " in out) == (4, True)
+    assert "no agent host was found" in run("install", "--detect", "--uninstall")[1]
+
+
+def test_of_several_files_the_one_that_speaks_of_the_entry_is_told(run: Run, home: Path) -> None:
+    (folder := home / ".config/opencode").mkdir(parents=True)
+    (folder / "opencode.json").write_text("{}")
+    (folder / "opencode.jsonc").write_text('{"mcp": {"flux-2": {"command": ["flux2-mcp"]}}')
+    for what in ([], ["--uninstall"]):
+        code, out = run("install", "--detect", *what)
+        assert (code, f"opencode: {folder}/opencode.jsonc, line 1: " in out) == (4, True)
+
+
+def test_a_broken_file_that_does_not_speak_of_the_entry_has_nothing_to_take_out(run: Run, home: Path) -> None:
+    path = home / ".cursor/mcp.json"
+    path.parent.mkdir()
+    path.write_text('{"mcpServers": {"x": {}}')
+    code, out = run("install", "cursor", "--uninstall")
+    assert (code, f"nothing to take out of {path}" in out) == (0, True)
+    assert run("install", "cursor")[0] == 4
+    assert path.read_text() == '{"mcpServers": {"x": {}}'
+
+
+needs_sh = pytest.mark.skipif(os.name == "nt", reason="install.sh is for systems with a sh")
+
+
+class Script:
+    """install.sh with a uv that only says that the tool is installed: what it would fetch is the business of `tests/hosts`."""
+
     program = Path(sys.executable).with_name("flux2-mcp")
-    uv = bin_ / "uv"
-    uv.write_text(
-        f'#!/bin/sh\ncase "$*" in\n"tool list") echo "flux2-mcp v0" ;;\n"tool dir --bin") echo "{program.parent}" ;;\n'
-        f'"tool uninstall "*) echo gone > "{tmp_path}/gone" ;;\nesac\n'
-    )
-    uv.chmod(0o755)
-    env = clean_env | {"PATH": str(bin_)}
+
+    def __init__(self, env: dict[str, str], project: Path, tmp_path: Path) -> None:
+        (bin_ := tmp_path / "bin").mkdir()
+        for name in ("sh", "cat", "dirname", "grep", "rm"):
+            (bin_ / name).symlink_to(shutil.which(name) or name)
+        self._gone = tmp_path / "gone"
+        uv = bin_ / "uv"
+        uv.write_text(
+            f'#!/bin/sh\ncase "$*" in\n"tool list") echo "flux2-mcp v0" ;;\n'
+            f'"tool dir --bin") echo "{self.program.parent}" ;;\n"tool uninstall "*) echo gone > "{self._gone}" ;;\nesac\n'
+        )
+        uv.chmod(0o755)
+        self._env = env | {"PATH": str(bin_)}
+        self._project = project
+
+    def install(self, host: str, scope: str) -> None:
+        command = [str(self.program), "install", host, "--scope", scope]
+        subprocess.run(command, env=self._env, cwd=self._project, check=True, capture_output=True, timeout=60)
+
+    def uninstall(self) -> tuple[int, str, bool]:
+        """Its exit code, what it said, and whether the tool is gone."""
+        done = subprocess.run(
+            ["sh", str(facts.ROOT / "install/install.sh"), "--uninstall"],
+            env=self._env, cwd=self._project, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr, self._gone.exists()
+
+
+@pytest.fixture
+def script(clean_env: dict[str, str], project: Path, tmp_path: Path) -> Script:
+    return Script(clean_env, project, tmp_path)
+
+
+@needs_sh
+def test_install_sh_takes_the_entries_of_the_folder_it_runs_in_too(script: Script, home: Path, project: Path) -> None:
     for scope, host in (("user", "cursor"), ("project", "vscode"), ("project", "claude-code")):
-        command = [str(program), "install", host, "--scope", scope]
-        subprocess.run(command, env=env, cwd=project, check=True, capture_output=True, timeout=60)
+        script.install(host, scope)
     (project / "mine.txt").write_text("mine")
     assert {".vscode/mcp.json", ".mcp.json"} <= tree(project)
-    done = subprocess.run(
-        ["sh", str(facts.ROOT / "install/install.sh"), "--uninstall"],
-        env=env, cwd=project, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, said, gone = script.uninstall()
+    assert (code, gone) == (0, True), said
     assert (tree(project), tree(home)) == ({"mine.txt"}, set())
-    assert (tmp_path / "gone").exists()
+
+
+@needs_sh
+def test_install_sh_keeps_the_tool_while_an_entry_in_the_folder_it_runs_in_can_not_be_taken_out(
+    script: Script, home: Path, project: Path
+) -> None:
+    script.install("cursor", "user")
+    script.install("claude-code", "project")
+    path = project / ".mcp.json"
+    whole = path.read_text()
+    path.write_text(whole + "}")
+    code, said, gone = script.uninstall()
+    assert (code, gone) == (1, False), said
+    assert f"Claude Code: {path}, line " in said
+    assert "a host still starts flux2-mcp, so it stays." in said
+    path.write_text(whole)
+    code, said, gone = script.uninstall()
+    assert (code, gone) == (0, True), said
+    assert (tree(project), tree(home)) == (set(), set())

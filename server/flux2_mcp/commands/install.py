@@ -10,7 +10,7 @@ import click
 
 from flux2_mcp.commands import here, output
 from flux2_mcp.commands.invocation import Invocation
-from flux2_mcp.errors import Flux2Error, HostFileError, InvalidRequestError, Problem, SettingsError
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, SettingsError
 from flux2_mcp.hosts import entry, files, installing
 from flux2_mcp.hosts.installing import NAME, Machine, Plan
 from flux2_mcp.hosts.jsonc import Object
@@ -117,11 +117,7 @@ def _found(machine: Machine, scope: Scope, name: str, *, uninstall: bool) -> lis
 
 
 def _is_there(row: Host, machine: Machine, scope: Scope, name: str) -> bool:
-    try:
-        texts = [files.read(path).text or "" for path in machine.files(row, scope)]
-        return any(entry.standing(row, text, name) is not None for text in texts)
-    except HostFileError:
-        return False
+    return any(installing.may_hold(path, row, name) for path in machine.files(row, scope))
 
 
 def _one(

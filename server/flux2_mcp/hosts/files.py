@@ -78,6 +78,17 @@ def read(path: Path) -> File:
         raise HostFileError("this is not UTF-8", line=line, path=str(path)) from exc
 
 
+def may_mention(path: Path, word: str) -> bool:
+    """Whether a word may stand in a file that `read` refuses: it does, in some encoding, or nobody can look."""
+    try:
+        if not path.is_file():
+            return False
+        content = b"" if path.stat().st_size > LARGEST else path.read_bytes()
+    except OSError:
+        return True
+    return not content or any(word.encode(code) in content for code in ("utf-8", "utf-16-le", "utf-16-be"))
+
+
 def replace(file: File, text: str | None, *, keep: str | None = None) -> Path | None:
     """Give a file its new text, or take it away where that is None. Gives its backup, if it has one.
 

@@ -127,7 +127,7 @@ def to_remove(machine: Machine, host: Host, scope: Scope, name: str) -> Plan:
     """How the entry goes out of the host's file; a file that held nothing else and was not there before goes too.
 
     Raises:
-        HostFileError: The file can't be edited.
+        HostFileError: The file can't be edited, and may hold the entry.
         InvalidRequestError: The host has no such scope.
     """
     file = _read(machine.files(host, scope), host, name)
@@ -141,11 +141,21 @@ def to_remove(machine: Machine, host: Host, scope: Scope, name: str) -> Plan:
         if all(entry.came_from(host, text, name, "") for text in (file.text, kept) if text is not None):
             after = None
     except HostFileError as exc:
-        raise exc.at(str(file.path)) from exc
+        if name in file.text:
+            raise exc.at(str(file.path)) from exc
+        old, after = None, file.text
     own = None if old is None else _own(machine, host, scope, name, "remove")
     return Plan(
         host=host, name=name, file=file, after=after, old=old, new=None, own=own, keep=kept if after == kept else None
     )
+
+
+def may_hold(path: Path, host: Host, name: str) -> bool:
+    """Whether a file holds the entry; where it can't be edited, whether it may, so that its trouble is told."""
+    try:
+        return _holds(files.read(path), host, name)
+    except HostFileError:
+        return files.may_mention(path, name)
 
 
 def carry_out(plan: Plan, machine: Machine) -> tuple[str, Path | None]:
@@ -207,7 +217,8 @@ def _read(paths: tuple[Path, ...], host: Host, name: str) -> File:
 
 
 def _holds(file: File, host: Host, name: str) -> bool:
+    text = file.text or ""
     try:
-        return entry.standing(host, file.text or "", name) is not None
+        return entry.standing(host, text, name) is not None
     except HostFileError:
-        return False
+        return name in text
