@@ -19,8 +19,10 @@ from flux2_mcp.commands.output import PROGRAM
 from flux2_mcp.config import config_file
 from flux2_mcp.errors import Flux2Error, HostFileError, SettingsError
 from flux2_mcp.hosts import entry, files
+from flux2_mcp.hosts.files import File
 from flux2_mcp.hosts.installing import Machine
 from flux2_mcp.hosts.jsonc import Object
+from flux2_mcp.hosts.switches import elsewhere
 from flux2_mcp.hosts.table import SCOPES, Host, Scope
 from flux2_mcp.settings import from_env
 
@@ -71,16 +73,9 @@ def _ours(row: Host, text: str) -> dict[str, Object]:
 async def _entry(
     row: Host, machine: Machine, scope: Scope, path: Path, name: str, standing: Object, command: list[str]
 ) -> Check:
-    install = f"{PROGRAM} install {row.name}"
-    install += "" if scope == "user" else f" --scope {scope}"
-    install += "" if name == "flux-2" else f" --name {name}"
-    where = f"{name} in {path}"
-    if scope == "project" and (literal := _literals(row, standing)):
-        return fail(row.name, f"{where} holds {', '.join(literal)} in clear", f"{install} --uninstall && {install}")
-    off, changes = entry.off(row, files.read(path).text or "", name, standing), entry.changes(row, command, standing)
-    if off or changes:
-        what = f"is switched off by {', '.join(off)}" if off else f"differs in {', '.join(changes)}"
-        return fail(row.name, f"{where} {what}", install)
+    where, file = f"{name} in {path}", files.read(path)
+    if (wrong := _wrong(row, machine, scope, where, file, name, standing, command)) is not None:
+        return fail(row.name, *wrong)
     folder = machine.workspace if scope == "project" else None
     env = _inherited(machine.env) | entry.environment(row, standing, machine.env)
     try:
@@ -90,7 +85,7 @@ async def _entry(
         seconds, ready, tools = await handshake(entry.words(standing), env, folder)
     except SettingsError as exc:
         held = path if exc.setting else config_file(env) or path
-        line = entry.EDITORS[row.format].line(files.read(path).text or "", row.servers, name) if exc.setting else None
+        line = entry.EDITORS[row.format].line(file.text or "", row.servers, name) if exc.setting else None
         return fail(row.name, f"{where}: {exc.message}", _editor(machine.env, line, held))
     except HostFileError as exc:
         return fail(row.name, f"{where}: {exc.why}", _try(standing))
@@ -103,6 +98,25 @@ async def _entry(
             shlex.join([sys.executable, "-m", "compileall", "-q", package]),
         )
     return ok(row.name, detail)
+
+
+def _wrong(
+    row: Host, machine: Machine, scope: Scope, where: str, file: File, name: str, standing: Object, command: list[str]
+) -> tuple[str, str] | None:
+    """What is wrong with an entry as it is written, and the command that mends it."""
+    install = f"{PROGRAM} install {row.name}"
+    install += "" if scope == "user" else f" --scope {scope}"
+    install += "" if name == "flux-2" else f" --name {name}"
+    if scope == "project" and (literal := _literals(row, standing)):
+        return f"{where} holds {', '.join(literal)} in clear", f"{install} --uninstall && {install}"
+    if off := entry.off(row, file.text or "", name, standing):
+        return f"{where} is switched off by {', '.join(off)}", install
+    if changes := entry.changes(row, command, standing):
+        return f"{where} differs in {', '.join(changes)}", install
+    if switches := elsewhere(machine, row, scope, file, name, standing):
+        what = ", ".join(f"{switch} in {held}" for switch, held in switches)
+        return f"{where} is switched off by {what}", _editor(machine.env, None, switches[0][1])
+    return None
 
 
 def _literals(row: Host, standing: Object) -> list[str]:

@@ -12,9 +12,11 @@ from flux2_mcp.commands import here, output
 from flux2_mcp.commands.invocation import Invocation
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, SettingsError
 from flux2_mcp.hosts import entry, files, installing
+from flux2_mcp.hosts.files import File
 from flux2_mcp.hosts.installing import NAME, Machine, Plan
 from flux2_mcp.hosts.jsonc import Object
 from flux2_mcp.hosts.links import LINKS
+from flux2_mcp.hosts.switches import elsewhere
 from flux2_mcp.hosts.table import SCOPES, TABLE, Host, Scope, host
 
 EPILOG = f"""
@@ -134,12 +136,13 @@ def _one(
         if command is None and not dry_run:
             installing.tidy(plan, machine)
         state = f"nothing to take out of {path}" if command is None else f"stands in {path} as it should"
-        return f"{_bold(row.title)}: {state}."
+        return "\n".join([f"{_bold(row.title)}: {state}.", *_off(plan, machine, scope)])
+    told = [*_diff(plan), *_switched(plan), *_off(plan, machine, scope)]
     if dry_run:
-        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *_diff(plan), *_switched(plan)])
+        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *told])
     way, backup = installing.carry_out(plan, machine)
     done = "removed from" if command is None else "added to" if plan.old is None else "changed in"
-    lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *_diff(plan), *_switched(plan)]
+    lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *told]
     if backup is not None:
         lines.append(f"Before: {backup}")
     return "\n".join(lines if command is None else [*lines, *_next(invocation, row, scope, name, command)])
@@ -150,6 +153,14 @@ def _switched(plan: Plan) -> Iterator[str]:
     if plan.new is not None:
         off = entry.off(plan.host, plan.file.text or "", plan.name, plan.old or plan.new)
         yield from (f"Switched on: {switch} kept {plan.name} from being started." for switch in off)
+
+
+def _off(plan: Plan, machine: Machine, scope: Scope) -> Iterator[str]:
+    """What keeps the host from starting the entry and stands in another file, which is its user's to change."""
+    if plan.new is not None:
+        file = File(plan.file.path, plan.after)
+        for switch, path in elsewhere(machine, plan.host, scope, file, plan.name, plan.new):
+            yield f"Still switched off: {switch} in {path} keeps {plan.name} from being started."
 
 
 def _next(invocation: Invocation, row: Host, scope: Scope, name: str, command: list[str]) -> Iterator[str]:

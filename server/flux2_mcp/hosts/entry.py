@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PureWindowsPath
 
 from flux2_mcp.environment import said
@@ -91,14 +91,39 @@ def off(host: Host, text: str, name: str, standing: Object) -> list[str]:
         HostFileError: The file does not parse.
     """
     found = [key for key, value in SWITCHES.items() if standing.get(key, value) != value]
-    allowed, excluded = (_names(host, text, path) for path in (host.allowed, host.excluded))
-    found += [".".join(host.allowed)] if allowed and name not in allowed else []
-    return found + ([".".join(host.excluded)] if name in excluded else [])
+    return found + _lists_off(host, text, name, (host.allowed, host.excluded))
 
 
-def _names(host: Host, text: str, path: Sequence[str]) -> list[Json]:
+def off_by(host: Host, other: str, name: str, standing: Object, own: str, *, nearer: bool) -> list[str]:
+    """What keeps a host from starting an entry and stands in its file of the other scope.
+
+    Args:
+        host: Its row.
+        other: The text of that file.
+        name: The entry's.
+        standing: The entry.
+        own: The text of the file that the entry stands in.
+        nearer: Whether that file goes before: it is the project's, and the entry is the user's.
+
+    Raises:
+        HostFileError: One of the files does not parse.
+    """
+    counts = [path for path in (host.allowed, host.excluded) if nearer or _at(host, own, path) is None]
+    found = _lists_off(host, other, name, counts)
+    theirs = (EDITORS[host.format].entries(other, host.servers) or {}).get(name) if host.merged else None
+    switched = [key for key, value in SWITCHES.items() if isinstance(theirs, dict) and theirs.get(key, value) != value]
+    return found + [f"{host.servers}.{name}.{key}" for key in switched if nearer or key not in standing]
+
+
+def _lists_off(host: Host, text: str, name: str, paths: Iterable[tuple[str, ...]]) -> list[str]:
+    """Those of the lists of servers at these paths that keep a server from being started; an empty one keeps none."""
+    lists = [(path, names) for path in paths if isinstance(names := _at(host, text, path), list) and names]
+    return [".".join(path) for path, names in lists if (name in names) == (path == host.excluded)]
+
+
+def _at(host: Host, text: str, path: Sequence[str]) -> Json:
     editor = EDITORS[host.format]
-    return editor.names(text, path) if path and isinstance(editor, JsonEditor) else []
+    return editor.at(text, path) if path and isinstance(editor, JsonEditor) else None
 
 
 def _listed(host: Host, text: str, name: str, *, started: bool) -> str:

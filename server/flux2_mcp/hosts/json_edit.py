@@ -94,8 +94,17 @@ class JsonEditor:
         Raises:
             HostFileError: The file does not parse.
         """
+        found = self.at(text, path)
+        return found if isinstance(found, list) else []
+
+    def at(self, text: str, path: Sequence[str]) -> Json:
+        """The value at a path of keys; None where there is none.
+
+        Raises:
+            HostFileError: The file does not parse.
+        """
         node = self._at(text, path)
-        return [] if node is None or not isinstance(node.value, list) else node.value
+        return None if node is None else node.value
 
     def with_name(self, text: str, path: Sequence[str], name: str) -> str:
         """The text with a name at the end of the list at a path; the same text where the list has it, or is empty.

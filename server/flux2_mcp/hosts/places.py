@@ -19,7 +19,7 @@ def user_files(host: Host, system: System, env: Mapping[str, str]) -> tuple[Pure
     Raises:
         HostFileError: There is no home.
     """
-    return _paths(host.user, system, env)
+    return paths(host.user, system, env)
 
 
 def marks(host: Host, system: System, env: Mapping[str, str]) -> tuple[PurePath, ...]:
@@ -28,7 +28,7 @@ def marks(host: Host, system: System, env: Mapping[str, str]) -> tuple[PurePath,
     Raises:
         HostFileError: There is no home.
     """
-    return _paths(host.marks, system, env)
+    return paths(host.marks, system, env)
 
 
 _DATA: Paths = {
@@ -46,12 +46,17 @@ def own_folder(system: System, env: Mapping[str, str]) -> PurePath:
     """
     kind = PureWindowsPath if system == "Windows" else PurePosixPath
     told = said_path(env.get("FLUX2_HOME"), env)
-    return kind(told) if told is not None and kind(told).is_absolute() else _paths(_DATA, system, env)[0]
+    return kind(told) if told is not None and kind(told).is_absolute() else paths(_DATA, system, env)[0]
 
 
-def _paths(templates: Paths, system: System, env: Mapping[str, str]) -> tuple[PurePath, ...]:
+def paths(templates: Paths, system: System, env: Mapping[str, str]) -> tuple[PurePath, ...]:
+    """The paths that templates of the table stand for on a system.
+
+    Raises:
+        HostFileError: There is no home.
+    """
     kind = PureWindowsPath if system == "Windows" else PurePosixPath
-    return tuple(kind(_expanded(template, system, env)) for template in templates[system])
+    return tuple(kind(_expanded(template, system, env)) for template in templates.get(system, ()))
 
 
 def _expanded(template: str, system: System, env: Mapping[str, str]) -> str:

@@ -49,6 +49,20 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """Where a host keeps what it does not start, in another file than its servers.
+
+    `user` are files in the home folder, `project` one below the project's. `keys` lead to a list of names, or to `false`; in them
+    `{folder}` is the project's folder and `{name}` the server. `scopes` are those of the entries that it switches.
+    """
+
+    user: Paths | None = None
+    project: str | None = None
+    keys: tuple[str, ...]
+    scopes: tuple[Scope, ...] = SCOPES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """One row. `also` are other names that people give it.
 
@@ -56,7 +70,8 @@ class Host:
     below the project's folder. `marks` are there where the host was ever started, `programs` on the PATH where it is installed.
     `servers` is the key of the servers' map. An entry has `fixed` as it stands, `unless_set` where the user set nothing else,
     and `limits` at least as high. `listed`: command and arguments are one list. `allowed` leads to the list of the only servers that
-    are started, where there is one, `excluded` to the list of those that are not. `from_env` is what hands on a key from the
+    are started, where there is one, `excluded` to the list of those that are not: of each, the project's goes before the user's.
+    `switches` are in other files. `merged`: entries of one name are one entry, the project's members before the user's. `from_env` is what hands on a key from the
     environment, in the entry's own form; empty where that is not known or not needed.
     """
 
@@ -75,6 +90,8 @@ class Host:
     listed: bool = False
     allowed: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    switches: tuple[Switch, ...] = ()
+    merged: bool = False
     env: str = "env"
     from_env: str = ""
     own: Own | None = None
@@ -107,6 +124,8 @@ _DEVIN: Paths = {
     "Darwin": ("~/.config/devin",),
     "Windows": ("${APPDATA:-~/AppData/Roaming}/devin",),
 }
+_CLAUDE_CODE = _everywhere("${CLAUDE_CONFIG_DIR:-~}/.claude.json")
+_REJECTED = ("disabledMcpjsonServers",)
 _OPENCODE = _everywhere("${XDG_CONFIG_HOME:-~/.config}/opencode")
 _ROO, _ZOO = (
     _below(_CODE, f"globalStorage/{extension}")
@@ -118,13 +137,21 @@ TABLE = (
         name="claude-code",
         title="Claude Code",
         also=("claude",),
-        user=_everywhere("${CLAUDE_CONFIG_DIR:-~}/.claude.json"),
+        user=_CLAUDE_CODE,
         project=".mcp.json",
         marks=_everywhere("${CLAUDE_CONFIG_DIR:-~}/.claude.json", "${CLAUDE_CONFIG_DIR:-~/.claude}"),
         programs=("claude",),
         fixed={"type": "stdio"},
         # A wall, and the least time that a silent call has. Start-up has MCP_TIMEOUT, in the environment only.
         limits={"timeout": TOOL_SECONDS * 1000},
+        # What /mcp switches off in a folder, and what its user did not approve of a project's file.
+        switches=(
+            Switch(user=_CLAUDE_CODE, keys=("projects", "{folder}", "disabledMcpServers")),
+            Switch(user=_CLAUDE_CODE, keys=("projects", "{folder}", *_REJECTED), scopes=("project",)),
+            Switch(user=_everywhere("${CLAUDE_CONFIG_DIR:-~/.claude}/settings.json"), keys=_REJECTED, scopes=("project",)),
+            Switch(project=".claude/settings.json", keys=_REJECTED, scopes=("project",)),
+            Switch(project=".claude/settings.local.json", keys=_REJECTED, scopes=("project",)),
+        ),
         from_env='"env": {"RUNAPI_API_KEY": "${RUNAPI_API_KEY}"}',
         # Running sessions rewrite this file; only its own command line takes part in their lock.
         own=Own(
@@ -146,6 +173,7 @@ TABLE = (
         unless_set={"env_vars": [*VARIABLES, *AROUND]},
         # `codex mcp add` has no option for these, so the edit brings more.
         limits={"startup_timeout_sec": START_SECONDS, "tool_timeout_sec": TOOL_SECONDS},
+        merged=True,
         then="Start a new session; /mcp shows it. A project's file counts only in a folder that Codex trusts.",
     ),
     Host(
@@ -193,6 +221,12 @@ TABLE = (
         limits={"timeout": TOOL_SECONDS * 1000},
         allowed=("mcp", "allowed"),
         excluded=("mcp", "excluded"),
+        # What `gemini mcp disable` writes.
+        switches=(
+            Switch(
+                user=_everywhere("${GEMINI_CLI_HOME:-~}/.gemini/mcp-server-enablement.json"), keys=("{name}", "enabled")
+            ),
+        ),
         from_env='"env": {"RUNAPI_API_KEY": "$RUNAPI_API_KEY"}',
         then="Start it again; /mcp shows it.",
     ),
@@ -244,6 +278,7 @@ TABLE = (
         # Of every request; 5 seconds where nothing is said.
         limits={"timeout": TOOL_SECONDS * 1000},
         listed=True,
+        merged=True,
         env="environment",
         from_env='"environment": {"RUNAPI_API_KEY": "{env:RUNAPI_API_KEY}"}',
         then="Start it again; opencode mcp list shows it.",
