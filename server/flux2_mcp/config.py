@@ -15,7 +15,12 @@ from flux2_mcp.errors import SettingsError
 
 KEY_FIELDS, URL_FIELDS = ("api_key", "apiKey"), ("base_url", "baseUrl")
 """Where the key and RunAPI's address stand, the present names first (`api/runapi.md`, base)."""
-KEY_NAMES = frozenset({"apikey", "runapiapikey", "runapikey"})
+KEY_NAMES = frozenset(
+    {
+        *("key", "apikey", "xapikey", "runapikey", "runapiapikey", "secret", "secretkey", "apisecret"),
+        *("token", "apitoken", "accesstoken", "authtoken", "bearertoken", "runapitoken", "bearer", "authorization"),
+    }
+)
 """What people call a key elsewhere in the file, in small letters and without marks."""
 MEND_FILE = "Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key; it was left as it is."
 HIDDEN = "••••"
@@ -117,16 +122,20 @@ def _text(fields: Mapping[str, object], names: tuple[str, ...], path: Path | Non
 
 
 def _misplaced(fields: Mapping[str, object]) -> str | None:
-    """Where a key stands that nobody looks for, as `profiles.default.api_key`; None where none does."""
-    left: list[tuple[str, object]] = list(fields.items())
+    """Where a key stands that nobody looks for, as `profiles.default.api_key`, whatever its type; None where none does."""
+    left = [(name, value, _names_key(name)) for name, value in fields.items()]
     while left:
-        place, value = left.pop(0)
-        name = re.sub(r"[^a-z]", "", place.rpartition(".")[2].lower())
-        if isinstance(value, str) and (name in KEY_NAMES or place == "key") and said_key(value) is not None:
+        place, value, is_key = left.pop(0)
+        says = said_key(value) if isinstance(value, str) else value if isinstance(value, int | float) else None
+        if is_key and says is not None and says is not False:
             return place
         inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        left += [(f"{place}.{key}", held) for key, held in inside]
+        left += [(f"{place}.{name}", held, is_key or _names_key(str(name))) for name, held in inside]
     return None
+
+
+def _names_key(name: str) -> bool:
+    return re.sub(r"[^a-z]", "", name.lower()) in KEY_NAMES
 
 
 def _named(path: Path | None) -> str:

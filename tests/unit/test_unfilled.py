@@ -148,6 +148,16 @@ def test_a_key_of_another_type_is_told_and_nobody_draws_in_its_stead(config: obj
         ({"API_KEY": KEY, "name": "ada"}, "API_KEY"),
         ({"apikey": KEY}, "apikey"),
         ({"key": KEY}, "key"),
+        ({"auth": {"key": KEY}}, "auth.key"),
+        ({"token": KEY}, "token"),
+        ({"accounts": [{"access_token": KEY}]}, "accounts.0.access_token"),
+        ({"headers": {"Authorization": f"Bearer {KEY}"}}, "headers.Authorization"),
+        ({"secret": KEY}, "secret"),
+        ({"auth": {"api_key": 7}}, "auth.api_key"),
+        ({"auth": {"api_key": True}}, "auth.api_key"),
+        ({"auth": {"api_key": [KEY]}}, "auth.api_key.0"),
+        ({"auth": {"api_key": {"value": KEY}}}, "auth.api_key.value"),
+        ({"token": 7}, "token"),
     ],
 )
 def test_a_key_in_another_place_is_told_with_where_it_belongs(config: object, place: str) -> None:
@@ -158,7 +168,12 @@ def test_a_key_in_another_place_is_told_with_where_it_belongs(config: object, pl
 
 
 @pytest.mark.parametrize(
-    "config", [{"name": "ada", "user": {"email": "a"}}, {"api_key": None}, {"api_key": " "}, {"auth": {"api_key": ""}}]
+    "config",
+    [
+        *({"name": "ada", "user": {"email": "a"}}, {"api_key": None}, {"api_key": " "}, {"auth": {"api_key": ""}}),
+        *({"auth": {"key": {}}}, {"token": []}, {"hotkey": "k", "token": False}, {"tokens_used": 7}, {"token": None}),
+        {"auth": {"token": "${TOKEN}", "api_key": None}},
+    ],
 )
 def test_a_file_without_a_key_is_no_error(config: object) -> None:
     assert told(config).mode == "sandbox"
