@@ -143,6 +143,30 @@ def test_no_proxy_names_addresses_and_ranges_in_both_families(no_proxy: str, hos
     assert leads(no_proxy, f"https://{host}/") is not named
 
 
+MANY = "9" * 5_000
+"""Digits; Python makes a number of no more than 4,300."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"api.runapi.example:{MANY}", f"[::1]:{MANY}", f"10.0.0.0/{MANY}", f"[::]/{MANY}", f"::/{MANY}", MANY),
+        *(f"{MANY}.0.0.0/8", f"10.0.0.0/255.{MANY}.0.0", f"http://api.runapi.example:{MANY}"),
+    ],
+)
+def test_a_number_that_is_too_long_to_be_one_names_no_host(text: str) -> None:
+    for host in ("api.runapi.example", "[2001:db8::1]", "192.0.2.7:8443"):
+        assert leads(text, f"https://{host}/")
+    assert not leads(f"{text},*")
+    with pytest.raises(SettingsError):
+        proxy(URL, {"ALL_PROXY": f"http://proxy.example:{MANY}"})
+
+
+@pytest.mark.parametrize(("port", "named"), [("443", True), ("0443", True), ("4430", False), ("0", False), ("", True)])
+def test_a_port_is_compared_as_a_number(port: str, named: bool) -> None:
+    assert leads(f"api.runapi.example{port and ':'}{port}") is not named
+
+
 @given(st.text(max_size=40), st.sampled_from(["api.runapi.example", "[2001:db8::1]", "192.0.2.7:8443"]))
 def test_whatever_stands_in_no_proxy_it_is_read(no_proxy: str, host: str) -> None:
     assert leads(no_proxy, f"https://{host}/") in {True, False}

@@ -79,7 +79,7 @@ def _fits(text: str, host: str, port: int | None) -> bool:
         return False
     inner, length, port_a, name, port_b, plain = found.groups()
     wanted, place = port_a or port_b, f"{inner}{length or ''}" if inner is not None else name or plain or ""
-    if wanted and int(wanted) != port:
+    if wanted and wanted.lstrip("0") != str(port):  # as text: Python makes no number of thousands of digits
         return False
     try:
         return ipaddress.ip_address(host) in ipaddress.ip_network(place, strict=False)
