@@ -2,6 +2,9 @@
 
 A text that does not parse still shows its id where its outermost object can be followed: half a surrogate pair, Latin-1 and a
 comma too many are inside of strings or between tokens, and leave strings and brackets where they were. Pure.
+
+A batch is none of what MCP knows: 2025-03-26 had them, each revision since has single messages alone. What waits for an answer to
+a part of one is told so, part by part.
 """
 
 from __future__ import annotations
@@ -25,8 +28,12 @@ from pydantic import ValidationError
 MOST_TOKENS = 100_000
 """Strings and brackets that are followed to find an id; more have only texts that are made to be followed."""
 
+MOST_IN_BATCH = 1_000
+"""Parts of a batch that are answered: an answer is longer than the shortest of them."""
+
 _NO_JSON = ErrorData(code=PARSE_ERROR, message="Parse error: this is not JSON in UTF-8.")
 _NO_MESSAGE = ErrorData(code=INVALID_REQUEST, message="Invalid request: this is not a JSON-RPC 2.0 message.")
+_NO_BATCH = ErrorData(code=INVALID_REQUEST, message="Invalid request: send messages each on its own, not in a batch.")
 
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 # Strings first: what stands in them is no bracket. One that never ends takes all that follows it.
@@ -48,8 +55,10 @@ def message(text: bytes, most: int) -> JSONRPCMessage | None:
     return None if is_notification and b'"id"' in text and "id" in pydantic_core.from_json(text) else found
 
 
-def refusal(text: bytes, most: int) -> JSONRPCError | None:
+def refusal(text: bytes, most: int) -> JSONRPCError | list[JSONRPCError] | None:
     """What to say to a text that is no message; None to a broken answer, or two peers could complain for ever.
+
+    To a batch it is a list: what to say to each of its parts.
 
     Args:
         text: As it came; of one that is longer than `most` bytes, a part from the middle may be missing.
@@ -65,7 +74,20 @@ def refusal(text: bytes, most: int) -> JSONRPCError | None:
         except ValueError:
             error, members = _NO_JSON, _members(text)
         else:
+            if isinstance(found, list) and found:
+                return [told for part in found[:MOST_IN_BATCH] if (told := _of_batch(part)) is not None]
             error, members = _NO_MESSAGE, found if isinstance(found, dict) else {}
+    return _answer(members, error)
+
+
+def _of_batch(part: object) -> JSONRPCError | None:
+    """What to say to a part of a batch; None to a notification, which nobody waits for."""
+    members = part if isinstance(part, dict) else {}
+    return None if "method" in members and "id" not in members else _answer(members, _NO_BATCH)
+
+
+def _answer(members: dict[str, object], error: ErrorData) -> JSONRPCError | None:
+    """The error under the id of a message with these members; None to an answer."""
     if "method" not in members and ("result" in members or "error" in members):
         return None
     return JSONRPCError(jsonrpc="2.0", id=_usable(members.get("id")), error=error)

@@ -136,7 +136,8 @@ class Pipes:
             if (message := messages.message(line, MOST_BYTES)) is not None:
                 await to_server.send(SessionMessage(message))
             elif (refusal := messages.refusal(line, MOST_BYTES)) is not None:
-                await refusals.send(Refusal(refusal))
+                for one in refusal if isinstance(refusal, list) else [refusal]:
+                    await refusals.send(Refusal(one))
 
     async def _more(self) -> bytes:
         """The next bytes; none at the end of input."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from mcp_types import JSONRPCError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,7 +52,12 @@ class MessagesOnly:
         too_long = len(text) > self._most
         if not (whole or too_long) or messages.message(text, self._most) is not None:
             return None
-        if (refusal := messages.refusal(text, self._most)) is None:
+        if not (refusal := messages.refusal(text, self._most)):
             return None
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_long else HTTPStatus.BAD_REQUEST
-        return Response(refusal.model_dump_json(by_alias=True, exclude_unset=True), status, media_type=JSON)
+        told = f"[{','.join(map(_text, refusal))}]" if isinstance(refusal, list) else _text(refusal)
+        return Response(told, status, media_type=JSON)
+
+
+def _text(refusal: JSONRPCError) -> str:
+    return refusal.model_dump_json(by_alias=True, exclude_unset=True)

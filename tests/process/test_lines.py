@@ -36,7 +36,8 @@ BROKEN: dict[str, tuple[bytes, object, int]] = {
     "lists, unclosed": (b"[" * 100_000, None, PARSE),
     "too long": (b'{"method":"' + b"x" * MOST_BYTES + b'","jsonrpc":"2.0","id":"long"}', "long", PARSE),
     "a number": (b"7", None, INVALID),
-    "a batch": (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', None, INVALID),
+    "a batch": (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', 1, INVALID),
+    "a batch of none": (b"[]", None, INVALID),
     "no method": (b'{"jsonrpc":"2.0","id":7}', 7, INVALID),
     "another version": (b'{"jsonrpc":"1.0","id":"x","method":"ping"}', "x", INVALID),
     "an id that is none": (b'{"jsonrpc":"2.0","id":true,"method":"ping"}', None, INVALID),
@@ -58,6 +59,19 @@ def test_a_line_that_is_no_message_is_told_so_and_the_next_is_served(era: str, s
             assert (refusal["id"], refusal["error"]["code"], name) == (ident, code, name)
             assert served["id"] == number
             assert "hello" not in refusal["error"]["message"]
+        assert server.end() == (0, b"")
+
+
+def test_everybody_who_waits_for_a_part_of_a_batch_is_answered(served_env: dict[str, str]) -> None:
+    calls = [{"jsonrpc": "2.0", "id": ident, "method": "ping"} for ident in (61, "b", 63)]
+    with Raw(served_env) as server:
+        server.send(opening(LEGACY, "tests")[0])
+        assert "result" in server.receive()
+        server.send(json.dumps([*calls, {"jsonrpc": "2.0", "method": "notifications/none"}]))
+        answers = [server.receive() for _ in calls]
+        assert [(answer["id"], answer["error"]["code"]) for answer in answers] == [
+            (call["id"], INVALID) for call in calls
+        ]
         assert server.end() == (0, b"")
 
 

@@ -49,6 +49,16 @@ def test_a_body_that_is_no_message_is_refused_under_its_id_in_both_eras(
     assert host.request("ping") == {}
 
 
+def test_a_batch_is_refused_by_a_batch_with_the_id_of_each_request(host: WebHost) -> None:
+    batch = [{"jsonrpc": "2.0", "id": ident, "method": "ping"} for ident in (7, "b")]
+    answer = host.http.post(host.served.url, json=[*batch, {"jsonrpc": "2.0", "method": "notifications/none"}])
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/json")
+    assert [(one["id"], one["error"]["code"]) for one in answer.json()] == [(7, INVALID), ("b", INVALID)]
+    nobody = host.http.post(host.served.url, json=[{"jsonrpc": "2.0", "method": "notifications/none"}])
+    assert nobody.status_code == 400  # it was not accepted, and no request waits for an answer
+    assert host.request("ping") == {}
+
+
 def test_more_silent_connections_than_there_are_places_shut_nobody_out(host: WebHost) -> None:
     address = ("127.0.0.1", int(host.served.url.split(":")[2].split("/")[0]))
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux2_mcp.messages import message, refusal
+from flux2_mcp.messages import MOST_IN_BATCH, message, refusal
 
 MOST = 10_000
 PARSE, INVALID = -32700, -32600
@@ -34,6 +34,7 @@ def refused(text: bytes, most: int = MOST) -> tuple[object, int] | None:
     """The id and the code of a refusal; None where nothing is said."""
     assert message(text, most) is None
     told = refusal(text, most)
+    assert not isinstance(told, list)
     return None if told is None else (told.id, told.error.code)
 
 
@@ -102,6 +103,35 @@ def test_what_is_json_and_no_message_keeps_its_id() -> None:
     assert refused(b"[]") == (None, INVALID)
 
 
+@pytest.mark.parametrize(
+    ("items", "idents"),
+    [
+        ([{"id": 1, "method": "ping"}], [1]),
+        ([{"id": 1, "method": "ping"}, {"id": "b", "method": "tools/call", "params": {}}], [1, "b"]),
+        ([{"method": "notifications/x"}, {"id": 2, "method": "ping"}, {"id": 3, "result": {}}], [2]),
+        ([{"method": "notifications/x"}, {"id": 3, "error": {"code": 1, "message": "x"}}], []),
+        ([{"id": 4}, {"id": None, "method": "ping"}, {"id": True, "method": "ping"}], [4, None, None]),
+        ([1, "x", [], {}, None], [None] * 5),
+        ([[{"id": 5, "method": "ping"}]], [None]),
+    ],
+)
+def test_each_request_of_a_batch_is_refused_under_its_id_and_nothing_else_is_answered(
+    items: list[object], idents: list[object]
+) -> None:
+    batch = json.dumps([{"jsonrpc": "2.0"} | item if isinstance(item, dict) and item else item for item in items])
+    assert message(batch.encode(), MOST) is None
+    told = refusal(batch.encode(), MOST)
+    assert isinstance(told, list)
+    assert [(one.id, one.error.code) for one in told] == [(ident, INVALID) for ident in idents]
+    assert all("each on its own" in one.error.message for one in told)
+
+
+def test_of_a_batch_of_very_many_the_first_are_answered() -> None:
+    told = refusal(b"[" + b"1," * 100_000 + b"1]", 10**6)
+    assert isinstance(told, list)
+    assert len(told) == MOST_IN_BATCH
+
+
 @given(
     st.binary(max_size=40) | st.lists(st.sampled_from(list(b'{}[]",:\\ \xff'))).map(bytes),
     st.integers(0, 200),
@@ -118,4 +148,5 @@ def test_a_text_that_was_damaged_is_answered_under_its_own_id_or_under_none(
     text = before + call[:at] + put + call[at + gone :] + after
     if message(text, MOST) is None:
         told = refusal(text, MOST)
+        assert not isinstance(told, list)
         assert told is None or told.id in {7, None}
