@@ -122,10 +122,11 @@ def test_an_entry_is_found_and_taken_out_though_its_host_is_gone(run: Run, home:
 BROKEN = [
     '{"mcpServers": {"flux-2": {"command": "flux2-mcp"}},}',
     '\ufeff{"mcpServers": {"flux-2": {"command": "flux2-mcp"}}}'.encode("utf-16"),
+    '{"mcpServers": {"flux-2": {"command": "flux2-mcp"}}}'.encode("utf-16-le"),
 ]
 
 
-@pytest.mark.parametrize("content", BROKEN, ids=["a comma too many", "UTF-16"])
+@pytest.mark.parametrize("content", BROKEN, ids=["a comma too many", "UTF-16", "UTF-16 without its mark"])
 def test_a_file_that_can_not_be_edited_and_speaks_of_the_entry_is_told_though_its_host_is_gone(
     run: Run, project: Path, content: str | bytes
 ) -> None:

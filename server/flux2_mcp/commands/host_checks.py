@@ -180,7 +180,10 @@ def _placed(exc: HostFileError, path: Path) -> Flux2Error:
 
 
 def _editor(env: Mapping[str, str], line: int | None, path: Path) -> str:
-    words = shlex.split(env.get("EDITOR", "")) or ["vi"]
+    try:
+        words = shlex.split(env.get("EDITOR", "")) or ["vi"]
+    except ValueError:  # a quote that does not end
+        words = ["vi"]
     return shlex.join([*words, *([f"+{line}"] if line else []), str(path)])
 
 

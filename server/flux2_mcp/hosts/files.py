@@ -133,8 +133,8 @@ def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
         raise HostFileError("the file is read-only", path=str(file.path), next_step=f"Make {file.path} writable first.")
     if file.path.read_bytes() != file.text.encode():
         raise _meanwhile(file)
-    if kept.is_symlink():
-        raise HostFileError("its backup is a link", path=str(kept), next_step=f"Remove {kept}, then run again.")
+    if os.path.lexists(kept) and not stat.S_ISREG(kept.lstat().st_mode):
+        raise HostFileError("its backup is no plain file", path=str(kept), next_step=f"Remove {kept}, then run again.")
     if text is None:
         file.path.unlink()
     if text is None or keep == text:
@@ -163,7 +163,7 @@ class Made:
 
     def for_file(self, path: Path) -> None:
         """Write down the folders that are about to be made for a file. What can't be written down stays behind empty some day."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, HostFileError):
             if missing := _missing(path):
                 missing += _missing(self._record)
                 self._record.parent.mkdir(parents=True, exist_ok=True, mode=NEW_FOLDER)
@@ -171,7 +171,7 @@ class Made:
 
     def clear(self, path: Path) -> None:
         """Remove the folders of a file that is gone, as far up as they were made for it and are empty."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, HostFileError):
             made = self._read()
             _remove(path, made)
             left = [folder for folder in made if Path(folder).is_dir()]
@@ -182,10 +182,7 @@ class Made:
                 _remove(self._record, left)
 
     def _read(self) -> list[str]:
-        try:
-            return self._record.read_text("utf-8").splitlines()
-        except FileNotFoundError:
-            return []
+        return (read(self._record).text or "").splitlines()
 
     def _write(self, folders: list[str]) -> None:
         _write(self._record, "".join(f"{folder}\n" for folder in dict.fromkeys(folders)), None)

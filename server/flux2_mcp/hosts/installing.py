@@ -141,7 +141,7 @@ def to_remove(machine: Machine, host: Host, scope: Scope, name: str) -> Plan:
         if all(entry.came_from(host, text, name, "") for text in (file.text, kept) if text is not None):
             after = None
     except HostFileError as exc:
-        if name in file.text:
+        if _mentions(file.text, name):
             raise exc.at(str(file.path)) from exc
         old, after = None, file.text
     own = None if old is None else _own(machine, host, scope, name, "remove")
@@ -221,4 +221,9 @@ def _holds(file: File, host: Host, name: str) -> bool:
     try:
         return entry.standing(host, text, name) is not None
     except HostFileError:
-        return name in text
+        return _mentions(text, name)
+
+
+def _mentions(text: str, name: str) -> bool:
+    """Whether a text that does not parse speaks of an entry, also where it is UTF-16 without its mark."""
+    return name in text.replace("\0", "")

@@ -128,7 +128,7 @@ def _read(text: str) -> Object:
     try:
         # Numbers stay as they are written: nan is not nan. Dates are in there too, and are only ever compared.
         return cast("Object", tomllib.loads(text.removeprefix(BOM), parse_float=str))
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # also a number of thousands of digits, which Python refuses
         found = _LINE.search(str(exc))
         line = int(found[1]) if found else line_of(text, len(text))
         raise HostFileError("this is not TOML", line=line) from exc
@@ -318,8 +318,8 @@ def _updated(text: str, table: list[_Statement], lines: Mapping[str, str], newli
 
 
 def _value(value: Json) -> str:
-    """A value on one line. Ours are strings, numbers, truths and lists of them."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A value on one line. Ours are strings, numbers, truths and lists of them; a date of the user's is only shown."""
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
 
 
 def _line_of_key(text: str, key: str) -> int:
