@@ -191,7 +191,8 @@ def test_a_process_is_dead_only_where_that_is_certain() -> None:
         child.communicate()
     assert owners.is_dead(its)
     assert not owners.is_dead(owners.name())
-    for elsewhere in (f"elsewhere{its}", "one", "", "/", "a/b/c", f"{its}/x"):
+    beyond = [owners.name().replace(f"/{os.getpid()}/", f"/{number}/") for number in (10**30, 2**31, "9" * 5000)]
+    for elsewhere in (f"elsewhere{its}", "one", "", "/", "a/b/c", f"{its}/x", *beyond):
         assert not owners.is_dead(elsewhere)
 
 

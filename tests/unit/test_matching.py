@@ -67,3 +67,9 @@ def test_less_than_two_megapixels_are_no_2k_and_more_no_1k() -> None:
     for side in range(1216, 1680, 16):  # 1.5 to 2.8 megapixels
         enough = side * side >= 2_000_000
         assert ((mismatch(large, side, side) is None), (mismatch(PLAIN, side, side) is None)) == (enough, not enough)
+
+
+def test_what_only_a_newer_version_knows_matches_anything() -> None:
+    for asked in ("9:0", "wide", "1:2:3", "9" * 5000 + ":1", ""):
+        assert mismatch(replace(PLAIN, aspect_ratio=asked), 1024, 1024) is None, asked
+    assert mismatch(replace(PLAIN, output_resolution="16k"), 16_384, 16_384) is None

@@ -456,6 +456,8 @@ def test_an_uploaded_file_needs_no_more_than_its_url() -> None:
     )
     with pytest.raises(WireError, match="no url"):
         wire.uploaded_file({"file_name": "a.png"})
+    for size in (-1, 10**30, True, "9", None):  # a journal holds no such number
+        assert wire.uploaded_file(UPLOADED | {"size_bytes": size}, size_bytes=9).size_bytes == 9
 
 
 def test_a_login_gives_the_key_its_name_and_whose_it_is() -> None:

@@ -9,14 +9,20 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from flux2_mcp.budget import Caps, Left, Spent
 from flux2_mcp.catalog import DEFAULT_RESOLUTION
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.models import Action, ImageRequest, SourceImage, UploadedFile
 from flux2_mcp.spending import By, Spending
+
+T = TypeVar("T")
+
+LARGEST = 2**53
+"""The most that a count is (pixels, bytes, how often a task was taken over): a float still holds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +182,54 @@ def load(text: str) -> ImageRequest:
     """The request back from `dump`. Raises whatever a text that is none brings about."""
     values = json.loads(text)
     values["action"] = Action(values["action"])
-    values["source_image_urls"] = tuple(values["source_image_urls"])
-    values["sources"] = tuple(SourceImage(**source) for source in values.get("sources", ()))
-    request = ImageRequest(**values)
-    if not all(isinstance(text, str) for text in (request.prompt, request.variant, request.model)):
+    values["source_image_urls"] = tuple(items(values["source_image_urls"]))
+    values["sources"] = tuple(checked(SourceImage(**source)) for source in items(values.get("sources", [])))
+    return checked(ImageRequest(**values))
+
+
+def items(value: object) -> list[Any]:
+    """A list, as JSON has them. A text or an object would be taken for one of its letters or names.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(value, list):
         raise TypeError
-    return request
+    return value
+
+
+def checked(made: T) -> T:
+    """A dataclass that was made from what a file holds, once each of its fields is seen to be of the type that it says.
+
+    Raises:
+        TypeError: One is not.
+        ValueError: A count is below nothing or beyond all, or a text can't be encoded: JSON can spell half of a surrogate pair.
+    """
+    kind: type = type(made)
+    for name, kinds, each in _fields(kind):
+        value = getattr(made, name)
+        for one in value if each and type(value) is tuple else (value,):
+            if type(one) not in kinds:
+                raise TypeError(name)
+            if type(one) is int and not 0 <= one <= LARGEST:
+                raise ValueError(name)
+            if isinstance(one, str):
+                one.encode()
+    return made
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, frozenset[type], bool], ...]:
+    """Of each field of a dataclass: its name, the types that it or its items may have, and whether it is a tuple of them."""
+    hints = get_type_hints(kind).items()
+    return tuple(
+        (
+            name,
+            frozenset(get_args(hint)[:1] if get_origin(hint) is tuple else get_args(hint) or (hint,)),
+            get_origin(hint) is tuple,
+        )
+        for name, hint in hints
+    )
 
 
 def digest(request: ImageRequest) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,11 @@ GROUPS = {
 }
 STATE = "iif(state IN (SELECT value FROM json_each(:all)), state, 'unknown')"
 """A state that only a newer version knows is told as unknown."""
+QUOTED, CHARGED = (
+    f"iif(typeof({amount}) = 'integer' AND {amount} BETWEEN 0 AND {int(rows.MOST) * rows.MICROS}, {amount}, NULL)"
+    for amount in ("quoted", "charged")
+)
+"""What a broken record holds is no amount: more than SQLite counts would keep all others from being summed up."""
 MATCHES = (
     "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
     f" AND (:states IS NULL OR {STATE} IN (SELECT value FROM json_each(:states)))"
@@ -59,8 +65,10 @@ def durations(account: str, database: Database) -> dict[tuple[str, str], tuple[f
     found = {}
     for model, resolution in database.read(KINDS, {"account": account}):
         values = {"account": account, "model": model, "resolution": resolution, "kept": KEPT}
-        seconds = [row[0] for row in reversed(database.read(timed, values)) if row[0] is not None]
-        found[model, resolution] = tuple(max(0.0, each) for each in seconds)
+        seconds = [row[0] for row in reversed(database.read(timed, values))]
+        # A broken record's are no time at all, or one without an end, which nothing can be planned from.
+        known = [each for each in seconds if isinstance(each, float) and isfinite(each)]
+        found[model, resolution] = tuple(max(0.0, each) for each in known)
     return found
 
 

@@ -7,14 +7,15 @@ tasks of one account all stand under the name that was written down first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flux2_mcp.journal import rows
 from flux2_mcp.journal.entry import Entry
-from flux2_mcp.journal.shared import IS_OPEN, OPEN
+from flux2_mcp.journal.shared import IS_OPEN, LOOSE, OPEN
 
 if TYPE_CHECKING:  # SQLite loads at its first use
-    from flux2_mcp.journal.sqlite import Database, Read, Value
+    from flux2_mcp.journal.sqlite import Database, Read, Row, Value
 
 _HERE = "account > :first AND account < :last AND instr(substr(account, length(:first) + 1), ':') = 0"
 """On the same service: names begin with it, a colon follows, and what follows that holds none."""
@@ -22,8 +23,12 @@ _HERE = "account > :first AND account < :last AND instr(substr(account, length(:
 
 def tasks_of(name: str, read: Read) -> str:
     """The name under which a key's tasks stand."""
-    found = read("SELECT tasks FROM holder WHERE account = ?", (name,))
-    return str(found[0]["tasks"]) if found else name
+    return _first(read("SELECT tasks FROM holder WHERE account = ?", (name,))) or name
+
+
+def _first(found: Sequence[Row]) -> str | None:
+    """The name that was found; None too where it is no text, and so is nobody's."""
+    return found[0]["tasks"] if found and isinstance(found[0]["tasks"], str) else None
 
 
 def known(name: str, read: Read) -> bool:
@@ -36,11 +41,8 @@ def belongs(name: str, holder: str, database: Database) -> None:
     values: dict[str, Value] = {"name": name, "holder": holder, **_service(name)}
     sql = f"SELECT tasks FROM holder WHERE holder = :holder AND {_HERE} ORDER BY rowid LIMIT 1"
     found = database.read(sql, values)
-    values["tasks"] = str(found[0]["tasks"]) if found else name
-    if (
-        database.execute("INSERT OR IGNORE INTO holder VALUES (:name, :holder, :tasks)", values)
-        and values["tasks"] != name
-    ):
+    values["tasks"] = tasks = _first(found) or name
+    if database.execute("INSERT OR IGNORE INTO holder VALUES (:name, :holder, :tasks)", values) and tasks != name:
         # One that stands there already, made under both keys, stays where it is.
         for table in ("task", "upload"):
             database.execute(f"UPDATE OR IGNORE {table} SET account = :tasks WHERE account = :name", values)
@@ -61,7 +63,7 @@ def strangers(name: str, now: float, until: float, read: Read) -> tuple[Entry, .
     sql = (
         f"SELECT * FROM {OPEN} WHERE {IS_OPEN} AND {_HERE} AND account <> :tasks"
         " AND account NOT IN (SELECT account FROM holder WHERE tasks = :tasks)"
-        " AND (lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until) ORDER BY n"
+        f" AND ({LOOSE}) ORDER BY n"
     )
     values = {"tasks": tasks_of(name, read), "now": now, "until": until, **_service(name)}
     return rows.entries(read(sql, values))

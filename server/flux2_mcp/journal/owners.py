@@ -24,7 +24,7 @@ def is_dead(owner: str) -> bool:
         os.kill(int(rest), 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError, ValueError):  # another user's, or a number that no process has
         return False
     return False
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flux2_mcp import lifecycle
-from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
+from flux2_mcp.errors import InvalidRequestError, JournalError, Problem, shortened
 from flux2_mcp.journal.entry import (
     Change,
     Entry,
@@ -21,8 +21,10 @@ from flux2_mcp.journal.entry import (
     Save,
     StoredImage,
     adopted,
+    checked,
     digest,
     dump,
+    items,
     load,
     resolution,
 )
@@ -34,6 +36,8 @@ if TYPE_CHECKING:  # SQLite loads at its first use
 
 log = logging.getLogger("flux2_mcp.journal")
 
+T = TypeVar("T")
+
 UNREADABLE = (
     "This version of flux2-mcp can't read the record of this task ({what} may be a newer version's, or is broken). It was left"
     " as it is. Update flux2-mcp; whether RunAPI made and charged it, RunAPI's own history tells."
@@ -41,6 +45,8 @@ UNREADABLE = (
 MICROS = 1_000_000
 MOST = Decimal(1_000_000_000)
 """USD. Sums of amounts stay within SQLite's integers."""
+LATEST = 200_000_000_000.0
+"""Seconds since 1970, in the year 8307: a week or a time zone more is still a time."""
 
 # The column that records when an event happened first.
 STAMPS = {
@@ -64,14 +70,38 @@ def amount(column: str) -> str:
     return f"iif(typeof({column}) = 'integer' AND {column} BETWEEN 0 AND {micros(MOST)}, {column}, NULL)"
 
 
-def usd(amount: int | None) -> Decimal | None:
-    """USD from what the database counted."""
-    return None if amount is None else Decimal(amount) / MICROS
+def usd(amount: object) -> Decimal | None:
+    """USD from what the database counted.
+
+    Raises:
+        TypeError: It is no amount.
+        ValueError: It is more than any, or less than nothing.
+    """
+    if amount is None:
+        return None
+    if type(amount) is not int:
+        raise TypeError
+    if not 0 <= amount <= MOST * MICROS:
+        raise ValueError
+    return Decimal(amount) / MICROS
 
 
-def utc(seconds: float | None) -> datetime | None:
-    """An aware time from the database's seconds."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+def utc(seconds: object) -> datetime | None:
+    """An aware time from the database's seconds.
+
+    Raises:
+        TypeError: It is no time.
+        ValueError: It is one that nothing can have happened at.
+    """
+    return None if seconds is None else _time(seconds)
+
+
+def _time(seconds: object) -> datetime:
+    if type(seconds) is not float:
+        raise TypeError
+    if not 0 <= seconds <= LATEST:
+        raise ValueError
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def entry(row: Row) -> Entry:
@@ -86,63 +116,72 @@ def entry(row: Row) -> Entry:
 
 
 def _entry(row: Row) -> Entry:
-    return Entry(
+    """Strict: what one value of another kind would break later, for all tasks at once, is refused here for this one.
+
+    Of the other columns `digest`, `model` and `resolution` repeat the request for SQL's sake, and the rest is overwritten.
+    """
+    entry = Entry(
         key=row["key"],
-        task_id=_text(row["task_id"]),
+        task_id=row["task_id"],
         account=row["account"],
         state=State(row["state"]),
         request=load(row["request"]),
-        workspace=_text(row["workspace"]),
-        client=_text(row["client"]),
-        session=_text(row["session"]),
-        push_url=_text(row["push_url"]),
-        save=None if row["save_to"] is None else Save(_text(row["save_to"]) or "", bool(row["overwrite"])),
+        workspace=row["workspace"],
+        client=row["client"],
+        session=row["session"],
+        push_url=row["push_url"],
+        save=_save(row["save_to"], row["overwrite"]),
         quoted_usd=usd(row["quoted"]),
         reserved_usd=usd(row["reserved"]),
         charged_usd=usd(row["charged"]),
-        error=_text(row["error"]),
-        image_urls=tuple(json.loads(row["urls"])),
-        images=tuple(StoredImage(**image) for image in json.loads(row["images"])),
-        created_at=datetime.fromtimestamp(row["created_at"], UTC),
+        error=row["error"],
+        image_urls=tuple(items(json.loads(row["urls"]))),
+        images=tuple(_image(**image) for image in items(json.loads(row["images"]))),
+        created_at=_time(row["created_at"]),
         submitted_at=utc(row["submitted_at"]),
         completed_at=utc(row["completed_at"]),
         delivered_at=utc(row["delivered_at"]),
-        started=row["sent_at"] is not None,
+        started=utc(row["sent_at"]) is not None,
         owner=row["owner"],
         fence=row["fence"],
     )
+    return checked(entry)
 
 
-def _text(value: object) -> str | None:
-    if not isinstance(value, str | None):
-        raise TypeError
-    return value
+def _save(target: str | None, overwrite: int) -> Save | None:
+    wanted = {0: False, 1: True}[overwrite]
+    return None if target is None else checked(Save(target, wanted))
+
+
+def _image(**fields: Any) -> StoredImage:  # noqa: ANN401  # of a JSON object; judged here
+    image = checked(StoredImage(**fields))
+    if not (image.width and image.height):
+        raise ValueError
+    return image
 
 
 def _stand_in(row: Row, why: Exception) -> Entry:
-    try:
-        created_at = datetime.fromtimestamp(row["created_at"], UTC)
-    except (TypeError, ValueError, OverflowError, OSError):
-        created_at = datetime.fromtimestamp(0, UTC)
     log.debug("a record can't be read", exc_info=why)
     known = row["state"] in set(State)
     return Entry(
         key=str(row["key"]),
-        task_id=None if row["task_id"] is None else str(row["task_id"]),
-        account=row["account"],
+        task_id=row["task_id"] if isinstance(row["task_id"], str) else None,
+        account=str(row["account"]),
         state=State.UNKNOWN,
-        request=ImageRequest(action=Action.TEXT_TO_IMAGE, variant="unknown", model=str(row["model"]), prompt=""),
+        request=ImageRequest(
+            action=Action.TEXT_TO_IMAGE, variant="unknown", model=shortened(str(row["model"])), prompt=""
+        ),
         workspace=None,
         client=None,
         session=None,
         push_url=None,
         save=None,
-        quoted_usd=usd(row["quoted"]) if isinstance(row["quoted"], int) else None,
-        charged_usd=usd(row["charged"]) if isinstance(row["charged"], int) else None,
+        quoted_usd=_or_none(usd, row["quoted"]),
+        charged_usd=_or_none(usd, row["charged"]),
         error=UNREADABLE.format(what="it" if known else f"its state {str(row['state'])[:40]!r}"),
         image_urls=(),
         images=(),
-        created_at=created_at,
+        created_at=_or_none(utc, row["created_at"]) or datetime.fromtimestamp(0, UTC),
         submitted_at=None,
         completed_at=None,
         delivered_at=None,
@@ -150,6 +189,13 @@ def _stand_in(row: Row, why: Exception) -> Entry:
         owner=None if row["owner"] is None else str(row["owner"]),
         readable=False,
     )
+
+
+def _or_none(read: Callable[[object], T | None], value: object) -> T | None:
+    try:
+        return read(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def entries(rows: Iterable[Row]) -> tuple[Entry, ...]:
@@ -245,10 +291,10 @@ def held(database: Database, account: str, owner: str, entry: Entry) -> Entry:
         entry: As that process last saw it.
 
     Raises:
-        LeaseLostError: Another process has taken it over since, even if it has given it back.
+        LeaseLostError: Another process has taken it over since, even if it has given it back, or its record broke.
     """
     now = get(database, account, entry.key)
-    if (now.owner, now.fence) != (owner, entry.fence):
+    if (now.owner, now.fence) != (owner, entry.fence) or not now.readable:
         raise LeaseLostError
     return now
 

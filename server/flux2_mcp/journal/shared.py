@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from flux2_mcp.budget import Spent
 from flux2_mcp.errors import RateLimitedError
 from flux2_mcp.journal import rows
-from flux2_mcp.journal.entry import Entry, Name
+from flux2_mcp.journal.entry import Entry, Name, checked
 from flux2_mcp.journal.owners import is_dead
 from flux2_mcp.models import SANDBOX, UploadedFile
 
@@ -41,6 +41,9 @@ SECOND = 1.02
 BLOCKED = "RunAPI answered 429: Too many requests"
 """It answered so to whoever called before."""
 
+AHEAD = timedelta(days=7).total_seconds()
+"""Seconds. No turn and no wait that RunAPI asks for lies so far ahead: what does is broken."""
+
 Clock = Callable[[], float]
 """The machine's monotonic clock, which starts anew with the machine. Always read inside the transaction: so what was
 written before was never written later."""
@@ -51,6 +54,8 @@ takes any of them; so a journal of years would be read whole for the few that ar
 IS_OPEN = "state IN ('intent', 'submitted', 'processing', 'completed')"
 """As `task_unfinished` says it, word for word: else that index does not serve."""
 UNFINISHED = f"account = :account AND {IS_OPEN}"
+LOOSE = "lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until"
+"""Nobody who is heard of holds it."""
 FREE = "state IN ('failed', 'rejected')"
 PURSE = "(account = 'sandbox') = :sandbox"
 """The accounts that spend the same money: all of a home, whatever key or spelling of the host; the sandbox spends none."""
@@ -71,27 +76,36 @@ def claim(account: str, owner: str, clock: Clock, database: Database, *, take: b
     What can't be read is left to whoever can read it: its stand-in is given, and its row is not touched.
     """
     owners = database.read(f"SELECT DISTINCT owner FROM {OPEN} WHERE {UNFINISHED}", {"account": account})
-    dead = json.dumps([row["owner"] for row in owners if row["owner"] != owner and is_dead(row["owner"])])
-    free = (
-        f"{UNFINISHED} AND (owner = :owner OR :take AND (lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until"
-        " OR owner IN (SELECT value FROM json_each(:dead))))"
-    )
+    # What names no process at all stands in a broken record: it waits for its lease to lapse.
+    names = [row["owner"] for row in owners if isinstance(row["owner"], str) and row["owner"] != owner]
+    dead = json.dumps([name for name in names if is_dead(name)])
+    free = f"{UNFINISHED} AND (owner = :owner OR :take AND ({LOOSE} OR owner IN (SELECT value FROM json_each(:dead))))"
     values: dict[str, Value] = {"account": account, "owner": owner, "dead": dead, "now": clock(), "take": take}
     # Most looks find nothing to take, and need not keep other processes from writing.
     if not database.read(f"SELECT 1 FROM {OPEN} WHERE {free} LIMIT 1", values | {"until": clock() + LEASE}):
         return ()
     with database.write(durable=False):
         values |= {"now": clock(), "until": clock() + LEASE}
-        found = rows.entries(database.read(f"SELECT * FROM {OPEN} WHERE {free} ORDER BY n", values))
-        values["unread"] = json.dumps([entry.key for entry in found if not entry.readable])
+        records = database.read(f"SELECT * FROM {OPEN} WHERE {free} ORDER BY n", values)
+        found = rows.entries(records)
+        unread = [record["n"] for record, entry in zip(records, found, strict=True) if not entry.readable]
+        values["unread"] = json.dumps(unread)
         # What was this process's already keeps its number; any other becomes strange to whoever had it.
         taken = "fence = fence + (owner IS NOT :owner), owner = :owner, lease_until = :until"
-        known = "key NOT IN (SELECT value FROM json_each(:unread))"
+        known = "n NOT IN (SELECT value FROM json_each(:unread))"
         database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free} AND {known}", values)
         return tuple(
             replace(entry, owner=owner, fence=entry.fence + (entry.owner != owner)) if entry.readable else entry
             for entry in found
         )
+
+
+def set_aside(account: str, clock: Clock, database: Database) -> int:
+    """How many of the tasks under way can't be read. Only those that nobody holds are looked at, and they are few."""
+    now = clock()
+    values: dict[str, Value] = {"account": account, "now": now, "until": now + LEASE}
+    found = database.read(f"SELECT * FROM {OPEN} WHERE {UNDER_WAY} AND ({LOOSE})", values)
+    return len(found) - len(rows.readable(found))
 
 
 def offer(account: str, owner: str, entry: Entry, database: Database) -> None:
@@ -109,12 +123,14 @@ def take(account: str, owner: str, entry: Entry, path: str, database: Database) 
     rows.held(database, account, owner, entry)
     sql = "SELECT n FROM task WHERE account = ? AND key = ?"
     n = int(database.read(sql, (account, entry.key))[0]["n"])
-    # `newest` is the last task that was written down by then: this one was under way unless it is newer.
-    known = database.read("SELECT task, newest FROM placed WHERE path = ?", (path,))
-    if known and known[0]["newest"] >= n and known[0]["task"] != n:
+    # `newest` is the last task that was written down by then: this one was under way unless it is newer. SQLite compares
+    # even what is no number.
+    sql = "SELECT task IS :n AS ours, newest >= :n AS beside FROM placed WHERE path = :path"
+    known = database.read(sql, {"path": path, "n": n})
+    if known and known[0]["beside"] and not known[0]["ours"]:
         return Name.TAKEN
     database.execute("INSERT OR REPLACE INTO placed VALUES (?, ?, (SELECT max(n) FROM task))", (path, n))
-    return Name.OURS if known and known[0]["task"] == n else Name.FREE
+    return Name.OURS if known and known[0]["ours"] else Name.FREE
 
 
 def turn(account: str, clock: Clock, rate: float, longest: float, database: Database) -> float:
@@ -126,10 +142,12 @@ def turn(account: str, clock: Clock, rate: float, longest: float, database: Data
         RateLimitedError: RunAPI wants no call for longer than `longest` seconds. No turn was taken.
     """
     now = clock()
-    known = database.read("SELECT rate, blocked_until, seen_at FROM pace WHERE account = ?", (account,))
+    # A broken record holds no pace: it is overwritten.
+    paced = "rate > 0 AND typeof(rate) = 'real' AND typeof(blocked_until) = 'real' AND typeof(seen_at) = 'real'"
+    known = database.read(f"SELECT rate, blocked_until, seen_at FROM pace WHERE account = ? AND {paced}", (account,))
     allowed = min(rate, known[0]["rate"] * RECOVERY) if known else rate
     blocked = known[0]["blocked_until"] if known else now
-    if known and now < known[0]["seen_at"]:  # the machine started anew
+    if not known or now < known[0]["seen_at"] or blocked - now > AHEAD:  # the machine started anew
         blocked = now
         database.execute("DELETE FROM turn WHERE account = ?", (account,))
     if blocked - now > longest:
@@ -139,7 +157,9 @@ def turn(account: str, clock: Clock, rate: float, longest: float, database: Data
         " DO UPDATE SET rate = :rate, blocked_until = :blocked, seen_at = :now",
         {"account": account, "rate": allowed, "blocked": blocked, "now": now},
     )
-    database.execute("DELETE FROM turn WHERE account = ? AND at < ?", (account, now - WINDOW / min(allowed, SLOWEST)))
+    over = "at < ? OR at > ? OR typeof(at) <> 'real'"
+    oldest = now - WINDOW / min(allowed, SLOWEST)
+    database.execute(f"DELETE FROM turn WHERE account = ? AND ({over})", (account, oldest, now + AHEAD))
     whole = int(allowed) if allowed >= 1 else allowed
     together = max(1, int(whole * BURST))
     apart = max(WINDOW * together / whole, SECOND / (whole // together or whole))
@@ -231,13 +251,18 @@ def upload(account: str, identity: str, at: datetime, database: Database) -> Upl
     if not found:
         return None
     row = found[0]
-    return UploadedFile(
-        file_name=row["file_name"],
-        url=row["url"],
-        size_bytes=row["size_bytes"],
-        mime_type=row["mime_type"],
-        expires_at=rows.utc(row["expires_at"]),
-    )
+    try:
+        return checked(
+            UploadedFile(
+                file_name=row["file_name"],
+                url=row["url"],
+                size_bytes=row["size_bytes"],
+                mime_type=row["mime_type"],
+                expires_at=rows.utc(row["expires_at"]),
+            )
+        )
+    except (TypeError, ValueError):  # broken: it is sent once more, and written down anew
+        return None
 
 
 def uploaded(account: str, identity: str, file: UploadedFile, database: Database) -> None:

@@ -244,10 +244,12 @@ class SqliteJournal:
         return self._start(database, intent.key, at, in_flight) if entry.readable else entry
 
     def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> Entry:
+        # A record that can't be read may never end: it takes no place.
+        places = in_flight + shared.set_aside(self._account, self._monotonic, database)
         database.execute(
             "UPDATE task SET sent_at = :at WHERE account = :account AND key = :key AND sent_at IS NULL"
-            f" AND (SELECT count(*) FROM {shared.OPEN} WHERE {shared.UNDER_WAY}) < :in_flight",
-            {"at": at.timestamp(), "account": self._account, "key": key, "in_flight": in_flight},
+            f" AND (SELECT count(*) FROM {shared.OPEN} WHERE {shared.UNDER_WAY}) < :places",
+            {"at": at.timestamp(), "account": self._account, "key": key, "places": places},
         )
         return rows.get(database, self._account, key)
 
@@ -280,6 +282,8 @@ class SqliteJournal:
             if known := rows.find(database, self._account, task_id):
                 return known
             entry, change = self._insert(database, intent, at, in_flight=0), Change(at=at, task_id=task_id)
+            if not entry.readable:
+                return entry
             return rows.step(database, self._account, self._owner, entry, Event.ACCEPTED, change)
 
         return await self._write(work)

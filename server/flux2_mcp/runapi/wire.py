@@ -222,7 +222,7 @@ def uploaded_file(
     return UploadedFile(
         file_name=_text(payload.get("file_name")) or file_name,
         url=url,
-        size_bytes=size if isinstance(size, int) else size_bytes,
+        size_bytes=size if type(size) is int and 0 <= size < _DEAREST else size_bytes,
         mime_type=_text(payload.get("mime_type")) or "",
         expires_at=_moment(payload.get("expires_at"), ahead),
     )
