@@ -23,7 +23,7 @@ from flux2_mcp.budget import Caps
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.gateway import Gateway
 from flux2_mcp.journal.entry import Entry, Intent, Journal, LeaseLostError
-from flux2_mcp.lifecycle import State
+from flux2_mcp.lifecycle import IllegalTransitionError, State
 from flux2_mcp.logs import fields
 from flux2_mcp.schedule import Schedule
 from flux2_mcp.worker import Kept, Worker, log_step
@@ -290,7 +290,7 @@ class Keeper:
             await self._work[before.state](kept)
             if kept.entry.state is State.COMPLETED and before.state is not State.COMPLETED:
                 await self._learn()
-        except LeaseLostError:
+        except (LeaseLostError, IllegalTransitionError):  # the next claim brings it as it stands, if it is still ours
             log.info("let go: another process has it", extra=fields(task=kept.entry.task_id or kept.entry.key))
             if self._kept.get(kept.entry.key) is kept:
                 del self._kept[kept.entry.key]

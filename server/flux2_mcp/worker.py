@@ -29,19 +29,21 @@ from flux2_mcp.errors import (
     Flux2Error,
     InsufficientCreditsError,
     InvalidRequestError,
+    JournalError,
     NotFoundError,
     SandboxError,
     ServiceError,
     SettingsError,
     StorageError,
     TransportError,
+    WireError,
     shortened,
 )
 from flux2_mcp.gateway import Gateway
 from flux2_mcp.journal.entry import Change, Entry, Journal, Name, SameIdError
-from flux2_mcp.lifecycle import SEEN, TABLE, Event, State
+from flux2_mcp.lifecycle import SEEN, TABLE, Event, IllegalTransitionError, State
 from flux2_mcp.logs import fields
-from flux2_mcp.models import RemoteTask
+from flux2_mcp.models import RemoteTask, Status
 
 log = logging.getLogger("flux2_mcp.tasks")
 
@@ -236,21 +238,58 @@ class Worker:
             _well(kept)
 
     async def fetch(self, kept: Kept) -> None:
-        """Bring a finished task's images to disk; URLs that have died are asked for anew, once a try."""
-        entry = kept.entry
+        """Bring a finished task's images to disk; URLs that have died are asked for anew, once a try.
+
+        What comes after RunAPI has answered is no trouble of this machine's network, even where the image's host is not reached.
+        """
+        if kept.entry.state is not State.COMPLETED:
+            return
+        answered = False
         try:
             try:
                 await self._deliver(kept)
+            except StorageError:
+                raise
             except (DeliveryError, TransportError):
-                api = await self._gateway.api()
-                await self._seen(kept, await api.get(entry.request.action, entry.task_id or ""))
+                named = await self._named_anew(kept)
+                answered = True
+                if not named:
+                    raise
                 await self._deliver(kept)
+        except IllegalTransitionError:  # it stands elsewhere in the journal: the keeper's to see to
+            raise
         except Flux2Error as exc:
+            asked_not_before = kept.not_before
             self.put_off(kept, exc, BACKOFF_FETCH)
+            kept.not_before = max(kept.not_before or 0.0, asked_not_before or 0.0)
             await self._offer(kept, exc)
-            if isinstance(exc, DeliveryError) and not isinstance(exc, StorageError):
+            if answered and not _of_this_machine(exc):
                 kept.spoilt += 1
                 await self._not_to_be_had(kept, exc)
+
+    async def _named_anew(self, kept: Kept) -> bool:
+        """Whether RunAPI says once more where a task's images are.
+
+        Whatever else it says of a task that it has completed names no address: that it does not know it any more, that it failed,
+        a word that nobody knows.
+
+        Raises:
+            AuthenticationError: The key may not ask.
+            TransportError: No answer came.
+        """
+        entry = kept.entry
+        api = await self._gateway.api()
+        try:
+            remote = await api.get(entry.request.action, entry.task_id or "")
+        except AuthenticationError:
+            raise
+        except (ApiError, WireError, InvalidRequestError) as exc:
+            kept.not_before = self._not_before(exc)
+            return False
+        if remote.status is not Status.COMPLETED:
+            return False
+        await self._seen(kept, remote)
+        return True
 
     async def _offer(self, kept: Kept, exc: Flux2Error) -> None:
         """Where RunAPI refuses the key, another process may have the one that took its place: let it have the task."""
@@ -263,7 +302,7 @@ class Worker:
         """Whether RunAPI refused the key just now, so that nothing more should be taken over with it."""
         return self._refused_at is not None and self._monotonic() - self._refused_at < KEY_TROUBLE
 
-    async def _not_to_be_had(self, kept: Kept, exc: DeliveryError) -> None:
+    async def _not_to_be_had(self, kept: Kept, exc: Flux2Error) -> None:
         """Write down that RunAPI's side gives no image, for every later session; after its addresses have died, for good."""
         entry = kept.entry
         until = (entry.completed_at or entry.created_at) + RESULTS_LIVE
@@ -306,8 +345,9 @@ class Worker:
     async def _seen(self, kept: Kept, remote: RemoteTask) -> None:
         event = SEEN[remote.status]
         kept.not_before = None if remote.retry_after is None else self._monotonic() + remote.retry_after
-        # Most answers say what is known already; only news is written.
-        if TABLE[kept.entry.state].get(event) is not kept.entry.state or event is Event.COMPLETED:
+        # Most answers say what is known already, and some what can't be any more; only news is written.
+        after = TABLE[kept.entry.state].get(event)
+        if after is not None and (after is not kept.entry.state or event is Event.COMPLETED):
             await self._step(
                 kept,
                 event,
@@ -363,6 +403,12 @@ def _charged(entry: Entry, remote: RemoteTask) -> Decimal | None:
 
 def _well(kept: Kept) -> None:
     kept.trouble, kept.failures, kept.spoilt, kept.missing = None, 0, 0, None
+
+
+def _of_this_machine(exc: Flux2Error) -> bool:
+    """Whether an image did not come for a reason that RunAPI and the image's host have no part in."""
+    setting = isinstance(exc, TransportError) and exc.setting is not None
+    return setting or isinstance(exc, StorageError | JournalError | SettingsError | SandboxError | AuthenticationError)
 
 
 def _may_have_reached(exc: Flux2Error) -> bool:

@@ -100,11 +100,11 @@ def always(kind: str, *replies: Reply | None, then: Rule = through) -> Rule:
     return rule
 
 
-def constantly(kind: str, reply: Reply | None) -> Rule:
-    """Every call of one kind meets this answer."""
+def constantly(kind: str, reply: Reply | None, then: Rule = through) -> Rule:
+    """Every call of one kind meets this answer; all others `then`."""
 
     async def rule(seen: Seen) -> Reply | None:
-        return reply if seen.is_(kind) else await through(seen)
+        return reply if seen.is_(kind) else await then(seen)
 
     return rule
 

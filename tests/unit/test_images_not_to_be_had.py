@@ -8,12 +8,31 @@ from pathlib import Path
 import pytest
 
 from flux2_mcp import results
-from flux2_mcp.errors import DeliveryError, StorageError
+from flux2_mcp.errors import AuthenticationError, DeliveryError, StorageError
 from flux2_mcp.lifecycle import State
 from flux2_mcp.results import GenerationResult
 from flux2_mcp.waiting import Outcome
-from flux2_mcp.worker import FETCHES
-from tests.unit.services import CORRUPT, FETCH, Front, Reply, constantly, fronted, made, opened, through
+from flux2_mcp.worker import FETCHES, VERDICT
+from tests.support.rows import each_row
+from tests.unit.services import (
+    BUSY,
+    CORRUPT,
+    FETCH,
+    GARBAGE,
+    POLL,
+    UNKNOWN_TASK,
+    WRONG_KEY,
+    Front,
+    Reply,
+    Rule,
+    Seen,
+    constantly,
+    fronted,
+    made,
+    opened,
+    through,
+)
+from tests.unit.test_unreadable_records import spoil
 from tests.unit.test_worker import opened as shop_opened
 
 pytestmark = pytest.mark.anyio
@@ -113,3 +132,103 @@ async def test_after_a_week_it_is_given_up_with_what_to_do(tmp_path: Path) -> No
         for phrase in ("answered 410", "made and charged", "What to do:"):
             assert phrase in (kept.entry.error or "")
         assert kept.entry == (await shop.journal.find(["key-1"]))[0]
+
+
+DEAD = Reply(410)
+NO_NEWS = {
+    "an id that is not known": UNKNOWN_TASK,
+    "an id that is gone": Reply(410, b'{"error": "gone"}'),
+    "a failure": Reply(200, b'{"status": "failed", "error": "refunded"}'),
+    "a word that nobody knows": Reply(200, b'{"status": "archived"}'),
+    "a word that was true before": Reply(200, b'{"status": "processing"}'),
+    "what is no JSON": GARBAGE,
+    "an error of the service": BUSY,
+}
+
+
+def both(fetch: Reply | None, poll: Reply) -> Rule:
+    """Every fetch and every question about a task meets its answer."""
+    return constantly(FETCH, fetch, then=constantly(POLL, poll))
+
+
+async def test_whatever_runapi_says_of_a_task_whose_image_is_dead_each_try_counts_and_the_image_is_what_failed(
+    tmp_path: Path,
+) -> None:
+    async with shop_opened(tmp_path) as shop:
+        with each_row() as case:
+            for name, poll in NO_NEWS.items():
+                shop.front.rule, shop.wall = through, shop.wall.replace(month=11)
+                kept = await shop.completed(name)
+                shop.front.rule = both(DEAD, poll)
+                with case(name):
+                    for _ in range(VERDICT):
+                        await shop.worker.fetch(kept)
+                    assert "its image can't be had: The result's URL answered 410" in (kept.entry.error or "")
+                    shop.wall = shop.wall.replace(month=12)
+                    for _ in range(2 * FETCHES):
+                        await shop.worker.fetch(kept)
+                    assert kept.entry.state is State.UNDELIVERED
+                    for phrase in ("answered 410", "made and charged", "What to do:"):
+                        assert phrase in (kept.entry.error or "")
+
+
+async def test_an_image_whose_host_is_not_reached_while_runapi_answers_is_told_and_given_up_after_a_week(
+    tmp_path: Path,
+) -> None:
+    async with shop_opened(tmp_path) as shop:
+        kept = await shop.completed()
+        shop.front.rule = constantly(FETCH, None)
+        for _ in range(VERDICT):
+            await shop.worker.fetch(kept)
+        assert "its image can't be had: The image's host gave no answer" in (kept.entry.error or "")
+        shop.wall = shop.wall.replace(month=12)
+        for _ in range(FETCHES):
+            await shop.worker.fetch(kept)
+        assert kept.entry.state is State.UNDELIVERED
+        assert "What to do:" in (kept.entry.error or "")
+
+
+async def test_a_refused_key_is_no_verdict(tmp_path: Path) -> None:
+    async with shop_opened(tmp_path) as shop:
+        kept = await shop.completed()
+        shop.front.rule, shop.wall = both(DEAD, WRONG_KEY), shop.wall.replace(month=12)
+        for _ in range(2 * FETCHES):
+            await shop.worker.fetch(kept)
+        assert (kept.entry.state, kept.entry.error) == (State.COMPLETED, None)
+        assert isinstance(kept.trouble, AuthenticationError)
+
+
+async def test_runapi_is_asked_for_an_address_no_sooner_than_it_wants(tmp_path: Path) -> None:
+    async with shop_opened(tmp_path) as shop:
+        kept = await shop.completed()
+        shop.front.rule = both(DEAD, Reply(503, b"{}", {"Retry-After": "600"}))
+        await shop.worker.fetch(kept)
+        assert kept.not_before == shop.mono + 600
+        assert isinstance(kept.trouble, DeliveryError)
+
+
+async def test_a_later_session_is_told_of_an_image_that_runapi_has_forgotten(front: Front, tmp_path: Path) -> None:
+    async def rule(seen: Seen) -> Reply | None:
+        forgotten = front.count(FETCH) > 0 and seen.is_(POLL)
+        return DEAD if seen.is_(FETCH) else UNKNOWN_TASK if forgotten else await through(seen)
+
+    why = "The result's URL answered 410; it may have expired."
+    front.rule = rule
+    async with opened(front.settings(tmp_path)) as service:
+        outcome = await made(service)
+        is_told(outcome, why)
+    async with opened(front.settings(tmp_path)) as later:
+        is_told(await later.recent(limit=9), why)
+        is_told(await later.check([outcome.tasks[0].entry.task_id or ""], wait_seconds=30), why)
+
+
+async def test_a_task_that_stands_elsewhere_in_its_life_than_was_thought_is_let_go_of(
+    front: Front, tmp_path: Path
+) -> None:
+    front.rule = constantly(FETCH, None)
+    async with opened(front.settings(tmp_path)) as service:
+        key = (await made(service)).tasks[0].entry.key
+        spoil(service.settings.home, key, "state = 'undelivered', error = 'by hand'")
+        front.rule = through
+        (one,) = (await service.check([key], wait_seconds=30)).tasks
+        assert (one.entry.state, one.entry.error, one.trouble) == (State.UNDELIVERED, "by hand", None)
