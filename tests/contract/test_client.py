@@ -336,10 +336,10 @@ async def test_a_small_body_that_swells_beyond_the_limit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd", "gzip, br", "x-gzip"])
-async def test_an_encoding_that_was_not_asked_for_is_refused(encoding: str) -> None:
+async def test_of_several_codings_and_those_that_were_not_asked_for_none_is_read(encoding: str) -> None:
     body = gzip.compress(gzip.compress(b" " * LARGEST))
     async with Recorded(answer(200, body, Content_Encoding=encoding)) as server, opened(server.url) as api:
-        with pytest.raises(TransportError, match="encoding"):
+        with pytest.raises(WireError, match="not JSON"):
             await get(api)
 
 
@@ -373,7 +373,6 @@ async def test_an_errors_status_and_retry_after_count_whatever_becomes_of_its_bo
         (Play(b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "close"), "not HTTP"),
         (answer(200, DONE, cut=10, then="close"), "broke off"),
         (answer(200, DONE, cut=10, then="reset"), "broke off"),
-        (answer(200, b"not gzip", Content_Encoding="gzip"), "broke off"),
         (Play(b"", "stall"), "no answer in time"),
         (answer(200, DONE, cut=10, then="stall"), "no answer in time"),
     ],
@@ -865,7 +864,7 @@ async def test_a_downloads_status_is_the_callers_to_judge(status: int) -> None:
     assert len(server.sent) == 1
 
 
-@pytest.mark.parametrize("play", [RESET, Play(b"", "stall"), answer(200, b"x", Content_Encoding="gzip, gzip")])
+@pytest.mark.parametrize("play", [RESET, Play(b"", "stall")])
 async def test_a_download_that_does_not_open_is_a_transport_error(play: Play) -> None:
     async with Recorded(play) as server, opened(server.url, timeouts=patient(play)) as api:
         with pytest.raises(TransportError, match=r"^The image's host"):

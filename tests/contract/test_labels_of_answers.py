@@ -3,30 +3,86 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import zlib
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from flux2_mcp.delivery.download import LARGEST as MOST_BYTES
 from flux2_mcp.delivery.download import deliver
-from flux2_mcp.errors import DeliveryError, RateLimitedError, ServiceError, TransportError
+from flux2_mcp.errors import DeliveryError, RateLimitedError, ServiceError
+from flux2_mcp.journal.entry import StoredImage
+from flux2_mcp.runapi.client import RunApi
 from tests.contract.recorded import Recorded, answer
 from tests.contract.test_client import CREATED, DONE, NOW, PENDING, Seam, create, get, opened
+from tests.support.rows import each_row
 from tests.unit.picture_files import png
 
 pytestmark = pytest.mark.anyio
 
-NO_CODINGS = ("aws-chunked", "none", "UTF-8", "binary", "aws-chunked, identity", "", " , ")
+LABELS = (
+    *("aws-chunked", "none", "UTF-8", "binary", "aws-chunked, identity", "", " , "),
+    *("gzip", "x-gzip", "deflate", "GZIP", "br", "zstd", "compress", "aws-chunked, gzip", "gzip, gzip", "br, gzip"),
+)
 
 
-async def test_a_word_that_names_no_coding_keeps_no_picture_from_being_delivered(tmp_path: Path) -> None:
-    plays = [answer(200, png(), content_type="image/png", Content_Encoding=word) for word in NO_CODINGS]
+async def fetched(server: Recorded, api: RunApi, folder: Path) -> StoredImage:
+    return await deliver(api.download, f"{server.url}/1.png", folder=folder / "images", prompt="", at=NOW)
+
+
+async def test_no_label_keeps_a_picture_from_being_delivered(tmp_path: Path) -> None:
+    webp = BytesIO()
+    Image.new("RGB", (16, 16), "red").save(webp, "WEBP")
+    for picture in (png(), webp.getvalue()):
+        plays = [answer(200, picture, content_type="image/png", Content_Encoding=word) for word in LABELS]
+        async with Recorded(plays) as server, opened(server.url) as api:
+            with each_row() as row:
+                for word in LABELS:
+                    with row(word):
+                        stored = await fetched(server, api, tmp_path)
+                        assert Path(stored.path).read_bytes() == picture
+                        assert stored.size_bytes == len(picture)
+                        assert stored.sha256 == hashlib.sha256(picture).hexdigest()
+    assert list((tmp_path / "incoming").iterdir()) == []
+
+
+async def test_a_picture_that_is_packed_as_its_label_says_is_unpacked(tmp_path: Path) -> None:
+    bare = zlib.compressobj(wbits=-15)
+    packed = {
+        "gzip": gzip.compress(png()),
+        "x-gzip": gzip.compress(png()),
+        "deflate": zlib.compress(png()),
+        "deflate, identity": bare.compress(png()) + bare.flush(),
+    }
+    plays = [answer(200, body, Content_Encoding=word) for word, body in packed.items()]
     async with Recorded(plays) as server, opened(server.url) as api:
-        for word in NO_CODINGS:
-            stored = await deliver(api.download, f"{server.url}/1.png", folder=tmp_path / "images", prompt="", at=NOW)
-            assert Path(stored.path).read_bytes() == png(), word
+        with each_row() as row:
+            for word in packed:
+                with row(word):
+                    stored = await fetched(server, api, tmp_path)
+                    assert Path(stored.path).read_bytes() == png()
+                    assert (stored.size_bytes, stored.sha256) == (len(png()), hashlib.sha256(png()).hexdigest())
+
+
+async def test_a_small_download_that_swells_beyond_any_image_is_refused(tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(MOST_BYTES + 1), 1)
+    async with Recorded(answer(200, bomb, Content_Encoding="gzip")) as server, opened(server.url) as api:
+        with pytest.raises(DeliveryError, match="larger than 64 MB"):
+            await fetched(server, api, tmp_path)
+    assert list((tmp_path / "incoming").iterdir()) == []
+
+
+async def test_what_is_packed_and_breaks_off_is_no_picture(tmp_path: Path) -> None:
+    cut = answer(200, gzip.compress(png())[:-9], Content_Encoding="gzip")
+    async with Recorded(cut) as server, opened(server.url) as api:
+        with pytest.raises(DeliveryError, match="no PNG, JPEG or WebP"):
+            await fetched(server, api, tmp_path)
 
 
 async def test_whatever_the_label_what_is_no_picture_is_refused(tmp_path: Path) -> None:
@@ -36,19 +92,14 @@ async def test_whatever_the_label_what_is_no_picture_is_refused(tmp_path: Path) 
             await deliver(api.download, server.url, folder=tmp_path / "images", prompt="", at=NOW)
 
 
-async def test_a_word_that_names_no_coding_loses_no_answer_either() -> None:
+async def test_no_label_loses_an_answer_either() -> None:
     packed = answer(200, gzip.compress(CREATED.encode()), Content_Encoding="gzip, identity, utf-8")
-    async with Recorded(answer(200, CREATED, Content_Encoding="UTF-8"), packed) as server, opened(server.url) as api:
-        assert await create(api) == PENDING
-        assert await create(api) == PENDING
-
-
-@pytest.mark.parametrize("codings", ["br", "zstd", "compress", "aws-chunked, br", "gzip, aws-chunked, gzip"])
-async def test_a_coding_that_was_not_asked_for_is_refused_whatever_stands_beside_it(codings: str) -> None:
-    async with Recorded(answer(200, b"x", Content_Encoding=codings)) as server, opened(server.url) as api:
-        with pytest.raises(TransportError, match="encoding"):
-            async with api.download(server.url):
-                pytest.fail("nothing opened")
+    plays = [answer(200, CREATED, Content_Encoding=word) for word in LABELS]
+    async with Recorded([packed, *plays]) as server, opened(server.url) as api:
+        with each_row() as row:
+            for word in ("packed", *LABELS):
+                with row(word):
+                    assert await create(api) == PENDING
 
 
 def http(moment: datetime) -> str:

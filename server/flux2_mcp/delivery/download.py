@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from functools import partial
@@ -19,6 +20,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from flux2_mcp import codings
 from flux2_mcp.delivery import image
 from flux2_mcp.delivery.paths import image_name
 from flux2_mcp.errors import DeliveryError, StorageError
@@ -88,18 +90,15 @@ async def deliver(
         handle, name = await in_thread(lambda: tempfile.mkstemp(dir=incoming))
     except OSError as exc:
         raise StorageError(f"The image folder can't be written: {exc.strerror}.") from exc
-    part, digest = Path(name), hashlib.sha256()
+    part = Path(name)
     try:
         with anyio.fail_after(SECONDS), os.fdopen(handle, "wb") as file:
-
-            def take(chunk: bytes) -> None:
-                digest.update(chunk)
-                file.write(chunk)
-
-            size = await _stream(fetch, url, partial(in_thread, take))
+            label = await _stream(fetch, url, partial(in_thread, file.write))
             await in_thread(_sync, file)
+        if (coding := codings.coding(label)) is not None:
+            await in_thread(_unpack, part, coding)
         checked = await in_thread(image.check, part)
-        sha256 = digest.hexdigest()
+        size, sha256 = await in_thread(_measured, part)
         final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
         await permit()
         await in_thread(os.replace, part, final)
@@ -130,13 +129,50 @@ def _make_room(*folders: Path) -> None:
                 part.unlink()
 
 
+def _unpack(part: Path, coding: str) -> None:
+    """Take off the coding that a file is labelled with. Where it has none, it stays as it is.
+
+    Raises:
+        DeliveryError: It is larger than any image.
+    """
+    size = 0
+    with part.open("rb") as packed, tempfile.TemporaryFile(dir=part.parent) as plain:
+        try:
+            for piece in codings.unpacked(_pieces(packed), coding):
+                size += len(piece)
+                _bound(size)
+                plain.write(piece)
+        except codings.NotPackedError:
+            return
+        plain.seek(0)
+        with part.open("wb") as file:
+            shutil.copyfileobj(plain, file)
+            _sync(file)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    return iter(partial(file.read, codings.PIECE), b"")
+
+
+def _measured(part: Path) -> tuple[int, str]:
+    """A file's size in bytes, and its SHA-256."""
+    with part.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+def _bound(size: int) -> None:
+    if size > LARGEST:
+        raise DeliveryError(f"The image is larger than {LARGEST // 2**20} MB.")
+
+
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[object]]) -> int:
-    """Give what a URL leads to, chunk by chunk, to `take`. Gives the size in bytes."""
+async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[object]]) -> str:
+    """Give what a URL leads to, chunk by chunk, to `take`. Gives what it is labelled with, as `Content-Encoding`."""
     for _ in range(REDIRECTS + 1):
         async with fetch(url) as answer:
             if answer.status in REDIRECT_STATUSES:
@@ -147,10 +183,9 @@ async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[obje
             size = 0
             async for chunk in answer.chunks():
                 size += len(chunk)
-                if size > LARGEST:
-                    raise DeliveryError(f"The image is larger than {LARGEST // 2**20} MB.")
+                _bound(size)
                 await take(chunk)
-            return size
+            return answer.headers.get("content-encoding", "")
     raise DeliveryError(f"The result's URL redirected more than {REDIRECTS} times.")
 
 

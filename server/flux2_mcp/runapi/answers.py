@@ -76,7 +76,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file on its way: status, headers with lower-case names, and its bytes as they come (once).
+    """A file on its way: status, headers with lower-case names, and its bytes as they come (once), under whatever coding.
 
     `chunks()` raises `TransportError` when they break off.
     """

@@ -16,7 +16,7 @@ import anyio
 import httpx
 from anyio.abc import AsyncResource
 
-from flux2_mcp import logs, retry
+from flux2_mcp import codings, logs, retry
 from flux2_mcp.environment import said_path
 from flux2_mcp.errors import SettingsError, TransportError
 from flux2_mcp.runapi import addresses, causes, proxies
@@ -41,11 +41,6 @@ polls at once, a poll takes 3 ms of processor time over pools of 4 and 13 ms ove
 KEPT = 30.0
 """Seconds that an idle connection is kept: less than servers commonly do."""
 LAST_PORT = 65_535
-_READ_CODINGS = frozenset({"gzip", "deflate"})
-_CODINGS = _READ_CODINGS | frozenset(
-    ["aes128gcm", "br", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress", "x-gzip", "zstd"]
-)
-"""Every coding that IANA has registered, but `identity`, which is none."""
 
 _FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, UnicodeError)
 # The first that fits, in words of our own: the libraries' may hold a URL with its signature. False: nothing was sent.
@@ -185,7 +180,7 @@ class _Pool:
             proxy = proxies.proxy(url, self._env)
             request = self._request(method, url, headers, content, proxy=proxy, permit=permit)
             async with self._calls.open(request, self._timeouts.pool) as response:
-                return Answer(response.status_code, dict(response.headers), await _body(response, whom))
+                return Answer(response.status_code, dict(response.headers), await _body(response))
 
     @asynccontextmanager
     async def download(self, url: str, headers: Mapping[str, str], whom: str) -> AsyncIterator[Download]:
@@ -193,11 +188,10 @@ class _Pool:
             with self._translated(whom):
                 found = await addresses.routes(url, self._base, self._resolve, self._env)
                 response = await self._reached(stack, found, headers)
-            _refuse_layers(response, whom)
 
             async def chunks() -> AsyncIterator[bytes]:
                 with self._translated(whom):
-                    async for piece in response.aiter_bytes(CHUNK):
+                    async for piece in response.aiter_raw(CHUNK):
                         yield piece
 
             yield Download(response.status_code, dict(response.headers), chunks)
@@ -331,31 +325,19 @@ class _Lane:
             self._places.release()
 
 
-async def _body(response: httpx.Response, whom: str) -> bytes:
+async def _body(response: httpx.Response) -> bytes:
     """At most one byte more than allowed. An error's status and `Retry-After` count even when its words break off."""
     largest = LARGEST_ERROR if response.is_error else LARGEST
     body = bytearray()
     try:
-        _refuse_layers(response, whom)
-        async for piece in response.aiter_bytes():
+        async for piece in response.aiter_raw():
             body += piece
             if len(body) > largest:
                 break
-    except (httpx.HTTPError, TransportError):
+    except httpx.HTTPError:
         if not response.is_error:
             raise
-    return bytes(body[: largest + 1])
-
-
-def _refuse_layers(response: httpx.Response, whom: str) -> None:
-    """One layer of compression at most: each swells a small body a thousandfold, and no more was asked for.
-
-    A word that names no coding (stores leave `aws-chunked` there, others `none` or `UTF-8`) says nothing about the bytes.
-    """
-    words = response.headers.get("content-encoding", "").lower().split(",")
-    layers = [coding for word in words if (coding := word.strip()) in _CODINGS]
-    if len(layers) > 1 or not _READ_CODINGS.issuperset(layers):
-        raise TransportError(f"{whom} answered in an encoding that was not asked for.")
+    return codings.plain(bytes(body), response.headers.get("content-encoding", ""), largest)[: largest + 1]
 
 
 async def _pieces(content: bytes, permit: Permit | None) -> AsyncIterator[bytes]:
