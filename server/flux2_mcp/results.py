@@ -18,7 +18,7 @@ from flux2_mcp.errors import Flux2Error, SettingsError
 from flux2_mcp.journal.entry import Entry, StoredImage
 from flux2_mcp.lifecycle import State
 from flux2_mcp.models import SourceImage
-from flux2_mcp.waiting import Outcome, Told
+from flux2_mcp.waiting import MOST_IDS, Outcome, Told
 from flux2_mcp.worker import RESULTS_LIVE
 
 SANDBOX_NOTICE = (
@@ -127,11 +127,12 @@ def generation(outcome: Outcome) -> GenerationResult:
     """The result of `generate` and `check_task`."""
     tasks = [task(told) for told in outcome.tasks]
     # An image that can't be had is said so, with what to do: to ask again and again brings nothing.
-    open_ids = [
-        result.task_id
-        for result, told in zip(tasks, outcome.tasks, strict=True)
-        if told.entry.state.unfinished and not (told.entry.state is State.COMPLETED and told.entry.error)
-    ]
+    unended = {
+        entry.task_id or entry.key: None
+        for entry in (*(told.entry for told in outcome.tasks), *outcome.unended)
+        if entry.state.unfinished and not (entry.state is State.COMPLETED and entry.error)
+    }
+    open_ids = list(unended)[:MOST_IDS]
     matched = outcome.matched
     notices = [
         SANDBOX_NOTICE if outcome.sandbox else None,

@@ -26,7 +26,7 @@ from flux2_mcp.journal import owners
 from flux2_mcp.journal.entry import Entry, Intent, adopted
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.keeper import CLAIM_EVERY, Keeper
-from flux2_mcp.lifecycle import State
+from flux2_mcp.lifecycle import UNFINISHED, State
 from flux2_mcp.limiter import Limiter
 from flux2_mcp.models import Action, ImageRequest
 from flux2_mcp.prices import Prices
@@ -34,7 +34,7 @@ from flux2_mcp.pruning import Pruner
 from flux2_mcp.settings import Settings, is_loopback
 from flux2_mcp.sources import callback_problems
 from flux2_mcp.sourcing import Sourcing
-from flux2_mcp.waiting import OnProgress, Outcome, Told, Waiter, refusal
+from flux2_mcp.waiting import MOST_IDS, OnProgress, Outcome, Told, Waiter, refusal
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
 OTHER_KEY = "To collect it, set RUNAPI_API_KEY to the key that made it and start the server again; the image is kept for a week."
@@ -305,7 +305,11 @@ class Service:
         if len(entries) < limit:
             return outcome
         matched = await self._journal.matched(states=states, since=since, workspace=workspace)
-        return replace(outcome, matched=matched) if matched.tasks > limit else outcome
+        if matched.tasks <= limit:
+            return outcome
+        still = UNFINISHED if states is None else UNFINISHED.intersection(states)
+        unended = await self._journal.recent(limit=MOST_IDS, states=still, since=since, workspace=workspace)
+        return replace(outcome, matched=matched, unended=unended)
 
     async def page(self, *, limit: int, before: str | None) -> tuple[Entry, ...]:
         """What was made, newest first, before the entry with the key `before`. From the journal alone."""

@@ -33,6 +33,8 @@ caller needs most."""
 LOOK_SECONDS = 0.05
 """How often the journal is looked at for the news of another process."""
 PROGRESS_SECONDS = 1.0
+MOST_IDS = 64
+"""Tasks that one call can ask about by their ids."""
 QUIET_SECONDS = 5.0
 """How long news is waited for where nobody wants progress. Without news, only one thing can have happened: another process has
 the task now."""
@@ -73,7 +75,8 @@ class Told:
 class Outcome:
     """What became of a call. `joined`: an identical call was under way, and this is its task. `notice`: see the journal's.
 
-    `matched` is what all tasks come to that were asked about, where only the newest of them are listed.
+    `matched` is what all tasks come to that were asked about, where only the newest of them are listed, and `unended` the newest
+    that have not ended, listed or not, as far as one call can ask about them.
     """
 
     tasks: tuple[Told, ...]
@@ -81,6 +84,7 @@ class Outcome:
     joined: bool = False
     notice: str | None = None
     matched: Matched | None = None
+    unended: tuple[Entry, ...] = ()
 
 
 def remaining(tasks: Sequence[Told]) -> float | None:

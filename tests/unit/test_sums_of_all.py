@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,7 @@ from flux2_mcp.gateway import account
 from flux2_mcp.journal.entry import Matched
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.service import Service
-from flux2_mcp.waiting import Outcome
+from flux2_mcp.waiting import MOST_IDS, Outcome
 from tests.unit import journals
 from tests.unit.journals import AT, intent, new, steps
 from tests.unit.services import fronted
@@ -48,6 +49,30 @@ async def test_what_is_listed_in_part_is_summed_up_whole(tmp_path: Path) -> None
     assert (result.quoted_usd, result.charged_usd, result.status) == (1.15, 1.0, "processing")
     assert "Listed are the newest 10 of 23 tasks; status and amounts are those of all 23." in words
     assert "status: processing; quoted $1.15, charged $1.00" in words
+
+
+async def test_what_has_not_ended_and_is_not_listed_is_reached_by_the_next_action(tmp_path: Path) -> None:
+    outcome = await listed(tmp_path, 2, (State.FAILED, State.SUBMITTED))
+    everything = results.generation(outcome)
+    assert [task.task_id for task in everything.tasks] == ["task-k2", "task-k1"]
+    (tmp_path / "more").mkdir()
+    outcome = await listed(tmp_path / "more", LISTED)
+    result = results.generation(outcome)
+    assert "task-k2" not in [task.task_id for task in result.tasks]
+    assert result.next_action is not None
+    assert "task-k2" in result.next_action.arguments["task_ids"]
+    assert "'task-k2'" in results.words(result)
+    (tmp_path / "failed").mkdir()
+    failed = results.generation(await listed(tmp_path / "failed", 1, (State.FAILED,)))
+    assert (len(failed.tasks), failed.status, failed.next_action) == (1, "failed", None)
+
+
+async def test_no_next_action_names_more_tasks_than_a_call_takes(tmp_path: Path) -> None:
+    (one,) = (await listed(tmp_path, 1, (State.SUBMITTED,))).tasks
+    many = tuple(replace(one, entry=replace(one.entry, task_id=f"task-{number}")) for number in range(100))
+    result = results.generation(Outcome(tasks=many, sandbox=False))
+    assert result.next_action is not None
+    assert len(result.next_action.arguments["task_ids"]) == MOST_IDS
 
 
 @pytest.mark.parametrize("limit", [ALL, ALL + 1])

@@ -14,8 +14,7 @@ from flux2_mcp.results import GenerationResult, TaskStatus
 from flux2_mcp.settings import LONGEST_WAIT
 from flux2_mcp.tools import call as calls
 from flux2_mcp.tools.call import Call, Roots
-
-MOST_IDS = 64
+from flux2_mcp.waiting import MOST_IDS
 
 
 async def check_task(
