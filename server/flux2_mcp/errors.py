@@ -9,7 +9,7 @@
     │   ├── AuthenticationError         401, 403
     │   ├── InsufficientCreditsError    402
     │   ├── RejectedError               400, 413, 415, 422 and what else is ours to mend
-    │   ├── NotFoundError               404
+    │   ├── NotFoundError               404, 410
     │   ├── ConflictError               409
     │   ├── RateLimitedError            429
     │   └── ServiceError                5xx, 408, and pages that are not RunAPI's
@@ -199,7 +199,7 @@ class RejectedError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """RunAPI knows no such thing (404)."""
+    """RunAPI knows no such thing (404), or no more (410)."""
 
     code = "not_found"
     exit_code = 4

@@ -218,6 +218,7 @@ STATUSES: list[tuple[int, type[ApiError]]] = [
     (405, RejectedError),
     (408, ServiceError),
     (409, ConflictError),
+    (410, NotFoundError),
     (413, RejectedError),
     (415, RejectedError),
     (418, RejectedError),
@@ -280,7 +281,14 @@ async def test_a_status_without_a_name_is_still_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(200, ServiceError), (401, AuthenticationError), (403, ServiceError), (404, ServiceError), (413, RejectedError)],
+    [
+        (200, ServiceError),
+        (401, AuthenticationError),
+        (403, ServiceError),
+        (404, ServiceError),
+        (410, ServiceError),
+        (413, RejectedError),
+    ],
 )
 async def test_a_web_page_is_not_believed_about_keys_rights_and_tasks(status: int, kind: type[ApiError]) -> None:
     async with Recorded(answer(status, PAGE, content_type="text/html")) as server, opened(server.url) as api:

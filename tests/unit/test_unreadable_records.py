@@ -197,6 +197,8 @@ INSIDE = {
         for value in (["x"], 1.5, "\ud800", -1, 10**30)
     },
     "an image without size": ("images", [IMAGE | {"width": 0}]),
+    "an image at no path": ("images", [IMAGE | {"path": "/a\0.png"}]),
+    "a copy at no path": ("images", [IMAGE | {"saved": "\0"}]),
     "an image that is a list": ("images", [[1]]),
     "images that are an object": ("images", {"path": 1}),
     "addresses that are an object": ("urls", {"https://a.example": 1}),

@@ -161,6 +161,14 @@ def test_a_created_task_has_the_id_of_its_answer_or_of_the_header(said: dict[str
     assert wire.task(said, named="from the header").task_id == task_id
 
 
+def test_an_id_that_can_not_be_asked_about_is_none() -> None:
+    for ident in ("..", "x" * 513):
+        assert wire.task({"id": ident, "task_id": "t"}).task_id == "t"
+        assert wire.task({"id": ident}, named="t").task_id == "t"
+        with pytest.raises(WireError, match="names no task"):
+            wire.task({"id": ident})
+
+
 @pytest.mark.parametrize("said", [{}, {"id": ""}, {"id": True}, {"data": {}}, {"data": []}])
 def test_a_create_that_names_no_task_makes_no_sense(said: dict[str, Any]) -> None:
     with pytest.raises(WireError, match=r"^RunAPI's answer names no task\.$"):
@@ -388,6 +396,13 @@ def test_a_balance_is_read_in_dollars(said: dict[str, Any], balance: Balance) ->
 def test_an_answer_without_a_balance_makes_no_sense() -> None:
     with pytest.raises(WireError, match="balance_cents"):
         wire.balance({"spent_cents_today": 3})
+
+
+def test_an_accounts_id_that_no_journal_holds_is_none() -> None:
+    odd: list[object] = ["\ud800", True, ["1"], {}, 1.5, " "]
+    for ident in odd:
+        assert wire.account({"account": {"id": ident}}).account_id == "", ident
+    assert wire.account({"account": {"id": 7}}).account_id == "7"
 
 
 def test_an_account_is_read_with_whatever_is_told() -> None:

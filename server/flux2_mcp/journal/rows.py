@@ -145,6 +145,7 @@ def _entry(row: Row) -> Entry:
         owner=row["owner"],
         fence=row["fence"],
     )
+    _is_path(entry.workspace, None if entry.save is None else entry.save.target)
     return checked(entry)
 
 
@@ -155,9 +156,15 @@ def _save(target: str | None, overwrite: int) -> Save | None:
 
 def _image(**fields: Any) -> StoredImage:  # noqa: ANN401  # of a JSON object; judged here
     image = checked(StoredImage(**fields))
+    _is_path(image.path, image.saved)
     if not (image.width and image.height):
         raise ValueError
     return image
+
+
+def _is_path(*texts: str | None) -> None:
+    if any(text is not None and "\0" in text for text in texts):
+        raise ValueError  # as every call of the system's with it would
 
 
 def _stand_in(row: Row, why: Exception) -> Entry:

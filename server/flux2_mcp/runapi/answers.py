@@ -34,6 +34,7 @@ _ERRORS: Mapping[int, type[ApiError]] = {
     404: NotFoundError,
     408: ServiceError,
     409: ConflictError,
+    410: NotFoundError,
     429: RateLimitedError,
 }
 
@@ -100,7 +101,7 @@ def failure(answer: Answer, *, now: datetime, key: str | None = None, whom: str 
         return None
     ours = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
     kind = _ERRORS.get(status, RejectedError if ours else ServiceError)
-    if status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND} and answer.page:
+    if status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE} and answer.page:
         # Firewalls and proxies say these in HTML. Only RunAPI itself can say that a key or a task is not known.
         kind = ServiceError
     words = error_message(answer.text, answer.headers.get("content-type", ""), key) or _phrase(status)

@@ -68,7 +68,7 @@ class Endpoints:
 
     async def get(self, action: Action, task_id: str, *, attempts: int = 1) -> RemoteTask:
         """Ask about a task, by default once: a poller has a plan of its own. A 429 or 503 carries its `retry_after`."""
-        if not task_id.strip(".") or len(task_id) > LONGEST_ID:
+        if not wire.can_be_asked(task_id):
             raise InvalidRequestError(Problem("task_ids", "holds something that is not a task's id."))
         path = f"{_TASKS}/{action}/{quote(task_id, safe='', errors='replace')}"
         return self._task(await self._calls.get(path, attempts=attempts), asked=task_id)

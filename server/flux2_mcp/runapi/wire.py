@@ -52,6 +52,8 @@ _ALSO = {
 _CENT_IN_MICRO_CENTS = Decimal(10**6)
 _DEAREST = Decimal(10**9)
 _FINEST = 6
+LONGEST_TASK_ID = 512
+"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ def task(
         WireError: The answer to a create names no task.
     """
     found = _unwrapped(payload)
-    task_id = asked or next((text for name in _ID_KEYS if (text := _id(found.get(name)))), named)
+    told = (*(_id(found.get(name)) for name in _ID_KEYS), named)
+    task_id = asked or next((text for text in told if text and can_be_asked(text)), None)
     if not task_id:
         words = clean(said(found), key)
         raise WireError(f"RunAPI's answer names no task{f': {words}' if words else '.'}")
@@ -129,6 +132,11 @@ def task(
         error=(clean(said(found), key) or None) if status in {Status.FAILED, Status.UNKNOWN} else None,
         retry_after=retry_after,
     )
+
+
+def can_be_asked(task_id: str) -> bool:
+    """Whether a task can be asked about under this id: it is a part of a path."""
+    return bool(task_id.strip(".")) and len(task_id) <= LONGEST_TASK_ID
 
 
 def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
@@ -184,12 +192,11 @@ def balance(payload: Mapping[str, object]) -> Balance:
 def account(payload: Mapping[str, object]) -> Account:
     """Whose key it is; what is not told is empty."""
     owner = _dict(payload.get("account"))
-    ident = owner.get("id")
     return Account(
         name=clean(_text(payload.get("name")) or ""),
         email=clean(_text(payload.get("email")) or ""),
         account_name=clean(_text(owner.get("name")) or ""),
-        account_id=str(ident) if isinstance(ident, int | str) else "",
+        account_id=_id(owner.get("id")) or "",
     )
 
 
