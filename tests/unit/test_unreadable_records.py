@@ -413,6 +413,6 @@ async def test_a_broken_note_of_whose_a_key_is_means_that_it_is_asked_anew(home:
 async def test_a_broken_note_of_a_files_name_makes_it_taken(home: Home) -> None:
     journal = home.journal()
     (entry,) = await new(journal, intent("good"))
-    await journal.take(entry, "/work/a.png")
+    await journal.take(entry, "/pictures/a.png")
     sql(home.path, "UPDATE placed SET task = 'x', newest = 'x'")
-    assert await journal.take(entry, "/work/a.png") is Name.TAKEN
+    assert await journal.take(entry, "/pictures/a.png") is Name.TAKEN
