@@ -9,17 +9,19 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import click
 
 from flux2_mcp import budget, when
 from flux2_mcp.errors import InvalidRequestError, shortened
-from flux2_mcp.results import Result
+
+if TYPE_CHECKING:  # results take 0.1 s to load, and not every command has one
+    from flux2_mcp.results import Result
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Result)
+R = TypeVar("R", bound="Result")
 
 PROGRAM = "flux2-mcp"
 WIDTH = 100
