@@ -92,14 +92,16 @@ class RemoteTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSchedule:
-    """The live price of one model: cents an image by resolution (None: not priced).
+    """The live price of one model: cents an image by resolution (None: not told).
 
-    `as_of` is RunAPI's own time stamp, as it gave it.
+    `dearest_cents` is the dearest amount that is named at all: it stands in where what applies is not told. `as_of` is
+    RunAPI's own time stamp, as it gave it.
     """
 
     model: str
     action: Action
     cents: dict[str, Decimal | None] = field(default_factory=dict)
+    dearest_cents: Decimal | None = None
     as_of: str
 
 

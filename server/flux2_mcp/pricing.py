@@ -1,8 +1,8 @@
 """What an image costs, and who says so. Pure.
 
 Prices come from RunAPI's live schedule where it can be had; else from the published page (`catalog.json`); else from
-what the last image was charged. What no source prices is None: nobody invents a number. What guards money counts with
-the dearest of all that is known.
+what the last image was charged; else from the dearest amount of a schedule that does not tell which of its amounts applies.
+What no source prices is None: nobody invents a number. What guards money counts with the dearest of all that is known.
 """
 
 from __future__ import annotations
@@ -58,15 +58,21 @@ def dearest(book: PriceBook, model: Model, output_resolution: str) -> Decimal | 
 
 
 def _known(book: PriceBook, model: Model, output_resolution: str) -> Iterator[_Statement]:
-    """What each source says of one image, the best first."""
-    for schedule in book.schedules:
-        cents = schedule.cents.get(output_resolution)
-        if schedule.model == model.id and schedule.action is model.action and cents is not None:
+    """What each source says of one image, the best first.
+
+    A schedule that prices the model and does not tell this resolution comes last: its dearest amount is all that is sure.
+    """
+    ours = [each for each in book.schedules if each.model == model.id and each.action is model.action]
+    for schedule in ours:
+        if (cents := schedule.cents.get(output_resolution)) is not None:
             yield cents / CENTS, book.source, schedule.as_of
     if (published := model.published_cents.get(output_resolution)) is not None:
         yield published / CENTS, "published", catalog.document()["prices_as_of"]
     if (charged := book.charged.get((model.id, output_resolution))) is not None:
         yield charged, "charged", None
+    for schedule in ours:
+        if schedule.cents.get(output_resolution) is None and schedule.dearest_cents is not None:
+            yield schedule.dearest_cents / CENTS, book.source, schedule.as_of
 
 
 def price_of(book: PriceBook, request: ImageRequest) -> Price:

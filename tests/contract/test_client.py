@@ -646,6 +646,7 @@ PRICED = (
         model="flux-2-pro-text-to-image",
         action=T2I,
         cents={"1k": Decimal(5), "2k": Decimal(7)},
+        dearest_cents=Decimal(7),
         as_of="2026-11-22T08:00:00Z",
     ),
 )

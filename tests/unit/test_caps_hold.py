@@ -32,16 +32,22 @@ CAPPED = "_BUDGET_USD|FLUX2_MAX_COST_USD"
 
 
 class Prices:
-    """What RunAPI says that every image costs, and what it takes for one; in cents, None: it does not say."""
+    """What RunAPI says that every image costs, and what it takes for one; in cents, None: it does not say.
 
-    def __init__(self, front: Front, listed: float | None, charged: float | None = None) -> None:
-        self.listed, self.charged = listed, charged
+    `config` is what its schedules say beside it.
+    """
+
+    def __init__(
+        self, front: Front, listed: float | None, charged: float | None = None, *, config: object = None
+    ) -> None:
+        self.listed, self.charged, self.config = listed, charged, config
         front.rule = self
 
     async def __call__(self, seen: Seen) -> Reply | None:
         if seen.is_(SCHEDULES):
             models = [] if self.listed is None else catalog.models().values()
-            rows = [{"model": model.id, "currency": "USD", "unit_price_cents": self.listed} for model in models]
+            told = {"currency": "USD", "unit_price_cents": self.listed, "billing_config": self.config}
+            rows = [{"model": model.id, **told} for model in models]
             return Reply(200, json.dumps({"as_of": "2026-11-20", "price_schedules": rows}).encode())
         answer = await through(seen)
         if answer is None or self.charged is None or not seen.is_(POLL):
@@ -113,6 +119,29 @@ async def test_of_the_prices_that_are_known_the_dearest_is_set_aside_and_asked_f
         dear = Decimal(reserved) * 8
         assert (offer.confirmation is not None) == (dear > Decimal("0.50"))
         assert offer.confirmation is None or offer.confirmation.quoted_usd == dear
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"key": "output_resolution", "overrides": {"1k": None}},
+        {"key": "output_resolution", "overrides": {"1k": 0, "2k": 6}},
+        {"key": "output_resolution", "overrides": {"1k": "ten"}},
+        {"key": "quality", "overrides": {"draft": 2, "fine": None}},
+    ],
+)
+async def test_a_schedule_that_leaves_open_which_amount_applies_counts_with_its_dearest(
+    front: Front, tmp_path: Path, config: object
+) -> None:
+    Prices(front, listed=10, config=config)
+    async with opened(front.settings(tmp_path, caps=day("0.20"))) as service:
+        with pytest.raises(BudgetError, match=r"The quote is \$0\.10 and max_cost_usd allows \$0\.01"):
+            await made(service, "a cat", request=MAX, max_cost_usd=Decimal("0.01"))
+        with pytest.raises(BudgetError, match=r"would cost \$0\.30; FLUX2_DAILY_BUDGET_USD"):
+            await made(service, "cats", request=MAX, count=3)
+        outcome = await made(service, "a cat [sandbox:stuck]", request=MAX, wait=0)
+        assert outcome.tasks[0].entry.quoted_usd == await counted(service) == Decimal("0.10")
+    assert front.count(CREATE) == 1
 
 
 async def test_a_cap_that_was_passed_takes_nothing_more_whatever_it_would_cost(front: Front, tmp_path: Path) -> None:

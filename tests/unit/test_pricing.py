@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -51,6 +52,17 @@ def test_a_live_schedule_is_the_only_one_who_knows_max() -> None:
 def test_a_resolution_that_the_schedule_leaves_out_keeps_its_published_number() -> None:
     book = PriceBook((schedule(PRO.id, r1k="4"),), "live")
     assert pricing.price(book, PRO, "2k").source == "published"
+
+
+def test_a_schedule_that_does_not_tell_which_amount_applies_is_asked_last() -> None:
+    """What it names at all may be what is charged, so that it guards money; every other source says it more exactly."""
+    book = PriceBook((replace(schedule(MAX.id), dearest_cents=Decimal(30)),), "live")
+    assert pricing.price(book, MAX, "1k") == Price(
+        model=MAX, output_resolution="1k", usd=Decimal("0.30"), source="live", as_of=AS_OF
+    )
+    charged = replace(book, charged={(MAX.id, "1k"): Decimal("0.20")})
+    assert pricing.price(charged, MAX, "1k").usd == Decimal("0.20")
+    assert pricing.dearest(charged, MAX, "1k") == Decimal("0.30")
 
 
 def test_a_schedule_of_another_model_or_action_says_nothing() -> None:

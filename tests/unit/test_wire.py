@@ -297,34 +297,47 @@ def schedule(**fields: object) -> dict[str, Any]:
     } | fields
 
 
+def by_resolution(**overrides: object) -> dict[str, object]:
+    return {
+        "billing_config": {"key": "output_resolution", "overrides": {n.strip("r"): c for n, c in overrides.items()}}
+    }
+
+
 @pytest.mark.parametrize(
-    ("fields", "cents"),
+    ("fields", "cents", "dearest"),
     [
-        ({}, {"1k": Decimal(5), "2k": Decimal(7)}),
-        ({"unit_price_cents": None}, {"1k": Decimal(5), "2k": Decimal(7)}),
-        ({"billing_config": None}, {"1k": Decimal(5), "2k": Decimal(5)}),
-        ({"billing_config": {}}, {"1k": Decimal(5), "2k": Decimal(5)}),
-        ({"billing_config": None, "unit_price_cents": None}, {"1k": None, "2k": None}),
-        (
-            {"billing_config": {"key": "output_resolution", "overrides": {" 2K ": "7.5"}}},
-            {"1k": Decimal(5), "2k": Decimal("7.5")},
-        ),
-        ({"billing_config": {"key": "output_resolution", "overrides": {"2k": None}}}, {"1k": Decimal(5), "2k": None}),
-        ({"billing_config": {"key": "output_resolution"}}, {"1k": Decimal(5), "2k": Decimal(5)}),
-        ({"billing_config": {"key": "quality"}}, {"1k": Decimal(5), "2k": Decimal(5)}),
-        ({"billing_config": {"key": "quality", "overrides": {"high": 9}}}, {"1k": None, "2k": None}),
-        ({"billing_config": [1]}, {"1k": Decimal(5), "2k": Decimal(5)}),
-        ({"currency": "EUR"}, {"1k": None, "2k": None}),
-        ({"currency": "usd"}, {"1k": Decimal(5), "2k": Decimal(7)}),
+        ({}, ("5", "7"), "7"),
+        ({"unit_price_cents": None}, ("5", "7"), "7"),
+        ({"billing_config": None}, ("5", "5"), "5"),
+        ({"billing_config": {}}, ("5", "5"), "5"),
+        ({"billing_config": None, "unit_price_cents": None}, (None, None), None),
+        ({"billing_config": None, "unit_price_cents": 0}, (None, None), None),
+        ({"billing_config": {"key": "output_resolution", "overrides": {" 2K ": "7.5"}}}, ("5", "7.5"), "7.5"),
+        ({"billing_config": {"key": "output_resolution"}}, ("5", "5"), "5"),
+        ({"billing_config": {"key": "quality"}}, ("5", "5"), "5"),
+        ({"billing_config": [1]}, ("5", "5"), "5"),
+        (by_resolution(r2k=None), ("5", None), "5"),
+        (by_resolution(r2k=0), ("5", None), "5"),
+        (by_resolution(r2k="$7", r4k=30), ("5", None), "30"),
+        ({"unit_price_cents": None} | by_resolution(r1k=4), ("4", None), "4"),
+        ({"billing_config": {"key": "quality", "overrides": {"high": 9, "low": None}}}, (None, None), "9"),
+        ({"billing_config": {"key": "quality", "overrides": {"low": 2}}}, (None, None), "5"),
+        ({"currency": "EUR"}, (None, None), None),
+        ({"currency": "usd"}, ("5", "7"), "7"),
     ],
 )
 def test_a_schedule_prices_every_resolution_of_its_model_or_says_that_it_does_not(
-    fields: dict[str, object], cents: dict[str, Decimal | None]
+    fields: dict[str, object], cents: tuple[str | None, str | None], dearest: str | None
 ) -> None:
     said = {"as_of": "2026-11-22T08:00:00Z", "price_schedules": [schedule(**fields)]}
+    amounts = [None if text is None else Decimal(text) for text in (*cents, dearest)]
     assert wire.price_schedules(said) == (
         PriceSchedule(
-            model="flux-2-pro-text-to-image", action=Action.TEXT_TO_IMAGE, cents=cents, as_of="2026-11-22T08:00:00Z"
+            model="flux-2-pro-text-to-image",
+            action=Action.TEXT_TO_IMAGE,
+            cents=dict(zip(("1k", "2k"), amounts, strict=False)),
+            dearest_cents=amounts[-1],
+            as_of="2026-11-22T08:00:00Z",
         ),
     )
 
@@ -337,7 +350,13 @@ def test_schedules_need_no_more_than_model_and_price_and_strangers_are_left_out(
         "nonsense",
     ]
     assert wire.price_schedules({"price_schedules": entries}) == (
-        PriceSchedule(model="flux-2-max-remix-image", action=Action.REMIX_IMAGE, cents={"1k": Decimal(30)}, as_of=""),
+        PriceSchedule(
+            model="flux-2-max-remix-image",
+            action=Action.REMIX_IMAGE,
+            cents={"1k": Decimal(30)},
+            dearest_cents=Decimal(30),
+            as_of="",
+        ),
     )
 
 

@@ -143,7 +143,7 @@ def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
     """The live prices of the catalogue's models; other entries are left out.
 
     A resolution that the overrides don't name has the unit price. None: no price is told, it is not in USD, or it
-    hangs on something other than the resolution.
+    hangs on something other than the resolution; then the dearest amount of the entry is what may be charged.
 
     Raises:
         WireError: There is no list of schedules.
@@ -154,7 +154,13 @@ def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
     as_of = _text(payload.get("as_of")) or ""
     known = ((_dict(entry), catalog.models().get(str(_dict(entry).get("model")))) for entry in entries)
     return tuple(
-        PriceSchedule(model=model.id, action=model.action, cents=_cents(entry, model.resolutions), as_of=as_of)
+        PriceSchedule(
+            model=model.id,
+            action=model.action,
+            cents=_cents(entry, model.resolutions),
+            dearest_cents=_dearest_cents(entry),
+            as_of=as_of,
+        )
         for entry, model in known
         if model is not None
     )
@@ -290,12 +296,22 @@ def _reserved(found: Mapping[str, object]) -> Decimal | None:
 
 
 def _cents(entry: Mapping[str, object], resolutions: tuple[str, ...]) -> dict[str, Decimal | None]:
-    config = _dict(entry.get("billing_config"))
-    overrides = {name.strip().lower(): _number(cents) for name, cents in _dict(config.get("overrides")).items()}
-    unit = _number(entry.get("unit_price_cents"))
+    """What is told of each resolution. Nothing is no price."""
+    config, overrides = _dict(entry.get("billing_config")), _overrides(entry)
     if not _in_usd(entry) or (overrides and config.get("key") != "output_resolution"):
         return dict.fromkeys(resolutions)
-    return {name: overrides.get(name, unit) for name in resolutions}
+    unit = _number(entry.get("unit_price_cents"))
+    return {name: overrides.get(name, unit) or None for name in resolutions}
+
+
+def _dearest_cents(entry: Mapping[str, object]) -> Decimal | None:
+    amounts = [_number(entry.get("unit_price_cents")), *_overrides(entry).values()]
+    return max((cents for cents in amounts if cents), default=None) if _in_usd(entry) else None
+
+
+def _overrides(entry: Mapping[str, object]) -> dict[str, Decimal | None]:
+    found = _dict(_dict(entry.get("billing_config")).get("overrides"))
+    return {name.strip().lower(): _number(cents) for name, cents in found.items()}
 
 
 def _in_usd(found: Mapping[str, object]) -> bool:
