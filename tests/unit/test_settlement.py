@@ -71,13 +71,16 @@ async def test_no_amount_that_comes_before_the_end_frees_what_a_task_holds(
 @pytest.mark.parametrize(
     ("billing", "usd"),
     [
-        ({"settlement": {"charged_amount_cents": 4}}, "0.04"),
-        ({"settlement": {"amount_micro_cents": 4_500_000}}, "0.045"),
+        ({"settlement": {"charged_amount_cents": 8}}, "0.08"),
+        ({"settlement": {"charged_amount_cents": 4}}, "0.07"),
+        ({"settlement": {"amount_micro_cents": 7_500_000}}, "0.075"),
+        ({"settlement": {"charged_amount_cents": 0}}, "0.07"),
+        ({"settlement": {"charged_amount_cents": 5}, "refund": {"refunded_at": "false"}}, "0.07"),
         ({"settlement": {"charged_amount_cents": 5}, "refund": {"refunded_at": "2026-11-20T10:00:00Z"}}, "0"),
-        ({"settlement": {"charged_amount_cents": 5}, "refund": None}, "0.05"),
+        ({"settlement": {"charged_amount_cents": 9}, "refund": None}, "0.09"),
     ],
 )
-async def test_a_settlement_is_what_was_charged_and_a_refund_is_nothing(
+async def test_the_dearest_amount_is_what_was_charged_and_a_refund_alone_is_nothing(
     front: Front, tmp_path: Path, billing: dict[str, Any], usd: str
 ) -> None:
     async with opened(front.settings(tmp_path, caps=DAY)) as service:
@@ -85,6 +88,27 @@ async def test_a_settlement_is_what_was_charged_and_a_refund_is_nothing(
         outcome = await made(service)
         assert [told.entry.state for told in outcome.tasks] == [State.DELIVERED]
         assert outcome.tasks[0].entry.charged_usd == await counted(service) == Decimal(usd)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"usage": {"cost": 0}},
+        {"usage": {"cost": "0"}},
+        {"usage": {"cost_cents": 0}},
+        {"usage": None, "billing": {"settlement": {"charged_amount_cents": 0, "amount_micro_cents": 0}}},
+        {"usage": None, "billing": {"refund": {"refunded_at": "no"}}},
+        {"usage": None, "billing": {"reservation": {"amount_cents": 0}}},
+    ],
+)
+async def test_an_end_that_tells_no_amount_frees_nothing(front: Front, tmp_path: Path, told: dict[str, Any]) -> None:
+    async with opened(front.settings(tmp_path, caps=DAY)) as service:
+        saying(front, **told)
+        outcome = await made(service, count=2)
+        assert [told.entry.charged_usd for told in outcome.tasks] == [None, None]
+        assert await counted(service) == Decimal("0.10")
+        with pytest.raises(BudgetError):
+            await made(service, "another")
 
 
 async def test_what_runapi_reserves_counts_where_it_is_more_than_the_quote(front: Front, tmp_path: Path) -> None:

@@ -229,19 +229,24 @@ def test_images_are_objects_or_strings(images: object, urls: tuple[str, ...]) ->
         ({"usage": {"cost": 0.07000000000000001}}, "0.07"),
         ({"usage": {"cost": 1}}, "1"),
         ({"usage": {"cost": "0.24"}}, "0.24"),
-        ({"usage": {"cost": 0}}, "0"),
+        ({"usage": {"cost": 0}}, None),
+        ({"usage": {"cost": "0.00"}}, None),
+        ({"usage": {"cost": 1e-9}}, None),
+        ({"usage": {"cost_cents": 0}}, None),
         ({"usage": {"cost_cents": 7}}, "0.07"),
         ({"usage": {"cost_cents": 2.5}}, "0.025"),
         ({"usage": {"cost": None, "cost_cents": 7}}, "0.07"),
         ({"cost_cents": 14, "usage": {}}, "0.14"),
         ({"cost_cents": 14}, "0.14"),
-        ({"usage": {"cost": 0.05, "cost_cents": 9}}, "0.05"),
+        ({"usage": {"cost": 0.05, "cost_cents": 9}}, "0.09"),
+        ({"usage": {"cost": 0, "cost_cents": None}, "cost_cents": 5}, "0.05"),
         ({"billing": {"settlement": {"charged_amount_cents": 5}}}, "0.05"),
         ({"billing": {"settlement": {"amount_micro_cents": 4500000}}}, "0.045"),
         ({"billing": {"settlement": {"charged_amount_cents": 0, "amount_micro_cents": 400000}}}, "0.004"),
         ({"billing": {"settlement": {"charged_amount_cents": 5}}, "usage": {"cost": 0}}, "0.05"),
-        ({"billing": {"settlement": {"charged_amount_cents": 5}, "refund": {"refunded_at": "2026-11-20"}}}, "0"),
-        ({"billing": {"refund": {"refunded_at": None}}, "usage": {"cost": 0.05}}, "0.05"),
+        ({"billing": {"settlement": {"charged_amount_cents": 0}}, "usage": {"cost": 0.05}}, "0.05"),
+        ({"billing": {"settlement": {"charged_amount_cents": 4}}, "usage": {"cost": 0.05}}, "0.05"),
+        ({"billing": {"settlement": {"charged_amount_cents": 0, "amount_micro_cents": 0}}}, None),
         ({"billing": {"reservation": {"amount_cents": 5}}}, None),
         ({"billing": {"settlement": {"charged_amount_cents": "much"}}}, None),
         ({"billing": [5]}, None),
@@ -260,6 +265,30 @@ def test_images_are_objects_or_strings(images: object, urls: tuple[str, ...]) ->
 )
 def test_a_cost_is_exact_dollars_or_unknown(said: dict[str, Any], usd: str | None) -> None:
     assert read(said).cost_usd == (None if usd is None else Decimal(usd))
+
+
+@pytest.mark.parametrize(
+    ("refund", "refunded"),
+    [
+        ({"refunded_at": "2026-11-20T10:00:00Z"}, True),
+        ({"refunded_at": "2026-11-20"}, True),
+        ({"refunded_at": True}, True),
+        ({"refunded_at": None}, False),
+        ({"refunded_at": False}, False),
+        ({"refunded_at": "false"}, False),
+        ({"refunded_at": "true"}, False),
+        ({"refunded_at": "0000-00-00T00:00:00Z"}, False),
+        ({"refunded_at": "never"}, False),
+        ({"refunded_at": 1}, False),
+        ({"refunded_at": {"at": "2026-11-20"}}, False),
+        ({}, False),
+        ("2026-11-20", False),
+        (None, False),
+    ],
+)
+def test_a_refund_is_one_with_a_time_or_a_plain_yes(refund: object, refunded: bool) -> None:
+    task = read({"billing": {"settlement": {"charged_amount_cents": 5}, "refund": refund}, "usage": {"cost": 0.05}})
+    assert (task.refunded, task.cost_usd) == (refunded, Decimal(0) if refunded else Decimal("0.05"))
 
 
 @pytest.mark.parametrize(

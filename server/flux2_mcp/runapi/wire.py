@@ -119,15 +119,15 @@ def task(
         status = Status.PENDING if asked is None else Status.UNKNOWN
     else:
         status = _STATUSES.get(str(word).strip().lower(), Status.UNKNOWN)
-    charge = _charge(found)
+    refunded = _refunded(found)
     images = found.get("images")
     urls = [_dict(image).get("url", image) for image in images] if isinstance(images, list) else []
     return RemoteTask(
         task_id=task_id,
         status=status,
         image_urls=tuple(url for item in urls if (url := _text(item))),
-        cost_usd=charge.usd,
-        refunded=charge.refunded,
+        cost_usd=Decimal(0) if refunded else _charge(found),
+        refunded=refunded,
         reserved_usd=_reserved(found),
         error=(clean(said(found), key) or None) if status in {Status.FAILED, Status.UNKNOWN} else None,
         retry_after=retry_after,
@@ -264,29 +264,28 @@ def _unwrapped(payload: Mapping[str, object]) -> Mapping[str, object]:
     return payload
 
 
-@dataclass(frozen=True, slots=True)
-class _Charge:
-    """What a task cost, in USD; None where RunAPI does not say."""
-
-    usd: Decimal | None
-    refunded: bool = False
+def _refunded(found: Mapping[str, object]) -> bool:
+    """Whether everything was given back: at a time, or plainly so. Any other word is none."""
+    at = _dict(_dict(found.get("billing")).get("refund")).get("refunded_at")
+    return at is True or _moment(at, timedelta()) is not None
 
 
-def _charge(found: Mapping[str, object]) -> _Charge:
-    """A refund goes before a settlement, and that before `usage`, which is only a measure of use."""
-    billing, usage = _dict(found.get("billing")), _dict(found.get("usage"))
-    if _dict(billing.get("refund")).get("refunded_at"):
-        return _Charge(Decimal(0), refunded=True)
-    settlement = _dict(billing.get("settlement"))
-    whole, exact = _number(settlement.get("charged_amount_cents")), _number(settlement.get("amount_micro_cents"))
-    settled = [whole, None if exact is None else exact / _CENT_IN_MICRO_CENTS]
-    # Whole cents may hide what the exact amount tells, and the other way round: the dearer one is safe to count.
-    if known := [cents for cents in settled if cents is not None]:
-        return _Charge(_dollars(max(known)))
-    if (dollars := _number(usage.get("cost"))) is not None:
-        return _Charge(dollars)
-    used = _number(usage.get("cost_cents", found.get("cost_cents")))
-    return _Charge(None if used is None else _dollars(used))
+def _charge(found: Mapping[str, object]) -> Decimal | None:
+    """What a task cost, in USD; None where RunAPI does not say.
+
+    Whole cents may hide what an exact amount tells, and an amount may be late: of all that are told, the dearest is safe to
+    count. An amount of nothing tells nothing: who charges nothing says that by a refund.
+    """
+    settlement, usage = _dict(_dict(found.get("billing")).get("settlement")), _dict(found.get("usage"))
+    exact = _number(settlement.get("amount_micro_cents"))
+    cents = [
+        _number(settlement.get("charged_amount_cents")),
+        None if exact is None else exact / _CENT_IN_MICRO_CENTS,
+        _number(usage.get("cost_cents")),
+        _number(found.get("cost_cents")),
+    ]
+    amounts = [_number(usage.get("cost")), *(_dollars(each) for each in cents if each is not None)]
+    return max((usd for usd in amounts if usd), default=None)
 
 
 def _reserved(found: Mapping[str, object]) -> Decimal | None:
