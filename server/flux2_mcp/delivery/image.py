@@ -7,10 +7,12 @@ bounded, and here whatever it raises becomes a `PictureError`.
 from __future__ import annotations
 
 import io
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -31,8 +33,13 @@ MOST_PIXELS = 64_000_000
 """Sixteen times what the service makes at 2k; more is a bomb or a mistake."""
 COPIES: dict[Kind, int] = {"PNG": 1, "JPEG": 1, "WEBP": 4}
 """How often a decoder has each pixel in memory. WebP's has three canvases of its own."""
+MORE_COPIES: dict[Kind, int] = {"PNG": 0, "JPEG": 1, "WEBP": 2}
+"""How often more an encoder has each pixel, beside the picture: JPEG's on white, WebP's in two canvases of its own."""
 ROOM = Room(MOST_PIXELS)
 """The process's: for the largest picture alone, or for sixteen of 2k. Pillow takes 4 bytes a pixel."""
+M_MMAP_THRESHOLD = -3
+"""As glibc's malloc.h names it: what is larger has a mapping of its own, which ends with it."""
+OWN_MAPPING_BYTES = 1024 * 1024
 DEEP = 257
 """16 bits a channel hold so many times the numbers of 8."""
 
@@ -81,7 +88,9 @@ def check(path: Path) -> Checked:
 
 
 @contextmanager
-def normal(source: Path | bytes, *, longest: int | None = None) -> Iterator[tuple[Checked, Image]]:
+def normal(
+    source: Path | bytes, *, longest: int | None = None, target: Kind | None = None
+) -> Iterator[tuple[Checked, Image]]:
     """A picture as a person sees it, for as long as it is in hand: upright, RGB or RGBA, 8 bits a channel, in sRGB.
 
     Nothing else is left of the file. What EXIF data or a profile say that can't be read, or does not fit, is not done.
@@ -89,13 +98,14 @@ def normal(source: Path | bytes, *, longest: int | None = None) -> Iterator[tupl
     Args:
         source: The file, or its bytes.
         longest: Pixels of the longer side; larger pictures are scaled down. None: as it is.
+        target: What it is going to be encoded as while it is in hand: an encoder needs room, too.
 
     Raises:
         PictureError: As `check`.
         OSError: The file can't be read.
     """
     opened: AbstractContextManager[BinaryIO] = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    with opened as file, _header(file) as header:
+    with opened as file, _header(file, target) as header:
         with _translated():
             found = _made_normal(file, header, longest)
         yield found
@@ -128,7 +138,7 @@ def on_white(picture: Image) -> Image:
 
 
 @contextmanager
-def _header(file: BinaryIO) -> Iterator[Header]:
+def _header(file: BinaryIO, target: Kind | None = None) -> Iterator[Header]:
     """What a file claims to be, and room for as much. Nothing but its beginning was read before there is room."""
     with _translated():
         header = containers.header(file)
@@ -138,7 +148,8 @@ def _header(file: BinaryIO) -> Iterator[Header]:
     if pixels > MOST_PIXELS:
         text = f"The image claims {header.width}x{header.height} pixels, which is too large to be meant."
         raise PictureError(text, f"has more than {MOST_PIXELS // 1_000_000} megapixels.")
-    with ROOM.hold(pixels * COPIES[header.kind]):
+    written = 0 if target is None else 1 + MORE_COPIES[target]
+    with ROOM.hold(pixels * max(COPIES[header.kind], written)):
         yield header
 
 
@@ -156,6 +167,7 @@ def _loaded(file: BinaryIO, header: Header, longest: int | None = None) -> tuple
     """The pixels as they are stored, EXIF data and profile."""
     from PIL import Image
 
+    _give_memory_back()
     bare = containers.bare(file, header.kind)
     image = Image.open(io.BytesIO(bare.data), formats=(header.kind,))
     if image.size != (header.width, header.height):
@@ -166,6 +178,20 @@ def _loaded(file: BinaryIO, header: Header, longest: int | None = None) -> tuple
         image.draft(None, (longest, longest))  # a JPEG is decoded at a fraction of its size
     image.load()
     return image, bare.exif, bare.profile
+
+
+@cache
+def _give_memory_back() -> None:
+    """Have glibc, where it is there, return to the system what a picture took, as soon as its memory is free.
+
+    Left to itself, it keeps such blocks in an arena for each thread once the first was freed, a gigabyte after four of the
+    largest pictures. macOS, Windows and musl do not keep them, and have no `mallopt`.
+    """
+    if sys.platform == "linux":
+        with suppress(ImportError, OSError, AttributeError):
+            import ctypes
+
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_BYTES)
 
 
 def _checked(header: Header, exif: bytes) -> Checked:

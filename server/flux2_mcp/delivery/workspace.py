@@ -223,7 +223,7 @@ def _converted(image: StoredImage, target: str) -> tuple[bytes, str | None]:
     wanted = None if target.endswith("/") else SUFFIXES[PurePosixPath(target).suffix.lower()]
     if wanted is None or KINDS[wanted][0] == image.mime_type:
         return path.read_bytes(), None
-    with normal(path) as (_, picture):
+    with normal(path, target=wanted) as (_, picture):
         data = encoded(picture, wanted, quality=QUALITY)
         clear = picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255)
     note = f"Converted from {image.mime_type} to {KINDS[wanted][0]}, as its name asks for"
