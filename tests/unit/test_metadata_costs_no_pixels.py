@@ -65,6 +65,16 @@ HARMLESS = {
     "a wrong checksum of a transparent colour": png(first=chunk(b"tRNS", bytes(6), sound=False)),
     "a transparent colour that is too short": png(first=chunk(b"tRNS", bytes(3))),
     "a gamma that is too short": png(first=chunk(b"gAMA", bytes(3))),
+    "no end": png()[: -len(END) - 4],
+    "half an end": png()[:-1],
+    "a wrong checksum of the end": png()[:-1] + b"?",
+    "an end that claims too many bytes": png()[: -len(END) - 4] + b"\xff" * 4 + END,
+    "a text behind the pixels that claims too many bytes": png(last=b"\0\0\xff\xfftEXtComment\0cat"),
+    "a text behind the pixels that was cut": png(last=chunk(b"tEXt", b"Comment\0cat"))[: -len(END) - 9],
+    "junk behind the pixels": png()[: -len(END) - 4] + b"JUNK" * 9,
+    "a chunk that nobody knows behind the pixels": png(last=chunk(b"JUNK", b"cat", sound=False)),
+    "a wrong checksum of a palette that is not needed": png(first=chunk(b"PLTE", bytes(6), sound=False)),
+    "a palette that is not needed and makes no sense": png(first=chunk(b"PLTE", bytes(5))),
     "an animation out of order": png(first=chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(b"fcTL", bytes(26))),
     "an index of pictures that is junk": jpeg(segment(0xE2, MPF + b"\xff" * 40)),
     "an index of pictures that names none": jpeg(segment(0xE2, MPF + b"II*\0\x08\0\0\0\0\0\0\0\0\0")),
@@ -74,6 +84,8 @@ HARMLESS = {
     "a colour space that is too short": jpeg(segment(0xEE, b"Adobe")),
     "exif data that points nowhere": jpeg(segment(0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff")),
     "a last chunk of odd length without its padding": webp((b"XMP ", b"<x/> "), padded=False),
+    "a text of a webp that was cut": webp((b"XMP ", b"<x/> " * 9))[:-20],
+    "a webp that claims too many bytes": webp()[:4] + b"\xff\xff\xff\0" + webp()[8:],
 }  # fmt: skip
 
 
@@ -134,8 +146,9 @@ def turned_over(data: bytes, name: bytes) -> bytes:
 
 TEXT = chunk(b"tEXt", b"Comment\0cat", sound=False)
 BROKEN = {
-    "no end": png(first=TEXT)[: -len(END) - 4],
-    "half an end": png(first=TEXT)[:-1],
+    "no pixels": png(first=TEXT)[: png(first=TEXT).index(b"IDAT") - 4],
+    "the pixels' checksum cut": png()[: -len(END) - 5],
+    "pixels behind a text that claims too many bytes": png(first=b"\0\0\xff\xfftEXtComment\0cat"),
     "a head that was changed": turned_over(png(first=TEXT), b"IHDR"),
     "a palette that was changed": turned_over(png("P", first=TEXT), b"PLTE"),
     "pixels that were changed": turned_over(png(first=TEXT), b"IDAT"),

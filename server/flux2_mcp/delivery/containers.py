@@ -25,9 +25,7 @@ LONGEST_JUNK = 64 * 1024
 """Bytes that may stand between a JPEG's segments. Decoders skip what some programs leave there."""
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_PNG_PICTURE = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
-_PNG_ANCILLARY = 0x20
-"""The bit of a chunk's first letter that says: the picture can be shown without this."""
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _GREY, _COLOUR, _PALETTE = 0, 2, 3
 _CHANNELS = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, 4: 2, 6: 4}
 _IN_ONE = ((0, 0, 1, 1),)
@@ -127,12 +125,18 @@ def orientation(exif: bytes) -> int:
 
 def _png(file: BinaryIO) -> Bare:
     data = file.read()
+    bits, colours = data[24], data[25]
+    picture = {b"IHDR", b"IDAT"} | ({b"PLTE"} if colours == _PALETTE else set())  # elsewhere it is a mere suggestion
     kept: list[bytes | memoryview] = [_PNG]
     pixels: list[memoryview] = []
     exif, profile, transparency = b"", b"", None
-    for name, payload, whole in _chunks(data):
-        if name in _PNG_PICTURE:
+    for name, payload, whole, sound in _chunks(data):
+        if name in picture:
+            if not sound:
+                raise BrokenError
             kept.append(whole)
+        elif not sound:
+            continue
         if name == b"IDAT":
             pixels.append(payload)
         elif name == b"eXIf":
@@ -140,23 +144,24 @@ def _png(file: BinaryIO) -> Bare:
         elif name == b"iCCP":
             profile = _unpacked(bytes(payload).partition(b"\0")[2][1:])  # behind its name, a byte says how it is packed
         elif name == b"tRNS":
-            transparency = _transparency(data[24], data[25], bytes(payload))
+            transparency = _transparency(bits, colours, bytes(payload))
     _count(pixels, data[16:29])
-    return Bare(b"".join(kept), exif, profile, transparency)
+    return Bare(b"".join([*kept, _PNG_END]), exif, profile, transparency)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
-    """A PNG's chunks up to its end: name, payload, and the whole chunk. What can be spared and has a wrong checksum is left out."""
-    view, at, name = memoryview(data), len(_PNG), b""
-    while name != b"IEND":
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]:
+    """A PNG's chunks before its end, or up to where the file ends or its chunks make no sense any more.
+
+    Gives name, payload, the whole chunk, and whether its checksum is right.
+    """
+    view, at = memoryview(data), len(_PNG)
+    while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
-        if end > len(data):
-            raise BrokenError
-        if zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end]):
-            yield name, view[at + 8 : end - 4], view[at:end]
-        elif not name[0] & _PNG_ANCILLARY:
-            raise BrokenError
+        if name == b"IEND" or end > len(data):
+            return
+        sound = zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end])
+        yield name, view[at + 8 : end - 4], view[at:end], sound
         at = end
 
 
@@ -261,9 +266,7 @@ def _webp_size(head: bytes) -> tuple[int, int]:
 
 def _webp(file: BinaryIO) -> Bare:
     data = file.read()
-    end = 8 + int.from_bytes(data[4:8], "little")
-    if end > len(data):
-        raise BrokenError
+    end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     at, kept, beside = 12, list[bytes](), dict[bytes, bytes]()
     while at + 8 <= end:
         name, length = struct.unpack_from("<4sI", data, at)
