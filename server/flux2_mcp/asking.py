@@ -12,7 +12,7 @@ from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.journal.entry import Save
 from flux2_mcp.models import ImageRequest
 from flux2_mcp.runapi.calls import sendable
-from flux2_mcp.runapi.endpoints import LONGEST_ID
+from flux2_mcp.runapi.wire import LONGEST_ID
 from flux2_mcp.sourcing import Found
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from flux2_mcp import budget, matching
-from flux2_mcp.errors import Flux2Error, SettingsError
+from flux2_mcp.errors import Flux2Error, SettingsError, shortened
 from flux2_mcp.journal.entry import Entry, StoredImage
 from flux2_mcp.lifecycle import State
 from flux2_mcp.models import SourceImage
@@ -28,6 +28,9 @@ SANDBOX_NOTICE = (
 JOINED_NOTICE = "An identical call was made before and its result not yet seen, so this is that one: it is paid once."
 
 PART_NOTICE = "Listed are the newest {listed} of {all} tasks; status and amounts are those of all {all}."
+
+SHOWN_URL = 2048
+"""Characters of an address in a text: signed ones have about 1,500. What is longer stands whole in the structured result alone."""
 
 TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
 GenerationStatus = Literal["completed", "processing", "partial", "failed", "unknown", "none"]
@@ -229,7 +232,7 @@ def _task_lines(result: TaskResult) -> list[str]:
         size = f", {image.width}x{image.height}" if image.width else ""
         until = f" (until {image.expires_at})" if image.expires_at else ""
         lines += [each for each in (image.saved, image.path) if each is not None]
-        lines += [f"  url: {image.url}{until}{size}"]
+        lines += [f"  url: {shortened(str(image.url), SHOWN_URL)}{until}{size}"]
         lines += [f"  Not what was asked for: {image.mismatch} It is charged all the same."] if image.mismatch else []
         lines += [f"  {image.note}"] if image.note else []
     if result.sources:

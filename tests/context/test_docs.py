@@ -25,7 +25,7 @@ from flux2_mcp.context import docs, examples, reference, schemas, uris
 from flux2_mcp.errors import ApiError
 from flux2_mcp.pricing import PriceBook
 from flux2_mcp.runapi.answers import Answer, failure
-from flux2_mcp.runapi.endpoints import LONGEST_ID
+from flux2_mcp.runapi.wire import LONGEST_ID
 from flux2_mcp.sandbox import uploads
 from flux2_mcp.sandbox.scenarios import TABLE
 from tests.support.rows import each_row

@@ -361,6 +361,13 @@ def test_every_result_survives_json_as_it_is(entry: Entry, trouble: Flux2Error |
     assert results.words(GenerationResult.model_validate(result.model_dump(mode="json"))) == results.words(result)
 
 
+def test_a_long_url_is_whole_in_the_structured_result_and_cut_in_its_text() -> None:
+    long = f"{URL}{'x' * 8000}"
+    result = told(replace(DELIVERED, image_urls=(long,)))
+    assert [image.url for image in result.tasks[0].images] == [long]
+    assert len(results.words(result)) < 3000
+
+
 def test_a_results_url_lives_seven_days_from_its_completion_wherever_the_clock_stands() -> None:
     far = AT.astimezone(timezone(timedelta(hours=5)))
     entry = replace(COMPLETED, completed_at=far.astimezone(UTC))

@@ -153,6 +153,10 @@ def test_a_create_without_a_status_is_pending_and_a_poll_without_one_is_unknown(
         ({"id": 17}, "17"),
         ({"id": None, "task_id": "a"}, "a"),
         ({"id": " "}, "from the header"),
+        ({"id": "x" * 513}, "from the header"),
+        ({"id": 10**512}, "from the header"),
+        ({"id": "a\nb"}, "from the header"),
+        ({"id": "x" * 512}, "x" * 512),
         ({"status": "pending"}, "from the header"),
         ({"id": "envelope", "data": {"id": "a"}}, "a"),
     ],
@@ -173,6 +177,12 @@ def test_an_id_that_can_not_be_asked_about_is_none() -> None:
 def test_a_create_that_names_no_task_makes_no_sense(said: dict[str, Any]) -> None:
     with pytest.raises(WireError, match=r"^RunAPI's answer names no task\.$"):
         wire.task(said)
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "a\r\nb", " "])
+def test_what_is_too_long_for_an_id_or_has_lines_names_no_task_and_is_not_repeated(text: str) -> None:
+    with pytest.raises(WireError, match=r"^RunAPI's answer names no task\.$"):
+        wire.task({"id": text, "task_id": text}, named=text)
 
 
 def test_a_create_that_names_no_task_gives_its_reason_without_the_key() -> None:
@@ -209,6 +219,8 @@ def test_a_task_with_data_of_its_own_is_not_taken_for_an_envelope() -> None:
         ([URL], (URL,)),
         ([{"url": URL, "width": 1024}, {"url": None}, {}, "", " ", 7, None, [URL]], (URL,)),
         ([{"url": "https://cdn.example.com/\ud800.png"}], ()),
+        ([{"url": f"{URL}?{'x' * 90_000}"}, {"url": f"{URL}\nX: y"}, URL], (URL,)),
+        ([URL.ljust(8192, "x")], (URL.ljust(8192, "x"),)),
         ([], ()),
         (None, ()),
         (URL, ()),
@@ -387,6 +399,17 @@ def test_schedules_need_no_more_than_model_and_price_and_strangers_are_left_out(
             as_of="",
         ),
     )
+
+
+def test_what_an_answer_says_of_itself_is_repeated_in_short() -> None:
+    long = "now " * 9000
+    (priced,) = wire.price_schedules({"as_of": long, "price_schedules": [schedule()]})
+    quoted = wire.quote({"price_quote": QUOTED | {"as_of": long, "model": long}}, PLAIN)
+    assert {len(text) for text in (priced.as_of, quoted.as_of, quoted.model)} == {300}
+    file = wire.uploaded_file(UPLOADED | {"file_name": long, "mime_type": long})
+    assert {len(text) for text in (file.file_name, file.mime_type)} == {300}
+    with pytest.raises(WireError, match="no url"):
+        wire.uploaded_file(UPLOADED | {"url": f"https://x.example.com/{long}"})
 
 
 @pytest.mark.parametrize("said", [{}, {"price_schedules": None}, {"price_schedules": {}}])

@@ -85,6 +85,9 @@ def refusal(root: Path, save: Save) -> str:
         ("größe/日本.jpeg", 1, ["größe/日本.jpeg"]),
         ("v1.2/", 1, ["v1.2/"]),
         ("console.png", 1, ["console.png"]),
+        ("./a/./b.png", 1, ["a/b.png"]),
+        ("././a/.", 1, ["a/"]),
+        ("a.png/.", 1, ["a.png/"]),
     ],
 )
 def test_a_name_says_where_each_image_goes(save_to: str, count: int, expected: list[str]) -> None:
@@ -101,10 +104,11 @@ def test_a_name_says_where_each_image_goes(save_to: str, count: int, expected: l
         ("//server/share/a.png", "must be a file name or folder relative"),
         ("~/a.png", "must be a file name or folder relative"),
         ("~root/a.png", "must be a file name or folder relative"),
+        (".", "must be a file name or folder relative"),
+        ("././", "must be a file name or folder relative"),
         ("..", "must stay below the workspace"),
         ("../a.png", "must stay below the workspace"),
         ("a/../../b.png", "must stay below the workspace"),
-        ("a/./b.png", "must stay below the workspace"),
         ("a//b.png", "must stay below the workspace"),
         ("./../a.png", "must stay below the workspace"),
         ("C:\\a.png", "holds a character"),

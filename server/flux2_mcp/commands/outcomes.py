@@ -13,9 +13,9 @@ from flux2_mcp import results
 from flux2_mcp.commands import output, pictures
 from flux2_mcp.commands.output import spoken, usd
 from flux2_mcp.commands.pictures import Draw
-from flux2_mcp.errors import ServiceError, TaskFailedError
+from flux2_mcp.errors import ServiceError, TaskFailedError, shortened
 from flux2_mcp.lifecycle import State
-from flux2_mcp.results import STATUSES, GenerationResult, TaskResult
+from flux2_mcp.results import SHOWN_URL, STATUSES, GenerationResult, TaskResult
 from flux2_mcp.waiting import Outcome, Progress
 
 BAR = 20
@@ -122,7 +122,7 @@ def _task(task: TaskResult) -> list[str]:
         size = f"  {image.width} x {image.height} px, {(image.size_bytes or 0) / 1000:.0f} kB"
         lines += [each for each in (image.saved, image.path) if each is not None]
         lines += [size] if image.path else []
-        lines += [f"  {image.url}"]
+        lines += [f"  {shortened(str(image.url), SHOWN_URL)}"]
         lines += [f"  Not what was asked for: {image.mismatch}"] if image.mismatch else []
         lines += [f"  {image.note}"] if image.note else []
     lines += [f"  sent: {source.source} ({source.sent})" for source in task.sources]

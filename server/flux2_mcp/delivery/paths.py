@@ -52,15 +52,16 @@ def targets(save_to: str, count: int) -> list[str]:
     Raises:
         InvalidRequestError: It is no file name or folder below the workspace, on any system.
     """
-    text = save_to.removeprefix("./")
+    # What stands for the folder itself says nothing, but that it is one.
+    text = "/".join(part for part in save_to.split("/") if part != ".") + ("/" if save_to.endswith("/.") else "")
     parts = text.rstrip("/").split("/")
     if save_to.startswith(("/", "~")) or not text.strip("/ "):
         raise _refused("must be a file name or folder relative to the workspace, such as public/hero.png or assets/.")
     if len(text) > LONGEST_TARGET or len(text.encode(errors="replace")) > LONGEST_TARGET:
         raise _refused(f"is longer than {LONGEST_TARGET} bytes.")
     for part in parts:
-        if part in {"", ".", ".."}:
-            raise _refused("must stay below the workspace: no '..', no '.', no empty part.")
+        if part in {"", ".."}:
+            raise _refused("must stay below the workspace: no '..', no empty part.")
         if not part.isprintable() or _FORBIDDEN.search(part):
             raise _refused("holds a character that not every system allows in a name. Put / between folders.")
         if part.endswith((".", " ")) or part.startswith(" ") or _RESERVED.match(part):

@@ -46,22 +46,22 @@ def inside(root: Path, save_to: str) -> str:
     """An absolute place in the workspace as one relative to it, by whichever of its names; a relative one as it is.
 
     Raises:
-        InvalidRequestError: It stands outside.
+        InvalidRequestError: It stands outside, or is the workspace itself.
     """
     try:
         path = Path(save_to).expanduser()
         if not path.is_absolute():
             return save_to
-        real, base = _real(path.parent) / path.name, _real(root)
-        ways = ((path, root), (path, base), (real, base))
+        # Links are followed, but for the last part's own; where `..` leads is known only once they are.
+        real, base = _real(path) if path.name == ".." else _real(path.parent) / path.name, _real(root)
+        ways = ((real, base),) if ".." in path.parts else ((path, root), (path, base), (real, base))
         found = next((way.relative_to(above) for way, above in ways if way.is_relative_to(above)), None)
     except (OSError, ValueError, RuntimeError):  # a link in circles, a path that no system takes, no such user
         found = None
-    if found is None:
+    if found is None or not found.parts:
+        where = "stands outside the workspace" if found is None else "is the workspace"
         example = root / "public" / "hero.png"
-        raise InvalidRequestError(
-            Problem("save_to", f"stands outside the workspace {root}; give a place in it, such as {example}.")
-        )
+        raise InvalidRequestError(Problem("save_to", f"{where} {root}; give a place in it, such as {example}."))
     folder = "/" if save_to.endswith(("/", os.sep)) else ""
     return f"{'/'.join(found.parts)}{folder}"
 

@@ -27,9 +27,6 @@ from flux2_mcp.runapi.answers import Answer, Download, failure, payload
 from flux2_mcp.runapi.calls import Calls, Permit, sendable
 from flux2_mcp.settings import is_loopback
 
-LONGEST_ID = 512
-"""Characters of an idempotency key or a client request id (`api/runapi.md`)."""
-
 _TASKS, _FILES = "/api/v1/flux_2", "/api/v1/files"
 
 
@@ -171,8 +168,8 @@ class Endpoints:
 
 
 def _bounded(name: str, value: str) -> str:
-    if not sendable(value) or len(value) > LONGEST_ID:
-        raise InvalidRequestError(Problem(name, f"must be 1 to {LONGEST_ID} printable ASCII characters."))
+    if not sendable(value) or len(value) > wire.LONGEST_ID:
+        raise InvalidRequestError(Problem(name, f"must be 1 to {wire.LONGEST_ID} printable ASCII characters."))
     return value
 
 

@@ -27,6 +27,11 @@ from flux2_mcp.models import (
 )
 from flux2_mcp.runapi.words import clean, said
 
+LONGEST_ID = 512
+"""Characters of an id: of an idempotency key, of a client request id (`api/runapi.md`), and of what RunAPI names by itself."""
+LONGEST_URL = 8192
+"""Characters of an address. Signed ones have about 1,500."""
+
 _STATUSES = {
     "pending": Status.PENDING,
     "processing": Status.PROCESSING,
@@ -52,8 +57,6 @@ _ALSO = {
 _CENT_IN_MICRO_CENTS = Decimal(10**6)
 _DEAREST = Decimal(10**9)
 _FINEST = 6
-LONGEST_TASK_ID = 512
-"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def task(
         WireError: The answer to a create names no task.
     """
     found = _unwrapped(payload)
-    told = (*(_id(found.get(name)) for name in _ID_KEYS), named)
+    told = (*(_id(found.get(name)) for name in _ID_KEYS), _id(named))
     task_id = asked or next((text for text in told if text and can_be_asked(text)), None)
     if not task_id:
         words = clean(said(found), key)
@@ -125,7 +128,7 @@ def task(
     return RemoteTask(
         task_id=task_id,
         status=status,
-        image_urls=tuple(url for item in urls if (url := _text(item))),
+        image_urls=tuple(url for item in urls if (url := _url(item))),
         cost_usd=Decimal(0) if refunded else _charge(found),
         refunded=refunded,
         reserved_usd=_reserved(found),
@@ -136,7 +139,7 @@ def task(
 
 def can_be_asked(task_id: str) -> bool:
     """Whether a task can be asked about under this id: it is a part of a path."""
-    return bool(task_id.strip(".")) and len(task_id) <= LONGEST_TASK_ID
+    return bool(task_id.strip(".")) and len(task_id) <= LONGEST_ID
 
 
 def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
@@ -151,7 +154,7 @@ def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
     entries = payload.get("price_schedules")
     if not isinstance(entries, list):
         raise WireError("RunAPI's price list holds no price_schedules.")
-    as_of = _text(payload.get("as_of")) or ""
+    as_of = _words(payload.get("as_of"))
     known = ((_dict(entry), catalog.models().get(str(_dict(entry).get("model")))) for entry in entries)
     return tuple(
         PriceSchedule(
@@ -177,7 +180,7 @@ def quote(payload: Mapping[str, object], request: ImageRequest) -> Quote:
     if cents is None or not _in_usd(found):
         raise WireError("RunAPI's price quote holds no amount in USD.")
     return Quote(
-        model=_text(found.get("model")) or request.model, usd=_dollars(cents), as_of=_text(found.get("as_of")) or ""
+        model=_words(found.get("model")) or request.model, usd=_dollars(cents), as_of=_words(found.get("as_of"))
     )
 
 
@@ -199,9 +202,9 @@ def account(payload: Mapping[str, object]) -> Account:
     """Whose key it is; what is not told is empty."""
     owner = _dict(payload.get("account"))
     return Account(
-        name=clean(_text(payload.get("name")) or ""),
-        email=clean(_text(payload.get("email")) or ""),
-        account_name=clean(_text(owner.get("name")) or ""),
+        name=_words(payload.get("name")),
+        email=_words(payload.get("email")),
+        account_name=_words(owner.get("name")),
         account_id=_id(owner.get("id")) or "",
     )
 
@@ -229,14 +232,14 @@ def uploaded_file(
     Raises:
         WireError: There is no URL.
     """
-    url, size = _text(payload.get("url")), payload.get("size_bytes")
+    url, size = _url(payload.get("url")), payload.get("size_bytes")
     if not url:
         raise WireError("RunAPI's answer to an upload holds no url.")
     return UploadedFile(
-        file_name=_text(payload.get("file_name")) or file_name,
+        file_name=_words(payload.get("file_name")) or file_name,
         url=url,
         size_bytes=size if type(size) is int and 0 <= size < _DEAREST else size_bytes,
-        mime_type=_text(payload.get("mime_type")) or "",
+        mime_type=_words(payload.get("mime_type")),
         expires_at=_moment(payload.get("expires_at"), ahead),
     )
 
@@ -250,8 +253,7 @@ def login(payload: Mapping[str, object]) -> tuple[str, str, str]:
     key = (_text(payload.get("key")) or "").strip()
     if not (key and key.isascii() and key.isprintable()):
         raise WireError("RunAPI's answer to the login holds no key.")
-    email = _text(_dict(payload.get("user")).get("email")) or ""
-    return key, clean(_text(payload.get("name")) or ""), clean(email)
+    return key, _words(payload.get("name")), _words(_dict(payload.get("user")).get("email"))
 
 
 def _unwrapped(payload: Mapping[str, object]) -> Mapping[str, object]:
@@ -328,8 +330,21 @@ def _text(value: object) -> str | None:
     return value
 
 
+def _words(value: object) -> str:
+    """Words to show, in one line, not too long; empty where there are none."""
+    return clean(_text(value) or "")
+
+
 def _id(value: object) -> str | None:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    """What names something: text, or a number. What is too long for that, or holds more than one line, names nothing."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    return text if text and len(text) <= LONGEST_ID and text.isprintable() else None
+
+
+def _url(value: object) -> str | None:
+    """An address, whatever it leads to: `addresses` sees to that."""
+    text = _text(value)
+    return text if text and len(text) <= LONGEST_URL and text.isprintable() else None
 
 
 def _number(value: object, least: Decimal = Decimal(0)) -> Decimal | None:
