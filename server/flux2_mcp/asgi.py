@@ -13,10 +13,12 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
+
+from flux2_mcp.loopback import plain_name
 
 HOST = "127.0.0.1"
 REUSE = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
@@ -120,7 +122,7 @@ async def served(
     """Serve within this context. The application's own lifespan is the caller's to enter.
 
     Args:
-        application: What answers.
+        application: What answers. It finds `Host` and `Origin` in lower case, and a name in them without its last dot.
         listener: From `listen`; stays the caller's to close.
         grace_seconds: How long calls under way may take to end after it; then they are cancelled and cut off.
         most: Connections at once. For one more, the oldest that has proven nothing is hung up on. As many calls, those
@@ -129,7 +131,7 @@ async def served(
         proof_seconds: How long a connection may take until a whole request of it was let in.
     """
     config = Config(
-        application, http=_Protocol, ws="none", lifespan="off", interface="asgi3", proxy_headers=False,
+        _in_plain_names(application), http=_Protocol, ws="none", lifespan="off", interface="asgi3", proxy_headers=False,
         server_header=False, date_header=False, log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS,
         limit_concurrency=None if most is None else most + 1,  # of the calls alone: connections don't come to more than `most`
     )  # fmt: skip
@@ -141,6 +143,19 @@ async def served(
     finally:
         server.close()
         await _end(state, grace_seconds)
+
+
+def _in_plain_names(application: ASGIApp) -> ASGIApp:
+    """The application, which finds in `Host` and `Origin` the spelling that it compares them with."""
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [
+            (name, plain_name(value.decode("latin-1")).encode("latin-1") if name in {b"host", b"origin"} else value)
+            for name, value in scope["headers"]
+        ]
+        await application({**scope, "headers": headers}, receive, send)
+
+    return called
 
 
 async def _end(state: ServerState, grace_seconds: float) -> None:

@@ -10,6 +10,7 @@ head of one request.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,13 @@ MOST_CALLERS = 64
 others out nor use up the process's files."""
 LARGEST = 1024 * 1024
 """Bytes of a call that are read and thrown away, so that the caller gets to hear the answer."""
+
+_LAST_DOT = re.compile(r"(?<=[a-z])\.(?=(:\d+)?$)")
+
+
+def plain_name(name: str) -> str:
+    """A `Host` or an `Origin` in the spelling that is compared: names have no case, and may end in the dot of the root."""
+    return _LAST_DOT.sub("", name.lower())
 
 
 @dataclass(frozen=True, slots=True)

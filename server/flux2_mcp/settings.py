@@ -173,10 +173,11 @@ def serving(
 
 def is_loopback(host: str | None) -> bool:
     """True for localhost and the loopback addresses, whichever way they are written plainly."""
-    if host == "localhost":
+    name = (host or "").lower()
+    if name.removesuffix(".") == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host or "").is_loopback
+        return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 

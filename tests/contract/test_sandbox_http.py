@@ -143,7 +143,7 @@ def test_a_foreign_host_header_is_turned_away(api: Api, host: str) -> None:
     assert "X-Request-Id" in answer.headers
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:1234", "127.0.0.1:9", "[::1]:80"])
+@pytest.mark.parametrize("host", ["localhost", "localhost:1234", "LOCALHOST.:1234", "127.0.0.1:9", "[::1]:80"])
 def test_loopback_names_are_let_in_and_never_shape_a_url(api: Api, host: str) -> None:
     task = api.create(INSTANT).json()["id"]
     answer = api.http.get(f"{TEXT}/{task}", headers={"Host": host})

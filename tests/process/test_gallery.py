@@ -156,7 +156,7 @@ async def test_only_loopback_names_with_our_port_are_hosts(sandbox_settings: Set
     async with visiting(sandbox_settings) as (visitor, _):
         await off(visitor.enter)
         port = visitor.port
-        for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"localhost.:{port}"):
             assert (await off(visitor.ask, "GET", "/", Host=host))[0] == 200
         refused = [
             "127.0.0.1", "localhost", f"127.0.0.1:{port + 1}", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}",
@@ -176,8 +176,10 @@ async def test_only_our_own_page_may_call_and_no_other_origin_may_even_look(sand
         post = {"method": "POST", "target": "/rpc", "body": body, "Content_Type": JSON}
         own = f"http://{visitor.host}"
         assert (await off(visitor.ask, **post, Origin=own))[0] == 200
+        dotted = f"localhost.:{visitor.port}"
+        assert (await off(visitor.ask, **post, Host=dotted, Origin=f"http://{dotted}"))[0] == 200
         foreign = [
-            "null", "https://evil.example", f"https://{visitor.host}", f"{own}.evil.example", own[:-1], f"{own}/", own.upper(),
+            "null", "https://evil.example", f"https://{visitor.host}", f"{own}.evil.example", own[:-1], f"{own}/",
             f"http://localhost:{visitor.port}", "http://127.0.0.1", f"http://127.0.0.1:{visitor.port + 1}", f"{own}, {own}",
         ]  # fmt: skip
         for origin in foreign:

@@ -81,12 +81,18 @@ def test_without_the_token_nothing_is_answered(shared: WebHost) -> None:
         ("Host", "evil.example:PORT", 421),
         ("Host", "127.0.0.1:1", 421),
         ("Host", "127.0.0.1", 421),
+        ("Host", "127.0.0.1:PORT.", 421),
+        ("Host", "localhost..:PORT", 421),
         ("Host", "localhost:PORT", 200),
+        ("Host", "LocalHost:PORT", 200),
+        ("Host", "localhost.:PORT", 200),
         ("Origin", "http://evil.example", 403),
         ("Origin", "http://127.0.0.1:1", 403),
         ("Origin", "null", 403),
         ("Origin", "https://localhost:PORT", 403),
+        ("Origin", "http://localhost.evil.example:PORT", 403),
         ("Origin", "http://localhost:PORT", 200),
+        ("Origin", "http://LOCALHOST.:PORT", 200),
     ],
 )
 def test_other_names_and_pages_from_elsewhere_are_refused_even_with_the_token(

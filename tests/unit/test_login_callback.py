@@ -107,6 +107,13 @@ async def test_the_page_tells_what_became_of_the_code_and_the_login_ends() -> No
         await login.allow()
 
 
+@pytest.mark.parametrize("host", ["LOCALHOST:{port}", "localhost.:{port}"])
+async def test_the_name_of_this_machine_has_no_case_and_may_end_in_a_dot(host: str) -> None:
+    async with waiting() as login:
+        page = await login.ask(host=host, code="c0de", state=login.attempt.state)
+    assert (page.status_code, login.codes) == (200, ["c0de"])
+
+
 async def test_the_page_runs_nothing_loads_nothing_and_is_framed_by_nobody() -> None:
     async with waiting() as login:
         pages = [await login.ask(path="/"), await login.allow()]

@@ -327,6 +327,8 @@ def test_the_environments_base_url_goes_before_the_config_files(
     ("host", "loopback"),
     [
         ("localhost", True),
+        ("LocalHost.", True),
+        ("localhost..", False),
         ("127.0.0.1", True),
         ("127.255.0.3", True),
         ("::1", True),

@@ -14,7 +14,7 @@ from flux2_mcp.login import page
 from flux2_mcp.login.page import LOST, SPENT, STRANGER, Page
 from flux2_mcp.login.pkce import Attempt
 from flux2_mcp.login.redeem import Redeemed
-from flux2_mcp.loopback import HOST, Door, Reply, Request
+from flux2_mcp.loopback import HOST, Door, Reply, Request, plain_name
 
 PATH = "/callback"
 ANSWER_SECONDS = 300.0
@@ -94,7 +94,7 @@ class Callback:
 
     async def _page(self, request: Request) -> Page:
         path, _, query = request.target.partition("?")
-        if request.headers.get("host", "").lower() not in self._hosts:
+        if plain_name(request.headers.get("host", "")) not in self._hosts:
             return STRANGER  # a name that leads here is not ours: somebody's page is asking
         if request.method != "GET" or path != PATH:
             return LOST
