@@ -482,6 +482,28 @@ def test_an_account_is_read_with_whatever_is_told() -> None:
     assert wire.account({}) == Account(name="", email="", account_name="")
 
 
+@pytest.mark.parametrize(
+    ("ident", "account_id"),
+    [
+        ("acc-1", "acc-1"),
+        (" acc-1 ", "acc-1"),
+        (7, "7"),
+        ("", ""),
+        (" ", ""),
+        ("\t\u00a0\u200b", ""),
+        ("x" * 513, ""),
+        (True, ""),
+        (7.5, ""),
+        (["acc-1"], ""),
+        ({"id": "acc-1"}, ""),
+        (None, ""),
+    ],
+)
+def test_an_account_is_known_by_an_id_that_says_something_or_not_at_all(ident: object, account_id: str) -> None:
+    """By a blank one, the keys of two accounts would share their tasks and their caps."""
+    assert wire.account({"account": {"id": ident}}).account_id == account_id
+
+
 def test_an_uploads_place_is_read_with_its_headers_and_never_shown() -> None:
     said = {
         "upload_url": "https://store.example.com/x?signature=s3cr3t",

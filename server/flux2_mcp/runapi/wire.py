@@ -205,7 +205,7 @@ def account(payload: Mapping[str, object]) -> Account:
         name=_words(payload.get("name")),
         email=_words(payload.get("email")),
         account_name=_words(owner.get("name")),
-        account_id=_id(owner.get("id")) or "",
+        account_id=(_id(owner.get("id")) or "").strip(),
     )
 
 
