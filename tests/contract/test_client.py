@@ -170,6 +170,20 @@ async def test_a_poll_asks_the_endpoint_that_made_the_task(action: Action) -> No
     assert "idempotency-key" not in sent.headers
 
 
+async def test_a_result_without_a_host_stands_where_runapi_does() -> None:
+    images = [{"url": "/results/1.png?x=1"}, "//cdn.example.com/2.png", "https://cdn.example.com/3.png", "4.png"]
+    body = json.dumps({"id": "t-1", "status": "completed", "images": images})
+    async with Recorded([answer(200, body), answer(200, body)]) as server, opened(server.url) as api:
+        tasks = [await api.get(T2I, "t-1"), await api.create(CAT, idempotency_key="key-1")]
+    urls = (
+        f"{server.url}/results/1.png?x=1",
+        "http://cdn.example.com/2.png",
+        "https://cdn.example.com/3.png",
+        "4.png",
+    )
+    assert [task.image_urls for task in tasks] == [urls, urls]
+
+
 async def test_a_task_id_can_not_leave_its_endpoint() -> None:
     async with Recorded(answer(200, DONE)) as server, opened(server.url) as api:
         await api.get(T2I, "../me?x=1#ü")

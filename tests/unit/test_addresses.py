@@ -135,31 +135,33 @@ async def test_where_runapi_itself_stands_is_never_refused_nor_looked_up(url: st
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "why"),
     [
-        "http://127.0.0.1:8081/a.png",
-        "http://127.0.0.1/a.png",
-        "http://localhost:8080/a.png",
-        "http://127.0.0.1:8080@example.com/a.png",
-        "http://cdn.example.com/a.png",
-        "file:///etc/passwd",
-        "ftp://example.com/a.png",
-        "gopher://example.com/",
-        "//cdn.example.com/a.png",
-        "https:///a.png",
-        "https://",
-        "data:image/png;base64,AAAA",
-        "https://[::1",
-        "https://example.com:99999/",
-        "https://example.com:x/",
-        "javascript:alert(1)",
-        "",
+        *((f"http://127.0.0.1{rest}/a.png", "is not https") for rest in (":8081", "", ":8080@example.com")),
+        ("http://localhost:8080/a.png", "is not https"),
+        ("http://cdn.example.com/a.png", "is not https"),
+        ("file:///etc/passwd", "is not https"),
+        ("ftp://example.com/a.png", "is not https"),
+        ("gopher://example.com/", "is not https"),
+        ("data:image/png;base64,AAAA", "is not https"),
+        ("javascript:alert(1)", "is not https"),
+        ("//cdn.example.com/a.png", "is not whole: it does not begin with https://"),
+        ("/results/a.png", "is not whole: it does not begin with https://"),
+        ("cdn.example.com/a.png", "is not whole: it does not begin with https://"),
+        ("", "is not whole: it does not begin with https://"),
+        ("https:///a.png", "names no host"),
+        ("https://", "names no host"),
+        ("https://[::1", "is no URL"),
+        ("https://example.com:99999/", "names a port that no host has"),
+        ("https://example.com:x/", "names a port that no host has"),
+        ("https://example.com:0/", "names a port that no host has"),
+        ("http://127.0.0.1:-1/", "names a port that no host has"),
     ],
 )
-async def test_what_is_not_https_is_not_fetched(url: str) -> None:
+async def test_what_is_not_https_at_a_host_is_not_fetched_and_told_by_what_it_is(url: str, why: str) -> None:
     with pytest.raises(DeliveryError) as caught:
         await routes(url, HERE, answering([PUBLIC]))
-    assert caught.value.message == "The result's URL is not https, so it was not fetched."
+    assert caught.value.message == f"The result's URL {why}, so it was not fetched."
 
 
 @pytest.mark.parametrize("url", ["https://ada@example.com/a", "https://ada:pw@example.com/a", "https://@example.com/"])

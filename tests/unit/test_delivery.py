@@ -439,7 +439,7 @@ async def test_a_redirect_to_what_is_no_url_is_refused_by_delivery_itself(tmp_pa
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("url", ["http://example.com/a.png", "file:///etc/passwd", "ftp://example.com/a", "https://[x"])
+@pytest.mark.parametrize("url", ["http://example.com/a.png", "file:///etc/passwd", "ftp://example.com/a"])
 async def test_a_result_that_is_not_https_is_not_even_asked_for(delivery: Delivery, url: str) -> None:
     assert await delivery.refused(url) == "The result's URL is not https, so it was not fetched."
     assert delivery.host.asked == []

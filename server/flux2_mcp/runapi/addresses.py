@@ -76,13 +76,10 @@ async def routes(
         TransportError: The host's name is not known.
     """
     parts = _split(url)
-    if parts is not None and _origin(parts) == _origin(_split(base_url)):
+    origin = _origin(parts)
+    if origin is not None and origin == _origin(_split(base_url)):
         return [Route(url)]
-    if parts is None or parts.scheme != "https" or not parts.hostname:
-        raise DeliveryError("The result's URL is not https, so it was not fetched.")
-    if "@" in parts.netloc:
-        raise DeliveryError("The result's URL holds a user name, so it was not fetched.")
-    host, port = parts.hostname, parts.port or HTTPS_PORT
+    host, port = _host(parts), parts.port or HTTPS_PORT
     proxy = proxies.proxy(url, env)
     try:
         name = host if host.isascii() else host.encode("idna").decode()
@@ -97,7 +94,7 @@ async def routes(
         ) from exc
     for address in addresses:
         if (kind := not_public(address)) is not None:
-            raise DeliveryError(f"The result's URL leads to an address that is {kind}, so it was not fetched.")
+            raise _refused(f"leads to an address that is {kind}")
     if proxy is not None:
         return [Route(url, way=proxy.url)]
     # Closed after: a connection is known by its address, and must not serve another name at the same one.
@@ -135,17 +132,39 @@ def _is_number(host: str) -> bool:
     return not host.rpartition(".")[2].isalpha()
 
 
-def _split(url: str) -> SplitResult | None:
+def _refused(why: str) -> DeliveryError:
+    return DeliveryError(f"The result's URL {why}, so it was not fetched.")
+
+
+def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port
+    except ValueError as exc:
+        raise _refused("is no URL") from exc
+    try:
+        port = parts.port
     except ValueError:
-        return None
+        port = 0
+    if port == 0:
+        raise _refused("names a port that no host has")
     return parts
 
 
-def _origin(parts: SplitResult | None) -> tuple[str, str, int] | None:
-    if parts is None or not parts.hostname or parts.scheme not in {"http", "https"}:
+def _host(parts: SplitResult) -> str:
+    """The host of a URL that is https at a host, without a user name."""
+    if not parts.scheme:
+        raise _refused("is not whole: it does not begin with https://")
+    if parts.scheme != "https":
+        raise _refused("is not https")
+    if not parts.hostname:
+        raise _refused("names no host")
+    if "@" in parts.netloc:
+        raise _refused("holds a user name")
+    return parts.hostname
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int] | None:
+    if not parts.hostname or parts.scheme not in {"http", "https"}:
         return None
     port = parts.port or (HTTPS_PORT if parts.scheme == "https" else HTTP_PORT)
     # A name before the host is no part of where RunAPI stands.

@@ -61,14 +61,15 @@ class Endpoints:
         key = _bounded("idempotency_key", idempotency_key)
         path = f"{_TASKS}/{request.action}"
         body = wire.body(request)
-        return self._task(await self._calls.post(path, body, headers, idempotency_key=key, permit=permit))
+        answer = await self._calls.post(path, body, headers, idempotency_key=key, permit=permit)
+        return self._task(answer, path)
 
     async def get(self, action: Action, task_id: str, *, attempts: int = 1) -> RemoteTask:
         """Ask about a task, by default once: a poller has a plan of its own. A 429 or 503 carries its `retry_after`."""
         if not wire.can_be_asked(task_id):
             raise InvalidRequestError(Problem("task_ids", "holds something that is not a task's id."))
         path = f"{_TASKS}/{action}/{quote(task_id, safe='', errors='replace')}"
-        return self._task(await self._calls.get(path, attempts=attempts), asked=task_id)
+        return self._task(await self._calls.get(path, attempts=attempts), path, asked=task_id)
 
     async def price_schedules(
         self, *, action: Action | None = None, model: str | None = None
@@ -157,13 +158,14 @@ class Endpoints:
         ahead = answer.ahead(self._calls.now())
         return wire.uploaded_file(payload(answer), file_name=file_name, size_bytes=size_bytes, ahead=ahead)
 
-    def _task(self, answer: Answer, asked: str | None = None) -> RemoteTask:
+    def _task(self, answer: Answer, path: str, asked: str | None = None) -> RemoteTask:
         return wire.task(
             payload(answer),
             asked=asked,
             named=answer.headers.get("x-runapi-task-id"),
             retry_after=answer.retry_after(self._calls.now()),
             key=self._calls.key,
+            at=f"{self._calls.base}{path}",
         )
 
 

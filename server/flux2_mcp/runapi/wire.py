@@ -6,10 +6,12 @@ Readers take what `words.loads` gives. They raise `WireError` only where nothing
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
+from urllib.parse import urljoin
 
 from flux2_mcp import catalog
 from flux2_mcp.errors import WireError
@@ -95,6 +97,7 @@ def task(
     named: str | None = None,
     retry_after: float | None = None,
     key: str | None = None,
+    at: str = "",
 ) -> RemoteTask:
     """A task, as created or as asked for.
 
@@ -107,6 +110,7 @@ def task(
         named: The id in `X-RunAPI-Task-Id`, for an answer that has none itself.
         retry_after: Seconds, from the answer's header.
         key: The API key, never shown.
+        at: The address that answered: what begins with a slash in the place of an address begins there.
 
     Raises:
         WireError: The answer to a create names no task.
@@ -128,7 +132,7 @@ def task(
     return RemoteTask(
         task_id=task_id,
         status=status,
-        image_urls=tuple(url for item in urls if (url := _url(item))),
+        image_urls=tuple(url for item in urls if (url := _url(item, at))),
         cost_usd=Decimal(0) if refunded else _charge(found),
         refunded=refunded,
         reserved_usd=_reserved(found),
@@ -341,9 +345,12 @@ def _id(value: object) -> str | None:
     return text if text and len(text) <= LONGEST_ID and text.isprintable() else None
 
 
-def _url(value: object) -> str | None:
+def _url(value: object, at: str = "") -> str | None:
     """An address, whatever it leads to: `addresses` sees to that."""
     text = _text(value)
+    if text and text.startswith("/"):
+        with suppress(ValueError):
+            text = urljoin(at, text)
     return text if text and len(text) <= LONGEST_URL and text.isprintable() else None
 
 
