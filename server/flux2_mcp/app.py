@@ -15,6 +15,7 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.tools import Tool, ToolManager
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from mcp_types import (
@@ -48,6 +49,22 @@ HOUR_MS = 3_600_000
 SPENDING: Final = frozenset(entry.function.__name__ for entry in REGISTRY if entry.spends)
 ONE_PAGE: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list", "resources/templates/list")
 """Lists that are always the same: one page, and fresh for long."""
+
+
+class Arguments(FuncMetadata):
+    """Reads a tool's arguments as the SDK does, which takes JSON in a string for what it spells; but a string stays one.
+
+    The SDK would read an idempotency key "null" as none, and a folder "[1]" as a list.
+
+    Args:
+        texts: The arguments that are strings.
+    """
+
+    texts: frozenset[str]
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, those that are no strings read from JSON."""
+        return super().pre_parse_json(data) | {name: data[name] for name in self.texts & data.keys()}
 
 
 class Tools(ToolManager):
@@ -281,6 +298,9 @@ def _tool(entry: Entry) -> Tool:
         ),
     )
     tool.parameters = _tidy(tool.parameters) | {"additionalProperties": False}
+    texts = frozenset(name for name, each in tool.parameters["properties"].items() if each.get("type") == "string")
+    read = {name: getattr(tool.fn_metadata, name) for name in FuncMetadata.model_fields}
+    tool.fn_metadata = Arguments(**read, texts=texts)
     return tool
 
 

@@ -46,15 +46,12 @@ _BOUNDS = {
 
 
 def said(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> dict[str, object]:
-    """The arguments that say something: strict clients send `null`, or "" for a string, for what they leave out.
+    """The arguments that say something: strict clients send `null` or "" for what they leave out, whatever its kind.
 
     What the tool does not have stays, to be refused by its name.
     """
-    kinds = {name: argument.get("type") for name, argument in schema.get("properties", {}).items()}
-    silent = {
-        name for name, value in arguments.items() if value is None or (value == "" and kinds.get(name) == "string")
-    }
-    return {name: value for name, value in arguments.items() if name not in silent & kinds.keys()}
+    known = schema.get("properties", {})
+    return {name: value for name, value in arguments.items() if name not in known or value not in (None, "")}
 
 
 def filled(arguments: Mapping[str, object]) -> dict[str, object]:

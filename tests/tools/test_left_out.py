@@ -1,7 +1,8 @@
-"""Strict clients send every argument that a tool has: `null`, and "" for a string, mean that it was left out."""
+"""Strict clients send every argument that a tool has: `null` and "" mean that it was left out, and the word "null" does not."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anyio
@@ -56,18 +57,52 @@ async def test_null_for_each_argument_of_each_tool_is_as_good_as_none_of_them(cl
             assert task["images"][0]["saved"] is None
 
 
-async def test_a_blank_string_is_left_out_where_the_argument_is_a_string(client: Client) -> None:
+async def test_a_blank_string_is_left_out_whatever_the_argument_is(client: Client) -> None:
     for tool in (await client.list_tools()).tools:
-        properties = tool.input_schema["properties"]
         required = dict.fromkeys(tool.input_schema.get("required", ()), PROMPT)
-        blanks = {name: "" for name, schema in properties.items() if schema["type"] == "string"} | required
+        blanks = dict.fromkeys(tool.input_schema["properties"], "") | required
         result = await called(client, tool.name, blanks)
         assert not result.is_error, (tool.name, said(result))
-        others = {name: "" for name, schema in properties.items() if schema["type"] != "string"}
-        if others:  # "" is no number: whoever sends it means something, and it is not guessed what
-            refused = await called(client, tool.name, blanks | others)
-            assert refused.is_error
-            assert [line.split(":")[0] for line in said(refused).split("\n")[: len(others)]] == list(others)
+        assert isinstance(result.structured_content, dict)
+        plain = (await called(client, tool.name, required)).structured_content
+        assert isinstance(plain, dict)
+        assert result.structured_content.keys() == plain.keys(), tool.name
+        if tool.name == "generate":
+            (task,) = result.structured_content["tasks"]
+            assert (task["variant"], task["status"], len(task["images"])) == ("pro", "completed", 1)
+            assert not task["sources"]
+
+
+@pytest.mark.parametrize("word", ["null", "[]", "{}", '["a", "b"]'])
+async def test_a_string_is_what_it_says_though_it_is_json(client: Client, word: str) -> None:
+    """A key that is dropped would pay the same task twice."""
+    first, again = [
+        await called(client, "generate", {"prompt": prompt, "idempotency_key": word, "preview": False})
+        for prompt in (PROMPT, PROMPT + "s")
+    ]
+    assert not first.is_error, said(first)
+    assert again.is_error
+    assert "key" in said(again)
+    prompted = await called(client, "generate", {"prompt": "null", "idempotency_key": f"of {word}"})
+    assert not prompted.is_error, said(prompted)
+    for name in ("variant", "aspect_ratio", "output_resolution", "callback_url"):
+        refused = await called(client, "generate", {"prompt": PROMPT, name: word})
+        assert refused.is_error, name
+        assert said(refused).startswith(name)
+    refused = await called(client, "check_task", {"status": word, "since": word})
+    assert refused.is_error
+    assert said(refused).startswith("status: ")
+
+
+async def test_json_in_a_string_is_read_where_the_argument_is_no_string(client: Client) -> None:
+    """Some hosts send lists and numbers so."""
+    result = await called(client, "generate", {"prompt": PROMPT, "count": "2", "preview": "false"})
+    assert not result.is_error, said(result)
+    assert isinstance(result.structured_content, dict)
+    ids = [task["task_id"] for task in result.structured_content["tasks"]]
+    found = await called(client, "check_task", {"task_ids": json.dumps(ids)})
+    assert isinstance(found.structured_content, dict)
+    assert [task["task_id"] for task in found.structured_content["tasks"]] == ids
 
 
 @pytest.mark.parametrize("prompt", [None, ""])
