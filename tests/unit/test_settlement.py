@@ -72,15 +72,15 @@ async def test_no_amount_that_comes_before_the_end_frees_what_a_task_holds(
     ("billing", "usd"),
     [
         ({"settlement": {"charged_amount_cents": 8}}, "0.08"),
-        ({"settlement": {"charged_amount_cents": 4}}, "0.07"),
+        ({"settlement": {"charged_amount_cents": 4}}, "0.04"),
         ({"settlement": {"amount_micro_cents": 7_500_000}}, "0.075"),
         ({"settlement": {"charged_amount_cents": 0}}, "0.07"),
-        ({"settlement": {"charged_amount_cents": 5}, "refund": {"refunded_at": "false"}}, "0.07"),
+        ({"settlement": {"charged_amount_cents": 5}, "refund": {"refunded_at": "false"}}, "0.05"),
         ({"settlement": {"charged_amount_cents": 5}, "refund": {"refunded_at": "2026-11-20T10:00:00Z"}}, "0"),
         ({"settlement": {"charged_amount_cents": 9}, "refund": None}, "0.09"),
     ],
 )
-async def test_the_dearest_amount_is_what_was_charged_and_a_refund_alone_is_nothing(
+async def test_a_settlement_goes_before_usage_an_amount_of_nothing_tells_nothing_and_a_refund_alone_is_nothing(
     front: Front, tmp_path: Path, billing: dict[str, Any], usd: str
 ) -> None:
     async with opened(front.settings(tmp_path, caps=DAY)) as service:

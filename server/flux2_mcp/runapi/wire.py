@@ -279,19 +279,19 @@ def _refunded(found: Mapping[str, object]) -> bool:
 def _charge(found: Mapping[str, object]) -> Decimal | None:
     """What a task cost, in USD; None where RunAPI does not say.
 
-    Whole cents may hide what an exact amount tells, and an amount may be late: of all that are told, the dearest is safe to
-    count. An amount of nothing tells nothing: who charges nothing says that by a refund.
+    A settlement goes before `usage`, which is only a measure of use. Whole cents may hide what an exact amount tells, and the
+    other way round: of those the dearer is safe to count. An amount of nothing tells nothing: who charges nothing says that
+    by a refund.
     """
     settlement, usage = _dict(_dict(found.get("billing")).get("settlement")), _dict(found.get("usage"))
     exact = _number(settlement.get("amount_micro_cents"))
-    cents = [
-        _number(settlement.get("charged_amount_cents")),
-        None if exact is None else exact / _CENT_IN_MICRO_CENTS,
-        _number(usage.get("cost_cents")),
-        _number(found.get("cost_cents")),
+    settled = [
+        _dollars(cents)
+        for cents in (_number(settlement.get("charged_amount_cents")), exact and exact / _CENT_IN_MICRO_CENTS)
+        if cents
     ]
-    amounts = [_number(usage.get("cost")), *(_dollars(each) for each in cents if each is not None)]
-    return max((usd for usd in amounts if usd), default=None)
+    used = [_dollars(cents) for told in (usage, found) if (cents := _number(told.get("cost_cents")))]
+    return max(settled, default=None) or max([_number(usage.get("cost")) or Decimal(0), *used]) or None
 
 
 def _reserved(found: Mapping[str, object]) -> Decimal | None:
