@@ -80,7 +80,7 @@ def test_an_idle_server_ends_with_its_code(era: str, kind: str, way: str, clean_
     ("era", "kind", "way"),
     thin(
         product(ERAS, KINDS, WAYS),
-        kept=[(LEGACY, "early", "end of input"), (MODERN, "early", "SIGTERM"), (LEGACY, "early", "SIGINT")],
+        kept=[(LEGACY, "early", "end of input"), (MODERN, "early", "SIGTERM")],
     ),
 )
 def test_a_call_that_waits_is_answered_and_its_task_is_free_for_the_next_process(

@@ -28,7 +28,7 @@ def transitions(errors: str, task: str) -> list[dict[str, str]]:
     return [each for each in found if each["event"] == "task" and each.get("task") == task]
 
 
-@pytest.mark.parametrize("way", each(OVER_STDIO[LEGACY], OVER_HTTP[MODERN]), ids=str)
+@pytest.mark.parametrize("way", each(OVER_STDIO[LEGACY]), ids=str)
 def test_at_info_each_step_of_a_task_is_one_line_and_no_prompt_key_or_path_is_in_any(
     way: Way, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -109,7 +109,7 @@ def attributes(found: Any) -> dict[str, str]:  # noqa: ANN401  # protobuf's mess
     return {each.key: each.value.string_value for each in found.attributes}
 
 
-@pytest.mark.parametrize("way", each(OVER_STDIO[MODERN], OVER_HTTP[LEGACY]), ids=str)
+@pytest.mark.parametrize("way", each(OVER_HTTP[LEGACY]), ids=str)
 def test_spans_of_what_was_called_reach_the_collector_that_the_environment_names(
     way: Way, clean_env: dict[str, str], tmp_path: Path, collector: Collector
 ) -> None:

@@ -143,7 +143,7 @@ def test_it_listens_on_loopback_alone(shared: WebHost) -> None:
 
 @pytest.mark.parametrize(
     ("era", "number", "code"),
-    thin([(era, *each) for era, each in product(ERAS, SIGNALS)], kept=[(LEGACY, *SIGNALS[0]), (MODERN, *SIGNALS[1])]),
+    thin([(era, *each) for era, each in product(ERAS, SIGNALS)], kept=[(MODERN, *SIGNALS[1])]),
 )
 def test_a_signal_ends_it_though_calls_wait_and_streams_are_open_and_its_tasks_are_free(
     tmp_path: Path, clean_env: dict[str, str], era: str, number: int, code: int

@@ -83,7 +83,7 @@ def test_a_terminal_that_can_shows_the_picture_above_its_path(clean_env: dict[st
     ("env", "options", "whole"),
     [
         (SHOWS, [], False),
-        (SHOWS, ["--no-picture"], True),
+        pytest.param(SHOWS, ["--no-picture"], True, marks=pytest.mark.deep),
         pytest.param(SHOWS, ["--json"], True, marks=pytest.mark.deep),
         pytest.param({"TERM": "xterm"}, [], True, marks=pytest.mark.deep),
         (SHOWS | {"TMUX": "1"}, [], True),

@@ -78,7 +78,7 @@ def test_the_projects_lists_of_servers_switch_the_users_entry_off(run: Run, home
     told(run, "gemini", "user", home / ".gemini/settings.json", "mcp.excluded", theirs)
 
 
-@pytest.mark.parametrize("allowed", [["flux-2"], []])
+@pytest.mark.parametrize("allowed", [["flux-2"], pytest.param([], marks=pytest.mark.deep)])
 def test_a_projects_own_list_stands_in_the_place_of_the_users(
     run: Run, home: Path, project: Path, allowed: list[str]
 ) -> None:
@@ -96,7 +96,7 @@ def test_what_gemini_mcp_disable_writes_is_told(run: Run, home: Path) -> None:
 # --- Claude Code ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", ["user", "project"])
+@pytest.mark.parametrize("scope", ["user", pytest.param("project", marks=pytest.mark.deep)])
 def test_what_was_switched_off_in_claude_code_for_this_folder_is_told(
     run: Run, home: Path, project: Path, scope: str
 ) -> None:
