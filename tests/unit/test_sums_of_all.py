@@ -28,7 +28,7 @@ async def listed(tmp_path: Path, limit: int, states: tuple[State, ...] | None = 
     """Of 23 tasks at five cents the two oldest failed and were not charged, and the third runs still."""
     async with fronted(tmp_path) as front:
         settings = front.settings(tmp_path)
-        async with journals.opened(settings.home) as home, Service.opened(settings) as service:
+        async with journals.opened(settings.home) as home:
             journal = home.journal("elsewhere", account=account(settings))
             for number in range(ALL):
                 key = f"k{number}"
@@ -38,6 +38,8 @@ async def listed(tmp_path: Path, limit: int, states: tuple[State, ...] | None = 
                 else:
                     failed = number < 2
                     await steps(journal, key, Event.ACCEPTED, Event.FAILED if failed else Event.COMPLETED, usd="0.05")
+        # Only now: its keeper takes over what nobody looks after.
+        async with Service.opened(settings) as service:
             return await service.recent(limit=limit, states=states)
 
 
