@@ -39,7 +39,8 @@ ROOM = Room(MOST_PIXELS)
 """The process's: for the largest picture alone, or for sixteen of 2k. Pillow takes 4 bytes a pixel."""
 M_MMAP_THRESHOLD = -3
 """As glibc's malloc.h names it: what is larger has a mapping of its own, which ends with it."""
-OWN_MAPPING_BYTES = 1024 * 1024
+OWN_MAPPING_BYTES = 8 * 2**20
+"""More than a picture of 1k takes, for which fresh pages cost a sixth of the decoding; Pillow has large ones in blocks of 16 MiB."""
 DEEP = 257
 """16 bits a channel hold so many times the numbers of 8."""
 
