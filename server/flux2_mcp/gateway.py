@@ -13,7 +13,7 @@ import anyio.to_thread
 from flux2_mcp import __version__
 from flux2_mcp.errors import AuthenticationError
 from flux2_mcp.models import SANDBOX
-from flux2_mcp.settings import Settings
+from flux2_mcp.settings import Settings, one_spelling
 
 if TYPE_CHECKING:
     from flux2_mcp.runapi.client import RunApi
@@ -27,7 +27,7 @@ def account(settings: Settings) -> str:
     if settings.mode == "sandbox":
         return SANDBOX
     fingerprint = hashlib.sha256((settings.api_key or "").encode()).hexdigest()[:12]
-    return f"{urlsplit(settings.base_url).netloc}:{fingerprint}"
+    return f"{one_spelling(urlsplit(settings.base_url).netloc)}:{fingerprint}"
 
 
 class Gateway:

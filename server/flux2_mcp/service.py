@@ -24,6 +24,7 @@ from flux2_mcp.gateway import Gateway, account
 from flux2_mcp.holder import Holder
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.entry import Entry, Intent, adopted
+from flux2_mcp.journal.holders import service_of
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.keeper import CLAIM_EVERY, Keeper
 from flux2_mcp.lifecycle import UNFINISHED, State
@@ -41,6 +42,13 @@ OTHER_KEY = "To collect it, set RUNAPI_API_KEY to the key that made it and start
 STRANGERS = (
     "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"
     f" about them: {{ids}}. {OTHER_KEY}"
+)
+OTHER_SERVICE = (
+    "To collect it, set RUNAPI_BASE_URL to that address and RUNAPI_API_KEY to the key that made it and start the server again;"
+    " the image is kept for a week."
+)
+AWAY = (
+    f"Of tasks under way, {{count}} were made at {{service}}, where this server does not ask: {{ids}}. {OTHER_SERVICE}"
 )
 MOST_TOLD = 8
 """Ids of such tasks that are named."""
@@ -342,7 +350,15 @@ class Service:
             else:
                 await self._adopt(action, task_id)
                 return
-        if await self._journal.elsewhere(task_id):
+        service = await self._journal.elsewhere(task_id)
+        if service is not None and service != service_of(self._account):
+            raise NotFoundError(
+                f"The task {shortened(task_id)!r} was made at {service}, where this server does not ask.",
+                status=404,
+                cost="It is charged there, if it completes.",
+                next_step=OTHER_SERVICE,
+            ) from missing
+        if service is not None:
             raise NotFoundError(
                 f"The task {shortened(task_id)!r} was made with another key, of another RunAPI account as far as is known.",
                 status=404,
@@ -368,10 +384,17 @@ class Service:
                 self._keeper.keep(entry)
 
     async def _strange(self) -> str | None:
-        """What a user should know about tasks that nobody collects, since their key is another."""
-        found = await self._journal.strangers()
-        ids = ", ".join(entry.task_id or entry.key for entry in found[:MOST_TOLD])
-        return STRANGERS.format(count=len(found), ids=ids) if found else None
+        """What a user should know about tasks that nobody collects, since their key or their service is another."""
+        found: dict[str, list[str]] = {}
+        for entry in await self._journal.strangers():
+            found.setdefault(service_of(entry.account), []).append(entry.task_id or entry.key)
+        told = [
+            (STRANGERS if service == service_of(self._account) else AWAY).format(
+                count=len(ids), ids=", ".join(ids[:MOST_TOLD]), service=service
+            )
+            for service, ids in found.items()
+        ]
+        return " ".join(told) or None
 
     async def _outcome(self, tasks: tuple[Told, ...], *, joined: bool = False) -> Outcome:
         told, self._strangers_told = self._strangers_told, True

@@ -30,7 +30,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -180,6 +182,39 @@ def is_loopback(host: str | None) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def one_spelling(netloc: str) -> str:
+    """One spelling of a service's host and port: small letters, no default port, `localhost` for all of loopback.
+
+    Args:
+        netloc: As in a URL. Plain http is for loopback alone, so everywhere else 443 is the default.
+    """
+    try:
+        parts = urlsplit(f"//{netloc}")
+        host, port = _one_host(parts.hostname or ""), parts.port
+    except ValueError:
+        return netloc.lower()
+    usual = {None, 443, 80} if host == "localhost" else {None, 443}
+    return host if port in usual else f"{host}:{port}"
+
+
+def _one_host(host: str) -> str:
+    host = host.rstrip(".")
+    with suppress(UnicodeError, OSError):
+        if not host.isascii():
+            host = host.encode("idna").decode()
+        if host[:1].isdigit():  # the system reads fewer than four numbers, too: 127.1
+            host = socket.inet_ntoa(socket.inet_aton(host))
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    if address.is_loopback:
+        return "localhost"
+    return f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else str(address)
 
 
 def _runapi(env: Mapping[str, str], text: ConfigText, mode: str) -> tuple[str | None, str | None, str]:

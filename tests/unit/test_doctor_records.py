@@ -68,6 +68,21 @@ async def test_open_tasks_of_another_key_are_named_with_what_collects_them(home:
     assert [entry.key for entry in await ours.claim()] == []
 
 
+async def test_open_tasks_of_another_service_are_named_and_those_under_another_spelling_of_ones_own_are_not(
+    home: Home,
+) -> None:
+    away = home.journal(account="localhost:8080:0123456789ab")
+    await new(away, intent("away"), intent("own"))
+    with closing(sqlite3.connect(home.path / "journal.sqlite3")) as connection, connection:
+        typed = account(settings(home)).replace("runapi.ai", "RunAPI.ai:443")
+        connection.execute("UPDATE task SET account = ? WHERE key = 'own'", (typed,))
+    found = seen(home, "other services")
+    assert found is not None
+    assert (found.status, found.detail) == ("note", "under way at localhost:8080, and nobody collects them: away")
+    assert found.mend == ("RUNAPI_BASE_URL=http://localhost:8080 RUNAPI_API_KEY=KEY_THAT_MADE_THEM flux2-mcp wait away")
+    assert seen(home, "other keys") is None
+
+
 async def test_a_journal_that_an_older_version_left_is_no_failure(home: Home) -> None:
     journal = home.journal(account=account(settings(home)))
     await new(journal, intent("k"))

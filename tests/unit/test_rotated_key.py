@@ -209,7 +209,7 @@ async def test_what_a_key_made_before_it_was_known_joins_the_others_also_for_who
 
 async def test_other_accounts_other_services_and_the_sandbox_stay_apart(tmp_path: Path) -> None:
     async with journals.opened(tmp_path) as home:
-        names = [FIRST, SECOND, "runapi.ai:8443:0123456789ab", "127.0.0.1:80:0123456789ab", "sandbox"]
+        names = [FIRST, SECOND, "runapi.ai:8443:0123456789ab", "localhost:8080:0123456789ab", "sandbox"]
         opened_all = [home.journal(f"p{number}", account=name) for number, name in enumerate(names)]
         for number, journal in enumerate(opened_all):
             await new(journal, intent(f"k{number}"))
@@ -218,14 +218,18 @@ async def test_other_accounts_other_services_and_the_sandbox_stay_apart(tmp_path
         for number, journal in enumerate(opened_all):
             assert [entry.key for entry in await journal.recent(limit=9)] == [f"k{number}"]
         assert [[entry.key for entry in await journal.strangers()] for journal in opened_all] == [
-            ["k1"],
-            ["k0"],
-            [],
-            [],
+            ["k1", "k2", "k3"],
+            ["k0", "k2", "k3"],
+            ["k0", "k1", "k3"],
+            ["k0", "k1", "k2"],
             [],
         ]
         assert [await journal.apart() for journal in opened_all] == [True, True, False, False, False]
-        assert [await opened_all[0].elsewhere(key) for key in ("k1", "k2", "k4")] == [True, False, False]
+        assert [await opened_all[0].elsewhere(key) for key in ("k1", "k2", "k4")] == [
+            "runapi.ai",
+            "runapi.ai:8443",
+            None,
+        ]
         (entry,) = await opened_all[0].find(["k0"])
         assert (await apply(opened_all[0], entry.key, Event.REFUSED, Change(at=AT))).state is State.REJECTED
 

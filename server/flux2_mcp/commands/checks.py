@@ -211,6 +211,11 @@ def _records(journal: Path, settings: Settings) -> Iterator[Check]:
         detail = f"under way, {of}, and nobody collects them: {_named(found.strangers)}"
         # Where it was never asked whose this key is, the next command that looks for tasks asks.
         yield note("other keys", detail, mend if found.known else "flux2-mcp tasks")
+    for service, ids in found.away.items():
+        place = f"{'http' if service.partition(':')[0] == 'localhost' else 'https'}://{service}"
+        way = f"RUNAPI_BASE_URL={shlex.quote(place)} RUNAPI_API_KEY=KEY_THAT_MADE_THEM"
+        detail = f"under way at {service}, and nobody collects them: {_named(ids)}"
+        yield note("other services", detail, f"{way} flux2-mcp wait {shlex.join(ids[:FEW])}")
 
 
 def _named(ids: Sequence[str]) -> str:

@@ -329,7 +329,10 @@ class Journal(Protocol):
         ...
 
     async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> Entry:
-        """Record a task that was made elsewhere, as submitted. A known task id is not written again."""
+        """Record a task that was made elsewhere, as submitted. A known task id is not written again.
+
+        One that stands under another key or service is taken from there: RunAPI has told this key of it.
+        """
         ...
 
     async def take(self, entry: Entry, path: str) -> Name:
@@ -409,11 +412,11 @@ class Journal(Protocol):
         ...
 
     async def strangers(self) -> tuple[Entry, ...]:
-        """Open tasks on the same service that no key of this account has made and that nobody looks after."""
+        """Open tasks that no key of this account has made on this service and that nobody looks after."""
         ...
 
-    async def elsewhere(self, ident: str) -> bool:
-        """Whether another key on the same service has made the task with this id or key."""
+    async def elsewhere(self, ident: str) -> str | None:
+        """The service whose task has this id or key, made with another key or at another service; None where none has."""
         ...
 
     async def unfinished(self) -> int:

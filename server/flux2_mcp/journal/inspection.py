@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flux2_mcp.journal import holders, rows
@@ -18,13 +19,14 @@ UNENDED = "SELECT * FROM task WHERE state NOT IN ('delivered', 'failed', 'reject
 class Inspection:
     """What was found, as ids of tasks.
 
-    `unread` are records that can't be read, `strangers` open tasks that another key has made and nobody looks after. `known`:
-    it is written down which account the key belongs to.
+    `unread` are records that can't be read, `strangers` open tasks that another key has made and nobody looks after, `away`
+    those of other services, by service. `known`: it is written down which account the key belongs to.
     """
 
     unread: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()
     known: bool = False
+    away: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def inspect(path: Path, account: str) -> Inspection:
@@ -43,8 +45,12 @@ def inspect(path: Path, account: str) -> Inspection:
         now = time.monotonic()
         unread = [entry for entry in rows.entries(read(UNENDED)) if not entry.readable]
         strangers = holders.strangers(account, now, now + LEASE, read)
+        by_service: dict[str, list[str]] = {}
+        for entry in strangers:
+            by_service.setdefault(holders.service_of(holders.spelled(entry.account)), []).append(
+                entry.task_id or entry.key
+            )
+        here = by_service.pop(holders.service_of(account), [])
         return Inspection(
-            tuple(entry.task_id or entry.key for entry in unread),
-            tuple(entry.task_id or entry.key for entry in strangers),
-            holders.known(account, read),
+            tuple(entry.task_id or entry.key for entry in unread), tuple(here), holders.known(account, read), by_service
         )

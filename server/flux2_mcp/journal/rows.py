@@ -298,9 +298,15 @@ def held(database: Database, account: str, owner: str, entry: Entry) -> Entry:
         entry: As that process last saw it.
 
     Raises:
-        LeaseLostError: Another process has taken it over since, even if it has given it back, or its record broke.
+        LeaseLostError: Another process has taken it over since, even if it has given it back, or under another key; or its record
+            broke.
     """
-    now = get(database, account, entry.key)
+    try:
+        now = get(database, account, entry.key)
+    except JournalError:
+        if database.read("SELECT 1 FROM task WHERE key = ? LIMIT 1", (entry.key,)):
+            raise LeaseLostError from None
+        raise
     if (now.owner, now.fence) != (owner, entry.fence) or not now.readable:
         raise LeaseLostError
     return now

@@ -94,6 +94,7 @@ class SqliteJournal:
             if self._opened is None:
                 self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._opened = opened(self.path, MIGRATIONS, durable=True, seed=partial(self._seed, None))
+                holders.respelled(self._opened)
             found = self._opened
         return self._renewed() if found.replaced else found
 
@@ -106,6 +107,7 @@ class SqliteJournal:
             try:
                 self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._opened = renewed(self.path, MIGRATIONS, durable=True, seed=partial(self._seed, before))
+                holders.respelled(self._opened)
             finally:
                 if before is not None:
                     before.close()
@@ -281,6 +283,11 @@ class SqliteJournal:
         def work(database: Database) -> Entry:
             if known := rows.find(database, self._account, task_id):
                 return known
+            until = self._monotonic() + shared.LEASE
+            if holders.take_over(self._name, task_id, self._owner, until, database) and (
+                taken := rows.find(database, self._account, task_id)
+            ):
+                return taken
             entry, change = self._insert(database, intent, at, in_flight=0), Change(at=at, task_id=task_id)
             if not entry.readable:
                 return entry
@@ -390,7 +397,7 @@ class SqliteJournal:
 
         return await self._run(work)
 
-    async def elsewhere(self, ident: str) -> bool:
+    async def elsewhere(self, ident: str) -> str | None:
         """See `Journal.elsewhere`."""
         return await self._run(lambda database: holders.elsewhere(self._name, ident, database.read))
 
