@@ -71,6 +71,7 @@ class Task:
     started: bool = False
     told: bool = False
     charged: Decimal | None = None
+    charged_at: datetime | None = None
 
     @property
     def counts(self) -> Decimal:
@@ -136,6 +137,12 @@ class JournalMachine(RuleBasedStateMachine):
         rooms = (CAPS.call_usd, CAPS.session_usd - self.spent(session), CAPS.daily_usd - self.spent())
         return wanted <= min(rooms) and min(rooms) > 0
 
+    def last_charged(self) -> Decimal:
+        """What the last image was charged, where that was something: all requests are of one kind."""
+        paid = [(task.charged_at, task.charged) for task in self.tasks.values() if task.charged and task.charged_at]
+        ended = max((at for at, _ in paid), default=None)
+        return next((charged for at, charged in reversed(paid) if at == ended), Decimal(0))
+
     def start(self, key: str) -> None:
         task = self.tasks[key]
         if sum(other.under_way for other in self.tasks.values()) < IN_FLIGHT:
@@ -173,6 +180,7 @@ class JournalMachine(RuleBasedStateMachine):
         usd, join = data.draw(AMOUNTS, "usd"), data.draw(st.booleans(), "join")
         session = f"session-{self.owners[slot]}"
         asked = [intent(k, REQUESTS[request], str(usd), workspace=workspace, session=session) for k in keys]
+        held = max(usd, self.last_charged())
         joined = self.joinable(request, workspace) if join else None
         taken = joined is None and any(self.tasks[k].request != request for k in keys if k in self.tasks)
         try:
@@ -186,14 +194,14 @@ class JournalMachine(RuleBasedStateMachine):
             self.seen(done.entries, [joined])
             return
         assert not done.joined
-        assert (done.over is None) == self.fits(usd * len(fresh), session)
+        assert (done.over is None) == self.fits(held * len(fresh), session)
         if done.over is not None:
             assert done.entries == ()
             return
         for key in keys:
             if key in fresh:
                 until = self.clock.now + LEASE
-                self.tasks[key] = Task(request, workspace, session, usd, self.at, self.owners[slot], until)
+                self.tasks[key] = Task(request, workspace, session, held, self.at, self.owners[slot], until)
                 self.beliefs[self.owners[slot]][key] = until
                 self.fences[self.owners[slot]][key] = 0
             if not self.tasks[key].started:
@@ -260,7 +268,8 @@ class JournalMachine(RuleBasedStateMachine):
         assert self.holds(slot, key)
         assert then is not None
         task.state = then
-        task.charged = task.charged if charged is None else charged
+        if charged is not None:
+            task.charged, task.charged_at = charged, self.at
         self.seen((entry,), [key])
 
     async def _apply(self, slot: int, key: str, event: Event, change: Change) -> Entry:
