@@ -340,6 +340,22 @@ async def test_a_charge_that_is_no_amount_closes_the_day_until_the_user_tells_it
         assert await taken(service, *FOXES) == 2
 
 
+@pytest.mark.parametrize("date", ["0", "-1", "-9e99", "1e6"])
+async def test_a_date_from_before_this_program_was_there_closes_the_day_until_the_user_tells_what_was_spent(
+    front: Front, tmp_path: Path, date: str
+) -> None:
+    async with opened(front.settings(tmp_path, caps=day("0.10"))) as service:
+        first, _ = [await made(service, prompt) for prompt in FOXES[:2]]
+        key = first.tasks[0].entry.key
+        damage(tmp_path / "home" / "journal.sqlite3", f"created_at = {date}")
+        with pytest.raises(BudgetError, match=f"the cost of task {key}"):
+            await made(service, "a third fox")
+        assert await service._journal.settle(Decimal("0.10"))
+        assert await counted(service) == Decimal("0.10")
+        with pytest.raises(BudgetError, match=r"\$0\.00 of it is left"):
+            await made(service, "a third fox")
+
+
 @pytest.mark.parametrize("amount", BROKEN)
 async def test_a_reservation_that_is_no_amount_closes_the_day_and_is_no_price(
     front: Front, tmp_path: Path, amount: str

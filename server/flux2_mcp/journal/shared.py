@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from flux2_mcp.journal.owners import is_dead
 from flux2_mcp.models import SANDBOX, UploadedFile
 
 if TYPE_CHECKING:  # SQLite loads at its first use
-    from flux2_mcp.journal.sqlite import Database, Value
+    from flux2_mcp.journal.sqlite import Database, Read, Value
 
 LEASE = 20.0
 """Seconds that a task stays with a process that is not heard of and can't be asked whether it lives. Renewed ten times as
@@ -64,6 +64,9 @@ SPENT = f"SELECT coalesce(sum({_COUNTED}) FILTER (WHERE NOT {FREE}), 0) FROM tas
 _HELD = "coalesce(charged, reserved, quoted)"
 UNCOUNTED = f"NOT {FREE} AND {_HELD} IS NOT {rows.amount(_HELD)}"
 """Tasks whose cost is in the journal and is no amount: what they cost is not known, as if they stood in a lost file."""
+BORN = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
+"""Seconds since 1970. No task was made before."""
+UNDATED = f"NOT {FREE} AND created_at < {BORN}"
 COST_OF = "'the cost of task ' || key"
 """What such a task is called among the lost files."""
 UNDER_WAY = f"{UNFINISHED} AND (state IN ('submitted', 'processing') OR (state = 'intent' AND sent_at IS NOT NULL))"
@@ -198,18 +201,26 @@ def spent(account: str, session: str | None, at: datetime, database: Database) -
     ours = database.read(f"{SPENT} INDEXED BY task_spent_session WHERE {PURSE} AND session = :session", values)
     missing = rows.amount("missing")
     told = database.read(f"SELECT coalesce(sum({missing}), 0) FROM lost WHERE found_at > :since", values)
-    lost = database.read(
-        f"SELECT name FROM lost WHERE {missing} IS NULL ORDER BY found_at DESC LIMIT 1"
-    ) or database.read(
-        f"SELECT {COST_OF} AS name FROM task INDEXED BY task_spent WHERE {PURSE} AND created_at > :since AND {UNCOUNTED}"
-        f" AND {COST_OF} NOT IN (SELECT name FROM lost) LIMIT 1",
-        values,
-    )
+    closing = lost(account, at, database.read)
     return Spent(
         session_usd=Decimal(ours[0][0]) / rows.MICROS,
         daily_usd=Decimal(day[0][0] + told[0][0]) / rows.MICROS,
-        lost=str(lost[0]["name"]) if lost else None,
+        lost=closing[0] if closing else None,
     )
+
+
+def lost(account: str, at: datetime, read: Read) -> tuple[str, ...]:
+    """What closes the day: the files, the newest first, and the first task whose part of the day's sum is not known.
+
+    A date from before this program was there is none, unless the clock says so now.
+    """
+    values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": (at - DAY).timestamp()}
+    files = read(f"SELECT name FROM lost WHERE {rows.amount('missing')} IS NULL ORDER BY found_at DESC")
+    tasks = f"SELECT {COST_OF} AS name FROM task INDEXED BY task_spent WHERE {PURSE}"
+    apart = f"{COST_OF} NOT IN (SELECT name FROM lost) LIMIT 1"
+    uncounted = read(f"{tasks} AND created_at > :since AND {UNCOUNTED} AND {apart}", values)
+    undated = read(f"{tasks} AND created_at < min({BORN}, :since) AND NOT {FREE} AND {apart}", values)
+    return tuple(str(row["name"]) for row in (*files, *uncounted, *undated))
 
 
 def settle(missing_usd: Decimal, database: Database) -> bool:
@@ -218,7 +229,9 @@ def settle(missing_usd: Decimal, database: Database) -> bool:
     A task whose cost is no amount is noted among them; its row is left as it is.
     """
     values: dict[str, Value] = {"missing": rows.micros(missing_usd), "now": time.time()}
-    database.execute(f"INSERT OR IGNORE INTO lost SELECT {COST_OF}, :now, NULL FROM task WHERE {UNCOUNTED}", values)
+    database.execute(
+        f"INSERT OR IGNORE INTO lost SELECT {COST_OF}, :now, NULL FROM task WHERE ({UNCOUNTED}) OR ({UNDATED})", values
+    )
     last = "(SELECT name FROM lost ORDER BY found_at DESC, name LIMIT 1)"
     before = f"coalesce({rows.amount('missing')}, 0)"
     return database.execute(f"UPDATE lost SET missing = iif(name = {last}, :missing, {before})", values) > 0
