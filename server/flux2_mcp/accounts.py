@@ -103,6 +103,11 @@ class Accounts:
         if not await self._journal.settle(missing_usd):
             raise InvalidRequestError(Problem("--lost", "no journal was lost here, so nothing is missing."))
 
+    async def salvage(self) -> None:
+        """Put a new journal in the place of one that is broken or gone; see `SqliteJournal.salvage`. Raises as `day`."""
+        if self._journal.was_made:
+            await self._journal.salvage()
+
     @property
     def notice(self) -> str | None:
         """What a user should know about the journal: see `SqliteJournal.notice`."""

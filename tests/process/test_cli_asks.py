@@ -96,6 +96,17 @@ def test_spend_says_at_once_that_the_journal_has_vanished(here: Here, tmp_path: 
         assert phrase in out
 
 
+def test_doctor_salvages_a_broken_journal_with_its_log(here: Here, tmp_path: Path) -> None:
+    assert here("generate", "a red fox")[0] == 0
+    (path,) = tmp_path.rglob("journal.sqlite3")
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + bytes(len(data) - 4096))
+    err = here("doctor", "--salvage")[2]
+    assert "The journal was broken. It was moved aside as journal-broken-" in err
+    assert "sound" in here("doctor")[1]
+    assert here("doctor", "--salvage")[2] == ""
+
+
 def test_where_no_journal_was_lost_there_is_nothing_to_tell(here: Here) -> None:
     code, out, err = here("spend", "--lost", "1")
     assert (code, out) == (4, "")

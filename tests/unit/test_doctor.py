@@ -218,8 +218,8 @@ def test_the_journal_is_counted_and_measured_and_a_broken_one_fails(doctor: Doct
         journal.write_bytes(wreck)
         assert doctor()("journal") == (
             "fail",
-            f"{journal} is broken",
-            shlex.join(["mv", str(journal), f"{journal}.broken"]),
+            f"{journal} is broken, or lacks what was written into it",
+            "flux2-mcp doctor --salvage",
         )
         assert journal.read_bytes() == wreck
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from flux2_mcp.commands.checks import Check, storage
+from flux2_mcp.errors import JournalError
 from flux2_mcp.gateway import account
+from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import Event
 from flux2_mcp.settings import Settings
 from tests.unit import journals
@@ -90,3 +93,64 @@ async def test_a_journal_that_an_older_version_left_is_no_failure(home: Home) ->
         connection.execute("DELETE FROM migration WHERE id > 2")
         connection.execute("DROP TABLE holder")
     assert (seen(home, "records"), seen(home, "other keys")) == (None, None)
+
+
+def journal_check(home: Home) -> Check:
+    return {one.check: one for one in storage(settings(home))}["journal"]
+
+
+async def left(home: Home) -> SqliteJournal:
+    journal = home.journal(account=account(settings(home)))
+    await new(journal, intent("k0"), intent("k1"))
+    await journal.close()
+    return journal
+
+
+@pytest.mark.parametrize("damage", ["DROP TABLE task", "DROP TABLE migration", "DELETE FROM task WHERE key = 'k1'"])
+async def test_a_journal_without_a_table_or_without_what_was_written_is_not_called_sound_and_can_be_salvaged(
+    home: Home, damage: str
+) -> None:
+    journal = await left(home)
+    with closing(sqlite3.connect(journal.path)) as connection, connection:
+        connection.execute(damage)
+    found = journal_check(home)
+    assert (found.status, found.mend) == ("fail", "flux2-mcp doctor --salvage")
+    assert found.detail == f"{journal.path} is broken, or lacks what was written into it"
+    await journal.salvage()
+    assert journal_check(home).status == "ok"
+
+
+async def test_a_journal_that_has_vanished_is_told_until_the_user_has_told_what_it_held(home: Home) -> None:
+    journal = await left(home)
+    assert seen(home, "lost") is None
+    journal.path.unlink()
+    found = journal_check(home)
+    assert (found.status, found.mend) == ("fail", "flux2-mcp doctor --salvage")
+    assert "has vanished" in found.detail
+    await journal.salvage()
+    told = seen(home, "lost")
+    assert told is not None
+    assert (told.status, told.mend) == ("note", "flux2-mcp spend --lost USD")
+    assert told.detail.startswith("journal.sqlite3 (begun ")
+    await journal.settle(Decimal("0.10"))
+    assert seen(home, "lost") is None
+
+
+async def test_a_sound_journal_is_salvaged_without_a_trace(home: Home) -> None:
+    journal = await left(home)
+    await journal.salvage()
+    assert [entry.key for entry in await journal.recent(limit=9)] == ["k1", "k0"]
+    assert (journal.notice, list(home.path.glob("*broken*"))) == (None, [])
+
+
+async def test_a_folder_in_the_place_of_the_journal_is_told_with_what_to_do(home: Home) -> None:
+    journal = await left(home)
+    journal.path.unlink()
+    journal.path.mkdir()
+    found = journal_check(home)
+    assert (found.status, found.detail) == ("fail", f"{journal.path} is no file")
+    assert found.mend == f"mv {journal.path} {journal.path}.moved"
+    with pytest.raises(JournalError) as caught:
+        await journal.recent(limit=1)
+    assert caught.value.message == f"The journal can't be used: {journal.path} is a folder."
+    assert caught.value.next_step == "Move that folder away, then call again."

@@ -167,7 +167,8 @@ async def test_intents_wait_until_the_disk_has_them_and_leases_do_not(home: Home
     journal._opened._connection.set_trace_callback(said.append)
     (entry,) = await new(journal, intent())
     assert said[0] == "PRAGMA synchronous=FULL"
-    assert (said[1], said[-1]) == ("BEGIN IMMEDIATE", "COMMIT")
+    assert said[1] == "BEGIN IMMEDIATE"
+    assert "COMMIT" in said
     said.clear()
     await journal.pace(10)
     assert said[0] == "PRAGMA synchronous=NORMAL"

@@ -14,6 +14,7 @@ import pytest
 
 from flux2_mcp import budget, catalog
 from flux2_mcp.budget import Caps, Left, Spent
+from flux2_mcp.journal.migrations import MIGRATIONS
 from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.lifecycle import Event, State
 from tests.unit.journals import Home, intend, intent, new, opened, steps
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.anyio
 PAGE = 4096
 LONG = catalog.request(prompt="x" * 3000)
 DAY = Caps(daily_usd=Decimal("0.40"))
+CAT_TOO = catalog.request(prompt="a cat, too")
 JUNK = b"no database any more " * 500
 GONE = "journal.sqlite3 (begun "
 ON_IT = ["task_recent", "task_unfinished"]
@@ -357,6 +359,102 @@ async def test_a_file_without_our_tables_where_a_journal_was_is_no_new_journal(
     assert journal.notice == f"The journal was broken. It was moved aside as {aside(home)} and a new one begun."
     if damage is empty:  # what is opened at least once is in WAL mode since
         assert (home.path / aside(home)).read_bytes() == data
+
+
+def left_by_a_killed_process(home: Home, tmp_path: Path) -> Path:
+    left = tmp_path / "left"
+    shutil.copytree(home.path, left)
+    return left / "journal.sqlite3"
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, zero])
+async def test_a_file_whose_log_was_lost_with_tasks_in_it_closes_the_day(
+    home: Home, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    before = home.journal("before")
+    await new(before, intent("k0"))
+    await before.close()
+    await new(before, intent("k1"))
+    path = left_by_a_killed_process(home, tmp_path)
+    damage(path.with_name("journal.sqlite3-wal"))
+    async with opened(path.parent) as left:
+        journal = left.journal("a")
+        await new(journal, intent("first"))
+        assert [entry.key for entry in await journal.recent(limit=9)] == ["first", "k0"]
+        await closed(journal, aside(left))
+
+
+async def test_tables_stand_in_the_file_itself_once_it_is_made(home: Home, tmp_path: Path) -> None:
+    await home.journal().recent(limit=1)
+    path = left_by_a_killed_process(home, tmp_path)
+    path.with_name("journal.sqlite3-wal").unlink()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM task").fetchall() == [(0,)]
+
+
+async def test_what_a_process_wrote_stands_in_the_file_itself_once_that_has_ended(home: Home, tmp_path: Path) -> None:
+    ends, stays = home.journal("a"), home.journal("b")
+    await new(ends, intent("k"))
+    await stays.recent(limit=1)
+    await ends.close()
+    path = left_by_a_killed_process(home, tmp_path)
+    path.with_name("journal.sqlite3-wal").unlink()
+    async with opened(path.parent) as left:
+        assert [entry.key for entry in await left.journal().recent(limit=9)] == ["k"]
+
+
+async def test_a_killed_process_whose_log_is_there_has_lost_nothing(home: Home, tmp_path: Path) -> None:
+    await new(home.journal(), intent("k0"), intent("k1"))
+    async with opened(left_by_a_killed_process(home, tmp_path).parent) as left:
+        journal = left.journal()
+        assert [entry.key for entry in await journal.recent(limit=9)] == ["k1", "k0"]
+        assert (journal.notice, (await spent(journal)).lost) == (None, None)
+
+
+async def test_a_journal_whose_tasks_were_deleted_by_hand_closes_the_day(home: Home) -> None:
+    path = await filled(home)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM task WHERE n > 2")
+    journal = home.journal()
+    await new(journal, intent("first"))
+    await closed(journal, aside(home))
+
+
+def names(kind: str) -> list[str]:
+    with closing(sqlite3.connect(":memory:")) as database:
+        for migration in MIGRATIONS:
+            database.executescript(migration)
+        sql = "SELECT name FROM sqlite_schema WHERE type = ? AND tbl_name = 'task' ORDER BY name"
+        return [row[0] for row in database.execute(sql, (kind,))]
+
+
+@pytest.mark.parametrize("name", [*names("index"), "task"])
+async def test_an_empty_page_in_the_place_of_an_index_or_of_the_tasks_is_no_sound_journal(
+    home: Home, name: str
+) -> None:
+    before = home.journal("before")
+    await new(before, intent("k", push_url="https://here.example/k"))
+    await steps(before, "k", Event.ACCEPTED, Event.COMPLETED, usd="0.05")
+    await before.close()
+    with closing(sqlite3.connect(before.path)) as database:
+        sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?"
+        page = (database.execute(sql, (name,)).fetchone()[0] - 1) * PAGE
+    with before.path.open("r+b") as file:
+        file.seek(page)
+        # A leaf without a row: SQLite reads it as well as any other.
+        file.write((b"\x0d" if name == "task" else b"\x0a") + bytes(4) + PAGE.to_bytes(2) + bytes(PAGE - 7))
+    journal = home.journal()
+    await new(journal, intent("first", CAT_TOO))
+    assert aside(home)
+    if name == "task":
+        await closed(journal, aside(home))
+    else:
+        assert [entry.key for entry in await journal.recent(limit=9)] == ["first", "k"]
+        assert (await spent(journal)).session_usd == Decimal("0.10")
 
 
 async def test_a_file_that_is_emptied_under_a_running_process_is_no_new_journal(home: Home) -> None:

@@ -24,6 +24,7 @@ from flux2_mcp.runapi.causes import CERTIFICATES
 from flux2_mcp.settings import Settings
 
 LOGIN = "flux2-mcp login"
+SALVAGE = "flux2-mcp doctor --salvage"
 ELSEWHERE = "export FLUX2_HOME=/a/folder/with/room"
 PATIENCE = 15.0
 """Seconds that RunAPI has for each answer."""
@@ -161,26 +162,34 @@ async def _prices(gateway: Gateway) -> Check:
 
 def storage(settings: Settings) -> Iterator[Check]:
     """The journal and the disk under FLUX2_HOME."""
-    from flux2_mcp.journal.sqlite import Error, looked_at
+    from flux2_mcp.journal.sqlite import Error, looked_at, mark_of
+    from flux2_mcp.journal.whole import whole
 
     home, journal = settings.home, settings.home / "journal.sqlite3"
     # `Path.exists` raises where a folder may not be looked into.
     there = next(folder for folder in (home, *home.parents) if os.path.exists(folder))  # noqa: PTH110  # see above
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield fail("journal", f"{there} is not to be written", shlex.join(["chmod", "u+rwx", str(there)]))
+    elif there == home and not journal.exists() and mark_of(journal).exists():
+        detail = (
+            f"{journal} has vanished; what was spent in the last 24 hours is not known until flux2-mcp spend --lost USD"
+        )
+        yield fail("journal", detail, SALVAGE)
     elif there != home or not journal.exists():
         yield ok("journal", f"none yet; the first task makes {journal}")
+    elif not journal.is_file():
+        yield fail("journal", f"{journal} is no file", shlex.join(["mv", str(journal), f"{journal}.moved"]))
     else:
         files = [path for path in home.glob("journal.sqlite3*") if path.is_file()]
         size = sum(path.stat().st_size for path in files) / MEGABYTE
-        aside = shlex.join(["mv", str(journal), f"{journal}.broken"])
         try:
-            sound, tasks = looked_at(journal, "SELECT count(*) FROM task")
+            sound, tasks = looked_at(journal, "SELECT count(*) FROM task", whole)
         except Error as exc:
-            yield fail("journal", f"{journal} can't be read: {exc}", aside)
+            yield fail("journal", f"{journal} can't be read: {exc}", SALVAGE)
         else:
             detail = f"{tasks} tasks, {size:.1f} MB ({journal})"
-            yield ok("journal", f"sound, {detail}") if sound else fail("journal", f"{journal} is broken", aside)
+            broken = f"{journal} is broken, or lacks what was written into it"
+            yield ok("journal", f"sound, {detail}") if sound else fail("journal", broken, SALVAGE)
             if sound:
                 yield from _records(journal, settings)
     free = shutil.disk_usage(there).free
@@ -202,6 +211,9 @@ def _records(journal: Path, settings: Settings) -> Iterator[Check]:
         found = inspect(journal, account(settings))
     except Error:  # another process has it for long: what was sound before is no failure
         return
+    if found.lost:
+        detail = f"{_named(found.lost)}: lost, and not all of it could be read, so the day's cap is closed"
+        yield note("lost", detail, "flux2-mcp spend --lost USD")
     if found.unread:
         detail = f"this version can't read {_named(found.unread)}; left as they are, for a newer flux2-mcp"
         yield note("records", detail, "flux2-mcp tasks")

@@ -14,6 +14,7 @@ from flux2_mcp.hosts.table import Host, host
 
 if TYPE_CHECKING:  # the service is loaded when it is asked about, not for --help
     from flux2_mcp.commands.checks import Check, Report
+    from flux2_mcp.settings import Settings
 
 EPILOG = """
 \b
@@ -21,6 +22,7 @@ Examples:
   flux2-mcp doctor          all that is on this machine
   flux2-mcp doctor codex    only this host, whose entry must be there
   flux2-mcp doctor --json
+  flux2-mcp doctor --salvage
 
 Exit code 1 where something fails. Shows no more of a key than its last four characters.
 """
@@ -30,15 +32,21 @@ FAILED = 1
 
 @click.command(epilog=EPILOG)
 @click.argument("hosts", nargs=-1, metavar="[HOST]...")
+@click.option(
+    "--salvage", is_flag=True,
+    help="First put a new journal in the place of a broken one, with all of it that can be read. The broken one is kept.",
+)  # fmt: skip
 @output.as_json_option
 @click.pass_obj
-def doctor(invocation: Invocation, *, hosts: tuple[str, ...], as_json: bool) -> int:
+def doctor(invocation: Invocation, *, hosts: tuple[str, ...], salvage: bool, as_json: bool) -> int:
     """Look at this installation, RunAPI, the journal and the hosts' entries. Costs nothing."""
     from flux2_mcp.commands.checks import Report
 
     rows = [host(name) for name in hosts]
 
     async def work() -> Report:
+        if salvage:
+            await _salvage(invocation())
         with output.progress() as show:
             checks = [check async for check in _checks(invocation, rows, show)]
         return Report(ok=all(check.status != "fail" for check in checks), checks=checks)
@@ -46,6 +54,15 @@ def doctor(invocation: Invocation, *, hosts: tuple[str, ...], as_json: bool) -> 
     report = output.run(work, stopped="Stopped.")
     click.echo(report.model_dump_json(indent=2) if as_json else _words(report))
     return 0 if report.ok else FAILED
+
+
+async def _salvage(settings: Settings) -> None:
+    from flux2_mcp.accounts import Accounts
+
+    async with Accounts.opened(settings) as accounts:
+        await accounts.salvage()
+        if accounts.notice is not None:
+            click.echo(accounts.notice, err=True)
 
 
 async def _checks(invocation: Invocation, rows: list[Host], show: Callable[[str], None]) -> AsyncIterator[Check]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flux2_mcp.journal import holders, rows
 from flux2_mcp.journal.migrations import MIGRATIONS
-from flux2_mcp.journal.shared import LEASE
+from flux2_mcp.journal.shared import LEASE, lost
 from flux2_mcp.journal.sqlite import reading
 
 UNENDED = "SELECT * FROM task WHERE state NOT IN ('delivered', 'failed', 'rejected', 'undelivered', 'unknown')"
@@ -20,13 +21,14 @@ class Inspection:
     """What was found, as ids of tasks.
 
     `unread` are records that can't be read, `strangers` open tasks that another key has made and nobody looks after, `away`
-    those of other services, by service. `known`: it is written down which account the key belongs to.
+    those of other services, by service. `lost`: what closes the day, see `Spent.lost`. `known`: it is written down which account the key belongs to.
     """
 
     unread: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()
     known: bool = False
     away: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
 
 def inspect(path: Path, account: str) -> Inspection:
@@ -52,5 +54,9 @@ def inspect(path: Path, account: str) -> Inspection:
             )
         here = by_service.pop(holders.service_of(account), [])
         return Inspection(
-            tuple(entry.task_id or entry.key for entry in unread), tuple(here), holders.known(account, read), by_service
+            tuple(entry.task_id or entry.key for entry in unread),
+            tuple(here),
+            holders.known(account, read),
+            by_service,
+            lost(account, datetime.now(UTC), read),
         )

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux2_mcp.journal import rows
-from flux2_mcp.journal.sqlite import Database, Error, Read, Row, reading, vanished
+from flux2_mcp.journal.shared import BORN
+from flux2_mcp.journal.sqlite import BEGUN, Database, Error, Read, Row, noted, reading, vanished
 
 CHUNK = 200
 """Rows that are read at once; one by one where that fails."""
@@ -25,7 +26,7 @@ GIVE_UP = 50
 
 _THERE = "SELECT 1 FROM task WHERE account = :account AND key = :key"
 _AMOUNTS = {name: rows.amount(name) for name in ("quoted", "reserved", "charged")}
-_DATED = "typeof(created_at) = 'real' AND created_at BETWEEN 0 AND 253402300799"  # to the end of the year 9999
+_DATED = f"typeof(created_at) = 'real' AND created_at BETWEEN {BORN} AND 253402300799"  # to the end of the year 9999
 _COUNTABLE = (
     f"UPDATE task SET {', '.join(f'{name} = {amount}' for name, amount in _AMOUNTS.items())},"
     f" created_at = iif({_DATED}, created_at, :now) WHERE account = :account AND key = :key"
@@ -60,7 +61,7 @@ def salvage(before: Database | None, path: Path, name: str | None, into: Databas
             there = name is not None and path.exists() and path.stat().st_size
             sources += [stack.enter_context(reading(path))] if there else []
         for read in sources:
-            done.whole = _take(read, into, done) or done.whole
+            done.whole = _take(read, into, done, path) or done.whole
         done.whole = done.whole and not done.uncounted
         if name is not None and not done.whole:
             into.execute("INSERT OR IGNORE INTO lost VALUES (?, ?, NULL)", (name, time.time()))
@@ -71,8 +72,8 @@ def salvage(before: Database | None, path: Path, name: str | None, into: Databas
     return done
 
 
-def _take(read: Read, into: Database, done: Salvage) -> bool:
-    """Take over from one source; gives whether all of it could be read."""
+def _take(read: Read, into: Database, done: Salvage, path: Path) -> bool:
+    """Take over from one source; gives whether all of it could be read, and was there."""
     seen, whole = 0, _copy(read, "lost", into)
     _copy(read, "holder", into)  # whose keys they were; RunAPI says it again, as long as they are keys
     for row in _tasks(read):
@@ -86,7 +87,7 @@ def _take(read: Read, into: Database, done: Salvage) -> bool:
         if taken and into.execute(_COUNTABLE, name | {"now": time.time()}):
             done.uncounted += 1  # the same row from the other source is there already then
         whole = whole and bool(taken or into.read(_THERE, name))
-    return whole and seen == _number(read)
+    return whole and seen == _number(read) and _reaches(read, path)
 
 
 def _number(read: Read) -> int | None:
@@ -95,6 +96,17 @@ def _number(read: Read) -> int | None:
         return int(read("SELECT count(*) FROM task INDEXED BY task_newest")[0][0])
     except Error:
         return None
+
+
+def _reaches(read: Read, path: Path) -> bool:
+    """Whether the newest task that is known to have been written is there."""
+    begun = None
+    with suppress(Error, IndexError):
+        begun = str(read(BEGUN)[0][0])
+    try:
+        return bool(read("SELECT coalesce(max(n), 0) FROM task")[0][0] >= noted(path, begun))
+    except Error:
+        return False
 
 
 def _copy(read: Read, table: str, into: Database) -> bool:

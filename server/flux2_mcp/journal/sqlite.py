@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ Error = sqlite3.Error
 BUSY_SECONDS = 10.0
 """How long a writer waits for another process's transaction. Ours take milliseconds."""
 BUSY_PAUSE = 0.005
+BEGUN = "SELECT applied_at FROM migration ORDER BY id LIMIT 1"
 TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 
 
@@ -36,6 +37,12 @@ class EmptyError(sqlite3.DatabaseError):
     """The file has none of our tables, though one that has them was made under its name."""
 
     sqlite_errorname = "SQLITE_NOTADB"
+
+
+class ShortError(sqlite3.DatabaseError):
+    """The file is readable and lacks something that was written into it."""
+
+    sqlite_errorname = "SQLITE_CORRUPT"
 
 
 def is_lost(error: BaseException) -> bool:
@@ -112,6 +119,7 @@ class Database:
                 self._connection.execute(
                     "INSERT INTO migration VALUES (?, ?)", (number + 1, datetime.now(UTC).isoformat())
                 )
+        self.checkpoint()  # the tables are there also where the log is lost
 
     def _applied(self) -> int:
         return int(self._connection.execute("SELECT count(*) FROM migration").fetchone()[0])
@@ -149,7 +157,7 @@ class Database:
     @property
     def begun(self) -> str:
         """When this file was made, which tells it from every other that had its name."""
-        return str(self.read("SELECT applied_at FROM migration ORDER BY id LIMIT 1")[0][0])
+        return str(self.read(BEGUN)[0][0])
 
     @property
     def replaced(self) -> bool:
@@ -171,6 +179,11 @@ class Database:
         """A number that changes whenever another connection has committed; a few microseconds."""
         with self._lock:
             return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def checkpoint(self) -> None:
+        """Bring what stands in the log into the file itself, as far as no other process keeps it from that."""
+        with self._lock, suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Close the file. Nothing may be called after."""
@@ -223,7 +236,11 @@ the lost one: the name under which it is kept, or `vanished`. None: another proc
 its work already."""
 
 
-def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> Database:
+Whole = Callable[[Read, int], bool]
+"""Whether a file that can be read has all that was written into it: given its queries and the number that was noted last."""
+
+
+def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed, whole: Whole) -> Database:
     """A file that others may find broken and move meanwhile. Made where there is none, readable by the user alone.
 
     Args:
@@ -231,9 +248,10 @@ def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) 
         migrations: See `Database`.
         durable: See `Database`.
         seed: Called where a file was there before and has vanished.
+        whole: Asked of a file that is there.
 
     Raises:
-        sqlite3.Error: As `Database`, and where a file was there before that has been emptied.
+        sqlite3.Error: As `Database`, and where a file was there before that has been emptied, or is not whole.
         OSError: It can't be made.
     """
     with _alone(path):
@@ -241,18 +259,51 @@ def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) 
             return _replaced(path, migrations, durable=durable, seed=seed)
         path.touch(mode=0o600)
         database = Database(path, migrations, durable=durable, made=mark_of(path).exists())
+        try:
+            if not whole(database.read, noted(path, database.begun)):
+                raise ShortError(f"{path.name} lacks what was written into it")
+        except sqlite3.Error:
+            database.close()
+            raise
         _put_mark(path, database)
         return database
 
 
 def mark_of(path: Path) -> Path:
-    """A file that stands beside one that was made: where that is gone or emptied since, it is lost. Holds `Database.begun`."""
+    """A file that stands beside one that was made: where that is gone or emptied since, it is lost.
+
+    Holds `Database.begun` and, on a line of its own, a number: see `note`.
+    """
     return path.with_suffix(".made")
+
+
+def _mark(path: Path) -> tuple[str, int]:
+    """What the mark holds; "" and 0 where it is not there or tells nothing."""
+    try:
+        begun, _, number = mark_of(path).read_text().partition("\n")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return "", 0
+    return begun, int(number) if number.strip().isdecimal() else 0
+
+
+def noted(path: Path, begun: str | None) -> int:
+    """The number that was noted last for the file that was begun then (None: nobody knows when); 0 where none was."""
+    of, number = _mark(path)
+    return number if begun in {of, None} else 0
+
+
+def note(path: Path, begun: str, number: int) -> None:
+    """Write down a number that the file reached, once it is committed: a file that holds less has lost something."""
+    if _mark(path)[0] == begun:
+        # In place and of one length: nobody reads half of it.
+        with mark_of(path).open("r+", newline="\n") as mark:
+            mark.seek(len(begun))
+            mark.write(f"\n{number:020}")
 
 
 def _put_mark(path: Path, database: Database) -> None:
     mark, begun = mark_of(path), database.begun
-    if not mark.exists() or mark.read_text() != begun:
+    if _mark(path)[0] != begun:
         mark.touch(mode=0o600)
         mark.write_text(begun)
 
@@ -280,19 +331,22 @@ def reading(path: Path) -> Iterator[Read]:
         yield lambda sql, parameters=(): connection.execute(sql, parameters).fetchall()
 
 
-def looked_at(path: Path, question: str) -> tuple[bool, int]:
+def looked_at(path: Path, question: str, whole: Whole) -> tuple[bool, int]:
     """Whether a file holds together, and the number that answers a question (0 where it does not). Changes nothing.
 
     Args:
         path: The file; it must be there.
         question: A SELECT of one number.
+        whole: Asked of it, too.
 
     Raises:
         sqlite3.Error: The file can't be opened or read.
     """
     with reading(path) as read:
         try:
-            sound = read("PRAGMA integrity_check(1)")[0][0] == "ok"
+            begun = read(BEGUN)
+            sound = bool(begun) and read("PRAGMA integrity_check(1)")[0][0] == "ok"
+            sound = sound and whole(read, noted(path, str(begun[0][0])))
             return sound, int(read(question)[0][0]) if sound else 0
         except sqlite3.Error as exc:
             if is_lost(exc):
@@ -300,7 +354,7 @@ def looked_at(path: Path, question: str) -> tuple[bool, int]:
             raise
 
 
-def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> Database:
+def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed, whole: Whole) -> Database:
     """A file that works in place of one that was found broken or gone.
 
     Of the processes that find it broken, one at a time looks again and only the first moves it aside: else the second
@@ -311,13 +365,14 @@ def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed)
         migrations: See `Database`.
         durable: See `Database`.
         seed: Called in each case.
+        whole: Asked of a file that is there.
 
     Raises:
         sqlite3.Error: As `Database`.
         OSError: The broken file can't be moved.
     """
     with _alone(path):
-        if path.exists() and (database := _sound(path, migrations, durable=durable)) is not None:
+        if path.exists() and (database := _sound(path, migrations, durable=durable, whole=whole)) is not None:
             seed(database, None)
             return database
         return _replaced(path, migrations, durable=durable, seed=seed)
@@ -329,8 +384,7 @@ def _replaced(path: Path, migrations: Sequence[str], *, durable: bool, seed: See
     A process that is killed in between leaves the lost one where it was, or none: then the next one goes on from there.
     """
     aside = path.with_name(f"{path.stem}-broken-{time.time_ns()}{path.suffix}")
-    mark = mark_of(path)
-    name = aside.name if path.exists() else vanished(path, mark.read_text() if mark.exists() else "")
+    name = aside.name if path.exists() else vanished(path, _mark(path)[0])
     fresh = path.with_suffix(".new")
     for part in _parts(fresh):
         part.unlink(missing_ok=True)
@@ -352,14 +406,15 @@ def _parts(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "")]
 
 
-def _sound(path: Path, migrations: Sequence[str], *, durable: bool) -> Database | None:
+def _sound(path: Path, migrations: Sequence[str], *, durable: bool, whole: Whole) -> Database | None:
+    database = None
     try:
         database = Database(path, migrations, durable=durable, made=True)
+        if database.sound(migrations) and whole(database.read, noted(path, database.begun)):
+            return database
     except sqlite3.Error as exc:
-        if is_lost(exc):
-            return None
-        raise
-    if database.sound(migrations):
-        return database
-    database.close()
+        if not is_lost(exc):
+            raise
+    if database is not None:
+        database.close()
     return None

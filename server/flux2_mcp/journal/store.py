@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -24,6 +25,7 @@ from flux2_mcp.errors import JournalError, before_sending
 from flux2_mcp.journal import history, holders, rows, shared
 from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Matched, Name, StoredImage, digest, resolution
 from flux2_mcp.journal.migrations import MIGRATIONS
+from flux2_mcp.journal.whole import whole
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.logs import fields
 from flux2_mcp.models import UploadedFile
@@ -93,7 +95,8 @@ class SqliteJournal:
         with self._opening:
             if self._opened is None:
                 self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._opened = opened(self.path, MIGRATIONS, durable=True, seed=partial(self._seed, None))
+                seed = partial(self._seed, None)
+                self._opened = opened(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole)
                 holders.respelled(self._opened)
             found = self._opened
         return self._renewed() if found.replaced else found
@@ -106,7 +109,8 @@ class SqliteJournal:
             before, self._opened = self._opened, None
             try:
                 self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._opened = renewed(self.path, MIGRATIONS, durable=True, seed=partial(self._seed, before))
+                seed = partial(self._seed, before)
+                self._opened = renewed(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole)
                 holders.respelled(self._opened)
             finally:
                 if before is not None:
@@ -155,29 +159,49 @@ class SqliteJournal:
         self._account = holders.tasks_of(self._name, database.read)
         return work(database)
 
-    async def _call(self, work: Callable[[Database], T]) -> T:
+    async def _call(self, work: Callable[[Database], T], *, salvage: bool = False) -> T:
         def call() -> T:
             from flux2_mcp.journal.sqlite import Error, is_lost
 
             try:
                 try:
-                    return work(self._database())
+                    return work(self._renewed() if salvage else self._database())
                 except Error as exc:
                     if not is_lost(exc):
                         raise
                     return work(self._renewed())  # nothing of it was written yet
             except (Error, OSError) as exc:
                 reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-                raise JournalError(f"The journal can't be used: {reason}.") from exc
+                advice = None
+                if self.path.is_dir():
+                    reason, advice = f"{self.path} is a folder", "Move that folder away, then call again."
+                elif isinstance(exc, Error) and is_lost(exc):
+                    advice = "Run flux2-mcp doctor --salvage, then call again."
+                raise JournalError(f"The journal can't be used: {reason}.", next_step=advice) from exc
 
         return await anyio.to_thread.run_sync(call, limiter=self._one)
 
-    async def _write(self, work: Callable[[Database], T], *, durable: bool = True) -> T:
+    async def _write(
+        self,
+        work: Callable[[Database], T],
+        *,
+        durable: bool = True,
+        after: Callable[[Database], None] = lambda _: None,
+    ) -> T:
         def call(database: Database) -> T:
             with database.write(durable=durable):
-                return self._as_account(database, work)
+                done = self._as_account(database, work)
+            after(database)
+            return done
 
         return await self._call(call)
+
+    def _note_newest(self, database: Database) -> None:
+        """So that a journal whose log is lost is known to lack tasks; no task that was paid for is ever deleted."""
+        from flux2_mcp.journal.sqlite import note
+
+        with suppress(OSError):  # the task itself is written down
+            note(self.path, database.begun, int(database.read("SELECT coalesce(max(n), 0) FROM task")[0][0]))
 
     async def intend(
         self,
@@ -212,7 +236,7 @@ class SqliteJournal:
             )
 
         with before_sending():
-            intended = await self._write(work)
+            intended = await self._write(work, after=self._note_newest)
         self._note(*intended.entries)
         return intended
 
@@ -433,6 +457,10 @@ class SqliteJournal:
         """See `Journal.settle`."""
         return await self._write(partial(shared.settle, missing_usd))
 
+    async def salvage(self) -> None:
+        """Look at all of the file: where it is broken or gone, a new one takes its place, with all that can be read."""
+        await self._call(lambda _: None, salvage=True)
+
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:
         """See `Journal.charged`."""
         kinds = [(model.id, resolution) for model in catalog.models().values() for resolution in model.resolutions]
@@ -481,8 +509,13 @@ class SqliteJournal:
     async def close(self) -> None:
         """See `Journal.close`."""
         if self._opened is not None:
-            await self._call(lambda database: database.close())
+            await self._call(_let_go)
             self._opened = None
+
+
+def _let_go(database: Database) -> None:
+    database.checkpoint()
+    database.close()
 
 
 def _kind(intent: Intent) -> tuple[str, str]:
