@@ -101,6 +101,20 @@ def first_alone(together: int) -> None:
         )
 
 
+def untold(caps: Caps) -> None:
+    """An image whose price nobody published was made, and its charge never told: its sum is not known, nor the next one's.
+
+    Raises:
+        BudgetError: A cap on a sum is set.
+    """
+    if caps.session_usd is not None or caps.daily_usd is not None:
+        raise BudgetError(
+            "Nobody publishes a price for this, RunAPI has not said what the last one cost, and a spending cap is set.",
+            next_step="Choose a variant with a published price. Or the user unsets FLUX2_SESSION_BUDGET_USD and"
+            " FLUX2_DAILY_BUDGET_USD for it; flux2-mcp balance before and after tells its cost.",
+        )
+
+
 def left(caps: Caps, spent: Spent) -> list[Left]:
     """Each cap that is set, with what is left of it."""
     limits: Mapping[str, tuple[Decimal | None, Decimal]] = {

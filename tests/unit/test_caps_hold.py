@@ -20,6 +20,7 @@ from flux2_mcp.asking import Asked
 from flux2_mcp.budget import Caps
 from flux2_mcp.confirming import Offer
 from flux2_mcp.errors import BudgetError
+from flux2_mcp.lifecycle import State
 from flux2_mcp.service import Service
 from flux2_mcp.spending import By
 from tests.unit.services import CREATE, POLL, Front, Reply, Seen, fronted, made, opened, through, until
@@ -196,6 +197,38 @@ async def test_tasks_of_an_unknown_price_are_made_one_at_a_time_under_a_cap(fron
     assert front.count(CREATE) == 1
     async with opened(front.settings(tmp_path)) as service:  # without a cap, nobody set a bound
         await made(service, "foxes [sandbox:stuck]", count=2, wait=0, request=MAX)
+
+
+@pytest.mark.parametrize("cap", ["daily_usd", "session_usd"])
+async def test_where_runapi_never_said_what_an_image_of_an_unknown_price_cost_the_caps_take_no_more_of_it(
+    front: Front, tmp_path: Path, cap: str
+) -> None:
+    told = Prices(front, listed=None)
+
+    async def untold(seen: Seen) -> Reply | None:
+        answer = await told(seen)
+        if answer is None or not seen.is_(POLL):
+            return answer
+        return Reply(answer.status, json.dumps(json.loads(answer.body) | {"usage": None, "billing": None}).encode())
+
+    front.rule = untold
+    stated: dict[str, Any] = {"request": MAX, "max_cost_usd": Decimal("0.01")}
+    capped = Caps(**{cap: Decimal("0.10")})
+    async with opened(front.settings(tmp_path, caps=capped)) as service:
+        (first,) = (await made(service, "a fox", **stated)).tasks
+        assert (first.entry.state, first.entry.charged_usd) == (State.DELIVERED, None)
+        with pytest.raises(BudgetError, match="RunAPI has not said what the last one cost") as refused:
+            await made(service, "another fox", **stated)
+        assert "a variant with a published price" in refused.value.next_step
+        assert "FLUX2_SESSION_BUDGET_USD and FLUX2_DAILY_BUDGET_USD" in refused.value.next_step
+        await made(service, "of a known price")
+    assert front.count(CREATE) == 2
+    front.rule = told
+    async with opened(front.settings(tmp_path)) as service:
+        await made(service, "without a cap", request=MAX)
+    async with opened(front.settings(tmp_path, caps=Caps(daily_usd=Decimal("1.00")))) as service:
+        await made(service, "its price is known since", request=MAX)
+    assert front.count(CREATE) == 4
 
 
 async def offers(service: Service, count: int, **more: Any) -> list[Offer]:  # noqa: ANN401  # as offer

@@ -307,8 +307,8 @@ class Journal(Protocol):
 
         Raises:
             InvalidRequestError: A known key belongs to another request.
-            BudgetError: Under a cap, tasks without a known price were to run together; or what is new would cost more than
-                was stated.
+            BudgetError: Under a cap, tasks without a known price were to run together, or what the last of them cost was
+                never told; or what is new would cost more than was stated.
         """
         ...
 

@@ -257,6 +257,15 @@ def unpriced(account: str, model: str, database: Database) -> int:
     return int(database.read(sql, {"sandbox": account == SANDBOX, "model": model})[0][0])
 
 
+def untold(account: str, model: str, database: Database) -> bool:
+    """Whether a task of a model without a known price has ended, over the same accounts, and its charge was never told."""
+    sql = (
+        f"SELECT 1 FROM task WHERE {PURSE} AND model = :model AND quoted IS NULL AND charged IS NULL AND NOT {FREE}"
+        " AND state NOT IN ('intent', 'submitted', 'processing') LIMIT 1"
+    )
+    return bool(database.read(sql, {"sandbox": account == SANDBOX, "model": model}))
+
+
 def upload(account: str, identity: str, at: datetime, database: Database) -> UploadedFile | None:
     """The file that RunAPI still holds of this content."""
     sql = "SELECT * FROM upload WHERE account = ? AND identity = ? AND expires_at > ?"

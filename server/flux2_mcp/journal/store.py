@@ -244,11 +244,14 @@ class SqliteJournal:
         """See that tasks whose price is not known may be made.
 
         Raises:
-            BudgetError: Under a cap, nothing was set aside for them, or more than one would run at once.
+            BudgetError: Under a cap, nothing was set aside for them, or more than one would run at once, or what the last
+                one cost was never told.
         """
         if caps.any:
             for intent in unknown:
                 budget.reservation(None, intent.reserved_usd, caps)
+            if shared.untold(self._account, unknown[0].request.model, database):
+                budget.untold(caps)
             budget.first_alone(len(unknown) + shared.unpriced(self._account, unknown[0].request.model, database))
 
     def _spent(self, session: str | None, at: datetime, database: Database) -> Spent:
