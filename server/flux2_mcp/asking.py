@@ -25,19 +25,26 @@ class Asked:
 
 
 def keys(given: str | None, count: int) -> list[str]:
-    """The idempotency key of each task of a call: the caller's own, numbered, or new ones.
+    """The idempotency key of each task of a call: the caller's own, from the second on numbered, or new ones.
+
+    So a call for more images under the same key has those of the call before.
 
     Raises:
         InvalidRequestError: RunAPI would never take it.
     """
     if given is None:
         return [str(uuid.uuid4()) for _ in range(count)]
-    found = [given] if count == 1 else [f"{given}-{number}" for number in range(1, count + 1)]
+    found = [given, *(f"{given}-{number}" for number in range(2, count + 1))]
     if not all(sendable(key) and len(key) <= LONGEST_ID for key in found):
         raise InvalidRequestError(
             Problem("idempotency_key", f"must be 1 to {LONGEST_ID - 2} printable ASCII characters.")
         )
     return found
+
+
+def numbered_first(given: str) -> str:
+    """What earlier versions called the first task of a call for several images under a caller's own key."""
+    return f"{given}-1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,8 +118,13 @@ class Offers:
             InvalidRequestError: RunAPI would never take the key.
             BudgetError: The price is more than what was stated, or not known under a cap.
         """
-        keys = tuple(asking.keys(key, count))
-        known = set() if key is None else {entry.key for entry in await self._journal.find(keys)}
+        keys = asking.keys(key, count)
+        known: set[str] = set()
+        if key is not None:
+            first = asking.numbered_first(key)
+            known = {entry.key for entry in await self._journal.find([*keys, first])}
+            if key not in known and first in known:
+                keys[0] = first
         new = sum(each not in known for each in keys)
         book = await self._prices.book()
         each = pricing.dearest_of(book, asked.request)
@@ -127,7 +132,7 @@ class Offers:
         reserved = budget.reservation(total, stated_usd, self._caps) if new else None
         return Offer(
             asked=asked,
-            keys=keys,
+            keys=tuple(keys),
             new=new,
             joinable=key is None and count == 1,
             quoted_usd=None if each is None else pricing.price_of(book, asked.request).usd,

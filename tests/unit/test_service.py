@@ -423,11 +423,37 @@ async def test_an_idempotency_key_that_can_not_be_sent_is_refused_before_anythin
     assert front.count(CREATE) == 0
 
 
+@pytest.mark.parametrize("counts", [(1, 2, 8, 1, 3), (8, 1), (2, 1, 4)])
+async def test_the_first_tasks_of_a_key_are_the_same_whatever_the_count(
+    front: Front, tmp_path: Path, counts: tuple[int, ...]
+) -> None:
+    seen: list[str | None] = []
+    async with opened(front.settings(tmp_path)) as service:
+        for count in counts:
+            outcome = await made(service, idempotency_key="fox", count=count)
+            ids = [told.entry.task_id for told in outcome.tasks]
+            assert ids[: len(seen)] == seen[:count]
+            seen = max(seen, ids, key=len)
+    assert front.count(CREATE) == len(front.tasks()) == max(counts)
+
+
+async def test_what_an_earlier_version_made_under_a_key_for_several_images_is_found_by_it(
+    front: Front, tmp_path: Path
+) -> None:
+    async with opened(front.settings(tmp_path)) as service:
+        for name in ("fox-1", "fox-2"):
+            await made(service, idempotency_key=name)
+        assert [told.entry.key for told in (await made(service, idempotency_key="fox")).tasks] == ["fox-1"]
+        three = await made(service, idempotency_key="fox", count=3)
+        assert [told.entry.key for told in three.tasks] == ["fox-1", "fox-2", "fox-3"]
+    assert front.count(CREATE) == 3
+
+
 async def test_the_callers_own_key_is_sent_and_brings_the_same_task_again(front: Front, tmp_path: Path) -> None:
     async with opened(front.settings(tmp_path)) as service:
         first = await made(service, idempotency_key="fox", count=2)
         again = await made(service, idempotency_key="fox", count=2)
-    assert {seen.key for seen in front.seen if seen.is_(CREATE)} == {"fox-1", "fox-2"}
+    assert {seen.key for seen in front.seen if seen.is_(CREATE)} == {"fox", "fox-2"}
     assert [told.entry for told in first.tasks] == [told.entry for told in again.tasks]
     assert paid_once(front, first)
 
