@@ -303,7 +303,7 @@ def before_sending() -> Iterator[None]:
     try:
         yield
     except JournalError as exc:
-        raise JournalError(exc.message, cost=NOTHING_SENT) from exc.__cause__
+        raise JournalError(exc.message, cost=NOTHING_SENT, next_step=exc.next_step) from exc.__cause__
 
 
 class HostFileError(Flux2Error):

@@ -151,6 +151,6 @@ async def test_a_folder_in_the_place_of_the_journal_is_told_with_what_to_do(home
     assert (found.status, found.detail) == ("fail", f"{journal.path} is no file")
     assert found.mend == f"mv {journal.path} {journal.path}.moved"
     with pytest.raises(JournalError) as caught:
-        await journal.recent(limit=1)
+        await new(journal, intent("k2"))
     assert caught.value.message == f"The journal can't be used: {journal.path} is a folder."
     assert caught.value.next_step == "Move that folder away, then call again."

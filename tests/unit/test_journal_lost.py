@@ -454,7 +454,7 @@ async def test_an_empty_page_in_the_place_of_an_index_or_of_the_tasks_is_no_soun
         await closed(journal, aside(home))
     else:
         assert [entry.key for entry in await journal.recent(limit=9)] == ["first", "k"]
-        assert (await spent(journal)).session_usd == Decimal("0.10")
+        assert await spent(journal) == Spent(session_usd=Decimal("0.10"))
 
 
 async def test_a_file_that_is_emptied_under_a_running_process_is_no_new_journal(home: Home) -> None:

@@ -23,6 +23,8 @@ CHUNK = 200
 GIVE_UP = 50
 """Chunks without a row, one after the other, behind which nothing more is looked for: no bound of a broken file holds."""
 
+FULL = ("task_newest", "task_recent", "task_digest", "task_spent")
+"""Indices that every task stands in."""
 
 _THERE = "SELECT 1 FROM task WHERE account = :account AND key = :key"
 _AMOUNTS = {name: rows.amount(name) for name in ("quoted", "reserved", "charged")}
@@ -91,11 +93,16 @@ def _take(read: Read, into: Database, done: Salvage, path: Path) -> bool:
 
 
 def _number(read: Read) -> int | None:
-    """How many tasks an index has, which stands apart from the table: a page may lose one without a word. None: unknown."""
-    try:
-        return int(read("SELECT count(*) FROM task INDEXED BY task_newest")[0][0])
-    except Error:
-        return None
+    """How many tasks the indices have, which stand apart from the table: a page may lose one without a word. None: unknown.
+
+    The most that any of them has, since each may be broken itself.
+    """
+    counts = []
+    for name in FULL:
+        with suppress(Error):
+            # With a condition: else SQLite counts in the index that is smallest, whatever it is told.
+            counts.append(int(read(f'SELECT count(*) FROM task INDEXED BY "{name}" WHERE n > 0')[0][0]))
+    return max(counts, default=None)
 
 
 def _reaches(read: Read, path: Path) -> bool:
