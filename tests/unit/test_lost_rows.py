@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ async def test_a_create_that_may_have_been_taken_is_not_given_up_by_a_refusal_af
     journal = tmp_path / "home" / "journal.sqlite3"
 
     def rows(sql: str) -> int:
-        with sqlite3.connect(journal) as database:
+        with closing(sqlite3.connect(journal)) as database, database:
             return database.execute(sql).rowcount
 
     async def rule(seen: Seen) -> Reply | None:
