@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def made(here: Here, *args: str) -> dict[str, Any]:
 
 def aged(env: dict[str, str], task: dict[str, Any], days: int) -> None:
     """Let a task have been made so many days ago."""
-    with sqlite3.connect(Path(env["FLUX2_HOME"]) / "journal.sqlite3") as database:
+    with closing(sqlite3.connect(Path(env["FLUX2_HOME"]) / "journal.sqlite3")) as database, database:
         sql = "UPDATE task SET created_at = created_at - ? WHERE task_id = ?"
         assert database.execute(sql, (days * 86_400, task["task_id"])).rowcount == 1
     database.close()
@@ -63,7 +64,7 @@ def test_tasks_says_what_it_can_not_read_and_why_what_was_paid_has_no_file(
 ) -> None:
     assert here("generate", "a wolf [sandbox:corrupt]")[0] == 5
     fox = made(here, "a red fox in snow")
-    with sqlite3.connect(Path(clean_env["FLUX2_HOME"]) / "journal.sqlite3") as database:
+    with closing(sqlite3.connect(Path(clean_env["FLUX2_HOME"]) / "journal.sqlite3")) as database, database:
         sql = "UPDATE task SET state = 'paused' WHERE task_id = ?"
         assert database.execute(sql, (fox["task_id"],)).rowcount == 1
     database.close()

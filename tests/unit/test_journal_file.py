@@ -9,6 +9,7 @@ import stat
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_each_migration_runs_once_whenever_it_came(tmp_path: Path) -> None:
     assert applied(path, TWO_STEPS[:1]) == [1]
     assert applied(path, TWO_STEPS) == [1, 2]
     assert applied(path, TWO_STEPS) == [1, 2]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute("SELECT count(*) FROM one").fetchone() == (1,)
     connection.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ async def test_one_whose_place_can_not_be_written_down_keeps_no_other_waiting(tm
         front.rule = rule
         prompts = [f"fox {number} [sandbox:moderation]" for number in range(6)]
         async with kept(front, tmp_path, prompts, in_flight=2) as journal:
-            with sqlite3.connect(journal.path) as other:
+            with closing(sqlite3.connect(journal.path)) as other, other:
                 broken = "BEFORE UPDATE OF sent_at ON task WHEN old.key = 'key-0002' BEGIN SELECT raise(FAIL, 'broken') ; END"
                 other.execute(f"CREATE TRIGGER broken {broken}")
             hold.set()
