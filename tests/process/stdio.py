@@ -55,7 +55,8 @@ NO_HURRY = "import threading; timer = threading.Timer; threading.Timer = lambda 
 def patched(code: str, *argv: str) -> list[str]:
     """A command that runs this, and then ours with these arguments."""
     ours = f"{code}\nfrom flux2_mcp.__main__ import main\nmain()"
-    return [sys.executable, "-c", f"import signal, sys\n{ours}", *argv]
+    # As installed programs have it, the working folder is no place to import from; 3.13.0 breaks on one that is gone.
+    return [sys.executable, "-P", "-c", f"import signal, sys\n{ours}", *argv]
 
 
 class Host:
