@@ -40,7 +40,7 @@ def draw(folder: Path) -> None:
             "HOME": home,
             "FLUX2_HOME": f"{home}/flux2",
             "FLUX2_MODE": "sandbox",
-            "FLUX2_SANDBOX_SPEED": "1000",
+            "FLUX2_SANDBOX_SPEED": "50",  # from 100 on, pictures are plain
         }
         made = b"{}"
         for prompt, ratio in MADE:

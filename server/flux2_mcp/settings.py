@@ -17,7 +17,7 @@
 | FLUX2_MAX_IN_FLIGHT | tasks under way at once, all processes together | 32 |
 | FLUX2_CALLBACK_URL | a public address that leads to `FLUX2_CALLBACK_PORT`: RunAPI calls it when a task ends | none |
 | FLUX2_CALLBACK_PORT | port on 127.0.0.1 that listens for those calls | none |
-| FLUX2_SANDBOX_SPEED | how many times faster than life the embedded sandbox's tasks run | 1 |
+| FLUX2_SANDBOX_SPEED | how many times faster than life the embedded sandbox's tasks run; from 100 on its pictures are plain | 1 |
 | FLUX2_EARLY | `0`: the first answers wait for the whole server | `1` |
 | FLUX2_LOG | `debug`, `info`, `warning`, `error`; logs go to stderr | `warning` |
 

@@ -36,6 +36,8 @@ def draw(
     ratio: str = "1:1",
     resolution: str = "1k",
     size: tuple[int, int] | None = (256, 256),
+    *,
+    plain: bool = False,
 ) -> bytes:
     action = "remix_image" if sources else "text_to_image"
     return render(
@@ -47,6 +49,7 @@ def draw(
         output_resolution=resolution,
         sources=sources,
         size=size,
+        plain=plain,
     )
 
 
@@ -348,3 +351,20 @@ def test_a_title_that_is_too_long_ends_in_an_ellipsis_and_moves_nothing() -> Non
     assert short == [["cat cat cat"], long[1]]
     assert long == longer
     assert [line[-1] for line in layouts[1].lines] == [*"t" * (len(layouts[1].lines) - 1), "\N{HORIZONTAL ELLIPSIS}"]
+
+
+# --- plain ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_picture_has_its_size_its_mark_its_prompt_and_its_sources_and_no_scene() -> None:
+    plain, whole = draw("a black cat", plain=True), draw("a black cat")
+    assert plain == draw("a black cat", plain=True)
+    assert len(plain) < len(whole) / 2
+    picture = opened(plain)
+    assert picture.size == opened(whole).size
+    assert picture.info["Comment"] == opened(whole).info["Comment"]
+    assert ImageChops.difference(picture, opened(draw("a black hat", plain=True))).getbbox() is not None
+    source = encoded(Image.new("RGB", (64, 64), (230, 25, 75)))
+    shown = opened(draw("a black cat", sources=[source], plain=True)).getcolors(2**18)
+    assert shown is not None
+    assert max(shown, key=lambda each: (each[1] == (230, 25, 75), each[0]))[1] == (230, 25, 75)

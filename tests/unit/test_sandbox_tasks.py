@@ -11,7 +11,7 @@ import pytest
 
 from flux2_mcp import catalog
 from flux2_mcp.models import Action, Status
-from flux2_mcp.sandbox import tasks
+from flux2_mcp.sandbox import pictures, render, tasks
 from flux2_mcp.sandbox.calls import HttpError
 from flux2_mcp.sandbox.scenarios import Fault
 from flux2_mcp.sandbox.state import Money, State
@@ -208,3 +208,17 @@ def test_prices_are_the_published_ones_and_the_sandboxs_own_where_none_is() -> N
         ("flex", "2k"): 24,
         ("max", "1k"): UNPRICED_CENTS,
     }
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("speed", "plain"), [(99.0, False), (100.0, True)])
+def test_from_a_speed_of_a_hundred_on_a_picture_is_plain(tmp_path: Path, speed: float, *, plain: bool) -> None:
+    with opened(tmp_path, speed=speed) as state:
+        task = make(state, order("[sandbox:instant] a cat"))
+        drawn = render.render(
+            prompt=task.body["prompt"], variant="pro", model=task.model, action=task.action,
+            aspect_ratio=task.aspect_ratio, output_resolution=task.resolution, take=task.idempotency_key or "", plain=plain,
+        )  # fmt: skip
+        assert pictures.delivered(state, task) == drawn

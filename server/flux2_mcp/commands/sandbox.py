@@ -29,7 +29,7 @@ A marker in a prompt scripts what becomes of its task, such as [sandbox:moderati
 )
 @click.option(
     "--speed", type=click.FloatRange(0.01, 10_000), metavar="X",
-    help="So many times faster than life. Default FLUX2_SANDBOX_SPEED, else 1.",
+    help="So many times faster than life; from 100 on, pictures are plain. Default FLUX2_SANDBOX_SPEED, else 1.",
 )  # fmt: skip
 @click.pass_obj
 def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | None) -> None:

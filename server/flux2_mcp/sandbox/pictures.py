@@ -16,6 +16,9 @@ from flux2_mcp.settings import is_loopback
 FOREIGN = ""
 """The reference of a source that lies elsewhere: it is never fetched, and drawn as if it were not there."""
 
+PLAIN_FROM_SPEED = 100
+"""Who is in such a hurry looks at no picture: to draw one took more of a processor than all else of its task."""
+
 
 class SourceError(Exception):
     """A source image that the task can't get; the text says why."""
@@ -112,6 +115,7 @@ def _drawn(state: State, task: Task) -> bytes:
         size=_other_size(task, sources) if task.script.other_ratio else None,
         # The key is part of the request: several images of one prompt are different pictures, as they are live.
         take=task.idempotency_key or "",
+        plain=state.speed >= PLAIN_FROM_SPEED,
     )
     state.write_file(path, content)
     return content

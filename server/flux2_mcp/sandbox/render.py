@@ -79,13 +79,15 @@ def _nearest(source_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def render(*, prompt: str, variant: str, model: str, action: str, aspect_ratio: str, output_resolution: str,
-           sources: Sequence[bytes] = (), size: tuple[int, int] | None = None, take: str = "") -> bytes:  # fmt: skip
+           sources: Sequence[bytes] = (), size: tuple[int, int] | None = None, take: str = "",
+           plain: bool = False) -> bytes:  # fmt: skip
     """Return a PNG picture composed from the prompt and, for a remix, from its source images (1 to 8).
 
     The same arguments give the same bytes with one Pillow version. `variant` is pro, flex or max; `size` (width and
     height in pixels) overrides the size which the ratio and the resolution ask for; another `take` gives another picture
-    of the same prompt. Raises SourceImageError for a
-    source which cannot be read, ValueError for an unknown variant, ratio or resolution.
+    of the same prompt. A `plain` one has its ground, its lettering and its sources, and no scene: it takes a quarter of
+    the time. Raises SourceImageError for a source which cannot be read, ValueError for an unknown variant, ratio or
+    resolution.
     """
     if variant not in _ACCENTS:
         raise ValueError(f"variant is one of {', '.join(_ACCENTS)}")
@@ -97,7 +99,7 @@ def render(*, prompt: str, variant: str, model: str, action: str, aspect_ratio: 
         counted = "1 source" if len(pictures) == 1 else f"{len(pictures)} sources"
         request.insert(0, counted if pictures else "sources not fetched")
     caption = Caption(variant, model, "  ·  ".join(request), accent)
-    canvas = _paint(prompt, (width, height), caption, pictures, take)
+    canvas = _paint(prompt, (width, height), caption, pictures, take, plain=plain)
     information = PngImagePlugin.PngInfo()
     information.add_text("Software", "flux2-mcp sandbox")
     information.add_text("Comment", f"SANDBOX: drawn in place of {model} ({action}); no model was run")
@@ -107,19 +109,23 @@ def render(*, prompt: str, variant: str, model: str, action: str, aspect_ratio: 
     return out.getvalue()
 
 
-def _paint(prompt: str, size: tuple[int, int], caption: Caption, pictures: Sequence[Source], take: str) -> Canvas:
+def _paint(
+    prompt: str, size: tuple[int, int], caption: Caption, pictures: Sequence[Source], take: str, *, plain: bool
+) -> Canvas:
     todo = plan(prompt, caption.accent, take)
     dice = Dice("draw:" + prompt + take)
     canvas = backdrop(size, todo.palette, dice)
-    _SCENES[todo.scene](canvas, todo, dice)
-    subject = None if pictures else todo.subject
-    if subject is not None:
-        _SUBJECTS[subject](canvas, todo, dice)
-    canvas.bloom(170, 40 * canvas.unit, 0.8)
+    subject = None if pictures or plain else todo.subject
+    if not plain:
+        _SCENES[todo.scene](canvas, todo, dice)
+        if subject is not None:
+            _SUBJECTS[subject](canvas, todo, dice)
+        canvas.bloom(170, 40 * canvas.unit, 0.8)
     watermark(canvas, 0.05)
     layout = lay_out(prompt, canvas, aside=subject is not None and canvas.is_wide)
     letter(canvas, layout, caption)
     if pictures:
         lay_cards(canvas, pictures, layout.margin + 66 * canvas.unit, layout.top - 40 * canvas.unit, layout.margin)
-    canvas.grain(prompt, 2)
+    if not plain:
+        canvas.grain(prompt, 2)
     return canvas

@@ -29,7 +29,7 @@ class Sandbox:
 
     Args:
         folder: `FLUX2_HOME/sandbox`. Made where missing, for its owner only.
-        speed: Tasks made here run so many times faster than life.
+        speed: Tasks made here run so many times faster than life; from 100 on, their pictures are drawn plain.
         port: On 127.0.0.1; 0: any free one.
         seed: Makes the durations of tasks reproducible; None: really random.
         rate: Calls a second that the key may make in the long run; None: no limit.

@@ -100,7 +100,7 @@ class State:
 
     Args:
         folder: Made where missing, for its owner only.
-        speed: New tasks run so many times faster than life.
+        speed: New tasks run so many times faster than life; from 100 on, pictures are drawn plain.
         seed: Makes the durations of tasks follow from it and the task's number; None: really random.
         rate: Calls a second that the key may make in the long run; None: no limit.
         burst: Calls it may make at once.
