@@ -33,16 +33,15 @@ works = [
     lambda: upright.upright(path.read_bytes()),
     lambda: workspace.place(path.parent, Save("copy.jpg"), stored, 0),
 ]
-def run(number):
-    for work in (works * 2)[number : number + 2]:
-        work()
-        ended.append(work)
-threads = [threading.Thread(target=run, args=(number,)) for number in range(len(works))]
+def run(work):
+    work()
+    ended.append(work)
+threads = [threading.Thread(target=run, args=(work,)) for work in works]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-assert len(ended) == 2 * len(works)
+assert len(ended) == len(works)
 if sys.platform == "linux":  # the same number of `resource` is also that of the process that began this one
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
     print(*(int(lines[name].split()[0]) // 2**10 for name in ("VmHWM", "VmRSS")))
