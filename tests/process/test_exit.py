@@ -61,9 +61,9 @@ KINDS = {"early": {}, "late": {"FLUX2_EARLY": "0"}}
     thin(
         product(ERAS, [*KINDS, "sockets"], WAYS),
         kept=[
+            # Each era, each kind and each way.
             (LEGACY, "early", "end of input"),
-            (MODERN, "early", "SIGINT"),
-            (MODERN, "sockets", "end of input"),
+            (MODERN, "sockets", "SIGINT"),
             (LEGACY, "late", "SIGTERM"),
         ],
     ),
