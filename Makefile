@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 # More than CI has processors: most of what the tests do is wait.
-WORKERS ?= 5
+WORKERS ?= 4
 # A file's tests share the servers that they start.
 SUITE := --numprocesses $(WORKERS) --dist loadfile --ignore tests/hosts --ignore tests/inspector
 # Byte-code goes into the environment, also where the machine says that none is written: to compile everything in each
