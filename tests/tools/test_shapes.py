@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
@@ -104,7 +105,9 @@ async def test_a_client_that_structured_content_misleads_is_shown_no_output_sche
 
 async def test_a_preview_is_small_and_an_original_never_travels(sandbox_settings: Settings) -> None:
     kinds = {"claude-code": "WEBP", "somebody-new": "JPEG"}
-    async for name, result in one_image(sandbox_settings, list(kinds), output_resolution="2k"):
+    # Slow enough for a whole picture: a plain one packs better than any that a model makes.
+    slower = replace(sandbox_settings, sandbox_speed=99.0)
+    async for name, result in one_image(slower, list(kinds), output_resolution="2k"):
         (preview,) = blocks(result, ImageContent)
         facts = json.loads(blocks(result, TextContent)[1].text)
         assert facts["tasks"][0]["images"][0]["width"] == 2048
