@@ -12,11 +12,14 @@ from pathlib import Path
 from threading import Barrier
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 from PIL import Image
 
 from flux2_mcp.delivery.workspace import CLAIM, PART, STALE_SECONDS, place
-from flux2_mcp.journal.entry import Name, Save, StoredImage
+from flux2_mcp.journal.entry import Entry, Name, Save, StoredImage
+from flux2_mcp.journal.store import SqliteJournal
 from flux2_mcp.waiting import Told
 from tests.unit import journals
 from tests.unit.journals import intent, new
@@ -162,6 +165,42 @@ def test_with_overwrite_what_another_task_placed_meanwhile_stays_and_is_not_link
     assert placed.saved == str(root / "hero-2.png")  # the other is about to put its own there
     place(root, save, first, 0)
     assert [(root / name).read_bytes() for name in ("hero.png", "hero-2.png")] == [drawn(1), drawn(2)]
+
+
+@pytest.mark.anyio
+async def test_with_overwrite_a_file_that_had_the_same_bytes_before_is_not_written_over_by_a_task_beside(
+    root: Path, tmp_path: Path
+) -> None:
+    save, one, two = Save("hero.png", overwrite=True), stored(tmp_path, 1), stored(tmp_path, 2)
+    (root / "hero.png").write_bytes(drawn(1))
+    async with journals.opened(tmp_path) as home:
+        first, second = home.journal("one"), home.journal("two")
+        (a,), (b,) = await new(first, intent("first")), await new(second, intent("second"))
+
+        def put(journal: SqliteJournal, entry: Entry, image: StoredImage) -> StoredImage:
+            return place(root, save, image, 0, take=lambda path: anyio.from_thread.run(journal.take, entry, str(path)))
+
+        placed = [
+            await anyio.to_thread.run_sync(put, first, a, one),
+            await anyio.to_thread.run_sync(put, second, b, two),
+        ]
+    assert [Path(image.saved or "").read_bytes() for image in placed] == [drawn(1), drawn(2)]
+
+
+def test_the_same_bytes_that_another_task_replaces_before_the_name_is_taken_are_no_copy(
+    root: Path, tmp_path: Path
+) -> None:
+    hero = root / "hero.png"
+    hero.write_bytes(drawn(1))
+
+    def take(path: Path) -> Name:
+        if path != hero:
+            return Name.FREE
+        hero.write_bytes(drawn(2))
+        return Name.TAKEN
+
+    placed = place(root, Save("hero.png", overwrite=True), stored(tmp_path, 1), 0, take=take)
+    assert Path(placed.saved or "").read_bytes() == drawn(1)
 
 
 def test_with_overwrite_what_the_user_edited_after_the_first_try_stays(root: Path, tmp_path: Path) -> None:

@@ -252,14 +252,12 @@ def _written(wanted: Path, data: bytes, *, overwrite: bool, task: str, take: Tak
 
 def _put(part: Path, place: Path, data: bytes, take: Take, *, overwrite: bool) -> bool:
     """Give a whole file its name. False where that is taken by something else than these very bytes."""
-    plain = not place.is_symlink() and (place.is_file() or not place.exists())
-    if plain and place.exists() and place.stat().st_size == len(data) and place.read_bytes() == data:
-        return True
-    if os.path.lexists(place) and not (overwrite and plain):
+    plain, same = not place.is_symlink() and (place.is_file() or not place.exists()), _holds(place, data)
+    if os.path.lexists(place) and not (same or (overwrite and plain)):
         return False
-    whose = take(place)
-    if whose is Name.TAKEN:
-        return False
+    whose = take(place)  # of these very bytes too: the name would be free for another task, which may write over it
+    if same or whose is Name.TAKEN:
+        return _holds(place, data)  # another may have done so before the name was taken
     if overwrite and plain and whose is Name.FREE:
         part.replace(place)
         return True
@@ -268,6 +266,12 @@ def _put(part: Path, place: Path, data: bytes, take: Take, *, overwrite: bool) -
     except FileExistsError:
         return False
     return True
+
+
+def _holds(place: Path, data: bytes) -> bool:
+    """Whether these very bytes stand there, in a plain file."""
+    plain = place.is_file() and not place.is_symlink()
+    return plain and place.stat().st_size == len(data) and place.read_bytes() == data
 
 
 def _name(part: Path, place: Path) -> None:
