@@ -94,8 +94,8 @@ def first_alone(together: int) -> None:
     """
     if together > 1:
         raise BudgetError(
-            "Nobody publishes a price for this, and a spending cap is set: one image is made at a time until RunAPI has"
-            " said what one costs.",
+            "Nobody publishes a price for this, and a spending cap is set (max_cost_usd is one, too): one image is made at"
+            " a time until RunAPI has said what one costs.",
             next_step="Wait for the one that is under way (check_task), or ask for count 1;"
             " or choose a variant with a published price.",
         )

@@ -199,6 +199,20 @@ async def test_tasks_of_an_unknown_price_are_made_one_at_a_time_under_a_cap(fron
         await made(service, "foxes [sandbox:stuck]", count=2, wait=0, request=MAX)
 
 
+async def test_a_call_for_several_images_of_an_unknown_price_is_refused_where_its_own_statement_is_the_only_cap(
+    front: Front, tmp_path: Path
+) -> None:
+    Prices(front, listed=None)
+    async with opened(front.settings(tmp_path)) as service:
+        with pytest.raises(BudgetError, match="one image is made at a time"):
+            await made(service, "foxes", count=8, request=MAX, max_cost_usd=Decimal("0.01"))
+        assert front.count(CREATE) == 0
+        await made(service, "a fox", request=MAX, max_cost_usd=Decimal("0.01"))
+        with pytest.raises(BudgetError, match=r"The quote is \$2\.40 and max_cost_usd allows \$0\.01"):
+            await made(service, "foxes", count=8, request=MAX, max_cost_usd=Decimal("0.01"))
+    assert front.count(CREATE) == 1
+
+
 @pytest.mark.parametrize("cap", ["daily_usd", "session_usd"])
 async def test_where_runapi_never_said_what_an_image_of_an_unknown_price_cost_the_caps_take_no_more_of_it(
     front: Front, tmp_path: Path, cap: str

@@ -226,7 +226,7 @@ class SqliteJournal:
                 wanted = _reserved(fresh)
                 unknown = [intent for intent in fresh if intent.quoted_usd is None and _kind(intent) not in charged]
                 if unknown:
-                    self._admit_unpriced(database, unknown, caps)
+                    self._admit_unpriced(database, unknown, caps, stated_usd)
                 if over := budget.exceeded(wanted, caps, self._spent(fresh[0].session, at, database)):
                     return Intended(over=over, wanted_usd=wanted)
                 before()
@@ -240,13 +240,17 @@ class SqliteJournal:
         self._note(*intended.entries)
         return intended
 
-    def _admit_unpriced(self, database: Database, unknown: Sequence[Intent], caps: Caps) -> None:
+    def _admit_unpriced(
+        self, database: Database, unknown: Sequence[Intent], caps: Caps, stated_usd: Decimal | None
+    ) -> None:
         """See that tasks whose price is not known may be made.
 
         Raises:
             BudgetError: Under a cap, nothing was set aside for them, or more than one would run at once, or what the last
-                one cost was never told.
+                one cost was never told; or what the caller stated is for more than one.
         """
+        if stated_usd is not None:
+            budget.first_alone(len(unknown))
         if caps.any:
             for intent in unknown:
                 budget.reservation(None, intent.reserved_usd, caps)
