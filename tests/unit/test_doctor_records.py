@@ -127,6 +127,13 @@ async def test_a_journal_that_has_vanished_is_told_until_the_user_has_told_what_
     found = journal_check(home)
     assert (found.status, found.mend) == ("fail", "flux2-mcp doctor --salvage")
     assert "has vanished" in found.detail
+    mark = journal.path.with_suffix(".made")
+    mark.rename(home.path / "elsewhere")
+    assert journal_check(home).status == "ok"  # nothing tells of it any more
+    (home.path / "images").mkdir()
+    (home.path / "images" / "fox.png").write_bytes(b"an image")
+    assert journal_check(home) == found
+    (home.path / "elsewhere").rename(mark)
     await journal.salvage()
     told = seen(home, "lost")
     assert told is not None

@@ -491,6 +491,23 @@ async def test_a_process_that_is_killed_while_it_puts_the_new_file_in_place_leav
     assert (await spent(journal)).lost is not None
 
 
+async def test_a_home_whose_images_alone_are_left_is_a_lost_one(home: Home) -> None:
+    await filled(home)
+    (home.path / "images").mkdir()
+    for part in home.path.glob("journal*"):
+        part.unlink()
+    await new(home.journal("uncapped"), intent("first"))  # of the next process, nothing is remembered
+    (home.path / "images" / "fox.png").write_bytes(b"an image")
+    for part in home.path.glob("journal*"):
+        part.unlink()
+    journal = home.journal("next")
+    assert journal.was_made
+    await closed(journal, "journal.sqlite3")
+    assert journal.notice == "The journal has vanished from FLUX2_HOME, and a new one was begun."
+    assert await journal.settle(Decimal("0.30"))
+    assert (await spent(journal)).lost is None
+
+
 async def test_a_new_home_is_no_lost_one(home: Home) -> None:
     journals = [home.journal(name) for name in "abc"]
     for number, journal in enumerate(journals):

@@ -163,14 +163,14 @@ async def _prices(gateway: Gateway) -> Check:
 def storage(settings: Settings) -> Iterator[Check]:
     """The journal and the disk under FLUX2_HOME."""
     from flux2_mcp.journal.sqlite import Error, looked_at, mark_of
-    from flux2_mcp.journal.whole import whole
+    from flux2_mcp.journal.whole import has_left_images, whole
 
     home, journal = settings.home, settings.home / "journal.sqlite3"
     # `Path.exists` raises where a folder may not be looked into.
     there = next(folder for folder in (home, *home.parents) if os.path.exists(folder))  # noqa: PTH110  # see above
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield fail("journal", f"{there} is not to be written", shlex.join(["chmod", "u+rwx", str(there)]))
-    elif there == home and not journal.exists() and mark_of(journal).exists():
+    elif there == home and not journal.exists() and (mark_of(journal).exists() or has_left_images(journal)):
         detail = (
             f"{journal} has vanished; what was spent in the last 24 hours is not known until flux2-mcp spend --lost USD"
         )

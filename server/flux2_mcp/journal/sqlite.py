@@ -240,7 +240,9 @@ Whole = Callable[[Read, int], bool]
 """Whether a file that can be read has all that was written into it: given its queries and the number that was noted last."""
 
 
-def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed, whole: Whole) -> Database:
+def opened(
+    path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed, whole: Whole, made: bool = False
+) -> Database:
     """A file that others may find broken and move meanwhile. Made where there is none, readable by the user alone.
 
     Args:
@@ -249,16 +251,18 @@ def opened(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed, 
         durable: See `Database`.
         seed: Called where a file was there before and has vanished.
         whole: Asked of a file that is there.
+        made: Whether a file was there before by what its user knows, beside the mark.
 
     Raises:
         sqlite3.Error: As `Database`, and where a file was there before that has been emptied, or is not whole.
         OSError: It can't be made.
     """
     with _alone(path):
-        if not path.exists() and mark_of(path).exists():
+        made = made or mark_of(path).exists()
+        if made and not path.exists():
             return _replaced(path, migrations, durable=durable, seed=seed)
         path.touch(mode=0o600)
-        database = Database(path, migrations, durable=durable, made=mark_of(path).exists())
+        database = Database(path, migrations, durable=durable, made=made)
         try:
             if not whole(database.read, noted(path, database.begun)):
                 raise ShortError(f"{path.name} lacks what was written into it")

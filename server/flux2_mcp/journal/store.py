@@ -25,7 +25,7 @@ from flux2_mcp.errors import JournalError, before_sending
 from flux2_mcp.journal import history, holders, rows, shared
 from flux2_mcp.journal.entry import Change, Entry, Intended, Intent, Matched, Name, StoredImage, digest, resolution
 from flux2_mcp.journal.migrations import MIGRATIONS
-from flux2_mcp.journal.whole import whole
+from flux2_mcp.journal.whole import has_left_images, whole
 from flux2_mcp.lifecycle import Event, State
 from flux2_mcp.logs import fields
 from flux2_mcp.models import UploadedFile
@@ -87,7 +87,8 @@ class SqliteJournal:
         """Whether the file is there, or was: where it has vanished, there is something to tell of it."""
         from flux2_mcp.journal.sqlite import mark_of
 
-        return self.exists or os.path.exists(mark_of(self.path))  # noqa: PTH110  # see above
+        marked = os.path.exists(mark_of(self.path))  # noqa: PTH110  # see above
+        return self.exists or marked or has_left_images(self.path)
 
     def _database(self) -> Database:
         from flux2_mcp.journal.sqlite import opened
@@ -96,7 +97,8 @@ class SqliteJournal:
             if self._opened is None:
                 self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
                 seed = partial(self._seed, None)
-                self._opened = opened(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole)
+                made = has_left_images(self.path)
+                self._opened = opened(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole, made=made)
                 holders.respelled(self._opened)
             found = self._opened
         return self._renewed() if found.replaced else found

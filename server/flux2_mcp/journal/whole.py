@@ -6,6 +6,8 @@ that was deleted after its process was killed: then the file is as it was some t
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # SQLite loads at its first use
@@ -37,3 +39,14 @@ def whole(read: Read, least: int) -> bool:
         read(f'SELECT count(*) FROM task INDEXED BY "{name}" WHERE ({condition}) AND n > ?', since)[0][0] == count
         for (name, condition), count in zip(of.items(), table, strict=True)
     )
+
+
+def has_left_images(path: Path) -> bool:
+    """Whether a journal was there before by the images beside it, which outlive all of its files: a task made each.
+
+    Args:
+        path: The journal, or where it would be.
+    """
+    with suppress(OSError):
+        return any(path.with_name("images").iterdir())
+    return False
