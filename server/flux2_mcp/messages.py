@@ -28,6 +28,9 @@ from pydantic import ValidationError
 MOST_TOKENS = 100_000
 """Strings and brackets that are followed to find an id; more have only texts that are made to be followed."""
 
+EXACT = 2**53
+"""Up to here, a float is the number that was written."""
+
 MOST_IN_BATCH = 1_000
 """Parts of a batch that are answered: an answer is longer than the shortest of them."""
 
@@ -39,7 +42,7 @@ _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 # Strings first: what stands in them is no bracket. One that never ends takes all that follows it.
 _TOKEN = re.compile(_STRING + rb'|".*|[{}\[\]]', re.DOTALL)
 _COLON = re.compile(rb"\s*:\s*")
-_ID = re.compile(rb"(-?(?:0|[1-9][0-9]{0,30})|" + _STRING + rb")\s*[,}]", re.DOTALL)
+_ID = re.compile(rb"(-?(?:0|[1-9][0-9]{0,30})(?:\.0{1,30})?|" + _STRING + rb")\s*[,}]", re.DOTALL)
 
 
 def message(text: bytes, most: int) -> JSONRPCMessage | None:
@@ -94,6 +97,8 @@ def _answer(members: dict[str, object], error: ErrorData) -> JSONRPCError | None
 
 
 def _usable(ident: object) -> RequestId | None:
+    if isinstance(ident, float) and ident.is_integer() and abs(ident) <= EXACT:  # in JSON, 7.0 is the number 7
+        return int(ident)
     return ident if isinstance(ident, int | str) and not isinstance(ident, bool) else None
 
 

@@ -61,7 +61,9 @@ def test_the_id_of_a_request_that_can_not_be_read_is_found_wherever_it_stands(id
         (b'{"jsonrpc":"2.0","id":7', None),  # 7 or 71
         (b'{"jsonrpc":"2.0","id":"se', None),
         (b'{"jsonrpc":"2.0","id":07,"method":"ping"}', None),
+        (b'{"jsonrpc":"2.0","id":7.0,"method":"ping\xff"}', 7),
         (b'{"jsonrpc":"2.0","id":1.5,"method":"ping\xff"}', None),
+        (b'{"jsonrpc":"2.0","id":1e300,"method":"ping\xff"}', None),
         (b'{"jsonrpc":"2.0","id":null,"method":"ping\xff"}', None),
         (b'{"jsonrpc":"2.0","id":true,"method":"ping\xff"}', None),
         (b'{"jsonrpc":"2.0","id":{"id":7},"method":"ping\xff"}', None),
@@ -99,6 +101,9 @@ def test_an_answer_that_can_not_be_read_is_not_answered() -> None:
 def test_what_is_json_and_no_message_keeps_its_id() -> None:
     assert refused(b'{"jsonrpc":"2.0","id":7}') == (7, INVALID)
     assert refused(b'{"jsonrpc":"1.0","id":"x","method":"ping"}') == ("x", INVALID)
+    assert refused(b'{"jsonrpc":"2.0","id":7.0,"method":"ping"}') == (7, INVALID)
+    assert refused(b'{"jsonrpc":"2.0","id":7.5,"method":"ping"}') == (None, INVALID)
+    assert refused(b'{"jsonrpc":"2.0","id":1e300,"method":"ping"}') == (None, INVALID)
     assert refused(b'{"jsonrpc":"2.0","id":null,"method":"ping"}') == (None, INVALID)
     assert refused(b"[]") == (None, INVALID)
 
