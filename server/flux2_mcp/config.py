@@ -105,6 +105,15 @@ def config_url(fields: Mapping[str, object], path: Path | None) -> str | None:
     return said(_text(fields, URL_FIELDS, path))
 
 
+def unusable_url(path: Path | None) -> SettingsError:
+    """The error for an address in the config file that can't be used. It shows nothing of it."""
+    return SettingsError(
+        f"{_named(path)} has a {URL_FIELDS[0]} that can't be used: it must be https://host[:port][/path], or http:// on"
+        " loopback, since the key travels with each call.",
+        next_step=f"Mend {URL_FIELDS[0]} there, or set RUNAPI_BASE_URL; then start the server again.",
+    )
+
+
 def _text(fields: Mapping[str, object], names: tuple[str, ...], path: Path | None) -> str | None:
     """The first of these fields that says something."""
     for name in names:

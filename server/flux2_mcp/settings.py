@@ -40,7 +40,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from flux2_mcp.budget import Caps
-from flux2_mcp.config import ConfigText, Unreadable, config_fields, config_file, config_key, config_url
+from flux2_mcp.config import ConfigText, Unreadable, config_fields, config_file, config_key, config_url, unusable_url
 from flux2_mcp.environment import cleaned, said_key, said_path
 from flux2_mcp.errors import SettingsError
 
@@ -234,7 +234,14 @@ def _runapi(env: Mapping[str, str], text: ConfigText, mode: str) -> tuple[str | 
     source, key = next(((name, key) for name, key in candidates.items() if key), (None, None))
     if key is not None and not (key.isascii() and key.isprintable()):
         raise SettingsError(f"{source} holds characters that no key has.", setting=source if source in env else None)
-    return key, source, _base_url(base or BASE_URL)
+    try:
+        return key, source, _base_url(base or BASE_URL)
+    except SettingsError as exc:
+        if mode == "sandbox":  # as above: it calls nobody
+            return key, source, BASE_URL
+        if "RUNAPI_BASE_URL" in env:
+            raise
+        raise unusable_url(path) from exc
 
 
 def _base_url(text: str) -> str:

@@ -308,6 +308,23 @@ def test_what_cannot_even_be_taken_apart_is_no_url(text: str) -> None:
     assert refusal(RUNAPI_BASE_URL=text) == "RUNAPI_BASE_URL is not a URL."
 
 
+@pytest.mark.parametrize("text", ["http://runapi.ai", "runapi.ai", "https://runapi.ai:x", "https://ada:pw@runapi.ai"])
+def test_an_address_of_the_config_file_that_can_not_be_used_names_the_file_and_shows_nothing_of_it(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        from_env(HOME, json.dumps({"api_key": KEY, "baseUrl": text}))
+    assert caught.value.message.startswith("RunAPI's config file (")
+    assert " has a base_url that can't be used: it must be https://host[:port][/path]" in caught.value.message
+    assert "or set RUNAPI_BASE_URL" in caught.value.next_step
+    assert text not in str(caught.value)
+    assert caught.value.setting is None
+
+
+def test_the_sandbox_that_was_asked_for_needs_no_address_of_runapis() -> None:
+    sandbox = {"FLUX2_MODE": "sandbox"}
+    assert from_env(HOME | sandbox | {"RUNAPI_BASE_URL": "runapi"}) == from_env(HOME | sandbox)
+    assert from_env(HOME | sandbox, json.dumps({"base_url": "http://runapi.ai"})) == from_env(HOME | sandbox)
+
+
 @pytest.mark.parametrize(
     ("env", "config", "base_url"),
     [
