@@ -212,3 +212,11 @@ def test_in_the_home_folder_itself_a_file_is_looked_at_once(
     assert cli.run(["doctor", "cursor", "--json"], clean_env, None, str(home)) == 1
     found = json.loads(capsys.readouterr().out)["checks"]
     assert [check["check"] for check in found].count("cursor") == 1
+
+
+@pytest.mark.parametrize("hosts", [(), ("cursor",)])
+def test_without_a_home_folder_all_but_the_hosts_is_looked_at_and_told(doctor: Doctor, hosts: tuple[str, ...]) -> None:
+    seen = doctor(*hosts, HOME="", FLUX2_MODE="sandbox")
+    assert seen.failing == ["hosts"]
+    assert seen("hosts")[1] == "there is no home folder: HOME is not set."
+    assert {"python", "base URL", "journal"} <= seen.checks.keys()

@@ -82,10 +82,13 @@ async def _checks(invocation: Invocation, rows: list[Host], show: Callable[[str]
     except HostFileError as exc:
         yield checks.fail("hosts", exc.message, "uv tool install . && flux2-mcp install")
         return
-    for row in rows or machine.detected():
-        show(f"starting what {row.title} would start")
-        async for check in host_checks.host(row, machine, command, wanted=bool(rows)):
-            yield check
+    try:
+        for row in rows or machine.detected():
+            show(f"starting what {row.title} would start")
+            async for check in host_checks.host(row, machine, command, wanted=bool(rows)):
+                yield check
+    except HostFileError as exc:  # without a home folder there are no hosts; what was seen before is told all the same
+        yield checks.fail("hosts", exc.message, "unset HOME; export HOME=~")
 
 
 def _words(report: Report) -> str:
