@@ -60,7 +60,10 @@ def filled(arguments: Mapping[str, object]) -> dict[str, object]:
 
 
 def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> InvalidRequestError | None:
-    """An error for every argument that the tool does not have: a parameter that is silently dropped is a bug."""
+    """An error for every argument that the tool does not have: a parameter that is silently dropped is a bug.
+
+    And for true and false in the place of a number, which the library takes for 1 and 0: `max_cost_usd` would be a dollar.
+    """
     known = schema.get("properties", {})
     allowed = ", ".join(known)
     strange = [
@@ -68,7 +71,22 @@ def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]
         for name in arguments
         if name not in known
     ]
+    strange += [
+        Problem(name, f"{_WANTED['float_type']}.")
+        for name, value in arguments.items()
+        if _is_truth(value) and name in known and _kinds(known[name]) & {"number", "integer"}
+    ]
     return InvalidRequestError(*strange) if strange else None
+
+
+def _is_truth(value: object) -> bool:
+    """True or false, or the same in a string, which is read as JSON."""
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip() in {"true", "false"})
+
+
+def _kinds(schema: Mapping[str, Any]) -> set[object]:
+    """The types that an argument may have."""
+    return {each.get("type") for each in (schema, *schema.get("anyOf", ()))}
 
 
 def from_validation(error: ValidationError) -> InvalidRequestError:

@@ -69,6 +69,16 @@ async def test_an_unknown_tool_is_a_protocol_error(client: Client) -> None:
     assert caught.value.error.message == "Unknown tool: paint"
 
 
+@pytest.mark.parametrize("name", ["max_cost_usd", "count", "wait_seconds"])
+@pytest.mark.parametrize("value", [True, False, "true"])
+async def test_true_and_false_are_no_numbers(client: Client, name: str, value: object) -> None:
+    result = await client.call_tool("generate", {"prompt": "a fox", name: value})
+    assert result.is_error
+    (block,) = result.content
+    assert isinstance(block, TextContent)
+    assert block.text.startswith(f"{name}: must be a number.\nNothing was sent and nothing was charged.")
+
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_unknown_arguments_are_refused_by_name(client: Client, name: str) -> None:
     result = await client.call_tool(name, {"prompt": "hello", "seed": 7} if name == "generate" else {"seed": 7})
