@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m
 # More than CI has processors: most of what the tests do is wait.
 WORKERS ?= 4
 # A file's tests share the servers that they start.
-SUITE := --numprocesses $(WORKERS) --dist loadfile --ignore tests/hosts --ignore tests/inspector
+SUITE := --numprocesses $(WORKERS) --dist loadfile --ignore tests/real_hosts --ignore tests/inspector
 # Byte-code goes into the environment, also where the machine says that none is written: to compile everything in each
 # process took a third of a run.
 unexport PYTHONDONTWRITEBYTECODE
@@ -97,7 +97,7 @@ test-browser: $(VENV)/.done ## the gallery and the login in headless Chromium al
 	FLUX2_TESTS_SCREENSHOTS=dist/screenshots $(BIN)/pytest tests/browser --numprocesses auto
 
 test-hosts: $(VENV)/.done ## install into the real agent clients, offline (needs npm; fetches them once, about 2 GB)
-	$(BIN)/pytest tests/hosts --numprocesses 2
+	$(BIN)/pytest tests/real_hosts --numprocesses 2
 
 conformance: $(VENV)/.done ## the protocol's own suite, both versions, over HTTP: what fails is named in tests/conformance (needs npm)
 	$(RUN) tests.conformance.run

@@ -23,10 +23,10 @@ import httpx
 
 from bench.report import NOISE, ROOT, Reach, Report, end, options
 from bench.talk import live, resident, sandbox
-from flux2_mcp.journal.entry import StoredImage
-from flux2_mcp.journal.shared import WINDOW
+from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.journal.sqlite.shared import WINDOW_SECONDS
 from flux2_mcp.sandbox import tasks
-from flux2_mcp.sandbox.state import State
+from flux2_mcp.sandbox.state import SandboxState
 
 TASKS = 1000
 TOGETHER = 8
@@ -72,7 +72,7 @@ async def raw(url: str, key: str, count: int, rate: float, folder: Path) -> floa
 
 async def ours(count: int) -> tuple[float, list[float], list[StoredImage]]:
     """What this process, a service alone, makes of the same: seconds, its memory in MiB from time to time, the images."""
-    from flux2_mcp.service import Service
+    from flux2_mcp.engine.service import Service
     from flux2_mcp.settings import from_env
 
     memory: list[float] = []
@@ -109,7 +109,7 @@ def alone(count: int) -> dict[str, Any]:
     return {"seconds": seconds, "memory": memory, "delivered": len(whole)}
 
 
-def in_flight(state: State) -> int:
+def in_flight(state: SandboxState) -> int:
     """The most tasks that were open at once."""
     every = tasks.every(state)
     changes = sorted([(task.created_at, 1) for task in every] + [(task.ends_at or 0.0, -1) for task in every])
@@ -126,7 +126,7 @@ def measure(count: int, rate: int, seed: int) -> Report:
     most: list[int] = []
     told: dict[str, Any] = {}
     creates: list[int] = []
-    seconds_each = 1.5 * count * WINDOW / rate
+    seconds_each = 1.5 * count * WINDOW_SECONDS / rate
     for who in ("raw httpx", "ours", "raw httpx"):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -142,8 +142,8 @@ def measure(count: int, rate: int, seed: int) -> Report:
                     told = json.loads(done.stdout)
                     seconds[who].append(told["seconds"])
                 else:
-                    seconds[who].append(anyio.run(raw, url, key, count, rate / WINDOW, folder))
-            state = State(folder / "runapi")
+                    seconds[who].append(anyio.run(raw, url, key, count, rate / WINDOW_SECONDS, folder))
+            state = SandboxState(folder / "runapi")
             most.append(in_flight(state))
             creates.append(len(tasks.every(state)))
             state.close()
@@ -165,7 +165,7 @@ def measure(count: int, rate: int, seed: int) -> Report:
         ),
         (
             NOISE,
-            f"FLUX2_RATE is {rate}; the limiter lets as many through in {WINDOW} s, so raw httpx makes {rate / WINDOW:.0f} a second.",
+            f"FLUX2_RATE is {rate}; the limiter lets as many through in {WINDOW_SECONDS} s, so raw httpx makes {rate / WINDOW_SECONDS:.0f} a second.",
             "The runs follow each other: two at once would take the machine from each other.",
             f"Tasks take {seconds_each:.0f} s on average; the sandbox hands out one real picture for all of them.",
             f"Memory of ours: {memory[0]:.0f} MiB at the start, {memory[len(memory) // 2]:.0f} in the middle, {max(memory):.0f} at most, {memory[-1]:.0f} at the end.",

@@ -22,8 +22,8 @@ from random import Random
 from bench.report import NOISE, Reach, Report, end, options, ratio
 from bench.talk import MINIMAL, Conversation
 from tests.conftest import environment
-from tests.process.stdio import LEGACY, Host
-from tests.process.web import WebHost
+from tests.support.stdio import LEGACY, Host
+from tests.support.web import WebHost
 
 LEAST = "minimal MCPServer, end of input"
 BARE = "bare interpreter, end of input"

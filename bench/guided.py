@@ -1,6 +1,6 @@
 """Tests over made-up input, led by the coverage they reach: python -m bench.guided [--seconds 60]. Needs atheris (`make fuzz-guided`).
 
-Each test of `tests/unit/test_hostile.py` in a process of its own, as libFuzzer wants it. Exits with 1 where one broke, after
+Each test of `tests/contract/test_hostile.py` in a process of its own, as libFuzzer wants it. Exits with 1 where one broke, after
 printing what broke it.
 """
 
@@ -11,7 +11,7 @@ import inspect
 import subprocess
 import sys
 
-TESTS = "tests.unit.test_hostile"
+TESTS = "tests.contract.test_hostile"
 
 
 def fuzz(name: str, seconds: int) -> None:

@@ -31,7 +31,7 @@ from bench.proxy import Proxy
 from bench.stops import Stops
 from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
-from tests.process.stdio import LEGACY, Host
+from tests.support.stdio import LEGACY, Host
 
 STEPS = (
     "intent written",

@@ -22,16 +22,16 @@ import anyio
 
 from bench.report import NOISE, Reach, Report, end, options, ratio
 from bench.talk import SERVER, Conversation
-from flux2_mcp import catalog
-from flux2_mcp.budget import Caps
-from flux2_mcp.gateway import account
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.budget import Caps
+from flux2_mcp.domain.lifecycle import Event
+from flux2_mcp.engine.backend import account
 from flux2_mcp.journal import owners
-from flux2_mcp.journal.entry import Change, Entry, Intent
-from flux2_mcp.journal.migrations import MIGRATIONS
-from flux2_mcp.journal.sqlite import Database
-from flux2_mcp.journal.store import SqliteJournal
-from flux2_mcp.lifecycle import Event
+from flux2_mcp.journal.records import Intent, TaskChange, TaskRecord
+from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
+from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.settings import from_env
+from flux2_mcp.system.sqlite_file import Database
 
 SIZES = (100, 100_000)
 CAPS = Caps(session_usd=Decimal(1000), daily_usd=Decimal(100_000))
@@ -73,9 +73,9 @@ class Ledger:
         journal, at = self.journal(), datetime.now(UTC)
         entry = await intend(journal, "first", at)
         for event, change in (
-            (Event.ACCEPTED, Change(at=at, task_id="remote-first")),
-            (Event.COMPLETED, Change(at=at + timedelta(seconds=4), charged_usd=Decimal("0.05"))),
-            (Event.DELIVERED, Change(at=at + timedelta(seconds=5))),
+            (Event.ACCEPTED, TaskChange(at=at, task_id="remote-first")),
+            (Event.COMPLETED, TaskChange(at=at + timedelta(seconds=4), charged_usd=Decimal("0.05"))),
+            (Event.DELIVERED, TaskChange(at=at + timedelta(seconds=5))),
         ):
             entry = await journal.apply(entry, event, change)
         await journal.told(["first"], at=at)
@@ -101,9 +101,9 @@ class Ledger:
         await timed(DURATIONS, journal.durations)
         await timed("intent, with both caps", lambda: intend(journal, key, at))
         (entry,) = await journal.find([key])
-        accepted = Change(at=at, task_id=f"remote-{key}")
+        accepted = TaskChange(at=at, task_id=f"remote-{key}")
         await timed("one transition", lambda: journal.apply(entry, Event.ACCEPTED, accepted))
-        failed = Change(at=at, error="bench")
+        failed = TaskChange(at=at, error="bench")
         await journal.apply(entry, Event.FAILED, failed)
         await journal.close()
         with Conversation(SERVER, str(self.home), {"FLUX2_MODE": "sandbox"}) as talk:
@@ -113,7 +113,7 @@ class Ledger:
         return took
 
 
-async def intend(journal: SqliteJournal, key: str, at: datetime) -> Entry:
+async def intend(journal: SqliteJournal, key: str, at: datetime) -> TaskRecord:
     intent = Intent(
         key=key,
         request=replace(REQUEST, prompt=f"{REQUEST.prompt} {key}"),

@@ -16,7 +16,7 @@ from random import Random
 from bench.report import NOISE, Reach, Report, end, options, ratio
 from bench.talk import MINIMAL, SERVER, Conversation, live, sandbox
 from flux2_mcp.sandbox import tasks
-from flux2_mcp.sandbox.state import State
+from flux2_mcp.sandbox.state import SandboxState
 
 WAITING = 100
 DEADLINE = 60.0
@@ -55,7 +55,7 @@ def grown(talk: Conversation, ask: Callable[[int], object], waits: Callable[[], 
     return {"idle MiB": idle / 2**20, "one waits MiB": one / 2**20, "each further kB": (all_ - one) / WAITING / KB}
 
 
-def ours(folder: Path, url: str, key: str, state: State) -> dict[str, float]:
+def ours(folder: Path, url: str, key: str, state: SandboxState) -> dict[str, float]:
     def ask(number: int) -> None:
         arguments = {"prompt": f"[sandbox:stuck] fox {number} of {folder.name}", "wait_seconds": 300}
         talk.start("tools/call", {"name": "generate", "arguments": arguments})
@@ -85,7 +85,7 @@ def minimal(folder: Path) -> dict[str, float]:
 def measure(rounds: int, seed: int) -> Report:
     dice, found = Random(seed), {who: list[dict[str, float]]() for who in ("ours", "minimal MCPServer")}
     with tempfile.TemporaryDirectory() as name, sandbox(Path(name) / "runapi", speed=1, seed=seed) as (url, key):
-        state = State(Path(name) / "runapi")
+        state = SandboxState(Path(name) / "runapi")
         for number in range(rounds):
             for who in dice.sample(sorted(found), len(found)):
                 home = Path(name) / f"{who[0]}{number}"

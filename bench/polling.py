@@ -17,8 +17,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from bench.report import Reach, Report, end, options
-from flux2_mcp.polling import OpenTask, plan
-from flux2_mcp.schedule import Schedule
+from flux2_mcp.engine.forecast import OpenTask, plan
+from flux2_mcp.engine.planner import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -33,8 +33,8 @@ from bench.proxy import Proxy
 from bench.stops import stand_still
 from bench.talk import resident, sandbox
 from flux2_mcp.sandbox import tasks as tasks_made
-from flux2_mcp.sandbox.state import State
-from tests.process.stdio import LEGACY, Host
+from flux2_mcp.sandbox.state import SandboxState
+from tests.support.stdio import LEGACY, Host
 
 DOCS = Path(__file__).parents[1] / "docs"
 SERVERS, SPEED = 4, 4.0
@@ -236,7 +236,7 @@ def _journal(home: Path) -> list[tuple[str, str, str | None, str]]:
 def compared(folder: Path, answered: set[str]) -> dict[str, Any]:
     """Journal, service and disk, as the report has them."""
     rows = _journal(folder / "home")
-    state = State(folder / "runapi")
+    state = SandboxState(folder / "runapi")
     made = tasks_made.every(state)
     state.close()
     keys = Counter(task.idempotency_key for task in made)

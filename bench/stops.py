@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from random import Random
 
-from tests.process.stdio import Host
+from tests.support.stdio import Host
 
 STILL_SECONDS = (25.0, 40.0)
 """Longer than a lease lasts, which is 20 s."""

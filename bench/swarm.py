@@ -21,8 +21,8 @@ from pathlib import Path
 from bench.proxy import Proxy
 from bench.talk import sandbox
 from flux2_mcp.sandbox import tasks as tasks_made
-from flux2_mcp.sandbox.state import State
-from tests.process.stdio import LEGACY, Host
+from flux2_mcp.sandbox.state import SandboxState
+from tests.support.stdio import LEGACY, Host
 
 SPEED = 4.0
 CENTS = 5
@@ -116,7 +116,7 @@ def run(processes: int, tasks: int, rate: int, pays_for: int, folder: Path) -> R
         }
         with ThreadPoolExecutor(processes) as pool:
             refused = sum(pool.map(lambda number: _server(env, number, tasks // processes, watch), range(processes)))
-    state = State(folder / "runapi")
+    state = SandboxState(folder / "runapi")
     made = tasks_made.every(state)
     state.close()
     return Report(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.report import Reach, Report, end, options
 from bench.talk import SERVER, Conversation, live, sandbox
-from flux2_mcp.results import SANDBOX_NOTICE
+from flux2_mcp.server.results.tasks import SANDBOX_NOTICE
 
 SEEN = ("name", "description", "inputSchema")
 PROMPT = "[sandbox:instant] A photorealistic studio portrait of an astronaut holding a cat, dramatic rim lighting"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flux2_mcp.hosts.entry import PROGRAM
-from flux2_mcp.tools import REGISTRY
+from flux2_mcp.server.tools import REGISTRY
 
 ROOT: Final = Path(__file__).parents[1]
 NAME: Final = "flux-2"

@@ -1,6 +1,6 @@
 """The manifests, one function a format.
 
-Formats as the clients validated them in November 2026 (`tests/hosts/test_packages.py` names which); Cursor's and the MCP
+Formats as the clients validated them in November 2026 (`tests/real_hosts/test_packages.py` names which); Cursor's and the MCP
 registry's were only read.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flux2_mcp.hosts.entry import PROGRAM
-from flux2_mcp.hosts.table import AROUND, START_SECONDS, TOOL_SECONDS, VARIABLES
+from flux2_mcp.hosts.table import START_SECONDS, SYSTEM_VARIABLES, TOOL_SECONDS, VARIABLES
 from packages import facts
 
 JsonObject = dict[str, Any]
@@ -131,7 +131,7 @@ def _claude_extras() -> JsonObject:
 
 def _codex_extras() -> JsonObject:
     return {
-        "env_vars": [*VARIABLES, *AROUND],
+        "env_vars": [*VARIABLES, *SYSTEM_VARIABLES],
         "startup_timeout_sec": START_SECONDS,
         "tool_timeout_sec": TOOL_SECONDS,
     }

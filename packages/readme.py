@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from flux2_mcp import catalog, settings
-from flux2_mcp.budget import dollars
+from flux2_mcp import settings
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.budget import dollars
 from flux2_mcp.hosts import table as hosts
 from flux2_mcp.hosts.entry import PROGRAM
 from flux2_mcp.sandbox import scenarios
-from flux2_mcp.tools import REGISTRY
+from flux2_mcp.server.tools import REGISTRY
 from packages import facts
 
 VARIABLE = re.compile(r"^\| ([A-Z0-9_]+) (\|.*)$", re.MULTILINE)
@@ -47,7 +48,7 @@ def _lists() -> dict[str, str]:
             + [f"| `{name}` {rest}" for name, rest in VARIABLE.findall(settings.__doc__ or "")]
         ),
         "sandbox": _table(
-            ("marker", "what happens"), [(f"`[sandbox:{row.marker}]`", row.does) for row in scenarios.TABLE]
+            ("marker", "what happens"), [(f"`[sandbox:{row.marker}]`", row.does) for row in scenarios.SCENARIOS]
         ),
     }
 

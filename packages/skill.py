@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from flux2_mcp.context import docs, examples, reference, uris
-from flux2_mcp.context.docs import SCHEMA, Document
+from flux2_mcp.server.docs import examples, index, reference, uris
+from flux2_mcp.server.docs.index import SCHEMA, Document
 from packages import facts, words
 
 FOLDER = f"skills/{facts.NAME}"
@@ -22,7 +22,7 @@ _URI = re.compile(re.escape(f"{uris.DOCS}/") + r"([\w{}./-]*[\w}])")
 
 def files(*, published: bool) -> dict[str, str]:
     """Every file of the skill by its path in the plugin's folder."""
-    listed = [document for document in docs.documents().values() if document.listed or document.mime_type == SCHEMA]
+    listed = [document for document in index.documents().values() if document.listed or document.mime_type == SCHEMA]
     found = {f"{FOLDER}/references/{_name(document.uri)}": _text(document) for document in listed}
     rows = "\n".join(
         f"| [{document.title}](references/{_name(document.uri)}) | {document.description} |" for document in listed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from flux2_mcp.context.prompts import AFTERWARDS
 from flux2_mcp.hosts.entry import PROGRAM
+from flux2_mcp.server.prompts import LAST_STEP
 from packages import facts
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 - Where they wrote nothing, ask what the image should show. Don't invent it: each image is paid.
 - If the call is refused for its price, show the user the price and ask; don't raise a limit yourself.
 
-{AFTERWARDS} A result marked SANDBOX is no FLUX.2 image: say so.
+{LAST_STEP} A result marked SANDBOX is no FLUX.2 image: say so.
 """,
     ),
     "flux2-remix": (
@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 - The image keeps the source's shape. Give `aspect_ratio` only where another is asked for, or for `max`, which needs one.
 - A local image's pixels are uploaded to RunAPI. Don't send one that the user did not name.
 
-{AFTERWARDS} A result marked SANDBOX is no FLUX.2 image: say so.
+{LAST_STEP} A result marked SANDBOX is no FLUX.2 image: say so.
 """,
     ),
     "flux2-spend": (

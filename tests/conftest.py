@@ -48,7 +48,7 @@ def anyio_backend() -> str:
 def environment(folder: Path) -> dict[str, str]:
     """An environment for a process of ours: an empty home, the sandbox a thousand times faster than life, no key.
 
-    At that speed the sandbox's pictures are plain. What they look like otherwise is for tests/unit/test_render.py.
+    At that speed the sandbox's pictures are plain. What they look like otherwise is for tests/sandbox/test_drawing.py.
 
     What it runs is not measured: that took a third of a process's start, and starts are a third of the suite.
     """

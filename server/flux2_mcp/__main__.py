@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 
-from flux2_mcp.environment import said
+from flux2_mcp.runapi import key_file
+from flux2_mcp.system.environment import said
 
 TYPE_CHECKING = (
     False  # typing.TYPE_CHECKING without typing, and pathlib further down: a host waits for what is imported
 )
 if TYPE_CHECKING:
-    from flux2_mcp.config import ConfigText
+    from flux2_mcp.runapi.key_file import ConfigText
 
 TAB = "_FLUX2_MCP_COMPLETE"
 """Set when a shell asks how a command line goes on: it calls without arguments (`commands.completion`)."""
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 def _command(argv: list[str]) -> int:
-    from flux2_mcp.commands.cli import run
+    from flux2_mcp.cli.main import run
 
     gc.enable()
     return run(argv, os.environ, _config_text(), _workspace())
@@ -56,13 +57,13 @@ def _serve() -> int:
     if typed := os.isatty(source):
         sys.stderr.write(TYPED)
     elif sys.platform != "win32" and said(os.environ.get("FLUX2_EARLY")) != "0":
-        from flux2_mcp.early import Early, Snapshot
+        from flux2_mcp.server.transports.early import EarlyAnswers, Snapshot
 
-        early = (snapshot := Snapshot.read()) and Early(snapshot, source, sink)
+        early = (snapshot := Snapshot.read()) and EarlyAnswers(snapshot, source, sink)
 
     from flux2_mcp.errors import SettingsError
-    from flux2_mcp.logs import hide, to_stderr
     from flux2_mcp.settings import Settings, serving
+    from flux2_mcp.system.logs import hide, to_stderr
 
     settings = serving(os.environ, _config_text(), workspace=_project())
     usable = settings if isinstance(settings, Settings) else None
@@ -76,7 +77,7 @@ def _serve() -> int:
     to_stderr(usable.log_level if usable else "warning")
     if early:
         early.may_end()
-    from flux2_mcp.app import build
+    from flux2_mcp.server.app import build
 
     server = build(settings)
     if sys.platform == "win32":
@@ -84,13 +85,13 @@ def _serve() -> int:
         gc.enable()
         server.run("stdio")
         return 0
-    from flux2_mcp.pipes import Pipes
+    from flux2_mcp.server.transports.stdio import StdioTransport
 
     gc.freeze()
     gc.enable()
     unread, unsent, given = early.hand_over() if early else (b"", b"", {})
     server.listed = {ident for ident, method in given.items() if method == "tools/list"}
-    return Pipes(source, sink, unread, unsent, given).serve(server.run_over)
+    return StdioTransport(source, sink, unread, unsent, given).serve(server.run_over)
 
 
 def _claimed() -> tuple[int, int]:
@@ -134,10 +135,9 @@ def _project() -> str | None:
 
 
 def _config_text() -> ConfigText:
-    from flux2_mcp import keyfile
-    from flux2_mcp.config import config_file
+    from flux2_mcp.runapi.key_file import config_file
 
-    return keyfile.read(config_file(os.environ))
+    return key_file.read(config_file(os.environ))
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ NOTHING_SENT = "Nothing was sent and nothing was charged."
 NOTHING_CHARGED = "Nothing was charged."
 
 
-SHOWN = 64
+MAX_SHOWN_CHARS = 64
 """Characters of what a caller said that a message repeats."""
-MOST_PROBLEMS = 16
+MAX_PROBLEMS = 16
 """Fields that one message names."""
 
 
-def shortened(text: str, most: int = SHOWN) -> str:
+def shortened(text: str, most: int = MAX_SHOWN_CHARS) -> str:
     """A text that came from outside, as messages and lists repeat it: what is longer than `most` characters is cut."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
@@ -94,7 +94,7 @@ class InvalidRequestError(Flux2Error):
     default_next = "Mend the arguments named above and call again."
 
     def __init__(self, *problems: Problem) -> None:
-        lines = [f"{problem.field}: {problem.text}" for problem in problems[:MOST_PROBLEMS]]
+        lines = [f"{problem.field}: {problem.text}" for problem in problems[:MAX_PROBLEMS]]
         more = len(problems) - len(lines)
         super().__init__("\n".join([*lines, *([f"And {more} more."] if more else [])]))
         self.problems = problems

@@ -27,33 +27,39 @@ before a path is the user's home. OpenTelemetry's own variables (OTEL_*) decide 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
-import socket
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from flux2_mcp.budget import Caps
-from flux2_mcp.config import ConfigText, Unreadable, config_fields, config_file, config_key, config_url, unusable_url
-from flux2_mcp.environment import cleaned, said_key, said_path
+from flux2_mcp.domain.budget import Caps
+from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.errors import SettingsError
+from flux2_mcp.runapi.key_file import (
+    ConfigText,
+    UnreadableFile,
+    config_fields,
+    config_file,
+    config_key,
+    config_url,
+    unusable_url,
+)
+from flux2_mcp.system.environment import cleaned, said_key, said_path
 
 BASE_URL = "https://runapi.ai"
 Mode = Literal["live", "sandbox"]
 MODES = ("auto", "live", "sandbox")
 LEVELS = ("debug", "info", "warning", "error")
-CONFIRM_USD = Decimal("0.50")
-LONGEST_WAIT = 900.0
+DEFAULT_CONFIRM_USD = Decimal("0.50")
+MAX_WAIT_SECONDS = 900.0
 """Seconds. The vendor's SDK gives up after as many."""
-LONGEST_SHOWN = 60
+MAX_SHOWN_CHARS = 60
 """Characters of what a setting says that are shown."""
-DISPENSABLE = frozenset(
+OPTIONAL_VARIABLES = frozenset(
     {
         *("FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS", "FLUX2_WAIT_SECONDS", "FLUX2_RATE", "FLUX2_MAX_IN_FLIGHT"),
         *("FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD", "FLUX2_CONFIRM_USD"),
@@ -78,7 +84,7 @@ class Settings:
     config_path: Path | None = None
     wait_seconds: float | None = None
     caps: Caps = field(default_factory=Caps)
-    confirm_usd: Decimal | None = CONFIRM_USD
+    confirm_usd: Decimal | None = DEFAULT_CONFIRM_USD
     rate: float = 12.0
     in_flight: int = 32
     callback_url: str | None = None
@@ -124,13 +130,13 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
         api_key=key,
         key_source=source,
         config_path=config_file(env),
-        wait_seconds=_number(env, "FLUX2_WAIT_SECONDS", 0, LONGEST_WAIT, None),
+        wait_seconds=_number(env, "FLUX2_WAIT_SECONDS", 0, MAX_WAIT_SECONDS, None),
         caps=Caps(
             call_usd=_usd(env, "FLUX2_MAX_COST_USD"),
             session_usd=_usd(env, "FLUX2_SESSION_BUDGET_USD"),
             daily_usd=_usd(env, "FLUX2_DAILY_BUDGET_USD"),
         ),
-        confirm_usd=None if unasked else _usd(env, "FLUX2_CONFIRM_USD", CONFIRM_USD),
+        confirm_usd=None if unasked else _usd(env, "FLUX2_CONFIRM_USD", DEFAULT_CONFIRM_USD),
         rate=_number(env, "FLUX2_RATE", 0.1, 1000, 12.0) or 12.0,
         in_flight=_whole(env, "FLUX2_MAX_IN_FLIGHT", 1, 10_000, 32) or 32,
         callback_url=callback_url,
@@ -165,7 +171,7 @@ def serving(
         try:
             found = from_env(left, config_text, workspace=workspace)
         except SettingsError as exc:
-            if exc.setting not in DISPENSABLE:
+            if exc.setting not in OPTIONAL_VARIABLES:
                 return exc
             del left[exc.setting]
             unusable.append(exc)
@@ -173,56 +179,12 @@ def serving(
             return replace(found, unusable=tuple(unusable))
 
 
-def is_loopback(host: str | None) -> bool:
-    """True for localhost and the loopback addresses, whichever way they are written plainly."""
-    name = (host or "").lower()
-    if name.removesuffix(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def one_spelling(netloc: str) -> str:
-    """One spelling of a service's host and port: small letters, no default port, `localhost` for all of loopback.
-
-    Args:
-        netloc: As in a URL. Plain http is for loopback alone, so everywhere else 443 is the default.
-    """
-    try:
-        parts = urlsplit(f"//{netloc}")
-        host, port = _one_host(parts.hostname or ""), parts.port
-    except ValueError:
-        return netloc.lower()
-    usual = {None, 443, 80} if host == "localhost" else {None, 443}
-    return host if port in usual else f"{host}:{port}"
-
-
-def _one_host(host: str) -> str:
-    host = host.rstrip(".")
-    with suppress(UnicodeError, OSError):
-        if not host.isascii():
-            host = host.encode("idna").decode()
-        if host[:1].isdigit():  # the system reads fewer than four numbers, too: 127.1
-            host = socket.inet_ntoa(socket.inet_aton(host))
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address
-    if address.is_loopback:
-        return "localhost"
-    return f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else str(address)
-
-
 def _runapi(env: Mapping[str, str], text: ConfigText, mode: str) -> tuple[str | None, str | None, str]:
     """The key, where it came from, and where RunAPI stands."""
     told, old = said_key(env.get("RUNAPI_API_KEY")), said_key(env.get("RUNAPI_KEY"))
     kept, base = None, env.get("RUNAPI_BASE_URL")
     path = config_file(env)
-    if told is None or not isinstance(text, Unreadable):  # the key that goes before it is at hand
+    if told is None or not isinstance(text, UnreadableFile):  # the key that goes before it is at hand
         try:
             fields = config_fields(text, path)
             base = base or config_url(fields, path)
@@ -264,7 +226,7 @@ def _base_url(text: str) -> str:
 
 def _shown_url(scheme: str, host: str | None) -> str | None:
     """So much of a URL as may be shown: the rest may hold a password, and what is no URL at all may be a key."""
-    return f"{scheme}://{host}"[:LONGEST_SHOWN] if scheme and host else None
+    return f"{scheme}://{host}"[:MAX_SHOWN_CHARS] if scheme and host else None
 
 
 def _callback(env: Mapping[str, str]) -> tuple[str | None, int | None]:
@@ -326,7 +288,7 @@ _LIKE_A_KEY = re.compile(r"[\w.-]{20,}")
 
 def _refused(name: str, must: str, told: str) -> SettingsError:
     """The error for a setting that says something it can't."""
-    says = None if _LIKE_A_KEY.fullmatch(told) else told[:LONGEST_SHOWN]
+    says = None if _LIKE_A_KEY.fullmatch(told) else told[:MAX_SHOWN_CHARS]
     return SettingsError(f"{name} {must}.", setting=name, says=says)
 
 

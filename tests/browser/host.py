@@ -21,8 +21,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from flux2_mcp.context import gallery
-from tests import npm
+from flux2_mcp.server import gallery
+from tests.support import npm
 
 PACKAGES = {
     "@modelcontextprotocol/ext-apps": "2.0.4",

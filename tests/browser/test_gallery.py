@@ -12,11 +12,11 @@ import anyio
 import pytest
 from playwright.async_api import FrameLocator, Locator, expect
 
-from flux2_mcp.context import gallery
-from flux2_mcp.results import SourceResult, TaskResult
-from tests.browser.canned import FETCHING, PATH, PROMPTS, TIMES, picture, price, refusal, result, task
+from flux2_mcp.server import gallery
+from flux2_mcp.server.results.tasks import SourceResult, TaskResult
 from tests.browser.conftest import Open, Shot
 from tests.browser.host import EVERYTHING, Answer, Host, RefusedError, fetched
+from tests.support.canned import FETCHING, PATH, PROMPTS, TIMES, picture, price, refusal, result, task
 
 pytestmark = pytest.mark.anyio
 

@@ -19,14 +19,14 @@ from mcp.client.extension import advertise
 from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
 from playwright.async_api import FrameLocator, Page, expect
 
-from flux2_mcp.app import build
-from flux2_mcp.context import gallery
+from flux2_mcp.server import gallery
+from flux2_mcp.server.app import build
+from flux2_mcp.server.viewer.app import opened
 from flux2_mcp.settings import Settings, from_env
-from flux2_mcp.viewer.app import opened
-from tests.browser.canned import TIMES
 from tests.browser.conftest import Open, Shot
 from tests.browser.host import Answer, Site, fetched, watch
 from tests.conftest import SEED_PROMPT
+from tests.support.canned import TIMES
 
 pytestmark = pytest.mark.anyio
 

@@ -13,12 +13,12 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from flux2_mcp.config import masked
 from flux2_mcp.sandbox.server import Sandbox
+from flux2_mcp.system.logs import masked
 from tests.browser.conftest import Shot
 from tests.browser.host import chromium, fetched, launch_options
-from tests.process.terminal import Terminal, on_terminal
 from tests.support.deep import thin
+from tests.support.terminal import Terminal, on_terminal
 
 pytestmark = pytest.mark.anyio
 

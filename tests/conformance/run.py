@@ -15,11 +15,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from tests import npm
 from tests.conformance.judge import Check, figures, problems
 from tests.conformance.usher import StandIn, Usher
 from tests.conftest import environment
-from tests.process.web import Served
+from tests.support import npm
+from tests.support.web import Served
 
 TABLE = Path(__file__).with_name("scenarios.toml")
 PACKAGE = "@modelcontextprotocol/conformance"

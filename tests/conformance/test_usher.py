@@ -10,9 +10,9 @@ import pytest
 
 from tests.conformance.usher import StandIn, Usher
 from tests.conftest import environment
-from tests.contract.sandboxed import TLS
-from tests.process.stdio import MODERN, dressed, hello
-from tests.process.web import ACCEPT, Served
+from tests.support.sandboxed import TLS
+from tests.support.stdio import MODERN, dressed, hello
+from tests.support.web import ACCEPT, Served
 
 STAND_INS = {"greet": StandIn("list_variants"), "paint": StandIn("generate", {"prompt": "a fox {arguments}"})}
 

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import anyio
 import pytest
 
-from flux2_mcp import catalog
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import (
+    Action,
+    Balance,
+    ImageRequest,
+    PriceSchedule,
+    Quote,
+    RemoteTask,
+    RunApiAccount,
+    Status,
+    UploadedFile,
+)
 from flux2_mcp.errors import (
     NOTHING_SENT,
     ApiError,
@@ -31,21 +42,10 @@ from flux2_mcp.errors import (
     TransportError,
     WireError,
 )
-from flux2_mcp.models import (
-    Account,
-    Action,
-    Balance,
-    ImageRequest,
-    PriceSchedule,
-    Quote,
-    RemoteTask,
-    Status,
-    UploadedFile,
-)
-from flux2_mcp.runapi.answers import LARGEST, LARGEST_ERROR, Download
-from flux2_mcp.runapi.client import CALLS, RunApi, Timeouts
+from flux2_mcp.runapi.responses import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, DownloadStream
+from flux2_mcp.runapi.transport import MAX_CALLS, HttpRunApi, Timeouts
 from flux2_mcp.sandbox.server import Sandbox
-from tests.contract.recorded import Play, Recorded, Then, answer
+from tests.support.recorded import Play, Recorded, Then, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -89,10 +89,10 @@ class Options(TypedDict, total=False):
 @asynccontextmanager
 async def opened(
     url: str, seam: Seam | None = None, key: str | None = KEY, **options: Unpack[Options]
-) -> AsyncIterator[RunApi]:
+) -> AsyncIterator[HttpRunApi]:
     seam = seam or Seam()
     defaults: Options = {"gate": seam.gate, "on_limited": seam.limited.append, "sleep": seam.sleep, "now": lambda: NOW}
-    api = RunApi(
+    api = HttpRunApi(
         url,
         key,
         version="1.2.3",
@@ -112,11 +112,11 @@ def patient(play: Play) -> Timeouts:
     return Timeouts(read=1.0) if play.then == "stall" else Timeouts()
 
 
-async def create(api: RunApi) -> RemoteTask:
+async def create(api: HttpRunApi) -> RemoteTask:
     return await api.create(CAT, idempotency_key="key-1")
 
 
-async def get(api: RunApi) -> RemoteTask:
+async def get(api: HttpRunApi) -> RemoteTask:
     return await api.get(T2I, "t-1")
 
 
@@ -319,8 +319,8 @@ async def test_a_web_page_is_not_believed_about_keys_rights_and_tasks(status: in
         ("[]", "not an object"),
         ('"text"', "not an object"),
         ("[" * 100_000, "not JSON"),
-        (b" " * (LARGEST + 1), "more than 4 MB"),
-        (b" " * (LARGEST * 3), "more than 4 MB"),
+        (b" " * (MAX_ANSWER_BYTES + 1), "more than 4 MB"),
+        (b" " * (MAX_ANSWER_BYTES * 3), "more than 4 MB"),
     ],
 )
 async def test_a_success_that_can_not_be_read_is_a_wire_error_and_not_retried(body: bytes | str, reason: str) -> None:
@@ -332,7 +332,7 @@ async def test_a_success_that_can_not_be_read_is_a_wire_error_and_not_retried(bo
 
 
 async def test_an_endless_success_is_read_no_further_than_the_limit() -> None:
-    endless = answer(200, b" " * (LARGEST + 65_536), Content_Length=str(LARGEST * 10), then="stall")
+    endless = answer(200, b" " * (MAX_ANSWER_BYTES + 65_536), Content_Length=str(MAX_ANSWER_BYTES * 10), then="stall")
     async with Recorded(endless) as server, opened(server.url) as api:
         with pytest.raises(WireError, match="more than 4 MB"):
             await get(api)
@@ -351,7 +351,7 @@ async def test_gzip_is_read() -> None:
 
 
 async def test_a_small_body_that_swells_beyond_the_limit_is_refused() -> None:
-    bomb = answer(200, gzip.compress(b" " * (LARGEST * 8)), Content_Encoding="gzip")
+    bomb = answer(200, gzip.compress(b" " * (MAX_ANSWER_BYTES * 8)), Content_Encoding="gzip")
     async with Recorded(bomb) as server, opened(server.url) as api:
         with pytest.raises(WireError, match="more than 4 MB"):
             await create(api)
@@ -359,7 +359,7 @@ async def test_a_small_body_that_swells_beyond_the_limit_is_refused() -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd", "gzip, br", "x-gzip"])
 async def test_of_several_codings_and_those_that_were_not_asked_for_none_is_read(encoding: str) -> None:
-    body = gzip.compress(gzip.compress(b" " * LARGEST))
+    body = gzip.compress(gzip.compress(b" " * MAX_ANSWER_BYTES))
     async with Recorded(answer(200, body, Content_Encoding=encoding)) as server, opened(server.url) as api:
         with pytest.raises(WireError, match="not JSON"):
             await get(api)
@@ -373,7 +373,7 @@ async def test_of_several_codings_and_those_that_were_not_asked_for_none_is_read
         answer(503, "x" * 100, Retry_After="9", cut=50, then="stall"),
         answer(503, b"not gzip", Retry_After="9", Content_Encoding="gzip"),
         answer(503, b"what", Retry_After="9", Content_Encoding="br"),
-        answer(503, b"x" * (LARGEST_ERROR * 4), Retry_After="9"),
+        answer(503, b"x" * (MAX_ERROR_BYTES * 4), Retry_After="9"),
     ],
 )
 async def test_an_errors_status_and_retry_after_count_whatever_becomes_of_its_body(broken: Play) -> None:
@@ -432,7 +432,7 @@ async def test_an_address_that_can_not_be_reached_is_a_transport_error(url: str,
 
 
 async def test_a_call_that_finds_no_free_connection_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.runapi.client.CALLS", 1)
+    monkeypatch.setattr("flux2_mcp.runapi.transport.MAX_CALLS", 1)
     plays = [Play(b"", "stall")]
     async with (
         Recorded(plays) as server,
@@ -589,7 +589,7 @@ async def test_other_reads_are_tried_again() -> None:
         assert await api.balance() == Balance(balance_usd=Decimal("12.34"))
 
 
-UNKEYED: list[Callable[[RunApi], Awaitable[object]]] = [
+UNKEYED: list[Callable[[HttpRunApi], Awaitable[object]]] = [
     lambda api: api.quote(CAT),
     lambda api: api.upload("cat.png", b"x"),
     lambda api: api.register(url="https://example.com/cat.png"),
@@ -600,7 +600,7 @@ UNKEYED: list[Callable[[RunApi], Awaitable[object]]] = [
 @pytest.mark.parametrize("call", UNKEYED)
 @pytest.mark.parametrize("play", [BLIP, RESET, answer(429), answer(200, PAGE, content_type="text/html")])
 async def test_a_post_without_a_key_is_never_tried_again(
-    call: Callable[[RunApi], Awaitable[object]], play: Play
+    call: Callable[[HttpRunApi], Awaitable[object]], play: Play
 ) -> None:
     async with Recorded(play, OK) as server, opened(server.url) as api:
         with pytest.raises((ApiError, TransportError)):
@@ -700,7 +700,7 @@ async def test_prices_need_no_key() -> None:
 
 
 @pytest.mark.parametrize("call", [create, get, *UNKEYED[:3], lambda api: api.balance(), lambda api: api.me()])
-async def test_without_a_key_nothing_that_needs_one_is_sent(call: Callable[[RunApi], Awaitable[object]]) -> None:
+async def test_without_a_key_nothing_that_needs_one_is_sent(call: Callable[[HttpRunApi], Awaitable[object]]) -> None:
     seam = Seam()
     async with Recorded(OK) as server, opened(server.url, seam, key=None) as api:
         with pytest.raises(AuthenticationError) as caught:
@@ -725,7 +725,7 @@ async def test_a_quote_is_asked_for_and_read() -> None:
 async def test_the_account_is_read() -> None:
     said = '{"id": 1, "name": "A", "email": "a@example.com", "account": {"id": 2, "name": "Team"}}'
     async with Recorded(answer(200, said)) as server, opened(server.url) as api:
-        assert await api.me() == Account(name="A", email="a@example.com", account_name="Team", account_id="2")
+        assert await api.me() == RunApiAccount(name="A", email="a@example.com", account_name="Team", account_id="2")
     assert server.sent[0].path == "/api/v1/me"
 
 
@@ -850,7 +850,7 @@ async def test_a_login_code_is_exchanged_without_any_key() -> None:
 # Downloads.
 
 
-async def everything(download: Download) -> bytes:
+async def everything(download: DownloadStream) -> bytes:
     return b"".join([chunk async for chunk in download.chunks()])
 
 
@@ -915,7 +915,7 @@ async def test_an_error_of_the_reader_is_the_readers_own() -> None:
 
 
 async def test_a_download_left_early_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.runapi.client.DOWNLOADS", 1)
+    monkeypatch.setattr("flux2_mcp.runapi.transport.MAX_DOWNLOADS", 1)
     big = answer(200, b"x" * 3_000_000)
     async with Recorded([big] * 3) as server, opened(server.url, timeouts=Timeouts(pool=0.1)) as api:
         for _ in range(3):
@@ -935,7 +935,7 @@ async def test_one_connection_serves_one_call_after_another() -> None:
 
 
 async def test_nothing_is_opened_before_the_first_call_and_closing_twice_is_fine() -> None:
-    api = RunApi("https://runapi.invalid", KEY, version="1")
+    api = HttpRunApi("https://runapi.invalid", KEY, version="1")
     await api.aclose()
     await api.aclose()
 
@@ -949,11 +949,11 @@ async def test_many_calls_at_once_are_all_answered_over_a_few_connections() -> N
         for _ in range(150):
             tasks.start_soon(get, api)
     assert len(server.sent) == 150
-    assert server.connections <= CALLS
+    assert server.connections <= MAX_CALLS
 
 
 async def test_slow_downloads_keep_no_poll_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.runapi.client.DOWNLOADS", 1)
+    monkeypatch.setattr("flux2_mcp.runapi.transport.MAX_DOWNLOADS", 1)
     slow = answer(200, b"x" * 10, cut=5, then="stall")
     async with (
         Recorded(slow, answer(200, CREATED)) as server,
@@ -967,7 +967,7 @@ async def test_slow_downloads_keep_no_poll_waiting(monkeypatch: pytest.MonkeyPat
 
 
 async def test_cancelled_calls_leave_the_pool_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.runapi.client.CALLS", 2)
+    monkeypatch.setattr("flux2_mcp.runapi.transport.MAX_CALLS", 2)
     for plays in ([Play(b"", "stall")] * 2, [answer(200, DONE, cut=5, then="stall")] * 2):
         async with Recorded(plays) as server, opened(server.url) as api:
             async with anyio.create_task_group() as tasks:
@@ -1030,7 +1030,7 @@ async def test_an_environment_that_can_not_be_used_is_named(
 @pytest.mark.parametrize("key", ["", " sk", "sk\r\nX: y", "schlüssel"])
 def test_a_key_that_can_not_be_sent_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        RunApi("https://runapi.invalid", key, version="1")
+        HttpRunApi("https://runapi.invalid", key, version="1")
     assert key.strip() not in str(caught.value) or not key.strip()
 
 
@@ -1065,7 +1065,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         yield running
 
 
-async def ended(api: RunApi, action: Action, task_id: str) -> RemoteTask:
+async def ended(api: HttpRunApi, action: Action, task_id: str) -> RemoteTask:
     while True:
         task = await api.get(action, task_id)
         if task.status.ended:

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flux2_mcp.delivery.download import LARGEST as MOST_BYTES
-from flux2_mcp.delivery.download import deliver
+from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError, RateLimitedError, ServiceError
-from flux2_mcp.journal.entry import StoredImage
-from flux2_mcp.runapi.client import RunApi
-from tests.contract.recorded import Recorded, answer
+from flux2_mcp.images.download import MAX_IMAGE_BYTES as MOST_BYTES
+from flux2_mcp.images.download import deliver
+from flux2_mcp.runapi.transport import HttpRunApi
 from tests.contract.test_client import CREATED, DONE, NOW, PENDING, Seam, create, get, opened
+from tests.support.picture_files import png
+from tests.support.recorded import Recorded, answer
 from tests.support.rows import each_row
-from tests.unit.picture_files import png
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ LABELS = (
 )
 
 
-async def fetched(server: Recorded, api: RunApi, folder: Path) -> StoredImage:
+async def fetched(server: Recorded, api: HttpRunApi, folder: Path) -> StoredImage:
     return await deliver(api.download, f"{server.url}/1.png", folder=folder / "images", prompt="", at=NOW)
 
 

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import settings
 from jsonschema import Draft202012Validator
 
-from flux2_mcp import catalog
-from flux2_mcp.context import schemas
+from flux2_mcp.domain import catalog
 from flux2_mcp.sandbox.app import ENDPOINTS
-from flux2_mcp.sandbox.uploads import LARGEST, LONGEST_NAME
-from tests.contract import described
-from tests.contract.described import DOCUMENT, METHODS
-from tests.contract.sandboxed import Api, running
+from flux2_mcp.sandbox.uploads import MAX_FILE_BYTES, MAX_NAME_CHARS
+from flux2_mcp.server.docs import schemas
+from tests.support import described
+from tests.support.described import DOCUMENT, METHODS
 from tests.support.rows import each_row
+from tests.support.sandboxed import Api, running
 
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
@@ -60,8 +60,8 @@ def test_bodies_and_tasks_are_those_that_the_catalogue_has() -> None:
         for name, schema in built.items()
     }
     file = DOCUMENT["paths"]["/api/v1/files/prepare"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert file["properties"]["byte_size"]["maximum"] == LARGEST
-    assert file["properties"]["filename"]["maxLength"] == LONGEST_NAME
+    assert file["properties"]["byte_size"]["maximum"] == MAX_FILE_BYTES
+    assert file["properties"]["filename"]["maxLength"] == MAX_NAME_CHARS
     for schema in kept.values():
         Draft202012Validator.check_schema(schema)
 

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from flux2_mcp.sandbox.scenarios import TABLE
+from flux2_mcp.sandbox.scenarios import SCENARIOS
 from flux2_mcp.sandbox.tasks import RESULT_SECONDS
-from tests.contract.sandboxed import REMIX, TEXT, Api, running, size_of, wrong_fields
+from tests.support.sandboxed import REMIX, TEXT, Api, running, size_of, wrong_fields
 
 INSTANT = "[sandbox:instant] a cat"
 
@@ -187,7 +187,7 @@ def test_wrong_sources_are_named_as_the_body_names_them(api: Api, urls: object) 
 
 def test_an_unknown_marker_is_answered_with_the_known_ones(api: Api) -> None:
     (text,) = api.create("[sandbox:nonsense] a cat").json()["errors"]["prompt"]
-    assert all(scenario.marker in text for scenario in TABLE)
+    assert all(scenario.marker in text for scenario in SCENARIOS)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"nul", b'{"prompt": NaN}', b"\xff", b"[" * 100_000])

@@ -30,7 +30,7 @@ from runapi.core import polling as vendor_polling
 from runapi.flux_2 import Flux2Client
 
 from flux2_mcp.sandbox.scenarios import MODERATED
-from tests.contract.sandboxed import Api, running, size_of
+from tests.support.sandboxed import Api, running, size_of
 
 MODEL = "flux-2-pro-text-to-image"
 REMIX_MODEL = "flux-2-pro-remix-image"

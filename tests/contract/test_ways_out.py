@@ -16,8 +16,8 @@ import trustme
 from anyio.abc import SocketAttribute, SocketStream
 
 from flux2_mcp.errors import SettingsError, TransportError
-from tests.contract.recorded import Play, Recorded, answer
 from tests.contract.test_client import CREATED, OK, PENDING, create, get, opened
+from tests.support.recorded import Play, Recorded, answer
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests import npm
 from tests.conftest import environment
-from tests.process.stdio import COMMAND
+from tests.support import npm
+from tests.support.stdio import COMMAND
 
 PACKAGES = {"@modelcontextprotocol/inspector": "2.12.0"}
 USE_SECONDS = 90

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp import keyfile
-from flux2_mcp.commands import cli
-from flux2_mcp.config import config_file
+from flux2_mcp.cli import main
+from flux2_mcp.runapi import key_file
+from flux2_mcp.runapi.key_file import config_file
 
 Here = Callable[..., tuple[int, str, str]]
 
@@ -37,7 +37,7 @@ def here(
     def run(*argv: str, given: str = "", **env: str) -> tuple[int, str, str]:
         told = clean_env | env
         monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(given.encode())))
-        code = cli.run(argv, told, keyfile.read(config_file(told)), str(tmp_path))
+        code = main.run(argv, told, key_file.read(config_file(told)), str(tmp_path))
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err or told.get("FLUX2_LOG") == "debug"
         return code, out, err

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.config import masked
-from flux2_mcp.reports import SANDBOX_NOTICE
 from flux2_mcp.sandbox.server import Sandbox
+from flux2_mcp.server.results.account import SANDBOX_MONEY_NOTICE
+from flux2_mcp.system.logs import masked
 from tests.process.conftest import Here
 
 
@@ -43,7 +43,7 @@ def test_whoami_without_a_key_is_the_sandbox_or_2(here: Here) -> None:
     code, out, err = here("whoami")
     assert (code, err) == (0, "")
     assert "Key      none: the sandbox needs none\n" in out
-    assert out.endswith(f"{SANDBOX_NOTICE}\n")
+    assert out.endswith(f"{SANDBOX_MONEY_NOTICE}\n")
     code, out, err = here("whoami", FLUX2_MODE="live")
     assert (code, out) == (2, "")
     assert err.startswith("Error: There is no RunAPI key and FLUX2_MODE is live.\n")
@@ -59,7 +59,7 @@ def test_the_balance_is_what_is_left_and_what_was_spent(here: Here) -> None:
             "  bonus        $0.00\n"
             "Spent today    $0.10\n"
             "Spent in all   $0.10\n"
-            f"{SANDBOX_NOTICE}\n"
+            f"{SANDBOX_MONEY_NOTICE}\n"
         ),
         "",
     )
@@ -86,7 +86,7 @@ def test_spend_sets_what_was_charged_beside_what_was_quoted(here: Here, tmp_path
         "DAY         TASKS  FAILED  QUOTED  CHARGED\n"
         "TODAY-HERE      4       1   $0.29    $0.10\n"
         "total           4       1   $0.29    $0.10\n"
-        f"{note}{SANDBOX_NOTICE}\n"
+        f"{note}{SANDBOX_MONEY_NOTICE}\n"
     )
     assert here("spend", "--by", "variant")[1].splitlines()[1:4] == [
         "pro          3       0   $0.15    $0.10",

@@ -20,22 +20,22 @@ import click
 import httpx
 import pytest
 
-from flux2_mcp.commands.cli import flux2
-from flux2_mcp.sandbox.scenarios import TABLE
+from flux2_mcp.cli.main import flux2
+from flux2_mcp.sandbox.scenarios import SCENARIOS
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.settings import LEVELS
-from tests.contract.sandboxed import TLS
 from tests.process.conftest import Here
-from tests.process.stdio import DEADLINE, LEGACY, MODERN, Host, Raw, dressed, patched
-from tests.process.terminal import COMMAND, flux2_mcp
-from tests.process.ways import OVER_HTTP, OVER_STDIO, TOOLS, Way
 from tests.support.deep import thin
+from tests.support.sandboxed import TLS
+from tests.support.stdio import DEADLINE, LEGACY, MODERN, Host, Raw, dressed, patched
+from tests.support.terminal import COMMAND, flux2_mcp
+from tests.support.ways import OVER_HTTP, OVER_STDIO, TOOLS, Way
 
 KEY = "canary-5d1c9b7e0a44/+&"
 """Percent-encoding changes it: echoes come in both forms."""
 PROMPT = "canary-3f9a1c in a coal mine"
 DRAWN = {"no_usage", "expired_url", "wrong_ratio", "corrupt"}
-SCENARIOS = [f"{PROMPT} [sandbox:{one.marker}]{'[sandbox:moderation]' * (one.marker not in DRAWN)}" for one in TABLE]
+PROMPTS = [f"{PROMPT} [sandbox:{one.marker}]{'[sandbox:moderation]' * (one.marker not in DRAWN)}" for one in SCENARIOS]
 """Those that are not about an image fail in the end: drawing is most of what a task costs."""
 URL = re.compile(r"http://127\.0\.0\.1:\d+[^\s\"]*")
 
@@ -189,7 +189,7 @@ def test_no_tool_shows_the_key_whatever_becomes_of_its_task(
         env = clean_env | {"RUNAPI_API_KEY": key, "RUNAPI_BASE_URL": runapi.base_url, "FLUX2_LOG": "debug"}
         # At this rate a stuck task takes little from the others.
         with way.opened(env | {"FLUX2_RATE": "20"}, tmp_path) as host:
-            for prompt in SCENARIOS:
+            for prompt in PROMPTS:
                 host.call("generate", prompt=prompt, wait_seconds=1)
             host.call("generate", prompt=PROMPT, source_images=["nobody.png"])
             called = {"generate"} | {tool for tool in TOOLS[1:] if host.call(tool)}
@@ -197,7 +197,7 @@ def test_no_tool_shows_the_key_whatever_becomes_of_its_task(
                 host.request("resources/read", {"uri": each["uri"]})
             errors = host.close()
     assert called == set(TOOLS)
-    assert len(host.heard) > len(SCENARIOS)
+    assert len(host.heard) > len(PROMPTS)
     assert leaks(key, errors, json.dumps(host.heard), below=tmp_path) == []
 
 
@@ -224,10 +224,10 @@ def broken(*_, **__): raise RuntimeError("Illegal header value b'Bearer {key}' f
 {owner}.{name} = broken
 """
 CRASHES = {
-    "in a tool": (".service", "Service", "generate"),
-    "in its parts": (".runapi.endpoints", "Endpoints", "create"),
-    "while a task is kept": (".worker", "Worker", "send"),
-    "at the start": ("", "app", "build"),
+    "in a tool": (".engine.service", "Service", "generate"),
+    "in its parts": (".runapi.client", "RunApi", "create"),
+    "while a task is kept": (".engine.steps", "TaskSteps", "send"),
+    "at the start": (".server", "app", "build"),
 }
 
 
@@ -269,7 +269,7 @@ def test_a_command_that_crashes_shows_no_key(
     def broken(*_: object) -> None:
         raise RuntimeError(f"Illegal header value b'Bearer {KEY}'")
 
-    monkeypatch.setattr("flux2_mcp.runapi.endpoints.Endpoints.me", broken)
+    monkeypatch.setattr("flux2_mcp.runapi.client.RunApi.me", broken)
     code, out, err = here("whoami", RUNAPI_API_KEY=KEY, FLUX2_LOG=level)
     assert code != 0
     assert "RuntimeError" in err
@@ -284,7 +284,7 @@ def test_no_prompt_is_in_a_log_line_of_a_command_at_info(here: Here, tmp_path: P
             "FLUX2_LOG": "info",
             "FLUX2_RATE": "20",
         }
-        told = [here("generate", prompt, "--wait", "1", **env)[2] for prompt in SCENARIOS]
+        told = [here("generate", prompt, "--wait", "1", **env)[2] for prompt in PROMPTS]
     lines = [line for err in told for line in err.splitlines() if "flux2_mcp." in line]
     assert any("event" in line or "task" in line for line in lines)
     assert not [line for line in lines if "canary" in line]

@@ -25,23 +25,26 @@ from runapi.core import AuthenticationError as VendorAuthenticationError
 from runapi.core import PollingOptions
 from runapi.flux_2 import Flux2Client
 
-from flux2_mcp import __version__, catalog, errors, results, views
-from flux2_mcp.app import build
-from flux2_mcp.commands import output
-from flux2_mcp.commands.cli import flux2
-from flux2_mcp.commands.generate import AGAIN, AGAIN_PAID, generate
-from flux2_mcp.commands.outcomes import LATER, NO_CANCEL, exit_code, waiting_on
-from flux2_mcp.journal.entry import Entry
-from flux2_mcp.lifecycle import State
-from flux2_mcp.prices import PriceList
-from flux2_mcp.results import JOINED_NOTICE, SANDBOX_NOTICE
+from flux2_mcp import __version__, errors
+from flux2_mcp.cli import output
+from flux2_mcp.cli.generate import AGAIN, AGAIN_PAID, generate
+from flux2_mcp.cli.main import flux2
+from flux2_mcp.cli.task_output import LATER, NO_CANCEL, exit_code, waiting_on
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine.live_prices import PriceList
+from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.waiting import Outcome, TaskReport
+from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.sandbox.server import Sandbox
-from flux2_mcp.service import Service
+from flux2_mcp.server.app import build
+from flux2_mcp.server.results import catalog as catalog_results
+from flux2_mcp.server.results import tasks as task_results
+from flux2_mcp.server.results.tasks import JOINED_NOTICE, SANDBOX_NOTICE
 from flux2_mcp.settings import Settings, from_env
-from flux2_mcp.waiting import Outcome, Told
 from tests.process.conftest import Here
-from tests.process.stdio import patched
-from tests.process.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, on_terminal, serving
+from tests.support.stdio import patched
+from tests.support.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, on_terminal, serving
 
 SCREEN_LINES = 24
 TALL = {"": 40, "generate": 40, "remix": 40}
@@ -325,13 +328,13 @@ BUSY = errors.RateLimitedError("Too many requests", status=429)
     ],
 )
 def test_only_images_on_disk_are_0(tasks: list[tuple[State, errors.Flux2Error | None]], code: int) -> None:
-    entry = Entry(
+    entry = TaskRecord(
         key="k", task_id="t", account="a", state=State.INTENT, request=catalog.request(prompt="a cat"),
         workspace=None, client=None, session="s", push_url=None, save=None, quoted_usd=Decimal("0.05"), charged_usd=None,
         error=None, image_urls=(), images=(), created_at=datetime(2026, 11, 20, tzinfo=UTC), submitted_at=None,
         completed_at=None, delivered_at=None, started=True, owner=None,
     )  # fmt: skip
-    told = tuple(Told(replace(entry, state=state), trouble) for state, trouble in tasks)
+    told = tuple(TaskReport(replace(entry, state=state), trouble) for state, trouble in tasks)
     assert exit_code(Outcome(tasks=told, sandbox=True)) == code
 
 
@@ -370,7 +373,7 @@ def test_ctrl_c_stops_the_waiting_not_the_task(
         async with Service.opened(sandbox_settings) as service:
             return await service.recent(limit=5)
 
-    [found] = results.generation(anyio.run(recent)).tasks
+    [found] = task_results.generation(anyio.run(recent)).tasks
     assert found.status in {"pending", "processing"}
     code, out, _ = here("generate", "a red fox [sandbox:stuck]", "--wait", "0", "--json")
     again = json.loads(out)
@@ -405,7 +408,7 @@ def test_what_is_no_ctrl_c_comes_out_of_the_loop_as_it_is() -> None:
 
 
 def test_ctrl_c_in_another_command_is_130_without_a_word(clean_env: dict[str, str]) -> None:
-    code = "from flux2_mcp import views; views.variants = lambda **_: signal.raise_signal(signal.SIGINT)"
+    code = "from flux2_mcp.server.results import catalog as catalog_results; catalog_results.variants = lambda **_: signal.raise_signal(signal.SIGINT)"
     done = ran(clean_env, code, "variants")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
 
@@ -414,11 +417,11 @@ def test_ctrl_c_in_another_command_is_130_without_a_word(clean_env: dict[str, st
 
 
 def test_variants_tell_in_words_what_the_tool_tells_as_data(here: Here) -> None:
-    result = views.variants(action=None, variant=None).model_dump(mode="json")
+    result = catalog_results.variants(action=None, variant=None).model_dump(mode="json")
     code, data, err = here("variants", "--json")
     assert (code, json.loads(data), err) == (0, result, "")
     _, words, _ = here("variants", "--action", "remix_image")
-    assert max(map(len, words.splitlines())) <= output.WIDTH
+    assert max(map(len, words.splitlines())) <= output.WIDTH_COLUMNS
     assert words.splitlines()[:4] == [
         "pro, from $0.05",
         "  Start here: the cheapest, in 1k and 2k, with up to 8 source images.",
@@ -439,7 +442,7 @@ def test_pricing_tells_in_words_what_the_tool_tells_as_data(sandbox_settings: Se
         async with Service.opened(sandbox_settings) as service:
             return await service.prices.listed(variant="flex", action=None, output_resolution="2k")
 
-    found = views.price_list(anyio.run(tool), variant="flex", action=None, output_resolution="2k", count=4)
+    found = catalog_results.price_list(anyio.run(tool), variant="flex", action=None, output_resolution="2k", count=4)
     wanted = ("--variant", "flex", "--output-resolution", "2k", "--count", "4")
     code, data, err = here("pricing", *wanted, "--json")
     assert (code, err) == (0, "")
@@ -595,7 +598,7 @@ def ran(env: Mapping[str, str], code: str, *argv: str) -> subprocess.CompletedPr
 def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "variants", None)
+    monkeypatch.setattr(catalog_results, "variants", None)
     code, out, err = here("variants")
     assert (code, out) == (1, "")
     assert err == (
@@ -605,18 +608,18 @@ def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(
     )
     *failed, whole = here("variants", FLUX2_LOG="debug")
     assert failed == [1, ""]
-    assert whole.startswith("DEBUG flux2_mcp.commands unforeseen\nTraceback")
+    assert whole.startswith("DEBUG flux2_mcp.cli unforeseen\nTraceback")
     assert whole.endswith(err)
 
 
 def test_a_warning_comes_without_its_trace_and_in_place_of_the_progress_line(clean_env: dict[str, str]) -> None:
     code = (
         "import logging\n"
-        "from flux2_mcp import views\n"
-        "def noisy(well=views.variants, **asked):\n"
+        "from flux2_mcp.server.results import catalog as catalog_results\n"
+        "def noisy(well=catalog_results.variants, **asked):\n"
         "    logging.getLogger('flux2_mcp.tasks').warning('trouble', exc_info=ValueError())\n"
         "    return well(**asked)\n"
-        "views.variants = noisy\n"
+        "catalog_results.variants = noisy\n"
     )
     done = ran(clean_env, code, "variants")
     assert (done.returncode, done.stderr) == (0, "WARNING flux2_mcp.tasks trouble\n")
@@ -671,7 +674,7 @@ def test_ctrl_c_while_it_loads_is_130_without_a_word(clean_env: dict[str, str]) 
     code = (
         "class Loading:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'flux2_mcp.commands.cli':\n"
+        "        if name == 'flux2_mcp.cli.main':\n"
         "            signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Loading())\n"
     )

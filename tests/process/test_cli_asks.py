@@ -9,7 +9,7 @@ import pytest
 
 from flux2_mcp.sandbox.server import Sandbox
 from tests.process.conftest import Here
-from tests.process.terminal import on_terminal
+from tests.support.terminal import on_terminal
 
 DEAR = ("generate", "a red fox [sandbox:stuck]", "--variant", "max", "--aspect-ratio", "1:1", "--count", "8")
 NOW = (*DEAR, "--wait", "0")

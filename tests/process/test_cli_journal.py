@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.process.conftest import Here
-from tests.process.terminal import DEADLINE, flux2_mcp
+from tests.support.terminal import DEADLINE, flux2_mcp
 
 
 def made(here: Here, *args: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import pytest
 
 from flux2_mcp import __version__
 from tests.process.conftest import Here
-from tests.process.terminal import DEADLINE, Terminal, flux2_mcp
 from tests.support.deep import thin
+from tests.support.terminal import DEADLINE, Terminal, flux2_mcp
 
 # What a shell does when Tab is pressed after the words of $LINE; it prints what it would offer.
 SHELLS = {

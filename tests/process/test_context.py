@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.context import docs, uris
-from tests.process.stdio import LEGACY, MODERN, Host
+from flux2_mcp.server.docs import index, uris
+from tests.support.stdio import LEGACY, MODERN, Host
 
 
 @pytest.mark.parametrize("era", [MODERN, pytest.param(LEGACY, marks=pytest.mark.deep)])
@@ -35,7 +35,7 @@ def test_an_agent_that_builds_on_the_api_finds_all_it_needs(
             },
         )
         errors = host.close()
-    written = [document for document in docs.documents().values() if document.listed]
+    written = [document for document in index.documents().values() if document.listed]
     assert read == {one.uri: [{"uri": one.uri, "mimeType": one.mime_type, "text": one.text()}] for one in written}
     assert names == ["generate", "remix", "compare_variants", "add_to_app"]
     kinds = [message["content"]["type"] for message in prompt["messages"]]

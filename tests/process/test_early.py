@@ -22,13 +22,13 @@ from mcp_types import RequestId
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from flux2_mcp import __version__
-from flux2_mcp.app import Flux2Server, build
-from flux2_mcp.early import CAPABILITIES as CAPABILITIES_KEY
-from flux2_mcp.early import CLIENT, SNAPSHOT, VERSION, Early, Opening, Snapshot
-from flux2_mcp.hosts.clients import CLIENTS, STANDARD
+from flux2_mcp.server.app import Flux2Server, build
+from flux2_mcp.server.clients import CLIENTS, STANDARD
+from flux2_mcp.server.transports.early import CAPABILITIES as CAPABILITIES_KEY
+from flux2_mcp.server.transports.early import CLIENT, SNAPSHOT, VERSION, EarlyAnswers, Opening, Snapshot
 from flux2_mcp.settings import Settings, from_env
-from tests.process.openings import HOSTS, legacy, live, opening
-from tests.process.stdio import DEADLINE, MODERN, NO_HURRY, Raw, patched
+from tests.support.openings import HOSTS, legacy, live, opening
+from tests.support.stdio import DEADLINE, MODERN, NO_HURRY, Raw, patched
 
 pytestmark = pytest.mark.anyio
 
@@ -267,7 +267,7 @@ def test_what_it_could_not_send_is_handed_over_with_all_that_it_read() -> None:
     (source, to_it), (from_it, sink) = os.pipe(), os.pipe()
     fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, 4096)
     asked = "".join(f"{line}\n" for line in HELLO).encode() + b"half a li"
-    early = Early(snapshot(), source, sink)
+    early = EarlyAnswers(snapshot(), source, sink)
     os.write(to_it, asked)
     assert select.select([from_it], [], [], DEADLINE)[0]  # both were read at once, and it holds but the first
     unread, unsent, given = early.hand_over()

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.process.openings import opening
-from tests.process.stdio import COMMAND, DEADLINE, ERAS, IN_PEACE, LEGACY, MODERN, Host, Raw, patched
 from tests.support.deep import thin
+from tests.support.openings import opening
+from tests.support.stdio import COMMAND, DEADLINE, ERAS, IN_PEACE, LEGACY, MODERN, Host, Raw, patched
 
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 PIPE_BYTES = 4096
@@ -135,9 +135,14 @@ def test_a_full_pipe_that_nobody_reads_keeps_nobody_from_ending(
         assert server.wait() == code
 
 
-HELD = "import sys, time, anyio.to_thread; from flux2_mcp import service, views\ndef held(*_, **__): sys.stderr.write('held\\n'); time.sleep(10 * 60)"
+HELD = "import sys, time, anyio.to_thread; from flux2_mcp.engine import service\nfrom flux2_mcp.server.results import catalog as catalog_results\ndef held(*_, **__): sys.stderr.write('held\\n'); time.sleep(10 * 60)"
 HOLDS = {
-    "the event loop": ("views.variants = held", ("tools/call", {"name": "list_variants"}), send(signal.SIGTERM), 143),
+    "the event loop": (
+        "catalog_results.variants = held",
+        ("tools/call", {"name": "list_variants"}),
+        send(signal.SIGTERM),
+        143,
+    ),
     "a thread": (
         "service.Service.page = lambda *_, **__: anyio.to_thread.run_sync(held)",
         ("resources/list", {}),
@@ -176,8 +181,11 @@ def test_from_a_file_into_a_file_it_serves_too(served_env: dict[str, str], tmp_p
 
 
 def test_what_others_print_never_meets_the_host(clean_env: dict[str, str]) -> None:
-    patch = "views.variants = lambda **_: print('loud', flush=True) or os.system('echo louder') or 1 / 0"
-    with Raw(clean_env, command=patched(f"import os; from flux2_mcp import views\n{patch}")) as server:
+    patch = "catalog_results.variants = lambda **_: print('loud', flush=True) or os.system('echo louder') or 1 / 0"
+    with Raw(
+        clean_env,
+        command=patched(f"import os; from flux2_mcp.server.results import catalog as catalog_results\n{patch}"),
+    ) as server:
         server.send(*opening(LEGACY, "tests"))
         server.send('{"jsonrpc":"2.0","id":"last","method":"tools/call","params":{"name":"list_variants"}}')
         while server.receive()["id"] != "last":

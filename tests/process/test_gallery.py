@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import anyio.to_thread
 import pytest
 
-from flux2_mcp.context import gallery
+from flux2_mcp.server import gallery
+from flux2_mcp.server.viewer.app import MAX_BODY_BYTES, opened
+from flux2_mcp.server.viewer.guard import HEADERS, PATHS, UNKNOWN_CALLER, ViewerGuard
 from flux2_mcp.settings import Settings
-from flux2_mcp.viewer.app import LARGEST, opened
-from flux2_mcp.viewer.guard import HEADERS, PATHS, STRANGER, Guard
 from tests.process.conftest import Here
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +82,7 @@ class Visitor:
 
 
 @asynccontextmanager
-async def visiting(settings: Settings) -> AsyncIterator[tuple[Visitor, Guard]]:
+async def visiting(settings: Settings) -> AsyncIterator[tuple[Visitor, ViewerGuard]]:
     with anyio.fail_after(DEADLINE):
         async with opened(settings, port=0, limit=50) as guard:
             yield Visitor(guard.url()), guard
@@ -124,7 +124,7 @@ async def test_without_the_token_or_the_cookie_nobody_gets_in(sandbox_settings: 
         ]  # fmt: skip
         for target in wrong:
             status, headers, body = await off(visitor.ask, "GET", target)
-            assert (status, body, "set-cookie" in headers) == (403, STRANGER, False), target
+            assert (status, body, "set-cookie" in headers) == (403, UNKNOWN_CALLER, False), target
         await off(other.enter)
         name, _, value = (other.cookie or "").partition("=")
         mine = name.replace(str(other.port), str(visitor.port))
@@ -136,12 +136,12 @@ async def test_without_the_token_or_the_cookie_nobody_gets_in(sandbox_settings: 
             f"{mine}=é".encode().decode("latin-1"),
         ):
             status, _, body = await off(visitor.ask, "GET", "/", Cookie=cookie)
-            assert (status, body) == (403, STRANGER), cookie
+            assert (status, body) == (403, UNKNOWN_CALLER), cookie
             origin = f"http://{visitor.host}"
             status, _, body = await off(
                 visitor.ask, "POST", "/rpc", b"{}", Cookie=cookie, Origin=origin, Content_Type=JSON
             )
-            assert (status, body) == (403, STRANGER), cookie
+            assert (status, body) == (403, UNKNOWN_CALLER), cookie
 
 
 async def test_a_ticket_opens_once_and_the_printed_url_as_often_as_wanted(sandbox_settings: Settings) -> None:
@@ -272,7 +272,7 @@ async def test_what_is_no_call_of_the_gallery_is_refused(sandbox_settings: Setti
             assert (await off(visitor.ask, "POST", "/rpc", body, Content_Type=JSON, **own))[0] == 400, body
         for kind in (None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
             assert (await off(visitor.ask, "POST", "/rpc", b"{}", Content_Type=kind, **own))[0] == 415, kind
-        large = b" " * (LARGEST + 1)
+        large = b" " * (MAX_BODY_BYTES + 1)
         assert (await off(visitor.ask, "POST", "/rpc", large, Content_Type=JSON, **own))[0] == 413
 
 

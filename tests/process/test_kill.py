@@ -14,13 +14,13 @@ import pytest
 
 from bench import kill
 from bench.kill import DOWNLOADS, STEPS
-from flux2_mcp.journal.shared import LEASE
-from flux2_mcp.lifecycle import State
+from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine.service import Service
+from flux2_mcp.journal.sqlite.shared import LEASE_SECONDS
 from flux2_mcp.sandbox.server import Sandbox
-from flux2_mcp.service import Service
 from flux2_mcp.settings import Settings
-from tests.process.stdio import DEADLINE, LEGACY, Host
-from tests.unit.services import until
+from tests.support.services import until
+from tests.support.stdio import DEADLINE, LEGACY, Host
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ async def test_what_a_killed_process_left_is_taken_over_by_the_one_beside_it_wit
                 def taken_over() -> bool:
                     """The leases never lapse meanwhile."""
                     sql = "UPDATE task SET lease_until = ? WHERE owner <> ?"
-                    journal.execute(sql, (time.monotonic() + LEASE / 2, beside.session))
+                    journal.execute(sql, (time.monotonic() + LEASE_SECONDS / 2, beside.session))
                     return len(beside._keeper._kept) == 3
 
                 await until(taken_over)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 
-from flux2_mcp.pipes import CHUNK_BYTES, MOST_BYTES, TAIL_BYTES, Lines
-from tests.process.openings import opening
-from tests.process.stdio import ERAS, LEGACY, MODERN, Host, Raw, patched
+from flux2_mcp.server.transports.stdio import CHUNK_BYTES, MAX_LINE_BYTES, TAIL_BYTES, LineReader
 from tests.support.deep import thin
+from tests.support.openings import opening
+from tests.support.stdio import ERAS, LEGACY, MODERN, Host, Raw, patched
 
 PARSE, INVALID = -32700, -32600
 DEEP = pytest.param(MODERN, marks=pytest.mark.deep)
@@ -34,7 +34,7 @@ BROKEN: dict[str, tuple[bytes, object, int]] = {
         PARSE,
     ),
     "lists, unclosed": (b"[" * 100_000, None, PARSE),
-    "too long": (b'{"method":"' + b"x" * MOST_BYTES + b'","jsonrpc":"2.0","id":"long"}', "long", PARSE),
+    "too long": (b'{"method":"' + b"x" * MAX_LINE_BYTES + b'","jsonrpc":"2.0","id":"long"}', "long", PARSE),
     "a number": (b"7", None, INVALID),
     "a batch": (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', 1, INVALID),
     "a batch of none": (b"[]", None, INVALID),
@@ -95,7 +95,7 @@ def test_a_last_line_without_its_end_is_a_line(served_env: dict[str, str]) -> No
 
 
 def test_an_answer_that_is_no_utf8_costs_that_answer_alone(served_env: dict[str, str]) -> None:
-    name = "from flux2_mcp import errors, views\ndef variants(**_): raise errors.Flux2Error('\\udcff')\nviews.variants = variants"
+    name = "from flux2_mcp import errors\nfrom flux2_mcp.server.results import catalog as catalog_results\ndef variants(**_): raise errors.Flux2Error('\\udcff')\ncatalog_results.variants = variants"
     with Raw(served_env, command=patched(name)) as server:
         server.send(*opening(LEGACY, "tests"))
         server.send('{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"list_variants"}}')
@@ -109,7 +109,7 @@ def test_an_answer_that_is_no_utf8_costs_that_answer_alone(served_env: dict[str,
 def test_lines_come_out_as_they_went_in_however_they_are_cut() -> None:
     random = Random(7)  # noqa: S311  # seeded on purpose
     lines = [bytes(random.choices(b"ab \xff\r", k=random.randrange(1, 50))) + b"." for _ in range(200)]
-    data, kept = b"\n".join(lines) + b"\n\n \n", Lines()
+    data, kept = b"\n".join(lines) + b"\n\n \n", LineReader()
     found: list[bytes] = []
     while data:
         size = random.randrange(1, 100)
@@ -119,11 +119,11 @@ def test_lines_come_out_as_they_went_in_however_they_are_cut() -> None:
 
 
 def test_of_a_line_that_is_too_long_no_more_is_kept_than_its_beginning_and_its_end() -> None:
-    kept = Lines()
-    for _ in range(MOST_BYTES // CHUNK_BYTES + 10):
+    kept = LineReader()
+    for _ in range(MAX_LINE_BYTES // CHUNK_BYTES + 10):
         assert list(kept.of(b"x" * CHUNK_BYTES)) == []
     long, following = kept.of(b'"}\nnext\n')
-    assert (len(long), long[-4:], following) == (MOST_BYTES + TAIL_BYTES, b'xx"}', b"next")
+    assert (len(long), long[-4:], following) == (MAX_LINE_BYTES + TAIL_BYTES, b'xx"}', b"next")
 
 
 # --- a thousand of them -----------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_messages_at_random_leave_the_process_alive_and_answering(
     with Host(clean_env | {"FLUX2_DAILY_BUDGET_USD": "1"}, era) as host:
         for line in fuzz.lines():
             host.write(line + b"\n")
-        host.write(b"x" * (MOST_BYTES + 1) + b"\n")
+        host.write(b"x" * (MAX_LINE_BYTES + 1) + b"\n")
         awaited = fuzz.asked - fuzz.cancelled
         while awaited:
             awaited.discard(host.next().get("id"))

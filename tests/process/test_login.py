@@ -14,11 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from flux2_mcp.config import masked
 from flux2_mcp.sandbox.server import Sandbox
-from tests.contract.sandboxed import TLS
+from flux2_mcp.system.logs import masked
 from tests.process.conftest import Here
-from tests.process.terminal import DEADLINE, Terminal, flux2_mcp, on_terminal
+from tests.support.sandboxed import TLS
+from tests.support.terminal import DEADLINE, Terminal, flux2_mcp, on_terminal
 
 # A browser as far as a login needs one: it opens the address, presses the button, and goes where it is sent.
 BROWSER = """

@@ -15,9 +15,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from flux2_mcp.sandbox.server import Sandbox
-from tests.process.stdio import DEADLINE, IN_PEACE, LEGACY, MODERN, Host
-from tests.process.ways import OVER_HTTP, OVER_STDIO, Way, each
-from tests.unit.test_logs import pairs
+from tests.support.stdio import DEADLINE, IN_PEACE, LEGACY, MODERN, Host
+from tests.support.ways import OVER_HTTP, OVER_STDIO, Way, each
+from tests.system.test_logs import pairs
 
 PROMPT = "a canary-3f9a1c in a coal mine"
 TRACE = "0af7651916cd43dd8448eb211c80319c"

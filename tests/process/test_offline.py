@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.stdio import DEADLINE, MODERN, Raw, dressed, patched
 from tests.support.deep import thin
+from tests.support.stdio import DEADLINE, MODERN, Raw, dressed, patched
 
 # An audit hook sees what any library does, in any thread, and can't be taken out again.
 WATCH = """

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.process.stdio import LEGACY, MODERN, Host
-from tests.process.ways import DECLARED, OVER_HTTP, OVER_STDIO, Hosts, Way, each
+from tests.support.stdio import LEGACY, MODERN, Host
+from tests.support.ways import DECLARED, OVER_HTTP, OVER_STDIO, Hosts, Way, each
 
 TWO = (OVER_STDIO[LEGACY], OVER_HTTP[MODERN])
 """Each transport and each era, once."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.hosts.installing import Machine
+from flux2_mcp.hosts.plan import Machine
 from flux2_mcp.hosts.table import TABLE, host
 from tests.process.conftest import Here
 

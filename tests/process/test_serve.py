@@ -17,15 +17,15 @@ from typing import Any
 import httpx
 import pytest
 
-from flux2_mcp.commands.serve import PORT
+from flux2_mcp.cli.serve import PORT
 from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
-from tests.contract.sandboxed import TLS
 from tests.process.conftest import Here
-from tests.process.stdio import DEADLINE, ERAS, LEGACY, MODERN, hello
 from tests.process.test_exit import SIGNALS
-from tests.process.web import ACCEPT, Served, WebHost
 from tests.support.deep import thin
+from tests.support.sandboxed import TLS
+from tests.support.stdio import DEADLINE, ERAS, LEGACY, MODERN, hello
+from tests.support.web import ACCEPT, Served, WebHost
 
 INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello({})}
 

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from flux2_mcp.commands.serve import MOST, MOST_BYTES
+from flux2_mcp.cli.serve import MAX_BODY_BYTES, MAX_CONNECTIONS
 from tests.conftest import environment
-from tests.contract.sandboxed import TLS
-from tests.process.stdio import DEADLINE, LEGACY, MODERN, hello
-from tests.process.web import WebHost
+from tests.support.sandboxed import TLS
+from tests.support.stdio import DEADLINE, LEGACY, MODERN, hello
+from tests.support.web import WebHost
 
 INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello({})}
 PARSE, INVALID = -32700, -32600
@@ -36,7 +36,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebHost]:
         (b'{"jsonrpc":"2.0","id":true,"method":"ping"}', 400, None, INVALID),
         (b"\xff\xfe", 400, None, PARSE),
         (b"", 400, None, PARSE),
-        (b'{"jsonrpc":"2.0","id":7,"params":"' + b"x" * MOST_BYTES + b'"}', 413, 7, PARSE),
+        (b'{"jsonrpc":"2.0","id":7,"params":"' + b"x" * MAX_BODY_BYTES + b'"}', 413, 7, PARSE),
     ],
 )
 def test_a_body_that_is_no_message_is_refused_under_its_id_in_both_eras(
@@ -62,7 +62,7 @@ def test_a_batch_is_refused_by_a_batch_with_the_id_of_each_request(host: WebHost
 def test_more_silent_connections_than_there_are_places_shut_nobody_out(host: WebHost) -> None:
     address = ("127.0.0.1", int(host.served.url.split(":")[2].split("/")[0]))
     with ExitStack() as stack:
-        for number in range(MOST + 20):
+        for number in range(MAX_CONNECTIONS + 20):
             stream = stack.enter_context(socket.create_connection(address, timeout=DEADLINE))
             if number % 2:
                 stream.sendall(b"POST /mcp HTTP/1.1\r\nHost: x\r\n")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from flux2_mcp.__main__ import _project
-from tests.process.openings import opening
-from tests.process.stdio import ERAS, LEGACY, MODERN, NO_HURRY, Host, Raw, patched
 from tests.support.deep import thin
+from tests.support.openings import opening
+from tests.support.stdio import ERAS, LEGACY, MODERN, NO_HURRY, Host, Raw, patched
 
 # All that is there, beside Python's own, once the server has answered its first requests.
 MAY_BE_THERE = {
@@ -23,10 +23,10 @@ MAY_BE_THERE = {
 }  # fmt: skip
 LATER = (
     "flux2_mcp.sandbox",
-    "flux2_mcp.commands",
-    "flux2_mcp.login",
-    "flux2_mcp.runapi.client",
-    "flux2_mcp.journal.sqlite",
+    "flux2_mcp.cli",
+    "flux2_mcp.runapi.login",
+    "flux2_mcp.runapi.transport",
+    "flux2_mcp.system.sqlite_file",
 )
 TELLS_ITS_MODULES = f"{NO_HURRY}import atexit; atexit.register(lambda: sys.stderr.write('\\n'.join(sys.modules)))"
 
@@ -91,4 +91,4 @@ def test_nothing_heavy_is_imported_before_it_is_needed(early: str, clean_env: di
         name for name in there if re.match(r"opentelemetry\.(sdk|exporter)", name)
     ]  # no variable names a collector
     assert {name for name in there if name.startswith(LATER)} == set()
-    assert ("flux2_mcp.early" in there) == (early == "1")
+    assert ("flux2_mcp.server.transports.early" in there) == (early == "1")

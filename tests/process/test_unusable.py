@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.stdio import ERAS, LEGACY, MODERN, Host
-from tests.process.terminal import on_terminal
 from tests.support.deep import thin
+from tests.support.stdio import ERAS, LEGACY, MODERN, Host
+from tests.support.terminal import on_terminal
 
 BROKEN = "RunAPI's config file ({}) can't be read: it is not UTF-8 text."
 

@@ -10,12 +10,12 @@ import anyio
 import pytest
 from mcp.client.client import Client
 
-from flux2_mcp.app import build
-from flux2_mcp.commands.outcomes import LATER, NO_CANCEL, waiting_on
-from flux2_mcp.results import SANDBOX_NOTICE
+from flux2_mcp.cli.task_output import LATER, NO_CANCEL, waiting_on
+from flux2_mcp.server.app import build
+from flux2_mcp.server.results.tasks import SANDBOX_NOTICE
 from flux2_mcp.settings import from_env
 from tests.process.conftest import Here
-from tests.process.terminal import on_terminal
+from tests.support.terminal import on_terminal
 
 
 def begun(here: Here, prompt: str) -> str:

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from flux2_mcp.sandbox.server import Sandbox
-from flux2_mcp.tasks_extension import ID
-from tests.process.stdio import DEADLINE, LEGACY, MODERN, Host, dressed
-from tests.process.ways import DECLARED, OVER_HTTP, OVER_STDIO, TASKS, TOOLS, Hosts, Way, each
-from tests.process.web import WebHost
+from flux2_mcp.server.tasks_extension import ID
+from tests.support.stdio import DEADLINE, LEGACY, MODERN, Host, dressed
+from tests.support.ways import DECLARED, OVER_HTTP, OVER_STDIO, TASKS, TOOLS, Hosts, Way, each
+from tests.support.web import WebHost
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_with_a_key_the_same_binary_works_against_another_server_and_no_sandbox_
     assert not (Path(clean_env["FLUX2_HOME"]) / "sandbox").exists()
 
 
-@pytest.mark.deep  # tests/tools/test_key.py shows the same in this process
+@pytest.mark.deep  # tests/server/test_login_gate.py shows the same in this process
 @pytest.mark.parametrize("way", each(), ids=str)
 def test_live_mode_without_a_key_sends_nothing_and_says_what_to_do(
     way: Way, clean_env: dict[str, str], tmp_path: Path

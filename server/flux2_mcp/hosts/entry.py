@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PureWindowsPath
 
-from flux2_mcp.environment import said
 from flux2_mcp.errors import HostFileError
-from flux2_mcp.hosts.json_edit import JsonEditor
-from flux2_mcp.hosts.jsonc import Json, Object
+from flux2_mcp.hosts.editors.json_edit import JsonEditor
+from flux2_mcp.hosts.editors.jsonc import Json, Object
+from flux2_mcp.hosts.editors.toml_edit import TomlEditor
 from flux2_mcp.hosts.table import Host
-from flux2_mcp.hosts.toml_edit import TomlEditor
+from flux2_mcp.system.environment import said
 
 PROGRAM, MODULE = "flux2-mcp", "flux2_mcp"
 EDITORS: Mapping[str, JsonEditor | TomlEditor] = {

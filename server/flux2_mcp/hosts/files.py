@@ -15,11 +15,11 @@ from pathlib import Path, PurePath
 
 from flux2_mcp.errors import HostFileError
 
-LARGEST = 16 * 1024 * 1024
+MAX_FILE_BYTES = 16 * 1024 * 1024
 """Bytes. The largest that hosts keep are a few MB."""
-BACKUP = ".flux2-backup"
-NEW_FILE = 0o600
-NEW_FOLDER = 0o700
+BACKUP_SUFFIX = ".flux2-backup"
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def read(path: Path) -> File:
         kind = target.stat()
         if not stat.S_ISREG(kind.st_mode):
             raise HostFileError("this is not a plain file", path=str(path), next_step=f"Look at what {path} is.")
-        if kind.st_size > LARGEST:
-            why = f"the file has {kind.st_size:,} bytes, and more than {LARGEST:,} are not read"
+        if kind.st_size > MAX_FILE_BYTES:
+            why = f"the file has {kind.st_size:,} bytes, and more than {MAX_FILE_BYTES:,} are not read"
             raise HostFileError(why, path=str(path), next_step=f"Make {path} smaller, then run again.")
         content = target.read_bytes()
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def may_mention(path: Path, word: str) -> bool:
     try:
         if not path.is_file():
             return False
-        content = b"" if path.stat().st_size > LARGEST else path.read_bytes()
+        content = b"" if path.stat().st_size > MAX_FILE_BYTES else path.read_bytes()
     except OSError:
         return True
     return not content or any(word.encode(code) in content for code in ("utf-8", "utf-16-le", "utf-16-be"))
@@ -108,7 +108,7 @@ def replace(file: File, text: str | None, *, keep: str | None = None) -> Path | 
 
 def backup(file: File) -> Path:
     """Where what stood in a file before is kept."""
-    return file.path.with_name(file.path.name + BACKUP)
+    return file.path.with_name(file.path.name + BACKUP_SUFFIX)
 
 
 def before(file: File) -> str | None:
@@ -125,7 +125,7 @@ def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
         if file.path.exists():
             raise _meanwhile(file)
         if text is not None:
-            file.path.parent.mkdir(parents=True, exist_ok=True, mode=NEW_FOLDER)
+            file.path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
             _write(file.path, text, None)
         return None
     kind = file.path.stat()
@@ -148,7 +148,7 @@ def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
     return kept
 
 
-class Made:
+class MadeFolders:
     """The folders that are made for a new file, written down in a file of ours before they are.
 
     A host's folder is also the sign that the host is there: one that is left behind empty would be taken for it. And an empty one
@@ -166,7 +166,7 @@ class Made:
         with suppress(OSError, HostFileError):
             if missing := _missing(path):
                 missing += _missing(self._record)
-                self._record.parent.mkdir(parents=True, exist_ok=True, mode=NEW_FOLDER)
+                self._record.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
                 self._write([*self._read(), *missing])
 
     def clear(self, path: Path) -> None:
@@ -217,7 +217,7 @@ def _write(path: Path, text: str, like: os.stat_result | None) -> None:
             stream.flush()
             if like is not None:
                 _keep_owner(new, like, path)
-            new.chmod(NEW_FILE if like is None else stat.S_IMODE(like.st_mode))
+            new.chmod(FILE_MODE if like is None else stat.S_IMODE(like.st_mode))
             os.fsync(stream.fileno())
         new.replace(path)
     except BaseException:

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
-from flux2_mcp.hosts.jsonc import Object
+from flux2_mcp.hosts.editors.jsonc import Object
 
 
 def cursor(name: str, entry: Object) -> str:

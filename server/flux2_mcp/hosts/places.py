@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
-from flux2_mcp.environment import said_path
 from flux2_mcp.errors import HostFileError
 from flux2_mcp.hosts.table import Host, Paths, System
+from flux2_mcp.system.environment import said_path
 
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from flux2_mcp.errors import HostFileError
 from flux2_mcp.hosts import entry, files, places
+from flux2_mcp.hosts.editors.json_edit import JsonEditor
+from flux2_mcp.hosts.editors.jsonc import Object
 from flux2_mcp.hosts.files import File
-from flux2_mcp.hosts.installing import Machine
-from flux2_mcp.hosts.json_edit import JsonEditor
-from flux2_mcp.hosts.jsonc import Object
+from flux2_mcp.hosts.plan import Machine
 from flux2_mcp.hosts.table import SCOPES, Host, Scope, Switch
 
 _EDITOR = JsonEditor(strict=False)

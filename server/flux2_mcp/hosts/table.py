@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
-from flux2_mcp.hosts.jsonc import Json
+from flux2_mcp.hosts.editors.jsonc import Json
 
 System = Literal["Linux", "Darwin", "Windows"]
 SYSTEMS: tuple[System, ...] = ("Linux", "Darwin", "Windows")
@@ -30,14 +30,14 @@ VARIABLES = (
     "FLUX2_EARLY",
 )  # fmt: skip
 """What the server reads; a host that scrubs the environment must let them through, or caps would be open there."""
-AROUND = (
+SYSTEM_VARIABLES = (
     "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip
 """What decides where the key's file and the journal are, and how RunAPI is reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Own:
+class OwnCommand:
     """A host's own command line, where it does better than an edit. `add` reads the entry as JSON from standard input.
 
     Those of the others know no limits (Codex), or write the same file without a lock, after seconds of starting up.
@@ -94,7 +94,7 @@ class Host:
     merged: bool = False
     env: str = "env"
     from_env: str = ""
-    own: Own | None = None
+    own: OwnCommand | None = None
     then: str
 
 
@@ -154,7 +154,7 @@ TABLE = (
         ),
         from_env='"env": {"RUNAPI_API_KEY": "${RUNAPI_API_KEY}"}',
         # Running sessions rewrite this file; only its own command line takes part in their lock.
-        own=Own(
+        own=OwnCommand(
             program="claude",
             add=("mcp", "add-json", "--scope", "user", "{name}", "-"),
             remove=("mcp", "remove", "--scope", "user", "{name}"),
@@ -170,7 +170,7 @@ TABLE = (
         programs=("codex",),
         format="toml",
         servers="mcp_servers",
-        unless_set={"env_vars": [*VARIABLES, *AROUND]},
+        unless_set={"env_vars": [*VARIABLES, *SYSTEM_VARIABLES]},
         # `codex mcp add` has no option for these, so the edit brings more.
         limits={"startup_timeout_sec": START_SECONDS, "tool_timeout_sec": TOOL_SECONDS},
         merged=True,

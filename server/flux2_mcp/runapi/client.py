@@ -1,387 +1,186 @@
-"""RunAPI's client: one pool of connections for the life of the process. The only importer of httpx."""
+"""Every call of `api/runapi.md` by name: what goes out, what comes back as our models."""
 
 from __future__ import annotations
 
-import os
-import random
-import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from base64 import b64encode
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from hashlib import md5
+from http import HTTPStatus
+from urllib.parse import quote, urlencode, urlsplit
 
-import anyio
-import httpx
-from anyio.abc import AsyncResource
-
-from flux2_mcp import codings, logs, retry
-from flux2_mcp.environment import said_path
-from flux2_mcp.errors import SettingsError, TransportError
-from flux2_mcp.runapi import addresses, causes, proxies
-from flux2_mcp.runapi.addresses import Resolve, Route
-from flux2_mcp.runapi.answers import LARGEST, LARGEST_ERROR, Answer, Download
-from flux2_mcp.runapi.calls import Calls, Permit, sendable
-from flux2_mcp.runapi.causes import CERTIFICATE_FOLDER, CERTIFICATES, Peer
-from flux2_mcp.runapi.endpoints import Endpoints
-from flux2_mcp.runapi.proxies import Proxy
-
-SLOWEST = 16 * 1024
-"""Bytes a second that an upload must reach: a home's slowest uplink."""
-PIECE = 64 * 1024
-"""Bytes handed to the connection at once, each under a write timeout of its own."""
-CHUNK = 256 * 1024
-"""Bytes of a download given on at once: who takes them does so in a thread, and a change of threads has its price."""
-CALLS, DOWNLOADS = 48, 16
-"""Connections at once, together below every system's limit of open files. Slow downloads keep no poll waiting."""
-SHARE = 4
-"""Connections in one of httpx's pools, which spends time with the square of their number on each request: with 1,000
-polls at once, a poll takes 3 ms of processor time over pools of 4 and 13 ms over one of 48."""
-KEPT = 30.0
-"""Seconds that an idle connection is kept: less than servers commonly do."""
-LAST_PORT = 65_535
-
-_FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, UnicodeError)
-# The first that fits, in words of our own: the libraries' may hold a URL with its signature. False: nothing was sent.
-_WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool, str], ...] = (
-    (httpx.PoolTimeout, "no connection was free in time", False, "Wait until other calls have ended, then call again."),
-    (httpx.ConnectTimeout, "no connection in time", False, "Check the network, then call again."),
-    (
-        (httpx.TimeoutException, TimeoutError),
-        "no answer in time",
-        True,
-        "Call again in a minute: the same call is not paid twice.",
-    ),
-    (
-        (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError),
-        "the address can't be called",
-        False,
-        "Check RUNAPI_BASE_URL where it is set, then start the server again.",
-    ),
-    (httpx.ConnectError, "no connection", False, "Check the network, then call again."),
-    (
-        Exception,
-        "the connection broke off, or what came is not HTTP",
-        True,
-        "Call again; if it stays so, check the network and whatever stands between.",
-    ),
+from flux2_mcp.domain.models import (
+    SERVICE,
+    Action,
+    Balance,
+    ImageRequest,
+    PriceSchedule,
+    Quote,
+    RemoteTask,
+    RunApiAccount,
+    UploadedFile,
 )
-PROXY = "proxy"
-"""Where a request carries the proxy that it goes through, for the words about its failure."""
+from flux2_mcp.domain.urls import is_loopback
+from flux2_mcp.errors import InvalidRequestError, Problem, ServiceError, WireError
+from flux2_mcp.runapi import wire
+from flux2_mcp.runapi.exchange import Exchange, Permit, sendable
+from flux2_mcp.runapi.responses import DownloadStream, Response, failure, payload
+from flux2_mcp.runapi.retry import http_date
+
+_TASKS, _FILES = "/api/v1/flux_2", "/api/v1/files"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
-    """Seconds for each part of a call; `answer` for the whole of one attempt, beside its place and what its body needs to go out."""
+class RunApi:
+    """The calls, over whatever carries them; `client.RunApi` is the one to make."""
 
-    connect: float = 5.0
-    read: float = 30.0
-    write: float = 30.0
-    pool: float = 30.0
-    answer: float = 60.0
+    def __init__(self, calls: Exchange) -> None:
+        self._calls = calls
+        self._schedules: dict[str, tuple[str, tuple[PriceSchedule, ...]]] = {}
 
-
-class RunApi(Endpoints):
-    """The calls. Made without I/O; the pool opens at first use and is closed by `aclose`.
-
-    All calls raise `ApiError` by status, `TransportError` when no answer came, `WireError` when it makes no sense, and
-    `SettingsError` when the environment's proxy or certificates can't be used. What they raise never shows the key.
-
-    Args:
-        base_url: As `settings` validated it, without a slash at the end.
-        api_key: None: calls that need one raise `AuthenticationError` before anything is sent.
-        version: Ours, for the `User-Agent`.
-        policy: How long GETs and creates are retried.
-        gate: Awaited before every call to RunAPI, retries included; a limiter waits here.
-        on_limited: Told of every 429 with its `Retry-After` in seconds.
-        timeouts: Seconds for each part of a call.
-        sleep: Waits for so many seconds. This and the next three are the only clock and dice in here.
-        monotonic: Seconds on a clock that never goes back.
-        now: The present, aware.
-        jitter: A random number in [0, 1).
-        resolve: Looks up the hosts of files.
-        env: The environment: which proxies lead out, and whose certificates are trusted. Read at each first connection.
-    """
-
-    def __init__(
+    async def create(
         self,
-        base_url: str,
-        api_key: str | None,
+        request: ImageRequest,
         *,
-        version: str,
-        policy: retry.Policy = retry.STANDARD,
-        gate: Callable[[], Awaitable[None]] | None = None,
-        on_limited: Callable[[float | None], Awaitable[None] | None] | None = None,
-        timeouts: Timeouts | None = None,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        jitter: Callable[[], float] = random.random,
-        resolve: Resolve = addresses.looked_up,
-        env: Mapping[str, str] = os.environ,
-    ) -> None:
-        if api_key is not None and not sendable(api_key):
-            raise SettingsError("The API key holds characters that no key has.")
-        logs.hide(api_key)
-        self._pool = _Pool(base_url, timeouts or Timeouts(), resolve, env)
-        super().__init__(
-            Calls(
-                transport=self._pool,
-                base=base_url,
-                key=api_key,
-                agent=f"flux2-mcp/{version}",
-                policy=policy,
-                gate=gate,
-                on_limited=on_limited,
-                sleep=sleep,
-                monotonic=monotonic,
-                now=now,
-                jitter=jitter,
-            )
+        idempotency_key: str,
+        client_request_id: str | None = None,
+        permit: Permit | None = None,
+    ) -> RemoteTask:
+        """Create a task, or find the one that this key has made already. Retried under the same key.
+
+        After `TransportError`, `ServiceError` or `WireError` the task may exist and be charged: only the same key tells.
+
+        Args:
+            request: What to make.
+            idempotency_key: 1 to 512 printable ASCII characters, one for each logical task.
+            client_request_id: The same bounds; RunAPI stores it with the task.
+            permit: Awaited right before each attempt's body goes out, the retries' too; what it raises ends the call.
+        """
+        headers = self._calls.bearer()
+        if client_request_id is not None:
+            headers["X-Client-Request-Id"] = _bounded("client_request_id", client_request_id)
+        key = _bounded("idempotency_key", idempotency_key)
+        path = f"{_TASKS}/{request.action}"
+        body = wire.body(request)
+        answer = await self._calls.post(path, body, headers, idempotency_key=key, permit=permit)
+        return self._task(answer, path)
+
+    async def get(self, action: Action, task_id: str, *, attempts: int = 1) -> RemoteTask:
+        """Ask about a task, by default once: a poller has a plan of its own. A 429 or 503 carries its `retry_after`."""
+        if not wire.can_be_asked(task_id):
+            raise InvalidRequestError(Problem("task_ids", "holds something that is not a task's id."))
+        path = f"{_TASKS}/{action}/{quote(task_id, safe='', errors='replace')}"
+        return self._task(await self._calls.get(path, attempts=attempts), path, asked=task_id)
+
+    async def price_schedules(
+        self, *, action: Action | None = None, model: str | None = None
+    ) -> tuple[PriceSchedule, ...]:
+        """The live prices, all or of one action or model. Needs no key; unchanged lists are not sent again (`ETag`)."""
+        filters = {"service": SERVICE, "action": action, "model": model}
+        path = f"/api/v1/price_schedules?{urlencode({name: value for name, value in filters.items() if value})}"
+        etag, kept = self._schedules.get(path, ("", ()))
+        headers = self._calls.bearer() if self._calls.key else {}
+        answer = await self._calls.get(path, headers | ({"If-None-Match": etag} if etag else {}))
+        if answer.status == HTTPStatus.NOT_MODIFIED and etag:
+            return kept
+        schedules = wire.price_schedules(payload(answer))
+        if new := answer.headers.get("etag"):
+            self._schedules[path] = (new, schedules)
+        return schedules
+
+    async def clock_ahead(self) -> float | None:
+        """Seconds that this machine's clock is ahead of RunAPI's, to about one; None where it tells none. Needs no key.
+
+        One attempt: who asks wants to know how things stand.
+        """
+        path = f"/api/v1/price_schedules?{urlencode({'service': SERVICE})}"
+        answer = await self._calls.get(path, {}, attempts=1)
+        now = self._calls.now()
+        moment = http_date(answer.headers.get("date"))
+        return None if moment is None else (now - moment).total_seconds()
+
+    async def quote(self, request: ImageRequest) -> Quote:
+        """What the request would reserve now. Not retried."""
+        return wire.quote(payload(await self._calls.post("/api/v1/price_quotes", wire.quote_body(request))), request)
+
+    async def balance(self) -> Balance:
+        """The account's money."""
+        return wire.balance(payload(await self._calls.get("/api/v1/me/balance")))
+
+    async def me(self, *, attempts: int | None = None) -> RunApiAccount:
+        """Whose key it is; retried by the policy, or for so many attempts."""
+        return wire.account(payload(await self._calls.get("/api/v1/me", attempts=attempts)))
+
+    async def upload(self, filename: str, data: bytes) -> UploadedFile:
+        """Bring bytes to RunAPI's store for an hour. Nothing here is retried: call again, and it starts afresh."""
+        checksum = b64encode(md5(data, usedforsecurity=False).digest()).decode()
+        asked = {"filename": filename, "byte_size": len(data), "checksum": checksum}
+        place = wire.preparation(payload(await self._calls.post(f"{_FILES}/prepare", asked)))
+        if not _private(place.upload_url):
+            raise WireError("RunAPI named an upload address that is not https.")
+        # Another host: its own headers and nothing else, above all not the key.
+        whom = "The upload store"
+        answer = await self._calls.transport.send(
+            "PUT", place.upload_url, headers=place.headers, content=data, whom=whom
         )
+        if not answer.ok:
+            refusal = failure(answer, now=self._calls.now(), key=self._calls.key, whom=whom)
+            text = refusal.message if refusal else f"{whom} answered {answer.status}."
+            raise ServiceError(text, status=answer.status, next_step="Call again: the file is uploaded afresh.")
+        confirmed = await self._calls.post(f"{_FILES}/confirm", {"signed_id": place.signed_id})
+        return self._uploaded(confirmed, filename, len(data))
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._calls.base!r})"
+    async def register(
+        self, *, url: str | None = None, base64: str | None = None, file_name: str | None = None
+    ) -> UploadedFile:
+        """Let RunAPI keep, for an hour, what stands at a URL or in base64; exactly one of them. Not retried."""
+        if (url is None) == (base64 is None):
+            raise InvalidRequestError(Problem("source", "needs either a URL or base64."))
+        source = {"type": "base64", "data": base64} if url is None else {"type": "url", "url": url}
+        body = {"source": source} | ({} if file_name is None else {"file_name": file_name})
+        return self._uploaded(await self._calls.post(_FILES, body), file_name or "")
 
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._pool.aclose()
+    async def exchange(self, code: str, code_verifier: str, redirect_port: int, hostname: str) -> tuple[str, str, str]:
+        """Turn a browser login's code into (key, the key's name, e-mail). Sends no key of ours; not retried."""
+        body = {"code": code, "code_verifier": code_verifier, "redirect_port": redirect_port}
+        headers = {"X-CLI-Hostname": "".join(c if c.isascii() and c.isprintable() else "?" for c in hostname).strip()}
+        return wire.login(payload(await self._calls.post("/api/v1/cli/exchange", body, headers)))
 
+    def download(
+        self, url: str, *, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[DownloadStream]:
+        """Open a URL, any host's, without key or cookies. Redirects and statuses are the caller's to judge.
 
-class _Pool:
-    """httpx at arm's length: requests are made by hand, so that no key, cookie or header of one call slips into another."""
+        Raises:
+            TransportError: On entering, or later from `chunks()`.
+        """
+        sent = {"User-Agent": self._calls.agent, "Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
+        return self._calls.transport.download(url, sent, "The image's host")
 
-    def __init__(self, base_url: str, timeouts: Timeouts, resolve: Resolve, env: Mapping[str, str]) -> None:
-        self._base = base_url
-        self._timeouts = timeouts
-        self._resolve = resolve
-        self._env = env
-        self._tls: ssl.SSLContext | None = None
-        self._calls = _Lane(CALLS, self._client)
-        self._downloads = _Lane(DOWNLOADS, self._client)
+    def _uploaded(self, answer: Response, file_name: str, size_bytes: int = 0) -> UploadedFile:
+        ahead = answer.ahead(self._calls.now())
+        return wire.uploaded_file(payload(answer), file_name=file_name, size_bytes=size_bytes, ahead=ahead)
 
-    async def aclose(self) -> None:
-        await self._calls.aclose()
-        await self._downloads.aclose()
-
-    async def send(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        content: bytes = b"",
-        whom: str = "RunAPI",
-        permit: Permit | None = None,
-    ) -> Answer:
-        within = self._timeouts.pool + self._timeouts.answer + len(content) / SLOWEST
-        with self._translated(whom), anyio.fail_after(within):
-            proxy = proxies.proxy(url, self._env)
-            request = self._request(method, url, headers, content, proxy=proxy, permit=permit)
-            async with self._calls.open(request, self._timeouts.pool) as response:
-                return Answer(response.status_code, dict(response.headers), await _body(response))
-
-    @asynccontextmanager
-    async def download(self, url: str, headers: Mapping[str, str], whom: str) -> AsyncIterator[Download]:
-        async with AsyncExitStack() as stack:
-            with self._translated(whom):
-                found = await addresses.routes(url, self._base, self._resolve, self._env)
-                response = await self._reached(stack, found, headers)
-
-            async def chunks() -> AsyncIterator[bytes]:
-                with self._translated(whom):
-                    async for piece in response.aiter_raw(CHUNK):
-                        yield piece
-
-            yield Download(response.status_code, dict(response.headers), chunks)
-
-    async def _reached(
-        self, stack: AsyncExitStack, found: Sequence[Route], headers: Mapping[str, str]
-    ) -> httpx.Response:
-        """The answer on the first route that leads to a connection."""
-        for route in found:
-            proxy = None if route.way == addresses.DIRECT else proxies.proxy(route.url, self._env)
-            request = self._request("GET", route.url, {**headers, **route.headers}, proxy=proxy)
-            if route.name is not None:
-                request.extensions["sni_hostname"] = route.name
-            try:
-                opening = self._downloads.open(request, self._timeouts.pool)
-                return await stack.enter_async_context(opening)
-            except httpx.ConnectError:
-                if route is found[-1]:
-                    raise
-        raise httpx.ConnectError("no address")
-
-    def _request(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        content: bytes = b"",
-        *,
-        proxy: Proxy | None,
-        permit: Permit | None = None,
-    ) -> httpx.Request:
-        sent = httpx.Headers(dict(headers))
-        if method != "GET":
-            sent["Content-Length"] = str(len(content))
-        pieces = _pieces(content, permit) if content else None
-        extensions = {"timeout": asdict(self._timeouts), PROXY: proxy}
-        request = httpx.Request(method, url, headers=sent, content=pieces, extensions=extensions)
-        if not 0 <= (request.url.port or 0) <= LAST_PORT:
-            # Further in, the socket would raise its own error, in a group.
-            raise httpx.InvalidURL("no such port")
-        return request
-
-    def _client(self, scheme: str, proxy: Proxy | None) -> httpx.AsyncClient:
-        """It asks the environment nothing by itself: what is there may be more than it can read."""
-        if scheme == "https" and self._tls is None:
-            self._tls = _trusted(self._env)
-        try:
-            return httpx.AsyncClient(
-                trust_env=False,
-                proxy=None if proxy is None else proxy.url,
-                # Reading the certificates takes 30 ms and more, which the sandbox needs not wait for. Without, nobody is trusted.
-                verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._tls is None else self._tls,
-                limits=httpx.Limits(max_connections=SHARE, max_keepalive_connections=SHARE, keepalive_expiry=KEPT),
-                follow_redirects=False,
-            )
-        except (ValueError, httpx.InvalidURL) as exc:
-            if proxy is None:
-                raise
-            raise proxies.unusable(proxy.variable, proxy.url) from exc
-
-    @contextmanager
-    def _translated(self, whom: str) -> Iterator[None]:
-        try:
-            yield
-        except _FOREIGN as exc:
-            words, sent, cure, setting = self._words(exc)
-            raise TransportError(
-                f"{whom} gave no answer: {words}.", sent=sent, setting=setting, next_step=cure
-            ) from exc
-
-    def _words(self, exc: Exception) -> tuple[str, bool, str, str | None]:
-        """What happened, whether something may have been sent, what to do, and the variable that mends it, where one does."""
-        peer = self._peer(exc)
-        if peer is not None and isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
-            cause = causes.of(exc, peer, in_time=isinstance(exc, httpx.ConnectError))
-            return cause.words, False, cause.cure, cause.setting
-        if peer is not None and peer.proxy is not None and isinstance(exc, httpx.ProxyError):
-            cause = causes.of_proxy(str(exc), peer.proxy)
-            return cause.words, False, cause.cure, cause.setting
-        words, sent, cure = next((words, sent, cure) for kinds, words, sent, cure in _WORDS if isinstance(exc, kinds))
-        return words, sent, cure, None
-
-    def _peer(self, exc: Exception) -> Peer | None:
-        """Whom a request that failed was to reach; None where none was made."""
-        try:
-            request = exc.request if isinstance(exc, httpx.RequestError) else None
-        except RuntimeError:
-            request = None
-        if request is None:
-            return None
-        return Peer(
-            host=str(request.extensions.get("sni_hostname", request.url.host)),
-            port=request.url.port,
-            proxy=request.extensions[PROXY],
-            base_url=str(request.url).startswith(self._base),
+    def _task(self, answer: Response, path: str, asked: str | None = None) -> RemoteTask:
+        return wire.task(
+            payload(answer),
+            asked=asked,
+            named=answer.headers.get("x-runapi-task-id"),
+            retry_after=answer.retry_after(self._calls.now()),
+            key=self._calls.key,
+            at=f"{self._calls.base}{path}",
         )
 
 
-class _Lane:
-    """Connections for one kind of traffic. Who finds none free queues here: httpx's queue costs the square of its length."""
-
-    def __init__(self, places: int, make: Callable[[str, Proxy | None], httpx.AsyncClient]) -> None:
-        self._make = make
-        self._places = anyio.Semaphore(places, fast_acquire=True)
-        # Clients' numbers, a stack: under little load the same few warm connections serve, and one client is made.
-        self._free = [place // SHARE for place in reversed(range(places))]
-        self._clients: dict[tuple[int, str, Proxy | None], httpx.AsyncClient] = {}
-
-    async def aclose(self) -> None:
-        while self._clients:
-            await self._clients.popitem()[1].aclose()
-
-    @asynccontextmanager
-    async def open(self, request: httpx.Request, patience: float) -> AsyncIterator[httpx.Response]:
-        with anyio.move_on_after(patience) as scope:
-            await self._places.acquire()
-        if scope.cancelled_caught:
-            raise httpx.PoolTimeout("no place")
-        number, proxy = self._free.pop(), request.extensions[PROXY]
-        which = (number, request.url.scheme, proxy)
-        try:
-            if which not in self._clients:
-                self._clients[which] = self._make(request.url.scheme, proxy)
-            response = await _sent(self._clients[which], request, proxy)
-            try:
-                yield response
-            finally:
-                await response.aclose()
-        finally:
-            self._free.append(number)
-            self._places.release()
+def _bounded(name: str, value: str) -> str:
+    if not sendable(value) or len(value) > wire.MAX_ID_CHARS:
+        raise InvalidRequestError(Problem(name, f"must be 1 to {wire.MAX_ID_CHARS} printable ASCII characters."))
+    return value
 
 
-async def _body(response: httpx.Response) -> bytes:
-    """At most one byte more than allowed. An error's status and `Retry-After` count even when its words break off."""
-    largest = LARGEST_ERROR if response.is_error else LARGEST
-    body = bytearray()
+def _private(url: str) -> bool:
+    """True for https, and for http that never leaves the machine."""
     try:
-        async for piece in response.aiter_raw():
-            body += piece
-            if len(body) > largest:
-                break
-    except httpx.HTTPError:
-        if not response.is_error:
-            raise
-    return codings.plain(bytes(body), response.headers.get("content-encoding", ""), largest)[: largest + 1]
-
-
-async def _pieces(content: bytes, permit: Permit | None) -> AsyncIterator[bytes]:
-    if permit is not None:
-        await permit()
-    for start in range(0, len(content), PIECE):
-        yield content[start : start + PIECE]
-
-
-async def _sent(client: httpx.AsyncClient, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
-    if proxy is None or not proxy.url.startswith(proxies.SOCKS):
-        return await client.send(request, stream=True)
-    opened: list[AsyncResource] = []
-
-    async def trace(event: str, told: Mapping[str, AsyncResource]) -> None:
-        if event.endswith("connect_tcp.complete"):
-            opened.append(told["return_value"])
-
-    request.extensions["trace"] = trace
-    try:
-        return await client.send(request, stream=True)
-    except Exception as exc:
-        if isinstance(exc, httpx.HTTPError) and not isinstance(exc, httpx.ProxyError):
-            raise
-        # The library leaves the connection of a handshake that failed open, and what is no SOCKS proxy ends it in any error.
-        for stream in opened:
-            await stream.aclose()
-        raise httpx.ProxyError("no SOCKS", request=request) from exc
-
-
-def _trusted(env: Mapping[str, str]) -> ssl.SSLContext:
-    """Whose certificates are trusted: the environment's wish, else what comes with the library.
-
-    Raises:
-        SettingsError: The environment names what can't be read.
-    """
-    file, folder = (said_path(env.get(name), env) for name in (CERTIFICATES, CERTIFICATE_FOLDER))
-    if file is None and folder is None:
-        return httpx.create_ssl_context(trust_env=False)
-    name, told = (CERTIFICATES, file) if file else (CERTIFICATE_FOLDER, folder)
-    try:
-        if file is None:
-            next(Path(str(folder)).iterdir(), None)  # a folder that is not there would be one without certificates
-        return ssl.create_default_context(cafile=file, capath=None if file else folder)
-    except OSError as exc:
-        reason = "there is none in it" if isinstance(exc, ssl.SSLError) else exc.strerror
-        raise SettingsError(f"{name} names no certificates: {reason}.", setting=name, says=told) from exc
+        parts = urlsplit(url)
+        return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+    except ValueError:
+        return False

@@ -15,16 +15,16 @@ from functools import cache
 from importlib.util import find_spec
 from urllib.parse import SplitResult, urlsplit
 
-from flux2_mcp.environment import said
+from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.errors import SettingsError
-from flux2_mcp.settings import is_loopback
+from flux2_mcp.system.environment import said
 
 SOCKS = "socks5"
 SCHEMES = {"http": "http", "https": "https", SOCKS: SOCKS, "socks5h": SOCKS, "socks": SOCKS}
 """How a proxy is spoken with, by what people write. A SOCKS proxy is always the one that looks up names."""
 PORTS = {"http": 80, "https": 443}
 SYSTEM = "the system's settings"
-SHOWN = 60
+MAX_SHOWN_CHARS = 60
 """Characters of an address that are shown."""
 
 # `[::1]`, `[::1]:80`, `[fd07::]/64`; `name`, `name:80`, `10.0.0.0/8`; `::1`, `fd07::/64`.
@@ -109,7 +109,7 @@ def unusable(variable: str, told: str) -> SettingsError:
     return SettingsError(
         f"{variable} must be the address of a proxy, as http://host:port, https://host:port or socks5://host:port.",
         setting=variable,
-        says=told.rpartition("@")[2][:SHOWN],
+        says=told.rpartition("@")[2][:MAX_SHOWN_CHARS],
     )
 
 

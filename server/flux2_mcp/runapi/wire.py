@@ -13,25 +13,25 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import urljoin
 
-from flux2_mcp import catalog
-from flux2_mcp.errors import WireError
-from flux2_mcp.models import (
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import (
     SERVICE,
-    Account,
     Action,
     Balance,
     ImageRequest,
     PriceSchedule,
     Quote,
     RemoteTask,
+    RunApiAccount,
     Status,
     UploadedFile,
 )
-from flux2_mcp.runapi.words import clean, said
+from flux2_mcp.errors import WireError
+from flux2_mcp.runapi.error_text import clean, said
 
-LONGEST_ID = 512
+MAX_ID_CHARS = 512
 """Characters of an id: of an idempotency key, of a client request id (`api/runapi.md`), and of what RunAPI names by itself."""
-LONGEST_URL = 8192
+MAX_URL_CHARS = 8192
 """Characters of an address. Signed ones have about 1,500."""
 
 _STATUSES = {
@@ -62,7 +62,7 @@ _FINEST = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
+class UploadSlot:
     """Where the bytes of an upload go, and with which headers. The URL is a secret for as long as it lives."""
 
     upload_url: str = field(repr=False)
@@ -143,7 +143,7 @@ def task(
 
 def can_be_asked(task_id: str) -> bool:
     """Whether a task can be asked about under this id: it is a part of a path."""
-    return bool(task_id.strip(".")) and len(task_id) <= LONGEST_ID
+    return bool(task_id.strip(".")) and len(task_id) <= MAX_ID_CHARS
 
 
 def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
@@ -202,10 +202,10 @@ def balance(payload: Mapping[str, object]) -> Balance:
     return Balance(balance_usd=_dollars(cents), **usd)
 
 
-def account(payload: Mapping[str, object]) -> Account:
+def account(payload: Mapping[str, object]) -> RunApiAccount:
     """Whose key it is; what is not told is empty."""
     owner = _dict(payload.get("account"))
-    return Account(
+    return RunApiAccount(
         name=_words(payload.get("name")),
         email=_words(payload.get("email")),
         account_name=_words(owner.get("name")),
@@ -213,7 +213,7 @@ def account(payload: Mapping[str, object]) -> Account:
     )
 
 
-def preparation(payload: Mapping[str, object]) -> Preparation:
+def preparation(payload: Mapping[str, object]) -> UploadSlot:
     """Where to put a file's bytes.
 
     Raises:
@@ -223,7 +223,7 @@ def preparation(payload: Mapping[str, object]) -> Preparation:
     if not (url and signed_id):
         raise WireError("RunAPI's answer to files/prepare holds no upload_url and signed_id.")
     headers = {name: str(value) for name, value in _dict(payload.get("headers")).items() if value is not None}
-    return Preparation(upload_url=url, headers=headers, signed_id=signed_id)
+    return UploadSlot(upload_url=url, headers=headers, signed_id=signed_id)
 
 
 def uploaded_file(
@@ -342,7 +342,7 @@ def _words(value: object) -> str:
 def _id(value: object) -> str | None:
     """What names something: text, or a number. What is too long for that, or holds more than one line, names nothing."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
-    return text if text and len(text) <= LONGEST_ID and text.isprintable() else None
+    return text if text and len(text) <= MAX_ID_CHARS and text.isprintable() else None
 
 
 def _url(value: object, at: str = "") -> str | None:
@@ -351,7 +351,7 @@ def _url(value: object, at: str = "") -> str | None:
     if text and text.startswith("/"):
         with suppress(ValueError):
             text = urljoin(at, text)
-    return text if text and len(text) <= LONGEST_URL and text.isprintable() else None
+    return text if text and len(text) <= MAX_URL_CHARS and text.isprintable() else None
 
 
 def _number(value: object, least: Decimal = Decimal(0)) -> Decimal | None:

@@ -1,4 +1,4 @@
-"""The calls of `/api/v1`: tasks, prices, account, files. Sync functions from a `Call` to a response; run in worker threads."""
+"""The calls of `/api/v1`: tasks, prices, account, files. Sync functions from a `SandboxCall` to a response; run in worker threads."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse, Response
 
-from flux2_mcp import catalog
-from flux2_mcp.models import SERVICE, Action, Status
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import SERVICE, Action, Status
 from flux2_mcp.sandbox import pictures, scenarios, tasks, uploads, webhooks
-from flux2_mcp.sandbox.calls import Call, CutConnection, HttpError, invalid, token
+from flux2_mcp.sandbox.http import CutConnection, HttpError, SandboxCall, invalid, token
 from flux2_mcp.sandbox.scenarios import Fault
-from flux2_mcp.sandbox.state import State, stamp, whole
-from flux2_mcp.sandbox.tasks import Order, Task
+from flux2_mcp.sandbox.state import SandboxState, stamp, whole
+from flux2_mcp.sandbox.tasks import SandboxTask, TaskOrder
 
 CENTS_PER_USD = 100
 EMAIL = "sandbox@example.invalid"
 
 
-def create_task(state: State, call: Call) -> Response:
+def create_task(state: SandboxState, call: SandboxCall) -> Response:
     """`POST /api/v1/flux_2/{action}`: the task that this call made, or that its key made before."""
     state.count("creates")
     action = _action(call)
@@ -29,7 +29,7 @@ def create_task(state: State, call: Call) -> Response:
     key = token(call.headers, "Idempotency-Key")
     model = _valid(action, body)
     sources, failure = _sources(state, body.get("source_image_urls") or [])
-    order = Order(
+    order = TaskOrder(
         action=action,
         model=model,
         body=body,
@@ -46,7 +46,7 @@ def create_task(state: State, call: Call) -> Response:
     return _answer(state, call, task, now)
 
 
-def get_task(state: State, call: Call) -> Response:
+def get_task(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /api/v1/flux_2/{action}/{id}`: the task as it stands."""
     now = state.clock()
     task = tasks.poll(state, _action(call), call.path["id"], now)
@@ -56,14 +56,14 @@ def get_task(state: State, call: Call) -> Response:
     return response
 
 
-def result(state: State, call: Call) -> Response:
+def result(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /results/{name}`: a completed task's image, to anyone with its address."""
     name = call.path["name"].removesuffix(".png")
     task = pictures.find(state, name, call.query.get("expires", ""), call.query.get("signature", ""))
     return Response(pictures.delivered(state, task), media_type="image/png")
 
 
-def _action(call: Call) -> Action:
+def _action(call: SandboxCall) -> Action:
     try:
         return Action(call.path["action"])
     except ValueError as exc:
@@ -99,7 +99,7 @@ def _strange(body: dict[str, Any]) -> dict[str, list[str]]:
     if body.get("callback_url") is not None and not _is_web(body["callback_url"]):
         wrong["callback_url"] = ["must be an http or https URL"]
     if strangers := scenarios.unknown(body["prompt"]):
-        known = ", ".join(scenario.marker for scenario in scenarios.TABLE)
+        known = ", ".join(scenario.marker for scenario in scenarios.SCENARIOS)
         wrong["prompt"] = [f"unknown marker [sandbox:{name}]; known: {known}" for name in strangers]
     return wrong
 
@@ -113,7 +113,7 @@ def _is_web(url: str) -> bool:
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and url.isprintable()
 
 
-def _sources(state: State, urls: list[str]) -> tuple[tuple[str, ...], str | None]:
+def _sources(state: SandboxState, urls: list[str]) -> tuple[tuple[str, ...], str | None]:
     """References to the sources, and the error that the task will fail with where one can't be had."""
     found = []
     for number, url in enumerate(urls, 1):
@@ -124,7 +124,7 @@ def _sources(state: State, urls: list[str]) -> tuple[tuple[str, ...], str | None
     return tuple(found), None
 
 
-def task_json(state: State, task: Task, base_url: str, now: float) -> dict[str, Any]:
+def task_json(state: SandboxState, task: SandboxTask, base_url: str, now: float) -> dict[str, Any]:
     """The task as RunAPI shows it at that time."""
     status = task.status(now)
     shown: dict[str, Any] = {"id": task.id, "status": status}
@@ -137,11 +137,11 @@ def task_json(state: State, task: Task, base_url: str, now: float) -> dict[str, 
     return shown
 
 
-def _answer(state: State, call: Call, task: Task, now: float) -> Response:
+def _answer(state: SandboxState, call: SandboxCall, task: SandboxTask, now: float) -> Response:
     return JSONResponse(task_json(state, task, call.base_url, now), headers={"X-RunAPI-Task-Id": task.id})
 
 
-def price_schedules(state: State, call: Call) -> Response:
+def price_schedules(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /api/v1/price_schedules`: one row a model, filtered by service, action and model; no key needed."""
     rows = [
         row
@@ -174,7 +174,7 @@ def _schedule(model: catalog.Model) -> dict[str, Any]:
     }
 
 
-def price_quote(state: State, call: Call) -> Response:
+def price_quote(state: SandboxState, call: SandboxCall) -> Response:
     """`POST /api/v1/price_quotes`: what one task with these parameters would reserve."""
     body = call.json()
     model = catalog.models().get(str(body.get("model")))
@@ -205,14 +205,14 @@ def price_quote(state: State, call: Call) -> Response:
     return JSONResponse({"price_quote": quote})
 
 
-def me(state: State, call: Call) -> Response:
+def me(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /api/v1/me`: whose key it is. Nobody's."""
     del state, call
     account = {"id": 1, "name": "Sandbox"}
     return JSONResponse({"id": 1, "name": "Sandbox", "email": EMAIL, "account": account})
 
 
-def balance(state: State, call: Call) -> Response:
+def balance(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /api/v1/me/balance`: the account's money in cents."""
     del call
     money = state.money()
@@ -226,14 +226,14 @@ def balance(state: State, call: Call) -> Response:
     return JSONResponse(shown)
 
 
-def prepare_file(state: State, call: Call) -> Response:
+def prepare_file(state: SandboxState, call: SandboxCall) -> Response:
     """`POST /api/v1/files/prepare`: where to put a file's bytes, and with which headers."""
     upload = uploads.prepare(state, call.json())
     url = f"{call.base_url}/uploads/{upload.target}"
     return JSONResponse({"upload_url": url, "headers": upload.headers, "signed_id": upload.signed_id})
 
 
-def put_file(state: State, call: Call) -> Response:
+def put_file(state: SandboxState, call: SandboxCall) -> Response:
     """`PUT /uploads/{target}`: the bytes. It plays another host: a key has no business here."""
     if "authorization" in call.headers:
         raise HttpError(400, "bad_request", "Send no Authorization header here: this stands for another host.")
@@ -241,19 +241,19 @@ def put_file(state: State, call: Call) -> Response:
     return Response()
 
 
-def confirm_file(state: State, call: Call) -> Response:
+def confirm_file(state: SandboxState, call: SandboxCall) -> Response:
     """`POST /api/v1/files/confirm`: opens the file's URL for its hour."""
     return JSONResponse(uploads.answer(uploads.confirm(state, call.json()), call.base_url))
 
 
-def create_file(state: State, call: Call) -> Response:
+def create_file(state: SandboxState, call: SandboxCall) -> Response:
     """`POST /api/v1/files`: a file by address or as base64. Addresses of this sandbox are copied, others only written down."""
     name, source = uploads.parse_source(call.json())
     content = _fetched(state, source) if isinstance(source, str) else source
     return JSONResponse(uploads.answer(uploads.keep(state, name, content), call.base_url))
 
 
-def _fetched(state: State, url: str) -> bytes | None:
+def _fetched(state: SandboxState, url: str) -> bytes | None:
     if not _is_web(url):
         raise invalid({"source": ["url must be an http or https URL"]})
     try:
@@ -262,7 +262,7 @@ def _fetched(state: State, url: str) -> bytes | None:
         raise invalid({"source": [str(exc)]}) from exc
 
 
-def get_file(state: State, call: Call) -> Response:
+def get_file(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /files/{id}`: the bytes of a confirmed file, to anyone with its address."""
     upload = uploads.find(state, call.path["id"])
     if upload is not None and not upload.alive(state.clock()):

@@ -25,16 +25,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.sandbox import api, login, uploads, webhooks
-from flux2_mcp.sandbox.calls import Call, HttpError, token
-from flux2_mcp.sandbox.state import State, whole
-from flux2_mcp.sandbox.tasks import Task
-from flux2_mcp.settings import is_loopback
+from flux2_mcp.sandbox.http import HttpError, SandboxCall, token
+from flux2_mcp.sandbox.state import SandboxState, whole
+from flux2_mcp.sandbox.tasks import SandboxTask
 
-JSON_CAP = 1024 * 1024
-DRAWN_AT_ONCE = 2
+MAX_JSON_BYTES = 1024 * 1024
+MAX_DRAWINGS = 2
 
-Handler = Callable[[State, Call], Response]
+Handler = Callable[[SandboxState, SandboxCall], Response]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Endpoint:
     draws: bool = False
 
 
-def document(state: State, call: Call) -> Response:
+def document(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /openapi.json`: what all of this looks like from outside, as OpenAPI has it."""
     del state, call
     return Response(files("flux2_mcp.sandbox").joinpath("openapi.json").read_bytes(), media_type="application/json")
@@ -63,26 +63,26 @@ def document(state: State, call: Call) -> Response:
 
 # `openapi.json` describes each row; a test holds both together.
 ENDPOINTS = (
-    Endpoint("POST", "/api/v1/flux_2/{action}", api.create_task, cap=JSON_CAP),
+    Endpoint("POST", "/api/v1/flux_2/{action}", api.create_task, cap=MAX_JSON_BYTES),
     Endpoint("GET", "/api/v1/flux_2/{action}/{id}", api.get_task),
     Endpoint("GET", "/api/v1/price_schedules", api.price_schedules, key=False),
-    Endpoint("POST", "/api/v1/price_quotes", api.price_quote, cap=JSON_CAP),
+    Endpoint("POST", "/api/v1/price_quotes", api.price_quote, cap=MAX_JSON_BYTES),
     Endpoint("GET", "/api/v1/me", api.me),
     Endpoint("GET", "/api/v1/me/balance", api.balance),
-    Endpoint("POST", "/api/v1/files/prepare", api.prepare_file, cap=JSON_CAP),
-    Endpoint("POST", "/api/v1/files/confirm", api.confirm_file, cap=JSON_CAP),
-    Endpoint("POST", "/api/v1/files", api.create_file, cap=uploads.LARGEST_AS_TEXT, draws=True),
-    Endpoint("PUT", "/uploads/{target}", api.put_file, key=False, cap=uploads.LARGEST),
+    Endpoint("POST", "/api/v1/files/prepare", api.prepare_file, cap=MAX_JSON_BYTES),
+    Endpoint("POST", "/api/v1/files/confirm", api.confirm_file, cap=MAX_JSON_BYTES),
+    Endpoint("POST", "/api/v1/files", api.create_file, cap=uploads.MAX_BASE64_CHARS, draws=True),
+    Endpoint("PUT", "/uploads/{target}", api.put_file, key=False, cap=uploads.MAX_FILE_BYTES),
     Endpoint("GET", "/files/{id}", api.get_file, key=False),
     Endpoint("GET", "/results/{name}", api.result, key=False, draws=True),
     Endpoint("GET", "/cli/authorize", login.authorize, key=False),
-    Endpoint("POST", "/cli/authorize", login.decide, key=False, cap=JSON_CAP),
-    Endpoint("POST", "/api/v1/cli/exchange", login.exchange, key=False, cap=JSON_CAP),
+    Endpoint("POST", "/cli/authorize", login.decide, key=False, cap=MAX_JSON_BYTES),
+    Endpoint("POST", "/api/v1/cli/exchange", login.exchange, key=False, cap=MAX_JSON_BYTES),
     Endpoint("GET", "/openapi.json", document, key=False),
 )
 
 
-def create(state: State, base_url: str) -> Starlette:
+def create(state: SandboxState, base_url: str) -> Starlette:
     """The application.
 
     Args:
@@ -92,13 +92,13 @@ def create(state: State, base_url: str) -> Starlette:
     `[sandbox:create_lost]` needs a server that lends `abort` in the ASGI state, as `server.Sandbox` does.
     """
     wake = asyncio.Event()
-    drawing = anyio.CapacityLimiter(DRAWN_AT_ONCE)
+    drawing = anyio.CapacityLimiter(MAX_DRAWINGS)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(state.tidy)
 
-        def shown(task: Task) -> dict[str, Any]:
+        def shown(task: SandboxTask) -> dict[str, Any]:
             return api.task_json(state, task, base_url, state.clock())
 
         courier = asyncio.create_task(webhooks.deliver(state, wake, shown))
@@ -126,11 +126,11 @@ def create(state: State, base_url: str) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.add_middleware(Door)
+    app.add_middleware(HostGuard)
     return app
 
 
-async def _read(state: State, base_url: str, endpoint: Endpoint, request: Request) -> Call:
+async def _read(state: SandboxState, base_url: str, endpoint: Endpoint, request: Request) -> SandboxCall:
     """Who is not allowed in learns so before a byte of the body is read."""
     if endpoint.key:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -141,7 +141,7 @@ async def _read(state: State, base_url: str, endpoint: Endpoint, request: Reques
         body += chunk
         if len(body) > endpoint.cap:
             raise HttpError(413, "payload_too_large", f"The body is larger than {endpoint.cap} bytes.")
-    return Call(
+    return SandboxCall(
         base_url=base_url,
         path={name: str(value) for name, value in request.path_params.items()},
         query=request.query_params,
@@ -150,7 +150,7 @@ async def _read(state: State, base_url: str, endpoint: Endpoint, request: Reques
     )
 
 
-def _run(state: State, endpoint: Endpoint, call: Call) -> Response:
+def _run(state: SandboxState, endpoint: Endpoint, call: SandboxCall) -> Response:
     if endpoint.key and (wait := state.admit()) is not None:
         raise HttpError(429, "rate_limited", "Too many requests", headers={"Retry-After": whole(wait)})
     return endpoint.handler(state, call)
@@ -168,7 +168,7 @@ async def _refuse_route(request: Request, exc: Exception) -> Response:
     return HttpError(exc.status_code, "not_found", exc.detail, headers=exc.headers).response()
 
 
-class Door:
+class HostGuard:
     """What holds for every request.
 
     Only loopback names in Host (a web page can't rebind its way in), a request id on every answer, the caller's own id

@@ -17,8 +17,8 @@ from urllib.parse import parse_qs, urlencode
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from flux2_mcp.sandbox.api import EMAIL
-from flux2_mcp.sandbox.calls import Call, HttpError
-from flux2_mcp.sandbox.state import State
+from flux2_mcp.sandbox.http import HttpError, SandboxCall
+from flux2_mcp.sandbox.state import SandboxState
 
 PAGE_SECONDS = 600.0
 """How long a page may be looked at before its button is pressed."""
@@ -44,7 +44,7 @@ button { font: inherit; padding: .55rem 1.6rem; margin-right: .6rem; border-radi
 """
 
 
-def authorize(state: State, call: Call) -> Response:
+def authorize(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /cli/authorize`: the page that asks; 400 with a page where the address is not a login's."""
     given = {name: call.query.get(name, "") for name in _FIELDS}
     wrong = [name for name, pattern in _FIELDS.items() if not pattern.fullmatch(given[name])]
@@ -69,7 +69,7 @@ def authorize(state: State, call: Call) -> Response:
     return _page("Log in to the RunAPI sandbox", body, redirect_port=port)
 
 
-def decide(state: State, call: Call) -> Response:
+def decide(state: SandboxState, call: SandboxCall) -> Response:
     """`POST /cli/authorize`: the button. Once for each page, then back to the caller's port on 127.0.0.1, and nowhere else."""
     form = parse_qs(call.body.decode("utf-8", "replace"))
     page_id, reply = (form.get(name, [""])[0] for name in ("id", "answer"))
@@ -85,7 +85,7 @@ def decide(state: State, call: Call) -> Response:
     return RedirectResponse(f"http://127.0.0.1:{rows[0]['redirect_port']}/callback?{query}", 303, _NO_STORE)
 
 
-def exchange(state: State, call: Call) -> Response:
+def exchange(state: SandboxState, call: SandboxCall) -> Response:
     """`POST /api/v1/cli/exchange`: the key for a code, its verifier and its port. A code is spent by the first attempt."""
     body = call.json()
     code, verifier = (str(body.get(name, "")) for name in ("code", "code_verifier"))

@@ -6,12 +6,12 @@ import hashlib
 import hmac
 from urllib.parse import parse_qs, urlsplit
 
-from flux2_mcp import catalog
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.sandbox import tasks, uploads
-from flux2_mcp.sandbox.calls import HttpError
-from flux2_mcp.sandbox.state import State
-from flux2_mcp.sandbox.tasks import RESULT_SECONDS, Task
-from flux2_mcp.settings import is_loopback
+from flux2_mcp.sandbox.http import HttpError
+from flux2_mcp.sandbox.state import SandboxState
+from flux2_mcp.sandbox.tasks import RESULT_SECONDS, SandboxTask
 
 FOREIGN = ""
 """The reference of a source that lies elsewhere: it is never fetched, and drawn as if it were not there."""
@@ -24,7 +24,7 @@ class SourceError(Exception):
     """A source image that the task can't get; the text says why."""
 
 
-def address(state: State, task: Task, base_url: str) -> str:
+def address(state: SandboxState, task: SandboxTask, base_url: str) -> str:
     """Where a completed task's image lies, signed, for 7 days from its end."""
     ended = int(task.ends_at or 0)
     # Where the script says so, what was shown first was dead all along.
@@ -32,7 +32,7 @@ def address(state: State, task: Task, base_url: str) -> str:
     return f"{base_url}/results/{task.id}.png?expires={expires}&signature={_signature(state, task.id, expires)}"
 
 
-def find(state: State, task_id: str, expires: str, signature: str) -> Task:
+def find(state: SandboxState, task_id: str, expires: str, signature: str) -> SandboxTask:
     """The completed task behind such an address.
 
     Raises:
@@ -47,11 +47,11 @@ def find(state: State, task_id: str, expires: str, signature: str) -> Task:
     return task
 
 
-def _signature(state: State, task_id: str, expires: int | str) -> str:
+def _signature(state: SandboxState, task_id: str, expires: int | str) -> str:
     return hmac.new(state.secret, f"{task_id} {expires}".encode(), hashlib.sha256).hexdigest()
 
 
-def refer(state: State, url: str) -> str:
+def refer(state: SandboxState, url: str) -> str:
     """A source's valid address as a reference that outlives it: `task:<id>`, `file:<id>` or `FOREIGN`.
 
     Any loopback port is taken for ours: another process may have served the address.
@@ -83,7 +83,7 @@ def refer(state: State, url: str) -> str:
 
 
 def _proved(content: bytes) -> None:
-    from flux2_mcp.sandbox.render_collage import SourceImageError, read_sources
+    from flux2_mcp.sandbox.drawing.collage import SourceImageError, read_sources
 
     try:
         read_sources([content])
@@ -91,20 +91,20 @@ def _proved(content: bytes) -> None:
         raise SourceError("it is not a readable image") from exc
 
 
-def delivered(state: State, task: Task) -> bytes:
+def delivered(state: SandboxState, task: SandboxTask) -> bytes:
     """The bytes behind a completed task's address, drawn at first need; the script may break them."""
     content = _drawn(state, task)
     return content[: len(content) * 3 // 5] if task.script.truncated else content
 
 
-def _drawn(state: State, task: Task) -> bytes:
+def _drawn(state: SandboxState, task: SandboxTask) -> bytes:
     path = state.results / f"{task.id}.png"
     if path.exists():
         return path.read_bytes()
-    from flux2_mcp.sandbox import render
+    from flux2_mcp.sandbox.drawing import draw
 
     sources = [found for reference in task.sources if (found := source(state, reference)) is not None]
-    content = render.render(
+    content = draw.render(
         prompt=task.body["prompt"],
         variant=catalog.models()[task.model].variant,
         model=task.model,
@@ -121,7 +121,7 @@ def _drawn(state: State, task: Task) -> bytes:
     return content
 
 
-def source(state: State, reference: str) -> bytes | None:
+def source(state: SandboxState, reference: str) -> bytes | None:
     """The bytes behind a reference; None for a foreign one, and for a file that has been tidied away."""
     kind, _, name = reference.partition(":")
     if kind == "task" and (task := tasks.find(state, name)) is not None:
@@ -131,11 +131,11 @@ def source(state: State, reference: str) -> bytes | None:
     return None
 
 
-def _other_size(task: Task, sources: list[bytes]) -> tuple[int, int]:
+def _other_size(task: SandboxTask, sources: list[bytes]) -> tuple[int, int]:
     """A size whose ratio is never the one that was asked for."""
-    from flux2_mcp.sandbox import render
-    from flux2_mcp.sandbox.render_collage import read_sources
+    from flux2_mcp.sandbox.drawing import draw
+    from flux2_mcp.sandbox.drawing.collage import read_sources
 
     first = next((found.size for found in read_sources(sources[:1])), None)
-    width, height = render.size_of(task.aspect_ratio, task.resolution, first)
-    return render.size_of("9:16" if width >= height else "16:9", task.resolution)
+    width, height = draw.size_of(task.aspect_ratio, task.resolution, first)
+    return draw.size_of("9:16" if width >= height else "16:9", task.resolution)

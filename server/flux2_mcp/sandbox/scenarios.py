@@ -1,6 +1,6 @@
 """Scripted outcomes: a marker in the prompt, like `[sandbox:moderation]`, decides what becomes of its task.
 
-`TABLE` is all there is to know; several markers in one prompt add up. Faults come before anything else happens: the
+`SCENARIOS` is all there is to know; several markers in one prompt add up. Faults come before anything else happens: the
 first creates (or polls) meet them in order, one each, and then the call goes through.
 """
 
@@ -58,7 +58,7 @@ class Scenario:
 
 MODERATED = "The request was rejected by content moderation."
 
-TABLE: tuple[Scenario, ...] = (
+SCENARIOS: tuple[Scenario, ...] = (
     Scenario("moderation", "The task fails with a moderation error; nothing is charged.", Script(failure=MODERATED)),
     Scenario("insufficient_credits", "Create answers 402, each time.", Script(refused=True)),
     Scenario(
@@ -95,7 +95,7 @@ TABLE: tuple[Scenario, ...] = (
 )
 
 _MARKER = re.compile(r"\[sandbox:([^\[\]]*)\]")
-_BY_MARKER = {scenario.marker: scenario for scenario in TABLE}
+_BY_MARKER = {scenario.marker: scenario for scenario in SCENARIOS}
 
 
 def markers(prompt: str) -> list[str]:

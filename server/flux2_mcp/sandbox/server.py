@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flux2_mcp.asgi import HOST, listen, served
 from flux2_mcp.errors import SandboxError
 from flux2_mcp.sandbox import app, tasks
-from flux2_mcp.sandbox.state import BURST, OPENING_CENTS, RATE, State
-from flux2_mcp.sandbox.tasks import Task
+from flux2_mcp.sandbox.state import BURST_CALLS, CALLS_PER_SECOND, OPENING_CENTS, SandboxState
+from flux2_mcp.sandbox.tasks import SandboxTask
+from flux2_mcp.system.http_server import HOST, listen, served
 
 START_SECONDS = 10.0
 GRACE_SECONDS = 0.2
@@ -44,8 +44,8 @@ class Sandbox:
         speed: float = 1.0,
         port: int = 0,
         seed: int | None = None,
-        rate: float | None = RATE,
-        burst: int = BURST,
+        rate: float | None = CALLS_PER_SECOND,
+        burst: int = BURST_CALLS,
         opening_cents: int = OPENING_CENTS,
     ) -> None:
         self._folder = folder
@@ -57,7 +57,7 @@ class Sandbox:
             "burst": burst,
             "opening_cents": opening_cents,
         }
-        self._state: State | None = None
+        self._state: SandboxState | None = None
         self._thread: threading.Thread | None = None
         self._stop: Callable[[], object] = lambda: None
 
@@ -67,7 +67,7 @@ class Sandbox:
         Raises:
             SandboxError: The folder can't be used, the port is taken, or the server did not come up.
         """
-        state = State(self._folder, **self._options)
+        state = SandboxState(self._folder, **self._options)
         try:
             listener = listen(self._port)
         except OSError as exc:
@@ -119,7 +119,7 @@ class Sandbox:
         return self.state.api_key
 
     @property
-    def state(self) -> State:
+    def state(self) -> SandboxState:
         """The open folder.
 
         Raises:
@@ -129,7 +129,7 @@ class Sandbox:
             raise SandboxError("The sandbox is not running.")
         return self._state
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[SandboxTask]:
         """All tasks ever made in the folder, oldest first, with their counters."""
         return tasks.every(self.state)
 

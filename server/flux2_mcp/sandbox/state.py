@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flux2_mcp.errors import SandboxError
-from flux2_mcp.journal.sqlite import Database, Error
+from flux2_mcp.system.sqlite_file import Database, Error
 
 OPENING_CENTS = 10_000
 """What a fresh sandbox has to spend, in cents."""
-RATE = 20.0
-BURST = 40
+CALLS_PER_SECOND = 20.0
+BURST_CALLS = 40
 KEEP_DAYS = 9
 """Uploads and drawn results lie on disk no longer: a result's URL lives 7 days, and may be drawn on the last."""
 
@@ -95,7 +95,7 @@ class Money:
         return self.opening - self.spent
 
 
-class State:
+class SandboxState:
     """One open sandbox folder.
 
     Args:
@@ -117,8 +117,8 @@ class State:
         *,
         speed: float = 1.0,
         seed: int | None = None,
-        rate: float | None = RATE,
-        burst: int = BURST,
+        rate: float | None = CALLS_PER_SECOND,
+        burst: int = BURST_CALLS,
         opening_cents: int = OPENING_CENTS,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from email.utils import formatdate
 from typing import Any
 
-from flux2_mcp import catalog
-from flux2_mcp.journal.sqlite import Row
-from flux2_mcp.models import Action, Status
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import Action, Status
 from flux2_mcp.sandbox import scenarios
-from flux2_mcp.sandbox.calls import HttpError
+from flux2_mcp.sandbox.http import HttpError
 from flux2_mcp.sandbox.scenarios import Fault, Script
-from flux2_mcp.sandbox.state import State
+from flux2_mcp.sandbox.state import SandboxState
+from flux2_mcp.system.sqlite_file import Row
 
 RESULT_SECONDS = 7 * 86_400.0
 """How long a result's URL lives after the task's end (`api/runapi.md`, tasks)."""
@@ -31,8 +31,8 @@ MEDIAN_SECONDS = {
     ("flex", "2k"): 14.0,
     ("max", "1k"): 12.0,
 }
-OTHER_MEDIAN = 8.0
-SPREAD = 0.3
+OTHER_MEDIAN_SECONDS = 8.0
+SPREAD_SIGMA = 0.3
 """Durations are lognormal around the median with this sigma."""
 PENDING_SHARE = 0.1
 """The part of its time that a task is pending before it is processing."""
@@ -41,7 +41,7 @@ PENDING_WHEN_STUCK = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class SandboxTask:
     """One row. Times are seconds since the epoch; `ends_at` None: never.
 
     `creates` counts the create calls that this task answered, `polls` the GETs that asked for it, `shown` those that
@@ -89,7 +89,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class TaskOrder:
     """A validated create call. `failure` is known beforehand where a source can't be had."""
 
     action: Action
@@ -119,7 +119,7 @@ def cents(model: catalog.Model, resolution: str) -> int:
     return int(model.published_cents.get(resolution, UNPRICED_CENTS))
 
 
-def create(state: State, order: Order, now: float) -> tuple[Task, Fault | None]:
+def create(state: SandboxState, order: TaskOrder, now: float) -> tuple[SandboxTask, Fault | None]:
     """Make the task at that time, or find the one that its key made, in one transaction.
 
     Returns:
@@ -143,7 +143,7 @@ def create(state: State, order: Order, now: float) -> tuple[Task, Fault | None]:
     raise broken(fault, state)
 
 
-def _shown(state: State, task: Task, now: float) -> Task:
+def _shown(state: SandboxState, task: SandboxTask, now: float) -> SandboxTask:
     """Count that the task's result was shown, where there is one."""
     if task.status(now) is not Status.COMPLETED:
         return task
@@ -151,7 +151,7 @@ def _shown(state: State, task: Task, now: float) -> Task:
     return replace(task, shown=task.shown + 1)
 
 
-def _known(state: State, order: Order) -> Task | None:
+def _known(state: SandboxState, order: TaskOrder) -> SandboxTask | None:
     for row in state.database.read("SELECT * FROM task WHERE idempotency_key = ?", (order.idempotency_key,)):
         if (row["action"], row["body"]) != (order.action, order.text):
             raise HttpError(409, "conflict", "This Idempotency-Key was used for another request.")
@@ -160,7 +160,7 @@ def _known(state: State, order: Order) -> Task | None:
     return None
 
 
-def _fault(state: State, order: Order, script: Script) -> Fault | None:
+def _fault(state: SandboxState, order: TaskOrder, script: Script) -> Fault | None:
     """The next scripted fault for this request. After the last one it starts anew, so that a script can be played again."""
     if not script.creates:
         return None
@@ -174,7 +174,7 @@ def _fault(state: State, order: Order, script: Script) -> Fault | None:
     return script.creates[seen]
 
 
-def _insert(state: State, order: Order, script: Script, now: float) -> Task:
+def _insert(state: SandboxState, order: TaskOrder, script: Script, now: float) -> SandboxTask:
     resolution = str(order.body.get("output_resolution") or catalog.DEFAULT_RESOLUTION)
     price = cents(order.model, resolution)
     money = state.money()
@@ -183,7 +183,7 @@ def _insert(state: State, order: Order, script: Script, now: float) -> Task:
     number = 1 + int(state.database.read("SELECT coalesce(max(number), 0) AS last FROM task")[0]["last"])
     seconds = _seconds(state, order.model.variant, resolution, script, number)
     stuck = math.isinf(seconds)
-    task = Task(
+    task = SandboxTask(
         number=number,
         id=str(uuid.uuid4()),
         action=order.action,
@@ -208,19 +208,19 @@ def _insert(state: State, order: Order, script: Script, now: float) -> Task:
     return task
 
 
-def _seconds(state: State, variant: str, resolution: str, script: Script, number: int) -> float:
+def _seconds(state: SandboxState, variant: str, resolution: str, script: Script, number: int) -> float:
     if script.seconds is not None:
         return script.seconds / state.speed
     chance = random.SystemRandom() if state.seed is None else random.Random(f"{state.seed}:{number}")  # noqa: S311  # a duration, no secret
-    median = MEDIAN_SECONDS.get((variant, resolution), OTHER_MEDIAN)
-    return chance.lognormvariate(math.log(median), SPREAD) / state.speed
+    median = MEDIAN_SECONDS.get((variant, resolution), OTHER_MEDIAN_SECONDS)
+    return chance.lognormvariate(math.log(median), SPREAD_SIGMA) / state.speed
 
 
 def _no_money() -> HttpError:
     return HttpError(402, "insufficient_credits", "Insufficient credits")
 
 
-def poll(state: State, action: Action, task_id: str, now: float) -> Task:
+def poll(state: SandboxState, action: Action, task_id: str, now: float) -> SandboxTask:
     """Count one GET at that time and return the task.
 
     Raises:
@@ -238,28 +238,28 @@ def poll(state: State, action: Action, task_id: str, now: float) -> Task:
     raise broken(fault, state)
 
 
-def find(state: State, task_id: str) -> Task | None:
+def find(state: SandboxState, task_id: str) -> SandboxTask | None:
     """The task of that id, not counted as a poll."""
     rows = state.database.read("SELECT * FROM task WHERE id = ?", (task_id,))
     return _task(rows[0]) if rows else None
 
 
-def every(state: State) -> list[Task]:
+def every(state: SandboxState) -> list[SandboxTask]:
     """All tasks ever made here, oldest first: what tests count."""
     return [_task(row) for row in state.database.read("SELECT * FROM task ORDER BY number")]
 
 
-def _task(row: Row) -> Task:
+def _task(row: Row) -> SandboxTask:
     values = {name: row[name] for name in row.keys() if name != "callback_due"}  # noqa: SIM118  # a Row iterates its values
     parsed = {
         "action": Action(row["action"]),
         "body": json.loads(row["body"]),
         "sources": tuple(json.loads(row["sources"])),
     }
-    return Task(**(values | parsed))
+    return SandboxTask(**(values | parsed))
 
 
-def broken(fault: Fault, state: State) -> HttpError:
+def broken(fault: Fault, state: SandboxState) -> HttpError:
     """The error that a scripted fault shows."""
     wait = scenarios.RETRY_SECONDS / state.speed
     match fault:

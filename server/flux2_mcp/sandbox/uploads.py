@@ -11,16 +11,16 @@ import secrets
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flux2_mcp.sandbox.calls import HttpError, invalid
-from flux2_mcp.sandbox.state import State, stamp
+from flux2_mcp.sandbox.http import HttpError, invalid
+from flux2_mcp.sandbox.state import SandboxState, stamp
 
-LARGEST = 32 * 1024 * 1024
+MAX_FILE_BYTES = 32 * 1024 * 1024
 """Bytes of one file."""
-LARGEST_AS_TEXT = LARGEST * 4 // 3 + 4_096
+MAX_BASE64_CHARS = MAX_FILE_BYTES * 4 // 3 + 4_096
 """Bytes of a body that holds it in base64."""
 URL_SECONDS = 3_600.0
 """How long an upload's target waits for its bytes, and a confirmed file's URL lives (`api/runapi.md`, files)."""
-LONGEST_NAME = 255
+MAX_NAME_CHARS = 255
 MD5_BYTES = 16
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -60,16 +60,16 @@ class Upload:
         return self.confirmed_at is not None and now < self.confirmed_at + URL_SECONDS
 
 
-def prepare(state: State, body: dict[str, Any]) -> Upload:
+def prepare(state: SandboxState, body: dict[str, Any]) -> Upload:
     """Make the target that the bytes described by `body` can be put to.
 
     Raises:
-        HttpError: 422 naming what is wrong in `filename`, `byte_size` (1 to `LARGEST`) or `checksum` (base64 of an MD5).
+        HttpError: 422 naming what is wrong in `filename`, `byte_size` (1 to `MAX_FILE_BYTES`) or `checksum` (base64 of an MD5).
     """
     name, size, checksum = (body.get(field) for field in ("filename", "byte_size", "checksum"))
     wrong = _unknown(body, "filename", "byte_size", "checksum") | _wrong_name("filename", name)
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST:
-        wrong["byte_size"] = [f"must be an integer from 1 to {LARGEST}"]
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_FILE_BYTES:
+        wrong["byte_size"] = [f"must be an integer from 1 to {MAX_FILE_BYTES}"]
     if len(_decoded(checksum)) != MD5_BYTES:
         wrong["checksum"] = ["must be the base64 of the bytes' MD5"]
     if wrong:
@@ -77,7 +77,7 @@ def prepare(state: State, body: dict[str, Any]) -> Upload:
     return _insert(state, str(name), int(str(size)), checksum=str(checksum))
 
 
-def put(state: State, target: str, headers: dict[str, str], content: bytes) -> None:
+def put(state: SandboxState, target: str, headers: dict[str, str], content: bytes) -> None:
     """Take the bytes for a prepared target, once.
 
     Raises:
@@ -106,7 +106,7 @@ def _spent() -> HttpError:
     return HttpError(403, "forbidden", "This upload address is not valid, or has been used.")
 
 
-def confirm(state: State, body: dict[str, Any]) -> Upload:
+def confirm(state: SandboxState, body: dict[str, Any]) -> Upload:
     """Open the URL of an upload whose bytes have come; confirming twice changes nothing.
 
     Raises:
@@ -123,7 +123,7 @@ def confirm(state: State, body: dict[str, Any]) -> Upload:
     return _one(state, "id", upload.id) or upload
 
 
-def keep(state: State, name: str, content: bytes | None) -> Upload:
+def keep(state: SandboxState, name: str, content: bytes | None) -> Upload:
     """A file given in one call, confirmed at once; None for a foreign address, which is written down and never fetched."""
     return _insert(state, name, len(content or b""), content=content, whole=True)
 
@@ -150,15 +150,15 @@ def parse_source(body: dict[str, Any]) -> tuple[str, str | bytes]:
     if wrong:
         raise invalid(wrong)
     guess = value.partition("?")[0].rpartition("/")[2] if isinstance(value, str) else ""
-    return str(name or guess or "upload")[:LONGEST_NAME], value
+    return str(name or guess or "upload")[:MAX_NAME_CHARS], value
 
 
-def find(state: State, file_id: str) -> Upload | None:
+def find(state: SandboxState, file_id: str) -> Upload | None:
     """The file of that id."""
     return _one(state, "id", file_id)
 
 
-def content(state: State, upload: Upload) -> bytes | None:
+def content(state: SandboxState, upload: Upload) -> bytes | None:
     """The bytes of a file; None where they are not held, or have been tidied away."""
     path = state.uploads / upload.id
     return path.read_bytes() if upload.held and path.exists() else None
@@ -178,7 +178,7 @@ def answer(upload: Upload, base_url: str) -> dict[str, Any]:
 
 
 def _insert(
-    state: State,
+    state: SandboxState,
     name: str,
     size: int,
     *,
@@ -208,7 +208,7 @@ def _insert(
     return upload
 
 
-def _one(state: State, column: str, value: str) -> Upload | None:
+def _one(state: SandboxState, column: str, value: str) -> Upload | None:
     rows = state.database.read(f"SELECT * FROM upload WHERE {column} = ?", (value,))
     return next((Upload(**(dict(row) | {"held": bool(row["held"])})) for row in rows), None)
 
@@ -218,8 +218,8 @@ def _unknown(body: dict[str, Any], *known: str) -> dict[str, list[str]]:
 
 
 def _wrong_name(field: str, name: object) -> dict[str, list[str]]:
-    fits = isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable() and name.strip()
-    return {} if fits else {field: [f"must be 1 to {LONGEST_NAME} printable characters"]}
+    fits = isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARS and name.isprintable() and name.strip()
+    return {} if fits else {field: [f"must be 1 to {MAX_NAME_CHARS} printable characters"]}
 
 
 def _decoded(text: object) -> bytes:

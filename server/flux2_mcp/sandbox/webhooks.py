@@ -15,18 +15,18 @@ from urllib.parse import urlsplit
 
 import anyio.to_thread
 
+from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.sandbox import tasks
-from flux2_mcp.sandbox.state import State
-from flux2_mcp.sandbox.tasks import Task
-from flux2_mcp.settings import is_loopback
+from flux2_mcp.sandbox.state import SandboxState
+from flux2_mcp.sandbox.tasks import SandboxTask
 
-TRIES = 3
+MAX_TRIES = 3
 ANSWER_SECONDS = 5.0
 CLAIM_SECONDS = 30.0
 """A claim lapses, should its process die; longer than a try can take."""
 RETRY_SECONDS = 1.0
 """Before the second try, at speed 1; twice as long before the third."""
-GLANCE_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 """How often to look for what other processes left behind."""
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def deliverable(url: str | None) -> bool:
     return False
 
 
-async def deliver(state: State, wake: asyncio.Event, shown: Callable[[Task], dict[str, Any]]) -> None:
+async def deliver(state: SandboxState, wake: asyncio.Event, shown: Callable[[SandboxTask], dict[str, Any]]) -> None:
     """Deliver callbacks as they fall due, until cancelled.
 
     Args:
@@ -55,7 +55,7 @@ async def deliver(state: State, wake: asyncio.Event, shown: Callable[[Task], dic
         while True:
             wake.clear()
             due = await anyio.to_thread.run_sync(_next, state)
-            wait = GLANCE_SECONDS if due is None else min(due - state.clock(), GLANCE_SECONDS)
+            wait = LOOK_SECONDS if due is None else min(due - state.clock(), LOOK_SECONDS)
             if wait > 0:
                 with anyio.move_on_after(wait):
                     await wake.wait()
@@ -63,12 +63,12 @@ async def deliver(state: State, wake: asyncio.Event, shown: Callable[[Task], dic
                 group.create_task(_attempt(state, task, shown(task), wake))
 
 
-def _next(state: State) -> float | None:
+def _next(state: SandboxState) -> float | None:
     due = state.database.read("SELECT min(callback_due) AS due FROM task WHERE callback_due IS NOT NULL")[0]["due"]
     return None if due is None else float(due)
 
 
-def _claim(state: State) -> Task | None:
+def _claim(state: SandboxState) -> SandboxTask | None:
     """Take the task that is due first, for as long as a try may take; nobody else gets it meanwhile."""
     now = state.clock()
     with state.database.write():
@@ -80,16 +80,16 @@ def _claim(state: State) -> Task | None:
     return None
 
 
-async def _attempt(state: State, task: Task, body: dict[str, Any], wake: asyncio.Event) -> None:
+async def _attempt(state: SandboxState, task: SandboxTask, body: dict[str, Any], wake: asyncio.Event) -> None:
     # Left to itself when the server closes: it holds nothing but a socket, and the claim lapses.
     taken = await anyio.to_thread.run_sync(_post, task, body, abandon_on_cancel=True)
-    again = not taken and task.callback_tries < TRIES
+    again = not taken and task.callback_tries < MAX_TRIES
     wait = RETRY_SECONDS * 2 ** (task.callback_tries - 1) / state.speed
     await anyio.to_thread.run_sync(_settle, state, task, state.clock() + wait if again else None)
     wake.set()
 
 
-def _post(task: Task, body: dict[str, Any]) -> bool:
+def _post(task: SandboxTask, body: dict[str, Any]) -> bool:
     """One POST; true for a 2xx answer. Redirects are not followed."""
     parts = urlsplit(task.body["callback_url"])
     target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
@@ -107,5 +107,5 @@ def _post(task: Task, body: dict[str, Any]) -> bool:
     return status // 100 == 2  # noqa: PLR2004  # the 2xx
 
 
-def _settle(state: State, task: Task, due: float | None) -> None:
+def _settle(state: SandboxState, task: SandboxTask, due: float | None) -> None:
     state.database.execute("UPDATE task SET callback_due = ? WHERE id = ?", (due, task.id))

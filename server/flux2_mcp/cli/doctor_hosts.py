@@ -1,0 +1,192 @@
+"""What `flux2-mcp doctor` looks at in hosts: each entry of ours, and whether a server answers when it is started from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TextIO, cast
+
+import anyio
+
+from flux2_mcp.cli.doctor_checks import Check, fail, note, ok
+from flux2_mcp.cli.output import PROGRAM
+from flux2_mcp.errors import Flux2Error, HostFileError, SettingsError
+from flux2_mcp.hosts import entry, files
+from flux2_mcp.hosts.editors.jsonc import Object
+from flux2_mcp.hosts.files import File
+from flux2_mcp.hosts.plan import Machine
+from flux2_mcp.hosts.switches import elsewhere
+from flux2_mcp.hosts.table import SCOPES, Host, Scope
+from flux2_mcp.runapi import key_file
+from flux2_mcp.runapi.key_file import config_file
+from flux2_mcp.settings import from_env
+
+MAX_START_SECONDS = 30.0
+"""Seconds until an entry is given up: no host waits longer unless it is told to."""
+LATE_START_SECONDS = 3.0
+"""Seconds after which hosts begin their first turn without the server's tools (`hosts.md`, eras and start-up)."""
+MAX_SHOWN_CHARS = 200
+
+
+async def host(row: Host, machine: Machine, command: list[str], *, wanted: bool) -> AsyncIterator[Check]:
+    """The entries of one host.
+
+    Args:
+        row: Its row.
+        machine: Where its files are.
+        command: What the entry should start.
+        wanted: Whether it was asked for by name: then a missing entry is a failure.
+    """
+    found = False
+    for path, scope in _places(row, machine).items():
+        try:
+            text = files.read(path).text or ""
+            entries = _ours(row, text)
+        except HostFileError as exc:
+            found = True
+            yield fail(row.name, _placed(exc, path).message, _editor(machine.env, exc.line, path))
+            continue
+        for name, standing in entries.items():
+            found = True
+            yield await _entry(row, machine, scope, path, name, standing, command)
+    if not found:
+        say = fail if wanted else note
+        yield say(row.name, "no entry", f"{PROGRAM} install {row.name}")
+
+
+def _places(row: Host, machine: Machine) -> dict[Path, Scope]:
+    """The files of a host; in the home folder itself a project's file may be the user's."""
+    scopes = [scope for scope in SCOPES if scope == "user" or (row.project and machine.workspace)]
+    return {path: scope for scope in reversed(scopes) for path in machine.files(row, scope)}
+
+
+def _ours(row: Host, text: str) -> dict[str, Object]:
+    entries = entry.EDITORS[row.format].entries(text, row.servers) or {}
+    return {name: one for name, one in entries.items() if isinstance(one, dict) and entry.ours(one)}
+
+
+async def _entry(
+    row: Host, machine: Machine, scope: Scope, path: Path, name: str, standing: Object, command: list[str]
+) -> Check:
+    where, file = f"{name} in {path}", files.read(path)
+    if (wrong := _wrong(row, machine, scope, where, file, name, standing, command)) is not None:
+        return fail(row.name, *wrong)
+    folder = machine.workspace if scope == "project" else None
+    env = _inherited(machine.env) | entry.environment(row, standing, machine.env)
+    try:
+        from_env(
+            env, key_file.read(config_file(env))
+        )  # the server goes on with what it can't use, for its answers to say so
+        seconds, ready, tools = await handshake(entry.words(standing), env, folder)
+    except SettingsError as exc:
+        held = path if exc.setting else config_file(env) or path
+        line = entry.EDITORS[row.format].line(file.text or "", row.servers, name) if exc.setting else None
+        return fail(row.name, f"{where}: {exc.message}", _editor(machine.env, line, held))
+    except HostFileError as exc:
+        return fail(row.name, f"{where}: {exc.why}", _try(standing))
+    detail = f"{where}: answers in {seconds:.2f} s with {tools} tools, works in {ready:.2f} s"
+    if seconds > LATE_START_SECONDS:
+        package = str(Path(__file__).parents[1])
+        return note(
+            row.name,
+            f"{detail}; late for a first turn",
+            shlex.join([sys.executable, "-m", "compileall", "-q", package]),
+        )
+    return ok(row.name, detail)
+
+
+def _wrong(
+    row: Host, machine: Machine, scope: Scope, where: str, file: File, name: str, standing: Object, command: list[str]
+) -> tuple[str, str] | None:
+    """What is wrong with an entry as it is written, and the command that mends it."""
+    install = f"{PROGRAM} install {row.name}"
+    install += "" if scope == "user" else f" --scope {scope}"
+    install += "" if name == "flux-2" else f" --name {name}"
+    if scope == "project" and (literal := _literals(row, standing)):
+        return f"{where} holds {', '.join(literal)} in clear", f"{install} --uninstall && {install}"
+    if off := entry.off(row, file.text or "", name, standing):
+        return f"{where} is switched off by {', '.join(off)}", install
+    if changes := entry.changes(row, command, standing):
+        return f"{where} differs in {', '.join(changes)}", install
+    if switches := elsewhere(machine, row, scope, file, name, standing):
+        what = ", ".join(f"{switch} in {held}" for switch, held in switches)
+        return f"{where} is switched off by {what}", _editor(machine.env, None, switches[0][1])
+    return None
+
+
+def _literals(row: Host, standing: Object) -> list[str]:
+    """The keys that stand in an entry as they are."""
+    given = standing.get(row.env)
+    handed = given if isinstance(given, dict) else {}
+    return [
+        name
+        for name, value in handed.items()
+        if name in {"RUNAPI_API_KEY", "RUNAPI_KEY"} and not entry.refers(str(value))
+    ]
+
+
+def _inherited(env: Mapping[str, str]) -> dict[str, str]:
+    """What a host that was not started from a shell hands on of its own environment."""
+    from mcp.client.stdio import DEFAULT_INHERITED_ENV_VARS
+
+    return {name: env[name] for name in DEFAULT_INHERITED_ENV_VARS if name in env} | {"PATH": os.defpath}
+
+
+async def handshake(words: list[str], env: Mapping[str, str], folder: str | None) -> tuple[float, float, int]:
+    """Start a server as a host without a shell does, and use a tool that costs nothing.
+
+    The first answers may come from a snapshot, before the server has read a setting: only a call shows that all of it is there.
+
+    Gives the seconds to its first answer, those until it had done something, and how many tools it has.
+
+    Raises:
+        HostFileError: It did not start or did not answer; says why in its own first words, where it has any.
+    """
+    from mcp.client.client import Client
+    from mcp.client.stdio import StdioServerParameters, stdio_client
+
+    parameters = StdioServerParameters(command=words[0], args=words[1:], env=dict(env), cwd=folder)
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # what it logs of a broken server is said below, in one line
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as heard:
+        began = anyio.current_time()
+        try:
+            with anyio.fail_after(MAX_START_SECONDS):
+                async with Client(stdio_client(parameters, cast("TextIO", heard)), mode="legacy") as client:
+                    first = anyio.current_time() - began
+                    tools = len((await client.list_tools()).tools)
+                    await client.call_tool("list_variants", {})
+                    return first, anyio.current_time() - began, tools
+        except TimeoutError as exc:
+            raise HostFileError(f"no answer in {MAX_START_SECONDS:.0f} s") from exc
+        except Exception as exc:  # a foreign process may end in any way, and the SDK wraps most of them in groups
+            heard.seek(0)
+            said = heard.readline().strip()[:MAX_SHOWN_CHARS]
+            raise HostFileError(f"it does not start: {said or _kind(exc)}") from exc
+
+
+def _kind(exc: Exception) -> str:
+    while isinstance(exc, ExceptionGroup):
+        exc = exc.exceptions[0]
+    return str(exc.strerror) if isinstance(exc, OSError) and exc.strerror else "it ended without an answer"
+
+
+def _placed(exc: HostFileError, path: Path) -> Flux2Error:
+    return exc if str(path) in exc.message else exc.at(str(path))
+
+
+def _editor(env: Mapping[str, str], line: int | None, path: Path) -> str:
+    try:
+        words = shlex.split(env.get("EDITOR", "")) or ["vi"]
+    except ValueError:  # a quote that does not end
+        words = ["vi"]
+    return shlex.join([*words, *([f"+{line}"] if line else []), str(path)])
+
+
+def _try(standing: Object) -> str:
+    """The command to see for oneself."""
+    return shlex.join(entry.words(standing))

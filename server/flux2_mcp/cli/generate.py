@@ -1,0 +1,192 @@
+"""`flux2-mcp generate`: the tool of the same name, for people."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+
+import click
+
+from flux2_mcp.cli import output, task_output
+from flux2_mcp.cli.invocation import Invocation
+from flux2_mcp.cli.output import spoken
+from flux2_mcp.cli.task_output import NO_CANCEL
+from flux2_mcp.domain import catalog
+from flux2_mcp.engine.confirmation import Quotation
+from flux2_mcp.engine.service import MAX_COUNT, Service
+from flux2_mcp.engine.waiting import OnProgress, Outcome, Progress
+from flux2_mcp.settings import MAX_WAIT_SECONDS
+
+WAIT_SECONDS = 300
+MAX_KEY_CHARS = 500
+"""Characters; RunAPI takes 512, and each of several tasks gets its number at the end."""
+
+SENT = "RunAPI has no cancel: a task that was sent runs on, and is charged when it completes. A failed one is not."
+EPILOG = f"""
+\b
+Examples:
+  flux2-mcp generate "A lighthouse at dusk" --aspect-ratio 16:9 --count 2
+  flux2-mcp generate "The sign says OPEN" --variant flex --max-cost 0.30
+  flux2-mcp generate "Make it night" --source https://example.com/lighthouse.png
+  flux2-mcp generate "A red fox" --json | jq -r '.tasks[].images[].path'
+
+{SENT}
+"""
+AGAIN = "The same command again, from the same folder, joins it and pays nothing more."
+AGAIN_PAID = "The same command again would make new ones and pay for them; with --idempotency-key it would not."
+
+
+def _prompt(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> str:
+    if len(words) > 1:
+        raise click.UsageError(
+            f'The prompt is one argument, in quotes: {output.PROGRAM} generate "A lighthouse at dusk".'
+        )
+    return words[0]
+
+
+def _seconds(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("that is not a number.")
+    return value
+
+
+def _key(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not (
+        text.isascii() and text.isprintable() and 0 < len(text.strip()) == len(text) <= MAX_KEY_CHARS
+    ):
+        raise click.BadParameter(f"it must be 1 to {MAX_KEY_CHARS} printable ASCII characters.")
+    return text
+
+
+def _ask(offer: Quotation) -> None:
+    """Ask on the terminal whether it shall be made, where that needs to be asked.
+
+    Raises:
+        BudgetError: The user declines, or there is no terminal to ask on.
+    """
+    if (needed := offer.to_ask) is None:
+        return
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+        amount = "--max-cost, the most it may cost" if needed.quoted_usd is None else f"--max-cost {needed.stated}"
+        raise needed.refused(
+            "The user was not asked: there is no terminal.",
+            f"With the user's yes, run this again with --yes or {amount}.",
+        )
+    click.echo(spoken(needed.question), err=True)
+    if not click.confirm("Spend it?", err=True):
+        raise needed.refused("The user declined.", "Run this again if it shall be made after all.")
+
+
+@click.command(epilog=EPILOG)
+@click.argument("prompt", nargs=-1, required=True, metavar='"PROMPT"', callback=_prompt)
+@click.option(
+    "--variant", default=catalog.DEFAULT_VARIANT, metavar="NAME", help="pro (default), flex, max, or a model id."
+)
+@click.option(
+    "--source", "source_images", multiple=True, metavar="IMAGE",
+    help="File, URL or task:ID to remix; repeat for more.",
+)  # fmt: skip
+@click.option(
+    "--aspect-ratio", metavar="RATIO", help="1:1 (default), 4:3, 3:4, 16:9, 9:16, 3:2, 2:3; remix: auto (default)."
+)
+@click.option("--output-resolution", metavar="SIZE", help="1k (default) or 2k; max: 1k only.")
+@click.option("--safety-checker/--no-safety-checker", "enable_safety_checker", default=None, help="Not for max.")
+@click.option(
+    "--count", type=click.IntRange(1, MAX_COUNT), default=1, metavar="N", help="Images, each paid; default 1."
+)
+@click.option("--save-to", metavar="PATH", help="File, or folder/, below the working directory to put the image into.")
+@click.option("--overwrite", is_flag=True, help="Let --save-to replace a file.")
+@click.option(
+    "--max-cost", "max_cost_usd", metavar="USD", callback=output.amount, help="Refuse if all would cost more."
+)
+@click.option("--yes", is_flag=True, help="Don't ask, whatever it costs; --max-cost asks neither.")
+@click.option(
+    "--wait", "wait_seconds", type=click.FloatRange(0, int(MAX_WAIT_SECONDS)), metavar="SECONDS", callback=_seconds,
+    help=f"Then return; the tasks run on. Default FLUX2_WAIT_SECONDS, else {WAIT_SECONDS}.",
+)  # fmt: skip
+@click.option("--callback-url", metavar="URL", help="Webhook for the result.")
+@click.option("--idempotency-key", metavar="KEY", callback=_key, help="Same key, same task, paid once.")
+@task_output.no_picture_option
+@output.as_json_option
+@click.pass_obj
+def generate(
+    invocation: Invocation,
+    *,
+    prompt: str,
+    variant: str,
+    source_images: tuple[str, ...],
+    aspect_ratio: str | None,
+    output_resolution: str | None,
+    enable_safety_checker: bool | None,
+    count: int,
+    save_to: str | None,
+    overwrite: bool,
+    max_cost_usd: Decimal | None,
+    yes: bool,
+    wait_seconds: float | None,
+    callback_url: str | None,
+    idempotency_key: str | None,
+    no_picture: bool,
+    as_json: bool,
+) -> int:
+    """Make images from a PROMPT, or remix source images. Prints the file of each first."""
+    settings = invocation()
+    folders = [] if settings.workspace is None else [Path(settings.workspace)]
+    waits = (wait_seconds, settings.wait_seconds, WAIT_SECONDS)
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[tuple[Service, OnProgress]]:
+        line = task_output.WaitLine()
+        with output.progress() as show:
+            show("starting")
+
+            async def on_progress(progress: Progress) -> None:
+                show(line(progress))
+
+            async with Service.opened(settings) as service:
+                yield service, on_progress
+
+    async def make(service: Service, offer: Quotation, on_progress: OnProgress, *, approved: bool) -> Outcome:
+        return await service.generate(
+            offer,
+            approved=approved,
+            wait_seconds=next(seconds for seconds in waits if seconds is not None),
+            client=output.PROGRAM,
+            workspace=next(iter(folders), None),
+            save_to=save_to,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
+
+    async def work() -> Outcome | Quotation:
+        """Gives what became of the call; or its offer, where the user must be asked, which would hold the keeper up."""
+        async with running() as (service, on_progress):
+            asked = await service.request(
+                prompt=prompt,
+                variant=variant,
+                source_images=list(source_images) or None,
+                aspect_ratio=aspect_ratio,
+                output_resolution=output_resolution,
+                enable_safety_checker=enable_safety_checker,
+                callback_url=callback_url,
+                folders=folders,
+            )
+            offer = await service.offer(asked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key)
+            return offer if offer.to_ask and not yes else await make(service, offer, on_progress, approved=yes)
+
+    async def agreed(offer: Quotation) -> Outcome:
+        async with running() as (service, on_progress):
+            return await make(service, offer, on_progress, approved=True)
+
+    again = AGAIN if count == 1 or idempotency_key is not None else AGAIN_PAID
+    stopped = f"{NO_CANCEL}\n{again}"
+    done = output.run(work, stopped=stopped)
+    if isinstance(done, Quotation):
+        _ask(done)
+        done = output.run(partial(agreed, done), stopped=stopped)
+    return task_output.tell(done, again, as_json=as_json, env=None if no_picture else invocation.env)

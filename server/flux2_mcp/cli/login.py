@@ -1,0 +1,182 @@
+"""`flux2-mcp login`: a key for this computer, by the browser or from standard input. It never stands on a command line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+from anyio.abc import SocketAttribute
+from anyio.from_thread import BlockingPortal
+
+from flux2_mcp.cli import browser as web_browser
+from flux2_mcp.cli import output
+from flux2_mcp.cli.invocation import Invocation
+from flux2_mcp.domain.budget import dollars
+from flux2_mcp.domain.models import Balance
+from flux2_mcp.errors import InvalidRequestError, Problem, SettingsError, TransportError
+from flux2_mcp.runapi import key_file
+from flux2_mcp.runapi.exchange import sendable
+from flux2_mcp.runapi.key_file import config_fields, config_file
+from flux2_mcp.runapi.login.callback import LoginCallback
+from flux2_mcp.runapi.login.pkce import LoginAttempt
+from flux2_mcp.runapi.login.redeem import LoginResult, prove, redeem
+from flux2_mcp.system import one_shot_http
+from flux2_mcp.system.environment import said_key
+from flux2_mcp.system.logs import masked
+
+WAIT_SECONDS = 300
+MAX_WAIT_SECONDS = 3600
+MAX_KEY_CHARS = 4096
+"""Bytes of standard input that are looked at."""
+MAX_LINE_BYTES = 65_536
+NO_BROWSER = "No browser could be opened here: open the address above yourself."
+EPILOG = """
+\b
+Examples:
+  flux2-mcp login
+  pass show runapi | flux2-mcp login --stdin
+  ssh -L 8765:127.0.0.1:8765 build-host -t flux2-mcp login --port 8765 --no-browser
+
+The key goes into RunAPI's own config file, readable by you alone; its other tools find it there too.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read a key from standard input; keep it if it works.")
+@click.option("--browser/--no-browser", default=True, help="Only print the address. So it is over SSH.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Listen there; default: any free.")
+@click.option(
+    "--timeout", "seconds", type=click.FloatRange(1, MAX_WAIT_SECONDS), default=WAIT_SECONDS, metavar="SECONDS",
+    help=f"Wait so long for the browser. Default {WAIT_SECONDS}.",
+)  # fmt: skip
+@click.pass_obj
+def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int, seconds: float) -> None:
+    """Log in to RunAPI in the browser and keep the key.
+
+    The page must show the code that is shown here. Where the browser is on another computer, open the printed address
+    there and paste back the one that it ends at.
+    """
+    base_url, path = invocation().base_url, config_file(invocation.env)
+    if path is None:
+        raise SettingsError("There is no home folder to keep a key in.", next_step="Set HOME or XDG_CONFIG_HOME.")
+    config_fields(invocation.config, path)  # what can't be changed must not cost a code
+    if from_stdin:
+        key, who = _read_key(), "The key works"
+        balance = output.run(lambda: _proven(base_url, key, path), stopped="Stopped. The key was not saved.")
+    else:
+        way = _LoginRoute(
+            base_url, path, port, seconds, invocation.env if browser and web_browser.is_here(invocation.env) else None
+        )
+        found = output.run(way.go, stopped="Stopped. Nobody waits for the browser any more.")
+        key, balance, who = found.key, found.balance, f"Logged in{f' as {found.email}' if found.email else ''}"
+    click.echo(f"{who}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
+    for notice in _notices(invocation, path, key):
+        click.echo(notice, err=True)
+
+
+def _read_key() -> str:
+    """A key from standard input; typed unseen where that is a terminal."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        given = str(click.prompt("The key (not shown)", hide_input=True, err=True))
+    else:
+        read = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_KEY_CHARS + 1)
+        given = read.decode("utf-8", "replace")
+    key = said_key(given) or ""
+    if not sendable(key) or " " in key or len(key) > MAX_KEY_CHARS:
+        raise InvalidRequestError(Problem("standard input", "holds no key: one line of printable ASCII characters."))
+    return key
+
+
+async def _proven(base_url: str, key: str, path: Path) -> Balance:
+    balance = await prove(base_url, key)
+    key_file.save(path, key)
+    return balance
+
+
+@dataclass(frozen=True, slots=True)
+class _LoginRoute:
+    """Through the browser. `env` is the browser's; None: the person opens it."""
+
+    base_url: str
+    path: Path
+    port: int
+    seconds: float
+    env: Mapping[str, str] | None
+
+    async def go(self) -> LoginResult:
+        try:
+            listener = await one_shot_http.listen(self.port)
+        except OSError as exc:
+            text = f"{self.port} of 127.0.0.1 can't be listened on: {exc.strerror}. Leave it out for any free one."
+            raise InvalidRequestError(Problem("--port", text)) from exc
+        attempt = LoginAttempt(port=listener.extra(SocketAttribute.local_port))  # noqa: S610  # no Django here
+        hostname, typing = socket.gethostname(), sys.stdin is not None and sys.stdin.isatty()
+
+        async def finish(code: str) -> LoginResult:
+            return await redeem(attempt, code, base_url=self.base_url, hostname=hostname, path=self.path)
+
+        callback, address = LoginCallback(attempt, finish), attempt.address(self.base_url, hostname)
+        click.echo(self._words(attempt, address, typing=typing), err=True)
+        if self.env is not None:
+            web_browser.open_at(address, self.env, failing=NO_BROWSER)
+        async with BlockingPortal() as portal:
+            if typing:
+                _listen_to_keys(portal, callback, attempt)
+            await callback.run(listener, self.seconds)
+        if (redeemed := callback.result()) is None:
+            raise TransportError(
+                f"The browser did not come back within {self.seconds:g} seconds.",
+                sent=False,
+                next_step="Start again with flux2-mcp login, with --timeout for more time.",
+            )
+        return redeemed
+
+    def _words(self, attempt: LoginAttempt, address: str, *, typing: bool) -> str:
+        opening = (
+            "A browser opens. If it does not, open this address:" if self.env else "Open this address in a browser:"
+        )
+        elsewhere = (
+            "Where the browser is on another computer, it ends at an address that does not load.\n"
+            "Paste that here, or only the code in it, and press Enter.\n"
+        )
+        return (
+            f"Log in at {self.base_url}. Allow it only if the page shows this code:\n\n"
+            f"    {click.style(attempt.display_code, bold=True)}\n\n"
+            f"{opening}\n\n  {address}\n\n{elsewhere if typing else ''}Waiting for the browser; Ctrl-C stops."
+        )
+
+
+def _listen_to_keys(portal: BlockingPortal, callback: LoginCallback, attempt: LoginAttempt) -> None:
+    """Take what is pasted into the terminal, line by line. The thread is left behind when the login ends otherwise."""
+
+    def work() -> None:
+        # Not through sys.stdin: its lock, held by a thread that is left behind, would break the interpreter's end.
+        while line := os.read(0, MAX_LINE_BYTES):
+            found = attempt.pasted(line.decode("utf-8", "replace"))
+            if found is not None:
+                portal.start_task_soon(callback.take, found)
+                return
+            if line.strip():
+                click.echo("That is not this login's address, nor a code. Paste it again, whole:", err=True)
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def _notices(invocation: Invocation, path: Path, key: str) -> list[str]:
+    """What stands between the key that was just saved and its use."""
+    now = replace(invocation, config=key_file.read(path))()
+    plain: Mapping[str, str] = {name: value for name, value in invocation.env.items() if name != "RUNAPI_BASE_URL"}
+    elsewhere = replace(invocation, env=plain, config=key_file.read(path))().base_url
+    notices = {
+        f"{now.key_source} is set and goes before it: unset it to use this key.": now.api_key != key,
+        "FLUX2_MODE is sandbox: unset it to make real images.": now.mode == "sandbox",
+        f"It is a key of {now.base_url}: keep RUNAPI_BASE_URL set, or it is sent to {elsewhere}.": elsewhere
+        != now.base_url,
+    }
+    return [notice for notice, holds in notices.items() if holds]

@@ -1,0 +1,156 @@
+"""What people see. Results go to standard output; progress, advice and errors go to standard error."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import click
+
+from flux2_mcp.domain import budget, times
+from flux2_mcp.errors import InvalidRequestError, shortened
+
+if TYPE_CHECKING:  # results take 0.1 s to load, and not every command has one
+    from flux2_mcp.server.results.tasks import Result
+
+T = TypeVar("T")
+R = TypeVar("R", bound="Result")
+
+PROGRAM = "flux2-mcp"
+WIDTH_COLUMNS = 100
+"""Columns that help and lists keep to."""
+MAX_USD = 10_000
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C, as shells have it."""
+
+# Messages are written for both: what the tools call so, the command line calls so.
+_SPOKEN = {
+    "source_images": "--source",
+    "save_to": "--save-to",
+    "overwrite: true": "--overwrite",
+    "aspect_ratio": "--aspect-ratio",
+    "output_resolution": "--output-resolution",
+    "enable_safety_checker": "--safety-checker",
+    "max_cost_usd": "--max-cost",
+    "callback_url": "--callback-url",
+    "idempotency_key": "--idempotency-key",
+    "wait_seconds": "--wait",
+    "check_pricing": f"{PROGRAM} pricing",
+    "list_variants": f"{PROGRAM} variants",
+    "start the server again": "run this again",
+    "call again": "run this again",
+}
+_NAMES = re.compile(rf"\b({'|'.join(_SPOKEN)})\b", re.IGNORECASE)
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, as the tool gives it.")
+
+
+def tell(result: R, words: Callable[[R], str], *, as_json: bool) -> None:
+    """Print a result: in words, or as JSON, which is UTF-8 whatever the terminal speaks."""
+    click.echo(f"{result.model_dump_json(indent=2)}\n".encode() if as_json else words(result), nl=not as_json)
+
+
+def complain(message: str, cost: str, next_step: str, *, color: bool | None) -> None:
+    """Print an error: what happened, what it cost, what to do next.
+
+    Args:
+        message: One line or several.
+        cost: Empty where nothing can have cost anything.
+        next_step: A sentence.
+        color: False: none; None: on a terminal.
+    """
+    label = click.style("Error:", fg="red", bold=True)
+    text = spoken(message).replace("\n", "\n       ")
+    lines = [f"{label} {text}", cost, f"{click.style('Next:', bold=True)} {spoken(next_step)}"]
+    click.echo("\n".join(filter(None, lines)), err=True, color=color)
+
+
+def spoken(text: str) -> str:
+    """A message in the command line's words."""
+    return _NAMES.sub(lambda found: _said(found[0]), text)
+
+
+def _said(name: str) -> str:
+    said = _SPOKEN[name.lower()]
+    return said if name[0].islower() else said[0].upper() + said[1:]
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """One line on standard error that each call of what this gives replaces; gone at the end. Only for a terminal."""
+    plain = click.get_current_context().color is False
+    terminal = not plain and sys.stderr is not None and sys.stderr.isatty()
+
+    def show(text: str) -> None:
+        if terminal:
+            click.echo(f"\r\033[K{text}", err=True, nl=False, color=True)
+
+    try:
+        yield show
+    finally:
+        show("")
+
+
+def run(work: Callable[[], Awaitable[T]], *, stopped: str) -> T:
+    """What `work` gives, from an event loop of its own.
+
+    Args:
+        work: Without arguments.
+        stopped: Said at Ctrl-C, which ends the command. A second one may land in any task group, wrapped by it.
+    """
+    try:
+        return anyio.run(work)
+    except (KeyboardInterrupt, BaseExceptionGroup) as exc:
+        if isinstance(exc, BaseExceptionGroup) and exc.subgroup(KeyboardInterrupt) is None:
+            raise
+        click.echo(stopped, err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from exc
+
+
+def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+    """Rows of cells as aligned lines; the columns with these numbers to the right."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    aligned = [
+        [
+            cell.rjust(width) if n in right else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
+    ]
+    return ["  ".join(row).rstrip() for row in aligned]
+
+
+def moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
+    """A point in time that an option names, such as 24h or 2026-11-20."""
+    if text is None:
+        return None
+    try:
+        return times.since(text, datetime.now(UTC))
+    except InvalidRequestError as exc:
+        raise click.BadParameter(f"{shortened(text)!r} {exc.problems[0].text}") from exc
+
+
+def amount(_: click.Context, __: click.Parameter, text: str | None) -> Decimal | None:
+    """An amount in USD that an option names, such as 0.50."""
+    if text is None:
+        return None
+    try:
+        value = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or not 0 <= value <= MAX_USD:
+        # A cap that can't be read must not be a cap that isn't there.
+        raise click.BadParameter(f"{shortened(text)!r} is not an amount in USD, such as 0.50, up to {MAX_USD:,}.")
+    return value
+
+
+def usd(amount: float | None) -> str:
+    """An amount in USD."""
+    return "unknown" if amount is None else budget.dollars(Decimal(str(amount)))

@@ -1,0 +1,52 @@
+"""`flux2-mcp sandbox`: the embedded RunAPI alone, for people who build applications on RunAPI."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+import click
+
+from flux2_mcp.cli import output
+from flux2_mcp.settings import Settings
+
+LOOK_SECONDS = 0.2
+"""How often Windows, which can't interrupt a wait, looks for Ctrl-C."""
+EPILOG = """
+\b
+Examples:
+  flux2-mcp sandbox --port 8787
+  flux2-mcp sandbox --speed 100
+
+A marker in a prompt scripts what becomes of its task, such as [sandbox:moderation]; the README lists them.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="On 127.0.0.1; 0 (default): any free one."
+)
+@click.option(
+    "--speed", type=click.FloatRange(0.01, 10_000), metavar="X",
+    help="So many times faster than life; from 100 on, pictures are plain. Default FLUX2_SANDBOX_SPEED, else 1.",
+)  # fmt: skip
+@click.pass_obj
+def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | None) -> None:
+    """Serve a RunAPI without models or money until stopped.
+
+    Prints two lines ready to export, RUNAPI_BASE_URL=... and RUNAPI_API_KEY=... . Any RunAPI client can use it; it
+    answers 401 to every other key.
+    """
+    settings = read_settings()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    from flux2_mcp.sandbox.server import Sandbox
+
+    with Sandbox(settings.home / "sandbox", speed=speed or settings.sandbox_speed, port=port) as server:
+        click.echo(f"RUNAPI_BASE_URL={server.base_url}\nRUNAPI_API_KEY={server.api_key}")
+        with output.progress() as show:
+            show("Serving; Ctrl-C ends it.")
+            while not stop.wait(LOOK_SECONDS):
+                pass

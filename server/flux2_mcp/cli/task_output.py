@@ -1,0 +1,131 @@
+"""What became of tasks, as a command tells it: the wait while it lasts, the files first, the exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import click
+
+from flux2_mcp.cli import output, terminal_images
+from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.cli.terminal_images import Draw
+from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine.waiting import Outcome, Progress
+from flux2_mcp.errors import ServiceError, TaskFailedError, shortened
+from flux2_mcp.server.results import tasks as task_results
+from flux2_mcp.server.results.tasks import MAX_SHOWN_URL_CHARS, STATUSES, GenerationResult, TaskResult
+
+BAR_COLUMNS = 20
+"""Columns."""
+COLORS = {"completed": "green", "failed": "red"}
+LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
+NO_CANCEL = "Stopped waiting. RunAPI has no cancel: what was sent runs on, and is charged when it completes."
+
+
+def waiting_on(*ids: str) -> str:
+    """How to wait for tasks that have not ended."""
+    return f"{output.PROGRAM} wait {' '.join(ids)} waits on, and costs nothing."
+
+
+no_picture_option = click.option("--no-picture", is_flag=True, help="Show no pictures in the terminal.")
+
+
+def tell(outcome: Outcome, again: str | None, *, as_json: bool, env: Mapping[str, str] | None) -> int:
+    """Print what became of a call, and give the exit code.
+
+    Args:
+        outcome: What became of it.
+        again: What the same command would do.
+        as_json: As data instead.
+        env: The terminal's, to show pictures if it is known to; None: without. Never into a pipe.
+    """
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    draw = terminal_images.drawer(env) if terminal and env is not None else None
+    output.tell(task_results.generation(outcome), partial(_words, again=again, draw=draw), as_json=as_json)
+    return exit_code(outcome)
+
+
+def exit_code(outcome: Outcome) -> int:
+    """0 when every image is on disk; else that of what stands in the way, of a failed task, or of a time-out."""
+    left = [told for told in outcome.tasks if told.entry.state is not State.DELIVERED]
+    troubles = [told.trouble for told in left if told.trouble is not None]
+    if not left or troubles:
+        return troubles[0].exit_code if troubles else 0
+    ended = not any(told.entry.state.unfinished for told in left)
+    failed = any(told.entry.state in {State.FAILED, State.REJECTED} for told in left)
+    return TaskFailedError.exit_code if ended and failed else ServiceError.exit_code
+
+
+class WaitLine:
+    """How a wait stands, in less than a terminal's width. Its bar never goes back: what is left is a forecast, and may grow."""
+
+    def __init__(self) -> None:
+        self._share = 0.0
+
+    def __call__(self, progress: Progress) -> str:
+        """The line for now."""
+        still = [state for state in progress.states if state.unfinished]
+        done, together = len(progress.states) - len(still), len(progress.states)
+        alone = "fetching" if State.COMPLETED in still else STATUSES[progress.states[0]]
+        what = alone if together == 1 else f"{done} of {together} done"
+        line = f"{what}, {progress.elapsed:.0f} s"
+        if progress.remaining is None:
+            return line
+        left = max(1, round(progress.remaining))
+        self._share = max(self._share, progress.elapsed / (progress.elapsed + left))
+        return f"{bar(self._share)}  {line}, about {left} s left"
+
+
+def bar(share: float) -> str:
+    """A bar that is full by this share (0 to 1), in what the terminal can show."""
+    full = round(BAR_COLUMNS * share)
+    drawn = "━" * full + "─" * (BAR_COLUMNS - full)
+    try:
+        drawn.encode(getattr(sys.stderr, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return "#" * full + "." * (BAR_COLUMNS - full)
+    return drawn
+
+
+def _words(result: GenerationResult, again: str | None, draw: Draw | None) -> str:
+    """The result for a terminal: the files first, then where they came from and what they cost."""
+    lines = [line for task in result.tasks for line in [*_drawn(task, draw), *_task(task)]]
+    quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
+    unknown = "not known yet" if result.next_action else "not told by RunAPI"
+    charged = unknown if result.charged_usd is None else usd(result.charged_usd)
+    lacking = any(task.status == "completed" and not any(image.path for image in task.images) for task in result.tasks)
+    status = click.style(result.status, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
+    lines.append(f"{status}{' but not on disk' if lacking else ''}{quoted}, charged {charged}")
+    if result.next_action is not None:
+        ids = result.next_action.arguments["task_ids"]
+        lines += [LATER, waiting_on(*ids), *([again] if again else [])]
+    if result.notice:
+        lines.append(spoken(result.notice))
+    return "\n".join(lines)
+
+
+def _drawn(task: TaskResult, draw: Draw | None) -> list[str]:
+    shown = [
+        draw(Path(image.path), image.width, image.height)
+        for image in task.images
+        if draw is not None and image.path and image.width and image.height
+    ]
+    return [picture for picture in shown if picture is not None]
+
+
+def _task(task: TaskResult) -> list[str]:
+    lines = []
+    for image in task.images:
+        size = f"  {image.width} x {image.height} px, {(image.size_bytes or 0) / 1000:.0f} kB"
+        lines += [each for each in (image.saved, image.path) if each is not None]
+        lines += [size] if image.path else []
+        lines += [f"  {shortened(str(image.url), MAX_SHOWN_URL_CHARS)}"]
+        lines += [f"  Not what was asked for: {image.mismatch}"] if image.mismatch else []
+        lines += [f"  {image.note}"] if image.note else []
+    lines += [f"  sent: {source.source} ({source.sent})" for source in task.sources]
+    if task.error or not any(image.path for image in task.images):
+        lines.append(f"{task.task_id}: {task.status}{f': {spoken(task.error)}' if task.error else ''}")
+    return lines

@@ -1,0 +1,183 @@
+"""`flux2-mcp tasks`, `open` and `prune`: the journal, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import click
+
+from flux2_mcp.cli import output
+from flux2_mcp.cli.completion import complete_ids
+from flux2_mcp.cli.output import usd
+from flux2_mcp.engine.pruning import PrunePlan
+from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.waiting import Outcome
+from flux2_mcp.errors import NotFoundError, shortened
+from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.server.results import tasks as task_results
+from flux2_mcp.server.results.tasks import STATUSES, GenerationResult
+from flux2_mcp.settings import Settings
+
+MAX_TASKS = 1000
+MAX_PROMPT_CHARS = 48
+"""Characters of a prompt in a list."""
+MEGA = 1_000_000
+MIN_PRUNE_AGE = timedelta(days=1)
+"""What is pruned is at least this old: today's work is nobody's rubbish."""
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  flux2-mcp tasks --since 24h
+  flux2-mcp tasks --status failed --json
+  flux2-mcp tasks --workspace .
+"""
+)
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_TASKS), default=20, metavar="N", help="The newest so many; default 20."
+)
+@click.option("--status", type=click.Choice(sorted(set(STATUSES.values()))), help="Only tasks that stand so.")
+@click.option("--since", metavar="WHEN", callback=output.moment, help="30m, 24h, 7d, or ISO 8601.")
+@click.option("--workspace", metavar="FOLDER", help="Only what was asked for there; . is this folder.")
+@output.as_json_option
+@click.pass_obj
+def tasks(
+    read_settings: Callable[[], Settings],
+    *,
+    limit: int,
+    status: task_results.TaskStatus | None,
+    since: datetime | None,
+    workspace: str | None,
+    as_json: bool,
+) -> None:
+    """List what was made, newest first, with its files. Asks nobody and costs nothing."""
+    settings = read_settings()
+    folder = None if workspace is None else str(Path(workspace).absolute())
+
+    async def work() -> Outcome:
+        async with Service.opened(settings) as service:
+            return await service.recent(
+                limit=limit,
+                states=None if status is None else task_results.states(status),
+                since=since,
+                workspace=folder,
+            )
+
+    outcome = output.run(work, stopped="Stopped.")
+    output.tell(task_results.generation(outcome), partial(_listed, outcome=outcome), as_json=as_json)
+
+
+def _listed(result: GenerationResult, outcome: Outcome) -> str:
+    notice = [output.spoken(outcome.notice)] if outcome.notice else []
+    if not result.tasks:
+        nothing = f"Nothing was made yet, or nothing that matches. {output.PROGRAM} generate makes the first."
+        return "\n".join([nothing, *notice])
+    rows = [("MADE", "STATUS", "MODEL", "CHARGED", "PROMPT")]
+    blocks = []
+    for task, told in zip(result.tasks, outcome.tasks, strict=True):
+        prompt = shortened(" ".join(told.entry.request.prompt.split()), MAX_PROMPT_CHARS)
+        made = told.entry.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), prompt))
+        files = [image.saved or image.path for image in task.images if image.saved or image.path]
+        # What was paid and brought no image says why; a failure cost nothing, and its reason is one `wait` away.
+        why = [f"  {output.spoken(task.error)}"] if task.error and task.status in {"completed", "unknown"} else []
+        blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files), *why])
+    head, *lines = output.columns(rows)
+    listed, matched = len(result.tasks), outcome.matched
+    rest = (
+        [f"The newest {listed} of {matched.tasks}; all {matched.tasks} were charged {usd(result.charged_usd)}."]
+        if matched is not None
+        else []
+    )
+    return "\n".join(
+        [
+            click.style(head, bold=True),
+            *(text for line, block in zip(lines, blocks, strict=True) for text in (line, *block)),
+            *rest,
+            *notice,
+        ]
+    )
+
+
+@click.command(
+    name="open",
+    epilog="""
+\b
+Examples:
+  flux2-mcp open 0193a5f0-7c1e-7d3a-9b21-4f60aa17c2de
+""",
+)
+@click.argument("ident", metavar="ID", shell_complete=complete_ids)
+@click.option("--folder", is_flag=True, help="Show the file in its folder instead.")
+@click.pass_obj
+def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: bool) -> None:
+    """Open the image of a task in the system's viewer. ID is a task's id, as `flux2-mcp tasks` shows it."""
+    settings = read_settings()
+
+    async def work() -> TaskRecord | None:
+        async with Service.opened(settings) as service:
+            return await service.known(ident)
+
+    entry = output.run(work, stopped="Stopped.")
+    here = [] if entry is None else [file for image in entry.images for file in (image.saved, image.path) if file]
+    paths = [path for path in map(Path, here) if path.is_file()]
+    if not paths:
+        what = (
+            "The journal knows no such task."
+            if entry is None
+            else f"The task is {STATUSES[entry.state]}, and no file of it is there."
+        )
+        raise NotFoundError(what, status=404, next_step=f"{output.PROGRAM} tasks lists what was made.")
+    click.echo(paths[0])
+    if click.launch(str(paths[0]), locate=folder) != 0:
+        click.echo("There is no viewer to open it with.", err=True)
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  flux2-mcp prune --older-than 30d
+  flux2-mcp prune --older-than 90d --yes
+"""
+)
+@click.option(
+    "--older-than",
+    "before",
+    metavar="AGE",
+    required=True,
+    callback=output.moment,
+    help="30d, 12w, or ISO 8601; at least 1d.",
+)
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.pass_obj
+def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool) -> None:
+    """Remove old images from FLUX2_HOME; asks first. Files saved into a workspace stay, and so does every task's record."""
+    settings = read_settings()
+    if before > datetime.now(UTC) - MIN_PRUNE_AGE:
+        raise click.BadParameter("what is younger than a day is not removed.", param_hint="--older-than")
+
+    async def find() -> PrunePlan:
+        async with Service.opened(settings) as service:
+            return await service.pruner.find(before)
+
+    old = output.run(find, stopped="Stopped.")
+    if not old.files:
+        click.echo(f"No image is older than {before.date()}.")
+        return
+    click.echo(
+        f"{len(old.files)} images of {len(old.entries)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
+    )
+    if not yes:
+        click.confirm("Remove them? RunAPI does not have them any more after 7 days", abort=True)
+
+    async def remove() -> int:
+        async with Service.opened(settings) as service:
+            return await service.pruner.remove(old)
+
+    click.echo(f"{output.run(remove, stopped='Stopped.') / MEGA:.1f} MB freed.")

@@ -1,0 +1,1 @@
+"""Facts and rules about images, tasks and money. No I/O, no clock."""

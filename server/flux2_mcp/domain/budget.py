@@ -1,0 +1,206 @@
+"""Caps on spending. Pure; they fail closed: what can't be priced can't be paid under a cap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from flux2_mcp.errors import BudgetError
+
+DAILY_VARIABLE = "FLUX2_DAILY_BUDGET_USD"
+REOPEN = (
+    "The user opens it with flux2-mcp spend --lost USD: what of the last 24 hours is missing from flux2-mcp spend,"
+    " 0 for nothing (flux2-mcp balance tells what RunAPI charged today). Then call again."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """What may be spent, in USD; None: no such cap. A day is any 24 hours, a session is one server process."""
+
+    call_usd: Decimal | None = None
+    session_usd: Decimal | None = None
+    daily_usd: Decimal | None = None
+
+    @property
+    def any(self) -> bool:
+        """True where there is a cap at all."""
+        return any(cap is not None for cap in (self.call_usd, self.session_usd, self.daily_usd))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpentSums:
+    """Charged or reserved so far, in USD, by every process on the same home, whatever its key.
+
+    `lost` names a journal that was lost and whose spending the user has not told: the day's sum is not known then.
+    """
+
+    session_usd: Decimal = Decimal(0)
+    daily_usd: Decimal = Decimal(0)
+    lost: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CapRoom:
+    """A cap: the setting's name, its value and what is left of it, in USD.
+
+    `lost` names the journal without which that can't be known; nothing is left then.
+    """
+
+    name: str
+    cap_usd: Decimal
+    left_usd: Decimal
+    lost: str | None = None
+
+
+def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Caps) -> Decimal | None:
+    """What to set aside for a call, in USD: its quote, else what the caller stated; None where no cap needs it.
+
+    Args:
+        quoted_usd: The price of the whole call, the dearest that is known; None where no price is.
+        stated_usd: `max_cost_usd` of the call.
+        caps: The caps in force.
+
+    Raises:
+        BudgetError: The quote passes what the caller stated; or there is no quote, and the caller stated nothing under
+            a cap, or an amount of nothing.
+    """
+    if quoted_usd is None:
+        # What reserves nothing would pass any cap.
+        if stated_usd == 0 or (stated_usd is None and caps.any):
+            why = "a spending cap is set" if stated_usd is None else "max_cost_usd allows nothing"
+            raise BudgetError(
+                f"Nobody publishes a price for this, and {why}.",
+                next_step="State max_cost_usd, the most this call may cost, or choose a variant with a published price.",
+            )
+        return stated_usd
+    if stated_usd is not None and quoted_usd > stated_usd:
+        raise BudgetError(
+            f"The quote is {dollars(quoted_usd)} and max_cost_usd allows {dollars(stated_usd)}.",
+            next_step="Raise max_cost_usd, or ask for less.",
+        )
+    return quoted_usd
+
+
+def first_alone(together: int) -> None:
+    """Tasks whose price is not known are admitted one at a time: what the first is charged is the price of the next.
+
+    Args:
+        together: How many would be under way at once.
+
+    Raises:
+        BudgetError: More than one.
+    """
+    if together > 1:
+        raise BudgetError(
+            "Nobody publishes a price for this, and a spending cap is set (max_cost_usd is one, too): one image is made at"
+            " a time until RunAPI has said what one costs.",
+            next_step="Wait for the one that is under way (check_task), or ask for count 1;"
+            " or choose a variant with a published price.",
+        )
+
+
+def untold(caps: Caps) -> None:
+    """An image whose price nobody published was made, and its charge never told: its sum is not known, nor the next one's.
+
+    Raises:
+        BudgetError: A cap on a sum is set.
+    """
+    if caps.session_usd is not None or caps.daily_usd is not None:
+        raise BudgetError(
+            "Nobody publishes a price for this, RunAPI has not said what the last one cost, and a spending cap is set.",
+            next_step="Choose a variant with a published price. Or the user unsets FLUX2_SESSION_BUDGET_USD and"
+            " FLUX2_DAILY_BUDGET_USD for it; flux2-mcp balance before and after tells its cost.",
+        )
+
+
+def left(caps: Caps, spent: SpentSums) -> list[CapRoom]:
+    """Each cap that is set, with what is left of it."""
+    limits: Mapping[str, tuple[Decimal | None, Decimal]] = {
+        "FLUX2_MAX_COST_USD": (caps.call_usd, Decimal(0)),
+        "FLUX2_SESSION_BUDGET_USD": (caps.session_usd, spent.session_usd),
+        DAILY_VARIABLE: (caps.daily_usd, spent.daily_usd),
+    }
+    return [
+        CapRoom(name, cap, Decimal(0), spent.lost)
+        if name == DAILY_VARIABLE and spent.lost is not None
+        else CapRoom(name, cap, max(Decimal(0), cap - used))
+        for name, (cap, used) in limits.items()
+        if cap is not None
+    ]
+
+
+def exceeded(wanted_usd: Decimal, caps: Caps, spent: SpentSums) -> CapRoom | None:
+    """The first cap that `wanted_usd` does not fit, or None. A cap that is used up takes nothing more, not even $0.00."""
+    return next((cap for cap in left(caps, spent) if wanted_usd > cap.left_usd or not cap.left_usd), None)
+
+
+def refusal(wanted_usd: Decimal, over: CapRoom, fitting: str | None) -> BudgetError:
+    """The refusal in words.
+
+    Args:
+        wanted_usd: What the call would cost.
+        over: The cap it does not fit.
+        fitting: The cheapest request of the same kind that would fit, in words, or None.
+    """
+    if over.lost is not None:
+        return BudgetError(f"{closed(over.lost)} {over.name} is closed.", next_step=REOPEN)
+    advice = f"{fitting} would fit." if fitting else "Nothing of this kind fits any more."
+    return BudgetError(
+        f"The call would cost {dollars(wanted_usd)}; {over.name} is {dollars(over.cap_usd)} and"
+        f" {dollars(over.left_usd)} of it is left.",
+        next_step=f"{advice} Or raise {over.name}.",
+    )
+
+
+def closed(lost: str) -> str:
+    """Why the day's sum is not known, in a sentence; `lost` is `SpentSums.lost`."""
+    return f"What was spent in the last 24 hours can't be told: {lost} was lost, and not all of it could be read."
+
+
+def dollars(usd: Decimal) -> str:
+    """An amount for people: whole cents, and more places where they are there."""
+    cents = f"{usd:.2f}"
+    return f"${cents}" if Decimal(cents) == usd else f"${usd.normalize():f}"
+
+
+class SpendingBy(StrEnum):
+    """What tasks are summed up by. Days are the machine's own, from midnight to midnight."""
+
+    DAY = "day"
+    VARIANT = "variant"
+    WORKSPACE = "workspace"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendingGroup:
+    """Tasks that belong together. Amounts are USD.
+
+    `failed` tasks were quoted and cost nothing. Of `open` ones the charge is not known: they run, or RunAPI never told.
+    `unquoted` ones had no price when they were asked for, so that only their charge is counted.
+    `name` is the day (ISO 8601), the variant or the folder; None where a task had none.
+    """
+
+    name: str | None
+    tasks: int
+    failed: int
+    open: int
+    unquoted: int
+    quoted_usd: Decimal
+    charged_usd: Decimal
+
+
+def total(groups: Iterable[SpendingGroup]) -> SpendingGroup:
+    """All of them together, without a name."""
+    found = list(groups)
+    return SpendingGroup(
+        name=None,
+        tasks=sum(group.tasks for group in found),
+        failed=sum(group.failed for group in found),
+        open=sum(group.open for group in found),
+        unquoted=sum(group.unquoted for group in found),
+        quoted_usd=sum((group.quoted_usd for group in found), Decimal(0)),
+        charged_usd=sum((group.charged_usd for group in found), Decimal(0)),
+    )

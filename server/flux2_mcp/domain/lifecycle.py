@@ -1,0 +1,123 @@
+"""The life of a task, as one table. Pure: an illegal step raises and changes nothing.
+
+    INTENT ──accepted──> SUBMITTED ──processing──> PROCESSING ──completed──> COMPLETED ──delivered──> DELIVERED
+      │                      └────────────┬────────────┘                         (images on disk, checked)
+      ├──refused──> REJECTED              └──failed──> FAILED             └──expired──> UNDELIVERED
+      └──expired──> UNKNOWN <──vanished── SUBMITTED, PROCESSING
+
+INTENT is written before the first byte is sent. UNKNOWN is never sent again: whether it was paid can't be known any more.
+DELIVERED means that the images are on disk, checked; UNDELIVERED that they could not be fetched while their URLs lived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+
+from flux2_mcp.domain.models import Status
+from flux2_mcp.errors import Flux2Error
+
+RESULT_LIFETIME = timedelta(days=7)
+"""How long result URLs work at most (`api/flux-2.json`, result_url_lifetime_days)."""
+
+
+class State(StrEnum):
+    """Where a task stands in the journal."""
+
+    INTENT = "intent"
+    SUBMITTED = "submitted"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    UNDELIVERED = "undelivered"
+    UNKNOWN = "unknown"
+
+    @property
+    def unfinished(self) -> bool:
+        """True while there is work to do: to send, to ask, or to fetch."""
+        return self in UNFINISHED
+
+
+class Event(StrEnum):
+    """What can happen to a task."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    VANISHED = "vanished"
+    DELIVERED = "delivered"
+
+
+UNFINISHED = frozenset({State.INTENT, State.SUBMITTED, State.PROCESSING, State.COMPLETED})
+
+TABLE: Mapping[State, Mapping[Event, State]] = {
+    State.INTENT: {
+        Event.ACCEPTED: State.SUBMITTED,
+        Event.REFUSED: State.REJECTED,
+        Event.EXPIRED: State.UNKNOWN,
+    },
+    State.SUBMITTED: {
+        Event.PENDING: State.SUBMITTED,
+        Event.PROCESSING: State.PROCESSING,
+        Event.COMPLETED: State.COMPLETED,
+        Event.FAILED: State.FAILED,
+        Event.VANISHED: State.UNKNOWN,
+    },
+    State.PROCESSING: {
+        Event.PENDING: State.PROCESSING,
+        Event.PROCESSING: State.PROCESSING,
+        Event.COMPLETED: State.COMPLETED,
+        Event.FAILED: State.FAILED,
+        Event.VANISHED: State.UNKNOWN,
+    },
+    # A finished task is asked again to refresh its URLs; it stays finished.
+    State.COMPLETED: {
+        Event.COMPLETED: State.COMPLETED,
+        Event.DELIVERED: State.DELIVERED,
+        Event.EXPIRED: State.UNDELIVERED,
+    },
+    State.DELIVERED: {Event.COMPLETED: State.DELIVERED, Event.DELIVERED: State.DELIVERED},
+    State.FAILED: {Event.FAILED: State.FAILED},
+    State.REJECTED: {},
+    State.UNDELIVERED: {Event.COMPLETED: State.COMPLETED},
+    State.UNKNOWN: {},
+}
+
+EVENT_OF_STATUS: Mapping[Status, Event] = {
+    Status.PENDING: Event.PENDING,
+    Status.PROCESSING: Event.PROCESSING,
+    Status.COMPLETED: Event.COMPLETED,
+    Status.FAILED: Event.FAILED,
+    # A word RunAPI never promised: the task goes on, it is neither success nor failure.
+    Status.UNKNOWN: Event.PENDING,
+}
+
+
+class IllegalTransitionError(Flux2Error):
+    """The event can't happen to a task in this state. A bug of ours, or two writers that did not see each other."""
+
+    code = "illegal_transition"
+
+    def __init__(self, state: State, event: Event) -> None:
+        super().__init__(f"A task in state {state} can't be {event}.", cost="The journal is unchanged.")
+        self.state = state
+        self.event = event
+
+
+def after(state: State, event: Event) -> State:
+    """The state that follows.
+
+    Raises:
+        IllegalTransitionError: The table has no such step.
+    """
+    try:
+        return TABLE[state][event]
+    except KeyError:
+        raise IllegalTransitionError(state, event) from None

@@ -1,0 +1,92 @@
+"""What a source image may be: an https URL, `task:ID`, a path, or a `data:` URI. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from flux2_mcp.domain.urls import is_url
+from flux2_mcp.errors import Flux2Error
+
+TASK, DATA, FILE = "task:", "data:", "file:"
+MAX_SOURCE_BYTES = 32 * 1024 * 1024
+"""Bytes of one source image. RunAPI names no bound (`api/runapi.md`, files); a photo of 50 megapixels has half of this."""
+
+Kind = Literal["url", "task", "file", "data"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRef:
+    """One source as the caller named it: for a task its id, for a file its path, for a `data:` URI its bytes."""
+
+    kind: Kind
+    text: str
+    data: bytes = field(default=b"", repr=False)
+
+
+class UnreadableError(Flux2Error):
+    """A source that can't be sent. The message ends a sentence that begins with its place among the sources."""
+
+    code = "unreadable_source"
+
+
+def parse(text: str, *, local: bool) -> SourceRef:
+    """What a source is.
+
+    Args:
+        text: As the caller gave it.
+        local: True where RunAPI itself stands on loopback, so that its own results may be sources.
+
+    Raises:
+        UnreadableError: It is none of them.
+    """
+    if text.startswith(TASK):
+        return SourceRef("task", text.removeprefix(TASK))
+    if text.startswith(DATA):
+        return _data(text)
+    if text.startswith(FILE):
+        if (path := file_path(text)) is None:
+            raise UnreadableError("is a file: URI of another machine, or a broken one.")
+        return SourceRef("file", path)
+    if "://" in text or text.startswith("//"):
+        if not is_url(text, local=local):
+            raise UnreadableError("is a URL that is not https, or not whole.")
+        return SourceRef("url", text)
+    if not text.strip() or not text.isprintable():
+        raise UnreadableError("is neither an https URL, a path, task:ID of an earlier result, nor a data: URI.")
+    return SourceRef("file", text)
+
+
+def file_path(uri: str) -> str | None:
+    """The path of a `file:` URI of this machine; None for any other."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
+    path = url2pathname(parts.path)
+    return path if path and parts.scheme == "file" and parts.netloc in {"", "localhost"} else None
+
+
+def is_local(text: str) -> bool:
+    """True for a path: what it means depends on where the caller works."""
+    try:
+        return not text.startswith(DATA) and parse(text, local=False).kind == "file"
+    except UnreadableError:
+        return False
+
+
+def _data(text: str) -> SourceRef:
+    head, comma, payload = text.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise UnreadableError("is a data: URI that is not base64.")
+    if len(payload) > MAX_SOURCE_BYTES * 4 // 3 + 4:
+        raise UnreadableError(f"holds more than {MAX_SOURCE_BYTES // 2**20} MB.")
+    try:
+        data = base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise UnreadableError("is a data: URI whose base64 is broken.") from exc
+    return SourceRef("data", "data: URI", data)

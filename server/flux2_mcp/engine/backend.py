@@ -1,0 +1,115 @@
+"""The one way to RunAPI, opened at its first use: the live service, or the embedded sandbox over the same HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+
+from flux2_mcp import __version__
+from flux2_mcp.domain.models import SANDBOX
+from flux2_mcp.domain.urls import one_spelling
+from flux2_mcp.errors import AuthenticationError
+from flux2_mcp.settings import Settings
+
+if TYPE_CHECKING:
+    from flux2_mcp.runapi.transport import HttpRunApi
+    from flux2_mcp.sandbox.server import Sandbox
+
+UNAUTHORIZED = 401
+
+
+def account(settings: Settings) -> str:
+    """Names the service and the key, without the key: tasks answer only to what made them."""
+    if settings.mode == "sandbox":
+        return SANDBOX
+    fingerprint = hashlib.sha256((settings.api_key or "").encode()).hexdigest()[:12]
+    return f"{one_spelling(urlsplit(settings.base_url).netloc)}:{fingerprint}"
+
+
+class Backend:
+    """Holds the process's one client and, in sandbox mode, its embedded RunAPI.
+
+    Args:
+        settings: Decide which service and which key.
+        gate: Awaited before each call to RunAPI: the limiter that all processes share.
+        on_limited: Told of each 429, with its `Retry-After` in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        gate: Callable[[], Awaitable[None]],
+        on_limited: Callable[[float | None], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._gate = gate
+        self._on_limited = on_limited
+        self._lock = anyio.Lock()
+        self._api: HttpRunApi | None = None
+        self._sandbox: Sandbox | None = None
+
+    @property
+    def sandbox(self) -> bool:
+        """True where images are drawn by the sandbox and no money moves."""
+        return self._settings.mode == "sandbox"
+
+    @property
+    def base_url(self) -> str:
+        """Where RunAPI stands; in sandbox mode, once it was started."""
+        return self._sandbox.base_url if self._sandbox is not None else self._settings.base_url
+
+    def require_key(self) -> None:
+        """Nothing that costs money is begun without a key.
+
+        Raises:
+            AuthenticationError: Live mode without a key.
+        """
+        if not self.has_key:
+            raise AuthenticationError(
+                "There is no RunAPI key and FLUX2_MODE is live.",
+                status=UNAUTHORIZED,
+                next_step="Run flux2-mcp login or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key;"
+                " then start the server again.",
+            )
+
+    @property
+    def has_key(self) -> bool:
+        """True where calls that need a key can be made; the sandbox brings its own."""
+        return self.sandbox or self._settings.api_key is not None
+
+    async def api(self) -> HttpRunApi:
+        """The client. Without a key it answers only what needs none.
+
+        Raises:
+            SandboxError: The sandbox could not start.
+        """
+        async with self._lock:
+            if self._api is None:
+                self._api = await self._open()
+            return self._api
+
+    async def _open(self) -> HttpRunApi:
+        from flux2_mcp.runapi.transport import HttpRunApi
+
+        settings = self._settings
+        base_url, key = settings.base_url, settings.api_key
+        if self.sandbox:
+            from flux2_mcp.sandbox.server import Sandbox
+
+            self._sandbox = Sandbox(settings.home / "sandbox", speed=settings.sandbox_speed)
+            await anyio.to_thread.run_sync(self._sandbox.start)
+            base_url, key = self._sandbox.base_url, self._sandbox.api_key
+        return HttpRunApi(base_url, key, version=__version__, gate=self._gate, on_limited=self._on_limited)
+
+    async def close(self) -> None:
+        """Close the client and stop the sandbox."""
+        if self._api is not None:
+            await self._api.aclose()
+        if self._sandbox is not None:
+            await anyio.to_thread.run_sync(self._sandbox.close)

@@ -1,0 +1,88 @@
+"""A listener for RunAPI's callbacks. A callback is only a hint to look: its body is not read, and what is true is asked for.
+
+The signature scheme of the callbacks is not published (`api/runapi.md`, webhooks). So each task's address holds a token that
+only RunAPI was told, and all that a forged, duplicated or late callback can do is to make us ask once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+
+import anyio
+
+from flux2_mcp.errors import JournalError
+from flux2_mcp.journal.records import Journal
+from flux2_mcp.system import one_shot_http
+from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
+
+log = logging.getLogger("flux2_mcp.engine.callback_listener")
+
+LOOK_SECONDS = 0.05
+"""How often the journal is looked at for calls that another process took."""
+RETRY_SECONDS = 1.0
+"""Seconds until a taken port is tried again: it belongs to another process of ours, which may end."""
+
+
+def address(base_url: str, secret: str, key: str) -> str:
+    """Where RunAPI calls back for the task with this idempotency key. The same in every process that knows the secret."""
+    token = hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()[:32]
+    return f"{base_url.rstrip('/')}/{token}"
+
+
+class CallbackListener:
+    """Listens on loopback; a tunnel or a reverse proxy of the user's leads there.
+
+    Args:
+        port: On 127.0.0.1.
+        base_url: `FLUX2_CALLBACK_URL`, which leads to that port.
+        journal: Carries a call to the process that keeps the task.
+        nudge: Told the key of each task of this process that RunAPI called for.
+    """
+
+    def __init__(self, port: int, base_url: str, journal: Journal, nudge: Callable[[str], None]) -> None:
+        self._port = port
+        self._base_url = base_url.rstrip("/")
+        self._journal = journal
+        self._nudge = nudge
+        self._door = OneShotServer(self._answer)
+
+    async def run(self) -> None:
+        """Listen, for all our processes, and look for what another one heard for us, until cancelled."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._listen)
+            version = None
+            while True:
+                await anyio.sleep(LOOK_SECONDS)
+                try:
+                    if (latest := await self._journal.version()) != version:
+                        version = latest
+                        await self._pass_on()
+                except JournalError as exc:
+                    log.warning("callbacks not looked for: %s", exc.message)
+
+    async def _listen(self) -> None:
+        """One process has the port; another takes over when it ends."""
+        while True:
+            try:
+                async with await one_shot_http.listen(self._port) as listener:
+                    await listener.serve(self._door.serve)
+            except OSError:
+                log.info("port %d is taken; callbacks come by the process that has it", self._port)
+            await anyio.sleep(RETRY_SECONDS)
+
+    async def _answer(self, request: LocalRequest) -> LocalReply:
+        await self._journal.nudge(f"{self._base_url}/{_token(request.target)}")
+        await self._pass_on()
+        return LocalReply(HTTPStatus.NO_CONTENT)
+
+    async def _pass_on(self) -> None:
+        for key in await self._journal.nudged():
+            self._nudge(key)
+
+
+def _token(target: str) -> str:
+    return target.partition("?")[0].rpartition("/")[2]

@@ -1,0 +1,118 @@
+"""The price schedules at hand: live where RunAPI answers in time, else those fetched before, else the published ones."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import anyio
+
+from flux2_mcp.domain import budget, pricing
+from flux2_mcp.domain.models import Action, Balance
+from flux2_mcp.domain.pricing import PriceBook, UnitPrice
+from flux2_mcp.engine.backend import Backend
+from flux2_mcp.errors import Flux2Error, JournalError
+from flux2_mcp.journal.records import Journal
+from flux2_mcp.system.logs import fields
+
+log = logging.getLogger("flux2_mcp.engine.live_prices")
+
+SCHEDULES_SECONDS = 900.0
+"""Seconds that a fetched price schedule serves; it costs one conditional GET to renew."""
+RETRY_SECONDS = 30.0
+"""Seconds until a schedule that could not be fetched is asked for again: each such call may cost the whole patience."""
+PATIENCE_SECONDS = 5.0
+"""Seconds. Where the schedule does not come in them, the price known before does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceList:
+    """Prices that match, the book they stand in, and the balance where there is a key (or why it could not be had)."""
+
+    prices: tuple[UnitPrice, ...]
+    book: PriceBook
+    balance: Balance | None
+    trouble: Flux2Error | None
+    sandbox: bool
+
+
+class LivePrices:
+    """Fetches the schedules when they are asked for and old.
+
+    Args:
+        gateway: The way to RunAPI.
+        journal: Knows what images were charged.
+    """
+
+    def __init__(self, gateway: Backend, journal: Journal) -> None:
+        self._gateway = gateway
+        self._journal = journal
+        self._book = PriceBook()
+        self._good_until: float | None = None
+        self._fetching = anyio.Lock()
+
+    async def book(self) -> PriceBook:
+        """All that is known of prices, and where it comes from. Never fails: the published ones are always there."""
+        async with self._fetching:  # calls that come together wait for the same answer: prices decide what may be spent
+            self._book = await self._scheduled()
+            with suppress(
+                JournalError
+            ):  # what was charged before it failed is known still; nothing is spent without it
+                self._book = replace(self._book, charged=await self._journal.charged())
+            return self._book
+
+    async def _scheduled(self) -> PriceBook:
+        """The book with the schedules of now, where they can be had in time."""
+        if self._good_until is not None and time.monotonic() <= self._good_until:
+            return replace(self._book, source="cached")
+        try:
+            with anyio.fail_after(PATIENCE_SECONDS):
+                api = await self._gateway.api()
+                fetched = replace(self._book, schedules=await api.price_schedules(), source="live")
+        except (Flux2Error, TimeoutError) as exc:
+            log.info("price schedules not fetched", extra=fields(error=type(exc).__name__))
+            self._good_until = time.monotonic() + RETRY_SECONDS
+            return self._book
+        self._good_until = time.monotonic() + SCHEDULES_SECONDS
+        return fetched
+
+    async def listed(self, *, variant: str | None, action: Action | None, output_resolution: str | None) -> PriceList:
+        """Prices of all that matches; `variant` may be a model id.
+
+        Raises:
+            InvalidRequestError: No variant or model has that name.
+        """
+        book = await self.book()
+        found = pricing.prices(book, variant=variant, action=action, output_resolution=output_resolution)
+        balance, trouble = None, None
+        if self._gateway.has_key:
+            try:
+                balance = await (await self._gateway.api()).balance()
+            except Flux2Error as exc:
+                trouble = exc  # prices are worth having without it
+        return PriceList(prices=found, book=book, balance=balance, trouble=trouble, sandbox=self._gateway.sandbox)
+
+    async def fitting(self, action: Action, count: int, left_usd: Decimal, *, below: bool = False) -> str | None:
+        """The cheapest request for an action that `left_usd` still pays for, in words; None where nothing fits.
+
+        Args:
+            action: What is asked of the model.
+            count: How many images were asked for.
+            left_usd: What a cap leaves.
+            below: Only what costs less than all of it.
+        """
+        book = await self.book()
+        priced = pricing.prices(book, variant=None, action=action, output_resolution=None)
+        dearest = [(pricing.dearest(book, price.model, price.output_resolution), price) for price in priced]
+        known = [(usd, price) for usd, price in dearest if usd is not None]
+        usd, cheapest = min(known, key=lambda pair: pair[0], default=(None, None))
+        if usd is None or cheapest is None or usd > left_usd:
+            return None
+        most = min(count, int(left_usd / usd))
+        if below and usd * most >= left_usd:
+            return None
+        amount = budget.dollars(usd * most)
+        return f"variant {cheapest.model.variant} at {cheapest.output_resolution}, count {most}, for {amount}"

@@ -1,0 +1,80 @@
+"""Letting go of old images: the files under FLUX2_HOME, never what was saved into a workspace, and never a task's record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import anyio.to_thread
+
+from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.errors import DeliveryError
+from flux2_mcp.journal.records import Journal, TaskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What would go: tasks, their files that are there, and how many bytes these have."""
+
+    entries: tuple[TaskRecord, ...]
+    files: tuple[Path, ...]
+    size_bytes: int
+
+
+class Pruner:
+    """Finds and removes the images of old tasks.
+
+    Args:
+        journal: Knows them.
+        images: The folder they are kept in. Nothing outside it is removed, whatever the journal says.
+    """
+
+    def __init__(self, journal: Journal, images: Path) -> None:
+        self._journal = journal
+        self._images = images
+
+    async def find(self, before: datetime) -> PrunePlan:
+        """What was made before then and is still kept."""
+        entries = await self._journal.with_images(before)
+        paths = dict.fromkeys(Path(image.path) for entry in entries for image in entry.images)
+        return await anyio.to_thread.run_sync(self._measured, entries, tuple(paths))
+
+    def _measured(self, entries: Sequence[TaskRecord], paths: Sequence[Path]) -> PrunePlan:
+        sizes = {path: path.stat().st_size for path in paths if path.parent == self._images and path.is_file()}
+        return PrunePlan(tuple(entries), tuple(sizes), sum(sizes.values()))
+
+    async def remove(self, old: PrunePlan) -> int:
+        """Remove the files; the records stay, and name a copy in the workspace where there is one. Gives the bytes freed.
+
+        Raises:
+            DeliveryError: A file can't be removed; those before it are.
+        """
+        for entry in old.entries:
+            await self._journal.keep_images(entry.key, self._left(entry))
+        used = await self._journal.still_used([str(path) for path in old.files])
+        return await anyio.to_thread.run_sync(_removed, [path for path in old.files if str(path) not in used])
+
+    def _left(self, entry: TaskRecord) -> list[StoredImage]:
+        return [
+            image if image.saved is None else replace(image, path=image.saved)
+            for image in entry.images
+            if image.saved is not None or Path(image.path).parent != self._images
+        ]
+
+
+def _removed(paths: Sequence[Path]) -> int:
+    freed = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            try:
+                size = path.stat().st_size
+                path.unlink()
+                freed += size
+            except PermissionError as exc:
+                raise DeliveryError(
+                    "An old image can't be removed.", cost="Nothing.", next_step="Make FLUX2_HOME writable."
+                ) from exc
+    return freed

@@ -1,0 +1,408 @@
+"""The one orchestrator: what the tools and the command line do, said in the domain's words.
+
+generate: validate -> price -> caps and intent, on disk -> the keeper sends, asks, fetches -> wait as long as asked
+check:    from the journal; what it has never seen is asked of RunAPI and recorded
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+from anyio.abc import TaskGroup
+
+from flux2_mcp.domain import budget, catalog
+from flux2_mcp.domain.lifecycle import UNFINISHED, State
+from flux2_mcp.domain.models import Action, ImageRequest
+from flux2_mcp.domain.urls import callback_problems, is_loopback
+from flux2_mcp.engine import callback_listener, submission
+from flux2_mcp.engine.backend import Backend, account
+from flux2_mcp.engine.confirmation import Quotation, Quotations
+from flux2_mcp.engine.key_holder import KeyHolder
+from flux2_mcp.engine.live_prices import LivePrices
+from flux2_mcp.engine.pruning import Pruner
+from flux2_mcp.engine.rate_limit import RateLimiter
+from flux2_mcp.engine.runner import CLAIM_SECONDS, TaskRunner
+from flux2_mcp.engine.source_images import SourceImages
+from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, refusal
+from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, before_sending, shortened
+from flux2_mcp.journal import owners
+from flux2_mcp.journal.records import Intent, TaskRecord, adopted
+from flux2_mcp.journal.sqlite.holders import service_of
+from flux2_mcp.journal.sqlite.store import SqliteJournal
+from flux2_mcp.settings import Settings
+
+NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
+OTHER_KEY = "To collect it, set RUNAPI_API_KEY to the key that made it and start the server again; the image is kept for a week."
+OTHER_KEYS_TASKS = (
+    "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"
+    f" about them: {{ids}}. {OTHER_KEY}"
+)
+OTHER_SERVICE = (
+    "To collect it, set RUNAPI_BASE_URL to that address and RUNAPI_API_KEY to the key that made it and start the server again;"
+    " the image is kept for a week."
+)
+OTHER_ACCOUNT = (
+    f"Of tasks under way, {{count}} were made at {{service}}, where this server does not ask: {{ids}}. {OTHER_SERVICE}"
+)
+MAX_LISTED = 8
+"""Ids of such tasks that are named."""
+MAX_COUNT = 8
+"""Tasks of one call."""
+
+
+class Service:
+    """Everything the product does. Use `Service.opened`.
+
+    Args:
+        settings: As parsed from the environment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.session = owners.name()
+        self._account = account(settings)
+        self._journal = SqliteJournal(settings.home, self._account, self.session)
+        limiter = RateLimiter(self._journal, settings.rate)
+        self._gateway = Backend(settings, gate=limiter.turn, on_limited=limiter.limited)
+        self._keeper = TaskRunner(
+            self._journal,
+            self._gateway,
+            settings.home / "images",
+            rate=settings.rate,
+            in_flight=settings.in_flight,
+            speed=settings.sandbox_speed if settings.mode == "sandbox" else 1.0,
+        )
+        self._holder = KeyHolder(self._journal, self._gateway)
+        self._waiter = Waiter(self._journal, self._keeper)
+        self.background: TaskGroup
+        self._begun = anyio.Event()
+        self._strangers_told = False
+        self.prices = LivePrices(self._gateway, self._journal)
+        self._offers = Quotations(self.prices, self._journal, self.session, settings)
+        self.pruner = Pruner(self._journal, settings.home / "images")
+        self._sourcing = SourceImages(self._journal, self._gateway, (settings.home / "images", *settings.allowed_dirs))
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, settings: Settings) -> AsyncIterator[Service]:
+        """A service with its keeper running. Nothing heavy is loaded until there is something to do."""
+        service = cls(settings)
+        failure: Exception | None = None
+        try:
+            async with anyio.create_task_group() as group:
+                service.background = group
+                group.start_soon(service._keep)
+                if (port := settings.callback_port) is not None and (url := settings.callback_url) is not None:
+                    group.start_soon(
+                        callback_listener.CallbackListener(port, url, service._journal, service._keeper.nudge).run
+                    )
+                try:
+                    yield service
+                except Exception as exc:  # noqa: BLE001  # carried past the group, which would wrap it; raised below
+                    failure = exc
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await service._gateway.close()
+                finally:
+                    await service._journal.close()
+        if failure is not None:
+            raise failure
+
+    async def _keep(self) -> None:
+        # Where nothing was ever asked for, by any process, there is nothing to keep and no file to make.
+        while not (self._begun.is_set() or self._journal.exists):
+            with anyio.move_on_after(CLAIM_SECONDS):
+                await self._begun.wait()
+        self.background.start_soon(self._holder.keep_learning)
+        await self._keeper.run()
+
+    async def _one_account(self) -> None:
+        """See to it that what other keys of this account have made is this key's, before anything is looked for or paid again."""
+        if not self._holder.known and await self._journal.apart():
+            await self._holder.learn()
+
+    def _push_url(self, key: str) -> str | None:
+        url = self.settings.callback_url
+        return None if url is None else callback_listener.address(url, self.settings.api_key or self._account, key)
+
+    async def request(
+        self,
+        *,
+        prompt: str,
+        variant: str | None = None,
+        source_images: Sequence[str] | None = None,
+        aspect_ratio: str | None = None,
+        output_resolution: str | None = None,
+        enable_safety_checker: bool | None = None,
+        callback_url: str | None = None,
+        folders: Sequence[Path] = (),
+    ) -> submission.CheckedRequest:
+        """A validated request; nothing is dropped, and nothing leaves the machine yet. A remix keeps its source's shape.
+
+        Args, beside the tool's own:
+            folders: Where local sources may stand, the workspace first.
+
+        Raises:
+            InvalidRequestError: Naming every field that is wrong and what is allowed.
+            SettingsError: A setting that spending needs can't be used.
+        """
+        self.settings.need()
+        local = self._gateway.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
+        found, wrong = await self._sourcing.find(source_images or (), folders, local=local)
+        if source_images is not None and not source_images:  # a remix of nothing is not an image from the prompt alone
+            wrong = (Problem("source_images", NO_SOURCE),)
+        request = catalog.request(
+            prompt=prompt,
+            variant=variant,
+            source_image_urls=source_images,
+            aspect_ratio=aspect_ratio,
+            output_resolution=output_resolution,
+            enable_safety_checker=enable_safety_checker,
+            callback_url=callback_url,
+            also=[*wrong, *callback_problems(callback_url, local=local)],
+        )
+        return submission.CheckedRequest(catalog.shaped(request), found)
+
+    async def offer(
+        self,
+        asked: submission.CheckedRequest,
+        *,
+        count: int = 1,
+        max_cost_usd: Decimal | None = None,
+        idempotency_key: str | None = None,
+    ) -> Quotation:
+        """Price a call for `count` images, each a task of its own. Sends nothing that costs.
+
+        Args, beside the tool's own:
+            asked: From `request`.
+
+        Raises:
+            InvalidRequestError: The idempotency key can't be used.
+            BudgetError: The price is more than `max_cost_usd`, or not known under a cap.
+        """
+        self._gateway.require_key()
+        with before_sending():
+            return await self._offers.offer(asked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
+
+    async def generate(
+        self,
+        offer: Quotation,
+        *,
+        approved: bool,
+        wait_seconds: float,
+        client: str | None = None,
+        workspace: Path | None = None,
+        save_to: str | None = None,
+        overwrite: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Outcome:
+        """Make the images of an offer and wait for them.
+
+        Args, beside the tool's own:
+            offer: From `offer`.
+            approved: Whether the user has agreed to it, where it needs that. Where a cap refuses it, nobody needs to be asked.
+            client: The host's name, for the journal.
+            workspace: The folder that the caller works in.
+            on_progress: Told about once a second while waiting.
+
+        Raises:
+            InvalidRequestError: A source, or the place to save can't be used.
+            BudgetError: A cap, or no yes of the user's. Nothing was sent.
+            ApiError: RunAPI refused every one of the tasks.
+            JournalError: The journal can't be written. Nothing was sent.
+        """
+        unasked = None if approved or offer.confirmation is None else offer.confirmation
+        not_asked = ("The user was not asked.", "Ask the user, then call again.")
+        if unasked is not None and not unasked.over:
+            raise unasked.refused(*not_asked)
+        count, asked = len(offer.keys), offer.asked
+        saving = submission.saving(save_to, count, workspace, overwrite=overwrite)
+        urls, sources = await self._sourcing.send(asked.found)
+        request = replace(asked.request, source_image_urls=urls, sources=sources) if sources else asked.request
+        intents = [
+            Intent(
+                key=key,
+                request=request,
+                quoted_usd=offer.quoted_usd,
+                reserved_usd=offer.reserved_usd,
+                workspace=None if workspace is None else str(workspace),
+                client=client,
+                session=self.session,
+                push_url=self._push_url(key),
+                save=save,
+            )
+            for key, save in zip(offer.keys, saving.saves, strict=True)
+        ]
+        with before_sending():
+            await self._one_account()
+
+        def before() -> None:
+            saving.free()
+            if unasked is not None:  # the cap has room again
+                raise unasked.refused(*not_asked)
+
+        async with self._keeper.intake:
+            intended = await self._journal.intend(
+                intents,
+                at=datetime.now(UTC),
+                caps=self.settings.caps,
+                join=offer.joinable,
+                in_flight=self.settings.in_flight,
+                stated_usd=offer.stated_usd,
+                before=before,
+            )
+            self._keep_ours(intended.entries)
+        self.background.start_soon(self._holder.learn)
+        if intended.over is not None:
+            fitting = await self.prices.fitting(request.action, offer.new, intended.over.left_usd)
+            raise budget.refusal(intended.wanted_usd, intended.over, fitting)
+        tasks = await self._waiter.wait(intended.entries, wait_seconds, on_progress)
+        if (refused := refusal(tasks)) is not None:
+            raise refused
+        await self._holder.learn()  # whoever replaces the key next finds these tasks again
+        return await self._outcome(tasks, joined=intended.joined)
+
+    async def check(
+        self, task_ids: Sequence[str], *, wait_seconds: float, on_progress: OnProgress | None = None
+    ) -> Outcome:
+        """How tasks stand, waiting for those that have not ended.
+
+        Args:
+            task_ids: RunAPI's ids, or our keys where there is no id yet.
+            wait_seconds: How long to wait for their end.
+            on_progress: As in `generate`.
+
+        Raises:
+            NotFoundError: Neither the journal nor RunAPI knows an id.
+        """
+        await self._one_account()
+        ids = list(dict.fromkeys(task_ids))
+        for one in ids:
+            await self._get_known(one)
+        # Read again and together: the first may have ended while RunAPI was asked about the last.
+        return await self._check(await self._journal.find(ids), wait_seconds, on_progress)
+
+    async def recent(
+        self,
+        *,
+        limit: int,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+        wait_seconds: float = 0,
+        on_progress: OnProgress | None = None,
+    ) -> Outcome:
+        """What was made, newest first.
+
+        Args, beside those of `check`:
+            limit: How many at most.
+            states: Only tasks in these states.
+            since: Only tasks made since then.
+            workspace: Only tasks that were asked for in this folder.
+        """
+        await self._one_account()
+        entries = await self._journal.recent(limit=limit, states=states, since=since, workspace=workspace)
+        self._strangers_told = False
+        outcome = await self._check(entries, wait_seconds, on_progress)
+        if len(entries) < limit:
+            return outcome
+        matched = await self._journal.matched(states=states, since=since, workspace=workspace)
+        if matched.tasks <= limit:
+            return outcome
+        still = UNFINISHED if states is None else UNFINISHED.intersection(states)
+        unended = await self._journal.recent(limit=MAX_IDS, states=still, since=since, workspace=workspace)
+        return replace(outcome, matched=matched, unended=unended)
+
+    async def page(self, *, limit: int, before: str | None) -> tuple[TaskRecord, ...]:
+        """What was made, newest first, before the entry with the key `before`. From the journal alone."""
+        await self._one_account()
+        return await self._journal.recent(limit=limit, before=before)
+
+    async def known(self, ident: str) -> TaskRecord | None:
+        """The entry of a task id or key that the journal has."""
+        await self._one_account()
+        return next(iter(await self._journal.find([ident])), None)
+
+    async def _check(
+        self, entries: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
+    ) -> Outcome:
+        if wait_seconds > 0:
+            for entry in entries:
+                self._keeper.hurry(entry.key)
+        return await self._outcome(await self._waiter.wait(entries, wait_seconds, on_progress))
+
+    async def _get_known(self, task_id: str) -> None:
+        """See to it that the journal has a task id or key: an id it has never seen is asked of RunAPI and recorded."""
+        if await self._journal.find([task_id]):
+            return
+        self._gateway.require_key()
+        api = await self._gateway.api()
+        missing: Flux2Error | None = None
+        for action in Action:
+            try:
+                await api.get(action, task_id)
+            except NotFoundError as exc:
+                missing = exc
+            else:
+                await self._adopt(action, task_id)
+                return
+        service = await self._journal.elsewhere(task_id)
+        if service is not None and service != service_of(self._account):
+            raise NotFoundError(
+                f"The task {shortened(task_id)!r} was made at {service}, where this server does not ask.",
+                status=404,
+                cost="It is charged there, if it completes.",
+                next_step=OTHER_SERVICE,
+            ) from missing
+        if service is not None:
+            raise NotFoundError(
+                f"The task {shortened(task_id)!r} was made with another key, of another RunAPI account as far as is known.",
+                status=404,
+                cost="It is charged to that account, if it completes.",
+                next_step=OTHER_KEY,
+            ) from missing
+        raise NotFoundError(
+            f"Neither the journal nor RunAPI knows the task {shortened(task_id)!r}.", status=404
+        ) from missing
+
+    async def _adopt(self, action: Action, task_id: str) -> None:
+        # What was asked for is not known here, and RunAPI does not tell it.
+        request = ImageRequest(action=action, variant="unknown", model="unknown", prompt="")
+        intent = Intent(key=adopted(task_id), request=request, quoted_usd=None, session=self.session)
+        async with self._keeper.intake:
+            self._keep_ours([await self._journal.adopt(intent, task_id, at=datetime.now(UTC))])
+
+    def _keep_ours(self, entries: Sequence[TaskRecord]) -> None:
+        """Take into care what was just written down, unless it was there before and another process has it."""
+        self._begun.set()
+        for entry in entries:
+            if entry.owner == self.session and entry.state.unfinished:
+                self._keeper.keep(entry)
+
+    async def _strange(self) -> str | None:
+        """What a user should know about tasks that nobody collects, since their key or their service is another."""
+        found: dict[str, list[str]] = {}
+        for entry in await self._journal.strangers():
+            found.setdefault(service_of(entry.account), []).append(entry.task_id or entry.key)
+        told = [
+            (OTHER_KEYS_TASKS if service == service_of(self._account) else OTHER_ACCOUNT).format(
+                count=len(ids), ids=", ".join(ids[:MAX_LISTED]), service=service
+            )
+            for service, ids in found.items()
+        ]
+        return " ".join(told) or None
+
+    async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False) -> Outcome:
+        told, self._strangers_told = self._strangers_told, True
+        notices = [self._journal.notice, self._journal.unread_notice(), None if told else await self._strange()]
+        notice = " ".join(filter(None, notices)) or None
+        return Outcome(tasks=tasks, sandbox=self._gateway.sandbox, joined=joined, notice=notice)

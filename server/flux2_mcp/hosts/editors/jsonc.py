@@ -1,0 +1,225 @@
+"""JSON with comments, scanned for where things stand. Pure: text in, positions out.
+
+No library on the package index edits JSONC in place and is kept well: they either reprint the whole file or want Node. What an
+edit needs is small: where each member begins and ends, and which comma follows it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+from flux2_mcp.errors import HostFileError
+
+Json: TypeAlias = str | int | float | bool | list["Json"] | dict[str, "Json"] | None
+Object: TypeAlias = dict[str, Json]
+
+MAX_DEPTH = 256
+"""Nested containers. Nobody's settings are deeper, and what compares values must not run out of stack."""
+BOM = "\ufeff"
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>[ \t\r\n]+)
+    | (?P<comment>//[^\r\n]*|/\*.*?\*/)
+    | (?P<string>"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*")
+    | (?P<scalar>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null)
+    | (?P<mark>[{}\[\]:,])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+@dataclass(slots=True)
+class JsonNode:
+    """One value: `text[start:end]`. `members` are those of an object, `items` those of a list, in order; None else."""
+
+    start: int
+    end: int
+    value: Json
+    members: list[JsonMember] | None = None
+    items: list[JsonNode] | None = None
+
+    def member(self, key: str, text: str) -> JsonMember | None:
+        """The member with that key.
+
+        Raises:
+            HostFileError: There are several, so hosts may read another one than we would edit.
+        """
+        found = [one for one in self.members or () if one.key == key]
+        if len(found) > 1:
+            raise HostFileError(f'"{key}" stands here a second time', line=line_of(text, found[1].start))
+        return found[0] if found else None
+
+
+@dataclass(slots=True)
+class JsonMember:
+    """One `"key": value` of an object; `start` is where its key begins, `comma` where the comma after it stands, if any."""
+
+    key: str
+    start: int
+    node: JsonNode
+    comma: int | None = None
+
+
+@dataclass(slots=True)
+class _OpenBracket:
+    """A container whose end has not come, and in an object the key whose value has not come."""
+
+    node: JsonNode
+    closer: str
+    key: tuple[str, int] | None = None
+
+
+def ends_in_line_comment(text: str, start: int, end: int) -> bool:
+    """True where the last thing between two members is a comment that the end of its line ends."""
+    found = [lexeme[0] for lexeme in _TOKEN.finditer(text, start, end) if lexeme.lastgroup != "space"]
+    return bool(found) and found[-1].startswith("//")
+
+
+def line_of(text: str, position: int) -> int:
+    """The number of the line, from 1, that a position is in."""
+    return text.count("\n", 0, position) + 1
+
+
+@lru_cache(maxsize=4)  # an edit looks at the same text from several sides, and some hosts' files have megabytes
+def scan(text: str, *, strict: bool = False) -> JsonNode | None:
+    """The root value; None where there is nothing but space and comments. What comes back is not to be changed.
+
+    Args:
+        text: A whole file, a byte order mark included.
+        strict: Refuse comments and trailing commas, as hosts do that read plain JSON.
+
+    Raises:
+        HostFileError: It does not parse; the line is named.
+    """
+    return _Scanner(text, strict=strict).run()
+
+
+class _Scanner:
+    """A loop over tokens and a stack of open containers: depth costs memory, never stack."""
+
+    def __init__(self, text: str, *, strict: bool) -> None:
+        self._text = text
+        self._strict = strict
+        self._stack: list[_OpenBracket] = []
+        self._root: JsonNode | None = None
+        # What may come next: "value", "key", "colon", "comma", or "end"; a closer where `_closable`.
+        self._next = "value"
+        self._closable = False
+        self._comma: int | None = None
+
+    def run(self) -> JsonNode | None:
+        position = len(BOM) if self._text.startswith(BOM) else 0
+        while position < len(self._text):
+            lexeme = _TOKEN.match(self._text, position)
+            if lexeme is None:
+                raise self._error(_unread(self._text, position), position)
+            kind = str(lexeme.lastgroup)
+            if kind == "comment" and self._strict:
+                raise self._error("a comment, and this host reads none", position)
+            if kind not in {"space", "comment"}:
+                self._take(kind, lexeme[0], position)
+            position = lexeme.end()
+        if self._stack:
+            raise self._error(
+                f"the file ends before {self._stack[-1].closer!r} closes what begins here", self._stack[-1].node.start
+            )
+        return self._root
+
+    def _take(self, kind: str, lexeme: str, position: int) -> None:
+        if kind == "mark" and lexeme in "}]":
+            self._close(lexeme, position)
+        elif kind == "mark" and lexeme in ":,":
+            self._separator(lexeme, position)
+        elif self._next == "key" and kind == "string":
+            self._stack[-1].key = (json.loads(lexeme), position)
+            self._next, self._closable = "colon", False
+        elif self._next == "value":
+            self._value(lexeme, position)
+        else:
+            raise self._misplaced(repr(lexeme) if kind == "mark" else f"a {kind}", position)
+
+    def _separator(self, lexeme: str, position: int) -> None:
+        if self._next != ("colon" if lexeme == ":" else "comma"):
+            raise self._misplaced(repr(lexeme), position)
+        self._next = "value"
+        if lexeme == ",":
+            self._comma, self._closable = position, True
+            if (members := self._stack[-1].node.members) is not None:
+                members[-1].comma = position
+                self._next = "key"
+
+    def _value(self, lexeme: str, position: int) -> None:
+        opens = lexeme in {"{", "["}
+        value: Json = ({} if lexeme == "{" else []) if opens else _plain(lexeme)
+        node = JsonNode(position, position + len(lexeme), value)
+        node.members, node.items = [] if lexeme == "{" else None, [] if lexeme == "[" else None
+        self._place(node)
+        if not opens:
+            self._done()
+            return
+        if len(self._stack) >= MAX_DEPTH:
+            raise self._error(f"more than {MAX_DEPTH} levels inside each other", position)
+        self._stack.append(_OpenBracket(node, "}" if lexeme == "{" else "]"))
+        self._next, self._closable, self._comma = ("key" if lexeme == "{" else "value"), True, None
+
+    def _place(self, node: JsonNode) -> None:
+        if not self._stack:
+            self._root = node
+            return
+        outer = self._stack[-1]
+        if outer.key is not None and outer.node.members is not None and isinstance(outer.node.value, dict):
+            key, start = outer.key
+            outer.node.members.append(JsonMember(key, start, node))
+            outer.node.value[key] = node.value
+            outer.key = None
+        elif outer.node.items is not None and isinstance(outer.node.value, list):
+            outer.node.items.append(node)
+            outer.node.value.append(node.value)
+
+    def _close(self, lexeme: str, position: int) -> None:
+        if not self._stack or lexeme != self._stack[-1].closer or not self._closable:
+            raise self._misplaced(repr(lexeme), position)
+        if self._strict and self._comma is not None:
+            raise self._error("a comma with nothing after it, and this host reads none", self._comma)
+        self._stack.pop().node.end = position + 1
+        self._done()
+
+    def _done(self) -> None:
+        self._next, self._closable, self._comma = ("comma" if self._stack else "end"), bool(self._stack), None
+
+    def _misplaced(self, what: str, position: int) -> HostFileError:
+        return self._error(f"{what} where {_WANTED[self._next]} should stand", position)
+
+    def _error(self, why: str, position: int) -> HostFileError:
+        return HostFileError(why, line=line_of(self._text, position))
+
+
+_WANTED = {
+    "value": "a value",
+    "key": "a key in double quotes",
+    "colon": "':'",
+    "comma": "',' or the end of the container",
+    "end": "nothing more",
+}
+
+
+def _unread(text: str, position: int) -> str:
+    """What is wrong where no token fits, without showing what stands there: it may be a secret."""
+    if text.startswith("/*", position):
+        return "a comment that never ends"
+    if text[position] == '"':
+        return "a string that does not end on its line, or holds an escape that JSON has not"
+    return f"{text[position]!r} begins nothing that JSON has"
+
+
+def _plain(lexeme: str) -> Json:
+    try:
+        value: Json = json.loads(lexeme)
+    except ValueError:  # a number longer than Python reads
+        return lexeme
+    return value

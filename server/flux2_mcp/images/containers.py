@@ -1,0 +1,288 @@
+"""PNG, JPEG and WebP as containers: what of a file is picture, and what stands beside it. Pure.
+
+Decoders read metadata, too, and fail by it: a long text, a wrong checksum, an index of further pictures that makes no
+sense. So they are given a file that holds its picture and nothing else. Of the rest, only EXIF data, a colour profile and
+a transparent colour change what a person sees. They are handed on beside it; what of them can't be read counts as absent.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["PNG", "JPEG", "WEBP"]
+"""By Pillow's names."""
+Transparency: TypeAlias = bytes | int | tuple[int, ...]
+"""As Pillow's `info` has it: an alpha for each entry of a palette, or the one grey or colour that is transparent."""
+
+MAX_PROFILE_BYTES = 16 * 1024 * 1024
+"""Bytes of a colour profile once it is unpacked. Those of printers have about 2 MB."""
+MAX_JUNK_BYTES = 64 * 1024
+"""Bytes that may stand between a JPEG's segments. Decoders skip what some programs leave there."""
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_GREY, _COLOUR, _PALETTE = 0, 2, 3
+_CHANNELS = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, 4: 2, 6: 4}
+_IN_ONE = ((0, 0, 1, 1),)
+_INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""The passes of a picture: its first column and row, and how many there are from one to the next."""
+_PIECE = 1024 * 1024
+"""Bytes of pixels that are unpacked at once, to count them."""
+
+_START_OF_SCAN, _END, _COMMENT, _APP0, _APP1, _APP2, _APP14, _APP15 = 0xDA, 0xD9, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
+"""Markers without a segment."""
+_EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
+_COLOUR_SPACE = ((_APP0, b"JFIF\0", 14), (_APP14, b"Adobe", 12))
+"""Segments that say in which colour space the pixels are, and how many bytes of them that takes."""
+
+_WEBP_PICTURE = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"}
+_WEBP_METADATA = 0x20 | 0x08 | 0x04
+"""VP8X's flags of a profile, of EXIF data and of XMP."""
+
+_ORIENTATION, _SHORT = 0x0112, 3
+
+
+class BrokenError(Exception):
+    """The file does not hold together, or its picture is not whole. Never leaves `image`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file claims to be: kind, width and height in pixels, as they are stored."""
+
+    kind: Kind
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class PictureParts:
+    """A file without anything but its picture, and what stood beside it; empty or None where nothing did."""
+
+    data: bytes
+    exif: bytes = b""
+    profile: bytes = b""
+    transparency: Transparency | None = None
+
+
+def header(file: BinaryIO) -> Header | None:
+    """What a file claims to be, from its beginning; None where it is no PNG, JPEG or WebP.
+
+    Raises:
+        BrokenError: It begins as one of them, and does not say how large it is.
+    """
+    head = file.read(30)
+    if head.startswith(_PNG):
+        if head[12:16] != b"IHDR" or len(head) < len(_PNG) + 16:
+            raise BrokenError
+        return Header("PNG", *struct.unpack(">II", head[16:24]))
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return Header("WEBP", *_webp_size(head))
+    if not head.startswith(_JPEG + b"\xff"):
+        return None
+    file.seek(len(_JPEG))
+    for marker, payload in _segments(file):
+        if marker in _FRAMES and len(payload) >= 6:  # noqa: PLR2004  # bits, height, width, and a count that is not read here
+            height, width = struct.unpack(">HH", payload[1:5])
+            return Header("JPEG", width, height)
+    raise BrokenError
+
+
+def bare(file: BinaryIO, kind: Kind) -> PictureParts:
+    """Take a whole file apart.
+
+    Raises:
+        BrokenError: What is picture in it is not whole.
+    """
+    file.seek(0)
+    try:
+        return {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp}[kind](file)
+    except (struct.error, zlib.error) as exc:
+        raise BrokenError from exc
+
+
+def orientation(exif: bytes) -> int:
+    """How the camera was held, 1 to 8, from EXIF data; 1, upright, where that does not say it."""
+    tiff = exif.removeprefix(_EXIF)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is not None:
+        with suppress(struct.error):  # it ends too soon, or points nowhere
+            (at,) = struct.unpack_from(f"{order}I", tiff, 4)
+            (count,) = struct.unpack_from(f"{order}H", tiff, at)
+            for entry in range(count):
+                tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at + 2 + 12 * entry)
+                if (tag, kind) == (_ORIENTATION, _SHORT):
+                    return int(value)
+    return 1
+
+
+def _png(file: BinaryIO) -> PictureParts:
+    data = file.read()
+    bits, colours = data[24], data[25]
+    picture = {b"IHDR", b"IDAT"} | ({b"PLTE"} if colours == _PALETTE else set())  # elsewhere it is a mere suggestion
+    kept: list[bytes | memoryview] = [_PNG]
+    pixels: list[memoryview] = []
+    exif, profile, transparency = b"", b"", None
+    for name, payload, whole, sound in _chunks(data):
+        if name in picture:
+            if not sound:
+                raise BrokenError
+            kept.append(whole)
+        elif not sound:
+            continue
+        if name == b"IDAT":
+            pixels.append(payload)
+        elif name == b"eXIf":
+            exif = bytes(payload)
+        elif name == b"iCCP":
+            profile = _unpacked(bytes(payload).partition(b"\0")[2][1:])  # behind its name, a byte says how it is packed
+        elif name == b"tRNS":
+            transparency = _transparency(bits, colours, bytes(payload))
+    _count(pixels, data[16:29])
+    return PictureParts(b"".join([*kept, _PNG_END]), exif, profile, transparency)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]:
+    """A PNG's chunks before its end, or up to where the file ends or its chunks make no sense any more.
+
+    Gives name, payload, the whole chunk, and whether its checksum is right.
+    """
+    view, at = memoryview(data), len(_PNG)
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if name == b"IEND" or end > len(data):
+            return
+        sound = zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end])
+        yield name, view[at + 8 : end - 4], view[at:end], sound
+        at = end
+
+
+def _count(packed: list[memoryview], head: bytes) -> None:
+    """See that all rows are there: decoders take a stream that ends well before the picture does, and leave the rest black."""
+    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", head)
+    wanted = 0
+    for column, row, across, down in _INTERLACED if interlaced else _IN_ONE:
+        columns, rows = -((column - width) // across), -((row - height) // down)
+        if columns > 0 and rows > 0:
+            wanted += rows * (1 + (columns * bits * _CHANNELS.get(colours, 0) + 7) // 8)
+    unpacking = zlib.decompressobj()
+    for chunk in packed:
+        left: bytes | memoryview = chunk
+        while left and wanted > 0:
+            wanted -= len(unpacking.decompress(left, _PIECE))
+            left = unpacking.unconsumed_tail
+    if wanted > 0:
+        raise BrokenError
+
+
+def _unpacked(packed: bytes) -> bytes:
+    unpacking = zlib.decompressobj()
+    try:
+        profile = unpacking.decompress(packed, MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+    return profile if unpacking.eof else b""
+
+
+def _transparency(bits: int, colours: int, body: bytes) -> Transparency | None:
+    """A tRNS chunk for pixels as Pillow has them: 8 bits a channel, but 16 for grey of 16."""
+    if colours == _PALETTE:
+        return body[:256] or None
+    count = {_GREY: 1, _COLOUR: 3}.get(colours, 0)
+    if not count or len(body) < 2 * count:
+        return None
+    most = 2**bits - 1
+    values: list[int] = [value & most for value in struct.unpack_from(f">{count}H", body)]
+    if colours == _GREY:
+        return values[0] if bits == 16 else values[0] * 255 // most  # noqa: PLR2004
+    return tuple(value >> (bits - 8) for value in values)
+
+
+def _segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """A JPEG's segments up to its first scan, as marker and payload. After the last, the file stands where pixels begin."""
+    junk = 0
+    while True:
+        byte = file.read(1)
+        while byte not in {b"\xff", b""}:
+            byte, junk = file.read(1), junk + 1
+            if junk > MAX_JUNK_BYTES:
+                raise BrokenError
+        while byte == b"\xff":
+            byte, junk = file.read(1), junk + 1
+        if byte == b"" or byte[0] == _END or junk > MAX_JUNK_BYTES:
+            raise BrokenError
+        if byte[0] in _ALONE:
+            continue
+        length = int.from_bytes(file.read(2)) - 2
+        payload = file.read(max(0, length))
+        if len(payload) != length:
+            raise BrokenError
+        yield byte[0], payload
+        if byte[0] == _START_OF_SCAN:
+            return
+
+
+def _jpeg(file: BinaryIO) -> PictureParts:
+    file.seek(len(_JPEG))
+    kept, exif, profile = [_JPEG], b"", dict[int, bytes]()
+    pieces = 0
+    for marker, payload in _segments(file):
+        if marker == _APP1 and payload.startswith(_EXIF):
+            exif = exif or payload
+        elif marker == _APP2 and payload.startswith(_ICC) and len(payload) >= len(_ICC) + 2:
+            number, pieces = payload[len(_ICC)], payload[len(_ICC) + 1]
+            profile[number] = payload[len(_ICC) + 2 :]
+        if marker == _COMMENT or _APP0 <= marker <= _APP15:
+            told = [(space, most) for where, space, most in _COLOUR_SPACE if where == marker]
+            if not any(payload.startswith(space) and len(payload) >= least for space, least in told):
+                continue
+        kept.append(bytes([0xFF, marker]) + (len(payload) + 2).to_bytes(2) + payload)
+    whole = sorted(profile) == [*range(1, pieces + 1)]
+    return PictureParts(
+        b"".join([*kept, file.read()]), exif, b"".join(profile[n] for n in sorted(profile)) if whole else b""
+    )
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height, from a file's first 30 bytes."""
+    if len(head) < 30:  # noqa: PLR2004
+        raise BrokenError
+    if head[12:16] == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if head[12:16] == b"VP8 ":
+        width, height = struct.unpack("<HH", head[26:30])
+        return width & 0x3FFF, height & 0x3FFF
+    raise BrokenError
+
+
+def _webp(file: BinaryIO) -> PictureParts:
+    data = file.read()
+    end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    at, kept, beside = 12, list[bytes](), dict[bytes, bytes]()
+    while at + 8 <= end:
+        name, length = struct.unpack_from("<4sI", data, at)
+        chunk = data[at : min(at + 8 + length, end)]
+        if name not in _WEBP_PICTURE:
+            beside.setdefault(name, chunk[8:])
+        elif len(chunk) < 8 + length:
+            raise BrokenError
+        else:
+            if name == b"VP8X" and length:
+                chunk = chunk[:8] + bytes([chunk[8] & ~_WEBP_METADATA]) + chunk[9:]
+            kept.append(chunk + bytes(length & 1))
+        at += 8 + length + (length & 1)
+    body = b"WEBP" + b"".join(kept)
+    return PictureParts(
+        b"RIFF" + len(body).to_bytes(4, "little") + body, beside.get(b"EXIF", b""), beside.get(b"ICCP", b"")
+    )

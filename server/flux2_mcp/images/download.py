@@ -1,0 +1,196 @@
+"""Bring finished images to disk: streamed to a temporary file, checked, then renamed. Never a half image."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import datetime
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import urljoin
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from flux2_mcp.domain import codings
+from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.errors import DeliveryError, StorageError
+from flux2_mcp.images import decode
+from flux2_mcp.images.names import image_name
+
+MAX_IMAGE_BYTES = 64 * 1024 * 1024
+"""Bytes. A 2k PNG is about 8 MB."""
+MAX_REDIRECTS = 3
+DOWNLOAD_SECONDS = 120.0
+INCOMING = "incoming"
+"""Folder, beside that of the images, of what has not come whole yet."""
+STALE_SECONDS = 600.0
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+
+
+class DownloadAnswer(Protocol):
+    """An answer being read: `runapi.client` gives these."""
+
+    @property
+    def status(self) -> int:
+        """HTTP status code."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece."""
+        ...
+
+
+Fetch = Callable[[str], AbstractAsyncContextManager[DownloadAnswer]]
+
+
+async def deliver(
+    fetch: Fetch,
+    url: str,
+    *,
+    folder: Path,
+    prompt: str,
+    at: datetime,
+    threads: anyio.CapacityLimiter | None = None,
+    permit: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
+) -> StoredImage:
+    """Fetch one result into `folder`.
+
+    Args:
+        fetch: Opens a URL without following redirects and without credentials; refuses places that are not public.
+        url: The result's temporary URL.
+        folder: Where images are kept; made where missing.
+        prompt: For the file's name.
+        at: When the task was made, for the file's name.
+        threads: How many may write and decode at once; None: as many as anyio has.
+        permit: Awaited right before the whole file gets its name; what it raises leaves nothing behind.
+
+    Raises:
+        DeliveryError: The URL is not allowed, has expired, or what came is not a whole image.
+        StorageError: It can't be written here.
+        TransportError: No answer came.
+    """
+    in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
+    incoming = folder.with_name(INCOMING)
+    try:
+        await in_thread(_make_room, folder, incoming)
+        handle, name = await in_thread(lambda: tempfile.mkstemp(dir=incoming))
+    except OSError as exc:
+        raise StorageError(f"The image folder can't be written: {exc.strerror}.") from exc
+    part = Path(name)
+    try:
+        with anyio.fail_after(DOWNLOAD_SECONDS), os.fdopen(handle, "wb") as file:
+            label = await _stream(fetch, url, partial(in_thread, file.write))
+            await in_thread(_sync, file)
+        if (coding := codings.coding(label)) is not None:
+            await in_thread(_unpack, part, coding)
+        checked = await in_thread(decode.check, part)
+        size, sha256 = await in_thread(_measured, part)
+        final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
+        await permit()
+        await in_thread(os.replace, part, final)
+    except TimeoutError as exc:
+        raise DeliveryError(f"The image did not come within {DOWNLOAD_SECONDS:.0f} s.") from exc
+    except OSError as exc:
+        raise StorageError(f"The image can't be written: {exc.strerror}.") from exc
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.Path(part).unlink(missing_ok=True)
+    return StoredImage(
+        path=str(final),
+        mime_type=checked.mime_type,
+        width=checked.width,
+        height=checked.height,
+        size_bytes=size,
+        sha256=sha256,
+    )
+
+
+def _make_room(*folders: Path) -> None:
+    """Make the folders, and clear away what dead processes left half-way: nobody writes for so long."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for part in folders[-1].iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
+
+
+def _unpack(part: Path, coding: str) -> None:
+    """Take off the coding that a file is labelled with. Where it has none, it stays as it is.
+
+    Raises:
+        DeliveryError: It is larger than any image.
+    """
+    size = 0
+    with part.open("rb") as packed, tempfile.TemporaryFile(dir=part.parent) as plain:
+        try:
+            for piece in codings.unpacked(_pieces(packed), coding):
+                size += len(piece)
+                _bound(size)
+                plain.write(piece)
+        except codings.NotPackedError:
+            return
+        plain.seek(0)
+        with part.open("wb") as file:
+            shutil.copyfileobj(plain, file)
+            _sync(file)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    return iter(partial(file.read, codings.PIECE_BYTES), b"")
+
+
+def _measured(part: Path) -> tuple[int, str]:
+    """A file's size in bytes, and its SHA-256."""
+    with part.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+def _bound(size: int) -> None:
+    if size > MAX_IMAGE_BYTES:
+        raise DeliveryError(f"The image is larger than {MAX_IMAGE_BYTES // 2**20} MB.")
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[object]]) -> str:
+    """Give what a URL leads to, chunk by chunk, to `take`. Gives what it is labelled with, as `Content-Encoding`."""
+    for _ in range(MAX_REDIRECTS + 1):
+        async with fetch(url) as answer:
+            if answer.status in REDIRECT_STATUSES:
+                url = _target(url, answer.headers.get("location", ""))
+                continue
+            if answer.status != HTTPStatus.OK:
+                raise DeliveryError(f"The result's URL answered {answer.status}; it may have expired.")
+            size = 0
+            async for chunk in answer.chunks():
+                size += len(chunk)
+                _bound(size)
+                await take(chunk)
+            return answer.headers.get("content-encoding", "")
+    raise DeliveryError(f"The result's URL redirected more than {MAX_REDIRECTS} times.")
+
+
+def _target(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as exc:
+        raise DeliveryError("The result's URL redirected to what is no URL.") from exc

@@ -1,0 +1,85 @@
+"""Names of image files, and which a user may give them. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.images.containers import Kind
+
+MAX_WORDS = 6
+DIGEST_DIGITS = 12
+"""Of the SHA-256 in a file's name: 48 bits, enough for more images than a disk holds."""
+MAX_STEM_CHARS = 48
+"""Characters of the prompt in a file's name; the whole stays far below the 143 bytes of encrypted home folders."""
+
+SUFFIXES: dict[str, Kind] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""What images can be saved as, and Pillow's names of that."""
+MAX_TARGET_CHARS = 1024
+"""Bytes of a place in the workspace: the least that a system takes of a whole path."""
+MAX_NAME_BYTES = 200
+"""Bytes of one part of a path; systems take 255, and a number may be added."""
+
+_FORBIDDEN = re.compile(r'[<>:"|?*\\]')
+# Names that Windows keeps for devices, whatever their suffix.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?$", re.IGNORECASE)
+# Windows refuses these as a file's first part; the date in front keeps us clear of them, and of hidden files.
+_WORD = re.compile(r"[a-z0-9]+")
+
+
+def image_name(prompt: str, *, at: datetime, sha256: str, suffix: str) -> str:
+    """A file name that a person can read and the content can be held against: date, words of the prompt, a short id.
+
+    The short id is the beginning of the content's SHA-256: the same image again has the same name, another never has.
+
+    Args:
+        prompt: Only its first plain words are used.
+        at: When the task was made, UTC.
+        sha256: Of the file's bytes, in hex.
+        suffix: With the dot.
+    """
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = "-".join(_WORD.findall(plain)[:MAX_WORDS])[:MAX_STEM_CHARS].strip("-")
+    return "-".join(filter(None, [at.strftime("%Y-%m-%d"), words, sha256[:DIGEST_DIGITS]])) + suffix
+
+
+def targets(save_to: str, count: int) -> list[str]:
+    """Where each of `count` images goes, relative to the workspace; a folder ends in `/`. Looks at no disk.
+
+    Raises:
+        InvalidRequestError: It is no file name or folder below the workspace, on any system.
+    """
+    # What stands for the folder itself says nothing, but that it is one.
+    text = "/".join(part for part in save_to.split("/") if part != ".") + ("/" if save_to.endswith("/.") else "")
+    parts = text.rstrip("/").split("/")
+    if save_to.startswith(("/", "~")) or not text.strip("/ "):
+        raise _refused("must be a file name or folder relative to the workspace, such as public/hero.png or assets/.")
+    if len(text) > MAX_TARGET_CHARS or len(text.encode(errors="replace")) > MAX_TARGET_CHARS:
+        raise _refused(f"is longer than {MAX_TARGET_CHARS} bytes.")
+    for part in parts:
+        if part in {"", ".."}:
+            raise _refused("must stay below the workspace: no '..', no empty part.")
+        if not part.isprintable() or _FORBIDDEN.search(part):
+            raise _refused("holds a character that not every system allows in a name. Put / between folders.")
+        if part.endswith((".", " ")) or part.startswith(" ") or _RESERVED.match(part):
+            raise _refused(
+                "holds a name that Windows keeps for devices, or one that begins or ends in a blank or a dot."
+            )
+        if len(part.encode()) > MAX_NAME_BYTES:
+            raise _refused(f"holds a name of more than {MAX_NAME_BYTES} bytes.")
+    folder, name = parts[:-1], parts[-1]
+    stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix
+    if text.endswith("/") or not suffix:
+        return ["/".join(parts) + "/"] * count
+    if suffix.lower() not in SUFFIXES:
+        allowed = ", ".join(SUFFIXES)
+        raise _refused(f"ends in {suffix}; images are saved as {allowed}. A folder ends in /.")
+    numbered = [name] if count == 1 else [f"{stem}-{number}{suffix}" for number in range(1, count + 1)]
+    return ["/".join([*folder, one]) for one in numbered]
+
+
+def _refused(text: str) -> InvalidRequestError:
+    return InvalidRequestError(Problem("save_to", text))

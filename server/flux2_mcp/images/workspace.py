@@ -1,0 +1,310 @@
+"""The user's own folders: what may be read from them, and how an image gets into them. Sync; call from a thread.
+
+Deny by default: nothing outside the workspace (or a folder that was allowed) is read or written, by whatever name: absolute
+paths, `..`, links, device files. Who may change these folders while we look is the user, and is trusted with that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from flux2_mcp.domain.models import NameOwner, Save, StoredImage
+from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
+from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.images.decode import KINDS, PictureError, encoded, normal
+from flux2_mcp.images.names import SUFFIXES
+
+MAX_NUMBER = 1000
+PART, CLAIM = ".flux2-part", ".flux2-claim"
+"""Ends of the names of files that are being written, and of names that are being given."""
+STALE_SECONDS = 86_400.0
+"""After so long, nobody goes on with what was left half-way."""
+MAX_PATH_CHARS = 4096
+"""Characters: what Linux takes, and all but Windows take less."""
+QUALITY = 92
+"""Of a JPEG or WebP that an image is converted to."""
+
+# Not every system has them.
+_NO_LINKS, _NO_WAITING, _BINARY = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+GONE = "the workspace is not there any more."
+OUTSIDE = "a link on the way leads outside the workspace, or in circles."
+NO_WORKSPACE = (
+    "there is no workspace: the host names none, and the server was not started in a project's folder."
+    " Set FLUX2_WORKSPACE to the folder, or `cwd` in the host's entry for this server."
+)
+
+
+def inside(root: Path, save_to: str) -> str:
+    """An absolute place in the workspace as one relative to it, by whichever of its names; a relative one as it is.
+
+    Raises:
+        InvalidRequestError: It stands outside, or is the workspace itself.
+    """
+    try:
+        path = Path(save_to).expanduser()
+        if not path.is_absolute():
+            return save_to
+        # Links are followed, but for the last part's own; where `..` leads is known only once they are.
+        real, base = _real(path) if path.name == ".." else _real(path.parent) / path.name, _real(root)
+        ways = ((real, base),) if ".." in path.parts else ((path, root), (path, base), (real, base))
+        found = next((way.relative_to(above) for way, above in ways if way.is_relative_to(above)), None)
+    except (OSError, ValueError, RuntimeError):  # a link in circles, a path that no system takes, no such user
+        found = None
+    if found is None or not found.parts:
+        where = "stands outside the workspace" if found is None else "is the workspace"
+        example = root / "public" / "hero.png"
+        raise InvalidRequestError(Problem("save_to", f"{where} {root}; give a place in it, such as {example}."))
+    folder = "/" if save_to.endswith(("/", os.sep)) else ""
+    return f"{'/'.join(found.parts)}{folder}"
+
+
+def check(root: Path, save: Save) -> None:
+    """See that an image could be put there now. Makes nothing.
+
+    Raises:
+        InvalidRequestError: Something is there already, or in the way, or the way leads outside.
+    """
+    try:
+        trouble = _trouble(root, save)
+    except OSError as exc:
+        trouble = f"{save.target} can't be used: {exc.strerror}."
+    if trouble is not None:
+        raise InvalidRequestError(Problem("save_to", trouble))
+
+
+def _trouble(root: Path, save: Save) -> str | None:
+    name, folder = save.target.rstrip("/"), save.target.endswith("/")
+    if not root.is_dir():
+        return GONE
+    if (wanted := _below(root, f"{name}/image" if folder else name)) is None:
+        return OUTSIDE
+    wanted = root / name if folder else wanted
+    there = wanted.exists()
+    above = wanted if folder and there else next(place for place in wanted.parents if place.exists())
+    troubles = (
+        (folder and (there or wanted.is_symlink()) and not wanted.is_dir(), f"{name} is a file, not a folder."),
+        (
+            not folder and (wanted.is_symlink() or (there and not wanted.is_file())),
+            f"{name} is a link, a folder or a device: it is never written over.",
+        ),
+        (
+            not folder and there and not save.overwrite,
+            f"{name} exists; give another name, or overwrite: true to replace it.",
+        ),
+        (not above.is_dir(), f"a part of {name} is a file, not a folder."),
+        (not os.access(above, os.W_OK), "its folder can't be written to."),
+    )
+    return next((text for wrong, text in troubles if wrong), None)
+
+
+Take = Callable[[Path], NameOwner]
+"""Takes a file name for a task; see `Journal.take`."""
+
+
+def place(
+    root: Path,
+    save: Save,
+    image: StoredImage,
+    index: int,
+    *,
+    task: str = "",
+    take: Take = lambda _: NameOwner.FREE,
+) -> StoredImage:
+    """Put a copy of a stored image into the workspace; what can't be done is said in the image's `note`.
+
+    The type is what the name says: an image of another type is converted. Where something else has come to stand there
+    meanwhile, the next free number is taken. Done again after a crash, it finds its own copy and makes no second one.
+
+    Args:
+        root: The workspace.
+        save: Where in it.
+        image: A checked image.
+        index: Which image of its task, from 0.
+        task: Names the task among others, in letters and digits: what a killed process left of it is cleared away.
+        take: Asked right before a name is given; what it raises leaves nothing behind.
+    """
+    try:
+        return _placed(root, save, image, index, task, take)
+    except PictureError as exc:
+        reason = exc.message
+    except OSError as exc:
+        reason = f"{exc.strerror}." if exc.strerror else "the system refused."
+    return replace(image, note=f"Not saved to {save.target}: {reason} The image itself is safe in its path.")
+
+
+def _placed(root: Path, save: Save, image: StoredImage, index: int, task: str, take: Take) -> StoredImage:
+    if not root.is_dir():
+        raise OSError(0, GONE.rstrip("."))
+    data, note = _converted(image, save.target)
+    target = save.target + Path(image.path).name if save.target.endswith("/") else save.target
+    if (wanted := _below(root, target)) is None:
+        raise OSError(0, OUTSIDE.rstrip("."))
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    if index and not save.target.endswith("/"):
+        wanted = wanted.with_stem(f"{wanted.stem}-{index + 1}")
+    saved = _written(wanted, data, overwrite=save.overwrite, task=task, take=take)
+    if saved != wanted:
+        moved = f"{wanted.name} had come to exist meanwhile, so this is {saved.name}."
+        note = " ".join(filter(None, [moved, note]))
+    return replace(image, saved=str(saved), note=note)
+
+
+def read(text: str, folders: Sequence[Path], allowed: Sequence[Path] = ()) -> bytes:
+    """The bytes of a source image.
+
+    Args:
+        text: A path, absolute or relative to the first of the folders.
+        folders: What the caller works in, the workspace first.
+        allowed: What may be read beside them.
+
+    Raises:
+        UnreadableError: Outside the folders, whether a file exists is not told.
+    """
+    try:
+        path = Path(text).expanduser()
+        if not path.is_absolute() and not folders:
+            raise UnreadableError(f"is a relative path, and {NO_WORKSPACE}")
+        real = _real(Path(*folders[:1]) / path)  # an absolute path stays what it is
+        if not any(real.is_relative_to(_real(folder)) for folder in (*folders, *allowed)):
+            raise UnreadableError(
+                "stands outside the workspace; move it there, or name its folder in FLUX2_ALLOWED_DIRS."
+            )
+        # Neither a link that came meanwhile nor a pipe that nobody writes to.
+        handle = os.open(real, os.O_RDONLY | _NO_LINKS | _NO_WAITING | _BINARY)
+        with os.fdopen(handle, "rb") as file:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
+                raise UnreadableError("is no plain file.")
+            if about.st_size > MAX_SOURCE_BYTES:
+                raise UnreadableError(f"is larger than {MAX_SOURCE_BYTES // 2**20} MB.")
+            return file.read(MAX_SOURCE_BYTES + 1)
+    except (OSError, ValueError, RuntimeError) as exc:  # no system takes a null byte, and `~nobody` has no home
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no usable path"
+        raise UnreadableError(f"can't be read: {reason}.") from exc
+
+
+def _below(root: Path, relative: str) -> Path | None:
+    """The place, with every link on the way to it followed, the last part's own not; None where that leads outside or in circles."""
+    real = _real(root)
+    wanted = real / relative
+    try:
+        folder = _real(wanted.parent)
+    except OSError:
+        return None
+    return folder / wanted.name if folder.is_relative_to(real) else None
+
+
+def _real(path: Path) -> Path:
+    """The path with every link in it followed.
+
+    `Path.resolve` raises RuntimeError on a loop of links up to Python 3.12, and gives the loop back as it is from 3.13 on.
+
+    Raises:
+        OSError: Links lead in circles, or it is longer than any path: each part of it would be looked at.
+    """
+    if len(os.fspath(path)) > MAX_PATH_CHARS:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    real = Path(os.path.realpath(path))
+    if any(map(os.path.islink, (real, *real.parents))):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return real
+
+
+def _converted(image: StoredImage, target: str) -> tuple[bytes, str | None]:
+    path = Path(image.path)
+    wanted = None if target.endswith("/") else SUFFIXES[PurePosixPath(target).suffix.lower()]
+    if wanted is None or KINDS[wanted][0] == image.mime_type:
+        return path.read_bytes(), None
+    with normal(path, target=wanted) as (_, picture):
+        data = encoded(picture, wanted, quality=QUALITY)
+        clear = picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255)
+    note = f"Converted from {image.mime_type} to {KINDS[wanted][0]}, as its name asks for"
+    return data, f"{note}; what was transparent is white." if clear and wanted == "JPEG" else f"{note}."
+
+
+def _written(wanted: Path, data: bytes, *, overwrite: bool, task: str, take: Take) -> Path:
+    """Write a whole file or none, under the wanted name or the next free number of it."""
+    _clear(wanted, task)
+    # No other thread or process writes to this one, and the next free number may be as long as the longest name.
+    part = wanted.with_name(f".{wanted.name}.{task}-{secrets.token_hex(6)}{PART}")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        for number in range(1, MAX_NUMBER):
+            place = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
+            if _put(part, place, data, take, overwrite=overwrite and number == 1):
+                return place
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+    raise FileExistsError(0, f"{MAX_NUMBER} files of that name are there already")
+
+
+def _put(part: Path, place: Path, data: bytes, take: Take, *, overwrite: bool) -> bool:
+    """Give a whole file its name. False where that is taken by something else than these very bytes."""
+    plain, same = not place.is_symlink() and (place.is_file() or not place.exists()), _holds(place, data)
+    if os.path.lexists(place) and not (same or (overwrite and plain)):
+        return False
+    whose = take(place)  # of these very bytes too: the name would be free for another task, which may write over it
+    if same or whose is NameOwner.TAKEN:
+        return _holds(place, data)  # another may have done so before the name was taken
+    if overwrite and plain and whose is NameOwner.FREE:
+        part.replace(place)
+        return True
+    try:
+        _name(part, place)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _holds(place: Path, data: bytes) -> bool:
+    """Whether these very bytes stand there, in a plain file."""
+    plain = place.is_file() and not place.is_symlink()
+    return plain and place.stat().st_size == len(data) and place.read_bytes() == data
+
+
+def _name(part: Path, place: Path) -> None:
+    """Give a file a name that nothing has.
+
+    Raises:
+        FileExistsError: Something has it.
+    """
+    if hasattr(os, "link"):
+        try:
+            os.link(part, place)
+        except FileExistsError:
+            raise
+        except OSError:
+            pass  # a disk without hard links
+        else:
+            return
+    # To rename would replace what somebody put there since it was looked at: so one at a time looks.
+    claim = place.with_name(f".{place.name}{CLAIM}")
+    os.close(os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    try:
+        if os.path.lexists(place):
+            raise FileExistsError
+        part.rename(place)
+    finally:
+        claim.unlink()
+
+
+def _clear(wanted: Path, task: str) -> None:
+    """Clear away what killed processes left half-way: of this task, which is nobody else's now, and of long ago."""
+    for path in wanted.parent.iterdir():
+        if path.name.startswith(".") and path.name.endswith((PART, CLAIM)):
+            with suppress(OSError):
+                ours = (task and f".{task}-" in path.name) or path.name == f".{wanted.name}{PART}"
+                if ours or time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()

@@ -1,0 +1,165 @@
+"""What can still be read of a lost journal goes into the one that takes its place: its tasks go on, and caps count them.
+
+A journal is lost when its file is broken, emptied, moved or deleted. Row by row, each that can be read is taken over as it
+stands, but for amounts and dates that can't be counted.
+What can't be read may hold money that was spent, so the new journal names the lost one until the user has told how much:
+see `Spent.lost`. Sync; called before anybody else can open the new file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux2_mcp.journal.sqlite import task_rows
+from flux2_mcp.journal.sqlite.shared import FIRST_RELEASE
+from flux2_mcp.system.sqlite_file import BEGUN, Database, Error, Read, Row, noted, reading, vanished
+
+CHUNK_ROWS = 200
+"""Rows that are read at once; one by one where that fails."""
+MAX_BAD_ROWS = 50
+"""Chunks without a row, one after the other, behind which nothing more is looked for: no bound of a broken file holds."""
+
+FULL = ("task_newest", "task_recent", "task_digest", "task_spent")
+"""Indices that every task stands in."""
+
+_THERE = "SELECT 1 FROM task WHERE account = :account AND key = :key"
+_AMOUNTS = {name: task_rows.amount(name) for name in ("quoted", "reserved", "charged")}
+_DATED = f"typeof(created_at) = 'real' AND created_at BETWEEN {FIRST_RELEASE} AND 253402300799"  # to the end of the year 9999
+_COUNTABLE = (
+    f"UPDATE task SET {', '.join(f'{name} = {amount}' for name, amount in _AMOUNTS.items())},"
+    f" created_at = iif({_DATED}, created_at, :now) WHERE account = :account AND key = :key"
+    f" AND ({' OR '.join(f'{name} IS NOT {amount}' for name, amount in _AMOUNTS.items())} OR NOT ({_DATED}))"
+)
+"""Without the amounts and the date that caps can't count. Whatever else is there stays as it is: a newer version may read it."""
+
+
+@dataclass(slots=True)
+class SalvageReport:
+    """How much was taken over: the number of tasks, those whose money or date could not be, and whether that is all there was."""
+
+    tasks: int = 0
+    uncounted: int = 0
+    whole: bool = False
+
+
+def salvage(before: Database | None, path: Path, name: str | None, into: Database) -> SalvageReport:
+    """Take over what can be read.
+
+    Args:
+        before: The lost file, where this process has it open: a file that was moved or deleted can still be read so.
+        path: Where the lost file was, and may still be.
+        name: What to call it; None where another process has replaced it, and answers for what could not be read.
+        into: The file that takes its place.
+    """
+    done = SalvageReport()
+    with into.write(), ExitStack() as stack:
+        sources = [] if before is None else [before.read]
+        with suppress(Error):
+            # SQLite would delete the log that stands beside an empty file.
+            there = name is not None and path.exists() and path.stat().st_size
+            sources += [stack.enter_context(reading(path))] if there else []
+        for read in sources:
+            done.whole = _take(read, into, done, path) or done.whole
+        done.whole = done.whole and not done.uncounted
+        if name is not None and not done.whole:
+            into.execute("INSERT OR IGNORE INTO lost VALUES (?, ?, NULL)", (name, time.time()))
+        if name is None and before is not None and done.whole:
+            # Another process found it gone, and this one had all of it.
+            with suppress(Error):
+                into.execute("DELETE FROM lost WHERE missing IS NULL AND name = ?", (vanished(path, before.begun),))
+    return done
+
+
+def _take(read: Read, into: Database, done: SalvageReport, path: Path) -> bool:
+    """Take over from one source; gives whether all of it could be read, and was there."""
+    seen, whole = 0, _copy(read, "lost", into)
+    _copy(read, "holder", into)  # whose keys they were; RunAPI says it again, as long as they are keys
+    for row in _tasks(read):
+        seen += row is not None
+        if row is None or not (isinstance(row["account"], str) and isinstance(row["key"], str)):
+            whole = False
+            continue
+        taken = _put(row, "task", into)
+        done.tasks += taken
+        name = {"account": row["account"], "key": row["key"]}
+        if taken and into.execute(_COUNTABLE, name | {"now": time.time()}):
+            done.uncounted += 1  # the same row from the other source is there already then
+        whole = whole and bool(taken or into.read(_THERE, name))
+    return whole and seen == _number(read) and _reaches(read, path)
+
+
+def _number(read: Read) -> int | None:
+    """How many tasks the indices have, which stand apart from the table: a page may lose one without a word. None: unknown.
+
+    The most that any of them has, since each may be broken itself.
+    """
+    counts = []
+    for name in FULL:
+        with suppress(Error):
+            # With a condition: else SQLite counts in the index that is smallest, whatever it is told.
+            counts.append(int(read(f'SELECT count(*) FROM task INDEXED BY "{name}" WHERE n > 0')[0][0]))
+    return max(counts, default=None)
+
+
+def _reaches(read: Read, path: Path) -> bool:
+    """Whether the newest task that is known to have been written is there."""
+    begun = None
+    with suppress(Error, IndexError):
+        begun = str(read(BEGUN)[0][0])
+    try:
+        return bool(read("SELECT coalesce(max(n), 0) FROM task")[0][0] >= noted(path, begun))
+    except Error:
+        return False
+
+
+def _copy(read: Read, table: str, into: Database) -> bool:
+    try:
+        found = read(f"SELECT * FROM {table}")
+    except Error:
+        return False
+    for row in found:
+        _put(row, table, into)
+    return True
+
+
+def _put(row: Row, table: str, into: Database) -> int:
+    """Take a row over, under a number of its own; gives 0 where it is there already, or lacks what it must have."""
+    columns = {each["name"] for each in into.read(f"PRAGMA table_info({table})")} - {"n"}
+    known = {name: row[name] for name in row.keys() if name in columns}  # noqa: SIM118  # a Row's own names
+    names, marks = ", ".join(known), ", ".join(f":{name}" for name in known)
+    return into.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", known)
+
+
+def _tasks(read: Read) -> Iterator[Row | None]:
+    """All tasks that can be read, oldest first; None for each place where some can't."""
+    last, empty = 0, 0
+    while empty < MAX_BAD_ROWS:
+        try:
+            found: list[Row | None] = [*_chunk(read, last)]
+            if not found:
+                return
+            last = max(row["n"] for row in found if row is not None)
+        except Error:
+            found = [row for n in range(last + 1, last + 1 + CHUNK_ROWS) for row in _one(read, n)]
+            last, empty = last + CHUNK_ROWS, 0 if any(found) else empty + 1
+        yield from found
+
+
+def _chunk(read: Read, last: int) -> list[Row]:
+    """The next rows. A broken tree may lead back to what was read before: then there would be no end."""
+    found = read("SELECT * FROM task WHERE n > ? ORDER BY n LIMIT ?", (last, CHUNK_ROWS))
+    numbers = [last, *(row["n"] for row in found)]
+    if numbers != sorted(set(numbers)):
+        raise Error("rows out of order")
+    return found
+
+
+def _one(read: Read, n: int) -> list[Row | None]:
+    try:
+        return list(read("SELECT * FROM task WHERE n = ?", (n,)))
+    except Error:
+        return [None]

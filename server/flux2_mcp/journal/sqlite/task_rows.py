@@ -1,0 +1,349 @@
+"""Rows and entries: the SQL of single tasks. Sync; every function that writes is called inside `Database.write`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flux2_mcp.domain import lifecycle
+from flux2_mcp.domain.catalog import resolution
+from flux2_mcp.domain.lifecycle import Event, State
+from flux2_mcp.domain.models import Action, ImageRequest, Save, StoredImage
+from flux2_mcp.errors import InvalidRequestError, JournalError, Problem, shortened
+from flux2_mcp.journal.records import (
+    Intent,
+    LeaseLostError,
+    SameIdError,
+    TaskChange,
+    TaskRecord,
+    adopted,
+    checked,
+    digest,
+    dump,
+    items,
+    load,
+)
+
+if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.system.sqlite_file import Database, Row, Value
+
+log = logging.getLogger("flux2_mcp.journal")
+
+T = TypeVar("T")
+
+UNREADABLE = (
+    "This version of flux2-mcp can't read the record of this task ({what} may be a newer version's, or is broken). It was left"
+    " as it is. Update flux2-mcp; whether RunAPI made and charged it, RunAPI's own history tells."
+)
+MICROS = 1_000_000
+MAX_USD = Decimal(1_000_000_000)
+"""USD. Sums of amounts stay within SQLite's integers."""
+MAX_TIMESTAMP = 200_000_000_000.0
+"""Seconds since 1970, in the year 8307: a week or a time zone more is still a time."""
+
+# The column that records when an event happened first.
+STAMPS = {
+    Event.ACCEPTED: "submitted_at",
+    Event.COMPLETED: "completed_at",
+    Event.FAILED: "completed_at",
+    Event.REFUSED: "completed_at",
+    Event.EXPIRED: "completed_at",
+    Event.VANISHED: "completed_at",
+    Event.DELIVERED: "delivered_at",
+}
+
+
+def micros(usd: Decimal | None) -> int | None:
+    """USD as the database counts it; what is absurdly much counts as `MAX_USD`."""
+    return None if usd is None else int(min(usd, MAX_USD) * MICROS)
+
+
+def amount(column: str) -> str:
+    """SQL for an amount as it counts: NULL where what stands there is none that `micros` writes."""
+    return f"iif(typeof({column}) = 'integer' AND {column} BETWEEN 0 AND {micros(MAX_USD)}, {column}, NULL)"
+
+
+def usd(amount: object) -> Decimal | None:
+    """USD from what the database counted.
+
+    Raises:
+        TypeError: It is no amount.
+        ValueError: It is more than any, or less than nothing.
+    """
+    if amount is None:
+        return None
+    if type(amount) is not int:
+        raise TypeError
+    if not 0 <= amount <= MAX_USD * MICROS:
+        raise ValueError
+    return Decimal(amount) / MICROS
+
+
+def utc(seconds: object) -> datetime | None:
+    """An aware time from the database's seconds.
+
+    Raises:
+        TypeError: It is no time.
+        ValueError: It is one that nothing can have happened at.
+    """
+    return None if seconds is None else _time(seconds)
+
+
+def _time(seconds: object) -> datetime:
+    if type(seconds) is not float:
+        raise TypeError
+    if not 0 <= seconds <= MAX_TIMESTAMP:
+        raise ValueError
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def entry(row: Row) -> TaskRecord:
+    """One row as the domain knows it; a stand-in for one that can't be read, which a newer version wrote or which is broken.
+
+    So one bad row spoils no list. Nothing works on a stand-in, and nothing is written to its row.
+    """
+    try:
+        return _entry(row)
+    except Exception as exc:  # noqa: BLE001  # whatever the row holds, the others must be read
+        return _stand_in(row, exc)
+
+
+def _entry(row: Row) -> TaskRecord:
+    """Strict: what one value of another kind would break later, for all tasks at once, is refused here for this one.
+
+    Of the other columns `digest`, `model` and `resolution` repeat the request for SQL's sake, and the rest is overwritten.
+    """
+    entry = TaskRecord(
+        key=row["key"],
+        task_id=row["task_id"],
+        account=row["account"],
+        state=State(row["state"]),
+        request=load(row["request"]),
+        workspace=row["workspace"],
+        client=row["client"],
+        session=row["session"],
+        push_url=row["push_url"],
+        save=_save(row["save_to"], row["overwrite"]),
+        quoted_usd=usd(row["quoted"]),
+        reserved_usd=usd(row["reserved"]),
+        charged_usd=usd(row["charged"]),
+        error=row["error"],
+        image_urls=tuple(items(json.loads(row["urls"]))),
+        images=tuple(_image(**image) for image in items(json.loads(row["images"]))),
+        created_at=_time(row["created_at"]),
+        submitted_at=utc(row["submitted_at"]),
+        completed_at=utc(row["completed_at"]),
+        delivered_at=utc(row["delivered_at"]),
+        started=utc(row["sent_at"]) is not None,
+        owner=row["owner"],
+        fence=row["fence"],
+    )
+    _is_path(entry.workspace, None if entry.save is None else entry.save.target)
+    return checked(entry)
+
+
+def _save(target: str | None, overwrite: int) -> Save | None:
+    wanted = {0: False, 1: True}[overwrite]
+    return None if target is None else checked(Save(target, wanted))
+
+
+def _image(**fields: Any) -> StoredImage:  # noqa: ANN401  # of a JSON object; judged here
+    image = checked(StoredImage(**fields))
+    _is_path(image.path, image.saved)
+    if not (image.width and image.height):
+        raise ValueError
+    return image
+
+
+def _is_path(*texts: str | None) -> None:
+    if any(text is not None and "\0" in text for text in texts):
+        raise ValueError  # as every call of the system's with it would
+
+
+def _stand_in(row: Row, why: Exception) -> TaskRecord:
+    log.debug("a record can't be read", exc_info=why)
+    known = row["state"] in set(State)
+    return TaskRecord(
+        key=str(row["key"]),
+        task_id=row["task_id"] if isinstance(row["task_id"], str) else None,
+        account=str(row["account"]),
+        state=State.UNKNOWN,
+        request=ImageRequest(
+            action=Action.TEXT_TO_IMAGE, variant="unknown", model=shortened(str(row["model"])), prompt=""
+        ),
+        workspace=None,
+        client=None,
+        session=None,
+        push_url=None,
+        save=None,
+        quoted_usd=_or_none(usd, row["quoted"]),
+        charged_usd=_or_none(usd, row["charged"]),
+        error=UNREADABLE.format(what="it" if known else f"its state {str(row['state'])[:40]!r}"),
+        image_urls=(),
+        images=(),
+        created_at=_or_none(utc, row["created_at"]) or datetime.fromtimestamp(0, UTC),
+        submitted_at=None,
+        completed_at=None,
+        delivered_at=None,
+        started=True,
+        owner=None if row["owner"] is None else str(row["owner"]),
+        readable=False,
+    )
+
+
+def _or_none(read: Callable[[object], T | None], value: object) -> T | None:
+    try:
+        return read(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def entries(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
+    """Many rows."""
+    return tuple(map(entry, rows))
+
+
+def readable(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
+    """Many rows, without those that can't be read."""
+    return tuple(found for found in entries(rows) if found.readable)
+
+
+def find(database: Database, account: str, ident: str) -> TaskRecord | None:
+    """The entry with this task id or key."""
+    for column in ("task_id", "key"):
+        sql = f"SELECT * FROM task WHERE account = ? AND {column} = ?"
+        if rows := database.read(sql, (account, ident)):
+            return entry(rows[0])
+    return None
+
+
+def get(database: Database, account: str, key: str) -> TaskRecord:
+    """The entry with this key, which must be there."""
+    rows = database.read("SELECT * FROM task WHERE account = ? AND key = ?", (account, key))
+    if not rows:
+        raise JournalError("The journal does not know this task.")
+    return entry(rows[0])
+
+
+def known(database: Database, account: str, intent: Intent) -> bool:
+    """Whether the intent's key stands in the journal already.
+
+    Raises:
+        InvalidRequestError: The key belongs to another request, or to one whose image goes elsewhere.
+    """
+    sql = "SELECT digest, save_to, workspace FROM task WHERE account = ? AND key = ?"
+    if not (found := database.read(sql, (account, intent.key))):
+        return False
+    if found[0]["digest"] != digest(intent.request):
+        text = "was used for another request; use a new one for a new request, or leave it out."
+        raise InvalidRequestError(Problem("idempotency_key", text))
+    there = (found[0]["save_to"], found[0]["workspace"])
+    if intent.save is not None and there != (intent.save.target, intent.workspace):
+        text = "differs from what this idempotency_key was first used with; copy the image from there, or leave it out."
+        raise InvalidRequestError(Problem("save_to", text))
+    return True
+
+
+def insert(
+    database: Database, account: str, intent: Intent, *, at: datetime, owner: str, lease_until: float
+) -> TaskRecord:
+    """Write an intent, or give the entry that its key has already.
+
+    Raises:
+        InvalidRequestError: The key belongs to another request.
+    """
+    values: dict[str, Value] = {
+        "key": intent.key,
+        "account": account,
+        "state": State.INTENT,
+        "request": dump(intent.request),
+        "digest": digest(intent.request),
+        "model": intent.request.model,
+        "resolution": resolution(intent.request),
+        "workspace": intent.workspace,
+        "client": intent.client,
+        "session": intent.session,
+        "push_url": intent.push_url,
+        "save_to": None if intent.save is None else intent.save.target,
+        "overwrite": intent.save is not None and intent.save.overwrite,
+        "quoted": micros(intent.quoted_usd),
+        "reserved": micros(intent.reserved_usd),
+        "created_at": at.timestamp(),
+        "owner": owner,
+        "lease_until": lease_until,
+    }
+    if not known(database, account, intent):
+        names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        database.execute(f"INSERT INTO task ({names}) VALUES ({marks})", values)
+    return get(database, account, intent.key)
+
+
+def _dearer(ours: Decimal | None, theirs: Decimal | None) -> int | None:
+    """The reservation as the database counts it; None where theirs says nothing."""
+    return None if theirs is None else micros(max(theirs, ours or Decimal(0)))
+
+
+def held(database: Database, account: str, owner: str, entry: TaskRecord) -> TaskRecord:
+    """A task of the owner's as it stands.
+
+    Args:
+        database: The file.
+        account: Whose tasks are seen.
+        owner: The process that believes to hold it.
+        entry: As that process last saw it.
+
+    Raises:
+        LeaseLostError: Another process has taken it over since, even if it has given it back, or under another key; or its record
+            broke.
+    """
+    try:
+        now = get(database, account, entry.key)
+    except JournalError:
+        if database.read("SELECT 1 FROM task WHERE key = ? LIMIT 1", (entry.key,)):
+            raise LeaseLostError from None
+        raise
+    if (now.owner, now.fence) != (owner, entry.fence) or not now.readable:
+        raise LeaseLostError
+    return now
+
+
+def step(
+    database: Database, account: str, owner: str, entry: TaskRecord, event: Event, change: TaskChange
+) -> TaskRecord:
+    """Take one step of the lifecycle, of a task that is still the owner's; see `held`.
+
+    Raises:
+        LeaseLostError: It is not; nothing is changed.
+        IllegalTransitionError: The table has no such step; nothing is changed.
+        SameIdError: The id that it taught is another task's; nothing is changed.
+    """
+    before, key = held(database, account, owner, entry), entry.key
+    columns: dict[str, Value] = {
+        "state": lifecycle.after(before.state, event),
+        "task_id": change.task_id,
+        "reserved": _dearer(before.reserved_usd, change.reserved_usd),
+        "charged": micros(change.charged_usd),
+        "error": change.error,
+        "urls": None if change.image_urls is None else json.dumps(change.image_urls),
+        "images": None if change.images is None else json.dumps([asdict(image) for image in change.images]),
+    }
+    # What stood in an image's way is over once it is there.
+    over = {"error"} if event is Event.DELIVERED else set[str]()
+    sets = [f"{name} = :{name}" if name in over else f"{name} = coalesce(:{name}, {name})" for name in columns]
+    if stamp := STAMPS.get(event):
+        sets.append(f"{stamp} = coalesce({stamp}, :at)")
+    columns |= {"at": change.at.timestamp(), "account": account, "key": key}
+    if event is Event.ACCEPTED:
+        # Somebody asked for the id before the answer to our own create came: what was adopted then is this task.
+        # One of our own that was written down anew has no `sent_at` either, and is not.
+        sql = "DELETE FROM task WHERE account = :account AND task_id = :task_id AND key = :adopted AND sent_at IS NULL"
+        database.execute(sql, columns | {"adopted": adopted(change.task_id or "")})
+        if database.read("SELECT 1 FROM task WHERE account = :account AND task_id = :task_id AND key <> :key", columns):
+            raise SameIdError
+    database.execute(f"UPDATE task SET {', '.join(sets)} WHERE account = :account AND key = :key", columns)
+    return get(database, account, key)

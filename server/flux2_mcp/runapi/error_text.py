@@ -1,0 +1,80 @@
+"""RunAPI's words as data: JSON exact, errors in one line, never a page and never the key. Pure."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from decimal import Decimal
+from itertools import islice
+
+from flux2_mcp.errors import shortened
+from flux2_mcp.system.logs import redact
+
+MAX_ERROR_CHARS = 300
+"""Characters of RunAPI's words that an error may carry."""
+
+_KEYS = ("error", "message", "detail", "errorMessage", "msg", "code")
+_DEEPEST = 4
+_HEADINGS = 4
+# Bounded, so that no page can make the search slow. Stores answer in XML, with a <Message>.
+_HEADING = re.compile(r"<(?:title|h1|message)\b[^>]{0,200}>(?=(.{0,1000}))", re.IGNORECASE | re.DOTALL)
+_HEADING_END = re.compile(r"</(?:title|h1|message)\b", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]{0,1000}>")
+
+
+def loads(text: str) -> object:
+    """JSON as Python objects, decimal numbers exact as `Decimal`; NaN and Infinity read as None.
+
+    Raises:
+        ValueError: Not JSON, or beyond what a reader can hold.
+    """
+    try:
+        loaded: object = json.loads(text, parse_float=Decimal, parse_constant=lambda _: None)
+    except (RecursionError, ArithmeticError) as exc:
+        raise ValueError("deeper, or with a longer exponent, than anything that is meant") from exc
+    return loaded
+
+
+def said(value: object, depth: int = _DEEPEST) -> str:
+    """The words in an error, whichever of its known shapes it has."""
+    if isinstance(value, str):
+        return value
+    if depth and isinstance(value, list):
+        return "; ".join(filter(None, (said(item, depth - 1) for item in value)))
+    if not depth or not isinstance(value, dict):
+        return ""
+    words = next((found for name in _KEYS if (found := said(value.get(name), depth - 1).strip())), "")
+    named = value.get("errors")
+    if isinstance(named, dict):
+        fields = "; ".join(f"{name}: {said(texts, depth - 1).replace('; ', ', ')}" for name, texts in named.items())
+    else:
+        fields = said(named, depth - 1)
+    return ": ".join(filter(None, (words, fields)))
+
+
+def is_page(text: str, content_type: str) -> bool:
+    """True for markup, HTML or XML: never RunAPI's own answer, which is JSON."""
+    return "html" in content_type.lower() or text.lstrip().startswith("<")
+
+
+def error_message(text: str, content_type: str, key: str | None = None) -> str:
+    """The words of an error's body in one line, at most 300 characters; empty where it has none. Never shows the key."""
+    if is_page(text, content_type):
+        heads = (_HEADING_END.split(found[1], maxsplit=1)[0] for found in islice(_HEADING.finditer(text), _HEADINGS))
+        # Twice: what was an entity may be a tag once it is read.
+        plain = (_TAG.sub(" ", html.unescape(_TAG.sub(" ", head))) for head in heads)
+        return clean(next((words for words in plain if words.strip()), ""), key)
+    try:
+        loaded = loads(text)
+    except ValueError:
+        loaded = text
+    return clean(said(loaded), key)
+
+
+def clean(text: str, key: str | None = None) -> str:
+    """One line of printable characters without the key, at most 300 of them."""
+    words = ("".join(char for char in word if char.isprintable()) for word in text.split())
+    # The key goes before the cut, or the cut could leave a part of it.
+    line = redact(" ".join(word for word in words if word), key or "")
+    return shortened(line, MAX_ERROR_CHARS)

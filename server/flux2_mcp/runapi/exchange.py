@@ -1,0 +1,174 @@
+"""The way of every call to RunAPI: headers, gate, attempts, errors. `retry` decides; clock, dice and sleep are given."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from http import HTTPStatus
+from inspect import isawaitable
+from typing import Protocol
+
+from flux2_mcp.errors import NOTHING_SENT, ApiError, AuthenticationError, RateLimitedError, ServiceError, TransportError
+from flux2_mcp.runapi import retry
+from flux2_mcp.runapi.responses import DownloadStream, Response, failure
+
+logger = logging.getLogger("flux2_mcp.runapi")
+
+
+Permit = Callable[[], Awaitable[None]]
+"""Awaited at each attempt when its connection stands and before the first byte of its body goes out. What it raises ends
+the call, and without its body RunAPI takes no request."""
+
+
+class Transport(Protocol):
+    """What carries the calls. Raises `TransportError` when no answer came; `whom` names the other side in it."""
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        whom: str = "RunAPI",
+        permit: Permit | None = None,
+    ) -> Response:
+        """One exchange, read whole."""
+        ...
+
+    def download(self, url: str, headers: Mapping[str, str], whom: str) -> AbstractAsyncContextManager[DownloadStream]:
+        """A GET whose body is read piece by piece."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What calls have in common. The arguments are those of `client.RunApi`, and `transport` is its pool."""
+
+    transport: Transport
+    base: str
+    key: str | None = field(repr=False)
+    agent: str
+    policy: retry.Policy
+    gate: Callable[[], Awaitable[None]] | None
+    on_limited: Callable[[float | None], Awaitable[None] | None] | None
+    sleep: Callable[[float], Awaitable[None]]
+    monotonic: Callable[[], float]
+    now: Callable[[], datetime]
+    jitter: Callable[[], float]
+
+    def bearer(self) -> dict[str, str]:
+        """The header that carries the key.
+
+        Raises:
+            AuthenticationError: There is none.
+        """
+        if self.key is None:
+            raise AuthenticationError("No RunAPI API key is configured.", status=401, cost=NOTHING_SENT)
+        return {"Authorization": f"Bearer {self.key}"}
+
+    async def get(
+        self, path: str, headers: Mapping[str, str] | None = None, *, attempts: int | None = None
+    ) -> Response:
+        """GET, with the key unless `headers` are given; retried by the policy, or for so many attempts."""
+        policy = self.policy if attempts is None else replace(self.policy, attempts=attempts)
+        return await self._insist("GET", path, self.bearer() if headers is None else headers, b"", policy)
+
+    async def post(
+        self,
+        path: str,
+        body: Mapping[str, object],
+        headers: Mapping[str, str] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        permit: Permit | None = None,
+    ) -> Response:
+        """POST JSON, with the key unless `headers` are given; retried only under an idempotency key."""
+        sent = dict(self.bearer() if headers is None else headers) | {"Content-Type": "application/json"}
+        if idempotency_key is None:
+            policy = replace(self.policy, attempts=1)
+        else:
+            policy = self.policy
+            sent["Idempotency-Key"] = idempotency_key
+        text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        # A file's name may hold bytes that were never text.
+        content = text.encode(errors="replace")
+        return await self._insist("POST", path, sent, content, policy, permit)
+
+    async def _insist(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        content: bytes,
+        policy: retry.Policy,
+        permit: Permit | None = None,
+    ) -> Response:
+        """Call until it succeeds or the policy gives up, then raise what came last.
+
+        That error also tells of the tries before it: `unanswered`, or `sent`, where one of them may have reached RunAPI.
+        """
+        sent = {"User-Agent": self.agent, "Accept": "application/json", "Accept-Encoding": "gzip"} | dict(headers)
+        attempt, started, reached = 1, self.monotonic(), False
+        while True:
+            try:
+                if self.gate is not None:
+                    await self.gate()
+                # Waiting for the first place is the limiter's time, not the attempts'.
+                started = self.monotonic() if attempt == 1 else started
+                return await self._once(method, path, sent, content, permit)
+            except (ApiError, TransportError) as error:
+                wait = retry.delay(
+                    policy,
+                    attempt=attempt,
+                    elapsed=self.monotonic() - started,
+                    retry_after=error.retry_after if isinstance(error, ApiError) else None,
+                    jitter=self.jitter(),
+                )
+                if isinstance(error, TransportError):
+                    reached = error.sent = error.sent or reached
+                else:
+                    error.unanswered = reached
+                    reached = reached or not isinstance(error, RateLimitedError)
+                if wait is None or not _passing(error):
+                    raise
+            logger.debug("%s %s: attempt %d failed, next in %.2f s", method, _shown(path), attempt, wait)
+            await self.sleep(wait)
+            attempt += 1
+
+    async def _once(
+        self, method: str, path: str, headers: Mapping[str, str], content: bytes, permit: Permit | None
+    ) -> Response:
+        began = self.monotonic()
+        url = f"{self.base}{path}"
+        answer = await self.transport.send(method, url, headers=headers, content=content, permit=permit)
+        logger.debug("%s %s: %d in %.3f s", method, _shown(path), answer.status, self.monotonic() - began)
+        error = failure(answer, now=self.now(), key=self.key)
+        if error is None:
+            return answer
+        if isinstance(error, RateLimitedError) and self.on_limited is not None:
+            told = self.on_limited(error.retry_after)
+            if isawaitable(told):
+                await told
+        raise error
+
+
+def _passing(error: ApiError | TransportError) -> bool:
+    """True where the same request may fare better: RunAPI's own statuses, a proxy's page, or no answer."""
+    if isinstance(error, ApiError):
+        page = isinstance(error, ServiceError) and error.status < HTTPStatus.MULTIPLE_CHOICES
+        return page or error.status in retry.RETRIED_STATUSES
+    return True
+
+
+def _shown(path: str) -> str:
+    return path.partition("?")[0]
+
+
+def sendable(value: str) -> bool:
+    """True for what may stand in a header as it is."""
+    return bool(value) and value.isascii() and value.isprintable() and value == value.strip()

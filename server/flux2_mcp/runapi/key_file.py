@@ -1,0 +1,214 @@
+"""RunAPI's own config file, which its tools share (`api/runapi.md`, base): what it says, and its key set or removed.
+
+Nothing else in it is touched. A change is written beside the file and takes its place at once: a reader sees the old or the new, and never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from flux2_mcp.errors import SettingsError
+from flux2_mcp.system.environment import said, said_key, said_path
+
+KEY_FIELDS, URL_FIELDS = ("api_key", "apiKey"), ("base_url", "baseUrl")
+"""Where the key and RunAPI's address stand, the present names first (`api/runapi.md`, base)."""
+KEY_NAMES = frozenset(
+    {
+        *("key", "apikey", "xapikey", "runapikey", "runapiapikey", "secret", "secretkey", "apisecret"),
+        *("token", "apitoken", "accesstoken", "authtoken", "bearertoken", "runapitoken", "bearer", "authorization"),
+    }
+)
+"""What people call a key elsewhere in the file, in small letters and without marks."""
+MEND_FILE = "Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key; it was left as it is."
+_KINDS: Mapping[type, str] = {bool: "true or false", dict: "an object", list: "a list"}
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableFile:
+    """What stands for a config file that is there and can't be read. `reason` is in the system's words."""
+
+    reason: str
+
+
+ConfigText: TypeAlias = "str | UnreadableFile | None"
+"""What a config file holds; None: there is none."""
+
+
+def config_file(env: Mapping[str, str]) -> Path | None:
+    """Where RunAPI's own tools keep the key (`api/runapi.md`, base); None where there is no home."""
+    base = said_path(env.get("XDG_CONFIG_HOME"), env)
+    # A folder that depends on where the process was started is none (XDG Base Directory Specification).
+    if base is not None and Path(base).is_absolute():
+        return Path(base) / "runapi" / "config.json"
+    home = said(env.get("HOME")) or said(env.get("USERPROFILE"))
+    return None if home is None else Path(home) / ".config" / "runapi" / "config.json"
+
+
+def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:
+    """What the config file says, as it stands there; nothing where there is none, or an empty one.
+
+    Raises:
+        SettingsError: It can't be read, or is not a JSON object. It names the file and shows nothing of it.
+    """
+    named = _named(path)
+    if isinstance(text, UnreadableFile):
+        raise SettingsError(f"{named} can't be read: {text.reason}.", next_step=MEND_FILE)
+    if text is None or not text.strip():
+        return {}
+    try:
+        loaded: object = json.loads(text)
+    except json.JSONDecodeError as exc:
+        where = f"line {exc.lineno}, column {exc.colno}"
+        raise SettingsError(f"{named} is not valid JSON: {where}.", next_step=MEND_FILE) from exc
+    except (ValueError, RecursionError) as exc:
+        raise SettingsError(f"{named} is not valid JSON.", next_step=MEND_FILE) from exc
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"{named} does not hold a JSON object.", next_step=MEND_FILE)
+    return loaded
+
+
+def config_key(fields: Mapping[str, object], path: Path | None, *, required: bool) -> str | None:
+    """The key in the config file; None where there is none.
+
+    Args:
+        fields: See `config_fields`.
+        path: The file.
+        required: Whether there is no other key: then the sandbox would draw in the stead of one that can't be used.
+
+    Raises:
+        SettingsError: One is required and there, but of another type than text, or in another place.
+    """
+    if not required:
+        fields = {name: value for name, value in fields.items() if isinstance(value, str)}
+    if (key := said_key(_text(fields, KEY_FIELDS, path))) is not None or not required:
+        return key
+    if (place := _misplaced(fields)) is not None:
+        raise SettingsError(
+            f"{_named(path)} has a key at {place}, where none is looked for.",
+            next_step=f"Put it at the top of the file as {KEY_FIELDS[0]}, or set RUNAPI_API_KEY; then start the server again.",
+        )
+    return None
+
+
+def config_url(fields: Mapping[str, object], path: Path | None) -> str | None:
+    """RunAPI's address in the config file; None where there is none.
+
+    Raises:
+        SettingsError: It is of another type than text.
+    """
+    return said(_text(fields, URL_FIELDS, path))
+
+
+def unusable_url(path: Path | None) -> SettingsError:
+    """The error for an address in the config file that can't be used. It shows nothing of it."""
+    return SettingsError(
+        f"{_named(path)} has a {URL_FIELDS[0]} that can't be used: it must be https://host[:port][/path], or http:// on"
+        " loopback, since the key travels with each call.",
+        next_step=f"Mend {URL_FIELDS[0]} there, or set RUNAPI_BASE_URL; then start the server again.",
+    )
+
+
+def _text(fields: Mapping[str, object], names: tuple[str, ...], path: Path | None) -> str | None:
+    """The first of these fields that says something."""
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, str | None):
+            if (found := said(value)) is not None:
+                return found
+            continue
+        kind = _KINDS.get(type(value), "a number")
+        raise SettingsError(
+            f"{_named(path)} has {kind} as {name}, which must be text.",
+            next_step=f'Write it in quotes, "{name}": "...", then start the server again.',
+        )
+    return None
+
+
+def _misplaced(fields: Mapping[str, object]) -> str | None:
+    """Where a key stands that nobody looks for, as `profiles.default.api_key`, whatever its type; None where none does."""
+    left = [(name, value, _names_key(name)) for name, value in fields.items()]
+    while left:
+        place, value, is_key = left.pop(0)
+        says = said_key(value) if isinstance(value, str) else value if isinstance(value, int | float) else None
+        if is_key and says is not None and says is not False:
+            return place
+        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        left += [(f"{place}.{name}", held, is_key or _names_key(str(name))) for name, held in inside]
+    return None
+
+
+def _names_key(name: str) -> bool:
+    return re.sub(r"[^a-z]", "", name.lower()) in KEY_NAMES
+
+
+def _named(path: Path | None) -> str:
+    return f"RunAPI's config file ({path or 'runapi/config.json'})"
+
+
+def read(path: Path | None) -> ConfigText:
+    """The file's text. A file that can't be read is not the same as none: it may hold the key."""
+    try:
+        return None if path is None else path.read_text("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        return UnreadableFile(exc.strerror or type(exc).__name__)
+    except UnicodeDecodeError:
+        return UnreadableFile("it is not UTF-8 text")
+
+
+def save(path: Path, key: str) -> None:
+    """Put the key into the file; the file is made, for its owner alone, where there is none.
+
+    Raises:
+        SettingsError: What stands there can't be read, so it is left alone; or nothing can be written there.
+    """
+    kept = config_fields(read(path), path)
+    name, *older = KEY_FIELDS
+    _write(path, {field: value for field, value in kept.items() if field not in older} | {name: key})
+
+
+def forget(path: Path) -> bool:
+    """Remove the key from the file. True where there was one.
+
+    Raises:
+        SettingsError: As `save`.
+    """
+    kept = config_fields(read(path), path)
+    rest = {field: value for field, value in kept.items() if field not in KEY_FIELDS}
+    if rest != kept:
+        _write(path, rest)
+    return rest != kept
+
+
+def _write(path: Path, fields: dict[str, object]) -> None:
+    text = json.dumps(fields, indent=2) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.chmod(0o700)
+        # A link stays one: people keep their settings elsewhere and link to them.
+        target = path.resolve()
+        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=target.parent)  # 0600
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+            Path(beside).replace(target)
+        finally:
+            with suppress(FileNotFoundError):
+                Path(beside).unlink()
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+        raise SettingsError(
+            f"RunAPI's config file ({path}) can't be written: {reason}.",
+            next_step="Make its folder writable for you, then run this again.",
+        ) from exc

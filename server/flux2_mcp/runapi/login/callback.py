@@ -1,0 +1,102 @@
+"""Where the browser comes back to. One answer is taken; whatever else comes to the port changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+import anyio
+from anyio.abc import SocketStream
+from anyio.streams.stapled import MultiListener
+
+from flux2_mcp.errors import LoginError
+from flux2_mcp.runapi.login import page
+from flux2_mcp.runapi.login.page import LOGIN_LOST, LOGIN_USED, NOT_OUR_LOGIN, LoginPage
+from flux2_mcp.runapi.login.pkce import LoginAttempt
+from flux2_mcp.runapi.login.redeem import LoginResult
+from flux2_mcp.system.one_shot_http import HOST, LocalReply, LocalRequest, OneShotServer, plain_name
+
+PATH = "/callback"
+ANSWER_SECONDS = 300.0
+"""How long the answer to a browser may take: it is told what became of its code, and RunAPI may take its time for that."""
+LAST_WORDS_SECONDS = 5.0
+"""How long a browser may take to read its page before the process ends."""
+
+Finish = Callable[[str], Awaitable[LoginResult]]
+
+
+class LoginCallback:
+    """`http://127.0.0.1:<port>/callback`, for one attempt.
+
+    Args:
+        attempt: What an answer must be for.
+        finish: Given the code, once. What it gives or raises, `result` gives or raises; the browser is told of both.
+    """
+
+    def __init__(self, attempt: LoginAttempt, finish: Finish) -> None:
+        self._attempt = attempt
+        self._finish = finish
+        self._hosts = {f"{name}:{attempt.port}" for name in (HOST, "localhost")}
+        self._waiting = anyio.CancelScope()
+        self._taken = False
+        self._ended = anyio.Event()
+        self._result: LoginResult | Exception | None = None
+
+    async def run(self, listener: MultiListener[SocketStream], seconds: float) -> None:
+        """Wait for the answer and see it through; `result` tells what it was.
+
+        Args:
+            listener: On the attempt's port. Closed at the end.
+            seconds: How long to wait for an answer. What is done with it is not counted.
+        """
+        door = OneShotServer(self._answer, answer_seconds=ANSWER_SECONDS)
+        async with anyio.create_task_group() as callers:
+            async with listener, anyio.create_task_group() as group:
+                group.start_soon(listener.serve, door.serve, callers)
+                with self._waiting:
+                    self._waiting.deadline = anyio.current_time() + seconds
+                    await self._ended.wait()
+                # Who comes from here on comes too late; who was heard gets to see the page.
+                self._taken = True
+                group.cancel_scope.cancel()
+            door.hush()  # browsers open connections in advance, and keep them
+            callers.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_SECONDS
+
+    def result(self) -> LoginResult | None:
+        """What `finish` gave; None where no answer came in time.
+
+        Raises:
+            LoginError: The answer was a refusal; else what `finish` raised.
+        """
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+    async def take(self, found: str | LoginError) -> LoginPage:
+        """See to the one answer, whichever way it came. A second one changes nothing."""
+        if self._taken:
+            return LOGIN_USED
+        self._taken, self._waiting.deadline = True, math.inf
+        try:
+            self._result = found if isinstance(found, LoginError) else await self._finished(found)
+        finally:
+            self._ended.set()
+        return page.ended(self._result)
+
+    async def _finished(self, code: str) -> LoginResult | Exception:
+        try:
+            return await self._finish(code)
+        except Exception as exc:  # noqa: BLE001  # `result` raises it, where somebody listens
+            return exc
+
+    async def _answer(self, request: LocalRequest) -> LocalReply:
+        return page.reply(await self._page(request))
+
+    async def _page(self, request: LocalRequest) -> LoginPage:
+        path, _, query = request.target.partition("?")
+        if plain_name(request.headers.get("host", "")) not in self._hosts:
+            return NOT_OUR_LOGIN  # a name that leads here is not ours: somebody's page is asking
+        if request.method != "GET" or path != PATH:
+            return LOGIN_LOST
+        found = self._attempt.answer(query)
+        return NOT_OUR_LOGIN if found is None else await self.take(found)

@@ -1,0 +1,58 @@
+"""From a browser's code to a key that is saved and proven (`api/runapi.md`, browser login, steps 3 and 4)."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flux2_mcp import __version__
+from flux2_mcp.domain.models import Balance
+from flux2_mcp.errors import LoginError, NotFoundError, RejectedError
+from flux2_mcp.runapi import key_file
+from flux2_mcp.runapi.login.pkce import LoginAttempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginResult:
+    """A key that works, whose it is, and the money behind it."""
+
+    key: str = field(repr=False)
+    name: str
+    email: str
+    balance: Balance
+
+
+async def redeem(attempt: LoginAttempt, code: str, *, base_url: str, hostname: str, path: Path) -> LoginResult:
+    """Exchange the code, save the key, prove it.
+
+    Saved first: a code opens once, so a key that is lost between can't be had again.
+
+    Raises:
+        LoginError: RunAPI does not take the code.
+        ApiError: It answered with another error.
+        TransportError: It gave no answer.
+        SettingsError: The key can't be written to the file.
+    """
+    from flux2_mcp.runapi.transport import HttpRunApi
+
+    async with aclosing(HttpRunApi(base_url, None, version=__version__)) as api:
+        try:
+            key, name, email = await api.exchange(code, attempt.verifier, attempt.port, hostname)
+        except (RejectedError, NotFoundError) as exc:
+            raise LoginError(exc.message) from exc
+    key_file.save(path, key)
+    return LoginResult(key=key, name=name, email=email, balance=await prove(base_url, key))
+
+
+async def prove(base_url: str, key: str) -> Balance:
+    """The balance that a key opens: the cheapest proof that it works.
+
+    Raises:
+        AuthenticationError: RunAPI does not know the key.
+        TransportError: It gave no answer.
+    """
+    from flux2_mcp.runapi.transport import HttpRunApi
+
+    async with aclosing(HttpRunApi(base_url, key, version=__version__)) as api:
+        return await api.balance()

@@ -1,0 +1,137 @@
+"""What came back, before anyone reads it: answers, downloads, and which error an answer is. Pure, free of httpx."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from http import HTTPStatus
+
+from flux2_mcp.errors import (
+    ApiError,
+    AuthenticationError,
+    ConflictError,
+    InsufficientCreditsError,
+    NotFoundError,
+    RateLimitedError,
+    RejectedError,
+    ServiceError,
+    WireError,
+)
+from flux2_mcp.runapi.error_text import error_message, is_page, loads
+from flux2_mcp.runapi.retry import http_date, parse_retry_after
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+"""Bytes of JSON that are read. RunAPI's answers are a few kB."""
+
+MAX_ERROR_BYTES = 64 * 1024
+"""Bytes of an error's body that are read: its words stand at the beginning."""
+
+_ERRORS: Mapping[int, type[ApiError]] = {
+    401: AuthenticationError,
+    402: InsufficientCreditsError,
+    403: AuthenticationError,
+    404: NotFoundError,
+    408: ServiceError,
+    409: ConflictError,
+    410: NotFoundError,
+    429: RateLimitedError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP answer, read whole. Header names are lower-case; `body` is at most one byte longer than allowed."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """True for a success (2xx)."""
+        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+
+    @property
+    def text(self) -> str:
+        """The body as text, whatever it holds."""
+        return self.body.decode("utf-8-sig", "replace")
+
+    @property
+    def page(self) -> bool:
+        """True for markup: not RunAPI's own answer."""
+        return is_page(self.text, self.headers.get("content-type", ""))
+
+    def ahead(self, now: datetime) -> timedelta:
+        """How far the other side's clock is ahead of ours, by the answer's own `Date`; nothing where it has none.
+
+        Its absolute times are read against its own clock: ours may be wrong, or its.
+        """
+        moment = http_date(self.headers.get("date"))
+        return timedelta() if moment is None else moment - now
+
+    def retry_after(self, now: datetime) -> float | None:
+        """Seconds until RunAPI wants to be asked again, where it says so."""
+        return parse_retry_after(self.headers.get("retry-after"), now + self.ahead(now))
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadStream:
+    """A file on its way: status, headers with lower-case names, and its bytes as they come (once), under whatever coding.
+
+    `chunks()` raises `TransportError` when they break off.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: Callable[[], AsyncIterator[bytes]] = field(repr=False)
+
+
+def failure(answer: Response, *, now: datetime, key: str | None = None, whom: str = "RunAPI") -> ApiError | None:
+    """The error that an answer is; None for a success and for 304.
+
+    Args:
+        answer: What came.
+        now: The present, aware: `Retry-After` may be a date, and the answer have none of its own.
+        key: The API key, never shown.
+        whom: Who answered.
+    """
+    status = answer.status
+    if status == HTTPStatus.NOT_MODIFIED or (answer.ok and not answer.page):
+        return None
+    ours = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    kind = _ERRORS.get(status, RejectedError if ours else ServiceError)
+    if status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE} and answer.page:
+        # Firewalls and proxies say these in HTML. Only RunAPI itself can say that a key or a task is not known.
+        kind = ServiceError
+    words = error_message(answer.text, answer.headers.get("content-type", ""), key) or _phrase(status)
+    return kind(
+        f"{whom} answered {status}{' with a web page' if answer.ok else ''}: {words}",
+        status=status,
+        request_id=answer.headers.get("x-request-id"),
+        retry_after=answer.retry_after(now),
+    )
+
+
+def payload(answer: Response) -> Mapping[str, object]:
+    """The JSON object of a success.
+
+    Raises:
+        WireError: It is too long, not JSON, or not an object.
+    """
+    if len(answer.body) > MAX_ANSWER_BYTES:
+        raise WireError(f"RunAPI answered {answer.status} with more than {MAX_ANSWER_BYTES // 2**20} MB.")
+    try:
+        loaded = loads(answer.text)
+    except ValueError as exc:
+        raise WireError(f"RunAPI answered {answer.status} with something that is not JSON.") from exc
+    if not isinstance(loaded, dict):
+        raise WireError(f"RunAPI answered {answer.status} with JSON that is not an object.")
+    return loaded
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "no words of its own"

@@ -1,0 +1,86 @@
+"""Whether to try again, and when. Pure: the caller brings the clock, the dice and the sleep.
+
+Statuses and the idempotency rule are RunAPI's (`api/runapi.md`, idempotency); 408 is RFC 9110's own "ask again".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+"""Answers after which the same request may be sent again: a GET always, a POST only under an idempotency key."""
+MAX_RETRY_AFTER_SECONDS = 86_400.0
+"""Seconds. A server that asks for more than a day is taken to mean a day."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How long to insist.
+
+    `attempts` counts the first one. Waits grow from `base` to `cap` seconds. No attempt begins later than `total`
+    seconds after the first one did.
+    """
+
+    attempts: int
+    base: float
+    cap: float
+    total: float
+
+
+STANDARD = Policy(attempts=4, base=0.5, cap=5.0, total=20.0)
+"""Fits a host that gives a call 45 s, with time left for the answer."""
+
+
+def parse_retry_after(text: str | None, now: datetime) -> float | None:
+    """Seconds to wait, 0 to a day, from a `Retry-After` value; None where there is none or it can't be read.
+
+    Args:
+        text: Seconds, whole or decimal, or an HTTP date in any of its three forms (RFC 9110, 5.6.7 and 10.2.3).
+        now: The present, aware.
+    """
+    value = (text or "").strip()
+    if _NUMBER.fullmatch(value):
+        seconds = float(value)
+    else:
+        moment = http_date(value)
+        if moment is None:
+            return None
+        seconds = (moment - now).total_seconds()
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def http_date(text: str | None) -> datetime | None:
+    """A moment, aware, from an HTTP date in any of its three forms; None where it can't be read."""
+    try:
+        moment = parsedate_to_datetime(text or "")
+        # asctime's form names no zone, and "-0000" says that it knows none: HTTP dates are UTC.
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def delay(policy: Policy, *, attempt: int, elapsed: float, retry_after: float | None, jitter: float) -> float | None:
+    """Seconds to wait before the next attempt; None: give up now.
+
+    Exponential with full jitter, on top of what the server asked for: those it turned away together don't come back
+    together. A `retry_after` that does not fit into the total is not waited for, so that the caller hears of it at once.
+
+    Args:
+        policy: How long to insist.
+        attempt: How many attempts were made.
+        elapsed: Seconds since the first one began.
+        retry_after: Seconds that the server asked for, at least.
+        jitter: A random number in [0, 1).
+    """
+    least = retry_after or 0.0
+    remaining = policy.total - elapsed
+    if attempt >= policy.attempts or remaining <= 0 or least > remaining:
+        return None
+    # 2 ** 60 is far beyond any cap, and still a float.
+    backoff = min(policy.cap, policy.base * 2.0 ** min(attempt - 1, 60))
+    return min(least + backoff * jitter, remaining)

@@ -1,0 +1,176 @@
+"""Where a file may be fetched from: https at public addresses, and where RunAPI itself stands. Deny by default.
+
+A name is looked up once, right before the connection; the connection is made to what was looked up and found public, so
+an answer of the name server that changes between two looks (DNS rebinding) changes nothing. Redirects come here again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+
+import anyio
+
+from flux2_mcp.errors import DeliveryError, TransportError
+from flux2_mcp.runapi import proxies
+
+HTTPS_PORT, HTTP_PORT = 443, 80
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""IPv6 addresses that carry an IPv4 address, to which a gateway passes on (RFC 6052)."""
+
+# What an address may be, beside public; the first that fits names it.
+_KINDS = (
+    ("is_unspecified", "of this machine"),
+    ("is_loopback", "of this machine (loopback)"),
+    ("is_link_local", "link-local"),
+    ("is_multicast", "multicast"),
+    ("is_private", "private"),
+    ("is_site_local", "private"),
+    ("is_reserved", "reserved"),
+)
+
+ENVIRONMENT, DIRECT = "environment", "direct"
+"""Ways of a connection: through the proxy that the environment may name for the host; past every proxy."""
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Looks a host up: its addresses, the best first. Raises OSError where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route to a file: the URL to ask, the headers that go with it, and the name that the certificate must bear.
+
+    `way` is `ENVIRONMENT`, `DIRECT`, or the address of a proxy: then the name is the proxy's to look up.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = None
+    way: str = ENVIRONMENT
+
+
+async def looked_up(host: str, port: int) -> Sequence[str]:
+    """The addresses of a host, as the system tells them. It also reads what is no plain number: `0x7f.1`, `2130706433`."""
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(place[0]) for _, _, _, _, place in found))
+
+
+async def routes_to(
+    url: str, base_url: str, resolve: Resolve = looked_up, env: Mapping[str, str] = os.environ
+) -> list[Route]:
+    """The routes to a file, to be tried in turn.
+
+    Args:
+        url: The file's.
+        base_url: RunAPI's own, which the user has configured: files may stand there, even on plain loopback HTTP.
+        resolve: Looks hosts up.
+        env: The environment, which may name a proxy.
+
+    Raises:
+        DeliveryError: Nothing may be fetched from there; it says why.
+        SettingsError: The proxy on the way can't be used.
+        TransportError: The host's name is not known.
+    """
+    parts = _split(url)
+    origin = _origin(parts)
+    if origin is not None and origin == _origin(_split(base_url)):
+        return [Route(url)]
+    host, port = _host(parts), parts.port or HTTPS_PORT
+    proxy = proxies.proxy(url, env)
+    try:
+        name = host if host.isascii() else host.encode("idna").decode()
+        addresses = await resolve(host, port)
+    except (OSError, UnicodeError) as exc:
+        if proxy is not None and not _is_number(host):
+            return [Route(url, way=proxy.url)]  # behind a proxy, names of the outside are often known to it alone
+        raise TransportError(
+            "The image's host is not known: its name leads to no address.",
+            sent=False,
+            next_step="Check the network, then call check_task with the task's id: it fetches the image again.",
+        ) from exc
+    for address in addresses:
+        if (kind := not_public(address)) is not None:
+            raise _refused(f"leads to an address that is {kind}")
+    if proxy is not None:
+        return [Route(url, way=proxy.url)]
+    # Closed after: a connection is known by its address, and must not serve another name at the same one.
+    headers = {"Host": name if port == HTTPS_PORT else f"{name}:{port}", "Connection": "close"}
+    return [Route(_at(parts, address), headers, name, DIRECT) for address in addresses]
+
+
+def not_public(address: str) -> str | None:
+    """What an address is instead of public, in words; None for a public one.
+
+    Args:
+        address: IPv4 or IPv6. One that carries another (mapped, 6to4, NAT64) is judged by that too.
+    """
+    try:
+        one = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return "no address"
+    inner = _carried(one)
+    if inner is not None:
+        return not_public(str(inner))
+    kind = next((words for name, words in _KINDS if getattr(one, name, False)), None)
+    return kind if kind is not None or one.is_global else "not public"
+
+
+def _carried(one: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if isinstance(one, ipaddress.IPv4Address):
+        return None
+    if one in NAT64:
+        return ipaddress.IPv4Address(int(one) & 0xFFFF_FFFF)
+    return one.ipv4_mapped or one.sixtofour
+
+
+def _is_number(host: str) -> bool:
+    """True for what no name server is asked about."""
+    return not host.rpartition(".")[2].isalpha()
+
+
+def _refused(why: str) -> DeliveryError:
+    return DeliveryError(f"The result's URL {why}, so it was not fetched.")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise _refused("is no URL") from exc
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise _refused("names a port that no host has")
+    return parts
+
+
+def _host(parts: SplitResult) -> str:
+    """The host of a URL that is https at a host, without a user name."""
+    if not parts.scheme:
+        raise _refused("is not whole: it does not begin with https://")
+    if parts.scheme != "https":
+        raise _refused("is not https")
+    if not parts.hostname:
+        raise _refused("names no host")
+    if "@" in parts.netloc:
+        raise _refused("holds a user name")
+    return parts.hostname
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int] | None:
+    if not parts.hostname or parts.scheme not in {"http", "https"}:
+        return None
+    port = parts.port or (HTTPS_PORT if parts.scheme == "https" else HTTP_PORT)
+    # A name before the host is no part of where RunAPI stands.
+    return None if "@" in parts.netloc else (parts.scheme, parts.hostname, port)
+
+
+def _at(parts: SplitResult, address: str) -> str:
+    place = f"[{address}]" if ":" in address else address
+    return parts._replace(netloc=place if parts.port is None else f"{place}:{parts.port}", fragment="").geturl()

@@ -1,0 +1,392 @@
+"""RunAPI's client: one pool of connections for the life of the process. The only importer of httpx."""
+
+from __future__ import annotations
+
+import os
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import httpx
+from anyio.abc import AsyncResource
+
+from flux2_mcp.domain import codings
+from flux2_mcp.errors import SettingsError, TransportError
+from flux2_mcp.runapi import causes, proxies, retry, routes
+from flux2_mcp.runapi.causes import CERTIFICATE_FOLDER, CERTIFICATES, Peer
+from flux2_mcp.runapi.client import RunApi
+from flux2_mcp.runapi.exchange import Exchange, Permit, sendable
+from flux2_mcp.runapi.proxies import Proxy
+from flux2_mcp.runapi.responses import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, DownloadStream, Response
+from flux2_mcp.runapi.routes import Resolve, Route
+from flux2_mcp.system import logs
+from flux2_mcp.system.environment import said_path
+
+MIN_BYTES_PER_SECOND = 16 * 1024
+"""Bytes a second that an upload must reach: a home's slowest uplink."""
+PIECE_BYTES = 64 * 1024
+"""Bytes handed to the connection at once, each under a write timeout of its own."""
+CHUNK_BYTES = 256 * 1024
+"""Bytes of a download given on at once: who takes them does so in a thread, and a change of threads has its price."""
+MAX_CALLS, MAX_DOWNLOADS = 48, 16
+"""Connections at once, together below every system's limit of open files. Slow downloads keep no poll waiting."""
+MAX_HOST_DOWNLOADS = 4
+"""Connections in one of httpx's pools, which spends time with the square of their number on each request: with 1,000
+polls at once, a poll takes 3 ms of processor time over pools of 4 and 13 ms over one of 48."""
+KEEP_ALIVE_SECONDS = 30.0
+"""Seconds that an idle connection is kept: less than servers commonly do."""
+MAX_PORT = 65_535
+
+_FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, UnicodeError)
+# The first that fits, in words of our own: the libraries' may hold a URL with its signature. False: nothing was sent.
+_WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool, str], ...] = (
+    (httpx.PoolTimeout, "no connection was free in time", False, "Wait until other calls have ended, then call again."),
+    (httpx.ConnectTimeout, "no connection in time", False, "Check the network, then call again."),
+    (
+        (httpx.TimeoutException, TimeoutError),
+        "no answer in time",
+        True,
+        "Call again in a minute: the same call is not paid twice.",
+    ),
+    (
+        (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError),
+        "the address can't be called",
+        False,
+        "Check RUNAPI_BASE_URL where it is set, then start the server again.",
+    ),
+    (httpx.ConnectError, "no connection", False, "Check the network, then call again."),
+    (
+        Exception,
+        "the connection broke off, or what came is not HTTP",
+        True,
+        "Call again; if it stays so, check the network and whatever stands between.",
+    ),
+)
+PROXY = "proxy"
+"""Where a request carries the proxy that it goes through, for the words about its failure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds for each part of a call; `answer` for the whole of one attempt, beside its place and what its body needs to go out."""
+
+    connect: float = 5.0
+    read: float = 30.0
+    write: float = 30.0
+    pool: float = 30.0
+    answer: float = 60.0
+
+
+class HttpRunApi(RunApi):
+    """The calls. Made without I/O; the pool opens at first use and is closed by `aclose`.
+
+    All calls raise `ApiError` by status, `TransportError` when no answer came, `WireError` when it makes no sense, and
+    `SettingsError` when the environment's proxy or certificates can't be used. What they raise never shows the key.
+
+    Args:
+        base_url: As `settings` validated it, without a slash at the end.
+        api_key: None: calls that need one raise `AuthenticationError` before anything is sent.
+        version: Ours, for the `User-Agent`.
+        policy: How long GETs and creates are retried.
+        gate: Awaited before every call to RunAPI, retries included; a limiter waits here.
+        on_limited: Told of every 429 with its `Retry-After` in seconds.
+        timeouts: Seconds for each part of a call.
+        sleep: Waits for so many seconds. This and the next three are the only clock and dice in here.
+        monotonic: Seconds on a clock that never goes back.
+        now: The present, aware.
+        jitter: A random number in [0, 1).
+        resolve: Looks up the hosts of files.
+        env: The environment: which proxies lead out, and whose certificates are trusted. Read at each first connection.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        version: str,
+        policy: retry.Policy = retry.STANDARD,
+        gate: Callable[[], Awaitable[None]] | None = None,
+        on_limited: Callable[[float | None], Awaitable[None] | None] | None = None,
+        timeouts: Timeouts | None = None,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: Callable[[], float] = random.random,
+        resolve: Resolve = routes.looked_up,
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
+        if api_key is not None and not sendable(api_key):
+            raise SettingsError("The API key holds characters that no key has.")
+        logs.hide(api_key)
+        self._pool = _Pool(base_url, timeouts or Timeouts(), resolve, env)
+        super().__init__(
+            Exchange(
+                transport=self._pool,
+                base=base_url,
+                key=api_key,
+                agent=f"flux2-mcp/{version}",
+                policy=policy,
+                gate=gate,
+                on_limited=on_limited,
+                sleep=sleep,
+                monotonic=monotonic,
+                now=now,
+                jitter=jitter,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._calls.base!r})"
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._pool.aclose()
+
+
+class _Pool:
+    """httpx at arm's length: requests are made by hand, so that no key, cookie or header of one call slips into another."""
+
+    def __init__(self, base_url: str, timeouts: Timeouts, resolve: Resolve, env: Mapping[str, str]) -> None:
+        self._base = base_url
+        self._timeouts = timeouts
+        self._resolve = resolve
+        self._env = env
+        self._tls: ssl.SSLContext | None = None
+        self._calls = _PooledClient(MAX_CALLS, self._client)
+        self._downloads = _PooledClient(MAX_DOWNLOADS, self._client)
+
+    async def aclose(self) -> None:
+        await self._calls.aclose()
+        await self._downloads.aclose()
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        whom: str = "RunAPI",
+        permit: Permit | None = None,
+    ) -> Response:
+        within = self._timeouts.pool + self._timeouts.answer + len(content) / MIN_BYTES_PER_SECOND
+        with self._translated(whom), anyio.fail_after(within):
+            proxy = proxies.proxy(url, self._env)
+            request = self._request(method, url, headers, content, proxy=proxy, permit=permit)
+            async with self._calls.open(request, self._timeouts.pool) as response:
+                return Response(response.status_code, dict(response.headers), await _body(response))
+
+    @asynccontextmanager
+    async def download(self, url: str, headers: Mapping[str, str], whom: str) -> AsyncIterator[DownloadStream]:
+        async with AsyncExitStack() as stack:
+            with self._translated(whom):
+                found = await routes.routes_to(url, self._base, self._resolve, self._env)
+                response = await self._reached(stack, found, headers)
+
+            async def chunks() -> AsyncIterator[bytes]:
+                with self._translated(whom):
+                    async for piece in response.aiter_raw(CHUNK_BYTES):
+                        yield piece
+
+            yield DownloadStream(response.status_code, dict(response.headers), chunks)
+
+    async def _reached(
+        self, stack: AsyncExitStack, found: Sequence[Route], headers: Mapping[str, str]
+    ) -> httpx.Response:
+        """The answer on the first route that leads to a connection."""
+        for route in found:
+            proxy = None if route.way == routes.DIRECT else proxies.proxy(route.url, self._env)
+            request = self._request("GET", route.url, {**headers, **route.headers}, proxy=proxy)
+            if route.name is not None:
+                request.extensions["sni_hostname"] = route.name
+            try:
+                opening = self._downloads.open(request, self._timeouts.pool)
+                return await stack.enter_async_context(opening)
+            except httpx.ConnectError:
+                if route is found[-1]:
+                    raise
+        raise httpx.ConnectError("no address")
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        *,
+        proxy: Proxy | None,
+        permit: Permit | None = None,
+    ) -> httpx.Request:
+        sent = httpx.Headers(dict(headers))
+        if method != "GET":
+            sent["Content-Length"] = str(len(content))
+        pieces = _pieces(content, permit) if content else None
+        extensions = {"timeout": asdict(self._timeouts), PROXY: proxy}
+        request = httpx.Request(method, url, headers=sent, content=pieces, extensions=extensions)
+        if not 0 <= (request.url.port or 0) <= MAX_PORT:
+            # Further in, the socket would raise its own error, in a group.
+            raise httpx.InvalidURL("no such port")
+        return request
+
+    def _client(self, scheme: str, proxy: Proxy | None) -> httpx.AsyncClient:
+        """It asks the environment nothing by itself: what is there may be more than it can read."""
+        if scheme == "https" and self._tls is None:
+            self._tls = _trusted(self._env)
+        try:
+            return httpx.AsyncClient(
+                trust_env=False,
+                proxy=None if proxy is None else proxy.url,
+                # Reading the certificates takes 30 ms and more, which the sandbox needs not wait for. Without, nobody is trusted.
+                verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._tls is None else self._tls,
+                limits=httpx.Limits(
+                    max_connections=MAX_HOST_DOWNLOADS,
+                    max_keepalive_connections=MAX_HOST_DOWNLOADS,
+                    keepalive_expiry=KEEP_ALIVE_SECONDS,
+                ),
+                follow_redirects=False,
+            )
+        except (ValueError, httpx.InvalidURL) as exc:
+            if proxy is None:
+                raise
+            raise proxies.unusable(proxy.variable, proxy.url) from exc
+
+    @contextmanager
+    def _translated(self, whom: str) -> Iterator[None]:
+        try:
+            yield
+        except _FOREIGN as exc:
+            words, sent, cure, setting = self._words(exc)
+            raise TransportError(
+                f"{whom} gave no answer: {words}.", sent=sent, setting=setting, next_step=cure
+            ) from exc
+
+    def _words(self, exc: Exception) -> tuple[str, bool, str, str | None]:
+        """What happened, whether something may have been sent, what to do, and the variable that mends it, where one does."""
+        peer = self._peer(exc)
+        if peer is not None and isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+            cause = causes.of(exc, peer, in_time=isinstance(exc, httpx.ConnectError))
+            return cause.words, False, cause.cure, cause.setting
+        if peer is not None and peer.proxy is not None and isinstance(exc, httpx.ProxyError):
+            cause = causes.of_proxy(str(exc), peer.proxy)
+            return cause.words, False, cause.cure, cause.setting
+        words, sent, cure = next((words, sent, cure) for kinds, words, sent, cure in _WORDS if isinstance(exc, kinds))
+        return words, sent, cure, None
+
+    def _peer(self, exc: Exception) -> Peer | None:
+        """Whom a request that failed was to reach; None where none was made."""
+        try:
+            request = exc.request if isinstance(exc, httpx.RequestError) else None
+        except RuntimeError:
+            request = None
+        if request is None:
+            return None
+        return Peer(
+            host=str(request.extensions.get("sni_hostname", request.url.host)),
+            port=request.url.port,
+            proxy=request.extensions[PROXY],
+            base_url=str(request.url).startswith(self._base),
+        )
+
+
+class _PooledClient:
+    """Connections for one kind of traffic. Who finds none free queues here: httpx's queue costs the square of its length."""
+
+    def __init__(self, places: int, make: Callable[[str, Proxy | None], httpx.AsyncClient]) -> None:
+        self._make = make
+        self._places = anyio.Semaphore(places, fast_acquire=True)
+        # Clients' numbers, a stack: under little load the same few warm connections serve, and one client is made.
+        self._free = [place // MAX_HOST_DOWNLOADS for place in reversed(range(places))]
+        self._clients: dict[tuple[int, str, Proxy | None], httpx.AsyncClient] = {}
+
+    async def aclose(self) -> None:
+        while self._clients:
+            await self._clients.popitem()[1].aclose()
+
+    @asynccontextmanager
+    async def open(self, request: httpx.Request, patience: float) -> AsyncIterator[httpx.Response]:
+        with anyio.move_on_after(patience) as scope:
+            await self._places.acquire()
+        if scope.cancelled_caught:
+            raise httpx.PoolTimeout("no place")
+        number, proxy = self._free.pop(), request.extensions[PROXY]
+        which = (number, request.url.scheme, proxy)
+        try:
+            if which not in self._clients:
+                self._clients[which] = self._make(request.url.scheme, proxy)
+            response = await _sent(self._clients[which], request, proxy)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+        finally:
+            self._free.append(number)
+            self._places.release()
+
+
+async def _body(response: httpx.Response) -> bytes:
+    """At most one byte more than allowed. An error's status and `Retry-After` count even when its words break off."""
+    largest = MAX_ERROR_BYTES if response.is_error else MAX_ANSWER_BYTES
+    body = bytearray()
+    try:
+        async for piece in response.aiter_raw():
+            body += piece
+            if len(body) > largest:
+                break
+    except httpx.HTTPError:
+        if not response.is_error:
+            raise
+    return codings.plain(bytes(body), response.headers.get("content-encoding", ""), largest)[: largest + 1]
+
+
+async def _pieces(content: bytes, permit: Permit | None) -> AsyncIterator[bytes]:
+    if permit is not None:
+        await permit()
+    for start in range(0, len(content), PIECE_BYTES):
+        yield content[start : start + PIECE_BYTES]
+
+
+async def _sent(client: httpx.AsyncClient, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
+    if proxy is None or not proxy.url.startswith(proxies.SOCKS):
+        return await client.send(request, stream=True)
+    opened: list[AsyncResource] = []
+
+    async def trace(event: str, told: Mapping[str, AsyncResource]) -> None:
+        if event.endswith("connect_tcp.complete"):
+            opened.append(told["return_value"])
+
+    request.extensions["trace"] = trace
+    try:
+        return await client.send(request, stream=True)
+    except Exception as exc:
+        if isinstance(exc, httpx.HTTPError) and not isinstance(exc, httpx.ProxyError):
+            raise
+        # The library leaves the connection of a handshake that failed open, and what is no SOCKS proxy ends it in any error.
+        for stream in opened:
+            await stream.aclose()
+        raise httpx.ProxyError("no SOCKS", request=request) from exc
+
+
+def _trusted(env: Mapping[str, str]) -> ssl.SSLContext:
+    """Whose certificates are trusted: the environment's wish, else what comes with the library.
+
+    Raises:
+        SettingsError: The environment names what can't be read.
+    """
+    file, folder = (said_path(env.get(name), env) for name in (CERTIFICATES, CERTIFICATE_FOLDER))
+    if file is None and folder is None:
+        return httpx.create_ssl_context(trust_env=False)
+    name, told = (CERTIFICATES, file) if file else (CERTIFICATE_FOLDER, folder)
+    try:
+        if file is None:
+            next(Path(str(folder)).iterdir(), None)  # a folder that is not there would be one without certificates
+        return ssl.create_default_context(cafile=file, capath=None if file else folder)
+    except OSError as exc:
+        reason = "there is none in it" if isinstance(exc, ssl.SSLError) else exc.strerror
+        raise SettingsError(f"{name} names no certificates: {reason}.", setting=name, says=told) from exc

@@ -1,0 +1,114 @@
+"""One HTTP call as the handlers see it, and the answers they give. The shapes of errors are RunAPI's (`api/runapi.md`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+MAX_HEADER_CHARS = 512
+"""Characters of an Idempotency-Key or X-Client-Request-Id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxCall:
+    """A request whose body has been read. `base_url` is the answering server's own, without a slash at its end."""
+
+    base_url: str
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Headers
+    body: bytes
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object.
+
+        Raises:
+            HttpError: 415 for another content type, 400 for anything that is not one JSON object.
+        """
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise HttpError(415, "unsupported_media_type", "Send application/json.")
+        try:
+            value = json.loads(self.body, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as exc:
+            raise HttpError(400, "bad_request", "The body is not valid JSON.") from exc
+        if not isinstance(value, dict):
+            raise HttpError(400, "bad_request", "The body must be a JSON object.")
+        return value
+
+
+def token(headers: Headers, name: str) -> str | None:
+    """An optional header of 1 to 512 printable ASCII characters.
+
+    Raises:
+        HttpError: 400, where it is there and holds anything else.
+    """
+    value = headers.get(name)
+    if value is not None and not (0 < len(value) <= MAX_HEADER_CHARS and value.isascii() and value.isprintable()):
+        raise HttpError(400, "bad_request", f"{name} must be 1 to {MAX_HEADER_CHARS} printable ASCII characters.")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+class HttpError(Exception):
+    """An answer in place of the one that was asked for.
+
+    Args:
+        status: The HTTP status.
+        code: Names the error for programs.
+        message: Says it to people.
+        headers: More headers, such as Retry-After.
+        fields: For 422: what is wrong, by the body's own field names. The body takes the shape of a validation error.
+        page: Send an HTML page in place of JSON, as a proxy would.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        fields: Mapping[str, list[str]] | None = None,
+        page: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = dict(headers or {})
+        self.fields = fields
+        self.page = page
+
+    def response(self) -> Response:
+        """The answer to send."""
+        if self.page:
+            html = f"<!doctype html><html><head><title>{self.message}</title></head><body><h1>{self.message}</h1></body></html>"
+            return Response(html, self.status, self.headers, "text/html")
+        if self.fields is not None:
+            return JSONResponse({"error": self.message, "errors": dict(self.fields)}, self.status, self.headers)
+        return JSONResponse({"error": {"code": self.code, "message": self.message}}, self.status, self.headers)
+
+
+def invalid(fields: Mapping[str, list[str]]) -> HttpError:
+    """422 with what is wrong, by field."""
+    return HttpError(422, "validation", "Validation failed", fields=fields)
+
+
+class CutConnection(Response):
+    """Cuts the TCP connection: the client gets no byte of an answer. Needs `server.Sandbox`'s protocol, which lends `abort`."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Abort, and return once the connection is gone, so that nothing is sent in its place."""
+        del send
+        scope["state"]["abort"]()
+        await receive()

@@ -1,0 +1,1 @@
+"""The MCP server. `early` is imported through this file, so it imports nothing."""

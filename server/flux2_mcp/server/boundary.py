@@ -1,0 +1,138 @@
+"""The one place where our errors become tool results or protocol errors, and a call's arguments are held to its schema.
+
+Tools raise; nothing reaches a model that was not written for one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
+from pydantic import ValidationError
+
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, shortened
+
+log = logging.getLogger("flux2_mcp.server.boundary")
+
+# pydantic's names of what was wrong, in words of ours.
+_WANTED = {
+    "missing": "is needed",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "decimal_type": "must be a number",
+    "decimal_parsing": "must be a number",
+    "list_type": "must be a list of strings",
+}
+MAX_DATA_CHARS = 2048
+"""Characters of a text in an error's data that is left as it is: an address that a user is sent to is one."""
+_BOUNDS = {
+    "greater_than_equal": ("ge", "must be at least"),
+    "greater_than": ("gt", "must be more than"),
+    "less_than_equal": ("le", "must be at most"),
+    "string_too_short": ("min_length", "must have at least so many characters:"),
+    "string_too_long": ("max_length", "must have at most so many characters:"),
+    "too_long": ("max_length", "must have at most so many items:"),
+}
+
+
+def said(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> dict[str, object]:
+    """The arguments that say something: strict clients send `null` or "" for what they leave out, whatever its kind.
+
+    What the tool does not have stays, to be refused by its name.
+    """
+    known = schema.get("properties", {})
+    return {name: value for name, value in arguments.items() if name not in known or value not in (None, "")}
+
+
+def filled(arguments: Mapping[str, object]) -> dict[str, object]:
+    """A prompt's arguments, with "" for `null`: the protocol has strings alone, and a blank one is left out."""
+    return {name: "" if value is None else value for name, value in arguments.items()}
+
+
+def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> InvalidRequestError | None:
+    """An error for every argument that the tool does not have: a parameter that is silently dropped is a bug.
+
+    And for true and false in the place of a number, which the library takes for 1 and 0: `max_cost_usd` would be a dollar.
+    """
+    known = schema.get("properties", {})
+    allowed = ", ".join(known)
+    strange = [
+        Problem(shortened(name), f"no such argument; this tool has: {allowed}.")
+        for name in arguments
+        if name not in known
+    ]
+    strange += [
+        Problem(name, f"{_WANTED['float_type']}.")
+        for name, value in arguments.items()
+        if _is_truth(value) and name in known and _kinds(known[name]) & {"number", "integer"}
+    ]
+    return InvalidRequestError(*strange) if strange else None
+
+
+def _is_truth(value: object) -> bool:
+    """True or false, or the same in a string, which is read as JSON."""
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip() in {"true", "false"})
+
+
+def _kinds(schema: Mapping[str, Any]) -> set[object]:
+    """The types that an argument may have."""
+    return {each.get("type") for each in (schema, *schema.get("anyOf", ()))}
+
+
+def from_validation(error: ValidationError) -> InvalidRequestError:
+    """Arguments of the wrong kind, one line a field, without the library's text and without the values."""
+    found: dict[str, str] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        kind, context = detail["type"], detail.get("ctx", {})
+        if kind in _BOUNDS:
+            name, phrase = _BOUNDS[kind]
+            text = f"{phrase} {context[name]:g}"
+        elif kind == "literal_error":
+            text = f"must be one of {context['expected']}"
+        else:
+            text = _WANTED.get(kind, "has the wrong form")
+        found.setdefault(".".join(map(str, detail["loc"])), f"{text}.")
+    return InvalidRequestError(*(Problem(field, text) for field, text in found.items()))
+
+
+def to_result(error: BaseException) -> CallToolResult:
+    """An error as a tool result: what happened, what it cost, what to do next."""
+    if not isinstance(error, Flux2Error):
+        log.error("unexpected %s", type(error).__name__, exc_info=error)
+        error = Flux2Error(
+            "The server failed on something it did not expect.",
+            cost="Whatever RunAPI took is in the journal.",
+            next_step="Call check_task to see what was made; the server's log on stderr has the cause.",
+        )
+    text = f"{error.message}\n{error.cost}\nNext: {error.next_step}"
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+
+
+def brief(error: MCPError) -> MCPError:
+    """An error of the SDK's, whose data may repeat an address or a method of any length."""
+    data = error.error.data
+    told = data if isinstance(data, dict) else {"": data}
+    if all(not isinstance(text, str) or len(text) <= MAX_DATA_CHARS for text in told.values()):
+        return error
+    cut = {name: shortened(text) if isinstance(text, str) else text for name, text in told.items()}
+    return MCPError(error.error.code, error.error.message, cut if isinstance(data, dict) else cut[""])
+
+
+def to_protocol(error: Flux2Error) -> MCPError:
+    """An error as JSON-RPC has them, for what has no result to carry it: resources, prompts, completion, lists.
+
+    -32602 for what the caller can mend, -32603 for everything else, with what to do next.
+    """
+    if isinstance(error, InvalidRequestError):
+        return MCPError(code=INVALID_PARAMS, message=error.message)
+    return MCPError(code=INTERNAL_ERROR, message=f"{error.message} {error.next_step}")

@@ -1,0 +1,127 @@
+"""Completion: what may stand in an argument of a prompt or of a resource template, given what else was chosen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from mcp_types import Completion, PromptReference, ResourceTemplateReference
+
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.catalog import Model
+from flux2_mcp.domain.models import Action
+from flux2_mcp.domain.sources import TASK
+from flux2_mcp.errors import InvalidRequestError, Problem, shortened
+from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.server import prompts, resources
+from flux2_mcp.server.docs import examples
+from flux2_mcp.server.prompts import Given
+from flux2_mcp.server.results.tasks import STATUSES
+from flux2_mcp.server.session import ServerSession
+
+MAX_VALUE_CHARS: Final = 2000
+"""Characters of what was typed: of a list, all of it comes back with each value."""
+MAX_CHOICES: Final = 100
+"""Values in one answer: the protocol's own limit."""
+
+_VARIABLE = re.compile(r"[{,?](\w+)")
+_TYPED = re.compile(r"(.*(?:,\s+|,$|\n))?(.*)", re.DOTALL)
+"""Of a list: the items that are finished, and the one that is being typed."""
+
+_IMPLIED: Final[Mapping[str, Given]] = {
+    "remix": {"action": Action.REMIX_IMAGE},
+    "compare_variants": {"variants": ", ".join(catalog.variants())},
+}
+"""What a prompt means where nothing else is chosen; else it is the default variant, from text."""
+
+
+def _models(given: Given) -> list[Model]:
+    """The models that the chosen action and variants mean; what names none is as good as left out."""
+    action = Action(given["action"]) if given.get("action") in list(Action) else Action.TEXT_TO_IMAGE
+    names = {*prompts.items(given.get("variants", "")), given.get("variant")}
+    models = [model for model in catalog.models().values() if model.action is action]
+    return [model for model in models if names & {model.variant, model.id}] or [catalog.find(None, action)]
+
+
+def _allowed(field: str) -> Callable[[Given], list[str]]:
+    """The values of a field that every chosen model takes."""
+
+    def values(given: Given) -> list[str]:
+        first, *others = (model.fields[field].enum for model in _models(given))
+        return [str(value) for value in first if all(value in other for other in others)]
+
+    return values
+
+
+_VALUES: Final[Mapping[str, Callable[[Given], Iterable[str]]]] = {
+    "variant": lambda _: catalog.variants(),
+    "variants": lambda _: catalog.variants(),
+    "aspect_ratio": _allowed("aspect_ratio"),
+    "output_resolution": _allowed("output_resolution"),
+    "language": lambda _: examples.LANGUAGES,
+    "action": lambda _: Action,
+    "model": lambda _: catalog.models(),
+}
+_TASKS: Final[Mapping[str, Callable[[TaskRecord], str | None]]] = {
+    "id": lambda entry: entry.task_id or entry.key,
+    "source_images": lambda entry: (
+        f"{TASK}{entry.task_id}" if entry.task_id and STATUSES[entry.state] == "completed" else None
+    ),
+}
+"""What an argument may be that means a task: how to write one of the recent tasks, None for one that will not do."""
+
+
+async def complete(
+    services: ServerSession, ref: PromptReference | ResourceTemplateReference, name: str, value: str, given: Given
+) -> Completion:
+    """What an argument may be, of all that begins like `value`.
+
+    Args:
+        services: Know the recent tasks.
+        ref: A prompt or a resource template of ours.
+        name: The argument.
+        value: What was typed so far.
+        given: The other arguments, as far as they were filled in.
+
+    Raises:
+        InvalidRequestError: There is no such prompt, template or argument.
+        JournalError: The recent tasks can't be read.
+        SettingsError: There is no service that could.
+    """
+    known, implied = _arguments(ref)
+    if name not in known:
+        raise InvalidRequestError(
+            Problem("argument", f"there is none called {shortened(name)}; there are {', '.join(known)}.")
+        )
+    more = False
+    if len(value) > MAX_VALUE_CHARS:
+        values = []
+    elif name in _TASKS:
+        entries = await services.service.page(limit=MAX_CHOICES, before=None)
+        values = [text for entry in entries if (text := _TASKS[name](entry)) is not None]
+        more = len(entries) == MAX_CHOICES
+    elif name in _VALUES:
+        values = list(_VALUES[name](implied | {key: text for key, text in given.items() if text.strip()}))
+    else:
+        values = []
+    head, typed = _split(value) if name in {"variants", "source_images"} else ("", value)
+    chosen = prompts.items(head)
+    found = [head + text for text in values if text not in chosen and text.lower().startswith(typed.lower())]
+    return Completion(values=found[:MAX_CHOICES], total=None if more else len(found), has_more=more)
+
+
+def _arguments(ref: PromptReference | ResourceTemplateReference) -> tuple[Sequence[str], dict[str, str]]:
+    """The names of the arguments, and what holds where nothing else is chosen."""
+    if isinstance(ref, PromptReference):
+        prompt, _ = prompts.find(ref.name)
+        return [argument.name for argument in prompt.arguments or []], dict(_IMPLIED.get(ref.name, {}))
+    if ref.uri not in {template.uri_template for template in resources.TEMPLATES}:
+        raise InvalidRequestError(Problem("uri", "is no template of ours; resources/templates/list has them."))
+    return _VARIABLE.findall(ref.uri), {}
+
+
+def _split(value: str) -> tuple[str, str]:
+    match = _TYPED.fullmatch(value)
+    head, typed = match.groups() if match else ("", value)
+    return (f"{head} " if head and head.endswith(",") else head or ""), typed

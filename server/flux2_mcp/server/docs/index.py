@@ -1,0 +1,128 @@
+"""The documents for those who build on the API: an index of addresses and the functions that write what stands there.
+
+Nothing is written until it is read, and all of it comes from the catalogue, so that it can't drift.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from mcp_types import Resource, ResourceTemplate
+
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.catalog import Model
+from flux2_mcp.server.docs import examples, reference, schemas, uris
+
+MARKDOWN: Final = "text/markdown"
+SCHEMA: Final = "application/schema+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document. `name` is for programs, `title` for people, `text()` writes it. `listed`: it stands in resources/list."""
+
+    uri: str
+    name: str
+    title: str
+    description: str
+    text: Callable[[], str]
+    mime_type: str = MARKDOWN
+    listed: bool = True
+
+    def resource(self) -> Resource:
+        """Its line in resources/list."""
+        return Resource(
+            uri=self.uri, name=self.name, title=self.title, description=self.description, mime_type=self.mime_type
+        )
+
+
+TEMPLATES: Final = (
+    ResourceTemplate(
+        name="request-schema",
+        title="JSON Schema of a request",
+        uri_template=uris.request_schema("{model}"),
+        description="The body of a create call for one model.",
+        mime_type=SCHEMA,
+    ),
+    ResourceTemplate(
+        name="quickstart",
+        title="Quickstart",
+        uri_template=uris.quickstart("{language}", "{model}"),
+        description="A program that makes one image with one model: idempotent, patient, saved before the URL dies.",
+        mime_type=MARKDOWN,
+    ),
+)
+
+
+@cache
+def documents() -> dict[str, Document]:
+    """All documents by address, in the order in which they are best read."""
+    first = (
+        Document(
+            uris.API,
+            "api",
+            "FLUX.2 API reference",
+            "Read first: calls, fields of each model, answers, idempotency, uploads.",
+            reference.api,
+        ),
+        *(_quickstart(language, None) for language in examples.LANGUAGES),
+        *map(_request_schema, catalog.models().values()),
+        Document(
+            uris.TASK_SCHEMA,
+            "task-schema",
+            "JSON Schema of a task",
+            "What create, poll and callback answer.",
+            lambda: _json(schemas.task()),
+            SCHEMA,
+        ),
+        Document(
+            uris.PRICES, "prices", "Prices", "Published prices, and how to ask for those of now.", reference.prices
+        ),
+        Document(uris.POLLING, "polling", "Polling loop", "Waiting for many tasks, or earlier ones.", examples.polling),
+        Document(uris.WEBHOOK, "webhook", "Webhook receiver", "Being told instead of asking.", examples.webhook),
+        Document(
+            uris.ERRORS, "errors", "Error table", "Each status: try again or not, what to do.", reference.error_table
+        ),
+        Document(
+            uris.SANDBOX,
+            "sandbox",
+            "Sandbox",
+            "The same API without key or money, and markers that script its faults.",
+            reference.sandbox,
+        ),
+    )
+    models = catalog.models().values()
+    rest = [_quickstart(language, model) for language in examples.LANGUAGES for model in models]
+    return {document.uri: document for document in (*first, *rest)}
+
+
+def _quickstart(language: str, model: Model | None) -> Document:
+    shown = model or examples.default_model()
+    title = examples.LANGUAGES[language].title
+    return Document(
+        uris.quickstart(language, None if model is None else model.id),
+        f"quickstart-{language}" + (f"-{model.id}" if model else ""),
+        f"{title} quickstart",
+        f"{title} program that makes one image with {shown.id} and saves it.",
+        lambda: examples.quickstart(language, shown),
+        listed=model is None,
+    )
+
+
+def _request_schema(model: Model) -> Document:
+    return Document(
+        uris.request_schema(model.id),
+        f"request-schema-{model.id}",
+        f"JSON Schema of {model.id} requests",
+        f"The body of POST /api/v1/flux_2/{model.action}.",
+        lambda: _json(schemas.request(model)),
+        SCHEMA,
+    )
+
+
+def _json(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,55 @@
+"""The gallery: a page that hosts with MCP Apps show for what `generate` and `check_task` answer.
+
+The page is one file without a build step, `gallery.html` beside this module. It loads nothing: scripts and styles are
+inline, images come through the host as `data:` URLs, which is what the extension's default policy allows
+(MCP Apps 2026-01-26, "Host Behavior"). Hosts without the extension never ask for it.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any, Final
+
+from mcp.server.apps import Apps, ResourceCsp, ResourcePermissions
+from mcp.server.mcpserver.resources import FunctionResource
+
+URI: Final = "ui://flux-2/gallery.html"
+TOOLS: Final = frozenset({"generate", "check_task"})
+"""The tools whose answers it shows."""
+CSP: Final = ResourceCsp(connect_domains=[], resource_domains=[], frame_domains=[], base_uri_domains=[])
+"""Nothing from outside, said in full: no address to connect to, to load from, or to frame."""
+PERMISSIONS: Final = ResourcePermissions(clipboard_write={})
+"""For "Copy the path"."""
+
+
+def tool_meta(name: str) -> dict[str, Any] | None:
+    """The `_meta` of a tool: where its gallery is, or None where it has none."""
+    return {"ui": {"resourceUri": URI}} if name in TOOLS else None
+
+
+def extension() -> Apps:
+    """The MCP Apps extension with the gallery, for `MCPServer(extensions=[...])`. The file is read when a host asks for it."""
+    apps = Apps()
+    apps.add_resource(
+        FunctionResource(
+            uri=URI,
+            name="gallery",
+            title="FLUX.2 gallery",
+            description="Images side by side with what was asked, their size, price and state.",
+            mime_type="text/html;profile=mcp-app",
+            meta={
+                "ui": {
+                    "csp": CSP.model_dump(by_alias=True),
+                    "permissions": PERMISSIONS.model_dump(by_alias=True, exclude_none=True),
+                    "prefersBorder": True,
+                }
+            },
+            fn=html,
+        )
+    )
+    return apps
+
+
+def html() -> str:
+    """The page, UTF-8."""
+    return resources.files("flux2_mcp.server").joinpath("gallery.html").read_text(encoding="utf-8")

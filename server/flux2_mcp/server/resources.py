@@ -1,0 +1,167 @@
+"""Resources: the documents, what was made as data, and the images themselves. Newest first, in pages."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import anyio.to_thread
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTemplate
+
+from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.waiting import TaskReport
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
+from flux2_mcp.images import preview
+from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.server.docs import index
+from flux2_mcp.server.results import tasks as task_results
+from flux2_mcp.server.session import ServerSession
+
+SCHEME = "flux2"
+TASKS = "flux2://tasks"
+PAGE_TASKS = 50
+MAX_SCALE_PX = 2048
+JSON_TYPE = "application/json"
+
+TEMPLATES = (
+    *index.TEMPLATES,
+    ResourceTemplate(
+        name="task",
+        title="Image task",
+        uri_template=f"{TASKS}/{{id}}",
+        description="One task as JSON.",
+        mime_type=JSON_TYPE,
+    ),
+    ResourceTemplate(
+        name="image",
+        title="Image",
+        uri_template="flux2://images/{id}{?max}",
+        description="The image of a task; with max, as JPEG with its longer side at most so many pixels.",
+        mime_type="image/png",
+    ),
+)
+
+
+async def listed(service: Service | None, cursor: str | None) -> ListResourcesResult:
+    """One page. The first has the documents and the list of tasks; then come each task and its image, newest first.
+
+    Args:
+        service: Without one there are no tasks to list; who reads their list is told why.
+        cursor: None for the first page.
+
+    Raises:
+        InvalidRequestError: A cursor that no page gave.
+    """
+    before = await _read_cursor(service, cursor)
+    entries = () if service is None else await service.page(limit=PAGE_TASKS, before=before)
+    found = []
+    if before is None:
+        found = [document.resource() for document in index.documents().values() if document.listed]
+        found.append(Resource(name="tasks", title="Image tasks", uri=TASKS, mime_type=JSON_TYPE))
+    for entry in entries:
+        found += _resources(entry)
+    return ListResourcesResult(
+        resources=found, next_cursor=_cursor(entries[-1].key) if len(entries) == PAGE_TASKS else None
+    )
+
+
+def _resources(entry: TaskRecord) -> list[Resource]:
+    ident = entry.task_id or entry.key
+    title = " ".join(entry.request.prompt.split())[:60] or ident
+    annotations = Annotations(last_modified=task_results.stamp(entry.completed_at or entry.created_at))
+    task = Resource(
+        name=f"task-{ident}", title=title, uri=f"{TASKS}/{ident}", mime_type=JSON_TYPE, annotations=annotations
+    )
+    images = [
+        Resource(
+            name=Path(image.path).name,
+            title=title,
+            uri=task_results.image_uri(ident),
+            mime_type=image.mime_type,
+            size=image.size_bytes,
+            annotations=annotations,
+        )
+        for image in entry.images[:1]
+    ]
+    return [task, *images]
+
+
+async def read(services: ServerSession, uri: str) -> ReadResourceContents | None:
+    """What stands behind one of our URIs; None where nothing does.
+
+    Raises:
+        SettingsError: It takes a service, and there is none.
+        Flux2Error: The image is not on disk (yet, or any more).
+        InvalidRequestError: `max` is no number of pixels.
+    """
+    if (document := index.documents().get(uri)) is not None:
+        return ReadResourceContents(document.text(), document.mime_type)
+    kind, ident, query = _parts(uri)
+    if not kind:
+        return None
+    service = services.service
+    if kind == "tasks" and not ident:
+        entries = await service.page(limit=PAGE_TASKS, before=None)
+        return _json([task_results.task(TaskReport(entry)).model_dump(mode="json") for entry in entries])
+    entry = await service.known(ident) if ident else None
+    if entry is None:
+        return None
+    if kind == "tasks":
+        return _json(task_results.task(TaskReport(entry)).model_dump(mode="json"))
+    return await _image(entry, parse_qs(query).get("max", [None])[0])
+
+
+def _parts(uri: str) -> tuple[str, str, str]:
+    """Kind ("tasks" or "images"), id and query; all empty for an address that is none of ours."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "", "", ""
+    if parts.scheme != SCHEME or parts.netloc not in {"tasks", "images"}:
+        return "", "", ""
+    return parts.netloc, unquote(parts.path.strip("/")), parts.query
+
+
+async def _image(entry: TaskRecord, longest: str | None) -> ReadResourceContents:
+    if not entry.images:
+        raise Flux2Error(f"The task is {task_results.STATUSES[entry.state]}: its image is not on disk.")
+    image = entry.images[0]
+    if longest is None:
+        try:
+            return ReadResourceContents(await anyio.Path(image.path).read_bytes(), image.mime_type)
+        except OSError as exc:
+            raise Flux2Error("The image's file is gone.") from exc
+    if not longest.isascii() or not longest.isdecimal() or not 0 < int(longest[:6]) <= MAX_SCALE_PX:
+        raise InvalidRequestError(Problem("max", f"must be a number of pixels from 1 to {MAX_SCALE_PX}."))
+    return ReadResourceContents(
+        await anyio.to_thread.run_sync(preview.scaled, Path(image.path), int(longest), None), preview.MIME_TYPES["JPEG"]
+    )
+
+
+def _json(data: object) -> ReadResourceContents:
+    return ReadResourceContents(json.dumps(data, ensure_ascii=False), JSON_TYPE)
+
+
+def _cursor(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).decode()
+
+
+async def _read_cursor(service: Service | None, cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    with contextlib.suppress(binascii.Error, UnicodeError):
+        key = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
+        entry = None if service is None else await service.known(key)
+        if entry is not None and entry.key == key:
+            return key
+    raise unknown_cursor()
+
+
+def unknown_cursor() -> InvalidRequestError:
+    """What a cursor is told that no page gave."""
+    return InvalidRequestError(Problem("cursor", "is none that a page gave."))

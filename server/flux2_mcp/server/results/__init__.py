@@ -1,0 +1,1 @@
+"""What a call answers, as typed results and in words."""

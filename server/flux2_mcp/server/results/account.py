@@ -1,0 +1,134 @@
+"""The account and its spending as typed results. As `views`, for what a person asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from flux2_mcp.domain import budget
+from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums, total
+from flux2_mcp.domain.models import Balance
+from flux2_mcp.engine.account import AccountInfo
+from flux2_mcp.server.results.tasks import Result, number, stamp
+from flux2_mcp.settings import Settings
+from flux2_mcp.system.logs import masked
+
+SANDBOX_MONEY_NOTICE = (
+    "SANDBOX: this account is on this machine, and no money moved. flux2-mcp login or RUNAPI_API_KEY makes it real."
+)
+
+
+class BalanceResult(Result):
+    """Money in USD; what RunAPI does not tell is null."""
+
+    sandbox: bool
+    notice: str | None
+    balance_usd: float
+    paid_usd: float | None
+    bonus_usd: float | None
+    spent_today_usd: float | None
+    spent_total_usd: float | None
+
+
+class AccountResult(BalanceResult):
+    """The account too. `key` is its last four characters, null in the sandbox, which has one of its own."""
+
+    name: str
+    email: str
+    account: str
+    key: str | None
+    key_source: str | None
+    base_url: str
+
+
+class SpendingResult(Result):
+    """Tasks summed up; see `SpendingGroup` for what counts where. `name` is null for those without one, and for the total."""
+
+    name: str | None
+    tasks: int
+    failed: int
+    open: int
+    unquoted: int
+    quoted_usd: float
+    charged_usd: float
+
+
+class SpendResult(Result):
+    """What was spent since then with this key.
+
+    `counted_usd` is what the day's cap counts: the last 24 hours of all keys on this home.
+    """
+
+    sandbox: bool
+    notice: str | None
+    by: SpendingBy
+    since: str | None
+    groups: list[SpendingResult]
+    total: SpendingResult
+    counted_usd: float
+
+
+def balance(found: Balance, settings: Settings) -> BalanceResult:
+    """The result of `flux2-mcp balance`."""
+    sandbox = settings.mode == "sandbox"
+    return BalanceResult(
+        sandbox=sandbox,
+        notice=SANDBOX_MONEY_NOTICE if sandbox else None,
+        balance_usd=float(found.balance_usd),
+        paid_usd=number(found.paid_usd),
+        bonus_usd=number(found.bonus_usd),
+        spent_today_usd=number(found.spent_today_usd),
+        spent_total_usd=number(found.spent_total_usd),
+    )
+
+
+def account(known: AccountInfo, settings: Settings) -> AccountResult:
+    """The result of `flux2-mcp whoami`."""
+    money = balance(known.balance, settings)
+    key = None if money.sandbox else settings.api_key
+    return AccountResult(
+        **money.model_dump(),
+        name=known.account.name,
+        email=known.account.email,
+        account=known.account.account_name,
+        key=None if key is None else masked(key),
+        key_source=None if key is None else settings.key_source,
+        base_url=known.base_url,
+    )
+
+
+def spend(
+    found: Sequence[SpendingGroup],
+    day: SpentSums,
+    settings: Settings,
+    *,
+    by: SpendingBy,
+    since: datetime | None,
+    notice: str | None,
+) -> SpendResult:
+    """The result of `flux2-mcp spend`. `day` is what the day's cap counts, `notice` the journal's."""
+    sandbox = settings.mode == "sandbox"
+    closed = (
+        None if day.lost is None else f"{budget.closed(day.lost)} {budget.DAILY_VARIABLE} is closed. {budget.REOPEN}"
+    )
+    return SpendResult(
+        sandbox=sandbox,
+        notice=" ".join(filter(None, (SANDBOX_MONEY_NOTICE if sandbox else None, notice, closed))) or None,
+        by=by,
+        since=None if since is None else stamp(since),
+        groups=[_group(group) for group in found],
+        total=_group(total(found)),
+        counted_usd=float(day.daily_usd),
+    )
+
+
+def _group(group: SpendingGroup) -> SpendingResult:
+    return SpendingResult(
+        name=group.name,
+        tasks=group.tasks,
+        failed=group.failed,
+        open=group.open,
+        unquoted=group.unquoted,
+        quoted_usd=float(group.quoted_usd),
+        charged_usd=float(group.charged_usd),
+    )

@@ -1,0 +1,207 @@
+"""Prices and variants as typed results, and the same in words. As `results`, for what costs nothing."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from flux2_mcp.domain import catalog, pricing
+from flux2_mcp.domain.budget import dollars
+from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION, Field, Model
+from flux2_mcp.domain.models import Action, PriceSource
+from flux2_mcp.domain.pricing import PriceBook, UnitPrice
+from flux2_mcp.engine.live_prices import PriceList
+from flux2_mcp.server.results.tasks import SANDBOX_NOTICE, Result, number, trouble
+
+UNPRICED = "No published price: only RunAPI's live schedule knows it, so state max_cost_usd."
+
+
+class PriceResult(Result):
+    """One image of one model at one resolution. `usd` is null where nobody publishes a number, and `note` says so."""
+
+    model: str
+    variant: str
+    action: str
+    output_resolution: str
+    usd: float | None
+    source: PriceSource
+    as_of: str | None
+    note: str | None
+
+
+class EstimateResult(Result):
+    """What `generate` with these arguments would cost; null where nobody knows."""
+
+    model: str
+    output_resolution: str
+    count: int
+    usd: float | None
+
+
+class PricingResult(Result):
+    """Prices that match, an estimate for the request, and the account's balance, in USD."""
+
+    sandbox: bool
+    notice: str | None
+    prices: list[PriceResult]
+    estimate: EstimateResult
+    balance_usd: float | None
+
+
+class ConstraintResult(Result):
+    """One argument of `generate` as this model takes it. `low` and `high` bound characters or items."""
+
+    name: str
+    kind: str
+    required: bool
+    low: int | None = None
+    high: int | None = None
+    allowed: list[str | int] | None = None
+
+
+class VariantResult(Result):
+    """One model: what it takes, what it costs from, when to choose it."""
+
+    model: str
+    variant: str
+    action: str
+    constraints: list[ConstraintResult]
+    not_accepted: list[str]
+    from_usd: float | None
+    commercial_use: str
+    choose: str
+
+
+class VariantsResult(Result):
+    """All models that match."""
+
+    variants: list[VariantResult]
+
+
+def price_list(
+    found: PriceList, *, variant: str | None, action: str | None, output_resolution: str | None, count: int
+) -> PricingResult:
+    """The result of `check_pricing`.
+
+    Raises:
+        InvalidRequestError: No such variant, or it belongs to the other action.
+    """
+    model = _meant(variant, action)
+    resolution = output_resolution or DEFAULT_RESOLUTION
+    each = pricing.price(found.book, model, resolution).usd
+    notices = [
+        SANDBOX_NOTICE if found.sandbox else None,
+        f"The balance could not be read: {trouble(found.trouble)}" if found.trouble else None,
+    ]
+    return PricingResult(
+        sandbox=found.sandbox,
+        notice=" ".join(filter(None, notices)) or None,
+        prices=[_price(price) for price in found.prices],
+        estimate=EstimateResult(
+            model=model.id,
+            output_resolution=resolution,
+            count=count,
+            usd=None if each is None else number(each * count),
+        ),
+        balance_usd=None if found.balance is None else number(found.balance.balance_usd),
+    )
+
+
+def _meant(variant: str | None, action: str | None) -> Model:
+    """The model that a request with these arguments would use."""
+    known = catalog.models().get(variant or "")
+    return known if known and action is None else catalog.find(variant, Action(action or Action.TEXT_TO_IMAGE))
+
+
+def _price(price: UnitPrice) -> PriceResult:
+    return PriceResult(
+        model=price.model.id,
+        variant=price.model.variant,
+        action=price.model.action,
+        output_resolution=price.output_resolution,
+        usd=number(price.usd),
+        source=price.source,
+        as_of=price.as_of,
+        note=UNPRICED if price.usd is None else None,
+    )
+
+
+def pricing_words(result: PricingResult) -> str:
+    """Prices for a reader."""
+    lines = [
+        f"{price.model} {price.output_resolution}: {_usd(price.usd)} ({_source(price)})"
+        if price.usd is not None
+        else f"{price.model} {price.output_resolution}: {price.note}"
+        for price in result.prices
+    ]
+    estimate = result.estimate
+    lines.append(f"{estimate.count} x {estimate.model} at {estimate.output_resolution}: {_usd(estimate.usd)}")
+    lines.append(f"balance: {_usd(result.balance_usd)}")
+    return "\n".join([*lines, result.notice] if result.notice else lines)
+
+
+def _source(price: PriceResult) -> str:
+    if price.source == "charged":
+        return "charged for the last one"
+    return f"{price.source}, as of {price.as_of}"
+
+
+def variants(*, action: str | None, variant: str | None) -> VariantsResult:
+    """The result of `list_variants`.
+
+    Raises:
+        InvalidRequestError: No variant or model has that name.
+    """
+    if variant is not None:
+        _meant(variant, None)
+    return VariantsResult(
+        variants=[
+            _variant(model)
+            for model in catalog.models().values()
+            if action in {None, model.action} and variant in {None, model.variant, model.id}
+        ]
+    )
+
+
+def _variant(model: Model) -> VariantResult:
+    prices = [price.usd for price in pricing.prices(PriceBook(), variant=model.id, action=None, output_resolution=None)]
+    known = [usd for usd in prices if usd is not None]
+    return VariantResult(
+        model=model.id,
+        variant=model.variant,
+        action=model.action,
+        constraints=[
+            _constraint(field) for name, field in model.fields.items() if name not in {"model", "output_count"}
+        ],
+        not_accepted=sorted(model.forbidden - {"output_count"}),
+        from_usd=number(min(known)) if known else None,
+        commercial_use=catalog.document()["commercial_use"],
+        choose=model.choose,
+    )
+
+
+def _constraint(field: Field) -> ConstraintResult:
+    return ConstraintResult(
+        name="source_images" if field.name == "source_image_urls" else field.name,
+        kind=field.kind,
+        required=field.required,
+        low=field.low,
+        high=field.high,
+        allowed=list(field.enum) or None,
+    )
+
+
+def variants_words(result: VariantsResult) -> str:
+    """Variants for a reader."""
+    lines = []
+    for each in result.variants:
+        price = "price known only live" if each.from_usd is None else f"from {_usd(each.from_usd)}"
+        lines.append(f"{each.model}: {price}. {each.choose}")
+        takes = [f"{one.name} {'|'.join(map(str, one.allowed))}" for one in each.constraints if one.allowed]
+        needs = [one.name for one in each.constraints if one.required]
+        refuses = f"; not {', '.join(each.not_accepted)}" if each.not_accepted else ""
+        lines.append(f"  needs {', '.join(needs)}; {'; '.join(takes)}{refuses}")
+    return "\n".join([*lines, f"Commercial use: {catalog.document()['commercial_use']}."])
+
+
+def _usd(amount: float | None) -> str:
+    return "unknown" if amount is None else dollars(Decimal(str(amount)))

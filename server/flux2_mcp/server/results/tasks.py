@@ -1,0 +1,307 @@
+"""What a call answers: the domain as typed results, and the same in words. One form for the tools and the command line.
+
+Hosts drop the words or the data, each another one (`hosts.md`, section 1): whatever matters stands in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from itertools import zip_longest
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from flux2_mcp.domain import budget
+from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, State
+from flux2_mcp.domain.models import SourceImage, StoredImage
+from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport
+from flux2_mcp.errors import Flux2Error, SettingsError, shortened
+from flux2_mcp.images import size_check
+from flux2_mcp.journal.records import TaskRecord
+
+SANDBOX_NOTICE = (
+    "SANDBOX: drawn on this machine to try things out. These are NOT FLUX.2 images and no money moved."
+    " Set RUNAPI_API_KEY for real ones."
+)
+JOINED_NOTICE = "An identical call was made before and its result not yet seen, so this is that one: it is paid once."
+
+PART_NOTICE = "Listed are the newest {listed} of {all} tasks; status and amounts are those of all {all}."
+
+MAX_SHOWN_URL_CHARS = 2048
+"""Characters of an address in a text: signed ones have about 1,500. What is longer stands whole in the structured result alone."""
+
+TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
+GenerationStatus = Literal["completed", "processing", "partial", "failed", "unknown", "none"]
+
+STATUSES: dict[State, TaskStatus] = {
+    State.INTENT: "submitting",
+    State.SUBMITTED: "pending",
+    State.PROCESSING: "processing",
+    State.COMPLETED: "completed",
+    State.DELIVERED: "completed",
+    State.UNDELIVERED: "completed",
+    State.FAILED: "failed",
+    State.REJECTED: "failed",
+    State.UNKNOWN: "unknown",
+}
+
+
+def states(status: TaskStatus) -> tuple[State, ...]:
+    """The journal's states that a status stands for."""
+    return tuple(state for state, told in STATUSES.items() if told == status)
+
+
+class Result(BaseModel):
+    """Base of what tools answer. Amounts are USD, times ISO 8601 UTC, sizes pixels and bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ImageResult(Result):
+    """One image. `path` is where it is kept, `saved` where save_to put a copy; `url` dies at `expires_at`.
+
+    `matches_request` is whether its measured size is what was asked for, `mismatch` why it is not; null while nothing came.
+    """
+
+    url: str | None
+    expires_at: str | None
+    path: str | None = None
+    saved: str | None = None
+    mime_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    size_bytes: int | None = None
+    matches_request: bool | None = None
+    mismatch: str | None = None
+    note: str | None = None
+
+
+class SourceResult(Result):
+    """A source image, and what of it left this machine."""
+
+    source: str
+    sent: str
+
+
+class TaskResult(Result):
+    """One task. `task_id` is RunAPI's, or our own handle while RunAPI has not answered; check_task takes both."""
+
+    task_id: str
+    status: TaskStatus
+    variant: str
+    model: str
+    action: str
+    images: list[ImageResult]
+    sources: list[SourceResult] = []
+    quoted_usd: float | None
+    charged_usd: float | None
+    created_at: str
+    completed_at: str | None
+    error: str | None
+
+
+class NextAction(Result):
+    """The call to make next."""
+
+    tool: str
+    arguments: dict[str, Any]
+
+
+class GenerationResult(Result):
+    """What became of a call, task by task."""
+
+    status: GenerationStatus
+    sandbox: bool
+    notice: str | None = None
+    tasks: list[TaskResult]
+    quoted_usd: float | None
+    charged_usd: float | None
+    next_action: NextAction | None
+
+
+def image_uri(ident: str) -> str:
+    """The resource that holds the image of a task."""
+    return f"flux2://images/{ident}"
+
+
+def generation(outcome: Outcome) -> GenerationResult:
+    """The result of `generate` and `check_task`."""
+    tasks = [task(told) for told in outcome.tasks]
+    # An image that can't be had is said so, with what to do: to ask again and again brings nothing.
+    unended = {
+        entry.task_id or entry.key: None
+        for entry in (*(told.entry for told in outcome.tasks), *outcome.unended)
+        if entry.state.unfinished and not (entry.state is State.COMPLETED and entry.error)
+    }
+    open_ids = list(unended)[:MAX_IDS]
+    matched = outcome.matched
+    notices = [
+        SANDBOX_NOTICE if outcome.sandbox else None,
+        JOINED_NOTICE if outcome.joined else None,
+        PART_NOTICE.format(listed=len(tasks), all=matched.tasks) if matched is not None else None,
+        outcome.notice,
+    ]
+    statuses = [result.status for result in tasks] if matched is None else [STATUSES[state] for state in matched.states]
+    quoted, charged = (
+        (
+            _total(told.entry.quoted_usd for told in outcome.tasks),
+            _total(_charged(told.entry) for told in outcome.tasks),
+        )
+        if matched is None
+        else (number(matched.quoted_usd), number(matched.charged_usd))
+    )
+    return GenerationResult(
+        status=_overall(statuses),
+        sandbox=outcome.sandbox,
+        notice=" ".join(filter(None, notices)) or None,
+        tasks=tasks,
+        quoted_usd=quoted,
+        charged_usd=charged,
+        next_action=NextAction(tool="check_task", arguments={"task_ids": open_ids}) if open_ids else None,
+    )
+
+
+def task(told: TaskReport) -> TaskResult:
+    """One task."""
+    entry = told.entry
+    error = entry.error or (trouble(told.trouble) if told.trouble is not None and entry.state.unfinished else None)
+    return TaskResult(
+        task_id=entry.task_id or entry.key,
+        status=STATUSES[entry.state],
+        variant=entry.request.variant,
+        model=entry.request.model,
+        action=entry.request.action,
+        images=_images(entry),
+        sources=[SourceResult(source=source.given, sent=_sent(source)) for source in entry.request.sources],
+        quoted_usd=number(entry.quoted_usd),
+        charged_usd=number(_charged(entry)),
+        created_at=stamp(entry.created_at),
+        completed_at=None if entry.completed_at is None else stamp(entry.completed_at),
+        error=error,
+    )
+
+
+def trouble(error: Flux2Error) -> str:
+    """What stands in a task's way; what does not go by itself comes with what to do."""
+    return f"{error.message} {error.next_step}" if isinstance(error, SettingsError) else error.message
+
+
+def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """What each task was asked with, by id, as arguments of `generate`: for a gallery, which has no other way to know."""
+    shown = ("prompt", "aspect_ratio", "output_resolution", "enable_safety_checker")
+    return {
+        entry.task_id or entry.key: {name: getattr(entry.request, name) for name in shown}
+        | {"source_images": [source.given for source in entry.request.sources] or list(entry.request.source_image_urls)}
+        for entry in (told.entry for told in outcome.tasks)
+    }
+
+
+def words(result: GenerationResult, *, previews: int = 0) -> str:
+    """The same for a reader: what happened, where it is, what it cost, what to do next.
+
+    Args:
+        result: What happened.
+        previews: How many small pictures come with it. Nobody is told to have seen more than that.
+    """
+    if not result.tasks:
+        return "\n".join(filter(None, [result.notice, "There are no tasks yet."]))
+    lines = [line for each in result.tasks for line in _task_lines(each)]
+    quoted = "unknown" if result.quoted_usd is None else _dollars(result.quoted_usd)
+    charged = "not known yet" if result.charged_usd is None else _dollars(result.charged_usd)
+    lines.append(f"status: {result.status}; quoted {quoted}, charged {charged}")
+    if previews:
+        lines.append(f"Small previews attached: {previews}. The files are larger and were not looked at.")
+    elif any(image.path for each in result.tasks for image in each.images):
+        lines.append("No picture is attached: describe the image only after opening its file.")
+    if result.notice:
+        lines.append(result.notice)
+    if result.next_action is not None:
+        ids = result.next_action.arguments["task_ids"]
+        lines.append(
+            f"Next: call check_task with task_ids {ids}. Don't call generate again: the tasks run on and are paid once."
+        )
+    return "\n".join(lines)
+
+
+def _task_lines(result: TaskResult) -> list[str]:
+    head = f"{result.task_id}: {result.status} ({result.model})"
+    lines = []
+    for image in result.images:
+        size = f", {image.width}x{image.height}" if image.width else ""
+        until = f" (until {image.expires_at})" if image.expires_at else ""
+        lines += [each for each in (image.saved, image.path) if each is not None]
+        lines += [f"  url: {shortened(str(image.url), MAX_SHOWN_URL_CHARS)}{until}{size}"]
+        lines += [f"  Not what was asked for: {image.mismatch} It is charged all the same."] if image.mismatch else []
+        lines += [f"  {image.note}"] if image.note else []
+    if result.sources:
+        lines.append("sent: " + "; ".join(f"{source.source} ({source.sent})" for source in result.sources))
+    free = " Not charged." if result.status == "failed" else ""
+    return [*lines, f"{head}: {result.error}{free}" if result.error else head]
+
+
+def _sent(source: SourceImage) -> str:
+    if source.uploaded_bytes is None:
+        return "its address"
+    return f"uploaded, pixels only, {source.width}x{source.height}, {source.uploaded_bytes / 1000:.0f} kB, for an hour"
+
+
+def _charged(entry: TaskRecord) -> Decimal | None:
+    """What a task cost, in USD; None while nobody knows. What failed or was refused is never charged."""
+    return Decimal(0) if entry.state in {State.FAILED, State.REJECTED} else entry.charged_usd
+
+
+def _images(entry: TaskRecord) -> list[ImageResult]:
+    finished = entry.completed_at if entry.image_urls or entry.images else None
+    expires_at = None if finished is None else stamp(finished + RESULT_LIFETIME)
+    # A task asked again may name fewer URLs than it once had images.
+    both = zip_longest(entry.image_urls, entry.images)
+    return [_image(entry, url, file, expires_at) for url, file in both]
+
+
+def _image(entry: TaskRecord, url: str | None, file: StoredImage | None, expires_at: str | None) -> ImageResult:
+    if file is None:
+        return ImageResult(url=url, expires_at=expires_at)
+    mismatch = size_check.mismatch(entry.request, file.width, file.height)
+    return ImageResult(
+        url=url,
+        expires_at=expires_at,
+        path=file.path,
+        saved=file.saved,
+        mime_type=file.mime_type,
+        width=file.width,
+        height=file.height,
+        size_bytes=file.size_bytes,
+        matches_request=mismatch is None,
+        mismatch=mismatch,
+        note=" ".join(filter(None, (file.note, None if mismatch else size_check.squared(entry.request)))) or None,
+    )
+
+
+def _overall(statuses: Sequence[TaskStatus]) -> GenerationStatus:
+    found = set(statuses)
+    if found & {"submitting", "pending", "processing"}:
+        return "processing"
+    if "completed" in found:
+        return "completed" if found == {"completed"} else "partial"
+    return "unknown" if "unknown" in found else "failed" if found else "none"
+
+
+def _total(amounts: Any) -> float | None:  # noqa: ANN401  # an iterable of amounts, some unknown
+    known = [amount for amount in amounts if amount is not None]
+    return number(sum(known, Decimal(0))) if known else None
+
+
+def number(amount: Decimal | None) -> float | None:
+    """USD as JSON has numbers; amounts are short decimals, so nothing is lost that a reader could see."""
+    return None if amount is None else float(amount)
+
+
+def _dollars(amount: float) -> str:
+    return budget.dollars(Decimal(str(amount)))
+
+
+def stamp(at: datetime) -> str:
+    """ISO 8601 in UTC, to the second."""
+    return at.replace(microsecond=0).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,129 @@
+"""The service of a server, and the way to its key: a login that a client can send its user to.
+
+Afterwards the same server goes on with the key: a second service is opened beside the first, which had none.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream, TaskStatus
+from anyio.streams.stapled import MultiListener
+
+from flux2_mcp.engine.service import Service
+from flux2_mcp.errors import Flux2Error, SettingsError
+from flux2_mcp.settings import Settings
+
+if TYPE_CHECKING:  # loaded when a login begins
+    from flux2_mcp.runapi.login.pkce import LoginAttempt
+    from flux2_mcp.runapi.login.redeem import LoginResult
+
+log = logging.getLogger("flux2_mcp.runapi.login")
+
+LOGIN_SECONDS = 600.0
+"""How long a login that was offered may take."""
+CONFIG = "RunAPI's config file"
+
+
+@dataclass(frozen=True, slots=True)
+class LoginOffer:
+    """A login that waits for its user: where they go, the code that the page must show; `over` is set at its end."""
+
+    url: str = field(repr=False)
+    display_code: str
+    ident: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    over: anyio.Event = field(default_factory=anyio.Event)
+
+
+class ServerSession:
+    """What a server works with.
+
+    Args:
+        first: Open; in whose background a login waits, and the service that follows from it runs. Or why there is none.
+    """
+
+    def __init__(self, first: Service | SettingsError) -> None:
+        self._present = first
+        self._offer: LoginOffer | None = None
+
+    @property
+    def service(self) -> Service:
+        """The service that there is now.
+
+        Raises:
+            SettingsError: There is none: a setting that it needs can't be used.
+        """
+        if isinstance(self._present, SettingsError):
+            raise self._present.with_traceback(None)  # it is raised many times, and would collect the frames of each
+        return self._present
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a service."""
+        return not isinstance(self._present, SettingsError)
+
+    @property
+    def lacks_key(self) -> bool:
+        """Whether images are real here and nobody's key pays for them."""
+        return self.usable and self.service.settings.mode == "live" and self.service.settings.api_key is None
+
+    async def offer(self) -> LoginOffer | None:
+        """The login that waits, begun where none does; None where a key could not be kept.
+
+        Raises:
+            OSError: Nothing can be listened on.
+        """
+        first = self.service  # a later one has a key
+        path = first.settings.config_path
+        if path is None:
+            return None
+        if self._offer is None:
+            from flux2_mcp.runapi.login.pkce import LoginAttempt
+            from flux2_mcp.system import one_shot_http
+
+            listener = await one_shot_http.listen(0)
+            attempt = LoginAttempt(port=listener.extra(SocketAttribute.local_port))  # noqa: S610  # no Django here
+            url = attempt.address(first.settings.base_url, socket.gethostname())
+            self._offer = LoginOffer(url, attempt.display_code)
+            first.background.start_soon(self._log_in, first, self._offer, attempt, listener, path)
+        return self._offer
+
+    async def _log_in(
+        self,
+        first: Service,
+        offer: LoginOffer,
+        attempt: LoginAttempt,
+        listener: MultiListener[SocketStream],
+        path: Path,
+    ) -> None:
+        from flux2_mcp.runapi.login.callback import LoginCallback
+        from flux2_mcp.runapi.login.redeem import redeem
+
+        async def finish(code: str) -> LoginResult:
+            base_url, hostname = first.settings.base_url, socket.gethostname()
+            return await redeem(attempt, code, base_url=base_url, hostname=hostname, path=path)
+
+        callback = LoginCallback(attempt, finish)
+        try:
+            await callback.run(listener, LOGIN_SECONDS)
+            if (redeemed := callback.result()) is not None:
+                settings = replace(first.settings, api_key=redeemed.key, key_source=CONFIG)
+                await first.background.start(self._serve, settings)
+                log.info("logged in")
+        except Flux2Error as exc:
+            log.warning("not logged in: %s", type(exc).__name__)
+        finally:
+            self._offer = None
+            offer.over.set()
+
+    async def _serve(self, settings: Settings, *, task_status: TaskStatus[None]) -> None:
+        async with Service.opened(settings) as service:
+            self._present = service
+            task_status.started()
+            await anyio.sleep_forever()

@@ -1,0 +1,30 @@
+"""The four tools. To add one: write its file, add its line to REGISTRY, its test and its snapshot (see CONTRIBUTING)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flux2_mcp.server.tools.check_pricing import check_pricing
+from flux2_mcp.server.tools.check_task import check_task
+from flux2_mcp.server.tools.generate import generate
+from flux2_mcp.server.tools.list_variants import list_variants
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEntry:
+    """One tool. `spends` is True where a call may cost money; `title` is for people."""
+
+    function: Callable[..., Any]
+    title: str
+    spends: bool = False
+    open_world: bool = True
+
+
+REGISTRY = (
+    ToolEntry(generate, "Generate or remix images", spends=True),
+    ToolEntry(check_task, "Check image tasks"),
+    ToolEntry(check_pricing, "Check prices"),
+    ToolEntry(list_variants, "List variants", open_world=False),
+)

@@ -1,0 +1,132 @@
+"""The tool that makes images."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated
+
+from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Elicit, ElicitationResult, Resolve
+from mcp_types import CallToolResult
+from pydantic import BaseModel, Field
+
+from flux2_mcp.domain import catalog
+from flux2_mcp.engine.confirmation import Confirmation, Quotation
+from flux2_mcp.engine.service import MAX_COUNT
+from flux2_mcp.engine.submission import CheckedRequest
+from flux2_mcp.server.results.tasks import GenerationResult
+from flux2_mcp.server.tools import shared as calls
+from flux2_mcp.server.tools.shared import Call, Roots
+from flux2_mcp.settings import MAX_WAIT_SECONDS
+
+RATIOS = list(catalog.models()["flux-2-pro-remix-image"].fields["aspect_ratio"].enum)
+RESOLUTIONS = list(catalog.models()["flux-2-pro-remix-image"].resolutions)
+
+
+async def _asked(
+    call: Call,
+    roots: Roots,
+    prompt: str,
+    variant: str,
+    source_images: list[str] | None,
+    aspect_ratio: str | None,
+    output_resolution: str | None,
+    enable_safety_checker: bool | None,
+    callback_url: str | None,
+) -> CheckedRequest:
+    return await calls.service(call).request(
+        prompt=prompt,
+        variant=variant,
+        source_images=source_images,
+        aspect_ratio=aspect_ratio,
+        output_resolution=output_resolution,
+        enable_safety_checker=enable_safety_checker,
+        callback_url=callback_url,
+        folders=calls.folders(call, roots),
+    )
+
+
+class Approval(BaseModel):
+    """What the user is asked to fill in. Nothing is spent on a form that was merely sent."""
+
+    spend: bool = Field(default=False, title="Spend it", description="Make these images and pay for them.")
+
+
+async def _offer(
+    call: Call,
+    asked: Annotated[CheckedRequest, Resolve(_asked)],
+    count: int,
+    max_cost_usd: float | None,
+    idempotency_key: str | None,
+) -> Quotation:
+    stated = None if max_cost_usd is None else Decimal(str(max_cost_usd))
+    return await calls.service(call).offer(asked, count=count, max_cost_usd=stated, idempotency_key=idempotency_key)
+
+
+async def _approval(call: Call, offer: Annotated[Quotation, Resolve(_offer)]) -> Approval | Elicit[Approval]:
+    """The user's yes, asked for where the call costs enough and the client can ask."""
+    if (needed := offer.to_ask) is None:
+        return Approval()
+    if not calls.can_ask(call):
+        raise needed.refused("The user was not asked, and can't be through this client.", _again(needed))
+    return Elicit(needed.question, Approval)
+
+
+def _again(confirmation: Confirmation) -> str:
+    stated = ", " if confirmation.quoted_usd is None else ": "
+    return f"With the user's yes, call again with max_cost_usd{stated}{confirmation.stated}."
+
+
+async def generate(
+    call: Call,
+    roots: Roots,
+    offer: Annotated[Quotation, Resolve(_offer)],
+    approval: Annotated[ElicitationResult[Approval], Resolve(_approval)],
+    prompt: Annotated[str, Field(description="3-5000 characters")],
+    variant: Annotated[
+        str,
+        Field(description="pro (cheapest), flex (lettering, detail), max (best; aspect_ratio required), or model id"),
+    ] = catalog.DEFAULT_VARIANT,
+    source_images: Annotated[
+        list[str] | None, Field(description="to remix: paths, https URLs, task:ID, data: URIs; 1-8, max: 1")
+    ] = None,
+    aspect_ratio: Annotated[
+        str | None,
+        Field(description="default 1:1; remix: auto, as the source; max: none", json_schema_extra={"enum": RATIOS}),
+    ] = None,
+    output_resolution: Annotated[
+        str | None, Field(description="default 1k; max: 1k only", json_schema_extra={"enum": RESOLUTIONS})
+    ] = None,
+    enable_safety_checker: Annotated[bool | None, Field(description="not max")] = None,
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT, description="images, each paid")] = 1,
+    wait_seconds: Annotated[
+        float | None, Field(ge=0, le=MAX_WAIT_SECONDS, description="then returns; the task runs on")
+    ] = None,
+    save_to: Annotated[str | None, Field(description="file or folder/ in the workspace")] = None,
+    overwrite: Annotated[bool, Field(description="replace save_to")] = False,
+    preview: Annotated[bool, Field(description="small picture")] = True,
+    max_cost_usd: Annotated[float | None, Field(ge=0, le=10_000, description="refuse if dearer")] = None,
+    callback_url: Annotated[str | None, Field(description="webhook for the result")] = None,
+    idempotency_key: Annotated[
+        str | None, Field(min_length=1, max_length=500, description="same key, same task, paid once")
+    ] = None,
+) -> Annotated[CallToolResult, GenerationResult]:
+    """Make images with FLUX.2 from a prompt, or remix source images. Costs money. Files land on disk.
+
+    If status is processing, call check_task; don't generate again.
+    """
+    approved = isinstance(approval, AcceptedElicitation) and approval.data.spend
+    if (needed := offer.to_ask) is not None and not approved:
+        if isinstance(approval, CancelledElicitation):
+            raise needed.refused("The user did not answer.", _again(needed))
+        raise needed.refused("The user declined.", "Don't call again unless the user asks for it.")
+    outcome = await calls.service(call).generate(
+        offer,
+        approved=approved,
+        wait_seconds=calls.wait_seconds(call, wait_seconds),
+        client=calls.client_name(call),
+        workspace=next(iter(calls.folders(call, roots)), None),
+        save_to=save_to,
+        overwrite=overwrite,
+        on_progress=calls.on_progress(call),
+    )
+    return await calls.generation(call, outcome, preview=preview)

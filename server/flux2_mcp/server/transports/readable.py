@@ -1,0 +1,63 @@
+"""What is no message, refused over HTTP in the same words and under the same id as over pipes. The SDK leaves the id out."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from mcp_types import JSONRPCError
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flux2_mcp.server.transports import messages
+
+JSON_TYPE = "application/json"
+
+
+class MessagesOnly:
+    """Lets through what is a JSON-RPC message, and what is no POST of JSON.
+
+    Args:
+        app: What it stands before.
+        most: Bytes of a body that are read.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call."""
+        kind = Headers(scope=scope).get("content-type", "").lower() if scope["type"] == "http" else ""
+        if not kind.startswith(JSON_TYPE) or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        body, read, whole = bytearray(), list[Message](), False
+        while not whole and len(body) <= self._most:
+            read.append(message := await receive())
+            if message["type"] != "http.request":
+                break
+            body += message.get("body", b"")
+            whole = not message.get("more_body", False)
+        if (refusal := self._refusal(bytes(body), whole=whole)) is not None:
+            await refusal(scope, receive, send)
+            return
+
+        async def replayed() -> Message:
+            return read.pop(0) if read else await receive()
+
+        await self._app(scope, replayed, send)
+
+    def _refusal(self, text: bytes, *, whole: bool) -> Response | None:
+        too_long = len(text) > self._most
+        if not (whole or too_long) or messages.message(text, self._most) is not None:
+            return None
+        if not (refusal := messages.refusal(text, self._most)):
+            return None
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_long else HTTPStatus.BAD_REQUEST
+        told = f"[{','.join(map(_text, refusal))}]" if isinstance(refusal, list) else _text(refusal)
+        return Response(told, status, media_type=JSON_TYPE)
+
+
+def _text(refusal: JSONRPCError) -> str:
+    return refusal.model_dump_json(by_alias=True, exclude_unset=True)

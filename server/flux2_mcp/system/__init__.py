@@ -1,0 +1,1 @@
+"""The machine: files, logs, a SQLite file, local HTTP. Knows nothing of images or tasks."""

@@ -1,0 +1,146 @@
+"""A door on loopback: hears one request from each caller, gives one answer, and lets nobody keep it from the next.
+
+A caller that has said nothing yet, or not all of it, has a short time, and makes room where one comes too many. One that is
+being answered keeps its place: what the answer does may be done once only, as the exchange of a login's code.
+
+h11 reads and writes; there is no server around it. What it costs at most: `MAX_CALLERS` connections, and of each the
+head of one request.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import ByteStream, SocketStream
+from anyio.streams.stapled import MultiListener
+
+log = logging.getLogger("flux2_mcp.system.one_shot_http")
+
+HOST = "127.0.0.1"
+CALL_SECONDS = 5.0
+"""How long one caller may take to say what it wants, and how long the answer may take where nothing else is said."""
+MAX_CALLERS = 64
+"""At once. For one more, the oldest that is not being answered is hung up on: who holds connections open must neither keep
+others out nor use up the process's files."""
+MAX_BODY_BYTES = 1024 * 1024
+"""Bytes of a call that are read and thrown away, so that the caller gets to hear the answer."""
+
+_LAST_DOT = re.compile(r"(?<=[a-z])\.(?=(:\d+)?$)")
+
+
+def plain_name(name: str) -> str:
+    """A `Host` or an `Origin` in the spelling that is compared: names have no case, and may end in the dot of the root."""
+    return _LAST_DOT.sub("", name.lower())
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRequest:
+    """What a caller asked for. Names of headers are lower case; the body is not kept."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReply:
+    """What it is told."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+async def listen(port: int) -> MultiListener[SocketStream]:
+    """A listener on 127.0.0.1. Port 0: any free one.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    return await anyio.create_tcp_listener(local_host=HOST, local_port=port)
+
+
+class OneShotServer:
+    """Answers callers; `serve` is for `listen`'s.
+
+    Args:
+        answer: Given each request once its head has come. What it raises is the caller's loss alone.
+        call_seconds: How long a caller may take to say what it wants, and to hear the answer.
+        answer_seconds: How long an answer may take.
+        most: Callers at once.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[LocalRequest], Awaitable[LocalReply]],
+        *,
+        call_seconds: float = CALL_SECONDS,
+        answer_seconds: float = CALL_SECONDS,
+        most: int = MAX_CALLERS,
+    ) -> None:
+        self._answer = answer
+        self._call_seconds = call_seconds
+        self._answer_seconds = answer_seconds
+        self._most = most
+        self._callers: dict[anyio.CancelScope, bool] = {}  # in the order they came; True: it is being answered
+
+    async def serve(self, stream: ByteStream) -> None:
+        """One caller, from its first byte to our last."""
+        call = anyio.CancelScope(deadline=anyio.current_time() + self._call_seconds)
+        self._callers[call] = False
+        if len(self._callers) > self._most:
+            oldest = next(caller for caller, answered in self._callers.items() if not answered)  # it may be this one
+            self._callers.pop(oldest)
+            oldest.cancel()
+        try:
+            async with stream:
+                with call:
+                    await self._hear(stream, call)
+        except Exception:  # whatever a caller does, the next one is heard
+            log.debug("a caller did not speak HTTP, or hung up", exc_info=True)
+        finally:
+            self._callers.pop(call, None)
+
+    def hush(self) -> None:
+        """Hang up on everybody who has not said yet what it wants; who has gets its answer."""
+        for call, answered in self._callers.items():
+            if not answered:
+                call.cancel()
+
+    def _note(self, call: anyio.CancelScope, *, answered: bool) -> bool:
+        """Whether a caller is being answered, as long as it has its place; gives whether it has."""
+        if call in self._callers:
+            self._callers[call] = answered
+        return call in self._callers
+
+    async def _hear(self, stream: ByteStream, call: anyio.CancelScope) -> None:
+        import h11
+
+        connection, size, reply = h11.Connection(h11.SERVER), 0, LocalReply(204)
+        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                self._note(call, answered=False)
+                data = await stream.receive(4096)
+                size += len(data)
+                if size > MAX_BODY_BYTES:
+                    return
+                connection.receive_data(data)
+            elif isinstance(event, h11.Request):
+                if not self._note(call, answered=True):
+                    return  # hung up on at this very moment: an answer that is begun has to be ended
+                call.deadline = anyio.current_time() + self._answer_seconds
+                reply = await self._answer(_request(event.method, event.target, list(event.headers)))
+                call.deadline = anyio.current_time() + self._call_seconds
+        length = [("Content-Length", str(len(reply.body)))] if reply.body else []
+        head = h11.Response(status_code=reply.status, headers=[*reply.headers, *length, ("Connection", "close")])
+        parts = (head, h11.Data(reply.body), h11.EndOfMessage())
+        await stream.send(b"".join(connection.send(part) or b"" for part in parts))
+
+
+def _request(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> LocalRequest:
+    named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+    return LocalRequest(method.decode("latin-1"), target.decode("latin-1"), named)

@@ -1,0 +1,151 @@
+"""A call that is cancelled stops waiting. Its task goes on, is paid once, and is collected; the journal stays consistent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+
+import anyio
+import pytest
+
+from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine.service import Service
+from flux2_mcp.journal.records import TaskRecord
+from tests.support.services import CREATE, FETCH, POLL, Front, Reply, Seen, fronted, made, opened, through, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    async with fronted(tmp_path) as front:
+        yield front
+
+
+async def collected(service: Service) -> tuple[TaskRecord, ...]:
+    """All that was ever asked for, once it has ended."""
+
+    async def ended() -> bool:
+        entries = await service._journal.recent(limit=500)
+        return not any(entry.state.unfinished for entry in entries)
+
+    await until(ended)
+    return await service._journal.recent(limit=500)
+
+
+def each_paid_once(front: Front, entries: tuple[TaskRecord, ...]) -> bool:
+    made_keys = Counter(task.idempotency_key for task in front.tasks())
+    return made_keys == Counter(entry.key for entry in entries) and {task.id for task in front.tasks()} == {
+        entry.task_id for entry in entries
+    }
+
+
+@pytest.mark.parametrize("kind", [CREATE, POLL, FETCH])
+@pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
+async def test_a_call_cancelled_during_each_exchange_leaves_its_task_to_go_on(
+    front: Front, tmp_path: Path, kind: str, *, answered: bool
+) -> None:
+    reached, go_on = anyio.Event(), anyio.Event()
+
+    async def rule(seen: Seen) -> Reply | None:
+        if not seen.is_(kind):
+            return await through(seen)
+        answer = await through(seen) if answered else None
+        reached.set()
+        await go_on.wait()
+        return answer if answered else await through(seen)
+
+    front.rule = rule
+    async with opened(front.settings(tmp_path)) as service:
+        async with anyio.create_task_group() as group:
+            group.start_soon(made, service)
+            await reached.wait()
+            group.cancel_scope.cancel()
+        go_on.set()
+        entries = await collected(service)
+    assert [entry.state for entry in entries] == [State.DELIVERED]
+    assert front.count(CREATE) == 1  # the exchange itself was not cut: it is the keeper's
+    assert each_paid_once(front, entries)
+
+
+async def test_a_call_cancelled_while_its_intent_is_written_is_either_written_or_not(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(front.settings(tmp_path)) as service:
+        await made(service, "the first fox")
+        intend = service._journal.intend
+        with anyio.CancelScope() as scope:
+
+            async def cancelled_in_the_middle(*args: object, **more: object) -> object:
+                scope.cancel()
+                return await intend(*args, **more)  # type: ignore[arg-type]  # as they came
+
+            monkeypatch.setattr(service._journal, "intend", cancelled_in_the_middle)
+            await made(service, "the second fox")
+        assert scope.cancelled_caught
+        entries = await collected(service)
+        assert [entry.request.prompt for entry in entries] == ["the first fox"]
+        with anyio.CancelScope() as scope:
+
+            async def cancelled_at_the_end(*args: object, **more: object) -> object:
+                written = await intend(*args, **more)  # type: ignore[arg-type]  # as they came
+                scope.cancel()
+                return written
+
+            monkeypatch.setattr(service._journal, "intend", cancelled_at_the_end)
+            await made(service, "the third fox")
+        assert scope.cancelled_caught
+        entries = await collected(service)
+    assert [entry.request.prompt for entry in entries] == ["the third fox", "the first fox"]
+    assert each_paid_once(front, entries)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_calls_cancelled_at_random_moments_are_all_collected_and_each_paid_once(
+    front: Front, tmp_path: Path, seed: int
+) -> None:
+    dice = Random(seed)  # noqa: S311  # to be repeated
+    async with opened(front.settings(tmp_path)) as service:
+
+        async def cancelled(number: int) -> None:
+            with anyio.move_on_after(dice.uniform(0, 0.12)):
+                await made(service, f"fox {number}", count=dice.choice([1, 2]))
+
+        async with anyio.create_task_group() as group:
+            for number in range(12):
+                group.start_soon(cancelled, number)
+        entries = await collected(service)
+    assert {entry.state for entry in entries} <= {State.DELIVERED}
+    assert each_paid_once(front, entries)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_service_stopped_at_a_random_moment_leaves_nothing_behind_that_the_next_does_not_finish(
+    front: Front, tmp_path: Path, seed: int
+) -> None:
+    dice = Random(seed)  # noqa: S311  # to be repeated
+    for number in range(4):
+        with anyio.move_on_after(dice.uniform(0.01, 0.12)):
+            async with opened(front.settings(tmp_path)) as service, anyio.create_task_group() as group:
+                for each in range(3):
+                    group.start_soon(made, service, f"fox {each} of {number}")
+    async with opened(front.settings(tmp_path)) as service:
+        entries = await collected(service)
+    assert {entry.state for entry in entries} <= {State.DELIVERED}
+    assert each_paid_once(front, entries)
+
+
+async def test_the_same_call_after_a_cancelled_one_joins_it(front: Front, tmp_path: Path) -> None:
+    async with opened(front.settings(tmp_path)) as service:
+        with anyio.CancelScope() as scope:
+
+            async def cancel(_: object) -> None:
+                scope.cancel()
+
+            await made(service, "a red fox [sandbox:slow]", on_progress=cancel)
+        assert scope.cancelled_caught
+        outcome = await made(service, "a red fox [sandbox:slow]")
+    assert outcome.joined
+    assert len(front.tasks()) == 1

@@ -1,0 +1,249 @@
+"""Waiting: what a caller is told and when, whoever keeps the task and whatever becomes of the journal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine import forecast
+from flux2_mcp.engine.backend import account
+from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.waiting import ANSWER_SECONDS, Progress
+from flux2_mcp.errors import DeliveryError, JournalError
+from flux2_mcp.journal.sqlite.store import SqliteJournal
+from flux2_mcp.server.results import tasks as task_results
+from tests.support.journals import intend, intent
+from tests.support.services import (
+    CORRUPT,
+    FETCH,
+    PATIENCE,
+    POLL,
+    Front,
+    Reply,
+    Seen,
+    constantly,
+    fronted,
+    made,
+    opened,
+    opened_twice,
+    plans,
+    through,
+    until,
+)
+
+pytestmark = pytest.mark.anyio
+
+STUCK, SLOW = "a red fox [sandbox:stuck]", "a red fox [sandbox:slow]"
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    async with fronted(tmp_path) as front:
+        yield front
+
+
+@pytest.fixture
+async def service(front: Front, tmp_path: Path) -> AsyncIterator[Service]:
+    async with opened(front.settings(tmp_path)) as service:
+        yield service
+
+
+def failing(*_: object, **__: object) -> Any:  # noqa: ANN401  # stands for any method of the journal
+    raise JournalError("The journal can't be used: database or disk is full.")
+
+
+async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(
+    front: Front, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    look = service._waiter._look
+
+    async def counted(told: Any) -> Any:  # noqa: ANN401  # as it is
+        nonlocal looks
+        looks += told[0].entry.request.prompt == STUCK
+        return await look(told)
+
+    monkeypatch.setattr(service._waiter, "_look", counted)
+    async with anyio.create_task_group() as group:
+        group.start_soon(made, service, STUCK, 30.0)
+        await until(lambda: looks > 0 and front.count(POLL) > 1)  # it was sent, and runs
+        before, began = looks, time.monotonic()
+        for number in range(8):
+            assert (await made(service, f"a fox {number}")).tasks[0].entry.state is State.DELIVERED
+        passed = time.monotonic() - began
+        group.cancel_scope.cancel()
+    assert looks - before <= passed + 1  # what progress is told by, once a second
+
+
+async def test_a_wait_ends_when_its_time_is_over_and_the_task_goes_on(front: Front, service: Service) -> None:
+    began = time.monotonic()
+    outcome = await made(service, STUCK, wait=0.4)
+    assert time.monotonic() - began >= 0.4
+    assert outcome.tasks[0].entry.state.unfinished
+    polls = front.count(POLL)
+    await until(lambda: front.count(POLL) > polls)
+
+
+async def test_progress_tells_elapsed_time_and_states_and_then_what_may_be_left(service: Service) -> None:
+    seen: list[Progress] = []
+
+    async def note(progress: Progress) -> None:
+        seen.append(progress)
+
+    await made(service, SLOW, on_progress=note)
+    assert [progress.elapsed for progress in seen] == sorted(progress.elapsed for progress in seen)
+    assert seen[0].states == (State.INTENT,)
+    assert seen[0].remaining is None
+    assert any(progress.remaining is not None and progress.remaining >= 0 for progress in seen)
+
+
+async def test_progress_comes_about_once_a_second_even_without_news(service: Service) -> None:
+    seen: list[Progress] = []
+    with anyio.fail_after(PATIENCE), anyio.CancelScope() as scope:
+
+        async def note(progress: Progress) -> None:
+            seen.append(progress)
+            if len(seen) == 5:
+                scope.cancel()
+
+        await made(service, STUCK, wait=600, on_progress=note)
+    # There may be news while it is sent and taken; then there is none.
+    assert [after.elapsed - before.elapsed > 0.9 for before, after in pairwise(seen[3:])] == [True]
+
+
+async def test_that_a_task_was_told_matters_less_than_telling_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An image that is made and paid for must not come back as an error that says that nothing was."""
+    monkeypatch.setattr(service._journal, "told", failing)
+    outcome = await made(service)
+    assert outcome.tasks[0].entry.state is State.DELIVERED
+    assert "not noted that tasks were told" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["version", "find"])
+async def test_a_journal_that_fails_in_the_middle_of_a_wait_still_gives_the_id(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    async with opened_twice(front.settings(tmp_path)) as (one, two):
+        first = await made(one, STUCK, wait=0)
+
+        async def fail(_: object) -> None:
+            monkeypatch.setattr(two._journal, method, failing)
+
+        with anyio.fail_after(PATIENCE):
+            joined = await made(two, STUCK, wait=600, on_progress=fail)
+        result = task_results.generation(joined)
+    assert result.tasks[0].task_id == first.tasks[0].entry.task_id
+    assert "disk is full" in str(result.tasks[0].error)
+    assert result.next_action is not None
+
+
+async def test_a_task_that_the_journal_has_lost_is_told_with_its_id(front: Front, tmp_path: Path) -> None:
+    async with opened_twice(front.settings(tmp_path)) as (one, two):
+        first = await made(one, STUCK, wait=0)
+        ident = str(first.tasks[0].entry.task_id)
+
+        async def lose(_: object) -> None:
+            database = one._journal._opened
+            assert database is not None
+            database.execute("DELETE FROM task")
+
+        checked = await two._check(await two._journal.find([ident]), 20, lose)
+    assert isinstance(checked.tasks[0].trouble, JournalError)
+    assert task_results.generation(checked).tasks[0].task_id == ident
+
+
+async def test_an_image_that_can_not_be_fetched_ends_the_wait_and_is_told(front: Front, service: Service) -> None:
+    front.rule = constantly(FETCH, CORRUPT)
+    with anyio.fail_after(PATIENCE):
+        outcome = await made(service, wait=600)
+    assert isinstance(outcome.tasks[0].trouble, DeliveryError)
+    assert outcome.tasks[0].entry.state is State.COMPLETED
+
+
+async def test_of_several_tasks_the_wait_lasts_for_the_slowest(front: Front, service: Service) -> None:
+    stuck, released = anyio.Event(), list[Seen]()
+
+    async def rule(seen: Seen) -> Reply | None:
+        answer = await through(seen)
+        if seen.is_(FETCH) and not released:
+            released.append(seen)
+            await stuck.wait()
+        return answer
+
+    front.rule = rule
+    async with anyio.create_task_group() as group:
+        ended: list[State] = []
+
+        async def call() -> None:
+            outcome = await made(service, count=3)
+            ended.extend(told.entry.state for told in outcome.tasks)
+
+        group.start_soon(call)
+        await until(lambda: front.count(FETCH) == 3)
+        assert ended == []
+        stuck.set()
+    assert ended == [State.DELIVERED] * 3
+
+
+async def test_what_somebody_waits_for_is_asked_about_more_often(front: Front, tmp_path: Path) -> None:
+    """Also where the task came into this process's care after the wait had begun."""
+    async with opened(front.settings(tmp_path)) as heir, anyio.create_task_group() as group:
+        async with opened(front.settings(tmp_path)) as first:
+            outcome = await made(first, STUCK, wait=0)
+            key = outcome.tasks[0].entry.key
+            group.start_soon(heir._check, [outcome.tasks[0].entry], 30.0, None)
+            await until(lambda: key in heir._keeper._watching)
+        await until(lambda: heir._keeper.kept(key) is not None)
+        assert heir._keeper._open(key, time.monotonic()).watched
+        group.cancel_scope.cancel()
+    assert not heir._keeper._watching
+
+
+async def test_who_begins_to_wait_just_after_a_plan_was_made_is_in_the_next(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Service.opened(front.settings(tmp_path)) as service, anyio.create_task_group() as group:
+        entry = (await made(service, STUCK, wait=0)).tasks[0].entry
+        await anyio.sleep(2 * forecast.MIN_GAP_SECONDS)
+        planned = plans(monkeypatch)
+        service._keeper._wake.set()
+        await until(lambda: len(planned) > 0)
+        assert not planned[-1][0].watched
+        group.start_soon(service._check, [entry], 30.0, None)
+        await until(lambda: planned[-1][0].watched)
+        group.cancel_scope.cancel()
+
+
+async def test_who_waits_for_nothing_is_not_kept_waiting_for_an_answer_that_is_long_due(
+    front: Front, tmp_path: Path
+) -> None:
+    """Another process has it, and RunAPI never answered: whoever asks again is told at once, each time."""
+    settings = front.settings(tmp_path)
+    journal = SqliteJournal(settings.home, account(settings), "another-machine/1/another")
+    try:
+        for key, seconds in (("old", 2 * ANSWER_SECONDS), ("new", 0)):
+            await intend(journal, intent(key), at=datetime.now(UTC) - timedelta(seconds=seconds))
+        async with opened(settings) as service:
+
+            async def waits(key: str) -> bool:
+                with anyio.CancelScope() as scope:
+
+                    async def waiting(_: Progress) -> None:
+                        scope.cancel()
+
+                    await service.check([key], wait_seconds=0, on_progress=waiting)
+                return scope.cancelled_caught
+
+            assert [await waits("old"), await waits("new")] == [False, True]
+    finally:
+        await journal.close()

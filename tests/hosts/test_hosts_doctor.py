@@ -1,0 +1,222 @@
+"""`flux2-mcp doctor` of hosts' entries: each thing that can be wrong, made wrong, and the command that it says mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flux2_mcp.cli import doctor_hosts, main
+from tests.support.doctor_runs import WRONG_KEY, Doctor, doctors
+
+
+@pytest.fixture
+def home(clean_env: dict[str, str]) -> Path:
+    home = Path(clean_env["HOME"])
+    home.mkdir()
+    return home
+
+
+@pytest.fixture
+def doctor(
+    clean_env: dict[str, str], home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Doctor]:
+    assert home.is_dir()
+    with doctors(clean_env, tmp_path, capsys) as doctor:
+        yield doctor
+
+
+def entry_of(home: Path, **changes: object) -> Path:
+    path = home / ".cursor/mcp.json"
+    path.parent.mkdir(exist_ok=True)
+    program = str(Path(sys.executable).with_name("flux2-mcp"))
+    held = {"command": program, "args": []} | changes
+    path.write_text(json.dumps({"mcpServers": {"flux-2": held}}))
+    return path
+
+
+def test_an_entry_is_started_as_the_host_would_with_what_the_user_added_and_answers(doctor: Doctor, home: Path) -> None:
+    path = entry_of(home, env={"FLUX2_LOG": "error"}, disabled=False)
+    status, detail, _ = doctor("cursor")("cursor")
+    assert status in {"ok", "note"}  # late on a busy machine
+    assert detail.startswith(f"flux-2 in {path}: answers in ")
+    assert re.search(r": answers in \d+\.\d\d s with 4 tools, works in \d+\.\d\d s", detail)
+
+
+def test_hosts_that_are_found_are_looked_at_and_only_those_asked_for_must_have_the_entry(
+    doctor: Doctor, home: Path
+) -> None:
+    (home / ".cursor").mkdir()
+    seen = doctor()
+    assert seen("cursor") == ("note", "no entry", "flux2-mcp install cursor")
+    assert {"codex", "vscode"} & set(seen.checks) == set()
+    seen = doctor("cursor", "codex")
+    assert [seen(name)[0] for name in ("cursor", "codex")] == ["fail", "fail"]
+
+
+def test_an_entry_that_is_not_what_install_writes_fails_and_install_mends_it(doctor: Doctor, home: Path) -> None:
+    rows: dict[str, dict[str, object]] = {
+        "command": {"command": "/gone/flux2-mcp"},
+        "args": {"args": ["--x"]},
+        "command, args": {"command": "flux2-mcp", "args": ["x"]},
+    }
+    for differs, changes in rows.items():
+        path = entry_of(home, **changes)
+        mend = "flux2-mcp install cursor"
+        assert doctor("cursor")("cursor") == ("fail", f"flux-2 in {path} differs in {differs}", mend)
+    assert doctor.run("install", "cursor")[0] == 0
+    assert doctor("cursor").failing == []
+
+
+def test_limits_that_were_lowered_and_other_names_and_scopes_are_named_in_the_command(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    doctor.run("install", "gemini", "--scope", "project", "--name", "pictures")
+    path = tmp_path / "project/.gemini/settings.json"
+    path.write_text(path.read_text().replace("960000", "60000"))
+    seen = doctor("gemini")
+    mend = "flux2-mcp install gemini --scope project --name pictures"
+    assert seen("gemini") == ("fail", f"pictures in {path} differs in timeout", mend)
+    doctor.run(*shlex.split(mend)[1:])
+    assert doctor("gemini").failing == []
+
+
+def test_a_file_that_does_not_parse_fails_with_its_line_and_an_editor_there(doctor: Doctor, home: Path) -> None:
+    path = home / ".codex/config.toml"
+    path.parent.mkdir()
+    path.write_text("a = 1\nb =\n")
+    seen = doctor(EDITOR="nano -w")
+    assert seen("codex") == ("fail", f"{path}, line 2: this is not TOML.", f"nano -w +2 {path}")
+    path.write_bytes(b"\xff")
+    assert doctor()("codex") == ("fail", f"{path}, line 1: this is not UTF-8.", f"vi +1 {path}")
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"FLUX2_RATE": "fast"}, "FLUX2_RATE must be a number from 0.1 to 1000."),
+        ({"FLUX2_MODE": "${FLUX2_TEST_MODE}"}, "FLUX2_MODE must be one of auto, live, sandbox."),
+    ],
+)
+def test_an_entry_that_hands_on_a_setting_that_can_not_be_used_fails_with_an_editor_at_the_entry(
+    doctor: Doctor, home: Path, env: dict[str, str], words: str
+) -> None:
+    path = entry_of(home, env=env)
+    seen = doctor("cursor", FLUX2_TEST_MODE="bogus")
+    assert seen("cursor") == ("fail", f"flux-2 in {path}: {words}", f"vi +1 {path}")
+
+
+def test_placeholders_in_an_entry_are_no_keys_in_clear_in_any_dialect(doctor: Doctor, tmp_path: Path) -> None:
+    doctor.run("install", "cursor", "--scope", "project")
+    path = tmp_path / "project/.cursor/mcp.json"
+    held = json.loads(path.read_text())
+    entry = held["mcpServers"]["flux-2"]
+    as_it_is = dict(entry)
+    for placeholder in ("${user_config.api_key}", "%RUNAPI_API_KEY%", "${input:runapi-key}", "{env:RUNAPI_API_KEY}"):
+        # Keys in clear are looked for before anything else; with another command, nothing is started.
+        entry |= {"env": {"RUNAPI_API_KEY": placeholder}, "command": "/gone/flux2-mcp"}
+        path.write_text(json.dumps(held))
+        assert doctor("cursor")("cursor")[1] == f"flux-2 in {path} differs in command"
+    entry |= as_it_is
+    path.write_text(json.dumps(held))
+    assert doctor("cursor").failing == []
+
+
+def test_a_key_in_clear_in_a_projects_file_fails_and_the_command_takes_it_out(doctor: Doctor, tmp_path: Path) -> None:
+    doctor.run("install", "cursor", "--scope", "project")
+    path = tmp_path / "project/.cursor/mcp.json"
+    held = json.loads(path.read_text())
+    held["mcpServers"]["flux-2"]["env"] = {"RUNAPI_API_KEY": WRONG_KEY, "RUNAPI_KEY": "${env:RUNAPI_KEY}"}
+    path.write_text(json.dumps(held))
+    seen = doctor("cursor")
+    install = "flux2-mcp install cursor --scope project"
+    assert seen("cursor") == (
+        "fail", f"flux-2 in {path} holds RUNAPI_API_KEY in clear", f"{install} --uninstall && {install}"
+    )  # fmt: skip
+    assert WRONG_KEY not in seen.text
+    doctor.run(*shlex.split(f"{install} --uninstall")[1:])
+    doctor.run(*shlex.split(install)[1:])
+    assert WRONG_KEY not in path.read_text()
+    assert doctor("cursor").failing == []
+
+
+def test_a_start_that_is_late_is_said_with_what_makes_it_faster(
+    doctor: Doctor, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry_of(home)
+    monkeypatch.setattr(doctor_hosts, "LATE_START_SECONDS", 0.0)
+    status, detail, mend = doctor("cursor")("cursor")
+    assert (status, detail.endswith("; late for a first turn")) == ("note", True)
+    assert mend is not None
+    assert shlex.split(mend)[:4] == [sys.executable, "-m", "compileall", "-q"]
+    assert (Path(shlex.split(mend)[4]) / "settings.py").is_file()
+
+
+def test_a_server_that_never_answers_is_given_up(doctor: Doctor, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = home / "flux2-mcp"
+    silent.write_text(f"#!{sys.executable}\nimport sys\nsys.stdin.read()\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(doctor_hosts, "MAX_START_SECONDS", 0.5)
+    monkeypatch.setattr("flux2_mcp.hosts.command.words", lambda *_: [str(silent)])
+    path = entry_of(home, command=str(silent))
+    assert doctor("cursor")("cursor") == ("fail", f"flux-2 in {path}: no answer in 0 s", str(silent))
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("import sys; print('not JSON', flush=True)", "it ended without an answer"),
+        ("raise SystemExit(3)", "it ended without an answer"),
+        ("raise SystemExit('no luck\\nat all')", "no luck"),
+        ("import os; raise SystemExit(os.environ['PATH'])", os.defpath),
+        ("import os; raise SystemExit(os.environ.get('RUNAPI_API_KEY', 'no key'))", "no key"),
+    ],
+)
+def test_a_server_that_ends_or_babbles_fails_in_one_line(
+    doctor: Doctor, home: Path, monkeypatch: pytest.MonkeyPatch, program: str, words: str
+) -> None:
+    broken = home / "flux2-mcp"
+    broken.write_text(f"#!{sys.executable}\n{program}\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("flux2_mcp.hosts.command.words", lambda *_: [str(broken)])
+    path = entry_of(home, command=str(broken))
+    # What a shell would have set is not there: a host that was not started from one hands on no more than this.
+    seen = doctor("cursor", PATH="/a/shells/own", RUNAPI_API_KEY=WRONG_KEY, RUNAPI_BASE_URL="http://127.0.0.1:9")
+    assert seen("cursor")[1] == f"flux-2 in {path}: it does not start: {words}"
+
+
+def test_a_program_that_can_not_be_started_fails(doctor: Doctor, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = str(home / "flux2-mcp")
+    monkeypatch.setattr("flux2_mcp.hosts.command.words", lambda *_: [gone])
+    path = entry_of(home, command=gone)
+    assert doctor("cursor")("cursor")[1] == f"flux-2 in {path}: it does not start: {os.strerror(2)}"
+
+
+def test_a_copy_that_will_not_last_fails_with_how_to_install_it(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/home/ada/.cache/uv/archive-v0/x/bin/python")
+    assert doctor("cursor")("hosts")[0::2] == ("fail", "uv tool install . && flux2-mcp install")
+
+
+def test_in_the_home_folder_itself_a_file_is_looked_at_once(
+    clean_env: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry_of(home, command="/gone/flux2-mcp")  # so that nothing is started
+    assert main.run(["doctor", "cursor", "--json"], clean_env, None, str(home)) == 1
+    found = json.loads(capsys.readouterr().out)["checks"]
+    assert [check["check"] for check in found].count("cursor") == 1
+
+
+@pytest.mark.parametrize("hosts", [(), ("cursor",)])
+def test_without_a_home_folder_all_but_the_hosts_is_looked_at_and_told(doctor: Doctor, hosts: tuple[str, ...]) -> None:
+    seen = doctor(*hosts, HOME="", FLUX2_MODE="sandbox")
+    assert seen.failing == ["hosts"]
+    assert seen("hosts")[1] == "there is no home folder: HOME is not set."
+    assert {"python", "base URL", "journal"} <= seen.checks.keys()

@@ -1,0 +1,140 @@
+"""How much is decoded at once is bounded by its pixels, wherever it is decoded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+
+from flux2_mcp.domain.models import Save, StoredImage
+from flux2_mcp.images import decode, workspace
+from flux2_mcp.images.pixel_limit import PixelLimit
+from tests.support.picture_files import bare_png
+
+LARGE = (7900, 8000)
+MOST_MIB, LEFT_MIB = 450, 150
+"""A picture of 63 megapixels takes 241 MiB in memory; the rest is Python, Pillow, and a copy on the way."""
+PROGRAM = """
+import resource, sys, threading
+from pathlib import Path
+from flux2_mcp.images import decode, preview, upright, workspace
+from flux2_mcp.domain.models import Save, StoredImage
+path = Path(sys.argv[1])
+stored = StoredImage(path=str(path), mime_type="image/png", width=1, height=1, size_bytes=1, sha256="0" * 64)
+ended = []
+works = [
+    lambda: decode.check(path),
+    lambda: preview.scaled(path),
+    lambda: upright.upright(path.read_bytes()),
+    lambda: workspace.place(path.parent, Save("copy.jpg"), stored, 0),
+]
+def run(work):
+    work()
+    ended.append(work)
+threads = [threading.Thread(target=run, args=(work,)) for work in works]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(ended) == len(works)
+if sys.platform == "linux":  # the same number of `resource` is also that of the process that began this one
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    print(*(int(lines[name].split()[0]) // 2**10 for name in ("VmHWM", "VmRSS")))
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10), 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody tells a process's peak there")
+def test_four_of_the_largest_pictures_at_once_take_the_memory_of_one_and_none_is_kept(tmp_path: Path) -> None:
+    path, (width, height) = tmp_path / "large.png", LARGE
+    packing = zlib.compressobj(1)
+    rows = b"".join(packing.compress(bytes(1 + 3 * width)) for _ in range(height)) + packing.flush()
+    path.write_bytes(bare_png(*LARGE, rows))
+    told = subprocess.run(
+        [sys.executable, "-c", PROGRAM, path], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    most, left = map(int, told.stdout.split())
+    assert most < MOST_MIB
+    assert left < LEFT_MIB
+
+
+def wait_for(room: PixelLimit, waiting: int) -> None:
+    """Until so many wait for room."""
+    until = time.monotonic() + 30
+    while room.waiting != waiting:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def test_there_is_never_more_in_hand_than_there_is_room_for_and_all_get_their_turn() -> None:
+    room, held, most, lock = PixelLimit(10), 0, 0, threading.Lock()
+
+    def take(pixels: int) -> None:
+        nonlocal held, most
+        with room.hold(pixels):
+            with lock:
+                held += min(pixels, 10)
+                most = max(most, held)
+            with lock:
+                held -= min(pixels, 10)
+
+    threads = [threading.Thread(target=take, args=(pixels,)) for pixels in (10, 99, 7, 3, 3, 3, 3, 0) * 5]
+    with room.hold(4), room.hold(6):  # both fit
+        for thread in threads:
+            thread.start()
+        wait_for(room, len(threads))
+    for thread in threads:
+        thread.join(60)
+    assert (held, most, room.waiting) == (0, 10, 0)
+
+
+def test_a_large_picture_does_not_wait_behind_small_ones_that_came_later() -> None:
+    room, order = PixelLimit(10), list[str]()
+
+    def take(name: str, pixels: int) -> None:
+        with room.hold(pixels):
+            order.append(name)
+
+    with room.hold(5):
+        threads = [threading.Thread(target=take, args=each) for each in (("large", 10), ("small", 1))]
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            wait_for(room, number)
+    for thread in threads:
+        thread.join(60)
+    assert order == ["large", "small"]
+
+
+def test_room_is_given_back_whatever_happens_in_it() -> None:
+    room = PixelLimit(10)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="broken"), room.hold(10):
+            raise ValueError("broken")
+    assert room.waiting == 0
+
+
+def test_what_is_going_to_be_encoded_has_room_for_its_encoder_too(tmp_path: Path) -> None:
+    """A third of the room holds the picture; WebP's encoder takes the rest."""
+    width, height = 4700, 4700
+    data = bare_png(width, height, zlib.compress(bytes((1 + 3 * width) * height), 1))
+    with decode.normal(data), decode.normal(data):  # as long as nobody encodes, there is room for both
+        pass
+    path = tmp_path / "large.png"
+    path.write_bytes(data)
+    stored = StoredImage(path=str(path), mime_type="image/png", width=1, height=1, size_bytes=1, sha256="0" * 64)
+    places = list[StoredImage]()
+    other = threading.Thread(
+        target=lambda: places.append(workspace.place(tmp_path, Save("copy.webp"), stored, 0)), daemon=True
+    )
+    with decode.normal(data):
+        other.start()
+        wait_for(decode.ROOM, 1)
+    other.join(60)
+    assert [place.saved for place in places] == [str(tmp_path / "copy.webp")]

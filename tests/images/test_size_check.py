@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import SourceImage
+from flux2_mcp.images.size_check import mismatch
+from flux2_mcp.sandbox.drawing import draw
+
+PLAIN = catalog.request(prompt="a red fox")
+RATIOS = [str(ratio) for ratio in catalog.models()["flux-2-pro-text-to-image"].fields["aspect_ratio"].enum]
+
+
+@pytest.mark.parametrize("resolution", ["1k", "2k"])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_each_ratio_is_itself_and_no_other(ratio: str, resolution: str) -> None:
+    request = replace(PLAIN, aspect_ratio=ratio, output_resolution=resolution)
+    for other in RATIOS:
+        width, height = draw.size_of(other, resolution)
+        assert (mismatch(request, width, height) is None) is (other == ratio)
+
+
+@pytest.mark.parametrize(
+    ("size", "asked"),
+    [((1360, 768), "16:9"), ((1344, 768), "16:9"), ((1024, 1024), None), ((1248, 832), "3:2"), ((832, 1248), "2:3")],
+)
+def test_sides_may_be_rounded_to_what_the_model_can_draw(size: tuple[int, int], asked: str | None) -> None:
+    assert mismatch(replace(PLAIN, aspect_ratio=asked), *size) is None
+
+
+def test_another_ratio_or_resolution_is_named() -> None:
+    wide = replace(PLAIN, aspect_ratio="16:9", output_resolution="2k")
+    assert mismatch(wide, 1440, 2560) == "1440x2560 came, which is not the ratio 16:9 that was asked for."
+    assert mismatch(wide, 1280, 720) == "1280x720 came, which is not the resolution 2k that was asked for."
+    assert mismatch(wide, 100, 100) == (
+        "100x100 came, which is not the ratio 16:9 nor the resolution 2k that was asked for."
+    )
+    assert mismatch(wide, 2048, 1152) is None
+    assert mismatch(PLAIN, 2048, 2048) == "2048x2048 came, which is not the resolution 1k that was asked for."
+
+
+def test_auto_is_the_ratio_of_the_first_source_where_that_was_seen() -> None:
+    auto = replace(PLAIN, aspect_ratio="auto")
+    seen = replace(auto, sources=(SourceImage(given="a.png", identity="x", width=4032, height=3024),))
+    assert mismatch(auto, 1280, 720) is None
+    assert mismatch(replace(auto, sources=(SourceImage(given="u", identity="u"),)), 1280, 720) is None
+    assert mismatch(seen, 1152, 864) is None
+    assert mismatch(seen, 1280, 720) == (
+        "1280x720 came, which is not the ratio of the first source (4032x3024) that was asked for."
+    )
+
+
+def test_a_task_that_was_only_adopted_matches_whatever_came() -> None:
+    assert mismatch(replace(PLAIN, model="unknown", variant="unknown"), 17, 4) is None
+
+
+def test_a_ratio_is_right_within_three_in_a_hundred_and_no_further() -> None:
+    for width in range(900, 1100):
+        if width not in {970, 1030}:  # just at the bound, rounding decides
+            assert (mismatch(PLAIN, width, 1000) is None) == (970 < width < 1030)
+
+
+def test_less_than_two_megapixels_are_no_2k_and_more_no_1k() -> None:
+    large = replace(PLAIN, output_resolution="2k")
+    for side in range(1216, 1680, 16):  # 1.5 to 2.8 megapixels
+        enough = side * side >= 2_000_000
+        assert ((mismatch(large, side, side) is None), (mismatch(PLAIN, side, side) is None)) == (enough, not enough)
+
+
+def test_what_only_a_newer_version_knows_matches_anything() -> None:
+    for asked in ("9:0", "wide", "1:2:3", "9" * 5000 + ":1", ""):
+        assert mismatch(replace(PLAIN, aspect_ratio=asked), 1024, 1024) is None, asked
+    assert mismatch(replace(PLAIN, output_resolution="16k"), 16_384, 16_384) is None

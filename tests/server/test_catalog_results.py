@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from flux2_mcp.domain import catalog, pricing
+from flux2_mcp.domain.models import Action, Balance, PriceSchedule
+from flux2_mcp.domain.pricing import PriceBook
+from flux2_mcp.engine.live_prices import PriceList
+from flux2_mcp.errors import InvalidRequestError, ServiceError
+from flux2_mcp.server.results import catalog as catalog_results
+from flux2_mcp.server.results.catalog import (
+    UNPRICED,
+    ConstraintResult,
+    EstimateResult,
+    PriceResult,
+    PricingResult,
+    VariantResult,
+)
+from flux2_mcp.server.results.tasks import SANDBOX_NOTICE
+
+AS_OF = "2026-11-20T10:00:00Z"
+RATIOS = ["1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3"]
+COMMERCIAL = "included for every variant unless a model licence says otherwise"
+LIVE = PriceBook(
+    (
+        PriceSchedule(
+            model="flux-2-max-text-to-image", action=Action.TEXT_TO_IMAGE, cents={"1k": Decimal("25.5")}, as_of=AS_OF
+        ),
+    ),
+    "live",
+)
+
+
+def listed(
+    book: PriceBook | None = None,
+    *,
+    variant: str | None = None,
+    action: Action | None = None,
+    resolution: str | None = None,
+    count: int = 1,
+    balance: str | None = None,
+    sandbox: bool = False,
+    trouble: str | None = None,
+) -> PricingResult:
+    book = book or PriceBook()
+    found = PriceList(
+        prices=pricing.prices(book, variant=variant, action=action, output_resolution=resolution),
+        book=book,
+        balance=None if balance is None else Balance(balance_usd=Decimal(balance)),
+        trouble=None if trouble is None else ServiceError(trouble, status=503),
+        sandbox=sandbox,
+    )
+    return catalog_results.price_list(found, variant=variant, action=action, output_resolution=resolution, count=count)
+
+
+def test_prices_are_told_with_their_source_an_estimate_and_the_balance() -> None:
+    assert listed(
+        variant="flex", action=Action.REMIX_IMAGE, resolution="2k", count=3, balance="12.34"
+    ) == PricingResult(
+        sandbox=False,
+        notice=None,
+        prices=[
+            PriceResult(
+                model="flux-2-flex-remix-image",
+                variant="flex",
+                action="remix_image",
+                output_resolution="2k",
+                usd=0.24,
+                source="published",
+                as_of="2026-11",
+                note=None,
+            )
+        ],
+        estimate=EstimateResult(model="flux-2-flex-remix-image", output_resolution="2k", count=3, usd=0.72),
+        balance_usd=12.34,
+    )
+
+
+def test_max_without_a_live_price_is_null_and_says_so() -> None:
+    result = listed(variant="max", action=Action.TEXT_TO_IMAGE, count=2)
+    (price,) = result.prices
+    assert (price.usd, price.source, price.as_of, price.note) == (None, "unknown", None, UNPRICED)
+    assert result.estimate.usd is None
+    assert catalog_results.pricing_words(result) == (
+        f"flux-2-max-text-to-image 1k: {UNPRICED}\n2 x flux-2-max-text-to-image at 1k: unknown\nbalance: unknown"
+    )
+
+
+def test_max_with_a_live_price_is_told_to_the_tenth_of_a_cent() -> None:
+    result = listed(LIVE, variant="max", action=Action.TEXT_TO_IMAGE, count=2, balance="1")
+    (price,) = result.prices
+    assert (price.usd, price.source, price.as_of, price.note) == (0.255, "live", AS_OF, None)
+    assert catalog_results.pricing_words(result) == (
+        f"flux-2-max-text-to-image 1k: $0.255 (live, as of {AS_OF})\n"
+        "2 x flux-2-max-text-to-image at 1k: $0.51\n"
+        "balance: $1.00"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "action", "resolution", "model", "usd"),
+    [
+        (None, None, None, "flux-2-pro-text-to-image", 0.05),
+        (None, Action.REMIX_IMAGE, "2k", "flux-2-pro-remix-image", 0.07),
+        ("flex", None, None, "flux-2-flex-text-to-image", 0.14),
+        ("flux-2-flex-remix-image", None, "2k", "flux-2-flex-remix-image", 0.24),
+        ("flux-2-flex-remix-image", Action.REMIX_IMAGE, None, "flux-2-flex-remix-image", 0.14),
+        ("max", None, "2k", "flux-2-max-text-to-image", None),
+    ],
+)
+def test_the_estimate_is_for_the_request_that_these_arguments_would_make(
+    variant: str | None, action: Action | None, resolution: str | None, model: str, usd: float | None
+) -> None:
+    estimate = listed(variant=variant, action=action, resolution=resolution).estimate
+    assert (estimate.model, estimate.usd) == (model, usd)
+    assert estimate.output_resolution == (resolution or "1k")
+
+
+def test_all_prices_come_without_a_filter() -> None:
+    assert len(listed().prices) == 10
+
+
+@pytest.mark.parametrize(
+    ("variant", "action"), [("ultra", None), ("flux-2-pro-remix-image", Action.TEXT_TO_IMAGE), ("", Action.REMIX_IMAGE)]
+)
+def test_a_name_that_means_nothing_is_refused(variant: str, action: Action | None) -> None:
+    if not variant:  # nothing was said, so it is the default
+        assert listed(action=action).estimate.model == "flux-2-pro-remix-image"
+        return
+    found = PriceList(prices=(), book=PriceBook(), balance=None, trouble=None, sandbox=False)
+    with pytest.raises(InvalidRequestError):
+        catalog_results.price_list(found, variant=variant, action=action, output_resolution=None, count=1)
+
+
+def test_a_balance_that_could_not_be_read_is_said_and_the_prices_stand() -> None:
+    result = listed(trouble="RunAPI is in trouble.", sandbox=True)
+    assert result.notice == f"{SANDBOX_NOTICE} The balance could not be read: RunAPI is in trouble."
+    assert result.balance_usd is None
+    assert len(result.prices) == 10
+    assert catalog_results.pricing_words(result).endswith(f"balance: unknown\n{result.notice}")
+
+
+# --- variants ---
+
+
+def test_a_variant_is_told_as_generate_takes_it() -> None:
+    (max_,) = catalog_results.variants(action="remix_image", variant="max").variants
+    assert max_ == VariantResult(
+        model="flux-2-max-remix-image",
+        variant="max",
+        action="remix_image",
+        constraints=[
+            ConstraintResult(name="prompt", kind="string", required=True, low=3, high=5000),
+            ConstraintResult(name="source_images", kind="array", required=True, low=1, high=1),
+            ConstraintResult(name="aspect_ratio", kind="string", required=True, allowed=[*RATIOS]),
+            ConstraintResult(name="output_resolution", kind="string", required=False, allowed=["1k"]),
+            ConstraintResult(name="callback_url", kind="string", required=False),
+        ],
+        not_accepted=["enable_safety_checker"],
+        from_usd=None,
+        commercial_use=COMMERCIAL,
+        choose=catalog.models()["flux-2-max-remix-image"].choose,
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "variant", "models"),
+    [
+        (None, None, list(catalog.models())),
+        (
+            "text_to_image",
+            None,
+            ["flux-2-pro-text-to-image", "flux-2-flex-text-to-image", "flux-2-max-text-to-image"],
+        ),
+        (None, "pro", ["flux-2-pro-text-to-image", "flux-2-pro-remix-image"]),
+        (None, "flux-2-pro-remix-image", ["flux-2-pro-remix-image"]),
+        ("remix_image", "flex", ["flux-2-flex-remix-image"]),
+    ],
+)
+def test_variants_are_those_that_match(action: str | None, variant: str | None, models: list[str]) -> None:
+    assert [each.model for each in catalog_results.variants(action=action, variant=variant).variants] == models
+
+
+def test_a_variant_that_nobody_knows_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        catalog_results.variants(action=None, variant="ultra")
+    assert [problem.field for problem in caught.value.problems] == ["variant"]
+
+
+def test_starting_prices_are_the_cheapest_published_ones() -> None:
+    found = catalog_results.variants(action=None, variant=None).variants
+    assert [each.from_usd for each in found] == [0.05, 0.05, 0.14, 0.14, None, None]
+
+
+def test_every_constraint_that_is_told_is_one_that_the_catalogue_holds_to() -> None:
+    for each in catalog_results.variants(action=None, variant=None).variants:
+        for constraint in each.constraints:
+            name = "source_image_urls" if constraint.name == "source_images" else constraint.name
+            held = catalog.models()[each.model].fields[name]
+            assert (constraint.kind, constraint.required, constraint.low, constraint.high) == (
+                *(held.kind, held.required, held.low, held.high),
+            )
+            assert tuple(constraint.allowed or ()) == held.enum
+
+
+def test_variants_in_words_say_price_needs_choices_and_what_is_not_taken() -> None:
+    words = catalog_results.variants_words(catalog_results.variants(action="text_to_image", variant="max"))
+    assert words == (
+        f"flux-2-max-text-to-image: price known only live. {catalog.models()['flux-2-max-text-to-image'].choose}\n"
+        "  needs prompt, aspect_ratio; aspect_ratio 1:1|4:3|3:4|16:9|9:16|3:2|2:3; output_resolution 1k;"
+        " not enable_safety_checker\n"
+        f"Commercial use: {COMMERCIAL}."
+    )
+    words = catalog_results.variants_words(catalog_results.variants(action="remix_image", variant="pro"))
+    assert words.startswith("flux-2-pro-remix-image: from $0.05. ")
+    assert (
+        "  needs prompt, source_images; aspect_ratio 1:1|4:3|3:4|16:9|9:16|3:2|2:3|auto; output_resolution 1k|2k\n"
+        in words
+    )

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp.client.client import Client
+from mcp_types import CallToolResult, TextContent
+from PIL import Image
+
+from flux2_mcp.sandbox.server import Sandbox
+from flux2_mcp.server.results.tasks import JOINED_NOTICE, SANDBOX_NOTICE
+from flux2_mcp.settings import Settings
+from tests.conftest import SEED_PROMPT
+from tests.server.conftest import BOTH_ERAS
+from tests.support.rows import each_row
+
+pytestmark = pytest.mark.anyio
+
+
+def texts(result: CallToolResult) -> list[str]:
+    return [block.text for block in result.content if isinstance(block, TextContent)]
+
+
+async def made(client: Client, **arguments: object) -> dict[str, Any]:
+    with anyio.fail_after(30):
+        result = await client.call_tool("generate", arguments)
+    assert not result.is_error, texts(result)
+    assert isinstance(result.structured_content, dict)
+    return result.structured_content
+
+
+@BOTH_ERAS
+async def test_the_seed_prompt_becomes_a_checked_png_on_disk(client: Client, sandbox_settings: Settings) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    result = await made(client, prompt=SEED_PROMPT)
+    task = result["tasks"][0]
+    image = task["images"][0]
+    path = Path(image["path"])
+    assert path.parent == sandbox_settings.home / "images"
+    with Image.open(path) as picture:
+        picture.load()
+        assert (picture.format, picture.size) == ("PNG", (1024, 1024))
+    created, completed = (datetime.fromisoformat(task[name]) for name in ("created_at", "completed_at"))
+    assert before <= created <= completed <= datetime.now(UTC)
+    assert datetime.fromisoformat(image["expires_at"]) - completed == timedelta(days=7)
+    assert result == {
+        "status": "completed",
+        "sandbox": True,
+        "notice": SANDBOX_NOTICE,
+        "tasks": [
+            {
+                "task_id": task["task_id"],
+                "status": "completed",
+                "variant": "pro",
+                "model": "flux-2-pro-text-to-image",
+                "action": "text_to_image",
+                "images": [
+                    {
+                        "url": image["url"],
+                        "expires_at": image["expires_at"],
+                        "path": str(path),
+                        "saved": None,
+                        "mime_type": "image/png",
+                        "width": 1024,
+                        "height": 1024,
+                        "size_bytes": path.stat().st_size,
+                        "matches_request": True,
+                        "mismatch": None,
+                        "note": None,
+                    }
+                ],
+                "sources": [],
+                "quoted_usd": 0.05,
+                "charged_usd": 0.05,
+                "created_at": task["created_at"],
+                "completed_at": task["completed_at"],
+                "error": None,
+            }
+        ],
+        "quoted_usd": 0.05,
+        "charged_usd": 0.05,
+        "next_action": None,
+    }
+
+
+async def test_words_and_json_each_carry_everything_that_matters(client: Client) -> None:
+    result = await client.call_tool("generate", {"prompt": "a red fox in snow"})
+    words, data = texts(result)[:2]
+    assert json.loads(data) == result.structured_content
+    assert isinstance(result.structured_content, dict)
+    image = result.structured_content["tasks"][0]["images"][0]
+    assert words.startswith(image["path"])
+    for fact in (image["url"], image["expires_at"], "status: completed", "$0.05", "SANDBOX", "NOT FLUX.2"):
+        assert fact in words
+
+
+async def test_several_images_are_several_tasks_each_paid(client: Client) -> None:
+    result = await made(client, prompt="a red fox in snow", count=2, aspect_ratio="16:9")
+    sizes = {(task["images"][0]["width"], task["images"][0]["height"]) for task in result["tasks"]}
+    assert len({task["task_id"] for task in result["tasks"]}) == 2
+    assert len({task["images"][0]["path"] for task in result["tasks"]}) == 2
+    assert len({Path(task["images"][0]["path"]).read_bytes() for task in result["tasks"]}) == 2
+    assert all(width * 9 == height * 16 for width, height in sizes)
+    assert (result["status"], result["quoted_usd"], result["charged_usd"]) == ("completed", 0.1, 0.1)
+
+
+async def test_an_earlier_result_can_be_remixed(client: Client) -> None:
+    first = await made(client, prompt="a red fox in snow")
+    result = await made(
+        client, prompt="at night", source_images=[first["tasks"][0]["images"][0]["url"]], variant="flex"
+    )
+    task = result["tasks"][0]
+    assert (task["action"], task["model"]) == ("remix_image", "flux-2-flex-remix-image")
+    assert (result["status"], result["charged_usd"]) == ("completed", 0.14)
+
+
+async def test_an_earlier_task_can_be_remixed_by_its_id(client: Client, sandbox_settings: Settings) -> None:
+    first = await made(client, prompt="a red fox in snow")
+    task_id = first["tasks"][0]["task_id"]
+    result = await made(client, prompt="at night [sandbox:stuck]", source_images=[f"task:{task_id}"], wait_seconds=0)
+    assert (result["status"], result["tasks"][0]["action"]) == ("processing", "remix_image")
+    with Sandbox(sandbox_settings.home / "sandbox") as runapi:
+        assert runapi.tasks()[-1].sources == (f"task:{task_id}",)
+
+
+async def test_a_task_that_is_no_source_is_refused_by_its_number(client: Client) -> None:
+    stuck = await made(client, prompt="a red fox [sandbox:stuck]", wait_seconds=0)
+    sources = [f"task:{stuck['tasks'][0]['task_id']}", "task:none"]
+    refused = await client.call_tool("generate", {"prompt": "at night", "source_images": sources})
+    assert refused.is_error
+    first, second = texts(refused)[0].splitlines()[:2]
+    unknown = "names a task that the journal does not know; check_task lists those it does."
+    assert first == f"source_images: item 2 {unknown}"
+    assert "Nothing was sent" in second
+    refused = await client.call_tool("generate", {"prompt": "at night", "source_images": sources[:1]})
+    text = texts(refused)[0].splitlines()[0]
+    assert re.fullmatch(r"source_images: item 1 names a task that is p\w+; wait for it with check_task\.", text)
+
+
+async def test_waiting_no_longer_gives_the_id_and_the_call_to_make_next(client: Client) -> None:
+    result = await made(client, prompt="a red fox [sandbox:stuck]", wait_seconds=0)
+    task = result["tasks"][0]
+    assert result["status"] == "processing"
+    assert task["status"] in {"pending", "processing"}
+    assert result["next_action"] == {"tool": "check_task", "arguments": {"task_ids": [task["task_id"]]}}
+
+
+async def test_the_same_call_while_the_first_has_not_ended_joins_it(client: Client) -> None:
+    first = await made(client, prompt="a red fox [sandbox:stuck]", wait_seconds=0)
+    second = await made(client, prompt="a red fox [sandbox:stuck]", wait_seconds=0)
+    assert second["tasks"][0]["task_id"] == first["tasks"][0]["task_id"]
+    assert JOINED_NOTICE in second["notice"]
+
+
+async def test_the_same_call_after_the_first_was_told_is_a_new_one(client: Client) -> None:
+    first = await made(client, prompt="a red fox in snow")
+    second = await made(client, prompt="a red fox in snow")
+    assert second["tasks"][0]["task_id"] != first["tasks"][0]["task_id"]
+
+
+async def test_an_own_idempotency_key_gives_the_same_task_again(client: Client) -> None:
+    first = await made(client, prompt="a red fox in snow", idempotency_key="fox-1")
+    second = await made(client, prompt="a red fox in snow", idempotency_key="fox-1")
+    assert second["tasks"][0]["task_id"] == first["tasks"][0]["task_id"]
+    refused = await client.call_tool("generate", {"prompt": "a blue fox in snow", "idempotency_key": "fox-1"})
+    assert refused.is_error
+    assert texts(refused)[0].startswith("idempotency_key: was used for another request")
+
+
+async def test_a_failed_task_says_why_and_that_it_was_not_charged(client: Client) -> None:
+    result = await made(client, prompt="a red fox [sandbox:moderation]")
+    task = result["tasks"][0]
+    assert (result["status"], task["status"], result["charged_usd"]) == ("failed", "failed", 0.0)
+    assert task["error"]
+
+
+async def test_trouble_on_the_way_is_overcome_however_much_of_it_there_is(client: Client) -> None:
+    troubles = "".join(f"[sandbox:{marker}]" for marker in ("create_503", "create_html", "create_lost", "poll_503"))
+    result = await made(client, prompt=f"a red fox {troubles}")
+    assert (result["status"], result["charged_usd"]) == ("completed", 0.05)
+
+
+async def test_trouble_that_can_not_be_overcome_is_told_with_what_it_cost(client: Client) -> None:
+    result = await client.call_tool("generate", {"prompt": "a red fox [sandbox:insufficient_credits]"})
+    assert result.is_error
+    assert "402" in texts(result)[0]
+    assert "Nothing was charged." in texts(result)[0]
+
+
+async def test_an_expired_url_is_asked_for_anew(client: Client) -> None:
+    result = await made(client, prompt="a red fox [sandbox:expired_url]")
+    assert result["status"] == "completed"
+    assert Path(result["tasks"][0]["images"][0]["path"]).exists()
+
+
+async def test_a_corrupt_image_is_told_and_never_kept(client: Client, sandbox_settings: Settings) -> None:
+    result = await made(client, prompt="a red fox [sandbox:corrupt]")
+    task = result["tasks"][0]
+    assert (task["status"], task["charged_usd"]) == ("completed", 0.05)
+    assert task["images"][0]["path"] is None
+    assert "its image can't be had: The image is broken: it can't be decoded to its end." in task["error"]
+    assert result["next_action"] is None
+    assert [path for path in (sandbox_settings.home / "images").rglob("*") if path.is_file()] == []
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"max_cost_usd": 0.04}, "The quote is $0.05 and max_cost_usd allows $0.04."),
+    ({"save_to": "../x.png"}, "save_to: must stay below the workspace"),
+    ({"save_to": "x.gif"}, "save_to: ends in .gif"),
+    ({"overwrite": True}, "overwrite: goes with save_to only."),
+    ({"variant": "max"}, "aspect_ratio: max needs it"),
+    ({"variant": "flux-2-pro-text-to-image", "source_images": ["https://example.com/a.png"]},
+     "Use flux-2-pro-remix-image, or variant pro."),
+    ({"source_images": ["/etc/passwd"]}, "source_images: item 1 stands outside the workspace"),
+    ({"callback_url": "ftp://example.com"}, "callback_url: is not an https URL"),
+]  # fmt: skip
+
+
+@BOTH_ERAS
+async def test_what_can_not_be_sent_is_refused_before_anything_is(client: Client) -> None:
+    with each_row() as row:
+        for arguments, words in REFUSED:
+            with row(arguments):
+                result = await client.call_tool("generate", {"prompt": "a fox"} | arguments)
+                assert result.is_error
+                assert words in texts(result)[0]
+                assert "Nothing was sent and nothing was charged." in texts(result)[0]
+    listed = await client.call_tool("check_task", {})
+    assert isinstance(listed.structured_content, dict)
+    assert listed.structured_content["tasks"] == []
+
+
+@BOTH_ERAS
+async def test_progress_is_strictly_increasing_and_only_for_who_asked(client: Client) -> None:
+    seen: list[float] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        assert (total, bool(message)) == (None, True)
+        seen.append(progress)
+
+    # Each task ends, and nothing is drawn.
+    arguments = {"prompt": "a red fox [sandbox:slow][sandbox:moderation]", "count": 2}
+    await client.call_tool("generate", arguments, progress_callback=note)
+    assert seen == sorted(set(seen))
+    assert seen

@@ -1,0 +1,73 @@
+"""`flux2-mcp doctor` in this process, with a home, a project and a PATH without programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from flux2_mcp.cli import main
+
+WRONG_KEY = "canary-5d1c9b7e4f00"
+
+
+class Seen(NamedTuple):
+    """A report. Called with a check: its status, what it says, and what mends it."""
+
+    code: int
+    checks: dict[str, dict[str, Any]]
+    text: str
+
+    def __call__(self, check: str) -> tuple[str, str, str | None]:
+        found = self.checks[check]
+        return found["status"], found["detail"], found["mend"]
+
+    @property
+    def failing(self) -> list[str]:
+        return [name for name, check in self.checks.items() if check["status"] == "fail"]
+
+
+class Doctor:
+    """Runs commands for one test."""
+
+    def __init__(self, env: Mapping[str, str], workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._env = dict(env) | {"PATH": ""}
+        self._workspace = workspace
+        self._capsys = capsys
+
+    def run(self, *argv: str, config: str | None = None, **env: str) -> tuple[int, str]:
+        """Any command: its exit code and what it printed."""
+        self._workspace.mkdir(exist_ok=True)
+        code = main.run(argv, self._env | env, config, str(self._workspace))
+        out, err = self._capsys.readouterr()
+        assert err == ""
+        return code, out
+
+    def __call__(self, *hosts: str, config: str | None = None, **env: str) -> Seen:
+        """The report, and that each line of it that fails or is to be carried further says with what."""
+        code, out = self.run("doctor", *hosts, "--json", config=config, **env)
+        report = json.loads(out)
+        found = {check["check"]: check for check in report["checks"]}
+        assert all(check["mend"] for check in report["checks"] if check["status"] == "fail")
+        assert report["ok"] == (code == 0) == ("fail" not in {check["status"] for check in report["checks"]})
+        return Seen(code, found, out)
+
+
+@contextmanager
+def doctors(env: Mapping[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Doctor]:
+    """A doctor; what it changes of logs and signals is put back."""
+    loggers = [logging.getLogger(name) for name in ("flux2_mcp", "mcp")]
+    levels = [logger.level for logger in loggers]
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield Doctor(env, tmp_path / "project", capsys)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,277 @@
+"""Services over a real sandbox, with a front between them that sees every call and may answer in the sandbox's place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import anyio
+import h11
+import httpx
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from PIL import Image
+
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine import forecast
+from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.submission import CheckedRequest
+from flux2_mcp.engine.waiting import Outcome
+from flux2_mcp.sandbox.server import Sandbox
+from flux2_mcp.sandbox.tasks import SandboxTask
+from flux2_mcp.settings import Settings
+from tests.support.sandboxed import TLS
+
+SPEED = 1000.0
+CREATE, POLL, FETCH = "POST /api/v1/flux_2/", "GET /api/v1/flux_2/", "GET /results/"
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: bytes = b"{}"
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+
+
+BUSY = Reply(503, b'{"error": "Service unavailable"}')
+PAGE = Reply(502, b"<!doctype html><html><title>Bad gateway</title></html>", {"Content-Type": "text/html"})
+WRONG_KEY = Reply(401, b'{"error": "Invalid API key"}')
+NO_MONEY = Reply(402, b'{"error": "Insufficient credits"}')
+UNKNOWN_TASK = Reply(404, b'{"error": "Task not found"}')
+TAKEN_KEY = Reply(409, b'{"error": "This Idempotency-Key was used for another request."}')
+GARBAGE = Reply(200, b"{ this is no JSON")
+CORRUPT = Reply(200, b"\x89PNG\r\n\x1a\n and no more", {"Content-Type": "image/png"})
+
+
+def limited(retry_after: str) -> Reply:
+    return Reply(429, b'{"error": "Too many requests"}', {"Retry-After": retry_after})
+
+
+def picture() -> Reply:
+    """A small real PNG, so that no test waits for the sandbox to draw a large one."""
+    out = BytesIO()
+    Image.new("RGB", (16, 16), "red").save(out, "PNG")
+    return Reply(200, out.getvalue(), {"Content-Type": "image/png"})
+
+
+PICTURE = picture()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call that came. `at` is monotonic seconds, `key` the idempotency key; `forward` lets the sandbox answer it.
+
+    `authorized`: it brought an API key, and `bearer` is that.
+    """
+
+    at: float
+    what: str
+    key: str | None
+    forward: Callable[[], Awaitable[Reply | None]] = field(repr=False, compare=False)
+    authorized: bool = False
+    bearer: str = ""
+
+    def is_(self, kind: str) -> bool:
+        return self.what.startswith(kind)
+
+
+Rule = Callable[[Seen], Awaitable[Reply | None]]
+"""What a call is answered; None cuts its connection without a byte."""
+
+
+async def through(seen: Seen) -> Reply | None:
+    """The sandbox's own answer; images are replaced by a small one."""
+    return PICTURE if seen.is_(FETCH) else await seen.forward()
+
+
+def always(kind: str, *replies: Reply | None, then: Rule = through) -> Rule:
+    """The calls of one kind meet these answers, one each and in order; then, and all others, `then`."""
+    left = list(replies)
+
+    async def rule(seen: Seen) -> Reply | None:
+        return left.pop(0) if left and seen.is_(kind) else await then(seen)
+
+    return rule
+
+
+def constantly(kind: str, reply: Reply | None, then: Rule = through) -> Rule:
+    """Every call of one kind meets this answer; all others `then`."""
+
+    async def rule(seen: Seen) -> Reply | None:
+        return reply if seen.is_(kind) else await then(seen)
+
+    return rule
+
+
+def made_then_cut(times: int = 1, then: Rule = through) -> Rule:
+    """The first creates reach the sandbox, which makes the task; then the connection is cut."""
+    left = times
+
+    async def rule(seen: Seen) -> Reply | None:
+        nonlocal left
+        if not (left and seen.is_(CREATE)):
+            return await then(seen)
+        left -= 1
+        await through(seen)
+        return None
+
+    return rule
+
+
+class Front:
+    """RunAPI as the service meets it. `rule` may be changed at any time."""
+
+    def __init__(self, sandbox: Sandbox, http: httpx.AsyncClient) -> None:
+        self.sandbox = sandbox
+        self.rule: Rule = through
+        self.seen: list[Seen] = []
+        self.port = 0
+        self.other_keys: set[str] = set()
+        """Keys that are as good as the sandbox's own."""
+        self._http = http
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def count(self, kind: str) -> int:
+        return sum(1 for seen in self.seen if seen.is_(kind))
+
+    def tasks(self) -> list[SandboxTask]:
+        return self.sandbox.tasks()
+
+    def settings(self, home: Path, **more: Any) -> Settings:  # noqa: ANN401  # fields of Settings
+        given: dict[str, Any] = {"rate": 1000.0, "in_flight": 100, "workspace": "/work"} | more
+        return Settings(mode="live", home=home / "home", base_url=self.base_url, api_key=self.sandbox.api_key, **given)
+
+    async def serve(self, stream: SocketStream) -> None:
+        connection = h11.Connection(h11.SERVER)
+        async with stream:
+            try:
+                while (call := await self._read(connection, stream)) is not None:
+                    self.seen.append(call)
+                    reply = await self.rule(call)
+                    if reply is None:
+                        return
+                    headers = [*reply.headers.items(), ("Content-Length", str(len(reply.body)))]
+                    for event in (
+                        h11.Response(status_code=reply.status, headers=headers),
+                        h11.Data(reply.body),
+                        h11.EndOfMessage(),
+                    ):
+                        await stream.send(connection.send(event) or b"")
+                    if connection.our_state is h11.MUST_CLOSE:  # the caller asked for it
+                        return
+                    connection.start_next_cycle()
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return
+
+    async def _read(self, connection: h11.Connection, stream: SocketStream) -> Seen | None:
+        request, body = None, b""
+        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                try:
+                    connection.receive_data(await stream.receive())
+                except anyio.EndOfStream:
+                    return None
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+        assert request is not None
+        headers = {name.decode(): value.decode() for name, value in request.headers}
+        method, target = request.method.decode(), request.target.decode()
+
+        async def forward() -> Reply | None:
+            return await self._forward(method, target, headers, body)
+
+        key, authorized = headers.get("idempotency-key"), "authorization" in headers
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        if bearer in self.other_keys:
+            headers["authorization"] = f"Bearer {self.sandbox.api_key}"
+        return Seen(time.monotonic(), f"{method} {target}", key, forward, authorized, bearer)
+
+    async def _forward(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
+        there = self.sandbox.base_url
+        kept = {name: value for name, value in headers.items() if name not in {"host", "accept-encoding"}}
+        try:
+            answer = await self._http.request(method, there + target, headers=kept, content=body)
+        except httpx.TransportError:
+            return None  # the sandbox has cut the connection
+        names = ("content-type", "retry-after", "x-runapi-task-id", "etag")
+        told = {name: answer.headers[name] for name in names if name in answer.headers}
+        return Reply(answer.status_code, answer.content.replace(there.encode(), self.base_url.encode()), told)
+
+
+@asynccontextmanager
+async def fronted(folder: Path, **options: Any) -> AsyncIterator[Front]:  # noqa: ANN401  # whatever Sandbox takes
+    """A sandbox a thousand times faster than life, without a rate limit, behind a front."""
+    with Sandbox(folder / "runapi", **({"speed": SPEED, "rate": None, "seed": 1} | options)) as sandbox:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        async with httpx.AsyncClient(verify=TLS, timeout=PATIENCE) as http, listener:
+            front = Front(sandbox, http)
+            front.port = listener.extra(SocketAttribute.local_port)  # noqa: S610  # no Django here
+            async with anyio.create_task_group() as group:
+                group.start_soon(listener.serve, front.serve)
+                yield front
+                group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Service]:
+    """A service whose planner knows how fast the sandbox's tasks are."""
+    async with Service.opened(settings) as service:
+        service._keeper._speed = SPEED
+        yield service
+
+
+@asynccontextmanager
+async def opened_twice(settings: Settings) -> AsyncIterator[tuple[Service, Service]]:
+    """Two processes' worth: each with a journal, an owner and a keeper of its own, on one home."""
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(opened(settings)), await stack.enter_async_context(opened(settings))
+
+
+async def made(service: Service, prompt: str = "a red fox", wait: float = PATIENCE, **more: Any) -> Outcome:  # noqa: ANN401  # arguments of generate
+    """One call, which its user agrees to. All that waits here has an end."""
+    asked = CheckedRequest(catalog.request(prompt=prompt, **more.pop("request", {})))
+    priced = {name: more.pop(name) for name in ("count", "max_cost_usd", "idempotency_key") if name in more}
+    folder = service.settings.workspace
+    given: dict[str, Any] = {"workspace": None if folder is None else Path(folder)} | more
+    with anyio.fail_after(wait + PATIENCE):
+        offer = await service.offer(asked, **priced)
+        return await service.generate(offer, approved=True, wait_seconds=wait, **given)
+
+
+def states(outcome: Outcome) -> list[State]:
+    return [told.entry.state for told in outcome.tasks]
+
+
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[list[forecast.OpenTask]]:
+    """What each plan is made from, from now on."""
+    made_from: list[list[forecast.OpenTask]] = []
+    plan = forecast.plan
+
+    def seen(tasks: list[forecast.OpenTask], *given: Any, **more: Any) -> tuple[forecast.PollTime, ...]:  # noqa: ANN401  # as it is
+        made_from.append(tasks)
+        return plan(tasks, *given, **more)
+
+    monkeypatch.setattr("flux2_mcp.engine.forecast.plan", seen)
+    return made_from
+
+
+async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
+    """Wait for a condition, or fail."""
+    with anyio.fail_after(seconds):
+        while True:
+            held = condition()
+            if held if isinstance(held, bool) else await held:
+                return
+            await anyio.sleep(0.005)

@@ -1,0 +1,172 @@
+"""Who may hold a connection to a server of ours, over real sockets: who has proven itself, and for a short time anybody else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import anyio
+import httpx
+import pytest
+from anyio.abc import SocketStream
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flux2_mcp.server.transports.bearer import BearerOnly
+from flux2_mcp.server.viewer.guard import ViewerGuard
+from flux2_mcp.system import http_server
+from tests.support.sandboxed import TLS
+
+pytestmark = pytest.mark.anyio
+
+DEADLINE = 30.0
+LONG = 1000.0
+TOKEN = "t" * 43
+KEY = f"Authorization: Bearer {TOKEN}\r\n"
+GET = "GET / HTTP/1.1\r\nHost: x\r\n{}\r\n"
+UNPROVEN = {
+    "nothing": "",
+    "half a line": "POST /mc",
+    "half a head": "POST / HTTP/1.1\r\nHost: x\r\n" + KEY,
+    "half a body": "POST / HTTP/1.1\r\nHost: x\r\n" + KEY + "Content-Length: 1000\r\n\r\nhalf",
+    "no token": GET.format(""),
+    "another token": GET.format("Authorization: Bearer wrong\r\n"),
+    "no token, half a body": "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf",
+}
+
+
+@dataclass
+class Server:
+    """A server under test, and the connections to it, which end with it."""
+
+    port: int
+    stack: AsyncExitStack
+    go_on: anyio.Event
+
+    async def connect(self, said: str = "") -> SocketStream:
+        stream = await self.stack.enter_async_context(await anyio.connect_tcp(http_server.HOST, self.port))
+        if said:
+            with suppress(anyio.BrokenResourceError):  # it had to make room
+                await stream.send(said.encode())
+        return stream
+
+
+@asynccontextmanager
+async def serving(
+    most: int | None = None, proof_seconds: float = LONG, *, guarded: bool = True
+) -> AsyncIterator[Server]:
+    """`/` answers at once; `/wait` when told to."""
+    go_on = anyio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        body = await Request(scope, receive).body()
+        if scope["path"] == "/wait":
+            await go_on.wait()
+        await Response(b"well" + body)(scope, receive, send)
+
+    guard: ASGIApp = BearerOnly(application, TOKEN) if guarded else application
+    with http_server.listen(0) as listener:
+        served = http_server.served(
+            guard, listener, grace_seconds=0.1, most=most, guarded=guarded, proof_seconds=proof_seconds
+        )
+        with anyio.fail_after(DEADLINE):
+            async with served, AsyncExitStack() as stack:
+                yield Server(listener.getsockname()[1], stack, go_on)
+
+
+async def answer(stream: SocketStream, said: str = "") -> bytes:
+    """The answer to a request."""
+    if said:
+        await stream.send(said.encode())
+    heard = b""
+    while not heard.endswith(b"well"):
+        heard += await stream.receive()
+    return heard
+
+
+async def hung_up(stream: SocketStream) -> None:
+    """Wait until the other side is gone, whatever it still says."""
+    with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+        while True:
+            await stream.receive()
+
+
+@pytest.mark.parametrize("said", UNPROVEN.values(), ids=UNPROVEN)
+async def test_a_connection_that_proves_nothing_is_hung_up_on_in_its_time(said: str) -> None:
+    async with serving(proof_seconds=0.1) as server:
+        await hung_up(await server.connect(said))
+
+
+async def test_bytes_that_trickle_and_refusals_give_no_more_time() -> None:
+    async def keep_on(stream: SocketStream, said: str) -> None:
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                await stream.send(said.encode())
+                with anyio.move_on_after(0.02):
+                    await stream.receive()
+
+    async with serving(proof_seconds=0.1) as server:
+        await keep_on(await server.connect(), "X")
+        await keep_on(await server.connect(), GET.format(""))
+
+
+async def test_a_connection_that_has_proven_itself_stays_while_it_is_idle_and_while_it_is_answered() -> None:
+    async with serving(proof_seconds=0.5) as server:
+        idle, waiting = await server.connect(), await server.connect(GET.replace("/", "/wait", 1).format(KEY))
+        assert (await answer(idle, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+        await hung_up(await server.connect())  # so the time of the others is over, too
+        assert (await answer(idle, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+        server.go_on.set()
+        assert (await answer(waiting)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("said", UNPROVEN.values(), ids=UNPROVEN)
+async def test_however_many_prove_nothing_who_has_proven_itself_stays_and_who_can_gets_in(said: str) -> None:
+    async with serving(most=8) as server:
+        idle, waiting = await server.connect(), await server.connect(GET.replace("/", "/wait", 1).format(KEY))
+        await answer(idle, GET.format(KEY))
+        strangers = [await server.connect(said) for _ in range(30)]
+        newcomer = await server.connect()
+        assert (await answer(newcomer, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+        assert (await answer(idle, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+        server.go_on.set()
+        assert (await answer(waiting)).startswith(b"HTTP/1.1 200")
+        await hung_up(strangers[0])
+
+
+async def test_where_all_have_proven_themselves_one_more_is_hung_up_on_and_they_are_not() -> None:
+    async with serving(most=2) as server:
+        two = [await server.connect(), await server.connect()]
+        for stream in two:
+            await answer(stream, GET.format(KEY))
+        await hung_up(await server.connect(GET.format(KEY)))
+        for stream in two:
+            assert (await answer(stream, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+
+
+async def test_where_nobody_is_asked_for_anything_a_whole_request_is_proof() -> None:
+    async with serving(proof_seconds=0.5, guarded=False) as server:
+        stream = await server.connect()
+        await answer(stream, GET.format(""))
+        await hung_up(await server.connect("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"))
+        assert (await answer(stream, GET.format(""))).startswith(b"HTTP/1.1 200")
+
+
+async def test_of_the_gallery_only_a_browser_that_came_in_by_its_url_has_proven_itself() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(str(scope["client"][1]).encode())(scope, receive, send)
+
+    with http_server.listen(0) as listener:
+        port = listener.getsockname()[1]
+        guard = ViewerGuard(application, port)
+        served = http_server.served(guard, listener, grace_seconds=0.1, most=4, proof_seconds=LONG)
+        with anyio.fail_after(DEADLINE):
+            async with served, AsyncExitStack() as stack, httpx.AsyncClient(verify=TLS) as browser:
+                server = Server(port, stack, anyio.Event())
+                its_port = (await browser.get(guard.url(), follow_redirects=True)).text
+                asked = GET.replace("Host: x", f"Host: 127.0.0.1:{port}").format("")
+                strangers = [await server.connect(asked) for _ in range(20)]
+                await hung_up(strangers[0])
+                assert (await browser.get(f"http://127.0.0.1:{port}/")).text == its_port
