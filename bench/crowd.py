@@ -20,11 +20,11 @@ from typing import Any
 
 import anyio
 import httpx
+from flux2_mcp.journal.sqlite.shared import WINDOW_SECONDS
 
 from bench.report import NOISE, ROOT, Reach, Report, end, options
 from bench.talk import live, resident, sandbox
 from flux2_mcp.domain.models import StoredImage
-from flux2_mcp.journal.sqlite.shared import WINDOW_SECONDS
 from flux2_mcp.sandbox import tasks
 from flux2_mcp.sandbox.state import SandboxState
 
@@ -92,7 +92,7 @@ async def ours(count: int) -> tuple[float, list[float], list[StoredImage]]:
             asked = await service.request(prompt=f"our fox {first}")
             offer = await service.offer(asked, count=together)
             outcome = await service.generate(offer, approved=True, wait_seconds=DEADLINE)
-            images.extend(image for told in outcome.tasks for image in told.entry.images)
+            images.extend(image for told in outcome.tasks for image in told.record.images)
 
         async with anyio.create_task_group() as calls:
             for first in range(0, count, TOGETHER):

@@ -14,7 +14,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.engine import callback_listener, forecast
+from flux2_mcp.engine import callback_listener, planner
 from flux2_mcp.engine.service import Service
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.settings import Settings
@@ -50,10 +50,10 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 def never_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """No task is asked about unless RunAPI calls: so it is the callback that tells."""
 
-    def plan(*_: object, **__: object) -> tuple[forecast.PollTime, ...]:
+    def plan(*_: object, **__: object) -> tuple[planner.PollTime, ...]:
         return ()
 
-    monkeypatch.setattr("flux2_mcp.engine.forecast.plan", plan)
+    monkeypatch.setattr("flux2_mcp.engine.planner.plan", plan)
     monkeypatch.setattr("flux2_mcp.engine.callback_listener.RETRY_SECONDS", 0.05)
 
 
@@ -104,7 +104,7 @@ async def waiting(
     settings = listening(front, tmp_path)
     async with opened(settings) as service:
         outcome = await made(service, prompt, wait=0)
-        yield service, settings, outcome.tasks[0].entry
+        yield service, settings, outcome.tasks[0].record
 
 
 # --- what they are for ---
@@ -114,7 +114,7 @@ async def test_a_callback_brings_the_end_with_one_poll(front: Front, tmp_path: P
     async with opened(listening(front, tmp_path)) as service:
         for number in range(3):
             outcome = await made(service, f"fox {number} [sandbox:slow]")
-            assert outcome.tasks[0].entry.state is State.DELIVERED
+            assert outcome.tasks[0].record.state is State.DELIVERED
     assert front.count(POLL) == 3
     assert {task.callback_tries for task in front.tasks()} == {
         1
@@ -126,10 +126,10 @@ async def test_the_address_is_told_to_runapi_alone_and_differs_for_each_task(fro
     async with opened(settings) as service:
         outcome = await made(service, STUCK, wait=0, count=2)
     urls = [task.body["callback_url"] for task in front.tasks()]
-    assert sorted(urls) == sorted(str(told.entry.push_url) for told in outcome.tasks)
+    assert sorted(urls) == sorted(str(told.record.push_url) for told in outcome.tasks)
     assert len(set(urls)) == 2
     assert all(url.startswith(f"{settings.callback_url}") for url in urls)
-    assert all(told.entry.key not in url for told in outcome.tasks for url in urls)
+    assert all(told.record.key not in url for told in outcome.tasks for url in urls)
 
 
 async def test_a_callers_own_webhook_goes_before_ours(front: Front, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ async def test_a_callback_for_a_task_of_another_process_reaches_it_through_the_j
     async with opened_twice(listening(front, tmp_path)) as services:
         for number in range(2):  # one of the two has the port
             outcome = await made(services[number], f"fox {number} [sandbox:slow]")
-            assert outcome.tasks[0].entry.state is State.DELIVERED
+            assert outcome.tasks[0].record.state is State.DELIVERED
     assert front.count(POLL) == 2
 
 
@@ -176,12 +176,12 @@ async def test_the_port_is_taken_over_when_the_process_that_has_it_ends(front: F
         other.bind(("127.0.0.1", settings.callback_port or 0))
         other.listen()
         async with opened(settings) as heir:
-            await until(lambda: heir._keeper.kept(outcome.tasks[0].entry.key) is not None)
+            await until(lambda: heir._runner.leased(outcome.tasks[0].record.key) is not None)
             assert front.count(POLL) == 0
             other.close()
             with anyio.fail_after(PATIENCE):
                 while front.count(POLL) == 0:
-                    await call(settings, path_of(outcome.tasks[0].entry))
+                    await call(settings, path_of(outcome.tasks[0].record))
 
 
 async def test_a_listener_that_fails_is_opened_again(
@@ -218,7 +218,7 @@ async def test_a_listener_that_fails_is_opened_again(
 async def test_a_forged_token_changes_nothing(front: Front, tmp_path: Path, target: str) -> None:
     async with waiting(front, tmp_path) as (service, settings, entry):
         await call(settings, target)
-        kept = service._keeper.kept(entry.key)
+        kept = service._runner.leased(entry.key)
         assert kept is not None
         assert not kept.nudged
         assert b" 204 " in await call(settings, path_of(entry))  # and the real one is still heard
@@ -231,7 +231,7 @@ async def test_a_token_of_another_key_or_another_task_is_a_forged_one(front: Fro
         forged = callback_listener.address(url, "another key", entry.key)
         assert entry.push_url == callback_listener.address(url, front.sandbox.api_key, entry.key) != forged
         await call(settings, "/" + forged.split("/", 3)[3])
-        kept = service._keeper.kept(entry.key)
+        kept = service._runner.leased(entry.key)
         assert kept is not None
         assert not kept.nudged
 
@@ -242,7 +242,7 @@ async def test_what_a_callback_says_is_not_believed(front: Front, tmp_path: Path
         await call(settings, path_of(entry), lie % str(entry.task_id).encode())
         await until(lambda: front.count(POLL) == 1)
     async with opened(settings) as service:
-        (known,) = await service._journal.find([entry.key])
+        (known,) = await service._journal.tasks.find([entry.key])
         assert known.state.unfinished
         assert known.image_urls == ()
 
@@ -253,26 +253,26 @@ async def test_a_callback_that_comes_twice_asks_at_most_twice_and_a_late_one_not
     settings = listening(front, tmp_path)
     async with opened(settings) as service:
         outcome = await made(service, "a red fox [sandbox:slow]")
-        path = path_of(outcome.tasks[0].entry)
+        path = path_of(outcome.tasks[0].record)
         polls = front.count(POLL)
         for _ in range(3):
             assert b" 204 " in await call(settings, path)
-        assert service._keeper.kept(outcome.tasks[0].entry.key) is None or front.count(POLL) == polls
+        assert service._runner.leased(outcome.tasks[0].record.key) is None or front.count(POLL) == polls
         open_ = await made(service, STUCK, wait=0)
         for _ in range(2):
-            assert b" 204 " in await call(settings, path_of(open_.tasks[0].entry))
+            assert b" 204 " in await call(settings, path_of(open_.tasks[0].record))
         await until(lambda: front.count(POLL) > polls)
         await made(service, "the last [sandbox:slow]")
         assert front.count(POLL) <= polls + 3
-        (entry,) = await service._journal.find([outcome.tasks[0].entry.key])
-    assert entry == outcome.tasks[0].entry
+        (entry,) = await service._journal.tasks.find([outcome.tasks[0].record.key])
+    assert entry == outcome.tasks[0].record
 
 
 async def test_a_callback_that_runapi_made_us_wait_for_is_asked_about_when_it_allows(
     front: Front, tmp_path: Path
 ) -> None:
     async with waiting(front, tmp_path) as (service, settings, entry):
-        kept = service._keeper.kept(entry.key)
+        kept = service._runner.leased(entry.key)
         assert kept is not None
         allowed = time.monotonic() + 0.5
         kept.not_before = allowed

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from flux2_mcp.domain.lifecycle import Event, State
-from flux2_mcp.engine import forecast
-from flux2_mcp.engine.backend import Backend, account
+from flux2_mcp.engine import forecast, planner
+from flux2_mcp.engine.backend import Backend, account_name
 from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.journal.sqlite.store import SqliteJournal
@@ -32,22 +32,22 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 
 @pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[forecast.OpenTask], Any, float]]:
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[planner.OpenTask], Any, float]]:
     """What each plan is made from, from now on: tasks, durations, and the rate as a part of the whole."""
-    seen: list[tuple[list[forecast.OpenTask], Any, float]] = []
-    plan = forecast.plan
+    seen: list[tuple[list[planner.OpenTask], Any, float]] = []
+    plan = planner.plan
 
     def noted(
-        tasks: list[forecast.OpenTask],
+        tasks: list[planner.OpenTask],
         history: Any,  # noqa: ANN401 - as it is
         *,
         now: float,
         rate: float,
-    ) -> tuple[forecast.PollTime, ...]:
+    ) -> tuple[planner.PollTime, ...]:
         seen.append((tasks, history, round(rate * SPEED / RATE, 3)))
         return plan(tasks, history, now=now, rate=rate)
 
-    monkeypatch.setattr("flux2_mcp.engine.forecast.plan", noted)
+    monkeypatch.setattr("flux2_mcp.engine.planner.plan", noted)
     monkeypatch.setattr("flux2_mcp.engine.runner.CLAIM_SECONDS", 0.05)
     return seen
 
@@ -73,7 +73,7 @@ async def test_each_image_that_is_done_teaches_how_long_the_next_may_take(
 ) -> None:
     async with opened(front.settings(tmp_path)) as service:
         for number in (1, 2):
-            kind = (await made(service, f"fox {number}")).tasks[0].entry.kind
+            kind = (await made(service, f"fox {number}")).tasks[0].record.kind
             await made(service, f"{number} {STUCK}", wait=0)
             await until(lambda kind=kind, number=number: len(plans[-1][1].get(kind, ())) == number)
 
@@ -81,10 +81,10 @@ async def test_each_image_that_is_done_teaches_how_long_the_next_may_take(
 async def test_a_task_is_as_old_as_runapi_has_had_it(front: Front, tmp_path: Path, plans: list[Any]) -> None:
     """One that waited an hour for a free place is not asked about as one that has run for an hour."""
     settings, now = front.settings(tmp_path), datetime.now(UTC)
-    elsewhere = SqliteJournal(settings.home, account(settings), "another-machine/1/another")
+    elsewhere = SqliteJournal(settings.home, account_name(settings), "another-machine/1/another")
     await intend(elsewhere, intent("k"), at=now - timedelta(hours=1))
     await apply(elsewhere, "k", Event.ACCEPTED, TaskChange(at=now, task_id="task-k"))
-    await elsewhere.release()
+    await elsewhere.leases.release()
     await elsewhere.close()
     async with opened(settings):
         await until(lambda: len(plans) > 0)
@@ -102,11 +102,11 @@ async def test_what_is_left_is_told_in_seconds_of_the_clock_and_only_while_runap
         return
 
     gateway = Backend(settings, gate=nothing, on_limited=nothing)
-    journal = SqliteJournal(settings.home, account(settings), "owner")
+    journal = SqliteJournal(settings.home, account_name(settings), "owner")
     keeper = TaskRunner(
         journal, gateway, tmp_path, rate=1, in_flight=1, speed=speed, now=lambda: AT + timedelta(seconds=age)
     )
-    (entry,) = (await intend(journal, intent("k"))).entries
+    (entry,) = (await intend(journal, intent("k"))).records
     assert (entry.state, keeper.expected(entry)) == (State.INTENT, None)
     entry = await steps(journal, "k", Event.ACCEPTED)
     whole = forecast.forecast(entry.kind).expected(age * speed)

@@ -55,7 +55,7 @@ async def test_a_burst_through_two_services_has_no_more_turns_than_the_rate_in_a
 
 
 async def test_turns_that_were_given_before_a_429_are_not_used_under_it(journal: SqliteJournal) -> None:
-    limiter, ended = RateLimiter(journal, 4.0), []
+    limiter, ended = RateLimiter(journal.pace, 4.0), []
 
     async def call() -> None:
         await limiter.turn()
@@ -73,7 +73,7 @@ async def test_turns_that_were_given_before_a_429_are_not_used_under_it(journal:
 
 
 async def test_a_429_that_says_nothing_stops_everybody_for_a_second(journal: SqliteJournal) -> None:
-    limiter = RateLimiter(journal, 1000.0)
+    limiter = RateLimiter(journal.pace, 1000.0)
     await limiter.turn()
     told = time.monotonic()
     await limiter.limited(None)
@@ -83,10 +83,10 @@ async def test_a_429_that_says_nothing_stops_everybody_for_a_second(journal: Sql
 
 async def test_a_429_that_one_process_met_stops_the_others(journal: SqliteJournal, tmp_path: Path) -> None:
     other = SqliteJournal(tmp_path / "home", "account", "another owner")
-    await RateLimiter(journal, 1000.0).turn()
+    await RateLimiter(journal.pace, 1000.0).turn()
     told = time.monotonic()
-    await RateLimiter(other, 1000.0).limited(0.7)
-    await RateLimiter(journal, 1000.0).turn()
+    await RateLimiter(other.pace, 1000.0).limited(0.7)
+    await RateLimiter(journal.pace, 1000.0).turn()
     assert time.monotonic() - told >= 0.7
     await other.close()
 
@@ -99,10 +99,10 @@ async def test_a_429_that_is_met_while_it_is_learnt_whose_the_key_is_stops_every
         SqliteJournal(tmp_path / "home", f"host:{name}", owner)
         for name, owner in (("old", "o"), ("new", "me"), ("new", "other"))
     )
-    await old.belongs("account")
-    met = RateLimiter(new, 8.0)
+    await old.accounts.belongs("account")
+    met = RateLimiter(new.pace, 8.0)
     await met.turn()
-    await new.belongs("account")
+    await new.accounts.belongs("account")
     turns, pace = 0, new.pace
 
     async def counted(rate: float, longest: float) -> float:
@@ -114,12 +114,12 @@ async def test_a_429_that_is_met_while_it_is_learnt_whose_the_key_is_stops_every
     told = time.monotonic()
     await met.limited(1.5)
     async with anyio.create_task_group() as group:
-        for limiter in (met, RateLimiter(other, 8.0)):
+        for limiter in (met, RateLimiter(other.pace, 8.0)):
             group.start_soon(limiter.turn)
     assert time.monotonic() - told >= 1.5
     assert turns <= 2
     with anyio.fail_after(30):  # half the rate: one call a quarter of a second
-        begun = [await other.pace(8.0) for _ in range(3)]
+        begun = [await other.pace.turn(8.0) for _ in range(3)]
     assert begun[2] - begun[1] > 1 / 8
     for journal in (old, new, other):
         await journal.close()
@@ -128,7 +128,7 @@ async def test_a_429_that_is_met_while_it_is_learnt_whose_the_key_is_stops_every
 async def test_a_429_that_could_not_be_written_down_is_waited_for_without_asking_again_and_again(
     journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limiter, pace = RateLimiter(journal, 1000.0), journal.pace
+    limiter, pace = RateLimiter(journal.pace, 1000.0), journal.pace
     turns = 0
 
     async def full(*_: float) -> None:
@@ -158,11 +158,11 @@ async def test_who_waited_for_the_journal_does_not_call_earlier_by_that(
         await anyio.sleep(LATE_SECONDS / 2)
         return await pace(rate, longest)
 
-    await RateLimiter(journal, 1000.0).turn()
+    await RateLimiter(journal.pace, 1000.0).turn()
     monkeypatch.setattr(journal, "pace", waited_for)
     told = time.monotonic()
-    await journal.limited(0.3)
-    await RateLimiter(journal, 1000.0).turn()
+    await journal.pace.limited(0.3)
+    await RateLimiter(journal.pace, 1000.0).turn()
     assert time.monotonic() - told >= 0.3
 
 
@@ -179,7 +179,7 @@ async def test_who_wakes_late_takes_another_turn_but_not_for_ever(
 
     monkeypatch.setattr(journal, "pace", counted)
     with anyio.fail_after(30):
-        await RateLimiter(journal, 1000.0).turn()
+        await RateLimiter(journal.pace, 1000.0).turn()
     assert turns == 5
 
 
@@ -187,14 +187,14 @@ async def test_who_would_have_to_wait_long_after_a_429_hears_of_it_at_once_and_t
     journal: SqliteJournal, tmp_path: Path
 ) -> None:
     other = SqliteJournal(tmp_path / "home", "account", "another owner")
-    await RateLimiter(journal, 1.0).turn()
-    await RateLimiter(other, 1.0).limited(1000)
+    await RateLimiter(journal.pace, 1.0).turn()
+    await RateLimiter(other.pace, 1.0).limited(1000)
     with anyio.fail_after(30):
-        for asked in (RateLimiter(journal, 1.0), RateLimiter(other, 1.0)):
+        for asked in (RateLimiter(journal.pace, 1.0), RateLimiter(other.pace, 1.0)):
             with pytest.raises(RateLimitedError, match=r"429: Too many requests$") as raised:
                 await asked.turn()
             assert raised.value.retry_after is not None
             assert 900 < raised.value.retry_after <= 1000
     before = time.monotonic()
-    assert 1000 - 60 < await journal.pace(1.0) - before <= 1000  # the first turn is still to be had
+    assert 1000 - 60 < await journal.pace.turn(1.0) - before <= 1000  # the first turn is still to be had
     await other.close()

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.engine import forecast
+from flux2_mcp.engine import planner
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.steps import MAX_THREADS, LeasedTask
 from flux2_mcp.errors import InsufficientCreditsError
@@ -66,7 +66,7 @@ def database(service: Service) -> Database:
 
 
 async def recorded(service: Service, key: str) -> TaskRecord:
-    (entry,) = await service._journal.find([key])
+    (entry,) = await service._journal.tasks.find([key])
     return entry
 
 
@@ -77,34 +77,34 @@ async def test_a_task_whose_work_breaks_unforeseen_harms_no_other_and_is_tried_a
     front: Front, tmp_path: Path
 ) -> None:
     async with opened(front.settings(tmp_path)) as service:
-        ask, broken = service._keeper._work[State.SUBMITTED], [True]
+        ask, broken = service._runner._work[State.SUBMITTED], [True]
 
         async def breaks(kept: LeasedTask) -> None:
-            if "bad" in kept.entry.request.prompt and broken:
-                raise KeyError(kept.entry.key)
+            if "bad" in kept.record.request.prompt and broken:
+                raise KeyError(kept.record.key)
             await ask(kept)
 
-        service._keeper._work = {**service._keeper._work, State.SUBMITTED: breaks, State.PROCESSING: breaks}
+        service._runner._work = {**service._runner._work, State.SUBMITTED: breaks, State.PROCESSING: breaks}
         bad = await made(service, "a bad fox", wait=0.3)
         good = await made(service, "a good fox")
-        assert good.tasks[0].entry.state is State.DELIVERED
-        assert bad.tasks[0].entry.state.unfinished
+        assert good.tasks[0].record.state is State.DELIVERED
+        assert bad.tasks[0].record.state.unfinished
         assert bad.tasks[0].trouble is not None
         assert bad.tasks[0].trouble.message == "The server failed on this task."
         broken.clear()
-        checked = await service.check([bad.tasks[0].entry.key], wait_seconds=30)
-    assert checked.tasks[0].entry.state is State.DELIVERED
+        checked = await service.check([bad.tasks[0].record.key], wait_seconds=30)
+    assert checked.tasks[0].record.state is State.DELIVERED
     assert len(front.tasks()) == 2
 
 
 async def test_a_task_that_can_not_be_written_harms_no_other(front: Front, tmp_path: Path) -> None:
     async with opened(front.settings(tmp_path)) as service:
         bad = await made(service, STUCK, wait=0)
-        key = bad.tasks[0].entry.key
+        key = bad.tasks[0].record.key
         broken = f"BEFORE UPDATE ON task WHEN old.key = '{key}' BEGIN SELECT raise(FAIL, 'broken') ; END"
         database(service).execute(f"CREATE TRIGGER broken {broken}")
         for number in range(3):
-            assert (await made(service, f"fox {number}")).tasks[0].entry.state is State.DELIVERED
+            assert (await made(service, f"fox {number}")).tasks[0].record.state is State.DELIVERED
         database(service).execute("DROP TRIGGER broken")
 
 
@@ -114,7 +114,7 @@ async def test_the_keeper_starts_again_whatever_ended_it(
     del often
     async with opened(front.settings(tmp_path)) as service:
         first = await made(service, STUCK, wait=0)
-        claim, failures = service._journal.claim, [0]
+        claim, failures = service._journal.leases.claim, [0]
 
         async def broken(**_: bool) -> Any:  # noqa: ANN401  # as the journal's
             failures[0] += 1
@@ -124,8 +124,8 @@ async def test_the_keeper_starts_again_whatever_ended_it(
 
         monkeypatch.setattr(service._journal, "claim", broken)
         await until(lambda: failures[0] > 3)
-        assert (await made(service)).tasks[0].entry.state is State.DELIVERED
-        assert service._keeper.kept(first.tasks[0].entry.key) is not None
+        assert (await made(service)).tasks[0].record.state is State.DELIVERED
+        assert service._runner.leased(first.tasks[0].record.key) is not None
 
 
 async def test_a_create_under_way_when_the_keeper_broke_down_is_not_given_up_by_a_later_refusal(
@@ -145,7 +145,7 @@ async def test_a_create_under_way_when_the_keeper_broke_down_is_not_given_up_by_
         group.start_soon(made, service, "a red fox")
         await until(lambda: len(front.tasks()) == 2)
         front.rule = always(CREATE, NO_MONEY)
-        claim = service._journal.claim
+        claim = service._journal.leases.claim
 
         async def broken(**_: bool) -> Any:  # noqa: ANN401  # as the journal's
             monkeypatch.setattr(service._journal, "claim", claim)
@@ -167,7 +167,7 @@ async def test_without_leases_nothing_is_asked_and_with_them_all_goes_on(
         database(service).execute(
             "CREATE TRIGGER full BEFORE UPDATE OF lease_until ON task BEGIN SELECT raise(FAIL, 'disk is full'); END"
         )
-        kept = service._keeper.kept(outcome.tasks[0].entry.key)
+        kept = service._runner.leased(outcome.tasks[0].record.key)
         assert kept is not None
         await until(lambda: not kept.busy)
         await until(lambda: caplog.text.count("leases not renewed") > 0)
@@ -183,8 +183,8 @@ async def test_nothing_piles_up_in_memory(front: Front, tmp_path: Path, often: N
     async with opened(front.settings(tmp_path)) as service:
         for number in range(5):
             await made(service, f"fox {number}", count=4)
-        await until(lambda: not service._keeper._kept)
-        assert not service._keeper._watching
+        await until(lambda: not service._runner._leased)
+        assert not service._runner._watchers
     assert len(front.tasks()) == 20
 
 
@@ -210,7 +210,7 @@ async def test_a_new_task_is_not_taken_for_one_that_another_process_may_have_sen
         with pytest.raises(InsufficientCreditsError):
             await made(service, "the first")
         claims = 0
-        intend, claim = service._journal.intend, service._journal.claim
+        intend, claim = service._journal.tasks.intend, service._journal.leases.claim
 
         async def counted(**_: bool) -> Any:  # noqa: ANN401  # as the journal's
             nonlocal claims
@@ -249,7 +249,7 @@ async def test_a_file_that_breaks_while_tasks_are_open_loses_none_of_them(
         outcome = await made(service, SLOW, count=2, wait=0)
         group.start_soon(made, service, "a third fox")
         await until(lambda: front.count(CREATE) == 3)
-        path = service._journal.path
+        path = service.settings.home / "journal.sqlite3"
         for pragma in (
             "wal_checkpoint(TRUNCATE)",
             "cache_size = 0",
@@ -262,13 +262,13 @@ async def test_a_file_that_breaks_while_tasks_are_open_loses_none_of_them(
         await until(lambda: service._journal.notice is not None)
 
         async def all_delivered() -> bool:
-            entries = await service._journal.recent(limit=10)
+            entries = await service._journal.tasks.recent(limit=10)
             return len(entries) == 3 and all(entry.state is State.DELIVERED for entry in entries)
 
         await until(all_delivered)
-        checked = await service.check([told.entry.key for told in outcome.tasks], wait_seconds=5)
+        checked = await service.check([told.record.key for told in outcome.tasks], wait_seconds=5)
     assert "moved aside" in str(checked.notice)
-    assert sorted(str(told.entry.task_id) for told in checked.tasks) == sorted(
+    assert sorted(str(told.record.task_id) for told in checked.tasks) == sorted(
         task.id for task in front.tasks() if "slow" in task.body["prompt"]
     )
     assert len(front.tasks()) == 3
@@ -289,7 +289,7 @@ async def test_a_clock_that_jumps_while_a_task_runs_neither_loses_nor_delays_it(
         def now() -> datetime:
             return datetime.now(UTC) + jumped
 
-        service._keeper._now = service._keeper._worker._now = now
+        service._runner._now = service._runner._steps._now = now
         await made(service, SLOW, wait=0)
         await until(lambda: front.count(POLL) >= 2)
         jumped = jump
@@ -297,7 +297,7 @@ async def test_a_clock_that_jumps_while_a_task_runs_neither_loses_nor_delays_it(
         await until(lambda: front.count(POLL) >= polls + 5)
         front.rule = through
         outcome = await service.recent(limit=1, wait_seconds=30)
-    assert outcome.tasks[0].entry.state is State.DELIVERED
+    assert outcome.tasks[0].record.state is State.DELIVERED
     assert len(front.tasks()) == 1
 
 
@@ -307,9 +307,9 @@ async def test_leases_do_not_ask_the_wall_clock(
     del often
     async with opened(front.settings(tmp_path)) as one, opened(front.settings(tmp_path)) as two:
         outcome = await made(one, STUCK, wait=0)
-        key = outcome.tasks[0].entry.key
-        two._keeper._now = lambda: datetime.now(UTC) + timedelta(days=2)
-        claim, claims = two._journal.claim, list[int]()
+        key = outcome.tasks[0].record.key
+        two._runner._now = lambda: datetime.now(UTC) + timedelta(days=2)
+        claim, claims = two._journal.leases.claim, list[int]()
 
         async def counted(**more: Any) -> Any:  # noqa: ANN401  # as the journal's
             claimed = await claim(**more)
@@ -318,8 +318,8 @@ async def test_leases_do_not_ask_the_wall_clock(
 
         monkeypatch.setattr(two._journal, "claim", counted)
         await until(lambda: len(claims) > 5)
-        assert two._keeper.kept(key) is None
-        assert one._keeper.kept(key) is not None
+        assert two._runner.leased(key) is None
+        assert one._runner.leased(key) is not None
 
 
 # --- order and haste ---
@@ -341,7 +341,7 @@ async def test_a_task_beyond_the_cap_in_flight_waits_for_a_free_place(front: Fro
         await made(service, "the first")
         front.rule = rule
         outcome = await made(service, count=6)
-    assert {told.entry.state for told in outcome.tasks} == {State.DELIVERED}
+    assert {told.record.state for told in outcome.tasks} == {State.DELIVERED}
     assert most == 2
 
 
@@ -372,7 +372,7 @@ async def test_each_ask_among_many_costs_no_plan_of_them_all(
 ) -> None:
     many, speed, asks = 40, 4.0, 120
     async with Service.opened(front.settings(tmp_path)) as service, anyio.create_task_group() as group:
-        service._keeper._speed = speed
+        service._runner._speed = speed
         for number in range(many // 8):
             group.start_soon(partial(made, service, f"{number} {STUCK}", count=8))
         await until(lambda: front.count(POLL) > many)
@@ -380,24 +380,24 @@ async def test_each_ask_among_many_costs_no_plan_of_them_all(
         await until(lambda: front.count(POLL) >= before + asks)
         whole, seconds = sum(len(tasks) for tasks in planned) / many, time.monotonic() - began
         group.cancel_scope.cancel()
-    assert whole <= seconds * speed / forecast.MIN_GAP_SECONDS + 1
+    assert whole <= seconds * speed / planner.MIN_GAP_SECONDS + 1
 
 
 async def test_a_callers_question_hurries_an_image_that_was_put_off(front: Front, tmp_path: Path) -> None:
     front.rule = constantly(FETCH, CORRUPT)
     async with opened(front.settings(tmp_path)) as service:
         outcome = await made(service)
-        kept = service._keeper.kept(outcome.tasks[0].entry.key)
+        kept = service._runner.leased(outcome.tasks[0].record.key)
         assert kept is not None
         await until(lambda: not kept.busy)
-        kept.not_before = service._keeper._monotonic() + 3600
+        kept.not_before = service._runner._monotonic() + 3600
         fetches = front.count(FETCH)
-        await service.check([kept.entry.key], wait_seconds=0)  # who only looks hurries nothing
+        await service.check([kept.record.key], wait_seconds=0)  # who only looks hurries nothing
         await made(service, "another fox [sandbox:moderation]")
         assert front.count(FETCH) == fetches
-        again = await service.check([kept.entry.key], wait_seconds=30)
+        again = await service.check([kept.record.key], wait_seconds=30)
         assert again.tasks[0].trouble is not None
         assert front.count(FETCH) == fetches + 2
         front.rule = through
-        last = await service.check([kept.entry.key], wait_seconds=30)
-    assert last.tasks[0].entry.state is State.DELIVERED
+        last = await service.check([kept.record.key], wait_seconds=30)
+    assert last.tasks[0].record.state is State.DELIVERED

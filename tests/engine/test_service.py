@@ -70,7 +70,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 def paid_once(front: Front, *outcomes: Outcome) -> bool:
     """Whether the tasks that RunAPI made are exactly those that were told, each made under one key."""
-    ids = sorted(str(told.entry.task_id) for outcome in outcomes for told in outcome.tasks)
+    ids = sorted(str(told.record.task_id) for outcome in outcomes for told in outcome.tasks)
     keys = Counter(task.idempotency_key for task in front.tasks())
     return sorted(task.id for task in front.tasks()) == ids and set(keys.values()) == {1}
 
@@ -190,7 +190,7 @@ async def test_a_refused_create_is_raised_and_holds_no_budget(
     async with opened(front.settings(tmp_path)) as service:
         with pytest.raises(kind):
             await made(service, wait=0)
-        spent = await service._journal.spent(at=datetime.now(UTC), session=service.session)
+        spent = await service._journal.money.spent(at=datetime.now(UTC), session=service.session)
         assert spent.daily_usd == 0
         assert states(await service.recent(limit=5)) == [State.REJECTED]
     assert front.tasks() == []
@@ -233,9 +233,9 @@ async def test_an_image_that_could_not_be_fetched_is_fetched_when_somebody_asks_
         assert "503" in str(first.tasks[0].trouble)
         await until(lambda: front.count(FETCH) >= 6)  # by now it is put off for seconds
         front.rule = through
-        checked = await service.check([str(first.tasks[0].entry.task_id)], wait_seconds=30)
+        checked = await service.check([str(first.tasks[0].record.task_id)], wait_seconds=30)
     assert states(checked) == [State.DELIVERED]
-    assert Path(checked.tasks[0].entry.images[0].path).exists()
+    assert Path(checked.tasks[0].record.images[0].path).exists()
     assert paid_once(front, checked)
 
 
@@ -257,14 +257,14 @@ async def test_who_asks_while_a_fetch_is_failing_is_told_of_the_one_after_it(fro
         front.rule = holding
         with anyio.fail_after(30):
             await held.wait()
-        entry, outcomes = first.tasks[0].entry, list[Outcome]()
+        entry, outcomes = first.tasks[0].record, list[Outcome]()
 
         async def check() -> None:
             outcomes.append(await service.check([str(entry.task_id)], wait_seconds=30))
 
         async with anyio.create_task_group() as group:
             group.start_soon(check)
-            await until(lambda: (kept := service._keeper.kept(entry.key)) is not None and kept.trouble is None)
+            await until(lambda: (kept := service._runner.leased(entry.key)) is not None and kept.trouble is None)
             asked.set()
     assert [states(outcome) for outcome in outcomes] == [[State.DELIVERED]]
     assert paid_once(front, outcomes[0])
@@ -290,7 +290,7 @@ async def test_with_a_full_disk_nothing_is_sent_and_the_error_says_why(front: Fr
             await fill()
         assert raised.value.cost == "Nothing was sent and nothing was charged."
         assert "free space" in raised.value.next_step
-        written = len(await service._journal.recent(limit=500))
+        written = len(await service._journal.tasks.recent(limit=500))
         sent = {seen.key for seen in front.seen if seen.is_(CREATE)}
         assert len(sent) <= written
         assert len(front.tasks()) <= written
@@ -339,7 +339,7 @@ async def test_an_unanswered_intent_of_yesterday_is_never_sent_again(front: Fron
     async with opened(front.settings(tmp_path)) as second:
         outcome = await second.recent(limit=5, wait_seconds=30)
         assert states(outcome) == [State.UNKNOWN]
-        spent = await second._journal.spent(at=datetime.now(UTC), session=outcome.tasks[0].entry.session)
+        spent = await second._journal.money.spent(at=datetime.now(UTC), session=outcome.tasks[0].record.session)
         assert spent.session_usd == Decimal("0.05")  # caps fail closed
     assert front.count(CREATE) == 1
     assert UNANSWERED in task_results.words(task_results.generation(outcome))
@@ -365,8 +365,8 @@ async def test_waiting_for_nothing_returns_once_runapi_has_answered(front: Front
         assert outcomes == []
         gate.set()
         await until(lambda: bool(outcomes))
-    assert outcomes[0].tasks[0].entry.task_id == front.tasks()[0].id
-    assert outcomes[0].tasks[0].entry.state.unfinished
+    assert outcomes[0].tasks[0].record.task_id == front.tasks()[0].id
+    assert outcomes[0].tasks[0].record.state.unfinished
 
 
 async def test_waiting_for_nothing_while_runapi_is_down_ends_with_the_trouble_and_our_own_handle(
@@ -380,16 +380,16 @@ async def test_waiting_for_nothing_while_runapi_is_down_ends_with_the_trouble_an
         result = task_results.generation(outcome)
         assert result.tasks[0].status == "submitting"
         assert result.next_action is not None
-        assert result.next_action.arguments == {"task_ids": [told.entry.key]}
+        assert result.next_action.arguments == {"task_ids": [told.record.key]}
         front.rule = through
-        checked = await service.check([told.entry.key], wait_seconds=30)
+        checked = await service.check([told.record.key], wait_seconds=30)
     assert states(checked) == [State.DELIVERED]
     assert paid_once(front, checked)
 
 
 async def test_an_id_that_runapi_alone_knows_is_adopted_once_and_collected(front: Front, tmp_path: Path) -> None:
     async with opened(front.settings(tmp_path)) as service:
-        api = await service._gateway.api()
+        api = await service._backend.api()
         remote = await api.create(catalog.request(prompt=SLOW), idempotency_key="made elsewhere")
         outcome = await service.check([remote.task_id, remote.task_id], wait_seconds=30)
         again = await service.check([remote.task_id], wait_seconds=30)
@@ -399,12 +399,12 @@ async def test_an_id_that_runapi_alone_knows_is_adopted_once_and_collected(front
 
 async def test_a_task_that_another_process_has_adopted_meanwhile_is_left_to_it(front: Front, tmp_path: Path) -> None:
     async with opened(front.settings(tmp_path)) as first, opened(front.settings(tmp_path)) as second:
-        api = await first._gateway.api()
+        api = await first._backend.api()
         remote = await api.create(catalog.request(prompt=STUCK), idempotency_key="made elsewhere")
         await first.check([remote.task_id], wait_seconds=0)
         await second._adopt(Action.TEXT_TO_IMAGE, remote.task_id)  # both asked RunAPI before either wrote
-        assert first._keeper.kept(f"adopted-{remote.task_id}") is not None
-        assert second._keeper.kept(f"adopted-{remote.task_id}") is None
+        assert first._runner.leased(f"adopted-{remote.task_id}") is not None
+        assert second._runner.leased(f"adopted-{remote.task_id}") is None
 
 
 async def test_an_id_that_nobody_knows_is_an_error(front: Front, tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ async def test_an_idempotency_key_that_can_not_be_sent_is_refused_before_anythin
     async with opened(front.settings(tmp_path)) as service:
         with pytest.raises(InvalidRequestError, match="idempotency_key"):
             await made(service, idempotency_key=key)
-        assert await service._journal.recent(limit=5) == ()
+        assert await service._journal.tasks.recent(limit=5) == ()
     assert front.count(CREATE) == 0
 
 
@@ -432,7 +432,7 @@ async def test_the_first_tasks_of_a_key_are_the_same_whatever_the_count(
     async with opened(front.settings(tmp_path)) as service:
         for count in counts:
             outcome = await made(service, idempotency_key="fox", count=count)
-            ids = [told.entry.task_id for told in outcome.tasks]
+            ids = [told.record.task_id for told in outcome.tasks]
             assert ids[: len(seen)] == seen[:count]
             seen = max(seen, ids, key=len)
     assert front.count(CREATE) == len(front.tasks()) == max(counts)
@@ -444,9 +444,9 @@ async def test_what_an_earlier_version_made_under_a_key_for_several_images_is_fo
     async with opened(front.settings(tmp_path)) as service:
         for name in ("fox-1", "fox-2"):
             await made(service, idempotency_key=name)
-        assert [told.entry.key for told in (await made(service, idempotency_key="fox")).tasks] == ["fox-1"]
+        assert [told.record.key for told in (await made(service, idempotency_key="fox")).tasks] == ["fox-1"]
         three = await made(service, idempotency_key="fox", count=3)
-        assert [told.entry.key for told in three.tasks] == ["fox-1", "fox-2", "fox-3"]
+        assert [told.record.key for told in three.tasks] == ["fox-1", "fox-2", "fox-3"]
     assert front.count(CREATE) == 3
 
 
@@ -455,7 +455,7 @@ async def test_the_callers_own_key_is_sent_and_brings_the_same_task_again(front:
         first = await made(service, idempotency_key="fox", count=2)
         again = await made(service, idempotency_key="fox", count=2)
     assert {seen.key for seen in front.seen if seen.is_(CREATE)} == {"fox", "fox-2"}
-    assert [told.entry for told in first.tasks] == [told.entry for told in again.tasks]
+    assert [told.record for told in first.tasks] == [told.record for told in again.tasks]
     assert paid_once(front, first)
 
 
@@ -502,7 +502,7 @@ async def test_a_journal_that_another_process_begins_is_noticed_by_an_idle_one(
     async with opened(front.settings(tmp_path)) as idle:
         async with opened(front.settings(tmp_path)) as busy:
             outcome = await made(busy, STUCK, wait=0)
-        await until(lambda: idle._keeper.kept(outcome.tasks[0].entry.key) is not None)
+        await until(lambda: idle._runner.leased(outcome.tasks[0].record.key) is not None)
 
 
 async def test_each_intent_is_on_disk_before_the_first_byte_of_its_create_goes_out(

@@ -28,11 +28,11 @@ async def collected(service: Service) -> tuple[TaskRecord, ...]:
     """All that was ever asked for, once it has ended."""
 
     async def ended() -> bool:
-        entries = await service._journal.recent(limit=500)
+        entries = await service._journal.tasks.recent(limit=500)
         return not any(entry.state.unfinished for entry in entries)
 
     await until(ended)
-    return await service._journal.recent(limit=500)
+    return await service._journal.tasks.recent(limit=500)
 
 
 def each_paid_once(front: Front, entries: tuple[TaskRecord, ...]) -> bool:
@@ -75,7 +75,7 @@ async def test_a_call_cancelled_while_its_intent_is_written_is_either_written_or
 ) -> None:
     async with opened(front.settings(tmp_path)) as service:
         await made(service, "the first fox")
-        intend = service._journal.intend
+        intend = service._journal.tasks.intend
         with anyio.CancelScope() as scope:
 
             async def cancelled_in_the_middle(*args: object, **more: object) -> object:

@@ -15,7 +15,7 @@ from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import NameOwner, Save
 from flux2_mcp.engine.steps import UNANSWERED, LeasedTask, TaskSteps
 from flux2_mcp.journal.records import LeaseLostError, TaskChange, TaskRecord
-from flux2_mcp.journal.sqlite.shared import LEASE_SECONDS
+from flux2_mcp.journal.sqlite.leases import LEASE_SECONDS
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.runapi import retry
 from tests.engine.test_steps import DAY, INSTANT, Shop, opened
@@ -55,7 +55,7 @@ async def heir(shop: Shop) -> AsyncIterator[tuple[TaskSteps, LeasedTask]]:
         monotonic=lambda: shop.mono,
         now=lambda: shop.wall,
     )
-    (entry,) = await journal.claim()
+    (entry,) = await journal.leases.claim()
     try:
         yield worker, LeasedTask(entry, lost=entry.started)
     finally:
@@ -63,7 +63,7 @@ async def heir(shop: Shop) -> AsyncIterator[tuple[TaskSteps, LeasedTask]]:
 
 
 async def recorded(shop: Shop) -> TaskRecord:
-    (entry,) = await shop.journal.find(["key-1"])
+    (entry,) = await shop.journal.tasks.find(["key-1"])
     return entry
 
 
@@ -147,7 +147,7 @@ async def test_a_late_image_is_placed_nowhere_and_what_the_user_edited_since_sta
         await late.arrived.wait()
         async with heir(shop) as (worker, theirs):
             await worker.fetch(theirs)
-        (image,) = theirs.entry.images
+        (image,) = theirs.record.images
         assert image.saved == str(project / target.target)
         Path(image.saved).write_bytes(b"edited by the user")
         Path(image.path).unlink()  # and pruned from the home
@@ -184,24 +184,24 @@ async def test_a_lease_that_came_back_is_another_one(tmp_path: Path) -> None:
     async with journals.opened(tmp_path) as home:
         one, two = home.journal("one"), home.journal("two")
         (before,) = await new(one, intent())
-        await one.release()
-        (theirs,) = await two.claim()
-        await two.release()
-        (after,) = await one.claim()
+        await one.leases.release()
+        (theirs,) = await two.leases.claim()
+        await two.leases.release()
+        (after,) = await one.leases.claim()
         assert (before.fence, theirs.fence, after.fence) == (0, 1, 2)
-        assert await one.claim() == (after,)  # what is only renewed keeps its number
+        assert await one.leases.claim() == (after,)  # what is only renewed keeps its number
         for stale, journal in ((before, one), (theirs, two), (after, two)):
             for write in (
-                journal.apply(stale, Event.REFUSED, TaskChange(at=AT)),
-                journal.start(stale, at=AT, in_flight=9),
-                journal.hold(stale),
-                journal.take(stale, "/project/hero.png"),
+                journal.tasks.apply(stale, Event.REFUSED, TaskChange(at=AT)),
+                journal.tasks.start(stale, at=AT, in_flight=9),
+                journal.leases.hold(stale),
+                journal.tasks.claim_name(stale, "/project/hero.png"),
             ):
                 with pytest.raises(LeaseLostError):
                     await write
-        assert await one.find(["k"]) == (after,)
-        assert await one.take(after, "/project/hero.png") is NameOwner.FREE
-        assert (await one.apply(after, Event.REFUSED, TaskChange(at=AT))).state is State.REJECTED
+        assert await one.tasks.find(["k"]) == (after,)
+        assert await one.tasks.claim_name(after, "/project/hero.png") is NameOwner.FREE
+        assert (await one.tasks.apply(after, Event.REFUSED, TaskChange(at=AT))).state is State.REJECTED
 
 
 async def test_who_waits_in_the_process_that_was_overtaken_is_told_what_the_heir_did(tmp_path: Path) -> None:
@@ -211,18 +211,18 @@ async def test_who_waits_in_the_process_that_was_overtaken_is_told_what_the_heir
 
             async def call() -> None:
                 (told,) = (await made(service, wait=30)).tasks
-                assert (told.entry.state, told.entry.error) == (State.FAILED, "by the heir")
+                assert (told.record.state, told.record.error) == (State.FAILED, "by the heir")
 
             group.start_soon(call)
             await late.arrived.wait()
             other = SqliteJournal(
                 service.settings.home, service._account, "heir", monotonic=lambda: time.monotonic() + LEASE_SECONDS + 1
             )
-            (entry,) = await other.claim()
-            entry = await other.apply(entry, Event.ACCEPTED, TaskChange(at=AT, task_id="made"))
+            (entry,) = await other.leases.claim()
+            entry = await other.tasks.apply(entry, Event.ACCEPTED, TaskChange(at=AT, task_id="made"))
             late.go_on.set()
-            await until(lambda: service._keeper.kept(entry.key) is None)
-            await other.apply(entry, Event.FAILED, TaskChange(at=AT, error="by the heir"))
+            await until(lambda: service._runner.leased(entry.key) is None)
+            await other.tasks.apply(entry, Event.FAILED, TaskChange(at=AT, error="by the heir"))
             await other.close()
 
 
@@ -236,7 +236,7 @@ async def test_a_retry_after_a_day_of_sleep_is_never_sent(tmp_path: Path) -> Non
     async with opened(tmp_path, policy=TWICE, sleep=sleep) as shop:
         kept, shop.front.rule = await shop.intent(), always(CREATE, BUSY)
         await shop.worker.send(kept)
-        assert (kept.entry.state, kept.entry.error) == (State.UNKNOWN, UNANSWERED)
+        assert (kept.record.state, kept.record.error) == (State.UNKNOWN, UNANSWERED)
         assert shop.front.count(CREATE) == 1
         assert shop.front.tasks() == []
 
@@ -248,5 +248,5 @@ async def test_a_create_that_waited_a_day_for_its_turn_is_never_sent(tmp_path: P
     async with opened(tmp_path, gate=gate) as shop:
         kept = await shop.intent()
         await shop.worker.send(kept)
-        assert (kept.entry.state, kept.entry.error) == (State.UNKNOWN, UNANSWERED)
+        assert (kept.record.state, kept.record.error) == (State.UNKNOWN, UNANSWERED)
         assert shop.front.count(CREATE) == 0

@@ -44,7 +44,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 
 def held(service: Service, outcome: Outcome) -> bool:
-    return all(service._keeper.kept(told.entry.key) is not None for told in outcome.tasks)
+    return all(service._runner.leased(told.record.key) is not None for told in outcome.tasks)
 
 
 async def test_the_same_call_in_two_processes_is_one_task_and_both_get_it(front: Front, tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ async def test_the_process_that_does_not_poll_has_the_answer_too(front: Front, t
             group.start_soon(call, one)
             await until(lambda: front.count(POLL) > 0)
             group.start_soon(call, two)
-            await until(lambda: bool(two._keeper._watching))
+            await until(lambda: bool(two._runner._watchers))
             go_on.set()
-        assert two._keeper._kept == {}
+        assert two._runner._leased == {}
     assert ended == [State.DELIVERED] * 2
     assert len(front.tasks()) == 1
 
@@ -89,11 +89,11 @@ async def test_the_process_that_does_not_poll_has_the_answer_too(front: Front, t
 async def test_a_task_is_kept_by_one_process_only(front: Front, tmp_path: Path) -> None:
     async with opened_twice(front.settings(tmp_path)) as (one, two):
         outcome = await made(one, STUCK, wait=0)
-        keys = [told.entry.key for told in outcome.tasks]
-        checked = await two.check([str(outcome.tasks[0].entry.task_id)], wait_seconds=CLAIM_SECONDS + 0.5)
+        keys = [told.record.key for told in outcome.tasks]
+        checked = await two.check([str(outcome.tasks[0].record.task_id)], wait_seconds=CLAIM_SECONDS + 0.5)
         assert held(one, outcome)
         assert not held(two, outcome)
-        assert [told.entry.key for told in checked.tasks] == keys
+        assert [told.record.key for told in checked.tasks] == keys
 
 
 async def test_a_process_that_ends_well_hands_its_tasks_over_at_once(front: Front, tmp_path: Path) -> None:
@@ -113,12 +113,12 @@ async def test_who_waits_for_a_task_of_a_process_that_ends_gets_it_all_the_same(
             made_first = await made(first, "a red fox", wait=0)
 
             async def wait() -> None:
-                outcomes.append(await heir.check([str(made_first.tasks[0].entry.task_id)], wait_seconds=30))
+                outcomes.append(await heir.check([str(made_first.tasks[0].record.task_id)], wait_seconds=30))
 
             group.start_soon(wait)
-            await until(lambda: bool(heir._keeper._watching))
+            await until(lambda: bool(heir._runner._watchers))
         front.rule = through
-    assert outcomes[0].tasks[0].entry.state is State.DELIVERED
+    assert outcomes[0].tasks[0].record.state is State.DELIVERED
     assert front.count(CREATE) == 1
 
 
@@ -128,18 +128,18 @@ async def test_a_task_that_was_taken_over_while_its_process_stood_still_is_let_g
     monkeypatch.setattr("flux2_mcp.engine.runner.CLAIM_SECONDS", 0.05)
     async with opened_twice(front.settings(tmp_path)) as (one, two):
         outcome = await made(one, STUCK, wait=0)
-        key = outcome.tasks[0].entry.key
+        key = outcome.tasks[0].record.key
 
         def processing() -> bool:  # from then on its polls bring no news, and nothing that is written tells of the heir
-            kept = one._keeper.kept(key)
-            return kept is not None and kept.entry.state is State.PROCESSING
+            kept = one._runner.leased(key)
+            return kept is not None and kept.record.state is State.PROCESSING
 
         await until(processing)
         database = one._journal._opened
         assert database is not None
         database.execute("UPDATE task SET lease_until = ?, owner = ?", (time.monotonic() + 15, two.session))
-        await until(lambda: one._keeper.kept(key) is None)
-        await until(lambda: two._keeper.kept(key) is not None)
+        await until(lambda: one._runner.leased(key) is None)
+        await until(lambda: two._runner.leased(key) is not None)
     assert len(front.tasks()) == 1
 
 

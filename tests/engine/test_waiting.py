@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.engine import forecast
-from flux2_mcp.engine.backend import account
+from flux2_mcp.engine import planner
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import ANSWER_SECONDS, Progress
 from flux2_mcp.errors import DeliveryError, JournalError
@@ -68,7 +68,7 @@ async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(
 
     async def counted(told: Any) -> Any:  # noqa: ANN401  # as it is
         nonlocal looks
-        looks += told[0].entry.request.prompt == STUCK
+        looks += told[0].record.request.prompt == STUCK
         return await look(told)
 
     monkeypatch.setattr(service._waiter, "_look", counted)
@@ -77,7 +77,7 @@ async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(
         await until(lambda: looks > 0 and front.count(POLL) > 1)  # it was sent, and runs
         before, began = looks, time.monotonic()
         for number in range(8):
-            assert (await made(service, f"a fox {number}")).tasks[0].entry.state is State.DELIVERED
+            assert (await made(service, f"a fox {number}")).tasks[0].record.state is State.DELIVERED
         passed = time.monotonic() - began
         group.cancel_scope.cancel()
     assert looks - before <= passed + 1  # what progress is told by, once a second
@@ -87,7 +87,7 @@ async def test_a_wait_ends_when_its_time_is_over_and_the_task_goes_on(front: Fro
     began = time.monotonic()
     outcome = await made(service, STUCK, wait=0.4)
     assert time.monotonic() - began >= 0.4
-    assert outcome.tasks[0].entry.state.unfinished
+    assert outcome.tasks[0].record.state.unfinished
     polls = front.count(POLL)
     await until(lambda: front.count(POLL) > polls)
 
@@ -125,7 +125,7 @@ async def test_that_a_task_was_told_matters_less_than_telling_it(
     """An image that is made and paid for must not come back as an error that says that nothing was."""
     monkeypatch.setattr(service._journal, "told", failing)
     outcome = await made(service)
-    assert outcome.tasks[0].entry.state is State.DELIVERED
+    assert outcome.tasks[0].record.state is State.DELIVERED
     assert "not noted that tasks were told" in caplog.text
 
 
@@ -142,7 +142,7 @@ async def test_a_journal_that_fails_in_the_middle_of_a_wait_still_gives_the_id(
         with anyio.fail_after(PATIENCE):
             joined = await made(two, STUCK, wait=600, on_progress=fail)
         result = task_results.generation(joined)
-    assert result.tasks[0].task_id == first.tasks[0].entry.task_id
+    assert result.tasks[0].task_id == first.tasks[0].record.task_id
     assert "disk is full" in str(result.tasks[0].error)
     assert result.next_action is not None
 
@@ -150,14 +150,14 @@ async def test_a_journal_that_fails_in_the_middle_of_a_wait_still_gives_the_id(
 async def test_a_task_that_the_journal_has_lost_is_told_with_its_id(front: Front, tmp_path: Path) -> None:
     async with opened_twice(front.settings(tmp_path)) as (one, two):
         first = await made(one, STUCK, wait=0)
-        ident = str(first.tasks[0].entry.task_id)
+        ident = str(first.tasks[0].record.task_id)
 
         async def lose(_: object) -> None:
             database = one._journal._opened
             assert database is not None
             database.execute("DELETE FROM task")
 
-        checked = await two._check(await two._journal.find([ident]), 20, lose)
+        checked = await two._check(await two._journal.tasks.find([ident]), 20, lose)
     assert isinstance(checked.tasks[0].trouble, JournalError)
     assert task_results.generation(checked).tasks[0].task_id == ident
 
@@ -167,7 +167,7 @@ async def test_an_image_that_can_not_be_fetched_ends_the_wait_and_is_told(front:
     with anyio.fail_after(PATIENCE):
         outcome = await made(service, wait=600)
     assert isinstance(outcome.tasks[0].trouble, DeliveryError)
-    assert outcome.tasks[0].entry.state is State.COMPLETED
+    assert outcome.tasks[0].record.state is State.COMPLETED
 
 
 async def test_of_several_tasks_the_wait_lasts_for_the_slowest(front: Front, service: Service) -> None:
@@ -186,7 +186,7 @@ async def test_of_several_tasks_the_wait_lasts_for_the_slowest(front: Front, ser
 
         async def call() -> None:
             outcome = await made(service, count=3)
-            ended.extend(told.entry.state for told in outcome.tasks)
+            ended.extend(told.record.state for told in outcome.tasks)
 
         group.start_soon(call)
         await until(lambda: front.count(FETCH) == 3)
@@ -200,23 +200,23 @@ async def test_what_somebody_waits_for_is_asked_about_more_often(front: Front, t
     async with opened(front.settings(tmp_path)) as heir, anyio.create_task_group() as group:
         async with opened(front.settings(tmp_path)) as first:
             outcome = await made(first, STUCK, wait=0)
-            key = outcome.tasks[0].entry.key
-            group.start_soon(heir._check, [outcome.tasks[0].entry], 30.0, None)
-            await until(lambda: key in heir._keeper._watching)
-        await until(lambda: heir._keeper.kept(key) is not None)
-        assert heir._keeper._open(key, time.monotonic()).watched
+            key = outcome.tasks[0].record.key
+            group.start_soon(heir._check, [outcome.tasks[0].record], 30.0, None)
+            await until(lambda: key in heir._runner._watchers)
+        await until(lambda: heir._runner.leased(key) is not None)
+        assert heir._runner._open(key, time.monotonic()).watched
         group.cancel_scope.cancel()
-    assert not heir._keeper._watching
+    assert not heir._runner._watchers
 
 
 async def test_who_begins_to_wait_just_after_a_plan_was_made_is_in_the_next(
     front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Service.opened(front.settings(tmp_path)) as service, anyio.create_task_group() as group:
-        entry = (await made(service, STUCK, wait=0)).tasks[0].entry
-        await anyio.sleep(2 * forecast.MIN_GAP_SECONDS)
+        entry = (await made(service, STUCK, wait=0)).tasks[0].record
+        await anyio.sleep(2 * planner.MIN_GAP_SECONDS)
         planned = plans(monkeypatch)
-        service._keeper._wake.set()
+        service._runner._wake.set()
         await until(lambda: len(planned) > 0)
         assert not planned[-1][0].watched
         group.start_soon(service._check, [entry], 30.0, None)
@@ -229,7 +229,7 @@ async def test_who_waits_for_nothing_is_not_kept_waiting_for_an_answer_that_is_l
 ) -> None:
     """Another process has it, and RunAPI never answered: whoever asks again is told at once, each time."""
     settings = front.settings(tmp_path)
-    journal = SqliteJournal(settings.home, account(settings), "another-machine/1/another")
+    journal = SqliteJournal(settings.home, account_name(settings), "another-machine/1/another")
     try:
         for key, seconds in (("old", 2 * ANSWER_SECONDS), ("new", 0)):
             await intend(journal, intent(key), at=datetime.now(UTC) - timedelta(seconds=seconds))

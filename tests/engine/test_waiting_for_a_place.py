@@ -63,7 +63,7 @@ async def kept(front: Front, home: Path, prompts: list[str], *, in_flight: int) 
             async with keeper.intake:
                 at = datetime.now(UTC)
                 written = await journal.intend(intents, at=at, caps=Caps(), join=False, in_flight=in_flight)
-                for entry in written.entries:
+                for entry in written.records:
                     keeper.keep(entry)
             group.start_soon(keeper.run)
             yield journal

@@ -107,7 +107,7 @@ async def test_an_intent_is_written_whole_and_read_by_another_process_object_as_
         owner="a",
     )
     assert await new(home.journal("a"), asked) == (expected,)
-    assert await home.journal("b").find(["k1"]) == (expected,)
+    assert await home.journal("b").tasks.find(["k1"]) == (expected,)
     assert expected.kind == ("flux-2-flex-remix-image", "2k")
 
 
@@ -134,7 +134,7 @@ async def main():
         done = await journal.intend(
             [asked], at=datetime.now(UTC), caps=Caps(daily_usd=Decimal(cap)), join=False, in_flight=100
         )
-        won += len(done.entries)
+        won += len(done.records)
     print(json.dumps(won), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)  # nothing is closed, nothing is flushed
 
@@ -153,15 +153,15 @@ async def test_what_a_killed_process_intended_is_there_and_processes_racing_for_
 ) -> None:
     racers = [speaker(home, owner, count=15, cap="1.00") for owner in ("one", "two")]
     won = [int(json.loads(racer.communicate(timeout=60)[0])) for racer in racers]
-    entries = await home.journal().recent(limit=100)
+    entries = await home.journal().tasks.recent(limit=100)
     assert sum(won) == len(entries) == 20
     assert {entry.state for entry in entries} == {State.INTENT}
-    assert (await home.journal().spent(at=datetime.now(UTC), session=None)).daily_usd == Decimal("1.00")
+    assert (await home.journal().money.spent(at=datetime.now(UTC), session=None)).daily_usd == Decimal("1.00")
 
 
 async def test_intents_wait_until_the_disk_has_them_and_leases_do_not(home: Home) -> None:
     journal = home.journal()
-    await journal.version()
+    await journal.leases.version()
     assert journal._opened is not None
     said: list[str] = []
     journal._opened._connection.set_trace_callback(said.append)
@@ -170,10 +170,10 @@ async def test_intents_wait_until_the_disk_has_them_and_leases_do_not(home: Home
     assert said[1] == "BEGIN IMMEDIATE"
     assert "COMMIT" in said
     said.clear()
-    await journal.pace(10)
+    await journal.pace.turn(10)
     assert said[0] == "PRAGMA synchronous=NORMAL"
     said.clear()
-    await journal.apply(entry, Event.ACCEPTED, TaskChange(at=AT, task_id="t"))
+    await journal.tasks.apply(entry, Event.ACCEPTED, TaskChange(at=AT, task_id="t"))
     assert said[0] == "PRAGMA synchronous=FULL"
 
 
@@ -182,7 +182,7 @@ async def test_of_a_calls_intents_all_are_written_or_none(home: Home) -> None:
     await new(journal, intent("taken", DOG))
     with pytest.raises(InvalidRequestError):
         await intend(journal, intent("k1"), intent("k2"), intent("taken"))
-    assert [entry.key for entry in await journal.recent(limit=9)] == ["taken"]
+    assert [entry.key for entry in await journal.tasks.recent(limit=9)] == ["taken"]
     assert [entry.key for entry in await new(journal, intent("k1"), intent("k2"))] == ["k1", "k2"]
 
 
@@ -195,7 +195,7 @@ async def test_a_known_key_gives_its_entry_as_it_stands_and_writes_nothing(home:
     entry = await steps(journal, "k", Event.ACCEPTED, Event.PROCESSING)
     again = intent("k", usd="0.07", workspace="/other", session="t", client="x")
     assert await new(home.journal("b"), again, at=AT + DAY) == (entry,)
-    assert await journal.recent(limit=9) == (entry,)
+    assert await journal.tasks.recent(limit=9) == (entry,)
 
 
 async def test_a_known_key_for_another_request_is_refused_before_anything_else(home: Home) -> None:
@@ -213,7 +213,7 @@ async def test_a_known_key_costs_nothing_again_even_when_the_budget_is_spent(hom
     assert await new(journal, intent("k"), caps=caps) == (entry,)
     over = CapRoom("FLUX2_DAILY_BUDGET_USD", Decimal("0.07"), Decimal("0.02"))
     assert (await intend(journal, intent("k"), intent("k2"), caps=caps)).over == over
-    assert await journal.recent(limit=9) == (entry,)
+    assert await journal.tasks.recent(limit=9) == (entry,)
 
 
 async def test_accounts_do_not_see_each_others_tasks(home: Home) -> None:
@@ -222,9 +222,9 @@ async def test_accounts_do_not_see_each_others_tasks(home: Home) -> None:
     (other,) = await new(theirs, intent("k", DOG), join=True, caps=Caps(daily_usd=Decimal("0.05")))
     assert other.account == "sandbox"
     await steps(theirs, "k", Event.ACCEPTED)
-    assert [entry.request for entry in await ours.recent(limit=9)] == [CAT]
-    assert await ours.find(["task-k"]) == ()
-    assert [entry.request for entry in await theirs.claim()] == [DOG]
+    assert [entry.request for entry in await ours.tasks.recent(limit=9)] == [CAT]
+    assert await ours.tasks.find(["task-k"]) == ()
+    assert [entry.request for entry in await theirs.leases.claim()] == [DOG]
 
 
 # --- joining ---
@@ -251,7 +251,7 @@ async def test_an_identical_call_joins_a_task_that_nobody_has_been_told_of(home:
     if life:
         first = await steps(home.journal("a"), "first", *life)
     joined = await intend(home.journal("b"), intent("second", session="t"), join=True, caps=Caps(daily_usd=Decimal(0)))
-    assert (joined.joined, joined.entries, joined.over) == (True, (first,), None)
+    assert (joined.joined, joined.records, joined.over) == (True, (first,), None)
 
 
 @pytest.mark.parametrize("life", BAD_ENDS)
@@ -292,7 +292,7 @@ async def test_where_runapi_is_to_call_back_makes_no_other_request(home: Home) -
 async def test_what_was_told_is_not_joined_any_more(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("first"), intent("unheard", DOG))
-    await home.journal("b").told(["first", "no such key"], at=AT)
+    await home.journal("b").tasks.mark_reported(["first", "no such key"], at=AT)
     assert not (await intend(journal, intent("second"), join=True)).joined
     assert (await intend(journal, intent("third", DOG), join=True)).joined
 
@@ -308,7 +308,7 @@ async def test_of_several_the_newest_is_joined_and_without_join_none_is(home: Ho
     journal = home.journal()
     await new(journal, intent("first"))
     await new(journal, intent("second"))
-    assert [entry.key for entry in (await intend(journal, intent("third"), join=True)).entries] == ["second"]
+    assert [entry.key for entry in (await intend(journal, intent("third"), join=True)).records] == ["second"]
 
 
 # --- tasks in flight ---
@@ -367,7 +367,7 @@ async def test_each_step_writes_what_it_taught_and_the_first_time_of_its_kind(ho
         completed_at=at[3],
         delivered_at=at[5],
     )
-    assert await home.journal("b").find(["t-1", "k"]) == (entry, entry)
+    assert await home.journal("b").tasks.find(["t-1", "k"]) == (entry, entry)
 
 
 async def test_a_failure_keeps_its_reason(home: Home) -> None:
@@ -385,14 +385,14 @@ async def test_an_illegal_step_raises_and_changes_nothing(home: Home) -> None:
     change = TaskChange(at=AT + DAY, task_id="x", charged_usd=Decimal(1), error="x", image_urls=("x",), images=(IMAGE,))
     with pytest.raises(IllegalTransitionError):
         await apply(journal, "k", Event.DELIVERED, change)
-    assert await journal.find(["k"]) == (entry,)
+    assert await journal.tasks.find(["k"]) == (entry,)
 
 
 async def test_a_step_of_an_unknown_task_is_an_error(home: Home) -> None:
     journal = home.journal()
     (entry,) = await new(journal, intent("k"))
     with pytest.raises(JournalError, match="does not know this task"):
-        await journal.apply(replace(entry, key="nobody"), Event.ACCEPTED, TaskChange(at=AT))
+        await journal.tasks.apply(replace(entry, key="nobody"), Event.ACCEPTED, TaskChange(at=AT))
 
 
 # --- looking ---
@@ -402,7 +402,7 @@ async def test_tasks_are_found_by_id_or_key_in_the_order_asked_for(home: Home) -
     journal = home.journal()
     await new(journal, intent("k1"), intent("k2"))
     await steps(journal, "k2", Event.ACCEPTED)
-    found = await journal.find(["task-k2", "nobody", "k1", "k2", ""])
+    found = await journal.tasks.find(["task-k2", "nobody", "k1", "k2", ""])
     assert [entry.key for entry in found] == ["k2", "k1", "k2"]
 
 
@@ -411,10 +411,10 @@ async def test_the_most_recent_come_newest_first_and_page_by_page(home: Home) ->
     for number in range(3):
         await new(journal, intent(f"k{number}"), at=AT + timedelta(hours=number))
     await new(journal, intent("k3"), intent("k4"), at=AT + timedelta(hours=3))
-    pages = [await journal.recent(limit=2), await journal.recent(limit=2, before="k3")]
+    pages = [await journal.tasks.recent(limit=2), await journal.tasks.recent(limit=2, before="k3")]
     assert [[entry.key for entry in page] for page in pages] == [["k4", "k3"], ["k2", "k1"]]
-    assert await journal.recent(limit=9, before="k0") == ()
-    assert await home.journal(account="other").recent(limit=9, before="k3") == ()
+    assert await journal.tasks.recent(limit=9, before="k0") == ()
+    assert await home.journal(account="other").tasks.recent(limit=9, before="k3") == ()
 
 
 async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_time(home: Home) -> None:
@@ -427,7 +427,7 @@ async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_t
     await steps(journal, "k2", Event.ACCEPTED, Event.FAILED)
 
     async def found(**wanted: Any) -> list[str]:  # noqa: ANN401  # recent's own arguments
-        return [entry.key for entry in await journal.recent(limit=9, **wanted)]
+        return [entry.key for entry in await journal.tasks.recent(limit=9, **wanted)]
 
     assert await found() == ["k3", "k2", "k1", "k0", "none"]
     assert await found(states={State.INTENT}) == ["k3", "k0", "none"]
@@ -440,16 +440,16 @@ async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_t
 
 async def test_how_many_tasks_are_unfinished_counts_every_process_on_the_account(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
-    assert await one.unfinished() == 0
+    assert await one.leases.unfinished() == 0
     await new(one, intent("k1"), intent("k2"))
     await new(two, intent("k3"), in_flight=0)
     await new(home.journal("three", account="other"), intent("k4"))
-    assert await one.unfinished() == 3
+    assert await one.leases.unfinished() == 3
     await steps(one, "k1", Event.ACCEPTED, Event.COMPLETED)
-    assert await two.unfinished() == 3
+    assert await two.leases.unfinished() == 3
     await steps(one, "k1", Event.DELIVERED)
     await steps(one, "k2", Event.REFUSED)
-    assert await one.unfinished() == 1
+    assert await one.leases.unfinished() == 1
 
 
 # --- callbacks ---
@@ -459,68 +459,68 @@ async def test_a_callback_marks_the_open_task_of_its_address_once_for_its_owner(
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent("k1", push_url="https://a/1"), intent("k2", push_url="https://a/2"), intent("k3"))
     await steps(one, "k1", Event.ACCEPTED)
-    await two.nudge("https://a/1")
-    await two.nudge("https://a/1")
-    assert await two.nudged() == ()
-    assert await one.nudged() == ("k1",)
-    assert await one.nudged() == ()
+    await two.callbacks.mark("https://a/1")
+    await two.callbacks.mark("https://a/1")
+    assert await two.callbacks.take() == ()
+    assert await one.callbacks.take() == ("k1",)
+    assert await one.callbacks.take() == ()
 
 
 async def test_a_callback_for_nobody_or_for_what_has_ended_marks_nothing(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("done", push_url="https://a/1"), intent("open"))
     await steps(journal, "done", Event.ACCEPTED, Event.COMPLETED)
-    (before, _) = await journal.find(["done", "open"])
+    (before, _) = await journal.tasks.find(["done", "open"])
     for url in ("https://a/1", "https://a/forged", ""):
-        await journal.nudge(url)
-    assert await journal.nudged() == ()
-    assert await journal.find(["done"]) == (before,)
+        await journal.callbacks.mark(url)
+    assert await journal.callbacks.take() == ()
+    assert await journal.tasks.find(["done"]) == (before,)
 
 
 async def test_another_accounts_callback_marks_nothing(home: Home) -> None:
     ours, theirs = home.journal("one"), home.journal("one", account="other")
     await new(ours, intent("k", push_url="https://a/1"))
-    await theirs.nudge("https://a/1")
-    assert await ours.nudged() == ()
+    await theirs.callbacks.mark("https://a/1")
+    assert await ours.callbacks.take() == ()
 
 
 async def test_the_version_changes_when_another_process_has_written_and_only_then(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent("k1"))
-    before = await one.version()
-    await two.recent(limit=9)
-    assert await one.version() == before
+    before = await one.leases.version()
+    await two.tasks.recent(limit=9)
+    assert await one.leases.version() == before
     await new(two, intent("k2"))
-    assert await one.version() != before
+    assert await one.leases.version() != before
 
 
 async def test_a_task_made_elsewhere_is_adopted_once(home: Home) -> None:
     journal = home.journal()
     asked = intent("adopted-t", ImageRequest(action=Action.TEXT_TO_IMAGE, variant="?", model="?", prompt=""), None)
-    entry = await journal.adopt(asked, "t", at=AT)
+    entry = await journal.tasks.adopt(asked, "t", at=AT)
     assert (entry.key, entry.task_id, entry.state, entry.owner) == ("adopted-t", "t", State.SUBMITTED, "a")
-    assert await home.journal("b").adopt(asked, "t", at=AT + DAY) == entry
-    assert await journal.recent(limit=9) == (entry,)
+    assert await home.journal("b").tasks.adopt(asked, "t", at=AT + DAY) == entry
+    assert await journal.tasks.recent(limit=9) == (entry,)
 
 
 async def test_a_task_of_our_own_is_not_adopted_as_a_strangers(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k"))
     entry = await steps(journal, "k", Event.ACCEPTED)
-    assert await journal.adopt(intent("adopted"), "task-k", at=AT) == entry
-    assert await journal.recent(limit=9) == (entry,)
+    assert await journal.tasks.adopt(intent("adopted"), "task-k", at=AT) == entry
+    assert await journal.tasks.recent(limit=9) == (entry,)
 
 
 # --- what was spent ---
 
 
 async def spent(journal: SqliteJournal, *, at: datetime = AT, session: str | None = "s") -> tuple[str, str]:
-    found = await journal.spent(at=at, session=session)
+    found = await journal.money.spent(at=at, session=session)
     return f"{found.session_usd:.3f}", f"{found.daily_usd:.3f}"
 
 
 async def test_nothing_was_spent_at_first(home: Home) -> None:
-    assert await home.journal().spent(at=AT, session="s") == SpentSums()
+    assert await home.journal().money.spent(at=AT, session="s") == SpentSums()
 
 
 @pytest.mark.parametrize(
@@ -591,7 +591,7 @@ async def test_a_call_that_passes_a_cap_writes_nothing_and_one_that_fits_to_the_
     over = (await intend(journal, *three, caps=caps)).over
     assert over is not None
     assert (over.name, over.left_usd) == (name, Decimal("0.10"))
-    assert len(await journal.recent(limit=9)) == 1
+    assert len(await journal.tasks.recent(limit=9)) == 1
     await new(journal, *three[:2], caps=caps)
 
 
@@ -640,7 +640,7 @@ async def test_durations_are_seconds_from_submission_to_completion_oldest_first_
     await new(journal, intent("failed"), intent("open"))
     await steps(journal, "failed", Event.ACCEPTED, Event.FAILED)
     await steps(journal, "open", Event.ACCEPTED)
-    assert await journal.durations() == {
+    assert await journal.history.durations() == {
         ("flux-2-pro-text-to-image", "1k"): (7.0, 5.0, 0.0, 3.0),
         ("flux-2-flex-remix-image", "2k"): (9.0,),
     }
@@ -655,7 +655,7 @@ async def test_only_the_latest_durations_are_kept_in_mind(home: Home) -> None:
     journal._opened.execute(
         "UPDATE task SET state = 'delivered', submitted_at = created_at, completed_at = created_at + n"
     )
-    (found,) = (await journal.durations()).values()
+    (found,) = (await journal.history.durations()).values()
     assert found == tuple(float(number) for number in range(6, MAX_DURATIONS + 6))
 
 
@@ -681,8 +681,8 @@ async def test_every_call_leaves_the_event_loop_free(home: Home) -> None:
                 group.start_soon(new, two, intent("k1"))
                 for _ in range(20):
                     await anyio.lowlevel.checkpoint()
-                assert [entry.key for entry in await home.journal("three").recent(limit=9)] == ["k0"]
-    assert len(await one.recent(limit=9)) == 2
+                assert [entry.key for entry in await home.journal("three").tasks.recent(limit=9)] == ["k0"]
+    assert len(await one.tasks.recent(limit=9)) == 2
 
 
 async def test_a_hundred_callers_wait_in_no_thread_each(home: Home) -> None:
@@ -691,7 +691,7 @@ async def test_a_hundred_callers_wait_in_no_thread_each(home: Home) -> None:
     await new(journal, intent("k"))
     async with anyio.create_task_group() as group:
         for _ in range(100):
-            group.start_soon(journal.version)
+            group.start_soon(journal.leases.version)
             group.start_soon(journal.pace, 1000.0)
     assert threading.active_count() - before <= 2
 
@@ -699,10 +699,10 @@ async def test_a_hundred_callers_wait_in_no_thread_each(home: Home) -> None:
 async def test_an_id_adopted_before_its_own_create_was_answered_becomes_that_task(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k"))
-    await journal.adopt(intent("adopted-t"), "t", at=AT)
+    await journal.tasks.adopt(intent("adopted-t"), "t", at=AT)
     accepted = await apply(journal, "k", Event.ACCEPTED, TaskChange(at=AT, task_id="t"))
-    assert await journal.find(["t"]) == (accepted,)
-    assert await journal.find(["adopted-t"]) == ()
+    assert await journal.tasks.find(["t"]) == (accepted,)
+    assert await journal.tasks.find(["adopted-t"]) == ()
 
 
 async def test_a_task_of_our_own_that_was_written_down_anew_is_kept_when_another_create_brings_its_id(
@@ -710,8 +710,8 @@ async def test_a_task_of_our_own_that_was_written_down_anew_is_kept_when_another
 ) -> None:
     """As the keeper does with an open task whose row was lost."""
     journal = home.journal()
-    restored = await journal.adopt(intent("k1"), "t", at=AT)
+    restored = await journal.tasks.adopt(intent("k1"), "t", at=AT)
     await new(journal, intent("k2"))
     with pytest.raises(SameIdError):
         await apply(journal, "k2", Event.ACCEPTED, TaskChange(at=AT, task_id="t"))
-    assert await journal.find(["k1", "t"]) == (restored, restored)
+    assert await journal.tasks.find(["k1", "t"]) == (restored, restored)

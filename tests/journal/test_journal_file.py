@@ -39,7 +39,7 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
 
 
 async def keys(journal: SqliteJournal) -> list[str]:
-    return sorted(entry.key for entry in await journal.recent(limit=1000))
+    return sorted(entry.key for entry in await journal.tasks.recent(limit=1000))
 
 
 # --- a plain file ---
@@ -71,7 +71,7 @@ async def test_a_closed_journal_opens_again_with_all_it_held(home: Home) -> None
     (entry,) = await new(journal, intent())
     await journal.close()
     await journal.close()
-    assert await journal.find(["k"]) == (entry,)
+    assert await journal.tasks.find(["k"]) == (entry,)
     assert journal.notice is None
 
 
@@ -234,7 +234,7 @@ async def test_a_file_that_may_not_be_written_is_refused_in_words_and_can_still_
     journal._opened.read("PRAGMA query_only = ON")
     with pytest.raises(JournalError, match="attempt to write a readonly database"):
         await new(journal, intent("k1"))
-    assert await journal.find(["k0", "k1"]) == (entry,)
+    assert await journal.tasks.find(["k0", "k1"]) == (entry,)
 
 
 async def test_a_folder_in_the_files_place_is_refused_in_words(home: Home) -> None:
@@ -315,7 +315,7 @@ async def test_a_first_page_that_a_killed_process_left_in_the_log_mends_the_file
         for name, data in parts.items():
             (left.path / name).write_bytes(data if name.endswith("-wal") else b"\xff" * PAGE + data[PAGE:])
         mended = left.journal()
-        (entry,) = await mended.find(["k1"])
+        (entry,) = await mended.tasks.find(["k1"])
         assert entry.error == "only the log knows"
         assert len(await keys(mended)) == 60
         assert (mended.notice, aside(left)) == (None, [])

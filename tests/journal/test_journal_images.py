@@ -70,7 +70,7 @@ def test_the_same_picture_is_the_same_request_under_whatever_address_it_is_sent(
 async def test_where_an_image_is_wanted_is_written_down_with_its_task(home: Home) -> None:
     (entry,) = await new(home.journal(), intent(save=Save("assets/", overwrite=True)))
     assert entry.save == Save("assets/", overwrite=True)
-    assert (await home.journal("b").find(["k"]))[0].save == entry.save
+    assert (await home.journal("b").tasks.find(["k"]))[0].save == entry.save
 
 
 async def test_only_a_call_that_wants_it_in_the_same_place_joins(home: Home) -> None:
@@ -84,7 +84,7 @@ async def test_only_a_call_that_wants_it_in_the_same_place_joins(home: Home) -> 
 async def test_a_known_key_does_not_send_its_image_to_another_place(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k", save=HERO))
-    assert (await intend(journal, intent("k", save=HERO))).entries[0].save == HERO
+    assert (await intend(journal, intent("k", save=HERO))).records[0].save == HERO
     for other in (intent("k", save=Save("other.png")), intent("k", save=HERO, workspace="/elsewhere")):
         with pytest.raises(InvalidRequestError, match="save_to"):
             await intend(journal, other)
@@ -98,12 +98,12 @@ async def test_what_speaks_against_it_is_asked_for_new_tasks_alone_and_then_noth
 
     async def asked(*keys: str, join: bool = False) -> bool:
         intents = [intent(key, CAT, save=HERO) for key in keys]
-        given = await journal.intend(intents, at=AT, caps=NO_CAPS, join=join, in_flight=9, before=never)
+        given = await journal.tasks.intend(intents, at=AT, caps=NO_CAPS, join=join, in_flight=9, before=never)
         return given.joined
 
     with pytest.raises(InvalidRequestError):
         await asked("k1")
-    assert await journal.recent(limit=9) == ()
+    assert await journal.tasks.recent(limit=9) == ()
     await new(journal, intent("k1", save=HERO))
     assert not await asked("k1")
     assert await asked("k2", join=True)
@@ -116,22 +116,22 @@ async def test_an_upload_serves_every_process_until_its_hour_is_over(home: Home)
     file = UploadedFile(
         file_name="a.png", url="https://x/1", size_bytes=5, mime_type="image/png", expires_at=AT + timedelta(hours=1)
     )
-    await home.journal("a").uploaded("sha256:1", file)
+    await home.journal("a").uploads.add("sha256:1", file)
     other = home.journal("b")
-    assert await other.upload("sha256:1", at=AT) == file
-    assert await other.upload("sha256:1", at=AT + timedelta(minutes=59)) == file
-    assert await other.upload("sha256:1", at=AT + timedelta(hours=1)) is None
-    assert await other.upload("sha256:2", at=AT) is None
-    assert await home.journal("c", account="another").upload("sha256:1", at=AT) is None
+    assert await other.uploads.find("sha256:1", at=AT) == file
+    assert await other.uploads.find("sha256:1", at=AT + timedelta(minutes=59)) == file
+    assert await other.uploads.find("sha256:1", at=AT + timedelta(hours=1)) is None
+    assert await other.uploads.find("sha256:2", at=AT) is None
+    assert await home.journal("c", account="another").uploads.find("sha256:1", at=AT) is None
     newer = replace(file, url="https://x/2", expires_at=AT + timedelta(hours=3))
-    await other.uploaded("sha256:1", newer)
-    assert await other.upload("sha256:1", at=AT) == newer
+    await other.uploads.add("sha256:1", newer)
+    assert await other.uploads.find("sha256:1", at=AT) == newer
 
 
 async def test_an_upload_that_says_nothing_of_its_end_is_not_used_again(home: Home) -> None:
     file = UploadedFile(file_name="a.png", url="https://x/1", size_bytes=5, mime_type="image/png", expires_at=None)
-    await home.journal().uploaded("sha256:1", file)
-    assert await home.journal().upload("sha256:1", at=AT) is None
+    await home.journal().uploads.add("sha256:1", file)
+    assert await home.journal().uploads.find("sha256:1", at=AT) is None
 
 
 # --- what is let go of ---
@@ -146,11 +146,11 @@ async def test_old_files_go_and_records_stay(home: Home, tmp_path: Path) -> None
     pruner = Pruner(journal, images)
     assert (await pruner.find(AT)).files == ()
     old = await pruner.find(AT + timedelta(seconds=1))
-    assert ([path.name for path in old.files], old.size_bytes, len(old.entries)) == (["1.png", "2.png"], 10, 2)
+    assert ([path.name for path in old.files], old.size_bytes, len(old.records)) == (["1.png", "2.png"], 10, 2)
     assert await pruner.remove(old) == 10
     assert list(images.iterdir()) == []
     assert (project / "hero.png").exists()
-    found = await journal.find(["k1", "k2"])
+    found = await journal.tasks.find(["k1", "k2"])
     assert [[image.path for image in entry.images] for entry in found] == [[], [copy.path]]
 
 
@@ -176,7 +176,7 @@ async def test_nothing_outside_the_folder_of_images_is_removed_whatever_the_jour
     old = await pruner.find(AT + timedelta(days=1))
     assert (old.files, await pruner.remove(old)) == ((), 0)
     assert Path(elsewhere.path).exists()
-    assert len((await journal.find(["k"]))[0].images) == 2
+    assert len((await journal.tasks.find(["k"]))[0].images) == 2
 
 
 async def test_a_file_that_somebody_removed_meanwhile_is_not_missed(home: Home, tmp_path: Path) -> None:
@@ -194,4 +194,4 @@ async def test_what_another_key_paid_for_is_not_offered(home: Home, tmp_path: Pa
     images = tmp_path / "images"
     await delivered(home.journal(account="another"), "k", stored(images, "1.png"))
     old = await Pruner(home.journal(), images).find(AT + timedelta(days=9))
-    assert (old.entries, old.files, old.size_bytes) == ((), (), 0)
+    assert (old.records, old.files, old.size_bytes) == ((), (), 0)

@@ -67,7 +67,7 @@ def aside(home: Home) -> str:
 
 
 async def spent(journal: SqliteJournal, session: str | None = "s") -> SpentSums:
-    return await journal.spent(at=datetime.now(UTC), session=session)
+    return await journal.money.spent(at=datetime.now(UTC), session=session)
 
 
 async def lost_name(journal: SqliteJournal) -> str:
@@ -99,10 +99,10 @@ async def test_a_file_whose_tasks_can_all_be_read_goes_on_with_them(home: Home) 
         f"The journal was broken. It was moved aside as {aside(home)} and a new one begun."
         " Of its tasks, 6 could be read and were kept."
     )
-    k0, k1 = await journal.find(["task-k0", "k1"])
+    k0, k1 = await journal.tasks.find(["task-k0", "k1"])
     assert (k0.state, k0.charged_usd, k0.request) == (State.COMPLETED, Decimal("0.05"), LONG)
     assert (k1.state, k1.reserved_usd, k1.started) == (State.INTENT, Decimal("0.05"), True)
-    assert [entry.key for entry in await journal.recent(limit=9)] == [f"k{number}" for number in range(7, -1, -1)]
+    assert [entry.key for entry in await journal.tasks.recent(limit=9)] == [f"k{number}" for number in range(7, -1, -1)]
 
 
 async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_day_is_closed(home: Home) -> None:
@@ -112,7 +112,7 @@ async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_da
     break_indices(path)
     journal = home.journal()
     await new(journal, intent("k40"))
-    kept = {entry.key for entry in await journal.recent(limit=100)}
+    kept = {entry.key for entry in await journal.tasks.recent(limit=100)}
     assert {"k0", "k1", "k38", "k39", "k40"} <= kept
     assert 36 <= len(kept) <= 40
     assert (await spent(journal)).session_usd == Decimal("0.05") * len(kept)
@@ -144,10 +144,10 @@ async def test_a_record_whose_money_or_date_can_not_be_counted_goes_on_and_close
     journal = home.journal()
     await new(journal, intent("k6"))
     assert (await spent(journal)).lost == aside(home)
-    (k3,) = await journal.find(["k3"])
+    (k3,) = await journal.tasks.find(["k3"])
     assert (k3.state, k3.request, k3.readable) == (State.INTENT, LONG, True)
     home.clock.now += 1000  # nobody renews its lease
-    assert "k3" in [entry.key for entry in await journal.claim()]
+    assert "k3" in [entry.key for entry in await journal.leases.claim()]
 
 
 async def test_a_record_without_a_date_counts_from_now_on(home: Home) -> None:
@@ -157,7 +157,7 @@ async def test_a_record_without_a_date_counts_from_now_on(home: Home) -> None:
     break_indices(path)
     journal = home.journal()
     await new(journal, intent("k6"))
-    await journal.settle(Decimal(0))
+    await journal.money.settle(Decimal(0))
     assert await spent(journal) == SpentSums(session_usd=Decimal("0.10"), daily_usd=Decimal("0.05"))
 
 
@@ -180,7 +180,7 @@ async def test_where_nothing_can_be_read_the_day_is_closed_until_the_user_tells_
     await new(journal, intent("first"))
     for one in (journal, other):
         await closed(one, aside(home))
-    assert await journal.settle(Decimal("0.35"))
+    assert await journal.money.settle(Decimal("0.35"))
     assert (await spent(other)).daily_usd == Decimal("0.35")
     await new(other, intent("fits"), at=datetime.now(UTC), caps=DAY)
     assert (await intend(other, intent("more"), at=datetime.now(UTC), caps=DAY)).over is not None
@@ -190,15 +190,15 @@ async def test_what_the_user_has_told_counts_for_a_day_and_may_be_told_again(hom
     (await filled(home)).write_bytes(JUNK)
     journal = home.journal()
     for usd in ("0.25", "0.35"):
-        assert await journal.settle(Decimal(usd))
+        assert await journal.money.settle(Decimal(usd))
         assert await spent(journal) == SpentSums(daily_usd=Decimal(usd))
-    later = await journal.spent(at=datetime.now(UTC) + timedelta(hours=25), session="s")
+    later = await journal.money.spent(at=datetime.now(UTC) + timedelta(hours=25), session="s")
     assert later == SpentSums()
 
 
 async def test_where_nothing_was_lost_there_is_nothing_to_tell(home: Home) -> None:
     await filled(home)
-    assert not await home.journal().settle(Decimal(1))
+    assert not await home.journal().money.settle(Decimal(1))
 
 
 def test_the_refusal_of_a_closed_day_names_the_command_that_opens_it() -> None:
@@ -258,7 +258,7 @@ async def test_the_log_of_a_file_that_has_vanished_is_kept_and_not_read_into_the
     async with opened(left) as other:
         journal = other.journal("b")
         await new(journal, intent("first"))
-        assert [entry.key for entry in await journal.recent(limit=99)] == ["first"]
+        assert [entry.key for entry in await journal.tasks.recent(limit=99)] == ["first"]
         assert await spent(journal) == SpentSums(session_usd=Decimal("0.05"), lost=await lost_name(journal))
         await journal.close()
         with closing(sqlite3.connect(journal.path)) as database:
@@ -276,9 +276,9 @@ async def test_a_vanished_file_that_another_process_still_has_whole_closes_the_d
     other = home.journal("b")
     await new(other, intent("first"))
     assert (await spent(other)).lost is not None
-    await running.claim()  # the keeper's look, every other second
+    await running.leases.claim()  # the keeper's look, every other second
     assert await spent(other) == SpentSums(session_usd=Decimal("0.20"))
-    assert len(await other.recent(limit=9)) == 4
+    assert len(await other.tasks.recent(limit=9)) == 4
 
 
 async def test_a_process_with_an_older_file_opens_no_day_that_a_later_one_has_closed(home: Home) -> None:
@@ -291,7 +291,7 @@ async def test_a_process_with_an_older_file_opens_no_day_that_a_later_one_has_cl
     between.path.unlink()
     journal = home.journal("c")
     await new(journal, intent("after"))
-    await running.claim()
+    await running.leases.claim()
     assert (await spent(journal)).lost is not None
 
 
@@ -302,7 +302,7 @@ async def test_a_home_that_vanishes_under_a_running_process_comes_back_with_ever
     await other.close()
     shutil.rmtree(home.path)
     assert (await intend(journal, intent("more", usd="0.10"), caps=DAY)).over is not None
-    assert [entry.key for entry in await other.recent(limit=9)] == ["theirs"]
+    assert [entry.key for entry in await other.tasks.recent(limit=9)] == ["theirs"]
     assert (journal.notice, other.notice) == (None, None)
 
 
@@ -314,7 +314,7 @@ async def test_what_a_running_process_has_of_a_vanished_home_counts_in_the_one_t
     shutil.rmtree(home.path)
     other = home.journal("b")
     await new(other, intent("after"))
-    await journal.claim()  # the keeper's look, every other second
+    await journal.leases.claim()  # the keeper's look, every other second
     over = (await intend(other, intent("more", usd="0.10"), caps=DAY)).over
     assert over == CapRoom("FLUX2_DAILY_BUDGET_USD", Decimal("0.40"), Decimal("0.05"))
     await new(journal, intent("fits"), caps=DAY)
@@ -384,12 +384,12 @@ async def test_a_file_whose_log_was_lost_with_tasks_in_it_closes_the_day(
     async with opened(path.parent) as left:
         journal = left.journal("a")
         await new(journal, intent("first"))
-        assert [entry.key for entry in await journal.recent(limit=9)] == ["first", "k0"]
+        assert [entry.key for entry in await journal.tasks.recent(limit=9)] == ["first", "k0"]
         await closed(journal, aside(left))
 
 
 async def test_tables_stand_in_the_file_itself_once_it_is_made(home: Home, tmp_path: Path) -> None:
-    await home.journal().recent(limit=1)
+    await home.journal().tasks.recent(limit=1)
     path = left_by_a_killed_process(home, tmp_path)
     path.with_name("journal.sqlite3-wal").unlink()
     with closing(sqlite3.connect(path)) as database:
@@ -399,19 +399,19 @@ async def test_tables_stand_in_the_file_itself_once_it_is_made(home: Home, tmp_p
 async def test_what_a_process_wrote_stands_in_the_file_itself_once_that_has_ended(home: Home, tmp_path: Path) -> None:
     ends, stays = home.journal("a"), home.journal("b")
     await new(ends, intent("k"))
-    await stays.recent(limit=1)
+    await stays.tasks.recent(limit=1)
     await ends.close()
     path = left_by_a_killed_process(home, tmp_path)
     path.with_name("journal.sqlite3-wal").unlink()
     async with opened(path.parent) as left:
-        assert [entry.key for entry in await left.journal().recent(limit=9)] == ["k"]
+        assert [entry.key for entry in await left.journal().tasks.recent(limit=9)] == ["k"]
 
 
 async def test_a_killed_process_whose_log_is_there_has_lost_nothing(home: Home, tmp_path: Path) -> None:
     await new(home.journal(), intent("k0"), intent("k1"))
     async with opened(left_by_a_killed_process(home, tmp_path).parent) as left:
         journal = left.journal()
-        assert [entry.key for entry in await journal.recent(limit=9)] == ["k1", "k0"]
+        assert [entry.key for entry in await journal.tasks.recent(limit=9)] == ["k1", "k0"]
         assert (journal.notice, (await spent(journal)).lost) == (None, None)
 
 
@@ -453,7 +453,7 @@ async def test_an_empty_page_in_the_place_of_an_index_or_of_the_tasks_is_no_soun
     if name == "task":
         await closed(journal, aside(home))
     else:
-        assert [entry.key for entry in await journal.recent(limit=9)] == ["first", "k"]
+        assert [entry.key for entry in await journal.tasks.recent(limit=9)] == ["first", "k"]
         assert await spent(journal) == SpentSums(session_usd=Decimal("0.10"))
 
 
@@ -504,7 +504,7 @@ async def test_a_home_whose_images_alone_are_left_is_a_lost_one(home: Home) -> N
     assert journal.was_made
     await closed(journal, "journal.sqlite3")
     assert journal.notice == "The journal has vanished from FLUX2_HOME, and a new one was begun."
-    assert await journal.settle(Decimal("0.30"))
+    assert await journal.money.settle(Decimal("0.30"))
     assert (await spent(journal)).lost is None
 
 

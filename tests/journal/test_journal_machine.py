@@ -19,7 +19,7 @@ from flux2_mcp.domain.budget import Caps, SpentSums
 from flux2_mcp.domain.lifecycle import TABLE, Event, IllegalTransitionError, State
 from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.journal.records import IntentResult, LeaseLostError, TaskChange, TaskRecord
-from flux2_mcp.journal.sqlite.shared import LEASE_SECONDS
+from flux2_mcp.journal.sqlite.leases import LEASE_SECONDS
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from tests.support.journals import ACCOUNT, AT, Clock, intent
 
@@ -191,12 +191,12 @@ class JournalMachine(RuleBasedStateMachine):
         assert not taken
         if joined is not None:
             assert (done.joined, done.over) == (True, None)
-            self.seen(done.entries, [joined])
+            self.seen(done.records, [joined])
             return
         assert not done.joined
         assert (done.over is None) == self.fits(held * len(fresh), session)
         if done.over is not None:
-            assert done.entries == ()
+            assert done.records == ()
             return
         for key in keys:
             if key in fresh:
@@ -206,10 +206,10 @@ class JournalMachine(RuleBasedStateMachine):
                 self.fences[self.owners[slot]][key] = 0
             if not self.tasks[key].started:
                 self.start(key)
-        self.seen(done.entries, keys)
+        self.seen(done.records, keys)
 
     async def _intend(self, slot: int, asked: list[Any], join: bool) -> IntentResult:
-        return await self.journals[slot].intend(asked, at=self.at, caps=CAPS, join=join, in_flight=IN_FLIGHT)
+        return await self.journals[slot].tasks.intend(asked, at=self.at, caps=CAPS, join=join, in_flight=IN_FLIGHT)
 
     def begin_sending(self, slot: int, data: st.DataObject) -> None:
         self.send(slot, self.some_key(data))
@@ -226,11 +226,11 @@ class JournalMachine(RuleBasedStateMachine):
         self.seen((entry,), [key])
 
     async def _start(self, slot: int, key: str) -> TaskRecord:
-        return await self.journals[slot].start(await self._last_seen(slot, key), at=self.at, in_flight=IN_FLIGHT)
+        return await self.journals[slot].tasks.start(await self._last_seen(slot, key), at=self.at, in_flight=IN_FLIGHT)
 
     async def _last_seen(self, slot: int, key: str) -> TaskRecord:
         """The task as this process believes to hold it, were it stopped since."""
-        (entry,) = await self.journals[slot].find([key])
+        (entry,) = await self.journals[slot].tasks.find([key])
         return replace(entry, fence=self.fences[self.owners[slot]].get(key, entry.fence))
 
     def holds(self, slot: int, key: str) -> bool:
@@ -273,7 +273,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.seen((entry,), [key])
 
     async def _apply(self, slot: int, key: str, event: Event, change: TaskChange) -> TaskRecord:
-        return await self.journals[slot].apply(await self._last_seen(slot, key), event, change)
+        return await self.journals[slot].tasks.apply(await self._last_seen(slot, key), event, change)
 
     def tell(self, slot: int, data: st.DataObject) -> None:
         keys = [self.some_key(data)]
@@ -282,7 +282,7 @@ class JournalMachine(RuleBasedStateMachine):
             self.tasks[key].told = True
 
     async def _tell(self, slot: int, keys: list[str]) -> None:
-        await self.journals[slot].told(keys, at=self.at)
+        await self.journals[slot].tasks.mark_reported(keys, at=self.at)
 
     def claim(self, slot: int, _: st.DataObject) -> None:
         owner, now = self.owners[slot], self.clock.now
@@ -292,12 +292,12 @@ class JournalMachine(RuleBasedStateMachine):
                 task.fence += task.owner != owner
                 task.owner, task.lease_until = owner, now + LEASE_SECONDS
         mine = [key for key, task in self.tasks.items() if task.state.unfinished and task.owner == owner]
-        self.seen(self.portal.call(self.journals[slot].claim), mine)
+        self.seen(self.portal.call(self.journals[slot].leases.claim), mine)
         self.beliefs[owner] = dict.fromkeys(mine, now + LEASE_SECONDS)
         self.fences[owner] |= {key: self.tasks[key].fence for key in mine}
 
     def release(self, slot: int, _: st.DataObject) -> None:
-        self.portal.call(self.journals[slot].release)
+        self.portal.call(self.journals[slot].leases.release)
         self.beliefs[self.owners[slot]] = {}
         for task in self.tasks.values():
             if task.owner == self.owners[slot]:
@@ -344,7 +344,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     async def _look(self, sessions: list[str]) -> list[tuple[tuple[TaskRecord, ...], SpentSums]]:
         return [
-            (await journal.recent(limit=100), await journal.spent(at=self.at, session=session))
+            (await journal.tasks.recent(limit=100), await journal.money.spent(at=self.at, session=session))
             for journal, session in zip(self.journals, sessions, strict=True)
         ]
 

@@ -22,17 +22,17 @@ AT = datetime.now(UTC)
 
 Step = Callable[[SqliteJournal, str], Awaitable[object]]
 STEPS: dict[str, Step] = {
-    "claim": lambda journal, _: journal.claim(),
-    "unfinished": lambda journal, _: journal.unfinished(),
-    "durations": lambda journal, _: journal.durations(),
-    "recent": lambda journal, _: journal.recent(limit=10),
-    "find": lambda journal, key: journal.find([f"remote-{key}"]),
+    "claim": lambda journal, _: journal.leases.claim(),
+    "unfinished": lambda journal, _: journal.leases.unfinished(),
+    "durations": lambda journal, _: journal.history.durations(),
+    "recent": lambda journal, _: journal.tasks.recent(limit=10),
+    "find": lambda journal, key: journal.tasks.find([f"remote-{key}"]),
     "intend": lambda journal, key: intend(journal, f"{key}-again", AT),
     "apply": lambda journal, key: apply(journal, key, Event.PROCESSING, TaskChange(at=AT)),
-    "told": lambda journal, key: journal.told([key], at=AT),
-    "nudge": lambda journal, key: journal.nudge(f"https://example.com/{key}"),
-    "nudged": lambda journal, _: journal.nudged(),
-    "release": lambda journal, _: journal.release(),
+    "told": lambda journal, key: journal.tasks.mark_reported([key], at=AT),
+    "nudge": lambda journal, key: journal.callbacks.mark(f"https://example.com/{key}"),
+    "nudged": lambda journal, _: journal.callbacks.take(),
+    "release": lambda journal, _: journal.leases.release(),
 }
 
 

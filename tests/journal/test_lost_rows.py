@@ -44,9 +44,9 @@ async def test_a_create_that_may_have_been_taken_is_not_given_up_by_a_refusal_af
     async with opened(front.settings(tmp_path)) as service:
         outcome = await made(service, wait=0)
         (told,) = outcome.tasks
-        assert (told.entry.state, told.entry.task_id) == (State.INTENT, None)
+        assert (told.record.state, told.record.task_id) == (State.INTENT, None)
         assert rows("DELETE FROM task") == 1
         await until(lambda: rows("UPDATE task SET nudged = nudged") == 1)
-        checked = await service.check([told.entry.key], wait_seconds=30)
-    assert [each.entry.state for each in checked.tasks] == [State.DELIVERED]
+        checked = await service.check([told.record.key], wait_seconds=30)
+    assert [each.record.state for each in checked.tasks] == [State.DELIVERED]
     assert [task.creates for task in front.tasks()] == [2]

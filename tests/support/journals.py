@@ -66,25 +66,25 @@ async def intend(
     join: bool = False,
     in_flight: int = 100,
 ) -> IntentResult:
-    return await journal.intend(intents, at=at, caps=caps, join=join, in_flight=in_flight)
+    return await journal.tasks.intend(intents, at=at, caps=caps, join=join, in_flight=in_flight)
 
 
 async def new(journal: SqliteJournal, *intents: Intent, **more: Any) -> tuple[TaskRecord, ...]:  # noqa: ANN401  # as intend
     """Intents that are written down, as they must be here."""
     intended = await intend(journal, *intents, **more)
     assert (intended.over, intended.joined) == (None, False)
-    return intended.entries
+    return intended.records
 
 
 async def apply(journal: SqliteJournal, key: str, event: Event, change: TaskChange) -> TaskRecord:
     """A step of a task as the journal has it, by the process that holds it."""
-    (entry,) = await journal.find([key])
-    return await journal.apply(entry, event, change)
+    (entry,) = await journal.tasks.find([key])
+    return await journal.tasks.apply(entry, event, change)
 
 
 async def start(journal: SqliteJournal, key: str, *, in_flight: int, at: datetime = AT) -> TaskRecord:
-    (entry,) = await journal.find([key])
-    return await journal.start(entry, at=at, in_flight=in_flight)
+    (entry,) = await journal.tasks.find([key])
+    return await journal.tasks.start(entry, at=at, in_flight=in_flight)
 
 
 async def steps(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.engine import forecast
+from flux2_mcp.engine import planner
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.engine.waiting import Outcome
@@ -228,7 +228,7 @@ async def fronted(folder: Path, **options: Any) -> AsyncIterator[Front]:  # noqa
 async def opened(settings: Settings) -> AsyncIterator[Service]:
     """A service whose planner knows how fast the sandbox's tasks are."""
     async with Service.opened(settings) as service:
-        service._keeper._speed = SPEED
+        service._runner._speed = SPEED
         yield service
 
 
@@ -251,19 +251,19 @@ async def made(service: Service, prompt: str = "a red fox", wait: float = PATIEN
 
 
 def states(outcome: Outcome) -> list[State]:
-    return [told.entry.state for told in outcome.tasks]
+    return [told.record.state for told in outcome.tasks]
 
 
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[list[forecast.OpenTask]]:
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[list[planner.OpenTask]]:
     """What each plan is made from, from now on."""
-    made_from: list[list[forecast.OpenTask]] = []
-    plan = forecast.plan
+    made_from: list[list[planner.OpenTask]] = []
+    plan = planner.plan
 
-    def seen(tasks: list[forecast.OpenTask], *given: Any, **more: Any) -> tuple[forecast.PollTime, ...]:  # noqa: ANN401  # as it is
+    def seen(tasks: list[planner.OpenTask], *given: Any, **more: Any) -> tuple[planner.PollTime, ...]:  # noqa: ANN401  # as it is
         made_from.append(tasks)
         return plan(tasks, *given, **more)
 
-    monkeypatch.setattr("flux2_mcp.engine.forecast.plan", seen)
+    monkeypatch.setattr("flux2_mcp.engine.planner.plan", seen)
     return made_from
 
 

@@ -9,11 +9,10 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete
 
 from flux2_mcp.cli.output import PROGRAM
-from flux2_mcp.engine.backend import account
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.errors import Flux2Error
-from flux2_mcp.journal import owners
+from flux2_mcp.journal import open_journal
 from flux2_mcp.journal.records import TaskRecord
-from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.server.results.tasks import STATUSES
 from flux2_mcp.settings import Settings
 
@@ -43,7 +42,7 @@ def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) ->
     found: tuple[TaskRecord, ...] = ()
     with suppress(Flux2Error):
         found = anyio.run(_newest, context.obj())
-    named = [(entry.task_id or entry.key, STATUSES[entry.state], entry.request.prompt) for entry in found]
+    named = [(record.task_id or record.key, STATUSES[record.state], record.request.prompt) for record in found]
     return [
         CompletionItem(ident, help=f"{status}: {' '.join(prompt.split())[:40]}")
         for ident, status, prompt in named
@@ -52,8 +51,8 @@ def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) ->
 
 
 async def _newest(settings: Settings) -> tuple[TaskRecord, ...]:
-    journal = SqliteJournal(settings.home, account(settings), owners.name())
+    journal = open_journal(settings.home, account_name(settings))
     try:
-        return await journal.recent(limit=MAX_IDS) if journal.exists else ()
+        return await journal.tasks.recent(limit=MAX_IDS) if journal.exists else ()
     finally:
         await journal.close()

@@ -17,8 +17,9 @@ from pydantic import BaseModel
 
 from flux2_mcp import __version__
 from flux2_mcp.cli.invocation import Invocation
-from flux2_mcp.engine.backend import Backend, account
+from flux2_mcp.engine.backend import Backend, account_name
 from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError, TransportError
+from flux2_mcp.journal.records import Health, Inspection
 from flux2_mcp.runapi.causes import CERTIFICATES
 from flux2_mcp.runapi.key_file import config_file
 from flux2_mcp.settings import Settings
@@ -164,36 +165,17 @@ async def _prices(gateway: Backend) -> Check:
 
 def storage(settings: Settings) -> Iterator[Check]:
     """The journal and the disk under FLUX2_HOME."""
-    from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
-    from flux2_mcp.system.sqlite_file import Error, looked_at, mark_of
+    from flux2_mcp.journal import health
 
-    home, journal = settings.home, settings.home / "journal.sqlite3"
+    home = settings.home
     # `Path.exists` raises where a folder may not be looked into.
     there = next(folder for folder in (home, *home.parents) if os.path.exists(folder))  # noqa: PTH110  # see above
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield fail("journal", f"{there} is not to be written", shlex.join(["chmod", "u+rwx", str(there)]))
-    elif there == home and not journal.exists() and (mark_of(journal).exists() or has_left_images(journal)):
-        detail = (
-            f"{journal} has vanished; what was spent in the last 24 hours is not known until flux2-mcp spend --lost USD"
-        )
-        yield fail("journal", detail, SALVAGE)
-    elif there != home or not journal.exists():
-        yield ok("journal", f"none yet; the first task makes {journal}")
-    elif not journal.is_file():
-        yield fail("journal", f"{journal} is no file", shlex.join(["mv", str(journal), f"{journal}.moved"]))
+    elif there != home:
+        yield ok("journal", f"none yet; the first task makes one in {home}")
     else:
-        files = [path for path in home.glob("journal.sqlite3*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files) / MEGABYTE_BYTES
-        try:
-            sound, tasks = looked_at(journal, "SELECT count(*) FROM task", whole)
-        except Error as exc:
-            yield fail("journal", f"{journal} can't be read: {exc}", SALVAGE)
-        else:
-            detail = f"{tasks} tasks, {size:.1f} MB ({journal})"
-            broken = f"{journal} is broken, or lacks what was written into it"
-            yield ok("journal", f"sound, {detail}") if sound else fail("journal", broken, SALVAGE)
-            if sound:
-                yield from _records(journal, settings)
+        yield from _journal(health(home, account_name(settings)))
     free = shutil.disk_usage(there).free
     detail = f"{free / MEGABYTE_BYTES:,.0f} MB free at {there}"
     if free < MIN_FREE_BYTES:
@@ -204,28 +186,44 @@ def storage(settings: Settings) -> Iterator[Check]:
         yield ok("disk", detail)
 
 
-def _records(journal: Path, settings: Settings) -> Iterator[Check]:
-    """Records of the journal that nobody can go on with."""
-    from flux2_mcp.journal.sqlite.inspection import inspect
-    from flux2_mcp.system.sqlite_file import Error
+def _journal(found: Health) -> Iterator[Check]:
+    """The journal: whether it is sound, and what is in it that no process can go on with."""
+    path = found.path
+    if found.soundness == "sound":
+        detail = f"{found.tasks} tasks, {found.size_bytes / MEGABYTE_BYTES:.1f} MB ({path})"
+        yield ok("journal", f"sound, {detail}")
+        if found.inspection is not None:
+            yield from _records(found.inspection)
+    elif found.soundness == "none":
+        yield ok("journal", f"none yet; the first task makes {path}")
+    elif found.soundness == "vanished":
+        detail = (
+            f"{path} has vanished; what was spent in the last 24 hours is not known until flux2-mcp spend --lost USD"
+        )
+        yield fail("journal", detail, SALVAGE)
+    elif found.soundness == "no_file":
+        yield fail("journal", f"{path} is no file", shlex.join(["mv", str(path), f"{path}.moved"]))
+    elif found.soundness == "unreadable":
+        yield fail("journal", f"{path} can't be read: {found.reason}", SALVAGE)
+    else:
+        yield fail("journal", f"{path} is broken, or lacks what was written into it", SALVAGE)
 
-    try:
-        found = inspect(journal, account(settings))
-    except Error:  # another process has it for long: what was sound before is no failure
-        return
+
+def _records(found: Inspection) -> Iterator[Check]:
+    """Records of the journal that no process can go on with."""
     if found.lost:
         detail = f"{_named(found.lost)}: lost, and not all of it could be read, so the day's cap is closed"
         yield note("lost", detail, "flux2-mcp spend --lost USD")
     if found.unread:
         detail = f"this version can't read {_named(found.unread)}; left as they are, for a newer flux2-mcp"
         yield note("records", detail, "flux2-mcp tasks")
-    if found.strangers:
+    if found.foreign:
         of = "made with another key" + (", of another RunAPI account as far as is known" if found.known else "")
-        mend = f"RUNAPI_API_KEY=KEY_THAT_MADE_THEM flux2-mcp wait {shlex.join(found.strangers[:MAX_LISTED])}"
-        detail = f"under way, {of}, and nobody collects them: {_named(found.strangers)}"
+        mend = f"RUNAPI_API_KEY=KEY_THAT_MADE_THEM flux2-mcp wait {shlex.join(found.foreign[:MAX_LISTED])}"
+        detail = f"under way, {of}, and nobody collects them: {_named(found.foreign)}"
         # Where it was never asked whose this key is, the next command that looks for tasks asks.
         yield note("other keys", detail, mend if found.known else "flux2-mcp tasks")
-    for service, ids in found.away.items():
+    for service, ids in found.elsewhere.items():
         place = f"{'http' if service.partition(':')[0] == 'localhost' else 'https'}://{service}"
         way = f"RUNAPI_BASE_URL={shlex.quote(place)} RUNAPI_API_KEY=KEY_THAT_MADE_THEM"
         detail = f"under way at {service}, and nobody collects them: {_named(ids)}"

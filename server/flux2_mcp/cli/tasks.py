@@ -60,7 +60,7 @@ def tasks(
     folder = None if workspace is None else str(Path(workspace).absolute())
 
     async def work() -> Outcome:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             return await service.recent(
                 limit=limit,
                 states=None if status is None else task_results.states(status),
@@ -80,8 +80,8 @@ def _listed(result: GenerationResult, outcome: Outcome) -> str:
     rows = [("MADE", "STATUS", "MODEL", "CHARGED", "PROMPT")]
     blocks = []
     for task, told in zip(result.tasks, outcome.tasks, strict=True):
-        prompt = shortened(" ".join(told.entry.request.prompt.split()), MAX_PROMPT_CHARS)
-        made = told.entry.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        prompt = shortened(" ".join(told.record.request.prompt.split()), MAX_PROMPT_CHARS)
+        made = told.record.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
         rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), prompt))
         files = [image.saved or image.path for image in task.images if image.saved or image.path]
         # What was paid and brought no image says why; a failure cost nothing, and its reason is one `wait` away.
@@ -120,7 +120,7 @@ def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: boo
     settings = read_settings()
 
     async def work() -> TaskRecord | None:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             return await service.known(ident)
 
     entry = output.run(work, stopped="Stopped.")
@@ -163,7 +163,7 @@ def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool)
         raise click.BadParameter("what is younger than a day is not removed.", param_hint="--older-than")
 
     async def find() -> PrunePlan:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             return await service.pruner.find(before)
 
     old = output.run(find, stopped="Stopped.")
@@ -171,13 +171,13 @@ def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool)
         click.echo(f"No image is older than {before.date()}.")
         return
     click.echo(
-        f"{len(old.files)} images of {len(old.entries)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
+        f"{len(old.files)} images of {len(old.records)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
     )
     if not yes:
         click.confirm("Remove them? RunAPI does not have them any more after 7 days", abort=True)
 
     async def remove() -> int:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             return await service.pruner.remove(old)
 
     click.echo(f"{output.run(remove, stopped='Stopped.') / MEGA:.1f} MB freed.")

@@ -37,7 +37,7 @@ class State(StrEnum):
 
     @property
     def unfinished(self) -> bool:
-        """True while there is work to do: to send, to ask, or to fetch."""
+        """True while there is work to do."""
         return self in UNFINISHED
 
 
@@ -56,6 +56,14 @@ class Event(StrEnum):
 
 
 UNFINISHED = frozenset({State.INTENT, State.SUBMITTED, State.PROCESSING, State.COMPLETED})
+"""There is work to do: to send, to ask, or to fetch."""
+BEFORE_RESULT = frozenset({State.INTENT, State.SUBMITTED, State.PROCESSING})
+"""RunAPI has not made it yet, as far as is known."""
+AT_RUNAPI = frozenset({State.SUBMITTED, State.PROCESSING})
+"""RunAPI has it and works on it, so it is asked about."""
+MADE = frozenset({State.COMPLETED, State.DELIVERED})
+UNPAID = frozenset({State.FAILED, State.REJECTED})
+"""It ended and costs nothing."""
 
 TABLE: Mapping[State, Mapping[Event, State]] = {
     State.INTENT: {

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums
 from flux2_mcp.domain.models import Balance, RunApiAccount
-from flux2_mcp.engine.backend import Backend, account
-from flux2_mcp.engine.rate_limit import RateLimiter
+from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
-from flux2_mcp.journal import owners
-from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.settings import Settings
 
 
@@ -28,31 +25,23 @@ class AccountInfo:
 
 
 class Account:
-    """Asks RunAPI and the journal. Use `RunApiAccount.opened`.
+    """Asks RunAPI and the journal. Use `Account.opened`.
 
     Args:
-        gateway: The way to RunAPI.
-        journal: What was asked for with this key.
+        seam: The journal and the way to RunAPI.
     """
 
-    def __init__(self, gateway: Backend, journal: SqliteJournal) -> None:
-        self._gateway = gateway
-        self._journal = journal
+    def __init__(self, seam: Seam) -> None:
+        self._backend = seam.backend
+        self._journal = seam.journal
+        self._now = seam.now
 
     @classmethod
     @asynccontextmanager
     async def opened(cls, settings: Settings) -> AsyncIterator[Account]:
         """The accounts of these settings. Nothing is opened until it is asked for."""
-        journal = SqliteJournal(settings.home, account(settings), owners.name())
-        limiter = RateLimiter(journal, settings.rate)
-        gateway = Backend(settings, gate=limiter.turn, on_limited=limiter.limited)
-        try:
-            yield cls(gateway, journal)
-        finally:
-            try:
-                await gateway.close()
-            finally:
-                await journal.close()
+        async with opened(settings) as seam:
+            yield cls(seam)
 
     async def known(self) -> AccountInfo:
         """Whose key it is, and its money.
@@ -61,18 +50,18 @@ class Account:
             AuthenticationError: There is no key, or RunAPI does not know it.
             TransportError: RunAPI gave no answer.
         """
-        self._gateway.require_key()
-        api = await self._gateway.api()
+        self._backend.require_key()
+        api = await self._backend.api()
         found = await api.me()
-        if found.account_id and not self._gateway.sandbox and self._journal.path.exists():
+        if found.account_id and not self._backend.sandbox and self._journal.exists:
             with suppress(JournalError):  # it can be learnt another time
-                await self._journal.belongs(found.account_id)
-        return AccountInfo(account=found, balance=await api.balance(), base_url=self._gateway.base_url)
+                await self._journal.accounts.belongs(found.account_id)
+        return AccountInfo(account=found, balance=await api.balance(), base_url=self._backend.base_url)
 
     async def balance(self) -> Balance:
         """The money alone. Raises as `known`."""
-        self._gateway.require_key()
-        return await (await self._gateway.api()).balance()
+        self._backend.require_key()
+        return await (await self._backend.api()).balance()
 
     async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
         """What was spent with this key, from the journal alone: nobody is asked.
@@ -80,7 +69,7 @@ class Account:
         Raises:
             JournalError: The journal can't be read.
         """
-        return await self._journal.spending(by, since) if self._journal.was_made else ()
+        return await self._journal.history.spending(by, since) if self._journal.was_made else ()
 
     async def day(self) -> SpentSums:
         """What the day's cap counts: the last 24 hours of all keys on this home; the sandbox's apart.
@@ -90,7 +79,7 @@ class Account:
         """
         if not self._journal.was_made:
             return SpentSums()
-        return await self._journal.spent(at=datetime.now(UTC), session=None)
+        return await self._journal.money.spent(at=self._now(), session=None)
 
     async def settle(self, missing_usd: Decimal) -> None:
         """Note how much a lost journal held of the last 24 hours beside what could be read: the day's cap is open again.
@@ -99,15 +88,15 @@ class Account:
             InvalidRequestError: None was lost.
             JournalError: The journal can't be written.
         """
-        if not await self._journal.settle(missing_usd):
+        if not await self._journal.money.settle(missing_usd):
             raise InvalidRequestError(Problem("--lost", "no journal was lost here, so nothing is missing."))
 
     async def salvage(self) -> None:
-        """Put a new journal in the place of one that is broken or gone; see `SqliteJournal.salvage`. Raises as `day`."""
+        """Put a new journal in the place of one that is broken or gone; see `journal.contract.Journal.salvage`. Raises as `day`."""
         if self._journal.was_made:
             await self._journal.salvage()
 
     @property
     def notice(self) -> str | None:
-        """What a user should know about the journal: see `SqliteJournal.notice`."""
+        """What a user should know about the journal: see `journal.contract.Journal.notice`."""
         return self._journal.notice

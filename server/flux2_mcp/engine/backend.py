@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 import anyio
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 
 UNAUTHORIZED = 401
 
+Connect: TypeAlias = "Callable[[str, str | None], HttpRunApi]"
+"""Makes a client of RunAPI from its base URL and a key."""
 
-def account(settings: Settings) -> str:
-    """Names the service and the key, without the key: tasks answer only to what made them."""
+
+def account_name(settings: Settings) -> str:
+    """Names the service and the key, without the key: under this name the journal keeps the key's tasks."""
     if settings.mode == "sandbox":
         return SANDBOX
     fingerprint = hashlib.sha256((settings.api_key or "").encode()).hexdigest()[:12]
@@ -37,7 +41,8 @@ class Backend:
     Args:
         settings: Decide which service and which key.
         gate: Awaited before each call to RunAPI: the limiter that all processes share.
-        on_limited: Told of each 429, with its `Retry-After` in seconds.
+        on_limited: Called at each 429 with its `Retry-After` in seconds.
+        connect: Makes the client of an address and a key, when it is first used.
     """
 
     def __init__(
@@ -46,10 +51,10 @@ class Backend:
         *,
         gate: Callable[[], Awaitable[None]],
         on_limited: Callable[[float | None], Awaitable[None]],
+        connect: Connect | None = None,
     ) -> None:
         self._settings = settings
-        self._gate = gate
-        self._on_limited = on_limited
+        self._connect = connect or partial(_http, gate=gate, on_limited=on_limited)
         self._lock = anyio.Lock()
         self._api: HttpRunApi | None = None
         self._sandbox: Sandbox | None = None
@@ -95,8 +100,6 @@ class Backend:
             return self._api
 
     async def _open(self) -> HttpRunApi:
-        from flux2_mcp.runapi.transport import HttpRunApi
-
         settings = self._settings
         base_url, key = settings.base_url, settings.api_key
         if self.sandbox:
@@ -105,7 +108,7 @@ class Backend:
             self._sandbox = Sandbox(settings.home / "sandbox", speed=settings.sandbox_speed)
             await anyio.to_thread.run_sync(self._sandbox.start)
             base_url, key = self._sandbox.base_url, self._sandbox.api_key
-        return HttpRunApi(base_url, key, version=__version__, gate=self._gate, on_limited=self._on_limited)
+        return self._connect(base_url, key)
 
     async def close(self) -> None:
         """Close the client and stop the sandbox."""
@@ -113,3 +116,15 @@ class Backend:
             await self._api.aclose()
         if self._sandbox is not None:
             await anyio.to_thread.run_sync(self._sandbox.close)
+
+
+def _http(
+    base_url: str,
+    key: str | None,
+    *,
+    gate: Callable[[], Awaitable[None]],
+    on_limited: Callable[[float | None], Awaitable[None]],
+) -> HttpRunApi:
+    from flux2_mcp.runapi.transport import HttpRunApi
+
+    return HttpRunApi(base_url, key, version=__version__, gate=gate, on_limited=on_limited)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import anyio
 
 from flux2_mcp.errors import JournalError
-from flux2_mcp.journal.records import Journal
+from flux2_mcp.journal.contract import Callbacks, Leases
 from flux2_mcp.system import one_shot_http
 from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
 
@@ -24,7 +24,6 @@ log = logging.getLogger("flux2_mcp.engine.callback_listener")
 LOOK_SECONDS = 0.05
 """How often the journal is looked at for calls that another process took."""
 RETRY_SECONDS = 1.0
-"""Seconds until a taken port is tried again: it belongs to another process of ours, which may end."""
 
 
 def address(base_url: str, secret: str, key: str) -> str:
@@ -39,16 +38,32 @@ class CallbackListener:
     Args:
         port: On 127.0.0.1.
         base_url: `FLUX2_CALLBACK_URL`, which leads to that port.
-        journal: Carries a call to the process that keeps the task.
-        nudge: Told the key of each task of this process that RunAPI called for.
+        callbacks: Carries a call to the process that looks after the task.
+        leases: Tells that another process has written.
+        nudge: Called with the key of each task of this process that RunAPI called back for.
+        retry_seconds: Until a port that is taken is tried again: it belongs to another process of ours, which may end.
+        sleep: Waits so many seconds.
     """
 
-    def __init__(self, port: int, base_url: str, journal: Journal, nudge: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        port: int,
+        base_url: str,
+        callbacks: Callbacks,
+        leases: Leases,
+        nudge: Callable[[str], None],
+        *,
+        retry_seconds: float = RETRY_SECONDS,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
         self._port = port
         self._base_url = base_url.rstrip("/")
-        self._journal = journal
+        self._callbacks = callbacks
+        self._leases = leases
+        self._retry_seconds = retry_seconds
+        self._sleep = sleep
         self._nudge = nudge
-        self._door = OneShotServer(self._answer)
+        self._server = OneShotServer(self._answer)
 
     async def run(self) -> None:
         """Listen, for all our processes, and look for what another one heard for us, until cancelled."""
@@ -56,9 +71,9 @@ class CallbackListener:
             group.start_soon(self._listen)
             version = None
             while True:
-                await anyio.sleep(LOOK_SECONDS)
+                await self._sleep(LOOK_SECONDS)
                 try:
-                    if (latest := await self._journal.version()) != version:
+                    if (latest := await self._leases.version()) != version:
                         version = latest
                         await self._pass_on()
                 except JournalError as exc:
@@ -69,18 +84,18 @@ class CallbackListener:
         while True:
             try:
                 async with await one_shot_http.listen(self._port) as listener:
-                    await listener.serve(self._door.serve)
+                    await listener.serve(self._server.serve)
             except OSError:
                 log.info("port %d is taken; callbacks come by the process that has it", self._port)
-            await anyio.sleep(RETRY_SECONDS)
+            await self._sleep(self._retry_seconds)
 
     async def _answer(self, request: LocalRequest) -> LocalReply:
-        await self._journal.nudge(f"{self._base_url}/{_token(request.target)}")
+        await self._callbacks.mark(f"{self._base_url}/{_token(request.target)}")
         await self._pass_on()
         return LocalReply(HTTPStatus.NO_CONTENT)
 
     async def _pass_on(self) -> None:
-        for key in await self._journal.nudged():
+        for key in await self._callbacks.take():
             self._nudge(key)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 
 from flux2_mcp.domain import budget, pricing
@@ -13,9 +12,9 @@ from flux2_mcp.domain.catalog import resolution
 from flux2_mcp.domain.models import ImageRequest
 from flux2_mcp.engine import submission
 from flux2_mcp.engine.live_prices import LivePrices
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.errors import BudgetError, shortened
-from flux2_mcp.journal.records import Journal
 from flux2_mcp.settings import Settings
 
 MAX_PROMPT_CHARS = 120
@@ -26,7 +25,7 @@ MAX_PROMPT_CHARS = 120
 class Confirmation:
     """What a user must agree to before a call is sent.
 
-    `question` is for the user, several lines; `quoted_usd` is the price of the whole call, None where nobody knows it;
+    `question` is for the user, several lines; `quoted_usd` is the price of the whole call, None where it is not known;
     `cheaper` says in words what would cost less, None where nothing does. `over`: a cap refuses the call as things stand.
     """
 
@@ -44,7 +43,7 @@ class Confirmation:
             next_step: A sentence.
         """
         cost = (
-            "Nobody publishes its price"
+            "It has no published price"
             if self.quoted_usd is None
             else f"It would cost {budget.dollars(self.quoted_usd)}"
         )
@@ -95,19 +94,20 @@ class Quotations:
 
     Args:
         prices: What things cost.
-        journal: What was spent, and which keys are known.
-        session: This process's name in the journal.
+        seam: The journal, which knows what was spent and which keys were used; the clock.
         settings: The caps in force, and what a call may cost unasked.
     """
 
-    def __init__(self, prices: LivePrices, journal: Journal, session: str, settings: Settings) -> None:
+    def __init__(self, prices: LivePrices, seam: Seam, settings: Settings) -> None:
         self._prices = prices
-        self._journal = journal
-        self._session = session
+        self._tasks = seam.journal.tasks
+        self._money = seam.journal.money
+        self._session = seam.journal.owner
+        self._now = seam.now
         self._caps = settings.caps
         self._threshold_usd = settings.confirm_usd
 
-    async def offer(
+    async def quote(
         self, asked: CheckedRequest, *, count: int, stated_usd: Decimal | None, key: str | None
     ) -> Quotation:
         """Price a call. Only its new tasks cost something: what was sent under a key is not paid again.
@@ -126,7 +126,7 @@ class Quotations:
         known: set[str] = set()
         if key is not None:
             first = submission.numbered_first(key)
-            known = {entry.key for entry in await self._journal.find([*keys, first])}
+            known = {record.key for record in await self._tasks.find([*keys, first])}
             if key not in known and first in known:
                 keys[0] = first
         new = sum(each not in known for each in keys)
@@ -149,7 +149,7 @@ class Quotations:
         """What the user must agree to; None where nothing needs to be asked."""
         if self._threshold_usd is None or (quoted is not None and quoted <= self._threshold_usd):
             return None
-        spent = await self._journal.spent(at=datetime.now(UTC), session=self._session)
+        spent = await self._money.spent(at=self._now(), session=self._session)
         cheaper = None if quoted is None else await self._prices.fitting(request.action, new, quoted, below=True)
         return Confirmation(
             question=_question(request, new, quoted, budget.left(self._caps, spent), cheaper),
@@ -165,7 +165,7 @@ def _question(
 ) -> str:
     prompt = shortened(" ".join(request.prompt.split()), MAX_PROMPT_CHARS)
     images = "1 image" if count == 1 else f"{count} images"
-    price = "a price that nobody publishes" if quoted is None else budget.dollars(quoted)
+    price = "a price that is not published" if quoted is None else budget.dollars(quoted)
     lines = [f"Make {images} with {request.model} at {resolution(request)} for {price}?", f"Prompt: {prompt}"]
     lines += [f"Left of {cap.name}: {budget.dollars(cap.left_usd)}." for cap in left]
     lines += [f"Cheaper: {cheaper}."] if cheaper else []

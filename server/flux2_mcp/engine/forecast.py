@@ -1,13 +1,11 @@
-"""When to ask about which task next: decided for all open tasks together, from nothing but the arguments.
+"""How long tasks of a kind take, from the durations on record: a survival function, and what follows from it. Pure.
 
-An ask that finds a task still running leaves a delay to be expected: by the age t, of a task last asked about at the
-age a, it is the integral from a to t of 1 - S(u) / S(a), where S is the survival of its kind. The task is due when that
-*loss* reaches the price of a request. While chances are small this is the schedule with the least delay + price x GETs:
-n = sqrt(h / (2 price)) asks a second at a hazard h (Barlow, Hunter and Proschan, "Optimum checking procedures", 1963,
-with checks made continuous). It stays right where asks are few, too: a task that went unasked through its likely moment
-grows ever more urgent, though its hazard has fallen. When more is due than the rate allows, the greatest loss goes first.
+A weighted mixture over log-durations: a broad prior, a kernel for each recorded duration, and a thin tail of stuck tasks.
 
-Every function is pure. Several processes may plan from the same rows, and any may die: nothing is kept here.
+Doubts
+- The prior is a guess: nothing is published about durations. It counts as two recorded tasks, so it is soon outweighed.
+- The tail of stuck tasks is a guess, too. It keeps the hazard finite and above zero past the longest duration ever seen.
+
 All times are seconds on one clock, which the caller reads.
 """
 
@@ -18,30 +16,16 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Sequence
 
 Kind: TypeAlias = tuple[str, str]
 """What tells durations apart: model and output resolution, as in ("flux-2-pro-text-to-image", "1k")."""
 
-MIN_GAP_SECONDS = 0.15
-"""Seconds that always lie between two asks about one task: a round trip, so nothing is learnt by less."""
-FLOOR_FIRST_SECONDS, FLOOR_SHARE, FLOOR_LAST_SECONDS = 15.0, 1 / 60, 60.0
-"""A task is due 15 s after it was last asked about; past 15 minutes a sixtieth of its age; past an hour 60 s."""
 MAX_DURATIONS = 200
 """Durations that a forecast looks at: the last so many."""
-
-# What a request may cost in delay (s), for one task alone: about eight GETs for an image of 4 s. With fewer a user
-# waits noticeably longer; with more, each gains less than a tenth of a round trip.
-_PRICE = 0.02
-# The price grows with the crowd: each of sixteen tasks at once gets half the GETs that one alone gets. So the total
-# grows slower than their number, and a batch leaves room in the rate for other processes.
-_CROWDING = 0.75
-# Delay of a task that nobody waits for counts a tenth; past a minute, delay counts by the wait that was borne already.
-_UNWATCHED = 0.1
-_PATIENT = 60.0
 
 # Nothing is published about durations. The prior says that 80 % of images take 2.3 to 16 s (1k), or 3.4 to 24 s (2k:
 # four times the pixels, but queueing and delivery do not grow with them). It is broad on purpose: a wrong median costs
@@ -64,30 +48,6 @@ _STUCK_TIMES = 8.0
 _SHORTEST, _LONGEST, _STEPS = 0.2, 7200.0, 200
 _AGES = (0.0, *(_SHORTEST * math.pow(_LONGEST / _SHORTEST, step / _STEPS) for step in range(_STEPS)), _LONGEST)
 _POINTS = range(_STEPS + 2)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenTask:
-    """A task that is not known to have ended.
-
-    `last_asked_at` is the last attempt, whether it was answered or not: a 503 or a timeout is an ask like another.
-    `not_before` is when `Retry-After` allows the next. `watched` is False when nobody waits for the task now.
-    """
-
-    id: str
-    kind: Kind
-    submitted_at: float
-    last_asked_at: float | None = None
-    not_before: float | None = None
-    watched: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class PollTime:
-    """Ask about this task at this time."""
-
-    task_id: str
-    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,79 +116,6 @@ def forecast(kind: Kind, durations: Sequence[float] = ()) -> Forecast:
     Cached by value, so that asking again costs nothing. ValueError if a duration is negative or not finite.
     """
     return _forecast(kind, tuple(durations[-MAX_DURATIONS:]))
-
-
-def plan(
-    tasks: Collection[OpenTask], history: Mapping[Kind, Sequence[float]], *, now: float, rate: float
-) -> tuple[PollTime, ...]:
-    """Say when to ask about each task next, soonest first: one ask for each, never before `now`.
-
-    `history` has the recorded durations of a kind, as `forecast` takes them; a kind without any gets the prior.
-    `rate` is what the shared limiter has for polling, in requests a second: asks lie at least 1 / rate apart, and from
-    the last that is on record (of a task that ended there is none: the limiter has the last word). An answer, a new
-    task or another process changes what comes after: `schedule.Schedule` plans again in time.
-    ValueError if the rate is not above zero, or a duration is negative or not finite.
-    """
-    if not rate > 0:
-        raise ValueError("the rate is above zero")
-    if not tasks:
-        return ()
-    known = {kind: forecast(kind, history.get(kind, ())) for kind in {task.kind for task in tasks}}
-    crowd = _crowd([known[task.kind].hazard(now - task.submitted_at) for task in tasks])
-    price = _PRICE * math.pow(crowd, _CROWDING)
-    wishes = sorted(_wish(task, known[task.kind], price, now) for task in tasks)
-    slots = _in_time([wish.at - now for wish in wishes], 1 / rate)
-    free = max(wish.asked for wish in wishes) + 1 / rate
-    asks = []
-    for slot, wish in zip(slots, wishes, strict=True):
-        asks.append(PollTime(wish.task_id, max(now + slot, wish.earliest, free)))
-        free = asks[-1].at + 1 / rate
-    return tuple(asks)
-
-
-class _Candidate(NamedTuple):
-    """When a task would be asked about if it were alone. The order of the fields is the order of the tasks' turns."""
-
-    at: float
-    patience: float
-    task_id: str
-    earliest: float
-    asked: float
-
-
-def _wish(task: OpenTask, known: Forecast, price: float, now: float) -> _Candidate:
-    # A time well ahead of now was written before the clock was set back. It counts as long ago, or the task would wait
-    # until the clock is there again.
-    ahead = now + FLOOR_FIRST_SECONDS
-    asked = -math.inf if task.last_asked_at is None or task.last_asked_at > ahead else task.last_asked_at
-    since = asked if task.submitted_at > ahead else max(asked, task.submitted_at)
-    last = max(0.0, since - task.submitted_at)
-    floor = min(max(FLOOR_FIRST_SECONDS, last * FLOOR_SHARE), FLOOR_LAST_SECONDS)
-    price *= max(1.0, last / _PATIENT) / (1.0 if task.watched else _UNWATCHED)
-    due = min(since + floor, task.submitted_at + known.due(last, price))
-    urgency = max(known.loss(last, now - task.submitted_at) / price, (now - since) / floor) if due < now else 1.0
-    earliest = max(now, asked + MIN_GAP_SECONDS, -math.inf if task.not_before is None else task.not_before)
-    return _Candidate(max(due, earliest), -urgency, task.id, earliest, asked)
-
-
-def _crowd(hazards: Sequence[float]) -> float:
-    """Return how many tasks may well be the next to end: all if their hazards are equal, one if it outweighs the rest."""
-    # Exact sums are the same in any order. No hazard is zero: a task may always be one of those that get stuck.
-    return math.fsum(hazards) ** 2 / math.fsum(hazard**2 for hazard in hazards)
-
-
-def _in_time(times: Sequence[float], step: float) -> list[float]:
-    """Move sorted times apart to at least a step (s), each to its own or before, so that a bunch begins early.
-
-    Rate that is not used is gone: asking the first of many ahead of time costs a request, asking the last late a delay.
-    """
-    slots = []
-    free = math.inf
-    for time in reversed(times):
-        free = min(time, free)
-        slots.append(free)
-        free -= step
-    return slots[::-1]
 
 
 def _cell(age: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -15,7 +16,7 @@ from flux2_mcp.domain.models import Action, Balance
 from flux2_mcp.domain.pricing import PriceBook, UnitPrice
 from flux2_mcp.engine.backend import Backend
 from flux2_mcp.errors import Flux2Error, JournalError
-from flux2_mcp.journal.records import Journal
+from flux2_mcp.journal.contract import Money
 from flux2_mcp.system.logs import fields
 
 log = logging.getLogger("flux2_mcp.engine.live_prices")
@@ -25,7 +26,6 @@ SCHEDULES_SECONDS = 900.0
 RETRY_SECONDS = 30.0
 """Seconds until a schedule that could not be fetched is asked for again: each such call may cost the whole patience."""
 PATIENCE_SECONDS = 5.0
-"""Seconds. Where the schedule does not come in them, the price known before does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +43,24 @@ class LivePrices:
     """Fetches the schedules when they are asked for and old.
 
     Args:
-        gateway: The way to RunAPI.
-        journal: Knows what images were charged.
+        backend: The way to RunAPI.
+        money: Knows what images were charged.
+        patience_seconds: The maximum wait for a schedule; without one, the price known before serves.
+        monotonic: Seconds on a clock that never jumps.
     """
 
-    def __init__(self, gateway: Backend, journal: Journal) -> None:
-        self._gateway = gateway
-        self._journal = journal
+    def __init__(
+        self,
+        backend: Backend,
+        money: Money,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend = backend
+        self._money = money
+        self._patience_seconds = patience_seconds
+        self._monotonic = monotonic
         self._book = PriceBook()
         self._good_until: float | None = None
         self._fetching = anyio.Lock()
@@ -58,25 +69,24 @@ class LivePrices:
         """All that is known of prices, and where it comes from. Never fails: the published ones are always there."""
         async with self._fetching:  # calls that come together wait for the same answer: prices decide what may be spent
             self._book = await self._scheduled()
-            with suppress(
-                JournalError
-            ):  # what was charged before it failed is known still; nothing is spent without it
-                self._book = replace(self._book, charged=await self._journal.charged())
+            # What was charged before it failed is known still; nothing is spent without the journal.
+            with suppress(JournalError):
+                self._book = replace(self._book, charged=await self._money.charged())
             return self._book
 
     async def _scheduled(self) -> PriceBook:
         """The book with the schedules of now, where they can be had in time."""
-        if self._good_until is not None and time.monotonic() <= self._good_until:
+        if self._good_until is not None and self._monotonic() <= self._good_until:
             return replace(self._book, source="cached")
         try:
-            with anyio.fail_after(PATIENCE_SECONDS):
-                api = await self._gateway.api()
+            with anyio.fail_after(self._patience_seconds):
+                api = await self._backend.api()
                 fetched = replace(self._book, schedules=await api.price_schedules(), source="live")
         except (Flux2Error, TimeoutError) as exc:
             log.info("price schedules not fetched", extra=fields(error=type(exc).__name__))
-            self._good_until = time.monotonic() + RETRY_SECONDS
+            self._good_until = self._monotonic() + RETRY_SECONDS
             return self._book
-        self._good_until = time.monotonic() + SCHEDULES_SECONDS
+        self._good_until = self._monotonic() + SCHEDULES_SECONDS
         return fetched
 
     async def listed(self, *, variant: str | None, action: Action | None, output_resolution: str | None) -> PriceList:
@@ -88,12 +98,12 @@ class LivePrices:
         book = await self.book()
         found = pricing.prices(book, variant=variant, action=action, output_resolution=output_resolution)
         balance, trouble = None, None
-        if self._gateway.has_key:
+        if self._backend.has_key:
             try:
-                balance = await (await self._gateway.api()).balance()
+                balance = await (await self._backend.api()).balance()
             except Flux2Error as exc:
                 trouble = exc  # prices are worth having without it
-        return PriceList(prices=found, book=book, balance=balance, trouble=trouble, sandbox=self._gateway.sandbox)
+        return PriceList(prices=found, book=book, balance=balance, trouble=trouble, sandbox=self._backend.sandbox)
 
     async def fitting(self, action: Action, count: int, left_usd: Decimal, *, below: bool = False) -> str | None:
         """The cheapest request for an action that `left_usd` still pays for, in words; None where nothing fits.

@@ -12,14 +12,15 @@ import anyio.to_thread
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError
-from flux2_mcp.journal.records import Journal, TaskRecord
+from flux2_mcp.journal.contract import History
+from flux2_mcp.journal.records import TaskRecord
 
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
     """What would go: tasks, their files that are there, and how many bytes these have."""
 
-    entries: tuple[TaskRecord, ...]
+    records: tuple[TaskRecord, ...]
     files: tuple[Path, ...]
     size_bytes: int
 
@@ -28,23 +29,23 @@ class Pruner:
     """Finds and removes the images of old tasks.
 
     Args:
-        journal: Knows them.
+        history: Knows them.
         images: The folder they are kept in. Nothing outside it is removed, whatever the journal says.
     """
 
-    def __init__(self, journal: Journal, images: Path) -> None:
-        self._journal = journal
+    def __init__(self, history: History, images: Path) -> None:
+        self._history = history
         self._images = images
 
     async def find(self, before: datetime) -> PrunePlan:
-        """What was made before then and is still kept."""
-        entries = await self._journal.with_images(before)
-        paths = dict.fromkeys(Path(image.path) for entry in entries for image in entry.images)
-        return await anyio.to_thread.run_sync(self._measured, entries, tuple(paths))
+        """What was made before then and is still leased."""
+        records = await self._history.with_images(before)
+        paths = dict.fromkeys(Path(image.path) for record in records for image in record.images)
+        return await anyio.to_thread.run_sync(self._measured, records, tuple(paths))
 
-    def _measured(self, entries: Sequence[TaskRecord], paths: Sequence[Path]) -> PrunePlan:
+    def _measured(self, records: Sequence[TaskRecord], paths: Sequence[Path]) -> PrunePlan:
         sizes = {path: path.stat().st_size for path in paths if path.parent == self._images and path.is_file()}
-        return PrunePlan(tuple(entries), tuple(sizes), sum(sizes.values()))
+        return PrunePlan(tuple(records), tuple(sizes), sum(sizes.values()))
 
     async def remove(self, old: PrunePlan) -> int:
         """Remove the files; the records stay, and name a copy in the workspace where there is one. Gives the bytes freed.
@@ -52,15 +53,15 @@ class Pruner:
         Raises:
             DeliveryError: A file can't be removed; those before it are.
         """
-        for entry in old.entries:
-            await self._journal.keep_images(entry.key, self._left(entry))
-        used = await self._journal.still_used([str(path) for path in old.files])
+        for record in old.records:
+            await self._history.keep_images(record.key, self._left(record))
+        used = await self._history.still_used([str(path) for path in old.files])
         return await anyio.to_thread.run_sync(_removed, [path for path in old.files if str(path) not in used])
 
-    def _left(self, entry: TaskRecord) -> list[StoredImage]:
+    def _left(self, record: TaskRecord) -> list[StoredImage]:
         return [
             image if image.saved is None else replace(image, path=image.saved)
-            for image in entry.images
+            for image in record.images
             if image.saved is not None or Path(image.path).parent != self._images
         ]
 

@@ -6,10 +6,10 @@ check:    from the journal; what it has never seen is asked of RunAPI and record
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,31 +22,28 @@ from flux2_mcp.domain.lifecycle import UNFINISHED, State
 from flux2_mcp.domain.models import Action, ImageRequest
 from flux2_mcp.domain.urls import callback_problems, is_loopback
 from flux2_mcp.engine import callback_listener, submission
-from flux2_mcp.engine.backend import Backend, account
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
 from flux2_mcp.engine.key_holder import KeyHolder
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.pruning import Pruner
-from flux2_mcp.engine.rate_limit import RateLimiter
-from flux2_mcp.engine.runner import CLAIM_SECONDS, TaskRunner
+from flux2_mcp.engine.runner import TaskRunner
+from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, refusal
 from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, before_sending, shortened
-from flux2_mcp.journal import owners
-from flux2_mcp.journal.records import Intent, TaskRecord, adopted
-from flux2_mcp.journal.sqlite.holders import service_of
-from flux2_mcp.journal.sqlite.store import SqliteJournal
+from flux2_mcp.journal.records import Intent, TaskRecord, adopted, service_of
 from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
-OTHER_KEY = "To collect it, set RUNAPI_API_KEY to the key that made it and start the server again; the image is kept for a week."
+OTHER_KEY = "To collect it, set RUNAPI_API_KEY to the key that made it and start the server again; the image is leased for a week."
 OTHER_KEYS_TASKS = (
     "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"
     f" about them: {{ids}}. {OTHER_KEY}"
 )
 OTHER_SERVICE = (
     "To collect it, set RUNAPI_BASE_URL to that address and RUNAPI_API_KEY to the key that made it and start the server again;"
-    " the image is kept for a week."
+    " the image is leased for a week."
 )
 OTHER_ACCOUNT = (
     f"Of tasks under way, {{count}} were made at {{service}}, where this server does not ask: {{ids}}. {OTHER_SERVICE}"
@@ -62,73 +59,91 @@ class Service:
 
     Args:
         settings: As parsed from the environment.
+        seam: What it stands on.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, seam: Seam) -> None:
         self.settings = settings
-        self.session = owners.name()
-        self._account = account(settings)
-        self._journal = SqliteJournal(settings.home, self._account, self.session)
-        limiter = RateLimiter(self._journal, settings.rate)
-        self._gateway = Backend(settings, gate=limiter.turn, on_limited=limiter.limited)
-        self._keeper = TaskRunner(
-            self._journal,
-            self._gateway,
-            settings.home / "images",
-            rate=settings.rate,
-            in_flight=settings.in_flight,
-            speed=settings.sandbox_speed if settings.mode == "sandbox" else 1.0,
+        self.session = seam.journal.owner
+        self._seam = seam
+        self._account = account_name(settings)
+        self._journal = seam.journal
+        self._backend = seam.backend
+        images = settings.home / "images"
+        self._runner = TaskRunner(seam, images, rate=settings.rate, in_flight=settings.in_flight)
+        self._key_holder = KeyHolder(
+            seam.journal.accounts, seam.journal.leases, seam.backend, monotonic=seam.monotonic, sleep=seam.sleep
         )
-        self._holder = KeyHolder(self._journal, self._gateway)
-        self._waiter = Waiter(self._journal, self._keeper)
+        self._waiter = Waiter(seam, self._runner)
         self.background: TaskGroup
         self._begun = anyio.Event()
-        self._strangers_told = False
-        self.prices = LivePrices(self._gateway, self._journal)
-        self._offers = Quotations(self.prices, self._journal, self.session, settings)
-        self.pruner = Pruner(self._journal, settings.home / "images")
-        self._sourcing = SourceImages(self._journal, self._gateway, (settings.home / "images", *settings.allowed_dirs))
+        self._foreign_told = False
+        self.prices = LivePrices(
+            seam.backend,
+            seam.journal.money,
+            patience_seconds=seam.timing.prices_seconds,
+            monotonic=seam.monotonic,
+        )
+        self._quotations = Quotations(self.prices, seam, settings)
+        self.pruner = Pruner(seam.journal.history, images)
+        self._source_images = SourceImages(
+            seam.journal.tasks, seam.journal.uploads, seam.backend, (images, *settings.allowed_dirs), seam.now
+        )
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, settings: Settings) -> AsyncIterator[Service]:
-        """A service with its keeper running. Nothing heavy is loaded until there is something to do."""
-        service = cls(settings)
-        failure: Exception | None = None
-        try:
+    async def opened(
+        cls, settings: Settings, *, keep: bool = True, seam: Callable[[Seam], Seam] | None = None
+    ) -> AsyncIterator[Service]:
+        """A service; nothing heavy is loaded until there is something to do.
+
+        Args:
+            settings: As parsed from the environment.
+            keep: Whether it looks after open tasks: sends, asks, fetches. Without, it reads and sends nothing of a task's.
+            seam: Puts other things in the usual seam: a clock, a planner, times.
+        """
+        async with opened(settings) as usual:
+            service = cls(settings, usual if seam is None else seam(usual))
+            failure: Exception | None = None
             async with anyio.create_task_group() as group:
                 service.background = group
-                group.start_soon(service._keep)
-                if (port := settings.callback_port) is not None and (url := settings.callback_url) is not None:
-                    group.start_soon(
-                        callback_listener.CallbackListener(port, url, service._journal, service._keeper.nudge).run
-                    )
+                if keep:
+                    service._start(group)
                 try:
                     yield service
                 except Exception as exc:  # noqa: BLE001  # carried past the group, which would wrap it; raised below
                     failure = exc
                 group.cancel_scope.cancel()
-        finally:
-            with anyio.CancelScope(shield=True):
-                try:
-                    await service._gateway.close()
-                finally:
-                    await service._journal.close()
-        if failure is not None:
-            raise failure
+            if failure is not None:
+                raise failure
+
+    def _start(self, group: TaskGroup) -> None:
+        """Start what runs in the background: the care of open tasks, and the listener for callbacks."""
+        group.start_soon(self._keep)
+        if (port := self.settings.callback_port) is not None and (url := self.settings.callback_url) is not None:
+            listener = callback_listener.CallbackListener(
+                port,
+                url,
+                self._journal.callbacks,
+                self._journal.leases,
+                self._runner.nudge,
+                retry_seconds=self._seam.timing.callback_retry_seconds,
+                sleep=self._seam.sleep,
+            )
+            group.start_soon(listener.run)
 
     async def _keep(self) -> None:
-        # Where nothing was ever asked for, by any process, there is nothing to keep and no file to make.
+        # Where no process ever asked for anything, there is nothing to look after and no file to make.
         while not (self._begun.is_set() or self._journal.exists):
-            with anyio.move_on_after(CLAIM_SECONDS):
+            with anyio.move_on_after(self._seam.timing.claim_seconds):
                 await self._begun.wait()
-        self.background.start_soon(self._holder.keep_learning)
-        await self._keeper.run()
+        self.background.start_soon(self._key_holder.keep_learning)
+        await self._runner.run()
 
     async def _one_account(self) -> None:
         """See to it that what other keys of this account have made is this key's, before anything is looked for or paid again."""
-        if not self._holder.known and await self._journal.apart():
-            await self._holder.learn()
+        if not self._key_holder.known and await self._journal.accounts.has_others():
+            await self._key_holder.learn()
 
     def _push_url(self, key: str) -> str | None:
         url = self.settings.callback_url
@@ -156,8 +171,8 @@ class Service:
             SettingsError: A setting that spending needs can't be used.
         """
         self.settings.need()
-        local = self._gateway.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
-        found, wrong = await self._sourcing.find(source_images or (), folders, local=local)
+        local = self._backend.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
+        found, wrong = await self._source_images.find(source_images or (), folders, local=local)
         if source_images is not None and not source_images:  # a remix of nothing is not an image from the prompt alone
             wrong = (Problem("source_images", NO_SOURCE),)
         request = catalog.request(
@@ -189,9 +204,9 @@ class Service:
             InvalidRequestError: The idempotency key can't be used.
             BudgetError: The price is more than `max_cost_usd`, or not known under a cap.
         """
-        self._gateway.require_key()
+        self._backend.require_key()
         with before_sending():
-            return await self._offers.offer(asked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
+            return await self._quotations.quote(asked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
 
     async def generate(
         self,
@@ -226,7 +241,7 @@ class Service:
             raise unasked.refused(*not_asked)
         count, asked = len(offer.keys), offer.asked
         saving = submission.saving(save_to, count, workspace, overwrite=overwrite)
-        urls, sources = await self._sourcing.send(asked.found)
+        urls, sources = await self._source_images.send(asked.found)
         request = replace(asked.request, source_image_urls=urls, sources=sources) if sources else asked.request
         intents = [
             Intent(
@@ -245,30 +260,27 @@ class Service:
         with before_sending():
             await self._one_account()
 
-        def before() -> None:
-            saving.free()
-            if unasked is not None:  # the cap has room again
-                raise unasked.refused(*not_asked)
-
-        async with self._keeper.intake:
-            intended = await self._journal.intend(
+        # Raised only where something new would be written and the caps have room for it.
+        hindrance = saving.hindrance() or (None if unasked is None else unasked.refused(*not_asked))
+        async with self._runner.intake:
+            intended = await self._journal.tasks.intend(
                 intents,
-                at=datetime.now(UTC),
+                at=self._seam.now(),
                 caps=self.settings.caps,
                 join=offer.joinable,
                 in_flight=self.settings.in_flight,
                 stated_usd=offer.stated_usd,
-                before=before,
+                unless=hindrance,
             )
-            self._keep_ours(intended.entries)
-        self.background.start_soon(self._holder.learn)
+            self._keep_ours(intended.records)
+        self.background.start_soon(self._key_holder.learn)
         if intended.over is not None:
             fitting = await self.prices.fitting(request.action, offer.new, intended.over.left_usd)
             raise budget.refusal(intended.wanted_usd, intended.over, fitting)
-        tasks = await self._waiter.wait(intended.entries, wait_seconds, on_progress)
+        tasks = await self._waiter.wait(intended.records, wait_seconds, on_progress)
         if (refused := refusal(tasks)) is not None:
             raise refused
-        await self._holder.learn()  # whoever replaces the key next finds these tasks again
+        await self._key_holder.learn()  # whoever replaces the key next finds these tasks again
         return await self._outcome(tasks, joined=intended.joined)
 
     async def check(
@@ -289,7 +301,7 @@ class Service:
         for one in ids:
             await self._get_known(one)
         # Read again and together: the first may have ended while RunAPI was asked about the last.
-        return await self._check(await self._journal.find(ids), wait_seconds, on_progress)
+        return await self._check(await self._journal.tasks.find(ids), wait_seconds, on_progress)
 
     async def recent(
         self,
@@ -310,42 +322,42 @@ class Service:
             workspace: Only tasks that were asked for in this folder.
         """
         await self._one_account()
-        entries = await self._journal.recent(limit=limit, states=states, since=since, workspace=workspace)
-        self._strangers_told = False
-        outcome = await self._check(entries, wait_seconds, on_progress)
-        if len(entries) < limit:
+        records = await self._journal.tasks.recent(limit=limit, states=states, since=since, workspace=workspace)
+        self._foreign_told = False
+        outcome = await self._check(records, wait_seconds, on_progress)
+        if len(records) < limit:
             return outcome
-        matched = await self._journal.matched(states=states, since=since, workspace=workspace)
+        matched = await self._journal.history.matched(states=states, since=since, workspace=workspace)
         if matched.tasks <= limit:
             return outcome
         still = UNFINISHED if states is None else UNFINISHED.intersection(states)
-        unended = await self._journal.recent(limit=MAX_IDS, states=still, since=since, workspace=workspace)
+        unended = await self._journal.tasks.recent(limit=MAX_IDS, states=still, since=since, workspace=workspace)
         return replace(outcome, matched=matched, unended=unended)
 
     async def page(self, *, limit: int, before: str | None) -> tuple[TaskRecord, ...]:
-        """What was made, newest first, before the entry with the key `before`. From the journal alone."""
+        """What was made, newest first, before the record with the key `before`. From the journal alone."""
         await self._one_account()
-        return await self._journal.recent(limit=limit, before=before)
+        return await self._journal.tasks.recent(limit=limit, before=before)
 
     async def known(self, ident: str) -> TaskRecord | None:
-        """The entry of a task id or key that the journal has."""
+        """The record of a task id or key that the journal has."""
         await self._one_account()
-        return next(iter(await self._journal.find([ident])), None)
+        return next(iter(await self._journal.tasks.find([ident])), None)
 
     async def _check(
-        self, entries: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
+        self, records: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
     ) -> Outcome:
         if wait_seconds > 0:
-            for entry in entries:
-                self._keeper.hurry(entry.key)
-        return await self._outcome(await self._waiter.wait(entries, wait_seconds, on_progress))
+            for record in records:
+                self._runner.hurry(record.key)
+        return await self._outcome(await self._waiter.wait(records, wait_seconds, on_progress))
 
     async def _get_known(self, task_id: str) -> None:
         """See to it that the journal has a task id or key: an id it has never seen is asked of RunAPI and recorded."""
-        if await self._journal.find([task_id]):
+        if await self._journal.tasks.find([task_id]):
             return
-        self._gateway.require_key()
-        api = await self._gateway.api()
+        self._backend.require_key()
+        api = await self._backend.api()
         missing: Flux2Error | None = None
         for action in Action:
             try:
@@ -355,7 +367,7 @@ class Service:
             else:
                 await self._adopt(action, task_id)
                 return
-        service = await self._journal.elsewhere(task_id)
+        service = await self._journal.accounts.service_of_task(task_id)
         if service is not None and service != service_of(self._account):
             raise NotFoundError(
                 f"The task {shortened(task_id)!r} was made at {service}, where this server does not ask.",
@@ -378,21 +390,21 @@ class Service:
         # What was asked for is not known here, and RunAPI does not tell it.
         request = ImageRequest(action=action, variant="unknown", model="unknown", prompt="")
         intent = Intent(key=adopted(task_id), request=request, quoted_usd=None, session=self.session)
-        async with self._keeper.intake:
-            self._keep_ours([await self._journal.adopt(intent, task_id, at=datetime.now(UTC))])
+        async with self._runner.intake:
+            self._keep_ours([await self._journal.tasks.adopt(intent, task_id, at=self._seam.now())])
 
-    def _keep_ours(self, entries: Sequence[TaskRecord]) -> None:
+    def _keep_ours(self, records: Sequence[TaskRecord]) -> None:
         """Take into care what was just written down, unless it was there before and another process has it."""
         self._begun.set()
-        for entry in entries:
-            if entry.owner == self.session and entry.state.unfinished:
-                self._keeper.keep(entry)
+        for record in records:
+            if record.owner == self.session and record.state.unfinished:
+                self._runner.keep(record)
 
-    async def _strange(self) -> str | None:
+    async def _foreign_notice(self) -> str | None:
         """What a user should know about tasks that nobody collects, since their key or their service is another."""
         found: dict[str, list[str]] = {}
-        for entry in await self._journal.strangers():
-            found.setdefault(service_of(entry.account), []).append(entry.task_id or entry.key)
+        for record in await self._journal.accounts.foreign_tasks():
+            found.setdefault(service_of(record.account), []).append(record.task_id or record.key)
         told = [
             (OTHER_KEYS_TASKS if service == service_of(self._account) else OTHER_ACCOUNT).format(
                 count=len(ids), ids=", ".join(ids[:MAX_LISTED]), service=service
@@ -402,7 +414,7 @@ class Service:
         return " ".join(told) or None
 
     async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False) -> Outcome:
-        told, self._strangers_told = self._strangers_told, True
-        notices = [self._journal.notice, self._journal.unread_notice(), None if told else await self._strange()]
+        told, self._foreign_told = self._foreign_told, True
+        notices = [self._journal.notice, self._journal.unread_notice(), None if told else await self._foreign_notice()]
         notice = " ".join(filter(None, notices)) or None
-        return Outcome(tasks=tasks, sandbox=self._gateway.sandbox, joined=joined, notice=notice)
+        return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)

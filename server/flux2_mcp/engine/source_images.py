@@ -21,12 +21,13 @@ from flux2_mcp.engine.backend import Backend
 from flux2_mcp.errors import ApiError, InvalidRequestError, Problem, shortened
 from flux2_mcp.images import workspace
 from flux2_mcp.images.upright import UprightImage, upright
-from flux2_mcp.journal.records import Journal, TaskRecord
+from flux2_mcp.journal.contract import Tasks, Uploads
+from flux2_mcp.journal.records import TaskRecord
 
 EXPIRY_MARGIN = timedelta(minutes=10)
 """So long before its hour is over an upload is not used again: RunAPI fetches a source when the task's turn comes."""
 MAX_SHOWN_CHARS = 200
-"""Characters of a source's name that are kept."""
+"""Characters of a source's name that are leased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +41,31 @@ class SourceSet:
     given: SourceRef
     shown: str
     local: tuple[str, UprightImage] | None = field(default=None, repr=False)
-    entry: TaskRecord | None = None
+    record: TaskRecord | None = None
 
 
 class SourceImages:
     """Finds sources and brings them to RunAPI.
 
     Args:
-        journal: Knows what was made, and what RunAPI holds.
-        gateway: The way to RunAPI.
+        tasks: Knows what was made.
+        uploads: Knows what RunAPI holds.
+        backend: The way to RunAPI.
         allowed: Folders that may be read from beside the workspace.
         now: UTC.
     """
 
     def __init__(
         self,
-        journal: Journal,
-        gateway: Backend,
+        tasks: Tasks,
+        uploads: Uploads,
+        backend: Backend,
         allowed: Sequence[Path],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._journal = journal
-        self._gateway = gateway
+        self._tasks = tasks
+        self._uploads = uploads
+        self._backend = backend
         self._allowed = tuple(allowed)
         self._now = now
 
@@ -88,10 +92,10 @@ class SourceImages:
         given = sources.parse(text, local=local)
         shown = given.text if given.kind == "data" else shortened(text, MAX_SHOWN_CHARS)
         if given.kind == "task":
-            entries = await self._journal.find([given.text])
-            if not entries:
+            records = await self._tasks.find([given.text])
+            if not records:
                 raise UnreadableError("names a task that the journal does not know; check_task lists those it does.")
-            return SourceSet(number, given, shown, entry=entries[0])
+            return SourceSet(number, given, shown, record=records[0])
         if given.kind == "url":
             return SourceSet(number, given, shown)
         data = given.data
@@ -104,7 +108,7 @@ class SourceImages:
 
         Raises:
             InvalidRequestError: Naming each task that is not finished, or whose image is nowhere any more.
-            ApiError: RunAPI took a file not.
+            ApiError: RunAPI refused a file.
         """
         sent: list[tuple[str, SourceImage]] = []
         wrong: list[Problem] = []
@@ -120,23 +124,23 @@ class SourceImages:
     async def _send(self, one: SourceSet) -> tuple[str, SourceImage]:
         if one.local is not None:
             return await self._upload(one.shown, *one.local)
-        if one.entry is not None:
-            return await self._earlier(one, one.entry)
+        if one.record is not None:
+            return await self._earlier(one, one.record)
         return one.given.text, SourceImage(given=one.shown, identity=one.given.text)
 
-    async def _earlier(self, one: SourceSet, entry: TaskRecord) -> tuple[str, SourceImage]:
-        """An earlier result: where RunAPI still has it, a fresh address of that; else the file that was kept."""
-        image = entry.images[0] if entry.images else None
+    async def _earlier(self, one: SourceSet, record: TaskRecord) -> tuple[str, SourceImage]:
+        """An earlier result: where RunAPI still has it, a fresh address of that; else the file that was leased."""
+        image = record.images[0] if record.images else None
         size = {} if image is None else {"width": image.width, "height": image.height}
         trouble = "names a task that RunAPI has not taken yet; wait for it with check_task."
-        if entry.task_id is not None:
+        if record.task_id is not None:
             try:
-                remote = await (await self._gateway.api()).get(entry.request.action, entry.task_id)
+                remote = await (await self._backend.api()).get(record.request.action, record.task_id)
             except ApiError as exc:
                 trouble = f"can't be had: {exc.message}"
             else:
                 if remote.image_urls and remote.status is Status.COMPLETED:
-                    source = SourceImage(given=one.shown, identity=f"task:{entry.task_id}", **size)
+                    source = SourceImage(given=one.shown, identity=f"task:{record.task_id}", **size)
                     return remote.image_urls[0], source
                 ended = "RunAPI does not have the task's image any more."
                 trouble = (
@@ -153,12 +157,12 @@ class SourceImages:
         return await self._upload(one.shown, *await anyio.to_thread.run_sync(_ready, data))
 
     async def _upload(self, shown: str, identity: str, ready: UprightImage) -> tuple[str, SourceImage]:
-        held = await self._journal.upload(identity, at=self._now() + EXPIRY_MARGIN)
+        held = await self._uploads.find(identity, at=self._now() + EXPIRY_MARGIN)
         if held is None:
-            api = await self._gateway.api()
+            api = await self._backend.api()
             # RunAPI learns the picture, and not what the user calls it.
             held = await api.upload(f"{identity[-12:]}{ready.suffix}", ready.data)
-            await self._journal.uploaded(identity, held)
+            await self._uploads.add(identity, held)
         source = SourceImage(
             given=shown,
             identity=identity,

@@ -50,21 +50,21 @@ def numbered_first(given: str) -> str:
 class SavePlan:
     """Where in the workspace the images of a call go, one for each task; None: nowhere.
 
-    `free` sees that they can be put there now.
+    `hindrance` says what stands in the way now.
     """
 
     workspace: Path | None
     saves: tuple[Save | None, ...]
 
-    def free(self) -> None:
-        """See that nothing stands in the way; looks at the disk.
-
-        Raises:
-            InvalidRequestError: Something does.
-        """
-        for save in self.saves:
-            if save is not None and self.workspace is not None:
-                check(self.workspace, save)
+    def hindrance(self) -> InvalidRequestError | None:
+        """What stands in the way of putting them there; None where nothing does. Looks at the disk."""
+        try:
+            for save in self.saves:
+                if save is not None and self.workspace is not None:
+                    check(self.workspace, save)
+        except InvalidRequestError as exc:
+            return exc
+        return None
 
 
 def saving(save_to: str | None, count: int, workspace: Path | None, *, overwrite: bool) -> SavePlan:

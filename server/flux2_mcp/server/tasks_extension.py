@@ -113,7 +113,7 @@ async def _get(ctx: Call, params: TaskParams) -> HandlerResult:
     """How a task stands; once it has ended, with what `tools/call` would have answered."""
     outcome = await _outcome(ctx, await _ids(ctx, params), wait_seconds=WAIT_SECONDS)
     task = _task(params.task_id, outcome)
-    if any(told.entry.state in UNDER_WAY or not told.settled for told in outcome.tasks):
+    if any(told.record.state in UNDER_WAY or not told.settled for told in outcome.tasks):
         return task
     if (refused := refusal(outcome.tasks)) is not None:
         result = boundary.to_result(refused)
@@ -160,7 +160,7 @@ def _translated() -> Iterator[None]:
 
 def _task(ident: str, outcome: Outcome, notice: str | None = None) -> dict[str, Any]:
     """The task, under way. A dict, since the SDK leaves null fields of models out, and `ttlMs` has to be there."""
-    entries = [told.entry for told in outcome.tasks]
+    entries = [told.record for told in outcome.tasks]
     begun = min(entry.created_at for entry in entries)
     trouble = next((task_results.trouble(told.trouble) for told in outcome.tasks if told.trouble), None)
     elapsed = (datetime.now(UTC) - begun).total_seconds()

@@ -1,4 +1,4 @@
-"""What is told of the past, and what is let go of: durations, spending, images for pruning. Sync; over one `Database`."""
+"""What the journal tells of the past, in SQLite: durations, sums, and the images that pruning may delete."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup
-from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.lifecycle import MADE, State
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.journal.records import TaskMatches, TaskRecord
 from flux2_mcp.journal.sqlite import task_rows
-from flux2_mcp.journal.sqlite.shared import FREE
+from flux2_mcp.journal.sqlite.fragments import IS_UNPAID, among
 
 if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite.file import JournalFile
     from flux2_mcp.system.sqlite_file import Database, Value
 
-QUOTED, CHARGED = task_rows.amount("quoted"), task_rows.amount("charged")
 MAX_DURATIONS = 200
 """Durations of each kind that the planner learns from."""
 # What a task is summed up under, and which sum comes first.
@@ -41,7 +41,7 @@ MATCHES = (
     "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
     f" AND (:states IS NULL OR {STATE} IN (SELECT value FROM json_each(:states)))"
 )
-DONE = "account = :account AND state IN ('completed', 'delivered')"
+DONE = f"account = :account AND {among(MADE)}"
 # From each kind to the next in the index: there are few kinds, and many tasks of each.
 _KIND = f"SELECT n FROM task INDEXED BY task_durations WHERE {DONE}"
 KINDS = f"""
@@ -55,6 +55,45 @@ WITH RECURSIVE kind (model, resolution) AS (
 )
 SELECT model, resolution FROM kind
 """
+
+
+class SqliteHistory:
+    """See `contract.History`."""
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+
+    async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
+        """See `contract.History.durations`."""
+        return await self._file.run(lambda database: durations(self._file.account, database))
+
+    async def matched(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+    ) -> TaskMatches:
+        """See `contract.History.matched`."""
+        return await self._file.run(
+            lambda database: matched(matching(self._file.account, states, since, workspace), database)
+        )
+
+    async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
+        """See `contract.History.spending`."""
+        return await self._file.run(lambda database: spending(self._file.account, by, since, database))
+
+    async def with_images(self, before: datetime) -> tuple[TaskRecord, ...]:
+        """See `contract.History.with_images`."""
+        return await self._file.run(lambda database: with_images(self._file.account, before, database))
+
+    async def still_used(self, paths: Sequence[str]) -> frozenset[str]:
+        """See `contract.History.still_used`."""
+        return await self._file.run(lambda database: still_used(paths, database))
+
+    async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
+        """See `contract.History.keep_images`."""
+        await self._file.write(lambda database: keep_images(self._file.account, key, images, database))
 
 
 def durations(account: str, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
@@ -88,7 +127,7 @@ def matching(
 
 def matched(values: Mapping[str, Value], database: Database) -> TaskMatches:
     """How many tasks match, by state, and what they were quoted and charged. What failed was not charged."""
-    charged = f"iif({FREE}, 0, {CHARGED})"
+    charged = f"iif({IS_UNPAID}, 0, {CHARGED})"
     sql = (
         f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
         f" count({charged}) AS known_charges, sum({charged}) AS charged FROM task WHERE {MATCHES} GROUP BY 1"
@@ -113,10 +152,10 @@ def spending(account: str, by: SpendingBy, since: datetime | None, database: Dat
     """What was spent since then, the newest day or the largest sum first. What failed was not charged."""
     name, order = GROUPS[by]
     sql = (
-        f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {FREE}) AS failed,"
-        f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {FREE}) AS open,"
+        f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
+        f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
         f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
-        f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {FREE}), 0) AS charged FROM task"
+        f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged FROM task"
         f" WHERE account = :account AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
     )
     return tuple(

@@ -132,7 +132,7 @@ def generation(outcome: Outcome) -> GenerationResult:
     # An image that can't be had is said so, with what to do: to ask again and again brings nothing.
     unended = {
         entry.task_id or entry.key: None
-        for entry in (*(told.entry for told in outcome.tasks), *outcome.unended)
+        for entry in (*(told.record for told in outcome.tasks), *outcome.unended)
         if entry.state.unfinished and not (entry.state is State.COMPLETED and entry.error)
     }
     open_ids = list(unended)[:MAX_IDS]
@@ -146,8 +146,8 @@ def generation(outcome: Outcome) -> GenerationResult:
     statuses = [result.status for result in tasks] if matched is None else [STATUSES[state] for state in matched.states]
     quoted, charged = (
         (
-            _total(told.entry.quoted_usd for told in outcome.tasks),
-            _total(_charged(told.entry) for told in outcome.tasks),
+            _total(told.record.quoted_usd for told in outcome.tasks),
+            _total(_charged(told.record) for told in outcome.tasks),
         )
         if matched is None
         else (number(matched.quoted_usd), number(matched.charged_usd))
@@ -165,7 +165,7 @@ def generation(outcome: Outcome) -> GenerationResult:
 
 def task(told: TaskReport) -> TaskResult:
     """One task."""
-    entry = told.entry
+    entry = told.record
     error = entry.error or (trouble(told.trouble) if told.trouble is not None and entry.state.unfinished else None)
     return TaskResult(
         task_id=entry.task_id or entry.key,
@@ -194,7 +194,7 @@ def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
     return {
         entry.task_id or entry.key: {name: getattr(entry.request, name) for name in shown}
         | {"source_images": [source.given for source in entry.request.sources] or list(entry.request.source_image_urls)}
-        for entry in (told.entry for told in outcome.tasks)
+        for entry in (told.record for told in outcome.tasks)
     }
 
 

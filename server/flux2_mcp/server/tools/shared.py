@@ -175,7 +175,7 @@ async def generation(call: Call, outcome: Outcome, *, preview: bool) -> CallTool
         preview: Whether small pictures are wanted.
     """
     result, form = task_results.generation(outcome), client(call)
-    ready = [(image, told) for told in outcome.tasks for image in told.entry.images]
+    ready = [(image, told) for told in outcome.tasks for image in told.record.images]
     seen: list[ContentBlock] = []
     if preview and form.preview is not None:
         pixels = (MAX_SIDE_PX, MAX_PREVIEW_BYTES) if len(ready) <= MAX_LARGE_PREVIEWS else (SMALL_SIDE_PX, SMALL_BYTES)
@@ -196,7 +196,7 @@ async def generation(call: Call, outcome: Outcome, *, preview: bool) -> CallTool
 def _links(image: StoredImage, told: TaskReport) -> list[ResourceLink]:
     path = Path(image.saved or image.path)
     shared = {"type": "resource_link", "name": path.name, "mime_type": image.mime_type, "size": image.size_bytes}
-    uris = (path.as_uri(), image_uri(told.entry.task_id or told.entry.key))
+    uris = (path.as_uri(), image_uri(told.record.task_id or told.record.key))
     return [ResourceLink.model_validate(shared | {"uri": uri}) for uri in uris]
 
 

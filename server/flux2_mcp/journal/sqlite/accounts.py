@@ -1,6 +1,6 @@
-"""Whose tasks a key may have: those of every key of its RunAPI account. Sync; over one `Database`, or what reads a file.
+"""Whose tasks a key may have, in SQLite: those of every key of its RunAPI account.
 
-Tasks stand under a name that is made from the service and the key that made them (`gateway.account`). A key that is replaced
+Tasks stand under a name that is made from the service and the key that made them (`engine.backend.account`). A key that is replaced
 would leave them to nobody. So it is written down which account of RunAPI each name belongs to, as RunAPI has told, and the
 tasks of one account all stand under the name that was written down first.
 
@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flux2_mcp.domain.urls import one_spelling
-from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.journal.records import TaskRecord, service_of
 from flux2_mcp.journal.sqlite import task_rows
-from flux2_mcp.journal.sqlite.shared import IS_OPEN, LOOSE, OPEN
+from flux2_mcp.journal.sqlite.fragments import IS_OPEN, OPEN, UNHELD
+from flux2_mcp.journal.sqlite.leases import LEASE_SECONDS
 
 if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite.file import JournalFile
     from flux2_mcp.system.sqlite_file import Database, Read, Row, Value
 
 _HERE = "account > :first AND account < :last AND instr(substr(account, length(:first) + 1), ':') = 0"
@@ -36,9 +38,36 @@ _ADOPTED = "key = 'adopted-' || task_id"
 """Written down because its id was asked for; see `entry.adopted`."""
 
 
-def service_of(name: str) -> str:
-    """The service that a name is of; "" for the sandbox."""
-    return name.rpartition(":")[0]
+class SqliteAccounts:
+    """See `contract.Accounts`."""
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+
+    async def belongs(self, account_id: str) -> None:
+        """See `contract.Accounts.belongs`."""
+        await self._file.write(lambda database: belongs(self._file.name, account_id, database))
+
+    async def known(self) -> bool:
+        """See `contract.Accounts.known`."""
+        return await self._file.run(lambda database: known(self._file.name, database.read))
+
+    async def has_others(self) -> bool:
+        """See `contract.Accounts.has_others`."""
+        return await self._file.run(lambda database: has_others(self._file.name, database.read))
+
+    async def foreign_tasks(self) -> tuple[TaskRecord, ...]:
+        """See `contract.Accounts.foreign_tasks`."""
+
+        def work(database: Database) -> tuple[TaskRecord, ...]:
+            now = self._file.monotonic()
+            return foreign_tasks(self._file.name, now, now + LEASE_SECONDS, database.read)
+
+        return await self._file.run(work)
+
+    async def service_of_task(self, ident: str) -> str | None:
+        """See `contract.Accounts.service_of_task`."""
+        return await self._file.run(lambda database: service_of_task(self._file.name, ident, database.read))
 
 
 def spelled(name: str) -> str:
@@ -108,7 +137,7 @@ def belongs(name: str, holder: str, database: Database) -> None:
         _move(name, tasks, database)
 
 
-def apart(name: str, read: Read) -> bool:
+def has_others(name: str, read: Read) -> bool:
     """Whether there are tasks on the same service that other keys have made, of whichever account."""
     values = {"name": name, **_service(name)}
     # Two ranges, so that a journal of years is not read through for one that is not ours.
@@ -118,20 +147,20 @@ def apart(name: str, read: Read) -> bool:
     )
 
 
-def strangers(name: str, now: float, until: float, read: Read) -> tuple[TaskRecord, ...]:
+def foreign_tasks(name: str, now: float, until: float, read: Read) -> tuple[TaskRecord, ...]:
     """The open tasks that no key of this account has made on this service, and that no living process looks after."""
     if not service_of(name):
         return ()
     sql = (
         f"SELECT * FROM {OPEN} WHERE {IS_OPEN} AND instr(account, ':') AND account <> :tasks"
         " AND account NOT IN (SELECT account FROM holder WHERE tasks = :tasks)"
-        f" AND ({LOOSE}) ORDER BY n"
+        f" AND ({UNHELD}) ORDER BY n"
     )
     found = task_rows.entries(read(sql, {"tasks": tasks_of(name, read), "now": now, "until": until}))
     return tuple(entry for entry in found if spelled(entry.account) != name)
 
 
-def elsewhere(name: str, ident: str, read: Read) -> str | None:
+def service_of_task(name: str, ident: str, read: Read) -> str | None:
     """The service that a task id or key stands under in the journal, this one first, where another key made it; or None."""
     sql = (
         f"SELECT account FROM task WHERE (task_id = :ident OR key = :ident) AND instr(account, ':')"

@@ -1,0 +1,118 @@
+"""Leases in SQLite: which process looks after which task. Times are on the machine's monotonic clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.journal.sqlite import task_rows
+from flux2_mcp.journal.sqlite.fragments import OPEN, UNDER_WAY, UNFINISHED, UNHELD
+
+if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite.file import JournalFile
+    from flux2_mcp.system.sqlite_file import Database, Value
+
+LEASE_SECONDS = 20.0
+"""Seconds that a task stays with a process that is not heard of and can't be asked whether it lives. Renewed ten times as
+often, so that a process on a busy machine keeps what it has."""
+
+Clock = Callable[[], float]
+"""The machine's monotonic clock, which starts anew with the machine. Always read inside the transaction: so what was
+written before was never written later."""
+
+
+class SqliteLeases:
+    """See `contract.Leases`.
+
+    Args:
+        file: The journal's file.
+        is_dead: A hint: True for the name of a process that certainly ended, so that its leases need not lapse.
+    """
+
+    def __init__(self, file: JournalFile, is_dead: Callable[[str], bool]) -> None:
+        self._file = file
+        self._is_dead = is_dead
+
+    async def claim(self, *, take: bool = True) -> tuple[TaskRecord, ...]:
+        """See `contract.Leases.claim`."""
+        file = self._file
+        found = file.noted(
+            await file.run(
+                lambda database: claim(file.account, file.owner, file.monotonic, self._is_dead, database, take=take)
+            )
+        )
+        return tuple(record for record in found if record.readable)
+
+    async def offer(self, record: TaskRecord) -> None:
+        """See `contract.Leases.offer`."""
+        sql = "UPDATE task SET lease_until = NULL WHERE account = ? AND key = ? AND owner = ? AND fence = ?"
+        file = self._file
+        await file.write(
+            lambda database: database.execute(sql, (file.account, record.key, file.owner, record.fence)), durable=False
+        )
+
+    async def hold(self, record: TaskRecord) -> None:
+        """See `contract.Leases.hold`."""
+        file = self._file
+        await file.run(lambda database: task_rows.held(database, file.account, file.owner, record))
+
+    async def unfinished(self) -> int:
+        """See `contract.Leases.unfinished`."""
+        sql = f"SELECT count(*) FROM {OPEN} WHERE {UNFINISHED}"
+        return await self._file.run(lambda database: int(database.read(sql, {"account": self._file.account})[0][0]))
+
+    async def release(self) -> None:
+        """See `contract.Leases.release`."""
+        sql = f"UPDATE {OPEN} SET lease_until = NULL WHERE {UNFINISHED} AND owner = :owner"
+        file = self._file
+        await file.write(
+            lambda database: database.execute(sql, {"account": file.account, "owner": file.owner}), durable=False
+        )
+
+    async def version(self) -> int:
+        """See `contract.Leases.version`."""
+        return await self._file.run(lambda database: database.version())
+
+
+def claim(
+    account: str, owner: str, clock: Clock, is_dead: Callable[[str], bool], database: Database, *, take: bool
+) -> tuple[TaskRecord, ...]:
+    """Take or renew the lease of every unfinished task that no living process holds; give all that are the owner's.
+
+    Without `take` the owner's own are renewed and nothing is taken.
+    What can't be read is left to whoever can read it: its stand-in is given, and its row is not touched.
+    """
+    owners = database.read(f"SELECT DISTINCT owner FROM {OPEN} WHERE {UNFINISHED}", {"account": account})
+    # What names no process at all stands in a broken record: it waits for its lease to lapse.
+    names = [row["owner"] for row in owners if isinstance(row["owner"], str) and row["owner"] != owner]
+    dead = json.dumps([name for name in names if is_dead(name)])
+    free = f"{UNFINISHED} AND (owner = :owner OR :take AND ({UNHELD} OR owner IN (SELECT value FROM json_each(:dead))))"
+    values: dict[str, Value] = {"account": account, "owner": owner, "dead": dead, "now": clock(), "take": take}
+    # Most looks find nothing to take, and need not keep other processes from writing.
+    if not database.read(f"SELECT 1 FROM {OPEN} WHERE {free} LIMIT 1", values | {"until": clock() + LEASE_SECONDS}):
+        return ()
+    with database.write(durable=False):
+        values |= {"now": clock(), "until": clock() + LEASE_SECONDS}
+        records = database.read(f"SELECT * FROM {OPEN} WHERE {free} ORDER BY n", values)
+        found = task_rows.entries(records)
+        unread = [record["n"] for record, entry in zip(records, found, strict=True) if not entry.readable]
+        values["unread"] = json.dumps(unread)
+        # What was this process's already keeps its number; any other becomes strange to whoever had it.
+        taken = "fence = fence + (owner IS NOT :owner), owner = :owner, lease_until = :until"
+        known = "n NOT IN (SELECT value FROM json_each(:unread))"
+        database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free} AND {known}", values)
+        return tuple(
+            replace(entry, owner=owner, fence=entry.fence + (entry.owner != owner)) if entry.readable else entry
+            for entry in found
+        )
+
+
+def set_aside(account: str, clock: Clock, database: Database) -> int:
+    """How many of the tasks under way can't be read. Only those that nobody holds are looked at, and they are few."""
+    now = clock()
+    values: dict[str, Value] = {"account": account, "now": now, "until": now + LEASE_SECONDS}
+    found = database.read(f"SELECT * FROM {OPEN} WHERE {UNDER_WAY} AND ({UNHELD})", values)
+    return len(found) - len(task_rows.readable(found))
