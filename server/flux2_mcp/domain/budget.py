@@ -103,7 +103,7 @@ def first_alone(together: int) -> None:
 
 
 def untold(caps: Caps) -> None:
-    """An image whose price nobody published was made, and its charge never told: its sum is not known, nor the next one's.
+    """An image without a published price was made, and its charge never told: its sum is not known, nor the next one's.
 
     Raises:
         BudgetError: A cap on a sum is set.

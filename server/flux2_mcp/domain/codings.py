@@ -21,7 +21,7 @@ class NotPackedError(Exception):
 
 
 def coding(label: str) -> str | None:
-    """The one coding of a `Content-Encoding` that can be taken off; None where there is none, or several, which nobody asks for."""
+    """The one coding of a `Content-Encoding` that can be taken off; None where there is none, or several, which no request of ours asks for."""
     found = [word for each in label.lower().split(",") if (word := each.strip()) in _READABLE]
     return found[0] if len(found) == 1 else None
 

@@ -147,7 +147,7 @@ class UploadedFile:
 
 
 PriceSource = Literal["live", "cached", "published", "charged", "unknown"]
-"""Who says what an image costs. "charged": nobody publishes it, and it is what RunAPI took for the last one."""
+"""Who says what an image costs. "charged": no price is published, and it is what RunAPI took for the last one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ class PriceBook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitPrice:
-    """One image of one model at one resolution. `usd` is None where nobody publishes a number."""
+    """One image of one model at one resolution. `usd` is None where no number is published."""
 
     model: Model
     output_resolution: str

@@ -1,4 +1,4 @@
-"""Whose key it is, what money is behind it, and what was spent: what needs no keeper and sends nothing that costs."""
+"""Whose key it is, what money is behind it, and what was spent: needs no runner and sends nothing that costs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Account:
         return await (await self._backend.api()).balance()
 
     async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
-        """What was spent with this key, from the journal alone: nobody is asked.
+        """What was spent with this key, from the journal alone; RunAPI is not asked.
 
         Raises:
             JournalError: The journal can't be read.

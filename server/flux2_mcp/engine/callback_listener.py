@@ -1,4 +1,4 @@
-"""A listener for RunAPI's callbacks. A callback is only a hint to look: its body is not read, and what is true is asked for.
+"""A listener for RunAPI's callbacks. A callback is only a hint to look: its body is not read; RunAPI is asked for the truth.
 
 The signature scheme of the callbacks is not published (`api/runapi.md`, webhooks). So each task's address holds a token that
 only RunAPI was told, and all that a forged, duplicated or late callback can do is to make us ask once.
@@ -42,7 +42,7 @@ class CallbackListener:
         leases: Tells that another process has written.
         nudge: Called with the key of each task of this process that RunAPI called back for.
         retry_seconds: Until a port that is taken is tried again: it belongs to another process of ours, which may end.
-        sleep: Waits so many seconds.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ Kind: TypeAlias = tuple[str, str]
 """What tells durations apart: model and output resolution, as in ("flux-2-pro-text-to-image", "1k")."""
 
 MAX_DURATIONS = 200
-"""Durations that a forecast looks at: the last so many."""
+"""The maximum number of durations that a forecast looks at, the latest first."""
 
 # Nothing is published about durations. The prior says that 80 % of images take 2.3 to 16 s (1k), or 3.4 to 24 s (2k:
 # four times the pixels, but queueing and delivery do not grow with them). It is broad on purpose: a wrong median costs

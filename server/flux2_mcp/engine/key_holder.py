@@ -27,7 +27,7 @@ class KeyHolder:
         leases: Knows whether there are tasks that it matters for.
         backend: The way to RunAPI.
         monotonic: Seconds on a clock that never jumps.
-        sleep: Waits so many seconds.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(

@@ -22,9 +22,9 @@ from flux2_mcp.system.logs import fields
 log = logging.getLogger("flux2_mcp.engine.live_prices")
 
 SCHEDULES_SECONDS = 900.0
-"""Seconds that a fetched price schedule serves; it costs one conditional GET to renew."""
+"""A fetched price schedule serves for this time; to renew it costs one conditional GET."""
 RETRY_SECONDS = 30.0
-"""Seconds until a schedule that could not be fetched is asked for again: each such call may cost the whole patience."""
+"""Delay before a schedule that could not be fetched is tried again: each try may take the whole patience."""
 PATIENCE_SECONDS = 5.0
 
 

@@ -26,7 +26,7 @@ class RateLimiter:
         pace: Knows the turns of all processes.
         rate: Calls a second, all processes together.
         monotonic: Seconds on a clock that never jumps.
-        sleep: Waits so many seconds.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(

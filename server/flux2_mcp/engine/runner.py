@@ -115,7 +115,7 @@ class TaskRunner:
         return self._leased.get(key)
 
     def expected(self, record: TaskRecord) -> float | None:
-        """About how many seconds a task still takes, from the history of its kind; None where nobody can say."""
+        """About how many seconds a task still takes, from the history of its kind; None where that is not known."""
         if record.submitted_at is None or record.state not in AT_RUNAPI:
             return None
         age = max(0.0, (self._now() - record.submitted_at).total_seconds())
@@ -127,7 +127,7 @@ class TaskRunner:
         while True:
             try:
                 await self._run()
-            except Exception:  # whatever it was: what is paid for must be kept
+            except Exception:  # an unexpected error must not end the care of tasks that are paid for
                 log.exception("the runner starts again")
                 await self._seam.sleep(self._seam.timing.restart_seconds)
 
@@ -175,7 +175,7 @@ class TaskRunner:
             return True
 
     async def _drop(self, leased: Collection[LeasedTask]) -> None:
-        """Let go of what has ended and nobody waits for, and of what another process took while this one was stopped."""
+        """Let go of tasks that have ended and that no caller waits for, and of tasks that another process took over."""
         taken = [one for one in leased if one.record.state.unfinished]
         known = {record.key for record in await self._tasks.find([one.record.key for one in taken])} if taken else set()
         for one in leased:
@@ -240,7 +240,7 @@ class TaskRunner:
         )
 
     def _submitted(self, leased: LeasedTask, now: float) -> float:
-        """When RunAPI took the task, on the monotonic clock: told from the wall clock once, which may jump after."""
+        """When RunAPI took the task, on the monotonic clock: worked out once from the wall clock, which may jump later."""
         if leased.submitted is None:
             age = self._now() - (leased.record.submitted_at or leased.record.created_at)
             leased.submitted = now - max(0.0, age.total_seconds())

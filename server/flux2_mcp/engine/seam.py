@@ -56,7 +56,7 @@ class Seam:
         speed: How many times faster than life tasks run: 1, but in the sandbox. The planner thinks in life's seconds.
         monotonic: Seconds on a clock that never jumps, for waiting.
         now: UTC, for records.
-        sleep: Waits so many seconds.
+        sleep: Waits for a number of seconds.
         timing: How long is waited for what.
         plan: When to ask about which task.
     """

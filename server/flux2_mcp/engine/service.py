@@ -1,7 +1,7 @@
 """The one orchestrator: what the tools and the command line do, said in the domain's words.
 
-generate: validate -> price -> caps and intent, on disk -> the keeper sends, asks, fetches -> wait as long as asked
-check:    from the journal; what it has never seen is asked of RunAPI and recorded
+generate: validate -> price -> caps and intent, on disk -> the runner sends, asks, fetches -> wait as long as the caller wants
+check:    from the journal; an id that it has never seen is looked up at RunAPI and recorded
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Service:
         await self._runner.run()
 
     async def _one_account(self) -> None:
-        """See to it that what other keys of this account have made is this key's, before anything is looked for or paid again."""
+        """Make the tasks of the account's other keys this key's, before anything is looked for or paid again."""
         if not self._key_holder.known and await self._journal.accounts.has_others():
             await self._key_holder.learn()
 
@@ -220,11 +220,11 @@ class Service:
         overwrite: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Outcome:
-        """Make the images of an offer and wait for them.
+        """Make the images of a quotation and wait for them.
 
         Args, beside the tool's own:
             offer: From `offer`.
-            approved: Whether the user has agreed to it, where it needs that. Where a cap refuses it, nobody needs to be asked.
+            approved: Whether the user has agreed to it, where it needs that. Where a cap refuses the call, the question is not needed.
             client: The host's name, for the journal.
             workspace: The folder that the caller works in.
             on_progress: Told about once a second while waiting.
@@ -280,7 +280,7 @@ class Service:
         tasks = await self._waiter.wait(intended.records, wait_seconds, on_progress)
         if (refused := refusal(tasks)) is not None:
             raise refused
-        await self._key_holder.learn()  # whoever replaces the key next finds these tasks again
+        await self._key_holder.learn()  # a key that takes the place of this one finds these tasks again
         return await self._outcome(tasks, joined=intended.joined)
 
     async def check(
@@ -353,7 +353,7 @@ class Service:
         return await self._outcome(await self._waiter.wait(records, wait_seconds, on_progress))
 
     async def _get_known(self, task_id: str) -> None:
-        """See to it that the journal has a task id or key: an id it has never seen is asked of RunAPI and recorded."""
+        """Make sure that the journal has a task id or key: an id that it has never seen is looked up at RunAPI and recorded."""
         if await self._journal.tasks.find([task_id]):
             return
         self._backend.require_key()
@@ -401,7 +401,7 @@ class Service:
                 self._runner.keep(record)
 
     async def _foreign_notice(self) -> str | None:
-        """What a user should know about tasks that nobody collects, since their key or their service is another."""
+        """What a user should know about tasks that no process collects, since their key or their service is another."""
         found: dict[str, list[str]] = {}
         for record in await self._journal.accounts.foreign_tasks():
             found.setdefault(service_of(record.account), []).append(record.task_id or record.key)

@@ -1,7 +1,7 @@
-"""The three pieces of work on one task: send its intent, ask RunAPI about it, fetch its images.
+"""The three steps of a task: send its intent, ask RunAPI about it, fetch its images.
 
-Each takes one step and writes it down. What can't be done now is noted as trouble, with the time of the next try; nothing
-that RunAPI may have taken is ever given up before its time.
+Each takes one step and writes it down. A step that fails is noted as trouble, with the time of the next try. A task that
+RunAPI may have is never given up before its time.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from flux2_mcp.system.logs import fields
 log = logging.getLogger("flux2_mcp.tasks")
 
 REPLAY_WINDOW = timedelta(hours=24)
-"""How long an unanswered create may be sent again under its key: RunAPI promises no longer memory (`api/runapi.md`)."""
+"""An unanswered create may be sent again under its key for this time: RunAPI remembers keys no longer (`api/runapi.md`)."""
 VANISHED_SECONDS = 600.0
-"""Seconds. A task that RunAPI has said for so long not to know, each time it was asked, will not come back."""
+"""A task that RunAPI has not known for this time, at every ask, will not come back."""
 MAX_FETCHES = 5
-"""Failures in a row, at least, before an image older than that is given up: one says little, and the clock may be wrong."""
+"""The minimum of failures in a row before an image is given up whose URLs are too old: the clock may be wrong."""
 MAX_BROKEN_FETCHES = 3
-"""Failures in a row after which a user is told that an image can't be had: each is two fetches, the second from a new address."""
+"""Failures in a row after which a user is told that an image can't be fetched: each is two tries, the second with a new URL."""
 SLOT_SECONDS = 0.25
 """Seconds until the first of the intents that wait for a place among the tasks under way looks again whether another process
 has left one."""
@@ -61,7 +61,7 @@ BACKOFF_FIRST_SECONDS, BACKOFF_SEND_SECONDS, BACKOFF_FETCH_SECONDS = 1.0, 60.0, 
 """Seconds until the next try, doubling; the most for sending, and for fetching."""
 MAX_THREADS = 4
 """Images that are written or decoded at once: each thread keeps memory. With 400 that came together, four held 115 MiB and as
-many as there were 174, in the same time. What a large image takes is bounded where it is decoded (`delivery.room`)."""
+many as there were 174, in the same time. What a large image takes is bounded where it is decoded (`images.pixel_limit`)."""
 
 _NOT_AGAIN = (
     "It is never sent again. Look at RunAPI's own history, or at the balance (check_pricing), whether it was made;"
@@ -94,9 +94,9 @@ class LeasedTask:
     """One task in this process's care: it holds the lease. Times are monotonic seconds.
 
     `lost` is True when a create of it went unanswered, so that RunAPI may have the task already. `nudged` is True when
-    RunAPI called back and was not asked since, `hurried` when somebody waits for an image and no fetch has begun since.
+    RunAPI called back and was not asked since, `hurried` when a caller waits for an image and no fetch has begun since.
     `submitted` is when RunAPI took it, `missing` since when it denies that. `failures` are those in a row, `spoilt` those in a row
-    in which RunAPI's side gave no image, whoever hurried it.
+    in which RunAPI's side gave no image.
     """
 
     record: TaskRecord
@@ -223,7 +223,7 @@ class TaskSteps:
             _well(leased)
 
     async def fetch(self, leased: LeasedTask) -> None:
-        """Bring a finished task's images to disk; URLs that have died are asked for anew, once a try.
+        """Bring a finished task's images to disk; new URLs are asked for where the old ones are dead, once a try.
 
         What comes after RunAPI has answered is no trouble of this machine's network, even where the image's host is not reached.
         """
@@ -256,7 +256,7 @@ class TaskSteps:
         """Whether RunAPI says once more where a task's images are.
 
         Whatever else it says of a task that it has completed names no address: that it does not know it any more, that it failed,
-        a word that nobody knows.
+        an unknown word.
 
         Raises:
             AuthenticationError: The key may not ask.

@@ -1,4 +1,4 @@
-"""Waiting for tasks: in this process's care, or in another's through the journal. Cancelling it stops the waiting alone."""
+"""Waits for tasks in this process's care, or through the journal for those in another's. A cancelled wait cancels no task."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ PROGRESS_SECONDS = 1.0
 MAX_IDS = 64
 """Tasks that one call can ask about by their ids."""
 QUIET_SECONDS = 5.0
-"""How long news is waited for where nobody wants progress. Without news, only one thing can have happened: another process has
-the task now."""
+"""How long a caller that wants no progress waits for news. Without news only one thing can have happened: another process
+has the task now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ class Waiter:
             try:
                 await self._tasks.mark_reported(ended, at=self._now())
             except JournalError as exc:  # at worst, the next identical call is given these
-                log.warning("not noted that tasks were told", extra=fields(reason=exc.message))
+                log.warning("it could not be noted that tasks were reported", extra=fields(reason=exc.message))
         return reports
 
     async def _until_settled(
