@@ -16,10 +16,16 @@ from flux2_mcp.sandbox.drawing import draw
 from flux2_mcp.sandbox.http import HttpError
 from flux2_mcp.sandbox.scenarios import Fault
 from flux2_mcp.sandbox.state import Money, SandboxState
-from flux2_mcp.sandbox.tasks import MEDIAN_SECONDS, UNPRICED_CENTS, TaskOrder
+from flux2_mcp.sandbox.tasks import UNPRICED_CENTS, TaskOrder
 from tests.support.sandbox_folder import NOON, Clock, make, opened, order
 
 # --- progress ---------------------------------------------------------------------------------------------------------
+
+MEDIANS = {
+    (variant, resolution): seconds
+    for variant in catalog.variants()
+    for resolution, seconds in catalog.variant_notes(variant)["sandbox"]["median_seconds"].items()
+}
 
 
 def test_a_tasks_status_follows_from_its_row_and_the_time(tmp_path: Path) -> None:
@@ -59,12 +65,12 @@ def test_a_seed_makes_durations_follow_from_it_and_the_tasks_number(tmp_path: Pa
     assert ends("f", None) != ends("g", None)
 
 
-@pytest.mark.parametrize(("variant", "resolution"), MEDIAN_SECONDS)
+@pytest.mark.parametrize(("variant", "resolution"), MEDIANS)
 def test_durations_spread_around_their_median(tmp_path: Path, variant: str, resolution: str) -> None:
     with opened(tmp_path, seed=1, opening_cents=100_000) as state:
         made = [make(state, order(variant=variant, resolution=resolution)) for _ in range(100)]
     seconds = [math.log((task.ends_at or 0) - task.created_at) for task in made]
-    assert statistics.fmean(seconds) == pytest.approx(math.log(MEDIAN_SECONDS[variant, resolution]), abs=0.12)
+    assert statistics.fmean(seconds) == pytest.approx(math.log(MEDIANS[variant, resolution]), abs=0.12)
     assert statistics.stdev(seconds) == pytest.approx(0.3, abs=0.1)
 
 

@@ -85,7 +85,7 @@ def _ask(offer: Quotation) -> None:
 @click.command(epilog=EPILOG)
 @click.argument("prompt", nargs=-1, required=True, metavar='"PROMPT"', callback=_prompt)
 @click.option(
-    "--variant", default=catalog.DEFAULT_VARIANT, metavar="NAME", help="pro (default), flex, max, or a model id."
+    "--variant", default=catalog.DEFAULT_VARIANT, metavar="NAME", help=f"{catalog.variant_names()}, or a model id."
 )
 @click.option(
     "--source", "source_images", multiple=True, metavar="IMAGE",

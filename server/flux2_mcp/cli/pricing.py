@@ -8,6 +8,7 @@ import click
 
 from flux2_mcp.cli import output
 from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import Action
 from flux2_mcp.engine.service import MAX_COUNT, Service
 from flux2_mcp.server.results import catalog as catalog_results
@@ -24,7 +25,7 @@ ACTIONS = click.Choice([action.value for action in Action])
 
 
 @click.command(epilog=EPILOG)
-@click.option("--variant", metavar="NAME", help="Only pro, flex, max, or a model id.")
+@click.option("--variant", metavar="NAME", help=f"Only {', '.join(catalog.variants())}, or a model id.")
 @click.option("--action", type=ACTIONS, help="Only models doing this.")
 @click.option("--output-resolution", type=click.Choice(["1k", "2k"]), help="Only this size.")
 @click.option(

@@ -9,6 +9,7 @@ import click
 from flux2_mcp.cli import output
 from flux2_mcp.cli.output import spoken, usd
 from flux2_mcp.cli.pricing import ACTIONS
+from flux2_mcp.domain import catalog
 from flux2_mcp.server.results import catalog as catalog_results
 from flux2_mcp.server.results.catalog import ConstraintResult, VariantResult, VariantsResult
 
@@ -21,7 +22,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--variant", metavar="NAME", help="Only pro, flex, max, or a model id.")
+@click.option("--variant", metavar="NAME", help=f"Only {', '.join(catalog.variants())}, or a model id.")
 @click.option("--action", type=ACTIONS, help="Only models doing this.")
 @output.as_json_option
 def variants(*, action: str | None, variant: str | None, as_json: bool) -> None:

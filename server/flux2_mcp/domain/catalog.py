@@ -53,6 +53,10 @@ class Model:
         """The output resolutions it makes, smallest first."""
         return tuple(str(value) for value in self.fields["output_resolution"].enum)
 
+    def needs(self, field: str) -> bool:
+        """Whether a request must have this field."""
+        return field in self.fields and self.fields[field].required
+
 
 def _field(name: str, spec: Mapping[str, Any]) -> Field:
     return Field(
@@ -75,7 +79,7 @@ def document() -> dict[str, Any]:
 
 @cache
 def models() -> Mapping[str, Model]:
-    """All models by id, in the order pro, flex, max, text to image before remix."""
+    """All models by id, in the variants' order, text to image before remix."""
     data = document()
     found: dict[str, Model] = {}
     for variant, notes in data["variants"].items():
@@ -99,6 +103,27 @@ def models() -> Mapping[str, Model]:
 def variants() -> tuple[str, ...]:
     """The variants' names, the cheapest first."""
     return tuple(document()["variants"])
+
+
+def variant_notes(variant: str) -> Mapping[str, Any]:
+    """What the data file says of a variant beside its models: `choose`, `best_for`, and how the sandbox plays it."""
+    notes: Mapping[str, Any] = document()["variants"][variant]
+    return notes
+
+
+def variant_names(*, needs: bool = False) -> str:
+    """The variants' names for a help text, the default marked; with `needs`, which of them an aspect ratio is required by."""
+    marks = {DEFAULT_VARIANT: " (default)"}
+    if needs:
+        required = {model.variant for model in models().values() if model.needs("aspect_ratio")}
+        marks |= dict.fromkeys(required, " (needs aspect_ratio)")
+    return ", ".join(name + marks.get(name, "") for name in variants())
+
+
+def allowed_values(field: str) -> list[Any]:
+    """Every value of a field that some model takes; those of the model that takes most come first."""
+    known = [model.fields[field].enum for model in models().values() if field in model.fields]
+    return list(dict.fromkeys(value for enum in sorted(known, key=len, reverse=True) for value in enum))
 
 
 def find(variant: str | None, action: Action) -> Model:

@@ -17,7 +17,7 @@ FOREIGN = ""
 """The reference of a source that lies elsewhere: it is never fetched, and drawn as if it were not there."""
 
 PLAIN_FROM_SPEED = 100
-"""Who is in such a hurry looks at no picture: to draw one took more of a processor than all else of its task."""
+"""At this speed no person looks at the picture, and to draw one takes more processor time than all else of its task."""
 
 
 class SourceError(Exception):
@@ -104,9 +104,10 @@ def _drawn(state: SandboxState, task: SandboxTask) -> bytes:
     from flux2_mcp.sandbox.drawing import draw
 
     sources = [found for reference in task.sources if (found := source(state, reference)) is not None]
+    variant = catalog.models()[task.model].variant
     content = draw.render(
         prompt=task.body["prompt"],
-        variant=catalog.models()[task.model].variant,
+        variant=variant,
         model=task.model,
         action=task.action,
         aspect_ratio=task.aspect_ratio,
@@ -115,10 +116,17 @@ def _drawn(state: SandboxState, task: SandboxTask) -> bytes:
         size=_other_size(task, sources) if task.script.other_ratio else None,
         # The key is part of the request: several images of one prompt are different pictures, as they are live.
         take=task.idempotency_key or "",
+        accent=_accent(variant),
         plain=state.speed >= PLAIN_FROM_SPEED,
     )
     state.write_file(path, content)
     return content
+
+
+def _accent(variant: str) -> tuple[int, int, int] | None:
+    """The colour (red, green, blue) that the catalogue gives a variant, if any."""
+    named = catalog.variant_notes(variant).get("sandbox", {}).get("accent")
+    return None if named is None else (named[0], named[1], named[2])
 
 
 def source(state: SandboxState, reference: str) -> bytes | None:

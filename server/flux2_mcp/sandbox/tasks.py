@@ -24,13 +24,6 @@ RESULT_SECONDS = 7 * 86_400.0
 """How long a result's URL lives after the task's end (`api/runapi.md`, tasks)."""
 UNPRICED_CENTS = 30
 """What the sandbox takes for a model without a published price (max). Invented here, and only here: it is no price of RunAPI's."""
-MEDIAN_SECONDS = {
-    ("pro", "1k"): 4.0,
-    ("pro", "2k"): 7.0,
-    ("flex", "1k"): 8.0,
-    ("flex", "2k"): 14.0,
-    ("max", "1k"): 12.0,
-}
 OTHER_MEDIAN_SECONDS = 8.0
 SPREAD_SIGMA = 0.3
 """Durations are lognormal around the median with this sigma."""
@@ -212,7 +205,8 @@ def _seconds(state: SandboxState, variant: str, resolution: str, script: Script,
     if script.seconds is not None:
         return script.seconds / state.speed
     chance = random.SystemRandom() if state.seed is None else random.Random(f"{state.seed}:{number}")  # noqa: S311  # a duration, no secret
-    median = MEDIAN_SECONDS.get((variant, resolution), OTHER_MEDIAN_SECONDS)
+    medians = catalog.variant_notes(variant).get("sandbox", {}).get("median_seconds", {})
+    median = medians.get(resolution, OTHER_MEDIAN_SECONDS)
     return chance.lognormvariate(math.log(median), SPREAD_SIGMA) / state.speed
 
 

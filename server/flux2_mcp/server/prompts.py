@@ -165,7 +165,7 @@ def _embedded(uri: str) -> EmbeddedResource:
 _needed = partial(PromptArgument, required=True)
 _optional = partial(PromptArgument, required=False)
 _PROMPT = _needed(name="prompt", description="What the image shows, 3 to 5000 characters")
-_VARIANT = _optional(name="variant", description="pro (default), flex, max (needs aspect_ratio)")
+_VARIANT = _optional(name="variant", description=catalog.variant_names(needs=True))
 _RATIO = _optional(name="aspect_ratio", description="Default 1:1")
 _RESOLUTION = _optional(name="output_resolution", description="Default 1k")
 
@@ -206,7 +206,9 @@ PROMPTS: Final[Mapping[str, tuple[Prompt, Callable[[Given], list[ContentBlock]]]
                 description="The same prompt with several variants, side by side. Costs money for each.",
                 arguments=[
                     _PROMPT,
-                    _optional(name="variants", description="Such as: pro, flex. Default: all"),
+                    _optional(
+                        name="variants", description=f"Such as: {', '.join(catalog.variants()[:2])}. Default: all"
+                    ),
                     _RATIO,
                     _RESOLUTION,
                 ],
@@ -221,7 +223,7 @@ PROMPTS: Final[Mapping[str, tuple[Prompt, Callable[[Given], list[ContentBlock]]]
                 arguments=[
                     _needed(name="language", description=", ".join(examples.LANGUAGES)),
                     _optional(name="action", description="text_to_image (default) or remix_image"),
-                    _optional(name="variant", description="pro (default), flex, max"),
+                    _optional(name="variant", description=catalog.variant_names()),
                     _optional(name="feature", description="What the application shall do with images"),
                 ],
             ),

@@ -18,8 +18,9 @@ from flux2_mcp.server.tools import shared as calls
 from flux2_mcp.server.tools.shared import Call, Roots
 from flux2_mcp.settings import MAX_WAIT_SECONDS
 
-RATIOS = list(catalog.models()["flux-2-pro-remix-image"].fields["aspect_ratio"].enum)
-RESOLUTIONS = list(catalog.models()["flux-2-pro-remix-image"].resolutions)
+RATIOS = catalog.allowed_values("aspect_ratio")
+RESOLUTIONS = catalog.allowed_values("output_resolution")
+VARIANTS = ", ".join(f"{name} ({catalog.variant_notes(name)['best_for']})" for name in catalog.variants())
 
 
 async def _asked(
@@ -84,7 +85,7 @@ async def generate(
     prompt: Annotated[str, Field(description="3-5000 characters")],
     variant: Annotated[
         str,
-        Field(description="pro (cheapest), flex (lettering, detail), max (best; aspect_ratio required), or model id"),
+        Field(description=f"{VARIANTS}, or model id"),
     ] = catalog.DEFAULT_VARIANT,
     source_images: Annotated[
         list[str] | None, Field(description="to remix: paths, https URLs, task:ID, data: URIs; 1-8, max: 1")
