@@ -161,8 +161,9 @@ def test_variants_prompts_and_ratios_look_different() -> None:
 
 def test_the_badge_stands_out_in_the_variants_colour() -> None:
     for variant in catalog.variants():
-        red, green, blue = accent = catalog.variant_notes(variant)["sandbox"]["accent"]
-        picture = draw("a quiet place", variant, size=(512, 512), accent=(red, green, blue))
+        red, green, blue = catalog.variant_notes(variant)["sandbox"]["accent"]
+        accent = (red, green, blue)
+        picture = draw("a quiet place", variant, size=(512, 512), accent=accent)
         image = opened(picture).crop((29, 29, 108, 48))
         assert share_of(image, accent, 30) > 0.5, variant
         assert share_of(image, (12, 14, 24), 30) > 0.08, variant

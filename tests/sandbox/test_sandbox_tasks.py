@@ -226,6 +226,7 @@ def test_from_a_speed_of_a_hundred_on_a_picture_is_plain(tmp_path: Path, speed: 
         task = make(state, order("[sandbox:instant] a cat"))
         drawn = draw.render(
             prompt=task.body["prompt"], variant="pro", model=task.model, action=task.action,
-            aspect_ratio=task.aspect_ratio, output_resolution=task.resolution, take=task.idempotency_key or "", plain=plain,
+            aspect_ratio=task.aspect_ratio, output_resolution=task.resolution, take=task.idempotency_key or "",
+            accent=pictures.accent("pro"), plain=plain,
         )  # fmt: skip
         assert pictures.delivered(state, task) == drawn

@@ -116,14 +116,14 @@ def _drawn(state: SandboxState, task: SandboxTask) -> bytes:
         size=_other_size(task, sources) if task.script.other_ratio else None,
         # The key is part of the request: several images of one prompt are different pictures, as they are live.
         take=task.idempotency_key or "",
-        accent=_accent(variant),
+        accent=accent(variant),
         plain=state.speed >= PLAIN_FROM_SPEED,
     )
     state.write_file(path, content)
     return content
 
 
-def _accent(variant: str) -> tuple[int, int, int] | None:
+def accent(variant: str) -> tuple[int, int, int] | None:
     """The colour (red, green, blue) that the catalogue gives a variant, if any."""
     named = catalog.variant_notes(variant).get("sandbox", {}).get("accent")
     return None if named is None else (named[0], named[1], named[2])
