@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,7 +15,6 @@ import anyio
 import h11
 import httpx
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
 from PIL import Image
 
 from flux2_mcp.domain import catalog
@@ -136,6 +136,7 @@ class Front:
         self.other_keys: set[str] = set()
         """Keys that are as good as the sandbox's own."""
         self._http = http
+        self.serving: set[asyncio.Task[Any]] = set()
 
     @property
     def base_url(self) -> str:
@@ -151,36 +152,40 @@ class Front:
         given: dict[str, Any] = {"rate": 1000.0, "in_flight": 100, "workspace": "/work"} | more
         return Settings(mode="live", home=home / "home", base_url=self.base_url, api_key=self.sandbox.api_key, **given)
 
-    async def serve(self, stream: SocketStream) -> None:
-        connection = h11.Connection(h11.SERVER)
-        async with stream:
-            try:
-                while (call := await self._read(connection, stream)) is not None:
-                    self.seen.append(call)
-                    reply = await self.rule(call)
-                    if reply is None:
-                        return
-                    headers = [*reply.headers.items(), ("Content-Length", str(len(reply.body)))]
-                    for event in (
-                        h11.Response(status_code=reply.status, headers=headers),
-                        h11.Data(reply.body),
-                        h11.EndOfMessage(),
-                    ):
-                        await stream.send(connection.send(event) or b"")
-                    if connection.our_state is h11.MUST_CLOSE:  # the caller asked for it
-                        return
-                    connection.start_next_cycle()
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                return
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection, task = h11.Connection(h11.SERVER), asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        try:
+            while (call := await self._read(connection, reader)) is not None:
+                self.seen.append(call)
+                reply = await self.rule(call)
+                if reply is None:
+                    return
+                headers = [*reply.headers.items(), ("Content-Length", str(len(reply.body)))]
+                for event in (
+                    h11.Response(status_code=reply.status, headers=headers),
+                    h11.Data(reply.body),
+                    h11.EndOfMessage(),
+                ):
+                    writer.write(connection.send(event) or b"")
+                await writer.drain()
+                if connection.our_state is h11.MUST_CLOSE:  # the caller asked for it
+                    return
+                connection.start_next_cycle()
+        except ConnectionError:
+            return
+        finally:
+            writer.close()
+            self.serving.discard(task)
 
-    async def _read(self, connection: h11.Connection, stream: SocketStream) -> Seen | None:
+    async def _read(self, connection: h11.Connection, reader: asyncio.StreamReader) -> Seen | None:
         request, body = None, b""
         while not isinstance(event := connection.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
-                try:
-                    connection.receive_data(await stream.receive())
-                except anyio.EndOfStream:
+                if not (data := await reader.read(65_536)):
                     return None
+                connection.receive_data(data)
             elif isinstance(event, h11.Request):
                 request = event
             elif isinstance(event, h11.Data):
@@ -214,14 +219,19 @@ class Front:
 async def fronted(folder: Path, **options: Any) -> AsyncIterator[Front]:  # noqa: ANN401  # whatever Sandbox takes
     """A sandbox a thousand times faster than life, without a rate limit, behind a front."""
     with Sandbox(folder / "runapi", **({"speed": SPEED, "rate": None, "seed": 1} | options)) as sandbox:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        async with httpx.AsyncClient(verify=TLS, timeout=PATIENCE) as http, listener:
+        async with httpx.AsyncClient(verify=TLS, timeout=PATIENCE) as http:
             front = Front(sandbox, http)
-            front.port = listener.extra(SocketAttribute.local_port)  # noqa: S610  # no Django here
-            async with anyio.create_task_group() as group:
-                group.start_soon(listener.serve, front.serve)
+            # asyncio's own server: anyio's listener can lose a connection that is accepted while it is cancelled.
+            server = await asyncio.start_server(front.serve, "127.0.0.1", 0)
+            front.port = server.sockets[0].getsockname()[1]
+            try:
                 yield front
-                group.cancel_scope.cancel()
+            finally:
+                server.close()
+                serving = [*front.serving]
+                for task in serving:
+                    task.cancel()
+                await asyncio.gather(*serving, return_exceptions=True)
 
 
 @asynccontextmanager
