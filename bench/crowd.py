@@ -20,11 +20,11 @@ from typing import Any
 
 import anyio
 import httpx
-from flux2_mcp.journal.sqlite.shared import WINDOW_SECONDS
 
 from bench.report import NOISE, ROOT, Reach, Report, end, options
 from bench.talk import live, resident, sandbox
 from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.domain.pacing import WINDOW_SECONDS
 from flux2_mcp.sandbox import tasks
 from flux2_mcp.sandbox.state import SandboxState
 

@@ -25,6 +25,7 @@ from bench.talk import SERVER, Conversation
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import Event
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.records import Intent, TaskChange, TaskRecord
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS

@@ -28,6 +28,7 @@ from tests.support.services import (
     Reply,
     Seen,
     fronted,
+    journal_of,
     made,
     opened,
     opened_twice,
@@ -242,7 +243,7 @@ async def test_what_a_callback_says_is_not_believed(front: Front, tmp_path: Path
         await call(settings, path_of(entry), lie % str(entry.task_id).encode())
         await until(lambda: front.count(POLL) == 1)
     async with opened(settings) as service:
-        (known,) = await service._journal.tasks.find([entry.key])
+        (known,) = await journal_of(service).tasks.find([entry.key])
         assert known.state.unfinished
         assert known.image_urls == ()
 
@@ -264,7 +265,7 @@ async def test_a_callback_that_comes_twice_asks_at_most_twice_and_a_late_one_not
         await until(lambda: front.count(POLL) > polls)
         await made(service, "the last [sandbox:slow]")
         assert front.count(POLL) <= polls + 3
-        (entry,) = await service._journal.tasks.find([outcome.tasks[0].record.key])
+        (entry,) = await journal_of(service).tasks.find([outcome.tasks[0].record.key])
     assert entry == outcome.tasks[0].record
 
 

@@ -22,7 +22,7 @@ from flux2_mcp.engine.confirmation import Quotation
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.errors import BudgetError
-from tests.support.services import CREATE, POLL, Front, Reply, Seen, fronted, made, opened, through, until
+from tests.support.services import CREATE, POLL, Front, Reply, Seen, fronted, journal_of, made, opened, through, until
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +68,7 @@ def day(usd: str, **more: str) -> Caps:
 
 
 async def counted(service: Service) -> Decimal:
-    return (await service._journal.money.spent(at=datetime.now(UTC), session=service.session)).daily_usd
+    return (await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)).daily_usd
 
 
 async def taken(service: Service, *calls: str, **more: Any) -> int:  # noqa: ANN401  # as made
@@ -376,13 +376,13 @@ async def test_a_charge_that_is_no_amount_closes_the_day_until_the_user_tells_it
     damage(tmp_path / "home" / "journal.sqlite3", f"charged = {amount}")
     async with opened(front.settings(tmp_path)) as service:
         await made(service, "without a cap")
-        assert await service._journal.history.spending(SpendingBy.DAY, None)
-        await service._journal.history.matched()
+        assert await journal_of(service).history.spending(SpendingBy.DAY, None)
+        await journal_of(service).history.matched()
     async with opened(front.settings(tmp_path, caps=day("0.25"))) as service:
         with pytest.raises(BudgetError, match=f"the cost of task {told.record.key}") as refused:
             await made(service, "a fox")
         assert "flux2-mcp spend --lost USD" in refused.value.next_step
-        assert await service._journal.money.settle(Decimal("0.05"))
+        assert await journal_of(service).money.settle(Decimal("0.05"))
         assert await counted(service) == Decimal("0.15")  # what the broken one had reserved still counts
         assert await taken(service, *FOXES) == 2
 
@@ -397,7 +397,7 @@ async def test_a_date_from_before_this_program_was_there_closes_the_day_until_th
         damage(tmp_path / "home" / "journal.sqlite3", f"created_at = {date}")
         with pytest.raises(BudgetError, match=f"the cost of task {key}"):
             await made(service, "a third fox")
-        assert await service._journal.money.settle(Decimal("0.10"))
+        assert await journal_of(service).money.settle(Decimal("0.10"))
         assert await counted(service) == Decimal("0.10")
         with pytest.raises(BudgetError, match=r"\$0\.00 of it is left"):
             await made(service, "a third fox")
@@ -410,7 +410,7 @@ async def test_a_reservation_that_is_no_amount_closes_the_day_and_is_no_price(
     async with opened(front.settings(tmp_path)) as service:
         await made(service, "a fox [sandbox:stuck]", wait=0)
         damage((service.settings.home / "journal.sqlite3"), f"reserved = {amount}, quoted = {amount}")
-        found = await service._journal.money.spent(at=datetime.now(UTC), session=service.session)
+        found = await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)
         assert (found.daily_usd + found.session_usd, found.lost is None) == (Decimal(0), False)
         assert (await service.prices.book()).charged == {}
 
@@ -424,7 +424,7 @@ async def test_what_was_told_of_a_lost_journal_and_is_no_amount_closes_the_day_a
             database.execute("INSERT INTO lost VALUES ('one', ?, 'much')", (datetime.now(UTC).timestamp(),))
         with pytest.raises(BudgetError, match="one was lost"):
             await made(service, "another")
-        assert await service._journal.money.settle(Decimal("0.05"))
+        assert await journal_of(service).money.settle(Decimal("0.05"))
         await made(service, "another")
 
 
@@ -447,16 +447,16 @@ async def test_a_restored_task_holds_what_it_had_reserved(
             file.write(b"no database any more" * 2000)
 
         async def restored() -> bool:
-            return service._journal.notice is not None and bool(await service._journal.tasks.find([key]))
+            return journal_of(service).notice is not None and bool(await journal_of(service).tasks.find([key]))
 
         await until(restored)
-        (entry,) = await service._journal.tasks.find([key])
-        found = await service._journal.money.spent(at=datetime.now(UTC), session=service.session)
+        (entry,) = await journal_of(service).tasks.find([key])
+        found = await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)
         assert (entry.quoted_usd, entry.reserved_usd) == (None, Decimal("0.20"))
         assert (found.session_usd, found.daily_usd) == (Decimal("0.20"), Decimal("0.20"))
         with pytest.raises(BudgetError, match="FLUX2_DAILY_BUDGET_USD is closed") as refused:
             await made(service, "another")
         assert "flux2-mcp spend --lost USD" in refused.value.next_step
-        await service._journal.money.settle(Decimal("0.10"))
+        await journal_of(service).money.settle(Decimal("0.10"))
         await made(service, "another")
     assert front.count(CREATE) == 2

@@ -9,16 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.polling import DURATIONS, KIND, RATE, Outcome, measure, simulate
-from flux2_mcp.engine.forecast import (
+from flux2_mcp.engine.forecast import MAX_DURATIONS, forecast
+from flux2_mcp.engine.planner import (
     FLOOR_FIRST_SECONDS,
     FLOOR_LAST_SECONDS,
     FLOOR_SHARE,
-    MAX_DURATIONS,
     MIN_GAP_SECONDS,
     OpenTask,
     PollTime,
-    _crowd,
-    forecast,
     plan,
 )
 

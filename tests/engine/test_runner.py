@@ -34,6 +34,7 @@ from tests.support.services import (
     always,
     constantly,
     fronted,
+    journal_of,
     made,
     opened,
     plans,
@@ -66,7 +67,7 @@ def database(service: Service) -> Database:
 
 
 async def recorded(service: Service, key: str) -> TaskRecord:
-    (entry,) = await service._journal.tasks.find([key])
+    (entry,) = await journal_of(service).tasks.find([key])
     return entry
 
 
@@ -210,7 +211,7 @@ async def test_a_new_task_is_not_taken_for_one_that_another_process_may_have_sen
         with pytest.raises(InsufficientCreditsError):
             await made(service, "the first")
         claims = 0
-        intend, claim = service._journal.tasks.intend, service._journal.leases.claim
+        intend, claim = journal_of(service).tasks.intend, service._journal.leases.claim
 
         async def counted(**_: bool) -> Any:  # noqa: ANN401  # as the journal's
             nonlocal claims
@@ -259,10 +260,10 @@ async def test_a_file_that_breaks_while_tasks_are_open_loses_none_of_them(
         with path.open("r+b") as file:
             file.write(b"no database any more" * 2000)
         hold.set()
-        await until(lambda: service._journal.notice is not None)
+        await until(lambda: journal_of(service).notice is not None)
 
         async def all_delivered() -> bool:
-            entries = await service._journal.tasks.recent(limit=10)
+            entries = await journal_of(service).tasks.recent(limit=10)
             return len(entries) == 3 and all(entry.state is State.DELIVERED for entry in entries)
 
         await until(all_delivered)

@@ -47,6 +47,7 @@ from tests.support.services import (
     always,
     constantly,
     fronted,
+    journal_of,
     limited,
     made,
     made_then_cut,
@@ -190,7 +191,7 @@ async def test_a_refused_create_is_raised_and_holds_no_budget(
     async with opened(front.settings(tmp_path)) as service:
         with pytest.raises(kind):
             await made(service, wait=0)
-        spent = await service._journal.money.spent(at=datetime.now(UTC), session=service.session)
+        spent = await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)
         assert spent.daily_usd == 0
         assert states(await service.recent(limit=5)) == [State.REJECTED]
     assert front.tasks() == []
@@ -290,7 +291,7 @@ async def test_with_a_full_disk_nothing_is_sent_and_the_error_says_why(front: Fr
             await fill()
         assert raised.value.cost == "Nothing was sent and nothing was charged."
         assert "free space" in raised.value.next_step
-        written = len(await service._journal.tasks.recent(limit=500))
+        written = len(await journal_of(service).tasks.recent(limit=500))
         sent = {seen.key for seen in front.seen if seen.is_(CREATE)}
         assert len(sent) <= written
         assert len(front.tasks()) <= written
@@ -339,7 +340,7 @@ async def test_an_unanswered_intent_of_yesterday_is_never_sent_again(front: Fron
     async with opened(front.settings(tmp_path)) as second:
         outcome = await second.recent(limit=5, wait_seconds=30)
         assert states(outcome) == [State.UNKNOWN]
-        spent = await second._journal.money.spent(at=datetime.now(UTC), session=outcome.tasks[0].record.session)
+        spent = await journal_of(second).money.spent(at=datetime.now(UTC), session=outcome.tasks[0].record.session)
         assert spent.session_usd == Decimal("0.05")  # caps fail closed
     assert front.count(CREATE) == 1
     assert UNANSWERED in task_results.words(task_results.generation(outcome))
@@ -420,7 +421,7 @@ async def test_an_idempotency_key_that_can_not_be_sent_is_refused_before_anythin
     async with opened(front.settings(tmp_path)) as service:
         with pytest.raises(InvalidRequestError, match="idempotency_key"):
             await made(service, idempotency_key=key)
-        assert await service._journal.tasks.recent(limit=5) == ()
+        assert await journal_of(service).tasks.recent(limit=5) == ()
     assert front.count(CREATE) == 0
 
 

@@ -24,6 +24,7 @@ from tests.support.services import (
     always,
     constantly,
     fronted,
+    journal_of,
     made,
     made_then_cut,
     opened,
@@ -50,7 +51,7 @@ def caps(**usd: str) -> Caps:
 
 
 async def spent(service: Service) -> Decimal:
-    return (await service._journal.money.spent(at=datetime.now(UTC), session=service.session)).daily_usd
+    return (await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)).daily_usd
 
 
 def cents(front: Front) -> int:

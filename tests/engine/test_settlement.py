@@ -15,7 +15,7 @@ from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import BudgetError
-from tests.support.services import CREATE, FETCH, POLL, Front, Reply, Seen, fronted, made, opened, through, until
+from tests.support.services import CREATE, FETCH, POLL, Front, Reply, Seen, fronted, journal_of, made, opened, through, until
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ def saying(front: Front, **told: Any) -> None:  # noqa: ANN401  # JSON
 
 
 async def counted(service: Service) -> Decimal:
-    return (await service._journal.money.spent(at=datetime.now(UTC), session=service.session)).daily_usd
+    return (await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)).daily_usd
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from tests.support.services import (
     Seen,
     constantly,
     fronted,
+    journal_of,
     made,
     opened,
     opened_twice,
@@ -157,7 +158,7 @@ async def test_a_task_that_the_journal_has_lost_is_told_with_its_id(front: Front
             assert database is not None
             database.execute("DELETE FROM task")
 
-        checked = await two._check(await two._journal.tasks.find([ident]), 20, lose)
+        checked = await two._check(await journal_of(two).tasks.find([ident]), 20, lose)
     assert isinstance(checked.tasks[0].trouble, JournalError)
     assert task_results.generation(checked).tasks[0].task_id == ident
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import anyio
 import h11
 import httpx
-import pytest
 from PIL import Image
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine import planner
+from flux2_mcp.engine.backend import Backend, Connect
+from flux2_mcp.engine.forecast import Kind
+from flux2_mcp.engine.planner import OpenTask, PollTime
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.engine.waiting import Outcome
+from flux2_mcp.journal.contract import Journal
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.sandbox.tasks import SandboxTask
 from flux2_mcp.settings import Settings
@@ -234,19 +239,64 @@ async def fronted(folder: Path, **options: Any) -> AsyncIterator[Front]:  # noqa
                 await asyncio.gather(*serving, return_exceptions=True)
 
 
+_SEAMS: WeakKeyDictionary[Service, Seam] = WeakKeyDictionary()
+
+
+def journal_of(service: Service) -> Journal:
+    """The journal that stands in the seam of a service that was opened here."""
+    return _SEAMS[service].journal
+
+
+def backend_of(service: Service) -> Backend:
+    """The way to RunAPI of a service that was opened here."""
+    return _SEAMS[service].backend
+
+
+def same(usual: Journal) -> Journal:
+    return usual
+
+
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Service]:
-    """A service whose planner knows how fast the sandbox's tasks are."""
-    async with Service.opened(settings) as service:
-        service._runner._speed = SPEED
+async def opened(
+    settings: Settings,
+    *,
+    journal: Callable[[Journal], Journal] = same,
+    connect: Connect | None = None,
+    keep: bool = True,
+    **seam: Any,  # noqa: ANN401  # fields of Seam
+) -> AsyncIterator[Service]:
+    """A service whose planner knows how fast the sandbox's tasks are.
+
+    `journal` makes another of the usual one, `connect` the client of a way to RunAPI without a limiter; the rest goes into
+    the seam as it is.
+    """
+    async with AsyncExitStack() as stack:
+
+        def given(usual: Seam) -> Seam:
+            mine = replace(usual, **({"speed": SPEED, "journal": journal(usual.journal)} | seam))
+            if connect is not None:
+                mine = replace(mine, backend=Backend(settings, gate=nothing, on_limited=nothing, connect=connect))
+                stack.push_async_callback(mine.backend.close)
+            if mine.journal is not usual.journal:
+                stack.push_async_callback(mine.journal.close)
+            made_here.append(mine)
+            return mine
+
+        made_here: list[Seam] = []
+        service = await stack.enter_async_context(Service.opened(settings, keep=keep, seam=given))
+        _SEAMS[service] = made_here[0]
         yield service
 
 
+async def nothing(*_: object) -> None:
+    """No gate, and nobody to tell."""
+
+
 @asynccontextmanager
-async def opened_twice(settings: Settings) -> AsyncIterator[tuple[Service, Service]]:
-    """Two processes' worth: each with a journal, an owner and a keeper of its own, on one home."""
-    async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(opened(settings)), await stack.enter_async_context(opened(settings))
+async def opened_twice(settings: Settings, **more: Any) -> AsyncIterator[tuple[Service, Service]]:  # noqa: ANN401  # as opened
+    """Two processes' worth: each with a journal, an owner and a runner of its own, on one home."""
+    async with opened(settings, **more) as one, opened(settings, **more) as two:
+        yield one, two
 
 
 async def made(service: Service, prompt: str = "a red fox", wait: float = PATIENCE, **more: Any) -> Outcome:  # noqa: ANN401  # arguments of generate
@@ -264,17 +314,26 @@ def states(outcome: Outcome) -> list[State]:
     return [told.record.state for told in outcome.tasks]
 
 
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[list[planner.OpenTask]]:
-    """What each plan is made from, from now on."""
-    made_from: list[list[planner.OpenTask]] = []
-    plan = planner.plan
+class Plans:
+    """A planner as the usual one, which keeps what each of its plans was made from. `rates`: those that it was given."""
 
-    def seen(tasks: list[planner.OpenTask], *given: Any, **more: Any) -> tuple[planner.PollTime, ...]:  # noqa: ANN401  # as it is
-        made_from.append(tasks)
-        return plan(tasks, *given, **more)
+    def __init__(self) -> None:
+        self.tasks: list[list[OpenTask]] = []
+        self.histories: list[Mapping[Kind, Sequence[float]]] = []
+        self.rates: list[float] = []
 
-    monkeypatch.setattr("flux2_mcp.engine.planner.plan", seen)
-    return made_from
+    def __call__(
+        self, tasks: Collection[OpenTask], history: Mapping[Kind, Sequence[float]], *, now: float, rate: float
+    ) -> tuple[PollTime, ...]:
+        self.tasks.append(list(tasks))
+        self.histories.append(history)
+        self.rates.append(rate)
+        return planner.plan(tasks, history, now=now, rate=rate)
+
+    def clear(self) -> None:
+        """Forget the plans so far."""
+        for each in (self.tasks, self.histories, self.rates):
+            each.clear()
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
