@@ -12,8 +12,8 @@ import pytest
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.engine.backend import Backend
 from flux2_mcp.engine.key_holder import RETRY_SECONDS, KeyHolder
+from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import OTHER_KEY, Service
-from flux2_mcp.engine.steps import KEY_TROUBLE_SECONDS
 from flux2_mcp.errors import NotFoundError
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.journal.sqlite.store import SqliteJournal
@@ -34,6 +34,7 @@ from tests.support.services import (
     Seen,
     fronted,
     made,
+    nothing,
     opened,
     through,
     until,
@@ -163,15 +164,11 @@ async def test_where_runapi_does_not_say_nothing_waits_for_it_and_it_is_asked_ag
 
     front.rule = rule
     settings, clock = front.settings(tmp_path), Clock()
-
-    async def nothing(*_: object) -> None:
-        return
-
     async with with_key(front, tmp_path) as service, journals.opened(settings.home) as home:
         assert (await made(service)).tasks[0].record.state is State.DELIVERED
-        gateway = Backend(settings, gate=nothing, on_limited=nothing)
+        backend = Backend(settings, gate=nothing, on_limited=nothing)
         journal = home.journal(account=f"127.0.0.1:{front.port}:000000000000")
-        holder = KeyHolder(journal, gateway, monotonic=clock)
+        holder = KeyHolder(journal.accounts, journal.leases, backend, monotonic=clock)
         before = front.count(ME)
         await holder.learn()
         await holder.learn()
@@ -181,7 +178,7 @@ async def test_where_runapi_does_not_say_nothing_waits_for_it_and_it_is_asked_ag
         await holder.learn()
         assert holder.known
         assert await journal.accounts.known()
-        await gateway.close()
+        await backend.close()
 
 
 # --- in the journal ---
@@ -264,7 +261,7 @@ async def test_a_server_whose_key_was_revoked_lets_another_have_its_tasks_and_ta
         await other.leases.offer(taken[0])
         assert await shop.journal.leases.claim(take=False) == ()
         assert [entry.key for entry in await shop.journal.leases.claim()] == ["key-1"]
-        shop.mono += KEY_TROUBLE_SECONDS
+        shop.mono += Timing().key_trouble_seconds
         refusals.append(shop.worker.key_refused)
         assert refusals == [True, False]
         await other.close()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
@@ -20,6 +19,7 @@ from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.domain.models import Save
 from flux2_mcp.engine.backend import Backend
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.steps import GONE, MAX_FETCHES, NEVER_SENT, TAKEN, UNANSWERED, LeasedTask, TaskSteps
 from flux2_mcp.engine.waiting import Outcome, TaskReport
@@ -38,12 +38,14 @@ from flux2_mcp.errors import (
     WireError,
 )
 from flux2_mcp.images.decode import PictureError
+from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import Intent
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.runapi import retry
 from flux2_mcp.runapi.transport import HttpRunApi
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.settings import Settings
+from tests.support.faults import around, sql
 from tests.support.services import (
     BUSY,
     CORRUPT,
@@ -65,6 +67,7 @@ from tests.support.services import (
     limited,
     made,
     made_then_cut,
+    nothing,
     through,
 )
 
@@ -84,10 +87,24 @@ class Shop:
     front: Front
     home: Path
     journal: SqliteJournal
-    gateway: Backend
-    worker: TaskSteps
+    backend: Backend
+    in_flight: int
+    worker: TaskSteps = field(init=False)
     mono: float = START
     wall: datetime = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
+
+    def __post_init__(self) -> None:
+        self.worker = self.steps()
+
+    def steps(self, *, journal: Journal | None = None, backend: Backend | None = None) -> TaskSteps:
+        """A worker on the same clocks and, unless others are given, with the same journal and way to RunAPI."""
+        seam = Seam(
+            journal=journal or self.journal,
+            backend=backend or self.backend,
+            monotonic=lambda: self.mono,
+            now=lambda: self.wall,
+        )
+        return TaskSteps(seam, self.home / "images", in_flight=self.in_flight)
 
     async def intent(self, key: str = "key-1", prompt: str = STUCK, *, in_flight: int = 100, **more: Any) -> LeasedTask:  # noqa: ANN401  # Intent's own fields
         intents = [Intent(key=key, request=catalog.request(prompt=prompt), quoted_usd=None, **more)]
@@ -107,11 +124,7 @@ class Shop:
         return kept
 
     def sql(self, statement: str) -> None:
-        """As another process would: over a connection of its own."""
-        connection = sqlite3.connect(self.journal.path, timeout=60)
-        connection.execute(statement)
-        connection.commit()
-        connection.close()
+        sql(self.journal.path, statement)
 
     def break_writes(self, event: str) -> None:
         """From now on the file refuses these writes, with an error of SQLite's own."""
@@ -122,30 +135,27 @@ class Shop:
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, in_flight: int = 100, **api: Any) -> AsyncIterator[Shop]:  # noqa: ANN401  # RunApi's own arguments
+async def opened(
+    folder: Path,
+    *,
+    in_flight: int = 100,
+    base_url: str | None = None,
+    **api: Any,  # noqa: ANN401  # RunApi's own arguments
+) -> AsyncIterator[Shop]:
+    """`base_url` stands elsewhere than the front."""
     async with fronted(folder) as front:
         settings = front.settings(folder)
         journal = SqliteJournal(settings.home, "account", "owner")
 
-        async def nothing(*_: object) -> None:
-            return
+        def connect(front_url: str, key: str | None) -> HttpRunApi:
+            # One attempt a step: what the client itself does before it gives up is its own tests' matter.
+            return HttpRunApi(base_url or front_url, key, version="0", **({"policy": ONCE} | api))
 
-        gateway = Backend(settings, gate=nothing, on_limited=nothing)
-        # One attempt a step: what the client itself does before it gives up is its own tests' matter.
-        gateway._api = HttpRunApi(front.base_url, front.sandbox.api_key, version="0", **({"policy": ONCE} | api))
-        worker = TaskSteps(
-            journal,
-            gateway,
-            settings.home / "images",
-            in_flight=in_flight,
-            monotonic=lambda: here.mono,
-            now=lambda: here.wall,
-        )
-        here = Shop(front, settings.home, journal, gateway, worker)
+        backend = Backend(settings, gate=nothing, on_limited=nothing, connect=connect)
         try:
-            yield here
+            yield Shop(front, settings.home, journal, backend, in_flight)
         finally:
-            await gateway.close()
+            await backend.close()
             await journal.close()
 
 
@@ -259,14 +269,14 @@ async def test_no_refusal_of_the_account_gives_up_a_task_that_an_unheard_create_
     assert [task.id for task in shop.front.tasks()] == [kept.record.task_id]
 
 
-async def test_a_refusal_that_comes_after_an_unheard_try_of_the_same_call_gives_nothing_up(shop: Shop) -> None:
+async def test_a_refusal_that_comes_after_an_unheard_try_of_the_same_call_gives_nothing_up(tmp_path: Path) -> None:
     twice = retry.Policy(attempts=2, base=0.0, cap=0.0, total=20.0)
-    shop.gateway._api = HttpRunApi(shop.front.base_url, shop.front.sandbox.api_key, version="0", policy=twice)
-    shop.front.rule = made_then_cut(then=always(CREATE, NO_MONEY))
-    kept = await shop.intent()
-    await shop.worker.send(kept)
-    assert shop.front.count(CREATE) == 2
-    assert (outlook(kept), kept.lost) == ((State.INTENT, InsufficientCreditsError), True)
+    async with opened(tmp_path, policy=twice) as shop:
+        shop.front.rule = made_then_cut(then=always(CREATE, NO_MONEY))
+        kept = await shop.intent()
+        await shop.worker.send(kept)
+        assert shop.front.count(CREATE) == 2
+        assert (outlook(kept), kept.lost) == ((State.INTENT, InsufficientCreditsError), True)
 
 
 async def test_a_conflict_after_an_unheard_create_says_that_the_end_is_not_known(shop: Shop) -> None:
@@ -286,12 +296,12 @@ async def test_a_request_that_runapi_does_not_accept_is_over_even_after_a_blip(s
     assert kept.record.state is State.REJECTED
 
 
-async def test_without_a_connection_a_new_task_is_refused_and_an_unheard_one_waits(shop: Shop) -> None:
-    shop.gateway._api = HttpRunApi("http://127.0.0.1:9", "key", version="0", policy=ONCE)
-    new, unheard = await shop.intent("new"), await shop.intent("unheard")
-    unheard.lost = True
-    await shop.worker.send(new)
-    await shop.worker.send(unheard)
+async def test_without_a_connection_a_new_task_is_refused_and_an_unheard_one_waits(tmp_path: Path) -> None:
+    async with opened(tmp_path, base_url="http://127.0.0.1:9") as shop:
+        new, unheard = await shop.intent("new"), await shop.intent("unheard")
+        unheard.lost = True
+        await shop.worker.send(new)
+        await shop.worker.send(unheard)
     assert outlook(new) == (State.REJECTED, TransportError)
     assert outlook(unheard) == (State.INTENT, TransportError)
 
@@ -333,16 +343,14 @@ async def test_an_answer_that_was_heard_is_written_down_even_while_the_server_st
     kept = await shop.intent()
     scope = anyio.CancelScope()
 
-    class Stopping(SqliteJournal):
-        async def apply(self, *arguments: Any) -> Any:  # noqa: ANN401  # as the journal's
-            scope.cancel()
-            return await super().apply(*arguments)
+    async def apply(*arguments: Any) -> Any:  # noqa: ANN401  # as the journal's
+        scope.cancel()
+        return await shop.journal.tasks.apply(*arguments)
 
-    shop.worker._journal = Stopping(shop.home, "account", "owner")
+    stopping = around(shop.journal, tasks=around(shop.journal.tasks, apply=apply))
     with scope:
-        await shop.worker.send(kept)
+        await shop.steps(journal=stopping).send(kept)
     assert scope.cancel_called
-    await shop.worker._journal.close()
     (entry,) = await shop.journal.tasks.find(["key-1"])
     assert entry.task_id == shop.front.tasks()[0].id
 
@@ -619,16 +627,16 @@ async def test_an_image_whose_delivery_could_not_be_written_down_is_delivered_la
 
 
 async def test_a_setting_that_can_not_be_used_ends_a_new_intent_at_once_and_an_unheard_one_is_kept_and_told(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ALL_PROXY", "nonsense://")
-    for name in ("HTTPS_PROXY", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    shop.gateway._api = HttpRunApi("https://api.runapi.invalid", "key", version="0", policy=ONCE)
-    new, unheard = await shop.intent("new"), await shop.intent("unheard")
-    unheard.lost = True
-    for kept in (new, unheard):
-        await shop.worker.send(kept)
+    async with opened(tmp_path, base_url="https://api.runapi.invalid") as shop:
+        monkeypatch.setenv("ALL_PROXY", "nonsense://")
+        for name in ("HTTPS_PROXY", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        new, unheard = await shop.intent("new"), await shop.intent("unheard")
+        unheard.lost = True
+        for kept in (new, unheard):
+            await shop.worker.send(kept)
     assert (outlook(new), new.lost) == ((State.REJECTED, SettingsError), False)
     assert (outlook(unheard), unheard.lost) == ((State.INTENT, SettingsError), True)
     assert TaskReport(unheard.record, unheard.trouble).settled  # nobody waits for it: it does not go by itself

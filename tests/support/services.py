@@ -263,7 +263,7 @@ async def opened(
     journal: Callable[[Journal], Journal] = same,
     connect: Connect | None = None,
     keep: bool = True,
-    **seam: Any,  # noqa: ANN401  # fields of Seam
+    **seam: Any,  # noqa: ANN401  # other fields of Seam
 ) -> AsyncIterator[Service]:
     """A service whose planner knows how fast the sandbox's tasks are.
 
@@ -273,7 +273,7 @@ async def opened(
     async with AsyncExitStack() as stack:
 
         def given(usual: Seam) -> Seam:
-            mine = replace(usual, **({"speed": SPEED, "journal": journal(usual.journal)} | seam))
+            mine = replace(usual, **({"speed": SPEED} | seam), journal=journal(usual.journal))
             if connect is not None:
                 mine = replace(mine, backend=Backend(settings, gate=nothing, on_limited=nothing, connect=connect))
                 stack.push_async_callback(mine.backend.close)
