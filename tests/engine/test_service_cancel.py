@@ -69,7 +69,7 @@ async def test_a_call_cancelled_during_each_exchange_leaves_its_task_to_go_on(
         go_on.set()
         entries = await collected(service)
     assert [entry.state for entry in entries] == [State.DELIVERED]
-    assert front.count(CREATE) == 1  # the exchange itself was not cut: it is the keeper's
+    assert front.count(CREATE) == 1  # the exchange itself was not cut: it is the runner's
     assert each_paid_once(front, entries)
 
 
