@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,16 @@ import pytest
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps, SpendingBy
 from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation
+from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.errors import BudgetError
+from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.sqlite.store import SqliteJournal
+from flux2_mcp.settings import Settings
+from tests.support.faults import garble
 from tests.support.services import CREATE, POLL, Front, Reply, Seen, fronted, journal_of, made, opened, through, until
 
 pytestmark = pytest.mark.anyio
@@ -279,6 +286,11 @@ async def test_a_price_that_became_known_is_what_is_set_aside_of_the_caps(front:
 # --- whose cap it is ---
 
 
+def as_one_process(settings: Settings, session: str, _: Journal) -> Journal:
+    """The journal of another key or service in the same process."""
+    return SqliteJournal(settings.home, account_name(settings), session)
+
+
 @pytest.mark.parametrize("cap", ["daily", "session"])
 async def test_a_cap_belongs_to_the_home_and_not_to_a_key_or_a_spelling_of_the_host(
     front: Front, tmp_path: Path, cap: str
@@ -289,8 +301,7 @@ async def test_a_cap_belongs_to_the_home_and_not_to_a_key_or_a_spelling_of_the_h
     async with opened(settings) as service:
         assert await taken(service, *FOXES) == 2
         for other in (rotated, respelled):
-            async with opened(other) as second:
-                second.session = second._quotations._session = service.session  # as if it were one process
+            async with opened(other, journal=partial(as_one_process, other, service.session)) as second:
                 with pytest.raises(BudgetError, match=CAPPED):
                     await made(second, "under another name")
     assert front.count(CREATE) == 2
@@ -431,20 +442,14 @@ async def test_what_was_told_of_a_lost_journal_and_is_no_amount_closes_the_day_a
 # --- after the journal was lost ---
 
 
-async def test_a_restored_task_holds_what_it_had_reserved(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.runner.CLAIM_SECONDS", 0.05)
+async def test_a_restored_task_holds_what_it_had_reserved(front: Front, tmp_path: Path) -> None:
     Prices(front, listed=None)
     caps = Caps(daily_usd=Decimal("0.50"), session_usd=Decimal("0.50"))
-    async with opened(front.settings(tmp_path, caps=caps)) as service:
+    often = Timing(claim_seconds=0.05)
+    async with opened(front.settings(tmp_path, caps=caps), timing=often) as service:
         outcome = await made(service, "a fox [sandbox:stuck]", request=MAX, max_cost_usd=Decimal("0.20"), wait=0)
         key = outcome.tasks[0].record.key
-        assert service._journal._opened is not None
-        for pragma in ("wal_checkpoint(TRUNCATE)", "cache_size = 0", "shrink_memory"):
-            service._journal._opened.execute(f"PRAGMA {pragma}")
-        with (service.settings.home / "journal.sqlite3").open("r+b") as file:
-            file.write(b"no database any more" * 2000)
+        garble(service.settings.home / "journal.sqlite3")
 
         async def restored() -> bool:
             return journal_of(service).notice is not None and bool(await journal_of(service).tasks.find([key]))

@@ -81,9 +81,7 @@ async def test_a_schedule_that_could_not_be_fetched_is_asked_for_again_soon(
     assert (await prices.book()).schedules  # old prices are better than none
 
 
-async def test_a_schedule_that_does_not_come_is_not_waited_for_long(
-    front: Front, tmp_path: Path
-) -> None:
+async def test_a_schedule_that_does_not_come_is_not_waited_for_long(front: Front, tmp_path: Path) -> None:
     async def rule(seen: Seen) -> Reply | None:
         if seen.is_(SCHEDULES):
             await anyio.sleep_forever()

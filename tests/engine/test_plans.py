@@ -57,9 +57,7 @@ async def test_a_process_alone_has_all_of_the_rate(front: Front, tmp_path: Path)
         assert parts(plans) == {1.0}
 
 
-async def test_each_image_that_is_done_teaches_how_long_the_next_may_take(
-    front: Front, tmp_path: Path
-) -> None:
+async def test_each_image_that_is_done_teaches_how_long_the_next_may_take(front: Front, tmp_path: Path) -> None:
     plans = Plans()
     async with opened(front.settings(tmp_path), plan=plans, timing=OFTEN) as service:
         for number in (1, 2):

@@ -199,9 +199,7 @@ async def test_nothing_piles_up_in_memory(front: Front, tmp_path: Path) -> None:
     assert len(front.tasks()) == 20
 
 
-async def test_what_a_caller_waits_for_is_not_forgotten_before_it_was_told(
-    front: Front, tmp_path: Path
-) -> None:
+async def test_what_a_caller_waits_for_is_not_forgotten_before_it_was_told(front: Front, tmp_path: Path) -> None:
     """An end that no journal holds, as the refusal's own error, would be gone with the task."""
     front.rule = constantly(CREATE, NO_MONEY)
     async with opened(front.settings(tmp_path), timing=OFTEN) as service:
@@ -210,9 +208,7 @@ async def test_what_a_caller_waits_for_is_not_forgotten_before_it_was_told(
                 await made(service, f"fox {number}")
 
 
-async def test_a_new_task_is_not_taken_for_one_that_another_process_may_have_sent(
-    front: Front, tmp_path: Path
-) -> None:
+async def test_a_new_task_is_not_taken_for_one_that_another_process_may_have_sent(front: Front, tmp_path: Path) -> None:
     """A claim that falls between the writing of an intent and its keeping would not believe its refusal."""
     front.rule = constantly(CREATE, NO_MONEY)
     claims, slow = 0, False
@@ -244,9 +240,7 @@ async def test_a_new_task_is_not_taken_for_one_that_another_process_may_have_sen
 # --- the journal's file ---
 
 
-async def test_a_file_that_breaks_while_tasks_are_open_loses_none_of_them(
-    front: Front, tmp_path: Path
-) -> None:
+async def test_a_file_that_breaks_while_tasks_are_open_loses_none_of_them(front: Front, tmp_path: Path) -> None:
     hold = anyio.Event()
 
     async def rule(seen: Seen) -> Reply | None:
@@ -364,9 +358,7 @@ async def test_many_images_that_come_together_are_decoded_a_few_at_a_time(
     assert 1 < most <= MAX_THREADS
 
 
-async def test_each_ask_among_many_costs_no_plan_of_them_all(
-    front: Front, tmp_path: Path
-) -> None:
+async def test_each_ask_among_many_costs_no_plan_of_them_all(front: Front, tmp_path: Path) -> None:
     many, speed, asks, plans = 40, 4.0, 120, Plans()
     settings = front.settings(tmp_path)
     async with opened(settings, speed=speed, plan=plans) as service, anyio.create_task_group() as group:

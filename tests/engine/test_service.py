@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -16,10 +17,10 @@ import pytest
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.domain.models import Action
+from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.steps import UNANSWERED
-from flux2_mcp.engine.waiting import Outcome
+from flux2_mcp.engine.waiting import Outcome, Progress
 from flux2_mcp.errors import (
     AuthenticationError,
     InsufficientCreditsError,
@@ -30,6 +31,7 @@ from flux2_mcp.errors import (
     TransportError,
 )
 from flux2_mcp.server.results import tasks as task_results
+from tests.support.faults import connection_of
 from tests.support.services import (
     BUSY,
     CREATE,
@@ -41,10 +43,12 @@ from tests.support.services import (
     POLL,
     UNKNOWN_TASK,
     WRONG_KEY,
+    Counted,
     Front,
     Reply,
     Seen,
     always,
+    backend_of,
     constantly,
     fronted,
     journal_of,
@@ -61,6 +65,7 @@ pytestmark = pytest.mark.anyio
 
 STUCK = "a red fox [sandbox:stuck]"
 SLOW = "a red fox [sandbox:slow]"
+SOON = Timing(key_trouble_seconds=0.1, claim_seconds=0.05)
 
 
 @pytest.fixture
@@ -102,16 +107,15 @@ async def test_a_create_that_no_process_heard_of_is_found_by_the_next_one(front:
 
 @pytest.mark.parametrize("reply", [NO_MONEY, WRONG_KEY], ids=["402", "401"])
 async def test_a_create_that_no_process_heard_of_is_not_given_up_by_the_next_one_for_a_refusal(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Reply
+    front: Front, tmp_path: Path, reply: Reply
 ) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.steps.KEY_TROUBLE_SECONDS", 0.1)
     front.rule = made_then_cut(99)
     async with opened(front.settings(tmp_path)) as first, anyio.create_task_group() as group:
         group.start_soon(made, first)
         await until(lambda: len(front.tasks()) == 1)
         group.cancel_scope.cancel()
     front.rule = always(CREATE, reply)
-    async with opened(front.settings(tmp_path)) as second:
+    async with opened(front.settings(tmp_path), timing=SOON) as second:
 
         async def collected() -> bool:
             return states(await second.recent(limit=10)) == [State.DELIVERED]
@@ -162,11 +166,10 @@ async def test_nothing_is_sent_before_a_429_allows_it(front: Front, tmp_path: Pa
 
 
 async def test_a_key_that_turns_wrong_while_polling_is_told_and_the_task_is_not_lost(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    front: Front, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.steps.KEY_TROUBLE_SECONDS", 0.1)
     front.rule = constantly(POLL, WRONG_KEY)
-    async with opened(front.settings(tmp_path)) as service:
+    async with opened(front.settings(tmp_path), timing=SOON) as service:
         with anyio.fail_after(PATIENCE):  # it does not pass by itself, so nobody is kept waiting
             outcome = await made(service, SLOW, wait=600)
         assert isinstance(outcome.tasks[0].trouble, AuthenticationError)
@@ -260,13 +263,10 @@ async def test_who_asks_while_a_fetch_is_failing_is_told_of_the_one_after_it(fro
             await held.wait()
         entry, outcomes = first.tasks[0].record, list[Outcome]()
 
-        async def check() -> None:
-            outcomes.append(await service.check([str(entry.task_id)], wait_seconds=30))
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(check)
-            await until(lambda: (kept := service._runner.leased(entry.key)) is not None and kept.trouble is None)
+        async def waits(_: Progress) -> None:
             asked.set()
+
+        outcomes.append(await service.check([str(entry.task_id)], wait_seconds=30, on_progress=waits))
     assert [states(outcome) for outcome in outcomes] == [[State.DELIVERED]]
     assert paid_once(front, outcomes[0])
 
@@ -277,8 +277,7 @@ async def test_who_asks_while_a_fetch_is_failing_is_told_of_the_one_after_it(fro
 async def test_with_a_full_disk_nothing_is_sent_and_the_error_says_why(front: Front, tmp_path: Path) -> None:
     async with opened(front.settings(tmp_path)) as service:
         await made(service)
-        database = service._journal._opened
-        assert database is not None
+        database = connection_of(journal_of(service))
         pages = database.read("PRAGMA page_count")[0][0]
         database.execute(f"PRAGMA max_page_count = {pages}")
         before = front.count(CREATE)
@@ -390,7 +389,7 @@ async def test_waiting_for_nothing_while_runapi_is_down_ends_with_the_trouble_an
 
 async def test_an_id_that_runapi_alone_knows_is_adopted_once_and_collected(front: Front, tmp_path: Path) -> None:
     async with opened(front.settings(tmp_path)) as service:
-        api = await service._backend.api()
+        api = await backend_of(service).api()
         remote = await api.create(catalog.request(prompt=SLOW), idempotency_key="made elsewhere")
         outcome = await service.check([remote.task_id, remote.task_id], wait_seconds=30)
         again = await service.check([remote.task_id], wait_seconds=30)
@@ -399,13 +398,32 @@ async def test_an_id_that_runapi_alone_knows_is_adopted_once_and_collected(front
 
 
 async def test_a_task_that_another_process_has_adopted_meanwhile_is_left_to_it(front: Front, tmp_path: Path) -> None:
-    async with opened(front.settings(tmp_path)) as first, opened(front.settings(tmp_path)) as second:
-        api = await first._backend.api()
+    both_asked, by_first, by_second = anyio.Event(), Counted(), Counted()
+
+    async def rule(seen: Seen) -> Reply | None:
+        """Both ask RunAPI before either writes."""
+        if seen.is_(POLL):
+            if front.count(POLL) > 1:
+                both_asked.set()
+            await both_asked.wait()
+        return await through(seen)
+
+    front.rule, settings = rule, front.settings(tmp_path)
+    async with (
+        opened(settings, connect=by_first.connect) as first,
+        opened(settings, connect=by_second.connect) as second,
+    ):
+        api = await backend_of(first).api()
         remote = await api.create(catalog.request(prompt=STUCK), idempotency_key="made elsewhere")
-        await first.check([remote.task_id], wait_seconds=0)
-        await second._adopt(Action.TEXT_TO_IMAGE, remote.task_id)  # both asked RunAPI before either wrote
-        assert first._runner.leased(f"adopted-{remote.task_id}") is not None
-        assert second._runner.leased(f"adopted-{remote.task_id}") is None
+        async with anyio.create_task_group() as group:
+            for service in (first, second):
+                group.start_soon(partial(service.check, [remote.task_id], wait_seconds=0))
+        (adopted,) = await journal_of(first).tasks.recent(limit=5)
+        assert adopted.owner in {first.session, second.session}
+        mine, other = (by_first, by_second) if adopted.owner == first.session else (by_second, by_first)
+        calls, of_other = mine.calls, other.calls
+        await until(lambda: mine.calls >= calls + 10)
+        assert other.calls <= of_other + 1  # whose key it is, it may ask; about the task, nothing
 
 
 async def test_an_id_that_nobody_knows_is_an_error(front: Front, tmp_path: Path) -> None:
@@ -495,15 +513,16 @@ async def test_a_service_stops_with_a_create_under_way_and_the_next_one_goes_on(
     assert [task.creates for task in front.tasks()] == [2]
 
 
-async def test_a_journal_that_another_process_begins_is_noticed_by_an_idle_one(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.service.CLAIM_SECONDS", 0.05)
-    monkeypatch.setattr("flux2_mcp.engine.runner.CLAIM_SECONDS", 0.05)
-    async with opened(front.settings(tmp_path)) as idle:
+async def test_a_journal_that_another_process_begins_is_noticed_by_an_idle_one(front: Front, tmp_path: Path) -> None:
+    async with opened(front.settings(tmp_path), timing=SOON) as idle:
         async with opened(front.settings(tmp_path)) as busy:
             outcome = await made(busy, STUCK, wait=0)
-        await until(lambda: idle._runner.leased(outcome.tasks[0].record.key) is not None)
+
+        async def taken() -> bool:
+            (entry,) = await journal_of(idle).tasks.find([outcome.tasks[0].record.key])
+            return entry.owner == idle.session
+
+        await until(taken)
 
 
 async def test_each_intent_is_on_disk_before_the_first_byte_of_its_create_goes_out(

@@ -16,7 +16,20 @@ from flux2_mcp.engine.service import Service
 from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import Intent, IntentResult, TaskRecord
 from tests.support.faults import around
-from tests.support.services import CREATE, FETCH, POLL, Front, Reply, Seen, fronted, journal_of, made, opened, through, until
+from tests.support.services import (
+    CREATE,
+    FETCH,
+    POLL,
+    Front,
+    Reply,
+    Seen,
+    fronted,
+    journal_of,
+    made,
+    opened,
+    through,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 

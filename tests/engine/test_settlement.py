@@ -15,7 +15,20 @@ from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import BudgetError
-from tests.support.services import CREATE, FETCH, POLL, Front, Reply, Seen, fronted, journal_of, made, opened, through, until
+from tests.support.services import (
+    CREATE,
+    FETCH,
+    POLL,
+    Front,
+    Reply,
+    Seen,
+    fronted,
+    journal_of,
+    made,
+    opened,
+    through,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 

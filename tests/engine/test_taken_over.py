@@ -209,7 +209,10 @@ async def test_who_waits_in_the_process_that_was_overtaken_is_told_what_the_heir
             group.start_soon(call)
             await late.arrived.wait()
             other = SqliteJournal(
-                service.settings.home, account_name(service.settings), "heir", monotonic=lambda: time.monotonic() + LEASE_SECONDS + 1
+                service.settings.home,
+                account_name(service.settings),
+                "heir",
+                monotonic=lambda: time.monotonic() + LEASE_SECONDS + 1,
             )
             (entry,) = await other.leases.claim()
             entry = await other.tasks.apply(entry, Event.ACCEPTED, TaskChange(at=AT, task_id="made"))

@@ -76,7 +76,6 @@ async def test_the_process_that_does_not_poll_has_the_answer_too(front: Front, t
 
     front.rule = rule
     async with opened_twice(front.settings(tmp_path)) as (one, two):
-
         waits = anyio.Event()
 
         async def call(service: Service, on_progress: OnProgress | None = None) -> None:
@@ -139,9 +138,7 @@ async def test_who_waits_for_a_task_of_a_process_that_ends_gets_it_all_the_same(
     assert front.count(CREATE) == 1
 
 
-async def test_a_task_that_was_taken_over_while_its_process_stood_still_is_let_go(
-    front: Front, tmp_path: Path
-) -> None:
+async def test_a_task_that_was_taken_over_while_its_process_stood_still_is_let_go(front: Front, tmp_path: Path) -> None:
     settings, often, by_one, by_two = front.settings(tmp_path), Timing(claim_seconds=0.05), Counted(), Counted()
     async with (
         opened(settings, connect=by_one.connect, timing=often) as one,
@@ -149,7 +146,9 @@ async def test_a_task_that_was_taken_over_while_its_process_stood_still_is_let_g
     ):
         outcome = await made(one, STUCK, wait=0)
 
-        async def processing() -> bool:  # from then on its polls bring no news, and nothing that is written tells of the heir
+        async def processing() -> (
+            bool
+        ):  # from then on its polls bring no news, and nothing that is written tells of the heir
             (known,) = await journal_of(one).tasks.find([outcome.tasks[0].record.key])
             return known.state is State.PROCESSING
 

@@ -64,9 +64,7 @@ def failing(*_: object, **__: object) -> Any:  # noqa: ANN401  # stands for any 
     raise JournalError("The journal can't be used: database or disk is full.")
 
 
-async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(
-    front: Front, service: Service
-) -> None:
+async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(front: Front, service: Service) -> None:
     looks = 0
 
     async def counted(_: Progress) -> None:  # progress is told after each look
@@ -228,9 +226,7 @@ async def test_what_somebody_waits_for_is_asked_about_more_often(front: Front, t
         await until(lambda: not plans.tasks[-1][0].watched)  # who waits no more is forgotten
 
 
-async def test_who_begins_to_wait_just_after_a_plan_was_made_is_in_the_next(
-    front: Front, tmp_path: Path
-) -> None:
+async def test_who_begins_to_wait_just_after_a_plan_was_made_is_in_the_next(front: Front, tmp_path: Path) -> None:
     plans = Plans()
     async with opened(front.settings(tmp_path), speed=1.0, plan=plans) as service, anyio.create_task_group() as group:
         key = (await made(service, STUCK, wait=0)).tasks[0].record.key

@@ -66,7 +66,9 @@ async def kept(front: Front, home: Path, prompts: list[str], *, in_flight: int) 
         async with anyio.create_task_group() as group:
             async with runner.intake:
                 at = datetime.now(UTC)
-                written = await counting.journal.tasks.intend(intents, at=at, caps=Caps(), join=False, in_flight=in_flight)
+                written = await counting.journal.tasks.intend(
+                    intents, at=at, caps=Caps(), join=False, in_flight=in_flight
+                )
                 for entry in written.records:
                     runner.keep(entry)
             group.start_soon(runner.run)
@@ -121,6 +123,8 @@ async def test_one_whose_place_can_not_be_written_down_keeps_no_other_waiting(tm
             hold.set()
 
             async def others_ended() -> bool:
-                return [entry.key for entry in await counting.real.tasks.recent(limit=9) if entry.state.unfinished] == ["key-0002"]
+                return [entry.key for entry in await counting.real.tasks.recent(limit=9) if entry.state.unfinished] == [
+                    "key-0002"
+                ]
 
             await until(others_ended)

@@ -8,6 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.sqlite.store import SqliteJournal
+from flux2_mcp.system.sqlite_file import Database
+
 T = TypeVar("T")
 
 
@@ -36,6 +40,14 @@ def broken(path: Path, event: str, *, when: str = "true", saying: str = "disk is
     """From now on the file refuses these writes of tasks, with an error of SQLite's own. Gives what mends it."""
     sql(path, f"CREATE TRIGGER broken BEFORE {event} ON task WHEN {when} BEGIN SELECT raise(FAIL, '{saying}'); END")
     return lambda: sql(path, "DROP TRIGGER broken")
+
+
+def connection_of(journal: Journal) -> Database:
+    """The journal's own connection, for what SQLite keeps for a connection: the pages that a file may have."""
+    assert isinstance(journal, SqliteJournal)
+    found = journal._file._opened  # no product wants a limit of pages, and no other way makes SQLite's own full disk
+    assert found is not None
+    return found
 
 
 def garble(path: Path) -> None:

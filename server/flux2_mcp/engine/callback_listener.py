@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import anyio
+from anyio.abc import SocketStream
+from anyio.streams.stapled import MultiListener
 
 from flux2_mcp.errors import JournalError
 from flux2_mcp.journal.contract import Callbacks, Leases
@@ -43,6 +45,8 @@ class CallbackListener:
         nudge: Called with the key of each task of this process that RunAPI called back for.
         retry_seconds: Until a port that is taken is tried again: it belongs to another process of ours, which may end.
         sleep: Waits for a number of seconds.
+        listen: Opens the port.
+        call_seconds: How long a caller may take to say what it wants.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class CallbackListener:
         *,
         retry_seconds: float = RETRY_SECONDS,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        listen: Callable[[int], Awaitable[MultiListener[SocketStream]]] = one_shot_http.listen,
+        call_seconds: float = one_shot_http.CALL_SECONDS,
     ) -> None:
         self._port = port
         self._base_url = base_url.rstrip("/")
@@ -63,7 +69,8 @@ class CallbackListener:
         self._retry_seconds = retry_seconds
         self._sleep = sleep
         self._nudge = nudge
-        self._server = OneShotServer(self._answer)
+        self._open = listen
+        self._server = OneShotServer(self._answer, call_seconds=call_seconds)
 
     async def run(self) -> None:
         """Listen, for all our processes, and look for what another one heard for us, until cancelled."""
@@ -83,7 +90,7 @@ class CallbackListener:
         """One process has the port; another takes over when it ends."""
         while True:
             try:
-                async with await one_shot_http.listen(self._port) as listener:
+                async with await self._open(self._port) as listener:
                     await listener.serve(self._server.serve)
             except OSError:
                 log.info("port %d is taken; callbacks come by the process that has it", self._port)

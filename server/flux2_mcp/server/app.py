@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,6 +33,7 @@ from mcp_types import (
 from pydantic import AnyUrl, ValidationError
 
 from flux2_mcp import __version__
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error, SettingsError, shortened
 from flux2_mcp.server import boundary, clients, completion, gallery, prompts, resources, telemetry
@@ -250,11 +251,12 @@ class Flux2Server(MCPServer[ServerSession]):
         return self
 
 
-def build(settings: Settings | SettingsError) -> Flux2Server:
+def build(settings: Settings | SettingsError, *, seam: Callable[[Seam], Seam] | None = None) -> Flux2Server:
     """The server. Nothing is opened until its lifespan is entered, and nothing heavy until a tool is called.
 
     Args:
         settings: Or why there are none: then every answer that needs a service says so.
+        seam: Puts other things in the usual seam of its service; see `Service.opened`.
     """
 
     @asynccontextmanager
@@ -263,8 +265,8 @@ def build(settings: Settings | SettingsError) -> Flux2Server:
             yield ServerSession(settings)
             return
         with telemetry.exporting(wanted=settings.telemetry):
-            async with Service.opened(settings) as service:
-                yield ServerSession(service)
+            async with Service.opened(settings, seam=seam) as service:
+                yield ServerSession(service, seam)
 
     return (
         Flux2Server(

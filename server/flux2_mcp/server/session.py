@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.stapled import MultiListener
 
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error, SettingsError
 from flux2_mcp.settings import Settings
@@ -46,10 +48,12 @@ class ServerSession:
 
     Args:
         first: Open; in whose background a login waits, and the service that follows from it runs. Or why there is none.
+        seam: Puts other things in the usual seam of the service that follows; see `Service.opened`.
     """
 
-    def __init__(self, first: Service | SettingsError) -> None:
+    def __init__(self, first: Service | SettingsError, seam: Callable[[Seam], Seam] | None = None) -> None:
         self._present = first
+        self._seam = seam
         self._offer: LoginOffer | None = None
 
     @property
@@ -123,7 +127,7 @@ class ServerSession:
             offer.over.set()
 
     async def _serve(self, settings: Settings, *, task_status: TaskStatus[None]) -> None:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, seam=self._seam) as service:
             self._present = service
             task_status.started()
             await anyio.sleep_forever()

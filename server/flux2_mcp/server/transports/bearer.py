@@ -38,7 +38,7 @@ def token(home: Path) -> tuple[str, bool]:
     """
     file = path(home)
     try:
-        made = not file.exists() and _made(home, file)
+        made = not file.exists() and make(home)
         with file.open("rb") as opened:
             mode, found = os.fstat(opened.fileno()).st_mode, opened.read().strip()
     except OSError as exc:
@@ -51,14 +51,18 @@ def token(home: Path) -> tuple[str, bool]:
     return found.decode("ascii"), made
 
 
-def _made(home: Path, file: Path) -> bool:
-    """Make the file, whole or not at all. False where another process was faster."""
+def make(home: Path) -> bool:
+    """Make the token file, whole or not at all. False where there is one: another process was faster.
+
+    Raises:
+        OSError: The folder can't be used.
+    """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = home / f".{TOKEN_FILE}-{secrets.token_hex(8)}"
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
         opened.write(secrets.token_urlsafe(32).encode() + b"\n")
     try:
-        os.link(draft, file)
+        os.link(draft, path(home))
     except FileExistsError:
         return False
     finally:
