@@ -13,9 +13,12 @@ from mcp_types import INVALID_PARAMS, Completion, PromptReference, ResourceTempl
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import Action
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.server import completion
 from flux2_mcp.server.docs import examples, uris
+from flux2_mcp.settings import Settings
 from tests.server.conftest import BOTH_ERAS
+from tests.support.journals import failed
 from tests.support.rows import each_row
 
 pytestmark = pytest.mark.anyio
@@ -97,11 +100,10 @@ async def test_recent_tasks_are_offered_newest_first_and_as_sources_only_those_w
     assert (await offered(client, "flux2://images/{id}{?max}", "id", second[:8])).values == [second]
 
 
-async def test_where_there_may_be_more_tasks_it_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "MAX_CHOICES", 2)
-    tasks = [await made(client, prompt=f"fox {number} [sandbox:stuck]", wait_seconds=0) for number in range(3)]
+async def test_where_there_may_be_more_tasks_it_says_so(client: Client, sandbox_settings: Settings) -> None:
+    tasks = await failed(sandbox_settings.home, account_name(sandbox_settings), completion.MAX_CHOICES + 1)
     found = await offered(client, "flux2://tasks/{id}", "id")
-    assert (found.values, found.total, found.has_more) == ([tasks[2], tasks[1]], None, True)
+    assert (found.values, found.total, found.has_more) == (tasks[:0:-1], None, True)
 
 
 async def test_with_nothing_made_no_task_is_offered(client: Client) -> None:

@@ -21,7 +21,7 @@ from flux2_mcp.server import resources
 from flux2_mcp.server.results.tasks import stamp
 from flux2_mcp.server.session import ServerSession
 from flux2_mcp.settings import Settings
-from tests.support.journals import AT, apply, intent, new, opened, steps
+from tests.support.journals import AT, apply, failed, intent, new, opened, steps
 
 pytestmark = pytest.mark.anyio
 
@@ -29,11 +29,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def service(sandbox_settings: Settings) -> AsyncIterator[Service]:
     """One that knows a page of tasks and one more, which all have failed."""
-    async with opened(sandbox_settings.home) as home:
-        journal = home.journal(account=account_name(sandbox_settings))
-        for number in range(resources.PAGE_TASKS + 1):
-            await new(journal, intent(f"k{number}"))
-            await steps(journal, f"k{number}", Event.ACCEPTED, Event.FAILED)
+    await failed(sandbox_settings.home, account_name(sandbox_settings), resources.PAGE_TASKS + 1)
     async with Service.opened(sandbox_settings) as service:
         yield service
 

@@ -87,6 +87,16 @@ async def start(journal: SqliteJournal, key: str, *, in_flight: int, at: datetim
     return await journal.tasks.start(entry, at=at, in_flight=in_flight)
 
 
+async def failed(home: Path, account: str, count: int) -> list[str]:
+    """So many tasks that have all failed, written down as another process would; their ids, oldest first."""
+    async with opened(home) as there:
+        journal = there.journal(account=account)
+        for number in range(count):
+            await new(journal, intent(f"k{number}"))
+            await steps(journal, f"k{number}", Event.ACCEPTED, Event.FAILED)
+    return [f"task-k{number}" for number in range(count)]
+
+
 async def steps(
     journal: SqliteJournal, key: str, *events: Event, at: datetime = AT, usd: str | None = None
 ) -> TaskRecord:
