@@ -15,8 +15,8 @@ from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import NameOwner, Save
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.steps import UNANSWERED, LeasedTask, TaskSteps
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import LeaseLostError, TaskChange, TaskRecord
-from flux2_mcp.journal.sqlite.leases import LEASE_SECONDS
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.runapi import retry
 from tests.engine.test_steps import DAY, INSTANT, Shop, opened

@@ -1,16 +1,13 @@
-"""The journal's tasks: intents, keys, joining, steps, budget. Leases and pace, and the file itself, have files of their own."""
+"""The contract's suite: tasks (intents, keys, joining, steps, budget). Leases and pace are in `test_journal_shared`."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,59 +19,17 @@ from flux2_mcp.domain.budget import CapRoom, Caps, SpentSums
 from flux2_mcp.domain.lifecycle import Event, IllegalTransitionError, State
 from flux2_mcp.domain.models import Action, ImageRequest, StoredImage
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
-from flux2_mcp.journal.records import SameIdError, TaskChange, TaskRecord, digest, dump, load
-from flux2_mcp.journal.sqlite.history import MAX_DURATIONS
-from flux2_mcp.journal.sqlite.store import SqliteJournal
-from tests.support.journals import ACCOUNT, AT, CAT, Clock, Home, apply, intend, intent, new, opened, start, steps
+from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.records import SameIdError, TaskChange, TaskRecord
+from tests.support.journals import ACCOUNT, AT, CAT, FULL, Home, apply, intend, intent, new, start, steps
 
 pytestmark = pytest.mark.anyio
 
 DOG = catalog.request(prompt="a dog")
-FULL = catalog.request(
-    prompt="ein Hund — «zwei»",
-    variant="flex",
-    source_image_urls=["https://example.com/a.png", "https://example.com/b.png"],
-    aspect_ratio="auto",
-    output_resolution="2k",
-    enable_safety_checker=False,
-    callback_url="https://example.com/hook",
-)
 IMAGE = StoredImage(
     path="/home/ada/a.png", mime_type="image/png", width=1024, height=768, size_bytes=9, sha256="0" * 64
 )
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-
-
-@pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[Home]:
-    async with opened(tmp_path / "home") as home:
-        yield home
-
-
-# --- requests as text ---
-
-
-@pytest.mark.parametrize(
-    "request_", [CAT, FULL, ImageRequest(action=Action.REMIX_IMAGE, variant="x", model="y", prompt="")]
-)
-def test_a_request_comes_back_from_its_text_as_it_was(request_: ImageRequest) -> None:
-    assert load(dump(request_)) == request_
-
-
-def test_equal_requests_have_one_digest_and_any_difference_another() -> None:
-    changes: list[dict[str, Any]] = [
-        {"prompt": "ein Hund"},
-        {"variant": "pro"},
-        {"model": "flux-2-pro-remix-image"},
-        {"source_image_urls": FULL.source_image_urls[::-1]},
-        {"aspect_ratio": None},
-        {"output_resolution": "1k"},
-        {"enable_safety_checker": None},
-        {"callback_url": None},
-    ]
-    found = {digest(replace(FULL, **change)) for change in changes}
-    assert len(found | {digest(FULL)}) == len(changes) + 1
-    assert digest(replace(FULL)) == digest(FULL)
 
 
 # --- intents ---
@@ -120,18 +75,18 @@ from decimal import Decimal
 from pathlib import Path
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps
+from flux2_mcp.journal import open_journal
 from flux2_mcp.journal.records import Intent
-from flux2_mcp.journal.sqlite.store import SqliteJournal
 
-home, account, owner, prefix, count, cap = sys.argv[1:]
+home, account, prefix, count, cap = sys.argv[1:]
 
 async def main():
-    journal = SqliteJournal(Path(home), account, owner)
+    journal = open_journal(Path(home), account)
     won = 0
     for number in range(int(count)):
         usd = Decimal("0.05")
         asked = Intent(key=f"{prefix}{number}", request=catalog.request(prompt="a cat"), quoted_usd=usd, reserved_usd=usd)
-        done = await journal.intend(
+        done = await journal.tasks.intend(
             [asked], at=datetime.now(UTC), caps=Caps(daily_usd=Decimal(cap)), join=False, in_flight=100
         )
         won += len(done.records)
@@ -142,9 +97,9 @@ anyio.run(main)
 """
 
 
-def speaker(home: Home, owner: str, *, count: int, cap: str) -> subprocess.Popen[str]:
+def speaker(home: Home, name: str, *, count: int, cap: str) -> subprocess.Popen[str]:
     """Another process, which intends five cents as often as told and is then killed."""
-    command = [sys.executable, "-c", SPEAK, str(home.path), ACCOUNT, owner, f"{owner}-", str(count), cap]
+    command = [sys.executable, "-c", SPEAK, str(home.path), ACCOUNT, f"{name}-", str(count), cap]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -157,24 +112,6 @@ async def test_what_a_killed_process_intended_is_there_and_processes_racing_for_
     assert sum(won) == len(entries) == 20
     assert {entry.state for entry in entries} == {State.INTENT}
     assert (await home.journal().money.spent(at=datetime.now(UTC), session=None)).daily_usd == Decimal("1.00")
-
-
-async def test_intents_wait_until_the_disk_has_them_and_leases_do_not(home: Home) -> None:
-    journal = home.journal()
-    await journal.leases.version()
-    assert journal._opened is not None
-    said: list[str] = []
-    journal._opened._connection.set_trace_callback(said.append)
-    (entry,) = await new(journal, intent())
-    assert said[0] == "PRAGMA synchronous=FULL"
-    assert said[1] == "BEGIN IMMEDIATE"
-    assert "COMMIT" in said
-    said.clear()
-    await journal.pace.turn(10)
-    assert said[0] == "PRAGMA synchronous=NORMAL"
-    said.clear()
-    await journal.tasks.apply(entry, Event.ACCEPTED, TaskChange(at=AT, task_id="t"))
-    assert said[0] == "PRAGMA synchronous=FULL"
 
 
 async def test_of_a_calls_intents_all_are_written_or_none(home: Home) -> None:
@@ -514,7 +451,7 @@ async def test_a_task_of_our_own_is_not_adopted_as_a_strangers(home: Home) -> No
 # --- what was spent ---
 
 
-async def spent(journal: SqliteJournal, *, at: datetime = AT, session: str | None = "s") -> tuple[str, str]:
+async def spent(journal: Journal, *, at: datetime = AT, session: str | None = "s") -> tuple[str, str]:
     found = await journal.money.spent(at=at, session=session)
     return f"{found.session_usd:.3f}", f"{found.daily_usd:.3f}"
 
@@ -613,7 +550,7 @@ async def test_two_journals_racing_for_the_last_cents_have_one_winner_each_time(
     racers = [home.journal(owner) for owner in ("one", "two", "three")]
     won: list[str] = []
 
-    async def race(journal: SqliteJournal, key: str, caps: Caps) -> None:
+    async def race(journal: Journal, key: str, caps: Caps) -> None:
         if (await intend(journal, intent(key), caps=caps)).over is None:
             won.append(key)
 
@@ -646,19 +583,6 @@ async def test_durations_are_seconds_from_submission_to_completion_oldest_first_
     }
 
 
-async def test_only_the_latest_durations_are_kept_in_mind(home: Home) -> None:
-    journal = home.journal()
-    keys = [f"k{number}" for number in range(MAX_DURATIONS + 5)]
-    await new(journal, *map(intent, keys), in_flight=1000)
-    assert journal._opened is not None
-    # The lives of 205 tasks at once: what happens to one is tested above.
-    journal._opened.execute(
-        "UPDATE task SET state = 'delivered', submitted_at = created_at, completed_at = created_at + n"
-    )
-    (found,) = (await journal.history.durations()).values()
-    assert found == tuple(float(number) for number in range(6, MAX_DURATIONS + 6))
-
-
 # --- times ---
 
 
@@ -672,28 +596,16 @@ async def test_times_are_kept_to_the_microsecond_and_come_back_as_utc(home: Home
 
 async def test_every_call_leaves_the_event_loop_free(home: Home) -> None:
     """While another process holds the file, calls wait in threads; the loop turns on."""
-    one, two = home.journal("one"), home.journal("two", clock=Clock())
+    one, two = home.journal("one"), home.journal("two")
     await new(one, intent("k0"))
-    assert one._opened is not None
     with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
-            with one._opened.write():
+            with home.busy():
                 group.start_soon(new, two, intent("k1"))
                 for _ in range(20):
                     await anyio.lowlevel.checkpoint()
                 assert [entry.key for entry in await home.journal("three").tasks.recent(limit=9)] == ["k0"]
     assert len(await one.tasks.recent(limit=9)) == 2
-
-
-async def test_a_hundred_callers_wait_in_no_thread_each(home: Home) -> None:
-    """A thread takes memory for as long as the process lives, and the file takes one call at a time anyway."""
-    journal, before = home.journal(), threading.active_count()
-    await new(journal, intent("k"))
-    async with anyio.create_task_group() as group:
-        for _ in range(100):
-            group.start_soon(journal.leases.version)
-            group.start_soon(journal.pace, 1000.0)
-    assert threading.active_count() - before <= 2
 
 
 async def test_an_id_adopted_before_its_own_create_was_answered_becomes_that_task(home: Home) -> None:

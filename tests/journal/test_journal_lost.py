@@ -17,7 +17,7 @@ from flux2_mcp.domain.budget import CapRoom, Caps, SpentSums
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
 from flux2_mcp.journal.sqlite.store import SqliteJournal
-from tests.support.journals import Home, intend, intent, new, opened, steps
+from tests.support.journals import SqliteHome, intend, intent, new, opened, steps
 
 pytestmark = pytest.mark.anyio
 
@@ -32,12 +32,12 @@ ON_IT = ["task_recent", "task_unfinished"]
 
 
 @pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[Home]:
+async def home(tmp_path: Path) -> AsyncIterator[SqliteHome]:
     async with opened(tmp_path / "home") as home:
         yield home
 
 
-async def filled(home: Home, count: int = 6) -> Path:
+async def filled(home: SqliteHome, count: int = 6) -> Path:
     """A closed journal with this many tasks of five cents in it, the first of them charged."""
     journal = home.journal("before")
     await new(journal, *(intent(f"k{number}", LONG) for number in range(count)))
@@ -61,7 +61,7 @@ def break_indices(path: Path) -> None:
         write_over(path, (found[name] - 1) * PAGE)
 
 
-def aside(home: Home) -> str:
+def aside(home: SqliteHome) -> str:
     (found,) = home.path.glob("journal-broken-*.sqlite3")
     return found.name
 
@@ -89,7 +89,7 @@ async def closed(journal: SqliteJournal, lost: str) -> None:
 # --- what can be read ---
 
 
-async def test_a_file_whose_tasks_can_all_be_read_goes_on_with_them(home: Home) -> None:
+async def test_a_file_whose_tasks_can_all_be_read_goes_on_with_them(home: SqliteHome) -> None:
     break_indices(await filled(home))
     journal = home.journal()
     now = datetime.now(UTC)
@@ -105,7 +105,7 @@ async def test_a_file_whose_tasks_can_all_be_read_goes_on_with_them(home: Home) 
     assert [entry.key for entry in await journal.tasks.recent(limit=9)] == [f"k{number}" for number in range(7, -1, -1)]
 
 
-async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_day_is_closed(home: Home) -> None:
+async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_day_is_closed(home: SqliteHome) -> None:
     path = await filled(home, 40)
     data = path.read_bytes()
     write_over(path, data.index(b"x" * 2000, len(data) // 2))
@@ -119,7 +119,7 @@ async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_da
     await closed(journal, aside(home))
 
 
-async def test_a_record_that_only_a_newer_version_can_read_is_taken_over_as_it_is_and_counts(home: Home) -> None:
+async def test_a_record_that_only_a_newer_version_can_read_is_taken_over_as_it_is_and_counts(home: SqliteHome) -> None:
     path = await filled(home)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE task SET state = 'upscaling' WHERE key = 'k3'")
@@ -135,7 +135,7 @@ async def test_a_record_that_only_a_newer_version_can_read_is_taken_over_as_it_i
     "damage", ["reserved = 'much'", "quoted = -1", "charged = 9e999", "created_at = 'once'", "created_at = 9e999"]
 )
 async def test_a_record_whose_money_or_date_can_not_be_counted_goes_on_and_closes_the_day(
-    home: Home, damage: str
+    home: SqliteHome, damage: str
 ) -> None:
     path = await filled(home)
     with closing(sqlite3.connect(path)) as database, database:
@@ -150,7 +150,7 @@ async def test_a_record_whose_money_or_date_can_not_be_counted_goes_on_and_close
     assert "k3" in [entry.key for entry in await journal.leases.claim()]
 
 
-async def test_a_record_without_a_date_counts_from_now_on(home: Home) -> None:
+async def test_a_record_without_a_date_counts_from_now_on(home: SqliteHome) -> None:
     path = await filled(home, 1)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE task SET created_at = 'once'")
@@ -161,7 +161,7 @@ async def test_a_record_without_a_date_counts_from_now_on(home: Home) -> None:
     assert await spent(journal) == SpentSums(session_usd=Decimal("0.10"), daily_usd=Decimal("0.05"))
 
 
-async def test_a_record_that_nobody_could_find_again_closes_the_day(home: Home) -> None:
+async def test_a_record_that_nobody_could_find_again_closes_the_day(home: SqliteHome) -> None:
     path = await filled(home)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE task SET key = x'00' WHERE key = 'k3'")
@@ -174,7 +174,9 @@ async def test_a_record_that_nobody_could_find_again_closes_the_day(home: Home) 
 # --- what can't ---
 
 
-async def test_where_nothing_can_be_read_the_day_is_closed_until_the_user_tells_what_was_spent(home: Home) -> None:
+async def test_where_nothing_can_be_read_the_day_is_closed_until_the_user_tells_what_was_spent(
+    home: SqliteHome,
+) -> None:
     (await filled(home)).write_bytes(JUNK)
     journal, other = home.journal("a"), home.journal("b", account="another")
     await new(journal, intent("first"))
@@ -186,7 +188,7 @@ async def test_where_nothing_can_be_read_the_day_is_closed_until_the_user_tells_
     assert (await intend(other, intent("more"), at=datetime.now(UTC), caps=DAY)).over is not None
 
 
-async def test_what_the_user_has_told_counts_for_a_day_and_may_be_told_again(home: Home) -> None:
+async def test_what_the_user_has_told_counts_for_a_day_and_may_be_told_again(home: SqliteHome) -> None:
     (await filled(home)).write_bytes(JUNK)
     journal = home.journal()
     for usd in ("0.25", "0.35"):
@@ -196,7 +198,7 @@ async def test_what_the_user_has_told_counts_for_a_day_and_may_be_told_again(hom
     assert later == SpentSums()
 
 
-async def test_where_nothing_was_lost_there_is_nothing_to_tell(home: Home) -> None:
+async def test_where_nothing_was_lost_there_is_nothing_to_tell(home: SqliteHome) -> None:
     await filled(home)
     assert not await home.journal().money.settle(Decimal(1))
 
@@ -211,7 +213,7 @@ def test_the_refusal_of_a_closed_day_names_the_command_that_opens_it() -> None:
     assert "flux2-mcp spend --lost USD" in error.next_step
 
 
-async def test_a_day_that_is_closed_stays_so_when_the_next_journal_is_lost_too(home: Home) -> None:
+async def test_a_day_that_is_closed_stays_so_when_the_next_journal_is_lost_too(home: SqliteHome) -> None:
     path = await filled(home)
     path.write_bytes(JUNK)
     journal = home.journal()
@@ -223,7 +225,7 @@ async def test_a_day_that_is_closed_stays_so_when_the_next_journal_is_lost_too(h
     await closed(journal, name)
 
 
-async def test_a_session_counts_what_its_own_process_knows_of_a_file_that_can_not_be_read(home: Home) -> None:
+async def test_a_session_counts_what_its_own_process_knows_of_a_file_that_can_not_be_read(home: SqliteHome) -> None:
     journal = home.journal()
     await new(journal, *(intent(f"k{number}") for number in range(4)))
     await steps(journal, "k0", Event.ACCEPTED, Event.COMPLETED, usd="0.03")
@@ -240,7 +242,7 @@ async def test_a_session_counts_what_its_own_process_knows_of_a_file_that_can_no
 # --- what is gone ---
 
 
-def leave_a_log(home: Home, tmp_path: Path) -> Path:
+def leave_a_log(home: SqliteHome, tmp_path: Path) -> Path:
     """The home as a killed process leaves it, without its main file."""
     left = tmp_path / "left"
     shutil.copytree(home.path, left)
@@ -250,7 +252,7 @@ def leave_a_log(home: Home, tmp_path: Path) -> Path:
 
 
 async def test_the_log_of_a_file_that_has_vanished_is_kept_and_not_read_into_the_new_one(
-    home: Home, tmp_path: Path
+    home: SqliteHome, tmp_path: Path
 ) -> None:
     await new(home.journal(), *(intent(f"k{number}", LONG) for number in range(20)))
     left = leave_a_log(home, tmp_path)
@@ -268,7 +270,7 @@ async def test_the_log_of_a_file_that_has_vanished_is_kept_and_not_read_into_the
 
 
 async def test_a_vanished_file_that_another_process_still_has_whole_closes_the_day_only_until_that_looks(
-    home: Home,
+    home: SqliteHome,
 ) -> None:
     running = home.journal("a")
     await new(running, *(intent(f"k{number}") for number in range(3)))
@@ -281,7 +283,7 @@ async def test_a_vanished_file_that_another_process_still_has_whole_closes_the_d
     assert len(await other.tasks.recent(limit=9)) == 4
 
 
-async def test_a_process_with_an_older_file_opens_no_day_that_a_later_one_has_closed(home: Home) -> None:
+async def test_a_process_with_an_older_file_opens_no_day_that_a_later_one_has_closed(home: SqliteHome) -> None:
     running = home.journal("a")
     await new(running, intent("before"))
     running.path.unlink()
@@ -295,7 +297,7 @@ async def test_a_process_with_an_older_file_opens_no_day_that_a_later_one_has_cl
     assert (await spent(journal)).lost is not None
 
 
-async def test_a_home_that_vanishes_under_a_running_process_comes_back_with_everybodys_tasks(home: Home) -> None:
+async def test_a_home_that_vanishes_under_a_running_process_comes_back_with_everybodys_tasks(home: SqliteHome) -> None:
     journal, other = home.journal("a"), home.journal("b", account="another")
     await new(journal, intent("ours"))
     await new(other, intent("theirs", usd="0.30"))
@@ -307,7 +309,7 @@ async def test_a_home_that_vanishes_under_a_running_process_comes_back_with_ever
 
 
 async def test_what_a_running_process_has_of_a_vanished_home_counts_in_the_one_that_others_have_begun(
-    home: Home,
+    home: SqliteHome,
 ) -> None:
     journal = home.journal("a")
     await new(journal, intent("before", usd="0.30"))
@@ -320,7 +322,7 @@ async def test_what_a_running_process_has_of_a_vanished_home_counts_in_the_one_t
     await new(journal, intent("fits"), caps=DAY)
 
 
-async def test_a_file_that_has_vanished_from_its_home_closes_the_day_of_the_next_process(home: Home) -> None:
+async def test_a_file_that_has_vanished_from_its_home_closes_the_day_of_the_next_process(home: SqliteHome) -> None:
     """Deleted by hand, or moved aside by a process that was killed before the new one stood in its place."""
     (await filled(home)).unlink()
     journal = home.journal()
@@ -347,7 +349,7 @@ def drop_tasks(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [empty, put_another, drop_tasks])
 async def test_a_file_without_our_tables_where_a_journal_was_is_no_new_journal(
-    home: Home, damage: Callable[[Path], None]
+    home: SqliteHome, damage: Callable[[Path], None]
 ) -> None:
     path = await filled(home)
     damage(path)
@@ -361,7 +363,7 @@ async def test_a_file_without_our_tables_where_a_journal_was_is_no_new_journal(
         assert (home.path / aside(home)).read_bytes() == data
 
 
-def left_by_a_killed_process(home: Home, tmp_path: Path) -> Path:
+def left_by_a_killed_process(home: SqliteHome, tmp_path: Path) -> Path:
     left = tmp_path / "left"
     shutil.copytree(home.path, left)
     return left / "journal.sqlite3"
@@ -373,7 +375,7 @@ def zero(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [Path.unlink, zero])
 async def test_a_file_whose_log_was_lost_with_tasks_in_it_closes_the_day(
-    home: Home, tmp_path: Path, damage: Callable[[Path], None]
+    home: SqliteHome, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     before = home.journal("before")
     await new(before, intent("k0"))
@@ -388,7 +390,7 @@ async def test_a_file_whose_log_was_lost_with_tasks_in_it_closes_the_day(
         await closed(journal, aside(left))
 
 
-async def test_tables_stand_in_the_file_itself_once_it_is_made(home: Home, tmp_path: Path) -> None:
+async def test_tables_stand_in_the_file_itself_once_it_is_made(home: SqliteHome, tmp_path: Path) -> None:
     await home.journal().tasks.recent(limit=1)
     path = left_by_a_killed_process(home, tmp_path)
     path.with_name("journal.sqlite3-wal").unlink()
@@ -396,7 +398,9 @@ async def test_tables_stand_in_the_file_itself_once_it_is_made(home: Home, tmp_p
         assert database.execute("SELECT count(*) FROM task").fetchall() == [(0,)]
 
 
-async def test_what_a_process_wrote_stands_in_the_file_itself_once_that_has_ended(home: Home, tmp_path: Path) -> None:
+async def test_what_a_process_wrote_stands_in_the_file_itself_once_that_has_ended(
+    home: SqliteHome, tmp_path: Path
+) -> None:
     ends, stays = home.journal("a"), home.journal("b")
     await new(ends, intent("k"))
     await stays.tasks.recent(limit=1)
@@ -407,7 +411,7 @@ async def test_what_a_process_wrote_stands_in_the_file_itself_once_that_has_ende
         assert [entry.key for entry in await left.journal().tasks.recent(limit=9)] == ["k"]
 
 
-async def test_a_killed_process_whose_log_is_there_has_lost_nothing(home: Home, tmp_path: Path) -> None:
+async def test_a_killed_process_whose_log_is_there_has_lost_nothing(home: SqliteHome, tmp_path: Path) -> None:
     await new(home.journal(), intent("k0"), intent("k1"))
     async with opened(left_by_a_killed_process(home, tmp_path).parent) as left:
         journal = left.journal()
@@ -415,7 +419,7 @@ async def test_a_killed_process_whose_log_is_there_has_lost_nothing(home: Home, 
         assert (journal.notice, (await spent(journal)).lost) == (None, None)
 
 
-async def test_a_journal_whose_tasks_were_deleted_by_hand_closes_the_day(home: Home) -> None:
+async def test_a_journal_whose_tasks_were_deleted_by_hand_closes_the_day(home: SqliteHome) -> None:
     path = await filled(home)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("DELETE FROM task WHERE n > 2")
@@ -426,15 +430,15 @@ async def test_a_journal_whose_tasks_were_deleted_by_hand_closes_the_day(home: H
 
 def names(kind: str) -> list[str]:
     with closing(sqlite3.connect(":memory:")) as database:
-        for migration in MIGRATIONS:
-            database.executescript(migration)
+        for _, script in MIGRATIONS:
+            database.executescript(script)
         sql = "SELECT name FROM sqlite_schema WHERE type = ? AND tbl_name = 'task' ORDER BY name"
         return [row[0] for row in database.execute(sql, (kind,))]
 
 
 @pytest.mark.parametrize("name", [*names("index"), "task"])
 async def test_an_empty_page_in_the_place_of_an_index_or_of_the_tasks_is_no_sound_journal(
-    home: Home, name: str
+    home: SqliteHome, name: str
 ) -> None:
     before = home.journal("before")
     await new(before, intent("k", push_url="https://here.example/k"))
@@ -457,11 +461,10 @@ async def test_an_empty_page_in_the_place_of_an_index_or_of_the_tasks_is_no_soun
         assert await spent(journal) == SpentSums(session_usd=Decimal("0.10"))
 
 
-async def test_a_file_that_is_emptied_under_a_running_process_is_no_new_journal(home: Home) -> None:
+async def test_a_file_that_is_emptied_under_a_running_process_is_no_new_journal(home: SqliteHome) -> None:
     running = home.journal("a")
     await new(running, *(intent(f"k{number}") for number in range(6)))
-    assert running._opened is not None
-    running._opened.read("PRAGMA wal_checkpoint(TRUNCATE)")
+    await running.file.run(lambda database: database.read("PRAGMA wal_checkpoint(TRUNCATE)"))
     running.path.write_bytes(b"")
     other = home.journal("b")
     await new(other, intent("first"))
@@ -469,7 +472,7 @@ async def test_a_file_that_is_emptied_under_a_running_process_is_no_new_journal(
 
 
 async def test_a_process_that_is_killed_while_it_puts_the_new_file_in_place_leaves_the_day_closed(
-    home: Home, monkeypatch: pytest.MonkeyPatch
+    home: SqliteHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = await filled(home)
     path.write_bytes(JUNK)
@@ -491,7 +494,7 @@ async def test_a_process_that_is_killed_while_it_puts_the_new_file_in_place_leav
     assert (await spent(journal)).lost is not None
 
 
-async def test_a_home_whose_images_alone_are_left_is_a_lost_one(home: Home) -> None:
+async def test_a_home_whose_images_alone_are_left_is_a_lost_one(home: SqliteHome) -> None:
     await filled(home)
     (home.path / "images").mkdir()
     for part in home.path.glob("journal*"):
@@ -508,7 +511,7 @@ async def test_a_home_whose_images_alone_are_left_is_a_lost_one(home: Home) -> N
     assert (await spent(journal)).lost is None
 
 
-async def test_a_new_home_is_no_lost_one(home: Home) -> None:
+async def test_a_new_home_is_no_lost_one(home: SqliteHome) -> None:
     journals = [home.journal(name) for name in "abc"]
     for number, journal in enumerate(journals):
         await new(journal, intent(f"k{number}"), caps=DAY)
@@ -517,7 +520,7 @@ async def test_a_new_home_is_no_lost_one(home: Home) -> None:
         assert journal.notice is None
 
 
-async def test_a_new_file_is_filled_before_it_is_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_file_is_filled_before_it_is_there(home: SqliteHome, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed on the way, it leaves the broken one in its place."""
     path = await filled(home)
     path.write_bytes(JUNK)

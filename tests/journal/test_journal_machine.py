@@ -18,8 +18,8 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps, SpentSums
 from flux2_mcp.domain.lifecycle import TABLE, Event, IllegalTransitionError, State
 from flux2_mcp.errors import InvalidRequestError
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import IntentResult, LeaseLostError, TaskChange, TaskRecord
-from flux2_mcp.journal.sqlite.leases import LEASE_SECONDS
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from tests.support.journals import ACCOUNT, AT, Clock, intent
 

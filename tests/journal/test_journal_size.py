@@ -57,10 +57,9 @@ async def instructions(ledger: Ledger, name: str) -> int:
     try:
         await intend(journal, name, AT)
         await apply(journal, name, Event.ACCEPTED, TaskChange(at=AT, task_id=f"remote-{name}"))
-        assert journal._opened is not None
-        journal._opened._connection.set_progress_handler(tick, EVERY)
+        await journal.file.run(lambda database: database.connection.set_progress_handler(tick, EVERY))
         await STEPS[name](journal, name)
-        journal._opened._connection.set_progress_handler(None, 0)
+        await journal.file.run(lambda database: database.connection.set_progress_handler(None, 0))
     finally:
         await journal.close()
     return count * EVERY

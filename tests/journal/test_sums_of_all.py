@@ -71,7 +71,7 @@ async def test_what_has_not_ended_and_is_not_listed_is_reached_by_the_next_actio
 
 async def test_no_next_action_names_more_tasks_than_a_call_takes(tmp_path: Path) -> None:
     (one,) = (await listed(tmp_path, 1, (State.SUBMITTED,))).tasks
-    many = tuple(replace(one, entry=replace(one.record, task_id=f"task-{number}")) for number in range(100))
+    many = tuple(replace(one, record=replace(one.record, task_id=f"task-{number}")) for number in range(100))
     result = task_results.generation(Outcome(tasks=many, sandbox=False))
     assert result.next_action is not None
     assert len(result.next_action.arguments["task_ids"]) == MAX_IDS

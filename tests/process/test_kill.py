@@ -16,7 +16,7 @@ from bench import kill
 from bench.kill import DOWNLOADS, STEPS
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.service import Service
-from flux2_mcp.journal.sqlite.leases import LEASE_SECONDS
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.settings import Settings
 from tests.support.services import until

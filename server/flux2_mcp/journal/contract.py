@@ -2,16 +2,25 @@
 
 Rules
 - A journal is one account's view of a home's tasks. Its parts are handed to the callers that need them, and to no others.
-- A task is written down, synced to disk, before money moves: `Tasks.intend` returns after the sync.
+- Money, names of files and what is under way are counted over every process on the home; money over every key too.
+- An intent is written down, synced to disk, before money moves: `Tasks.intend` returns after the sync. So is what RunAPI
+  told of a task: `Tasks.apply`. Leases, turns, marks and uploads may be lost with the power: each is made anew.
+- What is decided on what was read is read and written in one transaction: caps, joins, places, turns, names of files.
 - A step of a task's life is taken in the transaction that sees whose the task is. A process that was stopped and wakes
   after its lease was taken over writes nothing: each claim by another process raises the task's fence.
 - The journal keeps time by a clock of its own (SQLite: the machine's monotonic clock; a server: the server's). No caller
   sees that clock. What a caller must wait is told in seconds from now. Times of records are given by the caller, in UTC.
 - A record that can't be read spoils no list and is not written to. `readable` is False on its stand-in.
+- A journal that a later version has written is used as it is. No record is deleted, but where two are one task.
 - All calls leave the event loop free. All raise `JournalError` where the journal can't be read or written.
 
 Doubts
 - `Leases.version` is asked often by callers that wait. A server would rather push than be asked.
+- `exists` and `was_made` answer without waiting, and `salvage`, `notice` and `SpentSums.lost` are about a file that breaks:
+  another database would say True, and nothing.
+- `owners.is_dead`, which frees a dead process's leases at once, knows the processes of one machine. Those of others lapse.
+- A process that stands still between `Leases.hold` and its call may call after its lease has lapsed. The idempotency key,
+  not the lease, keeps RunAPI from charging twice.
 """
 
 from __future__ import annotations
@@ -27,6 +36,12 @@ from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import NameOwner, StoredImage, UploadedFile
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskMatches, TaskRecord
+
+LEASE_SECONDS = 20.0
+"""A task stays so long with a process that is not heard of and can't be asked whether it lives. Renewed ten times as often,
+so that a process on a busy machine keeps what it has."""
+MAX_DURATIONS = 200
+"""Durations of each kind that the planner learns from."""
 
 
 class Tasks(Protocol):
@@ -252,7 +267,7 @@ class History(Protocol):
     """What the journal tells of the past."""
 
     async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
-        """Seconds from submission to completion by model and resolution, oldest first, the latest 200 of each."""
+        """Seconds from submission to completion by model and resolution, oldest first, the latest `MAX_DURATIONS` of each."""
         ...
 
     async def matched(

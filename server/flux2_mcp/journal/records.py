@@ -139,9 +139,9 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntentResult:
-    """What became of a call's intents: its entries; or the cap they don't fit, and then nothing was written.
+    """What became of a call's intents: its records; or the cap that they don't fit, and then nothing was written.
 
-    `joined` is True where the entries were there before. `wanted_usd` is what they would set aside of `over`.
+    `joined` is True where the records were there before. `wanted_usd` is what they would set aside of `over`.
     """
 
     records: tuple[TaskRecord, ...] = ()

@@ -27,7 +27,9 @@ KEEP_DAYS = 9
 """Uploads and drawn results lie on disk no longer: a result's URL lives 7 days, and may be drawn on the last."""
 
 MIGRATIONS = (
-    """
+    (
+        "first_tables",
+        """
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
     CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     CREATE TABLE bucket (id INTEGER PRIMARY KEY CHECK (id = 1), tokens REAL NOT NULL, at REAL NOT NULL);
@@ -77,6 +79,7 @@ MIGRATIONS = (
         allowed_at REAL
     );
     """,
+    ),
 )
 
 

@@ -1,6 +1,9 @@
 """How this project keeps a SQLite file: WAL, append-only migrations, short write transactions. Sync; call from a thread.
 
-The only module that imports sqlite3. `journal.store` and the sandbox's state stand on it.
+The only module that imports sqlite3. `journal.sqlite` and the sandbox's state stand on it.
+
+The table `migration` says what ran: when, and under which name. Versions that gave no names recorded a place in the list,
+and count rows still: so a row is a migration, and the first two columns stay as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ Parameters = Sequence[Value] | Mapping[str, Value]
 Read = Callable[..., list[sqlite3.Row]]
 """All rows of one query, as `Database.read` gives them."""
 Error = sqlite3.Error
+Migrations = Sequence[tuple[str, str]]
+"""Names, and scripts of SQL, oldest first. Append, never edit or rename: what ran once never runs again."""
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for another process's transaction. Ours take milliseconds."""
@@ -58,7 +63,7 @@ class Database:
 
     Args:
         path: The file; its folder must exist.
-        migrations: SQL scripts, oldest first. Append, never edit: what ran once never runs again.
+        migrations: Those that this version knows. A file that has others is a newer version's, and is used as it is.
         durable: Whether a commit waits, by default, until the disk has it. Without, a power cut may lose the last
             commits; a crash of the process never does.
         made: Whether it was made before: then it is not migrated as a new one.
@@ -68,29 +73,30 @@ class Database:
         EmptyError: It was made before, and has none of our tables. It is left as it is.
     """
 
-    def __init__(self, path: Path, migrations: Sequence[str], *, durable: bool, made: bool = False) -> None:
+    def __init__(self, path: Path, migrations: Migrations, *, durable: bool, made: bool = False) -> None:
         self._lock = threading.RLock()
         self._path = path
         self._durable = durable
         # Not opened: SQLite would delete the log that stands beside an empty file.
         if made and not path.stat().st_size:
             raise EmptyError(f"{path.name} is empty")
-        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        """SQLite's own, for what stands in no method here. Several threads share it."""
         try:
-            self._connection.row_factory = sqlite3.Row
-            self._connection.text_factory = _text
+            self.connection.row_factory = sqlite3.Row
+            self.connection.text_factory = _text
             if made:
                 self._need_tables()
             self._use_wal()
-            self._connection.execute("PRAGMA foreign_keys=ON")
+            self.connection.execute("PRAGMA foreign_keys=ON")
             self._file = _identity(path)
             self._migrate(migrations)
         except sqlite3.Error:
-            self._connection.close()
+            self.connection.close()
             raise
 
     def _need_tables(self) -> None:
-        if "migration" not in {row[0] for row in self.read(TABLES)} or not self._applied():
+        if not _recorded(self.read):
             raise EmptyError(f"{self._path.name} has none of our tables")
 
     def _use_wal(self) -> None:
@@ -98,7 +104,7 @@ class Database:
         until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
-                self._connection.execute("PRAGMA journal_mode=WAL")
+                self.connection.execute("PRAGMA journal_mode=WAL")
             except sqlite3.OperationalError as exc:
                 if not exc.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > until:
                     raise
@@ -106,33 +112,33 @@ class Database:
             else:
                 return
 
-    def _migrate(self, migrations: Sequence[str]) -> None:
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS migration (id INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)"
-        )
-        if self._applied() >= len(migrations):
+    def _migrate(self, migrations: Migrations) -> None:
+        if not (pending(self.read, migrations) or _unnamed(self.read, migrations)):
             return
         with self.write():  # asked again inside: another process may have been faster
-            for number in range(self._applied(), len(migrations)):
-                for statement in filter(str.strip, migrations[number].split(";\n")):
-                    self._connection.execute(statement)
-                self._connection.execute(
-                    "INSERT INTO migration VALUES (?, ?)", (number + 1, datetime.now(UTC).isoformat())
+            self.connection.execute(
+                "CREATE TABLE IF NOT EXISTS migration (id INTEGER PRIMARY KEY, applied_at TEXT NOT NULL, name TEXT)"
+            )
+            if "name" not in _columns(self.read):
+                self.connection.execute("ALTER TABLE migration ADD COLUMN name TEXT")
+            self.connection.executemany("UPDATE migration SET name = ? WHERE id = ?", _unnamed(self.read, migrations))
+            for name, script in pending(self.read, migrations):
+                for statement in filter(str.strip, script.split(";\n")):
+                    self.connection.execute(statement)
+                self.connection.execute(
+                    "INSERT INTO migration (applied_at, name) VALUES (?, ?)", (datetime.now(UTC).isoformat(), name)
                 )
         self.checkpoint()  # the tables are there also where the log is lost
-
-    def _applied(self) -> int:
-        return int(self._connection.execute("SELECT count(*) FROM migration").fetchone()[0])
 
     def read(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         """All rows of one query."""
         with self._lock:
-            return self._connection.execute(sql, parameters).fetchall()
+            return self.connection.execute(sql, parameters).fetchall()
 
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
         """Run one statement, inside `write` or as a transaction of its own. Gives the number of rows it touched."""
         with self._lock:
-            return self._connection.execute(sql, parameters).rowcount
+            return self.connection.execute(sql, parameters).rowcount
 
     @contextmanager
     def write(self, *, durable: bool | None = None) -> Iterator[None]:
@@ -143,16 +149,16 @@ class Database:
         """
         sync = self._durable if durable is None else durable
         with self._lock:
-            self._connection.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
+            self.connection.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
+            self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 if _identity(self._path) != self._file:
                     raise MovedError(f"{self._path.name} was moved aside")
-                self._connection.execute("COMMIT")
+                self.connection.execute("COMMIT")
             finally:
-                if self._connection.in_transaction:  # a full disk has rolled back by itself
-                    self._connection.execute("ROLLBACK")
+                if self.connection.in_transaction:  # a full disk has rolled back by itself
+                    self.connection.execute("ROLLBACK")
 
     @property
     def begun(self) -> str:
@@ -164,12 +170,12 @@ class Database:
         """Whether another file stands under the name by now. Where none does, this one is all there is."""
         return _identity(self._path) not in {self._file, None}
 
-    def sound(self, migrations: Sequence[str]) -> bool:
+    def sound(self, migrations: Migrations) -> bool:
         """Whether the file holds together and has all tables; reads all of it. A later version may have dropped some."""
         try:
             whole = self.read("PRAGMA integrity_check(1)")[0][0] == "ok"
             tables = {row[0] for row in self.read(TABLES)}
-            return whole and (self._applied() > len(migrations) or _made_by(migrations) <= tables)
+            return whole and (_is_newer(self.read, migrations) or _made_by(migrations) <= tables)
         except sqlite3.Error as exc:
             if is_lost(exc):
                 return False
@@ -178,24 +184,60 @@ class Database:
     def version(self) -> int:
         """A number that changes whenever another connection has committed; a few microseconds."""
         with self._lock:
-            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+            return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
 
     def checkpoint(self) -> None:
         """Bring what stands in the log into the file itself, as far as no other process keeps it from that."""
         with self._lock, suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Close the file. Nothing may be called after."""
         with self._lock:
-            self._connection.close()
+            self.connection.close()
 
 
-def _made_by(migrations: Sequence[str]) -> set[str]:
+def pending(read: Read, migrations: Migrations) -> Migrations:
+    """What a file has yet to get of these; nothing where it is a newer version's."""
+    applied = _applied(read, migrations)
+    return () if _is_newer(read, migrations) else [each for each in migrations if each[0] not in applied]
+
+
+def _is_newer(read: Read, migrations: Migrations) -> bool:
+    """Whether a later version has migrated the file: it has had something that is none of these."""
+    return not _applied(read, migrations) <= {name for name, _ in migrations}
+
+
+def _applied(read: Read, migrations: Migrations) -> set[str]:
+    """The names of what a file has had. An earlier version recorded no name: the number is a place among these, or beyond."""
+    places = dict(enumerate((name for name, _ in migrations), start=1))
+    return {name or places.get(number, f"number {number}") for number, name in _recorded(read).items()}
+
+
+def _recorded(read: Read) -> dict[int, str | None]:
+    """Numbers and names of what a file has had; none where it has no such table."""
+    if not (columns := _columns(read)):
+        return {}
+    sql = "SELECT id, name FROM migration" if "name" in columns else "SELECT id, NULL FROM migration"
+    return {int(row[0]): row[1] for row in read(sql)}
+
+
+def _unnamed(read: Read, migrations: Migrations) -> list[tuple[str, int]]:
+    """Names, each with its number, that an earlier version has not recorded; none where the file is a newer version's."""
+    if _is_newer(read, migrations):
+        return []
+    return [(migrations[number - 1][0], number) for number, name in _recorded(read).items() if name is None]
+
+
+def _columns(read: Read) -> set[str]:
+    return {row["name"] for row in read("PRAGMA table_info(migration)")}
+
+
+def _made_by(migrations: Migrations) -> set[str]:
     """The tables that there are after these."""
     with closing(sqlite3.connect(":memory:")) as connection:
-        for migration in migrations:
-            connection.executescript(migration)
+        for _, script in migrations:
+            connection.executescript(script)
         return {row[0] for row in connection.execute(TABLES)}
 
 
@@ -241,7 +283,7 @@ Whole = Callable[[Read, int], bool]
 
 
 def opened(
-    path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed, whole: Whole, made: bool = False
+    path: Path, migrations: Migrations, *, durable: bool, seed: Seed, whole: Whole, made: bool = False
 ) -> Database:
     """A file that others may find broken and move meanwhile. Made where there is none, readable by the user alone.
 
@@ -358,7 +400,7 @@ def looked_at(path: Path, question: str, whole: Whole) -> tuple[bool, int]:
             raise
 
 
-def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed, whole: Whole) -> Database:
+def renewed(path: Path, migrations: Migrations, *, durable: bool, seed: Seed, whole: Whole) -> Database:
     """A file that works in place of one that was found broken or gone.
 
     Of the processes that find it broken, one at a time looks again and only the first moves it aside: else the second
@@ -382,7 +424,7 @@ def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed,
         return _replaced(path, migrations, durable=durable, seed=seed)
 
 
-def _replaced(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> Database:
+def _replaced(path: Path, migrations: Migrations, *, durable: bool, seed: Seed) -> Database:
     """A new file in place of a lost one. What there is of that is moved aside once the new one is filled.
 
     A process that is killed in between leaves the lost one where it was, or none: then the next one goes on from there.
@@ -410,7 +452,7 @@ def _parts(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "")]
 
 
-def _sound(path: Path, migrations: Sequence[str], *, durable: bool, whole: Whole) -> Database | None:
+def _sound(path: Path, migrations: Migrations, *, durable: bool, whole: Whole) -> Database | None:
     database = None
     try:
         database = Database(path, migrations, durable=durable, made=True)

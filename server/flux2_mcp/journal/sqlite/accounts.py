@@ -1,10 +1,10 @@
 """Whose tasks a key may have, in SQLite: those of every key of its RunAPI account.
 
-Tasks stand under a name that is made from the service and the key that made them (`engine.backend.account`). A key that is replaced
+Tasks stand under a name that is made from the service and the key that made them (`engine.backend.account_name`). A key that is replaced
 would leave them to nobody. So it is written down which account of RunAPI each name belongs to, as RunAPI has told, and the
 tasks of one account all stand under the name that was written down first.
 
-The service is spelled in one way. Earlier versions took it as it was typed: see `respelled`.
+The service is spelled in one way. Earlier versions took it as it was typed: see `respell`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flux2_mcp.domain.urls import one_spelling
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import TaskRecord, service_of
 from flux2_mcp.journal.sqlite import task_rows
 from flux2_mcp.journal.sqlite.fragments import IS_OPEN, OPEN, UNHELD
-from flux2_mcp.journal.sqlite.leases import LEASE_SECONDS
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
@@ -35,7 +35,7 @@ SELECT account FROM name UNION SELECT account FROM holder UNION SELECT tasks FRO
 """
 """From each name to the next in the index: there are few names, and many tasks of each."""
 _ADOPTED = "key = 'adopted-' || task_id"
-"""Written down because its id was asked for; see `entry.adopted`."""
+"""Written down because its id was asked for; see `records.adopted`."""
 
 
 class SqliteAccounts:
@@ -76,7 +76,7 @@ def spelled(name: str) -> str:
     return f"{one_spelling(service)}:{key}" if colon else name
 
 
-def respelled(database: Database) -> None:
+def respell(database: Database) -> None:
     """Bring names that an earlier version wrote as they were typed to the one spelling, so that no task is left to nobody."""
     names = [str(row[0]) for row in database.read(_NAMES) if isinstance(row[0], str)]
     others = [name for name in names if spelled(name) != name]
@@ -156,8 +156,8 @@ def foreign_tasks(name: str, now: float, until: float, read: Read) -> tuple[Task
         " AND account NOT IN (SELECT account FROM holder WHERE tasks = :tasks)"
         f" AND ({UNHELD}) ORDER BY n"
     )
-    found = task_rows.entries(read(sql, {"tasks": tasks_of(name, read), "now": now, "until": until}))
-    return tuple(entry for entry in found if spelled(entry.account) != name)
+    found = task_rows.records(read(sql, {"tasks": tasks_of(name, read), "now": now, "until": until}))
+    return tuple(record for record in found if spelled(record.account) != name)
 
 
 def service_of_task(name: str, ident: str, read: Read) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -45,10 +44,10 @@ class JournalFile:
         """`account` is the name under which the key's tasks stand: that of another key of one RunAPI account, where known."""
         self.owner = owner
         self.monotonic = monotonic
-        self._opening = threading.Lock()
         self._opened: Database | None = None
         # The file takes one call at a time: more threads than one would only wait for each other, and each takes memory.
-        self._one = anyio.CapacityLimiter(1)
+        # So nothing that these calls share needs a lock.
+        self._one_thread = anyio.CapacityLimiter(1)
         self.is_partial = False
         """A part of a lost file could not be read."""
         self.notice: str | None = None
@@ -77,31 +76,28 @@ class JournalFile:
     def _database(self) -> Database:
         from flux2_mcp.system.sqlite_file import opened
 
-        with self._opening:
-            if self._opened is None:
-                self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-                seed = partial(self._seed, None)
-                made = has_left_images(self.path)
-                self._opened = opened(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole, made=made)
-                accounts.respelled(self._opened)
-            found = self._opened
-        return self._renewed() if found.replaced else found
+        if self._opened is None:
+            self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            seed = partial(self._seed, None)
+            made = has_left_images(self.path)
+            self._opened = opened(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole, made=made)
+            accounts.respell(self._opened)
+        return self._renewed() if self._opened.replaced else self._opened
 
     def _renewed(self) -> Database:
         """A broken file is kept for whoever can read it, and a new one begun with what could be read: nothing is deleted."""
         from flux2_mcp.system.sqlite_file import renewed
 
-        with self._opening:
-            before, self._opened = self._opened, None
-            try:
-                self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-                seed = partial(self._seed, before)
-                self._opened = renewed(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole)
-                accounts.respelled(self._opened)
-            finally:
-                if before is not None:
-                    before.close()
-            return self._opened
+        before, self._opened = self._opened, None
+        try:
+            self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            seed = partial(self._seed, before)
+            self._opened = renewed(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole)
+            accounts.respell(self._opened)
+        finally:
+            if before is not None:
+                before.close()
+        return self._opened
 
     def unread_notice(self) -> str | None:
         """What a user should know about records that can't be read; each is told once in a process's life."""
@@ -113,16 +109,16 @@ class JournalFile:
             " a newer version's or broken. They were left as they are; update flux2-mcp, or see flux2-mcp doctor."
         )
 
-    def noted(self, entries: Sequence[TaskRecord]) -> tuple[TaskRecord, ...]:
+    def warn_unreadable(self, records: Sequence[TaskRecord]) -> tuple[TaskRecord, ...]:
         """The same, once it was said which of them can't be read."""
-        for entry in entries:
-            if not entry.readable and entry.key not in self._unread:
-                self._unread.add(entry.key)
+        for record in records:
+            if not record.readable and record.key not in self._unread:
+                self._unread.add(record.key)
                 self._untold += 1
                 log.warning(
-                    "a record can't be read; it is left as it is", extra=fields(task=entry.task_id or entry.key)
+                    "a record can't be read; it is left as it is", extra=fields(task=record.task_id or record.key)
                 )
-        return tuple(entries)
+        return tuple(records)
 
     def _seed(self, before: Database | None, database: Database, name: str | None) -> None:
         """Fill the file that takes the place of a lost one, and say so; see `sqlite_file.Seed`."""
@@ -166,7 +162,7 @@ class JournalFile:
                     advice = "Run flux2-mcp doctor --salvage, then call again."
                 raise JournalError(f"The journal can't be used: {reason}.", next_step=advice) from exc
 
-        return await anyio.to_thread.run_sync(call, limiter=self._one)
+        return await anyio.to_thread.run_sync(call, limiter=self._one_thread)
 
     async def write(
         self,
@@ -199,10 +195,10 @@ class JournalFile:
     async def close(self) -> None:
         """See `contract.Journal.close`."""
         if self._opened is not None:
-            await self._call(_let_go)
-            self._opened = None
+            await self._call(self._let_go)
 
-
-def _let_go(database: Database) -> None:
-    database.checkpoint()
-    database.close()
+    def _let_go(self, database: Database) -> None:
+        """In the thread: a call that comes next opens the file anew."""
+        self._opened = None
+        database.checkpoint()
+        database.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup
 from flux2_mcp.domain.lifecycle import MADE, State
 from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.journal.contract import MAX_DURATIONS
 from flux2_mcp.journal.records import TaskMatches, TaskRecord
 from flux2_mcp.journal.sqlite import task_rows
 from flux2_mcp.journal.sqlite.fragments import IS_UNPAID, among
@@ -22,8 +23,6 @@ if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
     from flux2_mcp.system.sqlite_file import Database, Value
 
-MAX_DURATIONS = 200
-"""Durations of each kind that the planner learns from."""
 # What a task is summed up under, and which sum comes first.
 GROUPS = {
     SpendingBy.DAY: ("date(created_at, 'unixepoch', 'localtime')", "name DESC"),
@@ -175,7 +174,8 @@ def spending(account: str, by: SpendingBy, since: datetime | None, database: Dat
 def with_images(account: str, before: datetime, database: Database) -> tuple[TaskRecord, ...]:
     """The tasks of before then whose images are kept, oldest first."""
     sql = (
-        "SELECT * FROM task WHERE account = ? AND state = 'delivered' AND images <> '[]' AND created_at < ? ORDER BY n"
+        f"SELECT * FROM task WHERE account = ? AND {among({State.DELIVERED})} AND images <> '[]' AND created_at < ?"
+        " ORDER BY n"
     )
     return task_rows.readable(database.read(sql, (account, before.timestamp())))
 

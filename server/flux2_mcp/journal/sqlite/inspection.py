@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flux2_mcp.domain.lifecycle import UNFINISHED, State
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import Health, Inspection, service_of
 from flux2_mcp.journal.sqlite import accounts, task_rows
 from flux2_mcp.journal.sqlite.fragments import among
 from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
-from flux2_mcp.journal.sqlite.leases import LEASE_SECONDS
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
 from flux2_mcp.journal.sqlite.money import lost
-from flux2_mcp.system.sqlite_file import Error, looked_at, mark_of, reading
+from flux2_mcp.system.sqlite_file import Error, looked_at, mark_of, pending, reading
 
 UNENDED = f"SELECT * FROM task WHERE NOT ({among(frozenset(State) - UNFINISHED)})"
 
@@ -56,17 +56,17 @@ def inspect(path: Path, account: str) -> Inspection:
         sqlite3.Error: The file can't be read.
     """
     with reading(path) as read:
-        if read("SELECT count(*) FROM migration")[0][0] < len(MIGRATIONS):
+        if pending(read, MIGRATIONS):
             return Inspection()  # of an older version, and nobody has opened it since
         now = time.monotonic()
-        unread = [entry for entry in task_rows.entries(read(UNENDED)) if not entry.readable]
+        unread = [record for record in task_rows.records(read(UNENDED)) if not record.readable]
         foreign = accounts.foreign_tasks(account, now, now + LEASE_SECONDS, read)
         by_service: dict[str, list[str]] = {}
-        for entry in foreign:
-            by_service.setdefault(service_of(accounts.spelled(entry.account)), []).append(entry.task_id or entry.key)
+        for record in foreign:
+            by_service.setdefault(service_of(accounts.spelled(record.account)), []).append(record.task_id or record.key)
         here = by_service.pop(service_of(account), [])
         return Inspection(
-            tuple(entry.task_id or entry.key for entry in unread),
+            tuple(record.task_id or record.key for record in unread),
             tuple(here),
             accounts.known(account, read),
             by_service,

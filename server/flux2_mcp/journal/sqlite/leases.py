@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.journal.sqlite import task_rows
 from flux2_mcp.journal.sqlite.fragments import OPEN, UNDER_WAY, UNFINISHED, UNHELD
@@ -14,10 +15,6 @@ from flux2_mcp.journal.sqlite.fragments import OPEN, UNDER_WAY, UNFINISHED, UNHE
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
     from flux2_mcp.system.sqlite_file import Database, Value
-
-LEASE_SECONDS = 20.0
-"""Seconds that a task stays with a process that is not heard of and can't be asked whether it lives. Renewed ten times as
-often, so that a process on a busy machine keeps what it has."""
 
 Clock = Callable[[], float]
 """The machine's monotonic clock, which starts anew with the machine. Always read inside the transaction: so what was
@@ -39,7 +36,7 @@ class SqliteLeases:
     async def claim(self, *, take: bool = True) -> tuple[TaskRecord, ...]:
         """See `contract.Leases.claim`."""
         file = self._file
-        found = file.noted(
+        found = file.warn_unreadable(
             await file.run(
                 lambda database: claim(file.account, file.owner, file.monotonic, self._is_dead, database, take=take)
             )
@@ -96,17 +93,17 @@ def claim(
         return ()
     with database.write(durable=False):
         values |= {"now": clock(), "until": clock() + LEASE_SECONDS}
-        records = database.read(f"SELECT * FROM {OPEN} WHERE {free} ORDER BY n", values)
-        found = task_rows.entries(records)
-        unread = [record["n"] for record, entry in zip(records, found, strict=True) if not entry.readable]
+        rows = database.read(f"SELECT * FROM {OPEN} WHERE {free} ORDER BY n", values)
+        found = task_rows.records(rows)
+        unread = [row["n"] for row, record in zip(rows, found, strict=True) if not record.readable]
         values["unread"] = json.dumps(unread)
         # What was this process's already keeps its number; any other becomes strange to whoever had it.
         taken = "fence = fence + (owner IS NOT :owner), owner = :owner, lease_until = :until"
         known = "n NOT IN (SELECT value FROM json_each(:unread))"
         database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free} AND {known}", values)
         return tuple(
-            replace(entry, owner=owner, fence=entry.fence + (entry.owner != owner)) if entry.readable else entry
-            for entry in found
+            replace(record, owner=owner, fence=record.fence + (record.owner != owner)) if record.readable else record
+            for record in found
         )
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import SpentSums
+from flux2_mcp.domain.lifecycle import BEFORE_RESULT
 from flux2_mcp.domain.models import SANDBOX
 from flux2_mcp.journal.sqlite import task_rows
-from flux2_mcp.journal.sqlite.fragments import COUNTED, IS_OPEN, IS_UNPAID, OPEN, SAME_MONEY
+from flux2_mcp.journal.sqlite.fragments import COUNTED, IS_OPEN, IS_UNPAID, OPEN, SAME_MONEY, among
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.records import TaskRecord
@@ -63,7 +64,7 @@ class SqliteMoney:
             return found
         lost_keys = [
             key
-            for key, (its, _) in self._own.items()
+            for key, (its, _) in tuple(self._own.items())  # the event loop may add to it meanwhile
             if its == session and not task_rows.find(database, self._file.account, key)
         ]
         more = sum((self._own[key][1] for key in lost_keys), Decimal(0))
@@ -142,6 +143,6 @@ def untold(account: str, model: str, database: Database) -> bool:
     """Whether a task of a model without a known price has ended, over the same accounts, and its charge was never told."""
     sql = (
         f"SELECT 1 FROM task WHERE {SAME_MONEY} AND model = :model AND quoted IS NULL AND charged IS NULL AND NOT {IS_UNPAID}"
-        " AND state NOT IN ('intent', 'submitted', 'processing') LIMIT 1"
+        f" AND NOT {among(BEFORE_RESULT)} LIMIT 1"
     )
     return bool(database.read(sql, {"sandbox": account == SANDBOX, "model": model}))

@@ -40,33 +40,33 @@ class SqliteJournal:
         is_dead: Callable[[str], bool] = owners.is_dead,
     ) -> None:
         self.owner = owner
-        self._file = JournalFile(home, account, owner, monotonic)
-        self.money = SqliteMoney(self._file)
-        self.tasks = SqliteTasks(self._file, self.money)
-        self.leases = SqliteLeases(self._file, is_dead)
-        self.accounts = SqliteAccounts(self._file)
-        self.pace = SqlitePace(self._file)
-        self.uploads = SqliteUploads(self._file)
-        self.callbacks = SqliteCallbacks(self._file)
-        self.history = SqliteHistory(self._file)
-        self.unread_notice, self.salvage, self.close = self._file.unread_notice, self._file.salvage, self._file.close
+        self.file = JournalFile(home, account, owner, monotonic)
+        self.money = SqliteMoney(self.file)
+        self.tasks = SqliteTasks(self.file, self.money)
+        self.leases = SqliteLeases(self.file, is_dead)
+        self.accounts = SqliteAccounts(self.file)
+        self.pace = SqlitePace(self.file)
+        self.uploads = SqliteUploads(self.file)
+        self.callbacks = SqliteCallbacks(self.file)
+        self.history = SqliteHistory(self.file)
+        self.unread_notice, self.salvage, self.close = self.file.unread_notice, self.file.salvage, self.file.close
 
     @property
     def path(self) -> Path:
         """The file. It is there once something was written."""
-        return self._file.path
+        return self.file.path
 
     @property
     def exists(self) -> bool:
         """See `contract.Journal.exists`."""
-        return self._file.exists
+        return self.file.exists
 
     @property
     def was_made(self) -> bool:
         """See `contract.Journal.was_made`."""
-        return self._file.was_made
+        return self.file.was_made
 
     @property
     def notice(self) -> str | None:
         """See `contract.Journal.notice`."""
-        return self._file.notice
+        return self.file.notice

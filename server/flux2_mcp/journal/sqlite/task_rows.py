@@ -1,4 +1,4 @@
-"""Rows and entries: the SQL of single tasks. Sync; every function that writes is called inside `Database.write`."""
+"""Rows and records: the SQL of single tasks. Sync; every function that writes is called inside `Database.write`."""
 
 from __future__ import annotations
 
@@ -102,23 +102,23 @@ def _time(seconds: object) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def entry(row: Row) -> TaskRecord:
+def record(row: Row) -> TaskRecord:
     """One row as the domain knows it; a stand-in for one that can't be read, which a newer version wrote or which is broken.
 
     So one bad row spoils no list. Nothing works on a stand-in, and nothing is written to its row.
     """
     try:
-        return _entry(row)
+        return _record(row)
     except Exception as exc:  # noqa: BLE001  # whatever the row holds, the others must be read
         return _stand_in(row, exc)
 
 
-def _entry(row: Row) -> TaskRecord:
+def _record(row: Row) -> TaskRecord:
     """Strict: what one value of another kind would break later, for all tasks at once, is refused here for this one.
 
     Of the other columns `digest`, `model` and `resolution` repeat the request for SQL's sake, and the rest is overwritten.
     """
-    entry = TaskRecord(
+    made = TaskRecord(
         key=row["key"],
         task_id=row["task_id"],
         account=row["account"],
@@ -143,8 +143,8 @@ def _entry(row: Row) -> TaskRecord:
         owner=row["owner"],
         fence=row["fence"],
     )
-    _is_path(entry.workspace, None if entry.save is None else entry.save.target)
-    return checked(entry)
+    _is_path(made.workspace, None if made.save is None else made.save.target)
+    return checked(made)
 
 
 def _save(target: str | None, overwrite: int) -> Save | None:
@@ -203,31 +203,31 @@ def _or_none(read: Callable[[object], T | None], value: object) -> T | None:
         return None
 
 
-def entries(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
+def records(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
     """Many rows."""
-    return tuple(map(entry, rows))
+    return tuple(map(record, rows))
 
 
 def readable(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
     """Many rows, without those that can't be read."""
-    return tuple(found for found in entries(rows) if found.readable)
+    return tuple(found for found in records(rows) if found.readable)
 
 
 def find(database: Database, account: str, ident: str) -> TaskRecord | None:
-    """The entry with this task id or key."""
+    """The record with this task id or key."""
     for column in ("task_id", "key"):
         sql = f"SELECT * FROM task WHERE account = ? AND {column} = ?"
         if rows := database.read(sql, (account, ident)):
-            return entry(rows[0])
+            return record(rows[0])
     return None
 
 
 def get(database: Database, account: str, key: str) -> TaskRecord:
-    """The entry with this key, which must be there."""
+    """The record with this key, which must be there."""
     rows = database.read("SELECT * FROM task WHERE account = ? AND key = ?", (account, key))
     if not rows:
         raise JournalError("The journal does not know this task.")
-    return entry(rows[0])
+    return record(rows[0])
 
 
 def known(database: Database, account: str, intent: Intent) -> bool:
@@ -252,7 +252,7 @@ def known(database: Database, account: str, intent: Intent) -> bool:
 def insert(
     database: Database, account: str, intent: Intent, *, at: datetime, owner: str, lease_until: float
 ) -> TaskRecord:
-    """Write an intent, or give the entry that its key has already.
+    """Write an intent, or give the record that its key has already.
 
     Raises:
         InvalidRequestError: The key belongs to another request.
@@ -288,32 +288,32 @@ def _dearer(ours: Decimal | None, theirs: Decimal | None) -> int | None:
     return None if theirs is None else micros(max(theirs, ours or Decimal(0)))
 
 
-def held(database: Database, account: str, owner: str, entry: TaskRecord) -> TaskRecord:
+def held(database: Database, account: str, owner: str, record: TaskRecord) -> TaskRecord:
     """A task of the owner's as it stands.
 
     Args:
         database: The file.
         account: Whose tasks are seen.
         owner: The process that believes to hold it.
-        entry: As that process last saw it.
+        record: As that process last saw it.
 
     Raises:
         LeaseLostError: Another process has taken it over since, even if it has given it back, or under another key; or its record
             broke.
     """
     try:
-        now = get(database, account, entry.key)
+        now = get(database, account, record.key)
     except JournalError:
-        if database.read("SELECT 1 FROM task WHERE key = ? LIMIT 1", (entry.key,)):
+        if database.read("SELECT 1 FROM task WHERE key = ? LIMIT 1", (record.key,)):
             raise LeaseLostError from None
         raise
-    if (now.owner, now.fence) != (owner, entry.fence) or not now.readable:
+    if (now.owner, now.fence) != (owner, record.fence) or not now.readable:
         raise LeaseLostError
     return now
 
 
 def step(
-    database: Database, account: str, owner: str, entry: TaskRecord, event: Event, change: TaskChange
+    database: Database, account: str, owner: str, record: TaskRecord, event: Event, change: TaskChange
 ) -> TaskRecord:
     """Take one step of the lifecycle, of a task that is still the owner's; see `held`.
 
@@ -322,7 +322,7 @@ def step(
         IllegalTransitionError: The table has no such step; nothing is changed.
         SameIdError: The id that it taught is another task's; nothing is changed.
     """
-    before, key = held(database, account, owner, entry), entry.key
+    before, key = held(database, account, owner, record), record.key
     columns: dict[str, Value] = {
         "state": lifecycle.after(before.state, event),
         "task_id": change.task_id,

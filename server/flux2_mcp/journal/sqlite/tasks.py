@@ -14,6 +14,7 @@ from flux2_mcp.domain.catalog import resolution
 from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event, State
 from flux2_mcp.domain.models import NameOwner
 from flux2_mcp.errors import Flux2Error, before_sending
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord, digest
 from flux2_mcp.journal.sqlite import accounts, history, leases, money, task_rows
 from flux2_mcp.journal.sqlite.fragments import OPEN, UNDER_WAY, among
@@ -98,9 +99,11 @@ class SqliteTasks:
             budget.first_alone(len(unknown) + money.unpriced(self._file.account, unknown[0].request.model, database))
 
     def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> TaskRecord:
-        until = self._file.monotonic() + leases.LEASE_SECONDS
-        entry = task_rows.insert(database, self._file.account, intent, at=at, owner=self._file.owner, lease_until=until)
-        return self._start(database, intent.key, at, in_flight) if entry.readable else entry
+        until = self._file.monotonic() + LEASE_SECONDS
+        record = task_rows.insert(
+            database, self._file.account, intent, at=at, owner=self._file.owner, lease_until=until
+        )
+        return self._start(database, intent.key, at, in_flight) if record.readable else record
 
     def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> TaskRecord:
         # A record that can't be read may never end: it takes no place.
@@ -136,15 +139,15 @@ class SqliteTasks:
         def work(database: Database) -> TaskRecord:
             if known := task_rows.find(database, self._file.account, task_id):
                 return known
-            until = self._file.monotonic() + leases.LEASE_SECONDS
+            until = self._file.monotonic() + LEASE_SECONDS
             if accounts.take_over(self._file.name, task_id, self._file.owner, until, database) and (
                 taken := task_rows.find(database, self._file.account, task_id)
             ):
                 return taken
-            entry, change = self._insert(database, intent, at, in_flight=0), TaskChange(at=at, task_id=task_id)
-            if not entry.readable:
-                return entry
-            return task_rows.step(database, self._file.account, self._file.owner, entry, Event.ACCEPTED, change)
+            fresh, change = self._insert(database, intent, at, in_flight=0), TaskChange(at=at, task_id=task_id)
+            if not fresh.readable:
+                return fresh
+            return task_rows.step(database, self._file.account, self._file.owner, fresh, Event.ACCEPTED, change)
 
         return await self._file.write(work)
 
@@ -176,7 +179,7 @@ class SqliteTasks:
 
     async def find(self, ids: Sequence[str]) -> tuple[TaskRecord, ...]:
         """See `contract.Tasks.find`."""
-        return self._file.noted(
+        return self._file.warn_unreadable(
             await self._file.run(
                 lambda database: tuple(
                     found for one in ids if (found := task_rows.find(database, self._file.account, one))
@@ -202,9 +205,9 @@ class SqliteTasks:
 
         def work(database: Database) -> tuple[TaskRecord, ...]:
             values = history.matching(self._file.account, states, since, workspace)
-            return task_rows.entries(database.read(sql, values | {"before": before, "limit": limit}))
+            return task_rows.records(database.read(sql, values | {"before": before, "limit": limit}))
 
-        return self._file.noted(await self._file.run(work))
+        return self._file.warn_unreadable(await self._file.run(work))
 
 
 def _claim_name(account: str, owner: str, record: TaskRecord, path: str, database: Database) -> NameOwner:
