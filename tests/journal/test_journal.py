@@ -108,9 +108,9 @@ async def test_what_a_killed_process_intended_is_there_and_processes_racing_for_
 ) -> None:
     racers = [speaker(home, owner, count=15, cap="1.00") for owner in ("one", "two")]
     won = [int(json.loads(racer.communicate(timeout=60)[0])) for racer in racers]
-    entries = await home.journal().tasks.recent(limit=100)
-    assert sum(won) == len(entries) == 20
-    assert {entry.state for entry in entries} == {State.INTENT}
+    records = await home.journal().tasks.recent(limit=100)
+    assert sum(won) == len(records) == 20
+    assert {record.state for record in records} == {State.INTENT}
     assert (await home.journal().money.spent(at=datetime.now(UTC), session=None)).daily_usd == Decimal("1.00")
 
 
@@ -119,20 +119,20 @@ async def test_of_a_calls_intents_all_are_written_or_none(home: Home) -> None:
     await new(journal, intent("taken", DOG))
     with pytest.raises(InvalidRequestError):
         await intend(journal, intent("k1"), intent("k2"), intent("taken"))
-    assert [entry.key for entry in await journal.tasks.recent(limit=9)] == ["taken"]
-    assert [entry.key for entry in await new(journal, intent("k1"), intent("k2"))] == ["k1", "k2"]
+    assert [record.key for record in await journal.tasks.recent(limit=9)] == ["taken"]
+    assert [record.key for record in await new(journal, intent("k1"), intent("k2"))] == ["k1", "k2"]
 
 
 # --- known keys ---
 
 
-async def test_a_known_key_gives_its_entry_as_it_stands_and_writes_nothing(home: Home) -> None:
+async def test_a_known_key_gives_its_record_as_it_stands_and_writes_nothing(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k", usd="0.05"))
-    entry = await steps(journal, "k", Event.ACCEPTED, Event.PROCESSING)
+    record = await steps(journal, "k", Event.ACCEPTED, Event.PROCESSING)
     again = intent("k", usd="0.07", workspace="/other", session="t", client="x")
-    assert await new(home.journal("b"), again, at=AT + DAY) == (entry,)
-    assert await journal.tasks.recent(limit=9) == (entry,)
+    assert await new(home.journal("b"), again, at=AT + DAY) == (record,)
+    assert await journal.tasks.recent(limit=9) == (record,)
 
 
 async def test_a_known_key_for_another_request_is_refused_before_anything_else(home: Home) -> None:
@@ -146,11 +146,11 @@ async def test_a_known_key_for_another_request_is_refused_before_anything_else(h
 
 async def test_a_known_key_costs_nothing_again_even_when_the_budget_is_spent(home: Home) -> None:
     journal, caps = home.journal(), Caps(daily_usd=Decimal("0.07"))
-    (entry,) = await new(journal, intent("k"), caps=caps)
-    assert await new(journal, intent("k"), caps=caps) == (entry,)
+    (record,) = await new(journal, intent("k"), caps=caps)
+    assert await new(journal, intent("k"), caps=caps) == (record,)
     over = CapRoom("FLUX2_DAILY_BUDGET_USD", Decimal("0.07"), Decimal("0.02"))
     assert (await intend(journal, intent("k"), intent("k2"), caps=caps)).over == over
-    assert await journal.tasks.recent(limit=9) == (entry,)
+    assert await journal.tasks.recent(limit=9) == (record,)
 
 
 async def test_accounts_do_not_see_each_others_tasks(home: Home) -> None:
@@ -159,9 +159,9 @@ async def test_accounts_do_not_see_each_others_tasks(home: Home) -> None:
     (other,) = await new(theirs, intent("k", DOG), join=True, caps=Caps(daily_usd=Decimal("0.05")))
     assert other.account == "sandbox"
     await steps(theirs, "k", Event.ACCEPTED)
-    assert [entry.request for entry in await ours.tasks.recent(limit=9)] == [CAT]
+    assert [record.request for record in await ours.tasks.recent(limit=9)] == [CAT]
     assert await ours.tasks.find(["task-k"]) == ()
-    assert [entry.request for entry in await theirs.leases.claim()] == [DOG]
+    assert [record.request for record in await theirs.leases.claim()] == [DOG]
 
 
 # --- joining ---
@@ -196,7 +196,7 @@ async def test_nobody_joins_a_task_that_ended_badly(home: Home, life: tuple[Even
     journal = home.journal()
     await new(journal, intent("first"))
     await steps(journal, "first", *life)
-    assert [entry.key for entry in await new(journal, intent("second"), join=True)] == ["second"]
+    assert [record.key for record in await new(journal, intent("second"), join=True)] == ["second"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ async def test_nobody_joins_a_task_that_ended_badly(home: Home, life: tuple[Even
 async def test_another_request_or_another_workspace_joins_nothing(home: Home, other: Any) -> None:  # noqa: ANN401  # an intent
     journal = home.journal()
     await new(journal, intent("first"))
-    assert [entry.key for entry in await new(journal, other, join=True)] == ["second"]
+    assert [record.key for record in await new(journal, other, join=True)] == ["second"]
 
 
 async def test_two_calls_without_a_workspace_join(home: Home) -> None:
@@ -245,7 +245,7 @@ async def test_of_several_the_newest_is_joined_and_without_join_none_is(home: Ho
     journal = home.journal()
     await new(journal, intent("first"))
     await new(journal, intent("second"))
-    assert [entry.key for entry in (await intend(journal, intent("third"), join=True)).records] == ["second"]
+    assert [record.key for record in (await intend(journal, intent("third"), join=True)).records] == ["second"]
 
 
 # --- tasks in flight ---
@@ -253,8 +253,8 @@ async def test_of_several_the_newest_is_joined_and_without_join_none_is(home: Ho
 
 async def test_only_so_many_tasks_are_under_way_at_once_over_all_processes(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
-    entries = await new(one, *(intent(f"k{number}") for number in range(3)), in_flight=2)
-    assert [entry.started for entry in entries] == [True, True, False]
+    records = await new(one, *(intent(f"k{number}") for number in range(3)), in_flight=2)
+    assert [record.started for record in records] == [True, True, False]
     (more,) = await new(two, intent("k3"), in_flight=2)
     assert not more.started
     assert not (await start(two, "k3", in_flight=2)).started
@@ -275,8 +275,8 @@ async def test_what_was_started_stays_started(home: Home) -> None:
 
 async def test_other_accounts_take_no_place_in_flight(home: Home) -> None:
     await new(home.journal("a", account="other"), intent("k"), in_flight=1)
-    (entry,) = await new(home.journal("b"), intent("k"), in_flight=1)
-    assert entry.started
+    (record,) = await new(home.journal("b"), intent("k"), in_flight=1)
+    assert record.started
 
 
 # --- steps ---
@@ -292,8 +292,8 @@ async def test_each_step_writes_what_it_taught_and_the_first_time_of_its_kind(ho
         journal, "k", Event.COMPLETED, TaskChange(at=at[3], charged_usd=Decimal("0.045"), image_urls=("https://a/1",))
     )
     await apply(journal, "k", Event.COMPLETED, TaskChange(at=at[4], image_urls=("https://a/2",)))
-    entry = await apply(journal, "k", Event.DELIVERED, TaskChange(at=at[5], images=(IMAGE,)))
-    assert entry == replace(
+    record = await apply(journal, "k", Event.DELIVERED, TaskChange(at=at[5], images=(IMAGE,)))
+    assert record == replace(
         before,
         task_id="t-1",
         state=State.DELIVERED,
@@ -304,32 +304,32 @@ async def test_each_step_writes_what_it_taught_and_the_first_time_of_its_kind(ho
         completed_at=at[3],
         delivered_at=at[5],
     )
-    assert await home.journal("b").tasks.find(["t-1", "k"]) == (entry, entry)
+    assert await home.journal("b").tasks.find(["t-1", "k"]) == (record, record)
 
 
 async def test_a_failure_keeps_its_reason(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k"))
     await steps(journal, "k", Event.ACCEPTED)
-    entry = await apply(journal, "k", Event.FAILED, TaskChange(at=AT, error="moderated"))
-    assert (entry.state, entry.error, entry.completed_at) == (State.FAILED, "moderated", AT)
+    record = await apply(journal, "k", Event.FAILED, TaskChange(at=AT, error="moderated"))
+    assert (record.state, record.error, record.completed_at) == (State.FAILED, "moderated", AT)
 
 
 async def test_an_illegal_step_raises_and_changes_nothing(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k"))
-    entry = await steps(journal, "k", Event.ACCEPTED)
+    record = await steps(journal, "k", Event.ACCEPTED)
     change = TaskChange(at=AT + DAY, task_id="x", charged_usd=Decimal(1), error="x", image_urls=("x",), images=(IMAGE,))
     with pytest.raises(IllegalTransitionError):
         await apply(journal, "k", Event.DELIVERED, change)
-    assert await journal.tasks.find(["k"]) == (entry,)
+    assert await journal.tasks.find(["k"]) == (record,)
 
 
 async def test_a_step_of_an_unknown_task_is_an_error(home: Home) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent("k"))
+    (record,) = await new(journal, intent("k"))
     with pytest.raises(JournalError, match="does not know this task"):
-        await journal.tasks.apply(replace(entry, key="nobody"), Event.ACCEPTED, TaskChange(at=AT))
+        await journal.tasks.apply(replace(record, key="nobody"), Event.ACCEPTED, TaskChange(at=AT))
 
 
 # --- looking ---
@@ -340,7 +340,7 @@ async def test_tasks_are_found_by_id_or_key_in_the_order_asked_for(home: Home) -
     await new(journal, intent("k1"), intent("k2"))
     await steps(journal, "k2", Event.ACCEPTED)
     found = await journal.tasks.find(["task-k2", "nobody", "k1", "k2", ""])
-    assert [entry.key for entry in found] == ["k2", "k1", "k2"]
+    assert [record.key for record in found] == ["k2", "k1", "k2"]
 
 
 async def test_the_most_recent_come_newest_first_and_page_by_page(home: Home) -> None:
@@ -349,7 +349,7 @@ async def test_the_most_recent_come_newest_first_and_page_by_page(home: Home) ->
         await new(journal, intent(f"k{number}"), at=AT + timedelta(hours=number))
     await new(journal, intent("k3"), intent("k4"), at=AT + timedelta(hours=3))
     pages = [await journal.tasks.recent(limit=2), await journal.tasks.recent(limit=2, before="k3")]
-    assert [[entry.key for entry in page] for page in pages] == [["k4", "k3"], ["k2", "k1"]]
+    assert [[record.key for record in page] for page in pages] == [["k4", "k3"], ["k2", "k1"]]
     assert await journal.tasks.recent(limit=9, before="k0") == ()
     assert await home.journal(account="other").tasks.recent(limit=9, before="k3") == ()
 
@@ -364,7 +364,7 @@ async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_t
     await steps(journal, "k2", Event.ACCEPTED, Event.FAILED)
 
     async def found(**wanted: Any) -> list[str]:  # noqa: ANN401  # recent's own arguments
-        return [entry.key for entry in await journal.tasks.recent(limit=9, **wanted)]
+        return [record.key for record in await journal.tasks.recent(limit=9, **wanted)]
 
     assert await found() == ["k3", "k2", "k1", "k0", "none"]
     assert await found(states={State.INTENT}) == ["k3", "k0", "none"]
@@ -434,18 +434,18 @@ async def test_the_version_changes_when_another_process_has_written_and_only_the
 async def test_a_task_made_elsewhere_is_adopted_once(home: Home) -> None:
     journal = home.journal()
     asked = intent("adopted-t", ImageRequest(action=Action.TEXT_TO_IMAGE, variant="?", model="?", prompt=""), None)
-    entry = await journal.tasks.adopt(asked, "t", at=AT)
-    assert (entry.key, entry.task_id, entry.state, entry.owner) == ("adopted-t", "t", State.SUBMITTED, "a")
-    assert await home.journal("b").tasks.adopt(asked, "t", at=AT + DAY) == entry
-    assert await journal.tasks.recent(limit=9) == (entry,)
+    record = await journal.tasks.adopt(asked, "t", at=AT)
+    assert (record.key, record.task_id, record.state, record.owner) == ("adopted-t", "t", State.SUBMITTED, "a")
+    assert await home.journal("b").tasks.adopt(asked, "t", at=AT + DAY) == record
+    assert await journal.tasks.recent(limit=9) == (record,)
 
 
 async def test_a_task_of_our_own_is_not_adopted_as_a_strangers(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k"))
-    entry = await steps(journal, "k", Event.ACCEPTED)
-    assert await journal.tasks.adopt(intent("adopted"), "task-k", at=AT) == entry
-    assert await journal.tasks.recent(limit=9) == (entry,)
+    record = await steps(journal, "k", Event.ACCEPTED)
+    assert await journal.tasks.adopt(intent("adopted"), "task-k", at=AT) == record
+    assert await journal.tasks.recent(limit=9) == (record,)
 
 
 # --- what was spent ---
@@ -589,9 +589,9 @@ async def test_durations_are_seconds_from_submission_to_completion_oldest_first_
 async def test_times_are_kept_to_the_microsecond_and_come_back_as_utc(home: Home) -> None:
     journal = home.journal()
     odd = datetime(2026, 3, 29, 2, 30, 1, 123_457, tzinfo=UTC).astimezone()
-    (entry,) = await new(journal, intent("k"), at=odd)
-    assert entry.created_at == odd
-    assert entry.created_at.tzinfo is UTC
+    (record,) = await new(journal, intent("k"), at=odd)
+    assert record.created_at == odd
+    assert record.created_at.tzinfo is UTC
 
 
 async def test_every_call_leaves_the_event_loop_free(home: Home) -> None:
@@ -604,7 +604,7 @@ async def test_every_call_leaves_the_event_loop_free(home: Home) -> None:
                 group.start_soon(new, two, intent("k1"))
                 for _ in range(20):
                     await anyio.lowlevel.checkpoint()
-                assert [entry.key for entry in await home.journal("three").tasks.recent(limit=9)] == ["k0"]
+                assert [record.key for record in await home.journal("three").tasks.recent(limit=9)] == ["k0"]
     assert len(await one.tasks.recent(limit=9)) == 2
 
 

@@ -36,7 +36,7 @@ async def home(tmp_path: Path) -> AsyncIterator[SqliteHome]:
 
 
 async def keys(journal: SqliteJournal) -> list[str]:
-    return sorted(entry.key for entry in await journal.tasks.recent(limit=1000))
+    return sorted(record.key for record in await journal.tasks.recent(limit=1000))
 
 
 async def pragma(journal: SqliteJournal, words: str) -> list[Row]:
@@ -70,10 +70,10 @@ async def test_the_file_and_its_folder_are_the_users_alone(home: SqliteHome) -> 
 
 async def test_a_closed_journal_opens_again_with_all_it_held(home: SqliteHome) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent())
+    (record,) = await new(journal, intent())
     await journal.close()
     await journal.close()
-    assert await journal.tasks.find(["k"]) == (entry,)
+    assert await journal.tasks.find(["k"]) == (record,)
     assert journal.notice is None
 
 
@@ -118,11 +118,11 @@ async def test_a_home_below_a_file_is_refused_in_words(tmp_path: Path) -> None:
 
 async def test_a_file_that_may_not_be_written_is_refused_in_words_and_can_still_be_read(home: SqliteHome) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent("k0"))
+    (record,) = await new(journal, intent("k0"))
     await pragma(journal, "query_only = ON")
     with pytest.raises(JournalError, match="attempt to write a readonly database"):
         await new(journal, intent("k1"))
-    assert await journal.tasks.find(["k0", "k1"]) == (entry,)
+    assert await journal.tasks.find(["k0", "k1"]) == (record,)
 
 
 async def test_a_folder_in_the_files_place_is_refused_in_words(home: SqliteHome) -> None:
@@ -205,8 +205,8 @@ async def test_a_first_page_that_a_killed_process_left_in_the_log_mends_the_file
         for name, data in parts.items():
             (left.path / name).write_bytes(data if name.endswith("-wal") else b"\xff" * PAGE + data[PAGE:])
         mended = left.journal()
-        (entry,) = await mended.tasks.find(["k1"])
-        assert entry.error == "only the log knows"
+        (record,) = await mended.tasks.find(["k1"])
+        assert record.error == "only the log knows"
         assert len(await keys(mended)) == 60
         assert (mended.notice, aside(left)) == (None, [])
 

@@ -40,9 +40,9 @@ async def delivered(journal: Journal, key: str, *images: StoredImage) -> TaskRec
 
 
 async def test_where_an_image_is_wanted_is_written_down_with_its_task(home: Home) -> None:
-    (entry,) = await new(home.journal(), intent(save=Save("assets/", overwrite=True)))
-    assert entry.save == Save("assets/", overwrite=True)
-    assert (await home.journal("b").tasks.find(["k"]))[0].save == entry.save
+    (record,) = await new(home.journal(), intent(save=Save("assets/", overwrite=True)))
+    assert record.save == Save("assets/", overwrite=True)
+    assert (await home.journal("b").tasks.find(["k"]))[0].save == record.save
 
 
 async def test_only_a_call_that_wants_it_in_the_same_place_joins(home: Home) -> None:
@@ -122,7 +122,7 @@ async def test_old_files_go_and_records_stay(home: Home, tmp_path: Path) -> None
     assert list(images.iterdir()) == []
     assert (project / "hero.png").exists()
     found = await journal.tasks.find(["k1", "k2"])
-    assert [[image.path for image in entry.images] for entry in found] == [[], [copy.path]]
+    assert [[image.path for image in record.images] for record in found] == [[], [copy.path]]
 
 
 async def test_a_file_that_a_younger_task_shares_stays(home: Home, tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ async def test_a_file_whose_tasks_can_all_be_read_goes_on_with_them(home: Sqlite
     k0, k1 = await journal.tasks.find(["task-k0", "k1"])
     assert (k0.state, k0.charged_usd, k0.request) == (State.COMPLETED, Decimal("0.05"), LONG)
     assert (k1.state, k1.reserved_usd, k1.started) == (State.INTENT, Decimal("0.05"), True)
-    assert [entry.key for entry in await journal.tasks.recent(limit=9)] == [f"k{number}" for number in range(7, -1, -1)]
+    assert [record.key for record in await journal.tasks.recent(limit=9)] == [
+        f"k{number}" for number in range(7, -1, -1)
+    ]
 
 
 async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_day_is_closed(home: SqliteHome) -> None:
@@ -112,7 +114,7 @@ async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_da
     break_indices(path)
     journal = home.journal()
     await new(journal, intent("k40"))
-    kept = {entry.key for entry in await journal.tasks.recent(limit=100)}
+    kept = {record.key for record in await journal.tasks.recent(limit=100)}
     assert {"k0", "k1", "k38", "k39", "k40"} <= kept
     assert 36 <= len(kept) <= 40
     assert (await spent(journal)).session_usd == Decimal("0.05") * len(kept)
@@ -147,7 +149,7 @@ async def test_a_record_whose_money_or_date_can_not_be_counted_goes_on_and_close
     (k3,) = await journal.tasks.find(["k3"])
     assert (k3.state, k3.request, k3.readable) == (State.INTENT, LONG, True)
     home.clock.now += 1000  # nobody renews its lease
-    assert "k3" in [entry.key for entry in await journal.leases.claim()]
+    assert "k3" in [record.key for record in await journal.leases.claim()]
 
 
 async def test_a_record_without_a_date_counts_from_now_on(home: SqliteHome) -> None:
@@ -260,7 +262,7 @@ async def test_the_log_of_a_file_that_has_vanished_is_kept_and_not_read_into_the
     async with opened(left) as other:
         journal = other.journal("b")
         await new(journal, intent("first"))
-        assert [entry.key for entry in await journal.tasks.recent(limit=99)] == ["first"]
+        assert [record.key for record in await journal.tasks.recent(limit=99)] == ["first"]
         assert await spent(journal) == SpentSums(session_usd=Decimal("0.05"), lost=await lost_name(journal))
         await journal.close()
         with closing(sqlite3.connect(journal.path)) as database:
@@ -304,7 +306,7 @@ async def test_a_home_that_vanishes_under_a_running_process_comes_back_with_ever
     await other.close()
     shutil.rmtree(home.path)
     assert (await intend(journal, intent("more", usd="0.10"), caps=DAY)).over is not None
-    assert [entry.key for entry in await other.tasks.recent(limit=9)] == ["theirs"]
+    assert [record.key for record in await other.tasks.recent(limit=9)] == ["theirs"]
     assert (journal.notice, other.notice) == (None, None)
 
 
@@ -386,7 +388,7 @@ async def test_a_file_whose_log_was_lost_with_tasks_in_it_closes_the_day(
     async with opened(path.parent) as left:
         journal = left.journal("a")
         await new(journal, intent("first"))
-        assert [entry.key for entry in await journal.tasks.recent(limit=9)] == ["first", "k0"]
+        assert [record.key for record in await journal.tasks.recent(limit=9)] == ["first", "k0"]
         await closed(journal, aside(left))
 
 
@@ -408,14 +410,14 @@ async def test_what_a_process_wrote_stands_in_the_file_itself_once_that_has_ende
     path = left_by_a_killed_process(home, tmp_path)
     path.with_name("journal.sqlite3-wal").unlink()
     async with opened(path.parent) as left:
-        assert [entry.key for entry in await left.journal().tasks.recent(limit=9)] == ["k"]
+        assert [record.key for record in await left.journal().tasks.recent(limit=9)] == ["k"]
 
 
 async def test_a_killed_process_whose_log_is_there_has_lost_nothing(home: SqliteHome, tmp_path: Path) -> None:
     await new(home.journal(), intent("k0"), intent("k1"))
     async with opened(left_by_a_killed_process(home, tmp_path).parent) as left:
         journal = left.journal()
-        assert [entry.key for entry in await journal.tasks.recent(limit=9)] == ["k1", "k0"]
+        assert [record.key for record in await journal.tasks.recent(limit=9)] == ["k1", "k0"]
         assert (journal.notice, (await spent(journal)).lost) == (None, None)
 
 
@@ -457,7 +459,7 @@ async def test_an_empty_page_in_the_place_of_an_index_or_of_the_tasks_is_no_soun
     if name == "task":
         await closed(journal, aside(home))
     else:
-        assert [entry.key for entry in await journal.tasks.recent(limit=9)] == ["first", "k"]
+        assert [record.key for record in await journal.tasks.recent(limit=9)] == ["first", "k"]
         assert await spent(journal) == SpentSums(session_usd=Decimal("0.10"))
 
 

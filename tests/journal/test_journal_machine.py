@@ -148,16 +148,16 @@ class JournalMachine(RuleBasedStateMachine):
         if sum(other.under_way for other in self.tasks.values()) < IN_FLIGHT:
             task.started = True
 
-    def seen(self, entries: tuple[TaskRecord, ...], keys: list[str]) -> None:
-        """The entries are those of these tasks, in this order, as the model has them."""
-        assert [entry.key for entry in entries] == keys
-        for entry in entries:
-            task = self.tasks[entry.key]
-            assert (entry.state, entry.started) == (task.state, task.started), entry.key
-            assert (entry.owner, entry.fence) == (task.owner, task.fence), entry.key
-            assert (entry.charged_usd, entry.request) == (task.charged, REQUESTS[task.request]), entry.key
-            assert (entry.workspace, entry.session) == (task.workspace, task.session), entry.key
-            assert entry.created_at == task.created, entry.key
+    def seen(self, records: tuple[TaskRecord, ...], keys: list[str]) -> None:
+        """The records are those of these tasks, in this order, as the model has them."""
+        assert [record.key for record in records] == keys
+        for record in records:
+            task = self.tasks[record.key]
+            assert (record.state, record.started) == (task.state, task.started), record.key
+            assert (record.owner, record.fence) == (task.owner, task.fence), record.key
+            assert (record.charged_usd, record.request) == (task.charged, REQUESTS[task.request]), record.key
+            assert (record.workspace, record.session) == (task.workspace, task.session), record.key
+            assert record.created_at == task.created, record.key
 
     # --- what may happen ---
 
@@ -216,22 +216,22 @@ class JournalMachine(RuleBasedStateMachine):
 
     def send(self, slot: int, key: str) -> None:
         try:
-            entry: TaskRecord = self.portal.call(self._start, slot, key)
+            record: TaskRecord = self.portal.call(self._start, slot, key)
         except LeaseLostError:
             assert not self.holds(slot, key)
             return
         assert self.holds(slot, key)
         if not self.tasks[key].started:
             self.start(key)
-        self.seen((entry,), [key])
+        self.seen((record,), [key])
 
     async def _start(self, slot: int, key: str) -> TaskRecord:
         return await self.journals[slot].tasks.start(await self._last_seen(slot, key), at=self.at, in_flight=IN_FLIGHT)
 
     async def _last_seen(self, slot: int, key: str) -> TaskRecord:
         """The task as this process believes to hold it, were it stopped since."""
-        (entry,) = await self.journals[slot].tasks.find([key])
-        return replace(entry, fence=self.fences[self.owners[slot]].get(key, entry.fence))
+        (record,) = await self.journals[slot].tasks.find([key])
+        return replace(record, fence=self.fences[self.owners[slot]].get(key, record.fence))
 
     def holds(self, slot: int, key: str) -> bool:
         task, owner = self.tasks[key], self.owners[slot]
@@ -257,7 +257,7 @@ class JournalMachine(RuleBasedStateMachine):
         then = TABLE[task.state].get(event)
         change = TaskChange(at=self.at, task_id=f"id-{key}", charged_usd=charged)
         try:
-            entry = self.portal.call(self._apply, slot, key, event, change)
+            record = self.portal.call(self._apply, slot, key, event, change)
         except LeaseLostError:
             assert not self.holds(slot, key)
             return
@@ -270,7 +270,7 @@ class JournalMachine(RuleBasedStateMachine):
         task.state = then
         if charged is not None:
             task.charged, task.charged_at = charged, self.at
-        self.seen((entry,), [key])
+        self.seen((record,), [key])
 
     async def _apply(self, slot: int, key: str, event: Event, change: TaskChange) -> TaskRecord:
         return await self.journals[slot].tasks.apply(await self._last_seen(slot, key), event, change)
@@ -332,9 +332,9 @@ class JournalMachine(RuleBasedStateMachine):
     @invariant()
     def the_journal_is_what_the_model_says_and_nothing_is_lost_or_overspent(self) -> None:
         sessions = [f"session-{owner}" for owner in self.owners]
-        for session, (entries, spent) in zip(sessions, self.portal.call(self._look, sessions), strict=True):
-            found = {entry.key: entry for entry in entries}
-            assert len(found) == len(entries) == len(self.tasks)
+        for session, (records, spent) in zip(sessions, self.portal.call(self._look, sessions), strict=True):
+            found = {record.key: record for record in records}
+            assert len(found) == len(records) == len(self.tasks)
             self.seen(tuple(found[key] for key in self.tasks), list(self.tasks))
             assert spent == SpentSums(session_usd=self.spent(session), daily_usd=self.spent())
             assert CAPS.session_usd is not None

@@ -21,8 +21,8 @@ from tests.support.journals import Clock, Home, intend, intent, new, steps
 pytestmark = pytest.mark.anyio
 
 
-def keys(entries: tuple[TaskRecord, ...]) -> list[str]:
-    return [entry.key for entry in entries]
+def keys(records: tuple[TaskRecord, ...]) -> list[str]:
+    return [record.key for record in records]
 
 
 # --- leases ---
@@ -34,7 +34,7 @@ async def test_who_intends_a_task_holds_it(home: Home) -> None:
     assert await two.leases.claim() == ()
     claimed = await one.leases.claim()
     assert keys(claimed) == ["k1", "k2"]
-    assert {entry.owner for entry in claimed} == {"one"}
+    assert {record.owner for record in claimed} == {"one"}
 
 
 async def test_a_lease_lapses_when_its_owner_is_not_heard_of_and_not_before(home: Home) -> None:
@@ -276,8 +276,8 @@ async def test_leases_survive_what_happens_to_tasks(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent())
     await steps(one, "k", Event.ACCEPTED)
-    (entry,) = await one.leases.claim()
-    assert (entry.owner, entry.task_id) == ("one", "task-k")
+    (record,) = await one.leases.claim()
+    assert (record.owner, record.task_id) == ("one", "task-k")
     joined = await intend(two, intent("other"), join=True)
     assert joined.records[0].owner == "one"
     assert await two.leases.claim() == ()

@@ -126,15 +126,6 @@ async def test_a_hundred_callers_wait_in_no_thread_each(home: SqliteHome) -> Non
     assert threading.active_count() - before <= 2
 
 
-async def test_who_closes_a_journal_that_others_use_makes_none_of_them_fail(home: SqliteHome) -> None:
-    journal = home.journal()
-    await new(journal, intent("k"))
-    async with anyio.create_task_group() as group:
-        for number in range(50):
-            group.start_soon(journal.close if number % 5 == 0 else journal.leases.unfinished)
-    assert await journal.leases.unfinished() == 1
-
-
 def test_migrations_that_were_released_keep_their_names_and_the_first_five_their_places() -> None:
     """A file of a version before there were names has numbers."""
     assert [name for name, _ in MIGRATIONS] == [

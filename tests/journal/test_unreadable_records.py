@@ -79,12 +79,12 @@ async def test_the_others_are_read_and_kept_and_no_bad_record_is_touched(home: H
     for key, broken in zip(bad, BROKEN.values(), strict=True):
         spoil(home.path, key, broken)
     before = [row(home.path, key) for key in bad]
-    assert [entry.key for entry in await two.leases.claim()] == ["good", "young"]
-    assert [entry.key for entry in await two.tasks.recent(limit=99)] == ["young", *reversed(bad), "good"]
-    for entry in await two.tasks.find([f"task-{key}" for key in bad]):
-        assert (entry.readable, entry.state) == (False, State.UNKNOWN), entry.key
-        assert "can't read the record of this task" in (entry.error or "")
-        assert "left as it is" in (entry.error or "")
+    assert [record.key for record in await two.leases.claim()] == ["good", "young"]
+    assert [record.key for record in await two.tasks.recent(limit=99)] == ["young", *reversed(bad), "good"]
+    for record in await two.tasks.find([f"task-{key}" for key in bad]):
+        assert (record.readable, record.state) == (False, State.UNKNOWN), record.key
+        assert "can't read the record of this task" in (record.error or "")
+        assert "left as it is" in (record.error or "")
     await two.history.durations()
     await two.money.spent(at=AT, session="s")
     for by in SpendingBy:
@@ -98,7 +98,7 @@ async def test_a_record_that_can_not_be_read_stands_in_nobodys_way_and_for_nobod
     spoil(home.path, "bad", "urls = '7'")
     before = row(home.path, "bad")
     fresh = await intend(journal, intent("new", CAT), join=True)
-    assert (fresh.joined, [entry.key for entry in fresh.records]) == (False, ["new"])
+    assert (fresh.joined, [record.key for record in fresh.records]) == (False, ["new"])
     (again,) = (await intend(journal, intent("bad", CAT))).records
     assert (again.readable, again.state) == (False, State.UNKNOWN)
     assert row(home.path, "bad") == before
@@ -108,8 +108,8 @@ async def test_a_newer_versions_state_is_found_as_unknown(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("bad"), intent("good"))
     spoil(home.path, "bad", "state = 'paused'")
-    assert [entry.key for entry in await journal.tasks.recent(limit=9, states=[State.UNKNOWN])] == ["bad"]
-    assert [entry.key for entry in await journal.tasks.recent(limit=9, states=[State.INTENT])] == ["good"]
+    assert [record.key for record in await journal.tasks.recent(limit=9, states=[State.UNKNOWN])] == ["bad"]
+    assert [record.key for record in await journal.tasks.recent(limit=9, states=[State.INTENT])] == ["good"]
 
 
 async def test_pruning_goes_on_and_keeps_what_a_broken_record_may_name(home: Home, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ async def test_pruning_goes_on_and_keeps_what_a_broken_record_may_name(home: Hom
     await delivered(journal, "bad", shared)
     await delivered(journal, "good", shared, other)
     spoil(home.path, "bad", "images = images || '!'")
-    assert [entry.key for entry in await journal.history.with_images(AT + timedelta(days=1))] == ["good"]
+    assert [record.key for record in await journal.history.with_images(AT + timedelta(days=1))] == ["good"]
     await journal.history.keep_images("good", [])
     assert await journal.history.still_used([shared.path, other.path]) == {shared.path}
 
@@ -183,7 +183,7 @@ FINE = {
     **dict.fromkeys(("sent_at", "submitted_at", "completed_at", "delivered_at"), ("a fraction", "NULL")),
     "created_at": ("a fraction",),
     "fence": ("a number",),
-    # Not of the entry: they repeat the request, or are overwritten.
+    # Not of the record: they repeat the request, or are overwritten.
     **dict.fromkeys(("digest", "model", "resolution", "nudged", "told_at", "lease_until"), tuple(VALUES)),
 }
 """What a column may hold, so that the record can be read."""
@@ -278,12 +278,12 @@ async def test_whatever_stands_in_a_column_only_its_own_record_is_set_aside(home
     await new(one, intent("young"))
     await one.leases.release()
     before = states_of(home.path, made)
-    claimed = {entry.key for entry in await two.leases.claim()}
+    claimed = {record.key for record in await two.leases.claim()}
     assert {"good", "young"} <= claimed
     listed = await two.tasks.recent(limit=9999)
     assert await two.leases.claim()
     ours = [(n, name, fine) for n, name, fine in reversed(made) if not name.startswith("account: ")]
-    told = [(entry.readable, entry.error) for entry in listed if entry.key not in {"good", "young"}]
+    told = [(record.readable, record.error) for record in listed if record.key not in {"good", "young"}]
     with each_row() as case:
         for (_, name, fine), (readable, error) in zip(ours, told, strict=True):
             with case(name):
@@ -353,10 +353,10 @@ async def test_durations_without_an_end_are_not_planned_from(home: Home) -> None
 
 async def test_a_record_that_breaks_under_way_is_let_go_of(home: Home) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent("bad"))
+    (record,) = await new(journal, intent("bad"))
     spoil(home.path, "bad", "urls = '7'")
     with pytest.raises(LeaseLostError):
-        await journal.leases.hold(entry)
+        await journal.leases.hold(record)
 
 
 async def test_a_sum_beyond_all_is_left_out_of_what_all_tasks_cost(home: Home) -> None:
@@ -407,12 +407,12 @@ async def test_a_broken_note_of_whose_a_key_is_means_that_it_is_asked_anew(home:
     await new(journal, intent("good"))
     await journal.accounts.belongs("account:1")
     sql(home.path, "UPDATE holder SET tasks = x'ff'")
-    assert [entry.key for entry in await journal.tasks.recent(limit=9)] == ["good"]
+    assert [record.key for record in await journal.tasks.recent(limit=9)] == ["good"]
 
 
 async def test_a_broken_note_of_a_files_name_makes_it_taken(home: Home) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent("good"))
-    await journal.tasks.claim_name(entry, "/pictures/a.png")
+    (record,) = await new(journal, intent("good"))
+    await journal.tasks.claim_name(record, "/pictures/a.png")
     sql(home.path, "UPDATE placed SET task = 'x', newest = 'x'")
-    assert await journal.tasks.claim_name(entry, "/pictures/a.png") is NameOwner.TAKEN
+    assert await journal.tasks.claim_name(record, "/pictures/a.png") is NameOwner.TAKEN
