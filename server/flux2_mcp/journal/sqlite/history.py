@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ class SqliteHistory:
 
     async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
         """See `contract.History.durations`."""
-        return await self._file.run(lambda database: durations(self._file.account, database))
+        return await self._file.run(self._durations)
 
     async def matched(
         self,
@@ -74,41 +75,95 @@ class SqliteHistory:
         workspace: str | None = None,
     ) -> TaskMatches:
         """See `contract.History.matched`."""
-        return await self._file.run(
-            lambda database: matched(matching(self._file.account, states, since, workspace), database)
-        )
+        return await self._file.run(lambda database: self._matched(states, since, workspace, database))
 
     async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
         """See `contract.History.spending`."""
-        return await self._file.run(lambda database: spending(self._file.account, by, since, database))
+        return await self._file.run(lambda database: self._spending(by, since, database))
 
     async def with_images(self, before: datetime) -> tuple[TaskRecord, ...]:
         """See `contract.History.with_images`."""
-        return await self._file.run(lambda database: with_images(self._file.account, before, database))
+        return await self._file.run(lambda database: self._with_images(before, database))
 
     async def still_used(self, paths: Sequence[str]) -> frozenset[str]:
         """See `contract.History.still_used`."""
-        return await self._file.run(lambda database: still_used(paths, database))
+        return await self._file.run(partial(_still_used, paths))
 
     async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
         """See `contract.History.keep_images`."""
-        await self._file.write(lambda database: keep_images(self._file.account, key, images, database))
+        sql = "UPDATE task SET images = ? WHERE account = ? AND key = ?"
+        found = json.dumps([asdict(image) for image in images])
+        await self._file.write(lambda database: database.execute(sql, (found, self._file.account, key)))
 
+    def _durations(self, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
+        timed = (
+            f"SELECT completed_at - submitted_at FROM task WHERE {DONE} AND model = :model AND resolution = :resolution"
+            " ORDER BY completed_at DESC LIMIT :kept"
+        )
+        found = {}
+        for model, resolution in database.read(KINDS, {"account": self._file.account}):
+            values = {"account": self._file.account, "model": model, "resolution": resolution, "kept": MAX_DURATIONS}
+            seconds = [row[0] for row in reversed(database.read(timed, values))]
+            # A broken record's are no time at all, or one without an end, which nothing can be planned from.
+            known = [each for each in seconds if isinstance(each, float) and isfinite(each)]
+            found[model, resolution] = tuple(max(0.0, each) for each in known)
+        return found
 
-def durations(account: str, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
-    """Seconds from submission to completion by kind, oldest first, the latest `MAX_DURATIONS` of each."""
-    timed = (
-        f"SELECT completed_at - submitted_at FROM task WHERE {DONE} AND model = :model AND resolution = :resolution"
-        " ORDER BY completed_at DESC LIMIT :kept"
-    )
-    found = {}
-    for model, resolution in database.read(KINDS, {"account": account}):
-        values = {"account": account, "model": model, "resolution": resolution, "kept": MAX_DURATIONS}
-        seconds = [row[0] for row in reversed(database.read(timed, values))]
-        # A broken record's are no time at all, or one without an end, which nothing can be planned from.
-        known = [each for each in seconds if isinstance(each, float) and isfinite(each)]
-        found[model, resolution] = tuple(max(0.0, each) for each in known)
-    return found
+    def _matched(
+        self, states: Collection[State] | None, since: datetime | None, workspace: str | None, database: Database
+    ) -> TaskMatches:
+        """What failed was not charged."""
+        charged = f"iif({IS_UNPAID}, 0, {CHARGED})"
+        sql = (
+            f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
+            f" count({charged}) AS known_charges, sum({charged}) AS charged FROM task WHERE {MATCHES} GROUP BY 1"
+        )
+        found = database.read(sql, matching(self._file.account, states, since, workspace))
+
+        def total(amount: str, known: str) -> Decimal | None:
+            return (
+                sum((Decimal(row[amount] or 0) for row in found), Decimal(0)) / task_rows.MICROS
+                if any(row[known] for row in found)
+                else None
+            )
+
+        return TaskMatches(
+            states={State(row["state"]): row["tasks"] for row in found},
+            quoted_usd=total("quoted", "known_quotes"),
+            charged_usd=total("charged", "known_charges"),
+        )
+
+    def _spending(self, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
+        """The newest day or the largest sum first. What failed was not charged."""
+        name, order = GROUPS[by]
+        sql = (
+            f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
+            f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
+            f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
+            f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged FROM task"
+            f" WHERE account = :account AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
+        )
+        return tuple(
+            SpendingGroup(
+                name=None if row["name"] is None else str(row["name"]),
+                tasks=row["tasks"],
+                failed=row["failed"],
+                open=row["open"],
+                unquoted=row["unquoted"],
+                quoted_usd=Decimal(row["quoted"]) / task_rows.MICROS,
+                charged_usd=Decimal(row["charged"]) / task_rows.MICROS,
+            )
+            for row in database.read(
+                sql, {"account": self._file.account, "since": None if since is None else since.timestamp()}
+            )
+        )
+
+    def _with_images(self, before: datetime, database: Database) -> tuple[TaskRecord, ...]:
+        sql = (
+            f"SELECT * FROM task WHERE account = ? AND {among({State.DELIVERED})} AND images <> '[]' AND created_at < ?"
+            " ORDER BY n"
+        )
+        return task_rows.readable(database.read(sql, (self._file.account, before.timestamp())))
 
 
 def matching(
@@ -124,64 +179,7 @@ def matching(
     }
 
 
-def matched(values: Mapping[str, Value], database: Database) -> TaskMatches:
-    """How many tasks match, by state, and what they were quoted and charged. What failed was not charged."""
-    charged = f"iif({IS_UNPAID}, 0, {CHARGED})"
-    sql = (
-        f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
-        f" count({charged}) AS known_charges, sum({charged}) AS charged FROM task WHERE {MATCHES} GROUP BY 1"
-    )
-    found = database.read(sql, values)
-
-    def total(amount: str, known: str) -> Decimal | None:
-        return (
-            sum((Decimal(row[amount] or 0) for row in found), Decimal(0)) / task_rows.MICROS
-            if any(row[known] for row in found)
-            else None
-        )
-
-    return TaskMatches(
-        states={State(row["state"]): row["tasks"] for row in found},
-        quoted_usd=total("quoted", "known_quotes"),
-        charged_usd=total("charged", "known_charges"),
-    )
-
-
-def spending(account: str, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
-    """What was spent since then, the newest day or the largest sum first. What failed was not charged."""
-    name, order = GROUPS[by]
-    sql = (
-        f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
-        f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
-        f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
-        f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged FROM task"
-        f" WHERE account = :account AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
-    )
-    return tuple(
-        SpendingGroup(
-            name=None if row["name"] is None else str(row["name"]),
-            tasks=row["tasks"],
-            failed=row["failed"],
-            open=row["open"],
-            unquoted=row["unquoted"],
-            quoted_usd=Decimal(row["quoted"]) / task_rows.MICROS,
-            charged_usd=Decimal(row["charged"]) / task_rows.MICROS,
-        )
-        for row in database.read(sql, {"account": account, "since": None if since is None else since.timestamp()})
-    )
-
-
-def with_images(account: str, before: datetime, database: Database) -> tuple[TaskRecord, ...]:
-    """The tasks of before then whose images are kept, oldest first."""
-    sql = (
-        f"SELECT * FROM task WHERE account = ? AND {among({State.DELIVERED})} AND images <> '[]' AND created_at < ?"
-        " ORDER BY n"
-    )
-    return task_rows.readable(database.read(sql, (account, before.timestamp())))
-
-
-def still_used(paths: Sequence[str], database: Database) -> frozenset[str]:
-    """Which of these files belong to a task, of whichever account."""
+def _still_used(paths: Sequence[str], database: Database) -> frozenset[str]:
     sql = (
         "SELECT DISTINCT image.value ->> 'path' FROM task, json_each(iif(json_valid(task.images), task.images, '[]')) AS image"
         " WHERE image.type = 'object' AND image.value ->> 'path' IN (SELECT value FROM json_each(?))"
@@ -190,9 +188,3 @@ def still_used(paths: Sequence[str], database: Database) -> frozenset[str]:
     # What stands in a broken list can't be known: whatever looks like one of these files is still used.
     broken = [str(row[0]) for row in database.read("SELECT images FROM task WHERE NOT json_valid(images)")]
     return frozenset(used | {path for path in paths if any(Path(path).stem in text for text in broken)})
-
-
-def keep_images(account: str, key: str, images: Sequence[StoredImage], database: Database) -> None:
-    """Write down which images a task still has."""
-    values = (json.dumps([asdict(image) for image in images]), account, key)
-    database.execute("UPDATE task SET images = ? WHERE account = ? AND key = ?", values)

@@ -1,4 +1,8 @@
-"""Leases in SQLite: which process looks after which task. Times are on the machine's monotonic clock."""
+"""Leases in SQLite: which process looks after which task.
+
+Times are on the machine's monotonic clock, which starts anew with the machine. It is always read inside the transaction: so
+what was written before was never written later.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,6 @@ if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
     from flux2_mcp.system.sqlite_file import Database, Value
 
-Clock = Callable[[], float]
-"""The machine's monotonic clock, which starts anew with the machine. Always read inside the transaction: so what was
-written before was never written later."""
-
 
 class SqliteLeases:
     """See `contract.Leases`.
@@ -35,12 +35,7 @@ class SqliteLeases:
 
     async def claim(self, *, take: bool = True) -> tuple[TaskRecord, ...]:
         """See `contract.Leases.claim`."""
-        file = self._file
-        found = file.warn_unreadable(
-            await file.run(
-                lambda database: claim(file.account, file.owner, file.monotonic, self._is_dead, database, take=take)
-            )
-        )
+        found = self._file.warn_unreadable(await self._file.run(lambda database: self._claim(take, database)))
         return tuple(record for record in found if record.readable)
 
     async def offer(self, record: TaskRecord) -> None:
@@ -73,43 +68,43 @@ class SqliteLeases:
         """See `contract.Leases.version`."""
         return await self._file.run(lambda database: database.version())
 
-
-def claim(
-    account: str, owner: str, clock: Clock, is_dead: Callable[[str], bool], database: Database, *, take: bool
-) -> tuple[TaskRecord, ...]:
-    """Take or renew the lease of every unfinished task that no living process holds; give all that are the owner's.
-
-    Without `take` the owner's own are renewed and nothing is taken.
-    What can't be read is left to whoever can read it: its stand-in is given, and its row is not touched.
-    """
-    owners = database.read(f"SELECT DISTINCT owner FROM {OPEN} WHERE {UNFINISHED}", {"account": account})
-    # What names no process at all stands in a broken record: it waits for its lease to lapse.
-    names = [row["owner"] for row in owners if isinstance(row["owner"], str) and row["owner"] != owner]
-    dead = json.dumps([name for name in names if is_dead(name)])
-    free = f"{UNFINISHED} AND (owner = :owner OR :take AND ({UNHELD} OR owner IN (SELECT value FROM json_each(:dead))))"
-    values: dict[str, Value] = {"account": account, "owner": owner, "dead": dead, "now": clock(), "take": take}
-    # Most looks find nothing to take, and need not keep other processes from writing.
-    if not database.read(f"SELECT 1 FROM {OPEN} WHERE {free} LIMIT 1", values | {"until": clock() + LEASE_SECONDS}):
-        return ()
-    with database.write(durable=False):
-        values |= {"now": clock(), "until": clock() + LEASE_SECONDS}
-        rows = database.read(f"SELECT * FROM {OPEN} WHERE {free} ORDER BY n", values)
-        found = task_rows.records(rows)
-        unread = [row["n"] for row, record in zip(rows, found, strict=True) if not record.readable]
-        values["unread"] = json.dumps(unread)
-        # What was this process's already keeps its number; any other becomes strange to whoever had it.
-        taken = "fence = fence + (owner IS NOT :owner), owner = :owner, lease_until = :until"
-        known = "n NOT IN (SELECT value FROM json_each(:unread))"
-        database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free} AND {known}", values)
-        return tuple(
-            replace(record, owner=owner, fence=record.fence + (record.owner != owner)) if record.readable else record
-            for record in found
-        )
+    def _claim(self, take: bool, database: Database) -> tuple[TaskRecord, ...]:  # noqa: FBT001  # handed on by `claim`
+        """What can't be read is left to a version that can read it: its stand-in is given, and its row is not touched."""
+        file = self._file
+        owners = database.read(f"SELECT DISTINCT owner FROM {OPEN} WHERE {UNFINISHED}", {"account": file.account})
+        # What names no process at all stands in a broken record: it waits for its lease to lapse.
+        names = [row["owner"] for row in owners if isinstance(row["owner"], str) and row["owner"] != file.owner]
+        dead = json.dumps([name for name in names if self._is_dead(name)])
+        free = f"{UNFINISHED} AND (owner = :owner OR :take AND ({UNHELD} OR owner IN (SELECT value FROM json_each(:dead))))"
+        values: dict[str, Value] = {"account": file.account, "owner": file.owner, "dead": dead, "take": take}
+        # Most looks find nothing to take, and need not keep other processes from writing.
+        if not database.read(f"SELECT 1 FROM {OPEN} WHERE {free} LIMIT 1", values | _lease(file.monotonic())):
+            return ()
+        with database.write(durable=False):
+            values |= _lease(file.monotonic())
+            rows = database.read(f"SELECT * FROM {OPEN} WHERE {free} ORDER BY n", values)
+            found = task_rows.records(rows)
+            unread = [row["n"] for row, record in zip(rows, found, strict=True) if not record.readable]
+            values["unread"] = json.dumps(unread)
+            # What was this process's already keeps its number; any other becomes strange to whoever had it.
+            taken = "fence = fence + (owner IS NOT :owner), owner = :owner, lease_until = :until"
+            known = "n NOT IN (SELECT value FROM json_each(:unread))"
+            database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free} AND {known}", values)
+            return tuple(
+                replace(record, owner=file.owner, fence=record.fence + (record.owner != file.owner))
+                if record.readable
+                else record
+                for record in found
+            )
 
 
-def set_aside(account: str, clock: Clock, database: Database) -> int:
+def _lease(now: float) -> dict[str, Value]:
+    """What `UNHELD` asks for, and until when a lease that is taken now lasts."""
+    return {"now": now, "until": now + LEASE_SECONDS}
+
+
+def unreadable_under_way(account: str, now: float, database: Database) -> int:
     """How many of the tasks under way can't be read. Only those that nobody holds are looked at, and they are few."""
-    now = clock()
-    values: dict[str, Value] = {"account": account, "now": now, "until": now + LEASE_SECONDS}
+    values = {"account": account, **_lease(now)}
     found = database.read(f"SELECT * FROM {OPEN} WHERE {UNDER_WAY} AND ({UNHELD})", values)
     return len(found) - len(task_rows.readable(found))

@@ -107,7 +107,7 @@ class SqliteTasks:
 
     def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> TaskRecord:
         # A record that can't be read may never end: it takes no place.
-        places = in_flight + leases.set_aside(self._file.account, self._file.monotonic, database)
+        places = in_flight + leases.unreadable_under_way(self._file.account, self._file.monotonic(), database)
         database.execute(
             "UPDATE task SET sent_at = :at WHERE account = :account AND key = :key AND sent_at IS NULL"
             f" AND (SELECT count(*) FROM {OPEN} WHERE {UNDER_WAY}) < :places",
