@@ -15,7 +15,7 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, total
 from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.engine.account import Account
-from flux2_mcp.journal.sqlite.store import SqliteJournal
+from flux2_mcp.journal.contract import Journal
 from flux2_mcp.settings import Settings
 from tests.support.journals import AT, Home, intent, new, opened, steps
 
@@ -45,7 +45,7 @@ def group(name: str | None, tasks: int, quoted: str, charged: str, **more: int) 
     return SpendingGroup(name=name, tasks=tasks, quoted_usd=Decimal(quoted), charged_usd=Decimal(charged), **given)
 
 
-async def made(journal: SqliteJournal, key: str, *events: Event, usd: str | None = None, **intended: Any) -> None:  # noqa: ANN401  # as intent
+async def made(journal: Journal, key: str, *events: Event, usd: str | None = None, **intended: Any) -> None:  # noqa: ANN401  # as intent
     at = intended.pop("at", AT)
     await new(journal, intent(key, **intended), at=at)
     await steps(journal, key, *events, at=at, usd=usd) if events else None

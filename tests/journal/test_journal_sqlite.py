@@ -95,6 +95,17 @@ async def test_after_a_restart_of_the_machine_turns_and_blocks_of_before_mean_no
     assert await home.journal("two").pace.turn(10) == pytest.approx(60.0)
 
 
+async def test_a_turn_that_passed_while_its_answer_was_under_way_is_told_as_past(home: SqliteHome) -> None:
+    """Else its caller would not know that it is late, and would call at another's turn."""
+
+    class Ticking(Clock):
+        def __call__(self) -> float:
+            self.now += 0.2
+            return self.now
+
+    assert await home.journal(clock=Ticking()).pace.turn(10) == pytest.approx(-0.2)
+
+
 async def test_old_turns_are_swept_away(home: SqliteHome) -> None:
     journal = home.journal()
     for _ in range(200):

@@ -16,10 +16,6 @@ HERE = owners.name().rpartition("/")[0].rpartition("/")[0]
 NOBODY = 65534
 
 
-def test_no_two_names_are_equal() -> None:
-    assert len({owners.name() for _ in range(100)}) == 100
-
-
 def test_a_living_process_is_not_dead_and_a_killed_one_is() -> None:
     process = subprocess.Popen([sys.executable, "-c", SAY_NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:

@@ -4,7 +4,7 @@ Rules
 - A journal is one account's view of a home's tasks. Its parts are handed to the callers that need them, and to no others.
 - Money, names of files and what is under way are counted over every process on the home; money over every key too.
 - An intent is written down, synced to disk, before money moves: `Tasks.intend` returns after the sync. So is what RunAPI
-  told of a task: `Tasks.apply`. Leases, turns, marks and uploads may be lost with the power: each is made anew.
+  told of a task: `Tasks.apply`. Leases, turns, marks, names and uploads may be lost with the power.
 - What is decided on what was read is read and written in one transaction: caps, joins, places, turns, names of files.
 - A step of a task's life is taken in the transaction that sees whose the task is. A process that was stopped and wakes
   after its lease was taken over writes nothing: each claim by another process raises the task's fence.
@@ -204,8 +204,9 @@ class Pace(Protocol):
     async def turn(self, rate: float, longest: float = inf) -> float:
         """Take the next turn of the shared limiter, at most `rate` calls a second.
 
-        Gives how long to wait for it, in seconds from the moment at which it was taken: a caller that waits so long after
-        the answer comes never calls too early.
+        Gives how long to wait for it, in seconds from the moment at which the answer comes: below 0 where the turn passed
+        on the way. A caller that is late for its turn takes another. Where a server keeps the clock, the implementation
+        may name more seconds than are left, and never fewer.
 
         Raises:
             RateLimitedError: RunAPI wants no call for longer than `longest` seconds, and has said so to an earlier call.

@@ -32,13 +32,15 @@ class SqlitePace:
 
     async def turn(self, rate: float, longest: float = inf) -> float:
         """See `contract.Pace.turn`."""
-        return await self._file.write(lambda database: self._turn(rate, longest, database), durable=False)
+        turn_at = await self._file.write(lambda database: self._turn(rate, longest, database), durable=False)
+        return turn_at - self._file.monotonic()  # the way back from the thread may take a while, too
 
     async def limited(self, retry_after: float | None, rate: float = inf) -> None:
         """See `contract.Pace.limited`."""
         await self._file.write(lambda database: self._limited(retry_after, rate, database), durable=False)
 
     def _turn(self, rate: float, longest: float, database: Database) -> float:
+        """The moment of the turn, on the machine's monotonic clock."""
         account = self._file.account
         now = self._file.monotonic()  # inside the transaction: what was written before was never written later
         known = database.read(f"SELECT rate, blocked_until, seen_at FROM pace WHERE {_READABLE}", (account,))
@@ -61,7 +63,7 @@ class SqlitePace:
         before = database.read(latest, (account, window.together - 1))
         at: float = max([now, blocked] + [row[0] + window.apart_seconds for row in before])
         database.execute("INSERT INTO turn VALUES (?, ?)", (account, at))
-        return at - now
+        return at
 
     def _limited(self, retry_after: float | None, rate: float, database: Database) -> None:
         """Where the account has had no turn yet (it was learnt meanwhile whose the key is), `rate` is what is halved.
