@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,10 +19,9 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps, SpentSums
 from flux2_mcp.domain.lifecycle import TABLE, Event, IllegalTransitionError, State
 from flux2_mcp.errors import InvalidRequestError
-from flux2_mcp.journal.contract import LEASE_SECONDS
+from flux2_mcp.journal.contract import LEASE_SECONDS, Journal
 from flux2_mcp.journal.records import IntentResult, LeaseLostError, TaskChange, TaskRecord
-from flux2_mcp.journal.sqlite.store import SqliteJournal
-from tests.support.journals import ACCOUNT, AT, Clock, intent
+from tests.support.journals import AT, SqliteHome, intent
 
 # A disk in memory, where there is one: nothing here is about surviving a power cut, and thousands of commits need not wait.
 MEMORY = Path("/dev/shm")  # noqa: S108  # the folder made in it has a name of its own
@@ -91,7 +91,8 @@ class JournalMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self.running = start_blocking_portal()
         self.portal = self.running.__enter__()
-        self.clock = Clock()
+        self.home = SqliteHome(Path(self.folder.name) / "home", AsyncExitStack())
+        self.clock = self.home.clock
         self.at = AT
         self.born = 0
         self.tasks: dict[str, Task] = {}
@@ -100,13 +101,13 @@ class JournalMachine(RuleBasedStateMachine):
         # The fence under which each process took what it has, or had: it does not learn that another took it over.
         self.fences: dict[str, dict[str, int]] = {}
         self.owners = ["", ""]
-        self.journals: list[SqliteJournal] = [self.process(0), self.process(1)]
+        self.journals: list[Journal] = [self.process(0), self.process(1)]
 
-    def process(self, slot: int) -> SqliteJournal:
+    def process(self, slot: int) -> Journal:
         self.born += 1
         self.owners[slot] = f"p{self.born}"
         self.beliefs[self.owners[slot]], self.fences[self.owners[slot]] = {}, {}
-        return SqliteJournal(Path(self.folder.name) / "home", ACCOUNT, self.owners[slot], monotonic=self.clock)
+        return self.home.journal(self.owners[slot])
 
     def teardown(self) -> None:
         if hasattr(self, "portal"):
