@@ -42,7 +42,7 @@ from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import Intent
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.runapi import retry
-from flux2_mcp.runapi.transport import HttpRunApi
+from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.settings import Settings
 from tests.support.faults import around, sql
@@ -147,9 +147,9 @@ async def opened(
         settings = front.settings(folder)
         journal = SqliteJournal(settings.home, "account", "owner")
 
-        def connect(front_url: str, key: str | None) -> HttpRunApi:
+        def connect(front_url: str, key: str | None) -> RunApi:
             # One attempt a step: what the client itself does before it gives up is its own tests' matter.
-            return HttpRunApi(base_url or front_url, key, version="0", **({"policy": ONCE} | api))
+            return RunApi(base_url or front_url, key, version="0", **({"policy": ONCE} | api))
 
         backend = Backend(settings, gate=nothing, on_limited=nothing, connect=connect)
         try:

@@ -33,8 +33,8 @@ from flux2_mcp.images import decode, download
 from flux2_mcp.images.decode import CheckedImage, check
 from flux2_mcp.images.download import INCOMING, deliver
 from flux2_mcp.images.names import image_name
+from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.runapi.responses import DownloadStream
-from flux2_mcp.runapi.transport import HttpRunApi
 
 pytestmark = pytest.mark.anyio
 
@@ -296,8 +296,8 @@ def host() -> Iterator[Host]:
 
 
 @pytest.fixture
-async def api(host: Host) -> AsyncIterator[HttpRunApi]:
-    api = HttpRunApi(host.base_url, KEY, version="0")
+async def api(host: Host) -> AsyncIterator[RunApi]:
+    api = RunApi(host.base_url, KEY, version="0")
     yield api
     await api.aclose()
 
@@ -307,7 +307,7 @@ class Delivery:
     """Deliver from the test's host into an empty folder."""
 
     host: Host
-    api: HttpRunApi
+    api: RunApi
     folder: Path
 
     async def __call__(self, path: str, **more: Any) -> StoredImage:  # noqa: ANN401  # deliver's own arguments
@@ -328,7 +328,7 @@ class Delivery:
 
 
 @pytest.fixture
-async def delivery(host: Host, api: HttpRunApi, tmp_path: Path) -> Delivery:
+async def delivery(host: Host, api: RunApi, tmp_path: Path) -> Delivery:
     return Delivery(host, api, tmp_path / "home" / "images")
 
 

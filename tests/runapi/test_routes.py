@@ -16,8 +16,9 @@ import trustme
 from flux2_mcp.errors import DeliveryError, TransportError
 from flux2_mcp.images.download import deliver
 from flux2_mcp.runapi import routes
+from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.runapi.routes import DIRECT, ENVIRONMENT, Resolve, Route, not_public, routes_to
-from flux2_mcp.runapi.transport import HttpRunApi
+from flux2_mcp.runapi.transport import HttpTransport
 from tests.images.test_download import AT, PNG
 
 pytestmark = pytest.mark.anyio
@@ -302,7 +303,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 async def fetched(url: str, tmp_path: Path, resolve: Resolve) -> bytes:
-    api = HttpRunApi(LIVE, "key", version="0", resolve=resolve)
+    api = RunApi(LIVE, "key", version="0", transport=HttpTransport(LIVE, resolve=resolve))
     try:
         with anyio.fail_after(30):
             stored = await deliver(api.download, url, folder=tmp_path / "images", prompt="a cat", at=AT)

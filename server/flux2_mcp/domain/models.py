@@ -106,15 +106,6 @@ class PriceSchedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quote:
-    """What one task would reserve, in USD."""
-
-    model: str
-    usd: Decimal
-    as_of: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
     """The account's money in USD: what it has, of that what was paid for and what was given, and what was spent."""
 

@@ -18,12 +18,12 @@ from flux2_mcp.errors import AuthenticationError
 from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:
-    from flux2_mcp.runapi.transport import HttpRunApi
+    from flux2_mcp.runapi.client import RunApi
     from flux2_mcp.sandbox.server import Sandbox
 
 UNAUTHORIZED = 401
 
-Connect: TypeAlias = "Callable[[str, str | None], HttpRunApi]"
+Connect: TypeAlias = "Callable[[str, str | None], RunApi]"
 """Makes a client of RunAPI from its base URL and a key."""
 
 
@@ -56,7 +56,7 @@ class Backend:
         self._settings = settings
         self._connect = connect or partial(_http, gate=gate, on_limited=on_limited)
         self._lock = anyio.Lock()
-        self._api: HttpRunApi | None = None
+        self._api: RunApi | None = None
         self._sandbox: Sandbox | None = None
 
     @property
@@ -88,7 +88,7 @@ class Backend:
         """True where calls that need a key can be made; the sandbox brings its own."""
         return self.sandbox or self._settings.api_key is not None
 
-    async def api(self) -> HttpRunApi:
+    async def api(self) -> RunApi:
         """The client. Without a key it answers only what needs none.
 
         Raises:
@@ -99,7 +99,7 @@ class Backend:
                 self._api = await self._open()
             return self._api
 
-    async def _open(self) -> HttpRunApi:
+    async def _open(self) -> RunApi:
         settings = self._settings
         base_url, key = settings.base_url, settings.api_key
         if self.sandbox:
@@ -124,7 +124,7 @@ def _http(
     *,
     gate: Callable[[], Awaitable[None]],
     on_limited: Callable[[float | None], Awaitable[None]],
-) -> HttpRunApi:
-    from flux2_mcp.runapi.transport import HttpRunApi
+) -> RunApi:
+    from flux2_mcp.runapi.client import RunApi
 
-    return HttpRunApi(base_url, key, version=__version__, gate=gate, on_limited=on_limited)
+    return RunApi(base_url, key, version=__version__, gate=gate, on_limited=on_limited)

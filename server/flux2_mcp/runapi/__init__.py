@@ -1,3 +1,3 @@
-"""RunAPI over HTTP. Import `flux2_mcp.runapi.transport` at first use: it brings httpx with it."""
+"""RunAPI over HTTP. Import `flux2_mcp.runapi.client` at first use: the first client brings httpx with it."""
 
 from __future__ import annotations

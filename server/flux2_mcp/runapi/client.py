@@ -1,13 +1,18 @@
-"""Every call of `api/runapi.md` by name: what goes out, what comes back as our models."""
+"""The calls of `api/runapi.md` by name: what goes out, what comes back as our models. httpx comes with the first client."""
 
 from __future__ import annotations
 
+import random
+import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from hashlib import md5
 from http import HTTPStatus
 from urllib.parse import quote, urlencode, urlsplit
+
+import anyio
 
 from flux2_mcp.domain.models import (
     SERVICE,
@@ -15,34 +20,89 @@ from flux2_mcp.domain.models import (
     Balance,
     ImageRequest,
     PriceSchedule,
-    Quote,
     RemoteTask,
     RunApiAccount,
     UploadedFile,
 )
 from flux2_mcp.domain.urls import is_loopback
-from flux2_mcp.errors import InvalidRequestError, Problem, ServiceError, WireError
-from flux2_mcp.runapi import wire
-from flux2_mcp.runapi.exchange import Exchange, Permit, sendable
+from flux2_mcp.errors import InvalidRequestError, Problem, ServiceError, SettingsError, WireError
+from flux2_mcp.runapi import retry, wire
+from flux2_mcp.runapi.exchange import Exchange, Permit, Transport, sendable
 from flux2_mcp.runapi.responses import DownloadStream, Response, failure, payload
-from flux2_mcp.runapi.retry import http_date
+from flux2_mcp.system import logs
 
 _TASKS, _FILES = "/api/v1/flux_2", "/api/v1/files"
 
 
 class RunApi:
-    """The calls, over whatever carries them; `client.RunApi` is the one to make."""
+    """RunAPI's calls. Made without I/O; connections open at first use and are closed by `aclose`.
 
-    def __init__(self, calls: Exchange) -> None:
-        self._calls = calls
+    All calls raise `ApiError` by status, `TransportError` when no answer came, `WireError` when it makes no sense, and
+    `SettingsError` when the environment's proxy or certificates can't be used. What they raise never shows the key.
+
+    Args:
+        base_url: As `settings` validated it, without a slash at the end.
+        api_key: None: calls that need one raise `AuthenticationError` before anything is sent.
+        version: Ours, for the `User-Agent`.
+        transport: Carries the calls, and is closed with them; None: `transport.HttpTransport`.
+        policy: How long GETs and creates are retried.
+        gate: Awaited before every call to RunAPI, retries included; a limiter waits here.
+        on_limited: Awaited at every 429 with its `Retry-After` in seconds.
+        sleep: Waits for so many seconds. This and the next three are the only clock and dice in here.
+        monotonic: Seconds on a clock that never goes back.
+        now: The present, aware.
+        jitter: A random number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        version: str,
+        transport: Transport | None = None,
+        policy: retry.Policy = retry.STANDARD,
+        gate: Callable[[], Awaitable[None]] | None = None,
+        on_limited: Callable[[float | None], Awaitable[None]] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        if api_key is not None and not sendable(api_key):
+            raise SettingsError("The API key holds characters that no key has.")
+        logs.hide(api_key)
+        if transport is None:
+            from flux2_mcp.runapi.transport import HttpTransport
+
+            transport = HttpTransport(base_url)
+        self._calls = Exchange(
+            transport=transport,
+            base=base_url,
+            key=api_key,
+            agent=f"flux2-mcp/{version}",
+            policy=policy,
+            gate=gate,
+            on_limited=on_limited,
+            sleep=sleep,
+            monotonic=monotonic,
+            now=now,
+            jitter=jitter,
+        )
         self._schedules: dict[str, tuple[str, tuple[PriceSchedule, ...]]] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._calls.base!r})"
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._calls.transport.aclose()
 
     async def create(
         self,
         request: ImageRequest,
         *,
         idempotency_key: str,
-        client_request_id: str | None = None,
         permit: Permit | None = None,
     ) -> RemoteTask:
         """Create a task, or find the one that this key has made already. Retried under the same key.
@@ -52,16 +112,15 @@ class RunApi:
         Args:
             request: What to make.
             idempotency_key: 1 to 512 printable ASCII characters, one for each logical task.
-            client_request_id: The same bounds; RunAPI stores it with the task.
             permit: Awaited right before each attempt's body goes out, the retries' too; what it raises ends the call.
         """
         headers = self._calls.bearer()
-        if client_request_id is not None:
-            headers["X-Client-Request-Id"] = _bounded("client_request_id", client_request_id)
-        key = _bounded("idempotency_key", idempotency_key)
+        if not sendable(idempotency_key) or len(idempotency_key) > wire.MAX_ID_CHARS:
+            bounds = f"must be 1 to {wire.MAX_ID_CHARS} printable ASCII characters."
+            raise InvalidRequestError(Problem("idempotency_key", bounds))
         path = f"{_TASKS}/{request.action}"
         body = wire.body(request)
-        answer = await self._calls.post(path, body, headers, idempotency_key=key, permit=permit)
+        answer = await self._calls.post(path, body, headers, idempotency_key=idempotency_key, permit=permit)
         return self._task(answer, path)
 
     async def get(self, action: Action, task_id: str, *, attempts: int = 1) -> RemoteTask:
@@ -95,12 +154,8 @@ class RunApi:
         path = f"/api/v1/price_schedules?{urlencode({'service': SERVICE})}"
         answer = await self._calls.get(path, {}, attempts=1)
         now = self._calls.now()
-        moment = http_date(answer.headers.get("date"))
+        moment = retry.http_date(answer.headers.get("date"))
         return None if moment is None else (now - moment).total_seconds()
-
-    async def quote(self, request: ImageRequest) -> Quote:
-        """What the request would reserve now. Not retried."""
-        return wire.quote(payload(await self._calls.post("/api/v1/price_quotes", wire.quote_body(request))), request)
 
     async def balance(self) -> Balance:
         """The account's money."""
@@ -129,18 +184,8 @@ class RunApi:
         confirmed = await self._calls.post(f"{_FILES}/confirm", {"signed_id": place.signed_id})
         return self._uploaded(confirmed, filename, len(data))
 
-    async def register(
-        self, *, url: str | None = None, base64: str | None = None, file_name: str | None = None
-    ) -> UploadedFile:
-        """Let RunAPI keep, for an hour, what stands at a URL or in base64; exactly one of them. Not retried."""
-        if (url is None) == (base64 is None):
-            raise InvalidRequestError(Problem("source", "needs either a URL or base64."))
-        source = {"type": "base64", "data": base64} if url is None else {"type": "url", "url": url}
-        body = {"source": source} | ({} if file_name is None else {"file_name": file_name})
-        return self._uploaded(await self._calls.post(_FILES, body), file_name or "")
-
-    async def exchange(self, code: str, code_verifier: str, redirect_port: int, hostname: str) -> tuple[str, str, str]:
-        """Turn a browser login's code into (key, the key's name, e-mail). Sends no key of ours; not retried."""
+    async def exchange(self, code: str, code_verifier: str, redirect_port: int, hostname: str) -> wire.IssuedKey:
+        """Turn a browser login's code into a key. Sends no key of ours; not retried."""
         body = {"code": code, "code_verifier": code_verifier, "redirect_port": redirect_port}
         headers = {"X-CLI-Hostname": "".join(c if c.isascii() and c.isprintable() else "?" for c in hostname).strip()}
         return wire.login(payload(await self._calls.post("/api/v1/cli/exchange", body, headers)))
@@ -169,12 +214,6 @@ class RunApi:
             key=self._calls.key,
             at=f"{self._calls.base}{path}",
         )
-
-
-def _bounded(name: str, value: str) -> str:
-    if not sendable(value) or len(value) > wire.MAX_ID_CHARS:
-        raise InvalidRequestError(Problem(name, f"must be 1 to {wire.MAX_ID_CHARS} printable ASCII characters."))
-    return value
 
 
 def _private(url: str) -> bool:

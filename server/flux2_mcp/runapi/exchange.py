@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
-from inspect import isawaitable
 from typing import Protocol
 
 from flux2_mcp.errors import NOTHING_SENT, ApiError, AuthenticationError, RateLimitedError, ServiceError, TransportError
@@ -44,10 +43,14 @@ class Transport(Protocol):
         """A GET whose body is read piece by piece."""
         ...
 
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """What calls have in common. The arguments are those of `client.RunApi`, and `transport` is its pool."""
+    """What calls have in common. The arguments are those of `client.RunApi`."""
 
     transport: Transport
     base: str
@@ -55,7 +58,7 @@ class Exchange:
     agent: str
     policy: retry.Policy
     gate: Callable[[], Awaitable[None]] | None
-    on_limited: Callable[[float | None], Awaitable[None] | None] | None
+    on_limited: Callable[[float | None], Awaitable[None]] | None
     sleep: Callable[[float], Awaitable[None]]
     monotonic: Callable[[], float]
     now: Callable[[], datetime]
@@ -151,9 +154,7 @@ class Exchange:
         if error is None:
             return answer
         if isinstance(error, RateLimitedError) and self.on_limited is not None:
-            told = self.on_limited(error.retry_after)
-            if isawaitable(told):
-                await told
+            await self.on_limited(error.retry_after)
         raise error
 
 

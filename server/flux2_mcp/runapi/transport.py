@@ -1,15 +1,12 @@
-"""RunAPI's client: one pool of connections for the life of the process. The only importer of httpx."""
+"""What carries the calls to RunAPI: one pool of connections for the life of the process. The only importer of httpx."""
 
 from __future__ import annotations
 
 import os
-import random
 import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -18,14 +15,12 @@ from anyio.abc import AsyncResource
 
 from flux2_mcp.domain import codings
 from flux2_mcp.errors import SettingsError, TransportError
-from flux2_mcp.runapi import causes, proxies, retry, routes
+from flux2_mcp.runapi import causes, proxies, routes
 from flux2_mcp.runapi.causes import CERTIFICATE_FOLDER, CERTIFICATES, Peer
-from flux2_mcp.runapi.client import RunApi
-from flux2_mcp.runapi.exchange import Exchange, Permit, sendable
+from flux2_mcp.runapi.exchange import Permit
 from flux2_mcp.runapi.proxies import Proxy
 from flux2_mcp.runapi.responses import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, DownloadStream, Response
 from flux2_mcp.runapi.routes import Resolve, Route
-from flux2_mcp.system import logs
 from flux2_mcp.system.environment import said_path
 
 MIN_BYTES_PER_SECOND = 16 * 1024
@@ -83,86 +78,41 @@ class Timeouts:
     answer: float = 60.0
 
 
-class HttpRunApi(RunApi):
-    """The calls. Made without I/O; the pool opens at first use and is closed by `aclose`.
+class HttpTransport:
+    """httpx at arm's length: requests are made by hand, so that no key, cookie or header of one call slips into another.
 
-    All calls raise `ApiError` by status, `TransportError` when no answer came, `WireError` when it makes no sense, and
-    `SettingsError` when the environment's proxy or certificates can't be used. What they raise never shows the key.
+    Made without I/O; connections open at first use and are closed by `aclose`. Its calls raise `TransportError` when no
+    answer came, and `SettingsError` when the environment's proxy or certificates can't be used.
 
     Args:
-        base_url: As `settings` validated it, without a slash at the end.
-        api_key: None: calls that need one raise `AuthenticationError` before anything is sent.
-        version: Ours, for the `User-Agent`.
-        policy: How long GETs and creates are retried.
-        gate: Awaited before every call to RunAPI, retries included; a limiter waits here.
-        on_limited: Told of every 429 with its `Retry-After` in seconds.
+        base_url: Where RunAPI stands: files there are fetched whatever their address, and errors name its variable.
         timeouts: Seconds for each part of a call.
-        sleep: Waits for so many seconds. This and the next three are the only clock and dice in here.
-        monotonic: Seconds on a clock that never goes back.
-        now: The present, aware.
-        jitter: A random number in [0, 1).
         resolve: Looks up the hosts of files.
         env: The environment: which proxies lead out, and whose certificates are trusted. Read at each first connection.
+        max_calls: Connections at once for calls.
+        max_downloads: Connections at once for downloads.
     """
 
     def __init__(
         self,
         base_url: str,
-        api_key: str | None,
         *,
-        version: str,
-        policy: retry.Policy = retry.STANDARD,
-        gate: Callable[[], Awaitable[None]] | None = None,
-        on_limited: Callable[[float | None], Awaitable[None] | None] | None = None,
         timeouts: Timeouts | None = None,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        jitter: Callable[[], float] = random.random,
         resolve: Resolve = routes.looked_up,
         env: Mapping[str, str] = os.environ,
+        max_calls: int = MAX_CALLS,
+        max_downloads: int = MAX_DOWNLOADS,
     ) -> None:
-        if api_key is not None and not sendable(api_key):
-            raise SettingsError("The API key holds characters that no key has.")
-        logs.hide(api_key)
-        self._pool = _Pool(base_url, timeouts or Timeouts(), resolve, env)
-        super().__init__(
-            Exchange(
-                transport=self._pool,
-                base=base_url,
-                key=api_key,
-                agent=f"flux2-mcp/{version}",
-                policy=policy,
-                gate=gate,
-                on_limited=on_limited,
-                sleep=sleep,
-                monotonic=monotonic,
-                now=now,
-                jitter=jitter,
-            )
-        )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._calls.base!r})"
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._pool.aclose()
-
-
-class _Pool:
-    """httpx at arm's length: requests are made by hand, so that no key, cookie or header of one call slips into another."""
-
-    def __init__(self, base_url: str, timeouts: Timeouts, resolve: Resolve, env: Mapping[str, str]) -> None:
         self._base = base_url
-        self._timeouts = timeouts
+        self._timeouts = timeouts or Timeouts()
         self._resolve = resolve
         self._env = env
         self._tls: ssl.SSLContext | None = None
-        self._calls = _PooledClient(MAX_CALLS, self._client)
-        self._downloads = _PooledClient(MAX_DOWNLOADS, self._client)
+        self._calls = _PooledClient(max_calls, self._client)
+        self._downloads = _PooledClient(max_downloads, self._client)
 
     async def aclose(self) -> None:
+        """Close all connections."""
         await self._calls.aclose()
         await self._downloads.aclose()
 
@@ -176,6 +126,7 @@ class _Pool:
         whom: str = "RunAPI",
         permit: Permit | None = None,
     ) -> Response:
+        """See `Transport.send`."""
         within = self._timeouts.pool + self._timeouts.answer + len(content) / MIN_BYTES_PER_SECOND
         with self._translated(whom), anyio.fail_after(within):
             proxy = proxies.proxy(url, self._env)
@@ -185,6 +136,7 @@ class _Pool:
 
     @asynccontextmanager
     async def download(self, url: str, headers: Mapping[str, str], whom: str) -> AsyncIterator[DownloadStream]:
+        """See `Transport.download`."""
         async with AsyncExitStack() as stack:
             with self._translated(whom):
                 found = await routes.routes_to(url, self._base, self._resolve, self._env)

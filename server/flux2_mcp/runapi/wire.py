@@ -15,12 +15,10 @@ from urllib.parse import urljoin
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import (
-    SERVICE,
     Action,
     Balance,
     ImageRequest,
     PriceSchedule,
-    Quote,
     RemoteTask,
     RunApiAccount,
     Status,
@@ -30,7 +28,7 @@ from flux2_mcp.errors import WireError
 from flux2_mcp.runapi.error_text import clean, said
 
 MAX_ID_CHARS = 512
-"""Characters of an id: of an idempotency key, of a client request id (`api/runapi.md`), and of what RunAPI names by itself."""
+"""Characters of an id: of an idempotency key (`api/runapi.md`), and of what RunAPI names by itself."""
 MAX_URL_CHARS = 8192
 """Characters of an address. Signed ones have about 1,500."""
 
@@ -70,6 +68,15 @@ class UploadSlot:
     signed_id: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """What a browser login gives: the key, its name and the user's e-mail. What is not told is empty, except the key."""
+
+    key: str = field(repr=False)
+    name: str
+    email: str
+
+
 def body(request: ImageRequest) -> dict[str, Any]:
     """The JSON of a create call: the contract's fields that were given, in the contract's order, no nulls."""
     fields = {
@@ -82,12 +89,6 @@ def body(request: ImageRequest) -> dict[str, Any]:
         "callback_url": request.callback_url,
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def quote_body(request: ImageRequest) -> dict[str, Any]:
-    """The JSON of a price quote: the same parameters, without what says nothing about the price of a task."""
-    params = {name: value for name, value in body(request).items() if name not in {"model", "callback_url"}}
-    return {"service": SERVICE, "action": str(request.action), "model": request.model, "params": params}
 
 
 def task(
@@ -173,21 +174,6 @@ def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
     )
 
 
-def quote(payload: Mapping[str, object], request: ImageRequest) -> Quote:
-    """What the request would reserve.
-
-    Raises:
-        WireError: There is no amount, or it is not in USD.
-    """
-    found = _dict(payload.get("price_quote")) or payload
-    cents = _number(found.get("reservation_amount_cents"))
-    if cents is None or not _in_usd(found):
-        raise WireError("RunAPI's price quote holds no amount in USD.")
-    return Quote(
-        model=_words(found.get("model")) or request.model, usd=_dollars(cents), as_of=_words(found.get("as_of"))
-    )
-
-
 def balance(payload: Mapping[str, object]) -> Balance:
     """The account's money.
 
@@ -248,8 +234,8 @@ def uploaded_file(
     )
 
 
-def login(payload: Mapping[str, object]) -> tuple[str, str, str]:
-    """Key, the key's name and the user's e-mail; what is not told is empty, except the key.
+def login(payload: Mapping[str, object]) -> IssuedKey:
+    """The key that a browser's code was exchanged for.
 
     Raises:
         WireError: There is no key that could be sent.
@@ -257,7 +243,8 @@ def login(payload: Mapping[str, object]) -> tuple[str, str, str]:
     key = (_text(payload.get("key")) or "").strip()
     if not (key and key.isascii() and key.isprintable()):
         raise WireError("RunAPI's answer to the login holds no key.")
-    return key, _words(payload.get("name")), _words(_dict(payload.get("user")).get("email"))
+    email = _words(_dict(payload.get("user")).get("email"))
+    return IssuedKey(key=key, name=_words(payload.get("name")), email=email)
 
 
 def _unwrapped(payload: Mapping[str, object]) -> Mapping[str, object]:

@@ -34,15 +34,16 @@ async def redeem(attempt: LoginAttempt, code: str, *, base_url: str, hostname: s
         TransportError: It gave no answer.
         SettingsError: The key can't be written to the file.
     """
-    from flux2_mcp.runapi.transport import HttpRunApi
+    from flux2_mcp.runapi.client import RunApi
 
-    async with aclosing(HttpRunApi(base_url, None, version=__version__)) as api:
+    async with aclosing(RunApi(base_url, None, version=__version__)) as api:
         try:
-            key, name, email = await api.exchange(code, attempt.verifier, attempt.port, hostname)
+            issued = await api.exchange(code, attempt.verifier, attempt.port, hostname)
         except (RejectedError, NotFoundError) as exc:
             raise LoginError(exc.message) from exc
-    key_file.save(path, key)
-    return LoginResult(key=key, name=name, email=email, balance=await prove(base_url, key))
+    key_file.save(path, issued.key)
+    balance = await prove(base_url, issued.key)
+    return LoginResult(key=issued.key, name=issued.name, email=issued.email, balance=balance)
 
 
 async def prove(base_url: str, key: str) -> Balance:
@@ -52,7 +53,7 @@ async def prove(base_url: str, key: str) -> Balance:
         AuthenticationError: RunAPI does not know the key.
         TransportError: It gave no answer.
     """
-    from flux2_mcp.runapi.transport import HttpRunApi
+    from flux2_mcp.runapi.client import RunApi
 
-    async with aclosing(HttpRunApi(base_url, key, version=__version__)) as api:
+    async with aclosing(RunApi(base_url, key, version=__version__)) as api:
         return await api.balance()
