@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from flux2_mcp.errors import HostFileError
+from flux2_mcp.system.files import write_atomically
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """Bytes. The largest that hosts keep are a few MB."""
 BACKUP_SUFFIX = ".flux2-backup"
-FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 
 
@@ -208,22 +207,12 @@ def _meanwhile(file: File) -> HostFileError:
 
 
 def _write(path: Path, text: str, like: os.stat_result | None) -> None:
-    """A new file beside it, on disk, then in its place: at no moment is there half a file."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
-    new = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode())
-            stream.flush()
-            if like is not None:
-                _keep_owner(new, like, path)
-            new.chmod(FILE_MODE if like is None else stat.S_IMODE(like.st_mode))
-            os.fsync(stream.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    """Write it whole or not at all, for the same owner and with the same rights as what it takes the place of."""
+    if like is None:
+        write_atomically(path, text.encode())
+    else:
+        mode = stat.S_IMODE(like.st_mode)
+        write_atomically(path, text.encode(), mode=mode, prepare=lambda new: _keep_owner(new, like, path))
 
 
 def _keep_owner(new: Path, like: os.stat_result, path: Path) -> None:
@@ -236,15 +225,6 @@ def _keep_owner(new: Path, like: os.stat_result, path: Path) -> None:
                 raise HostFileError(
                     "the file belongs to another user or group", path=str(path), next_step="Run it as that user."
                 ) from exc
-
-
-def _sync_folder(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder can't be opened, and its entries are written with the file
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _refused(exc: OSError, path: Path) -> HostFileError:

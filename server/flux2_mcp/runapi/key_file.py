@@ -6,17 +6,15 @@ Nothing else in it is touched. A change is written beside the file and takes its
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from flux2_mcp.errors import SettingsError
 from flux2_mcp.system.environment import said, said_key, said_path
+from flux2_mcp.system.files import write_atomically
 
 KEY_FIELDS, URL_FIELDS = ("api_key", "apiKey"), ("base_url", "baseUrl")
 """Where the key and RunAPI's address stand, the present names first (`api/runapi.md`, base)."""
@@ -195,17 +193,7 @@ def _write(path: Path, fields: dict[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.parent.chmod(0o700)
         # A link stays one: people keep their settings elsewhere and link to them.
-        target = path.resolve()
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=target.parent)  # 0600
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-            Path(beside).replace(target)
-        finally:
-            with suppress(FileNotFoundError):
-                Path(beside).unlink()
+        write_atomically(path, text.encode(), follow=True)
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
         raise SettingsError(

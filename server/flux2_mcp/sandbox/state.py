@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flux2_mcp.errors import SandboxError
+from flux2_mcp.system.files import write_atomically
 from flux2_mcp.system.sqlite_file import Database, Error
 
 OPENING_CENTS = 10_000
@@ -198,10 +199,7 @@ class SandboxState:
 
     def write_file(self, path: Path, content: bytes) -> None:
         """Write a private file so that a reader sees all of it or nothing."""
-        part = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(content)
-        part.replace(path)
+        write_atomically(path, content, durable=False)
 
     def tidy(self) -> None:
         """Delete uploads, drawn results and logins that nothing can lead to any more."""

@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flux2_mcp.errors import SettingsError
+from flux2_mcp.system.files import write_atomically
 
 TOKEN_FILE = "http-token"  # noqa: S105 - a file's name
 MIN_TOKEN_CHARS = 32
@@ -58,15 +59,11 @@ def make(home: Path) -> bool:
         OSError: The folder can't be used.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = home / f".{TOKEN_FILE}-{secrets.token_hex(8)}"
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-        opened.write(secrets.token_urlsafe(32).encode() + b"\n")
     try:
-        os.link(draft, path(home))
+        write_atomically(path(home), secrets.token_urlsafe(32).encode() + b"
+", replace=False)
     except FileExistsError:
         return False
-    finally:
-        draft.unlink()
     return True
 
 
