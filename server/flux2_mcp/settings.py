@@ -1,25 +1,6 @@
 """Settings: the environment and the key file, merged and validated. Pure: `__main__` reads, this decides.
 
-| variable | meaning | default |
-| --- | --- | --- |
-| RUNAPI_API_KEY | the key; else `api_key` in `~/.config/runapi/config.json`; else `RUNAPI_KEY` | |
-| RUNAPI_BASE_URL | where RunAPI stands; https, or http on loopback | `https://runapi.ai` |
-| FLUX2_MODE | `auto` (live with a key, else the sandbox), `live`, `sandbox` | `auto` |
-| FLUX2_HOME | folder of the journal and the images | the platform's user data folder |
-| FLUX2_WORKSPACE | folder that `save_to` and relative paths are in, where the host names none | the working directory |
-| FLUX2_ALLOWED_DIRS | more folders whose images may be sent as sources, separated as in PATH | none |
-| FLUX2_WAIT_SECONDS | how long `generate` and `check_task` wait by default | by host, else 45 |
-| FLUX2_MAX_COST_USD | the most one call may cost | none |
-| FLUX2_SESSION_BUDGET_USD | the most one server process may spend | none |
-| FLUX2_DAILY_BUDGET_USD | the most all processes may spend in any 24 hours | none |
-| FLUX2_CONFIRM_USD | what a call may cost without the user being asked; off: anything | 0.50 |
-| FLUX2_RATE | requests a second to RunAPI, all processes together | 12 |
-| FLUX2_MAX_IN_FLIGHT | tasks under way at once, all processes together | 32 |
-| FLUX2_CALLBACK_URL | a public address that leads to `FLUX2_CALLBACK_PORT`: RunAPI calls it when a task ends | none |
-| FLUX2_CALLBACK_PORT | port on 127.0.0.1 that listens for those calls | none |
-| FLUX2_SANDBOX_SPEED | how many times faster than life the embedded sandbox's tasks run; from 100 on its pictures are plain | 1 |
-| FLUX2_EARLY | `0`: the first answers wait for the whole server | `1` |
-| FLUX2_LOG | `debug`, `info`, `warning`, `error`; logs go to stderr | `warning` |
+The variables, what each means and its default: `domain.variables`.
 
 A placeholder that a host left unfilled, in any dialect, is as good as no value; quotes around a value are taken off, and `~`
 before a path is the user's home. OpenTelemetry's own variables (OTEL_*) decide whether spans are sent.

@@ -30,8 +30,9 @@ from flux2_mcp.runapi.wire import MAX_ID_CHARS
 from flux2_mcp.sandbox import uploads
 from flux2_mcp.sandbox.scenarios import SCENARIOS
 from flux2_mcp.server.docs import examples, index, reference, schemas, uris
-from tests.project.test_readme import README, plain, table
+from tests.project.test_readme import README
 from tests.server.conftest import BOTH_ERAS
+from tests.support.markdown import plain, table
 from tests.support.rows import each_row
 
 LISTED = [document for document in index.documents().values() if document.listed]

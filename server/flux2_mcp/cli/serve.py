@@ -13,6 +13,7 @@ import click
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.settings import Settings
 from flux2_mcp.system.logs import to_stderr
+from flux2_mcp.system.loopback import HOST
 
 PORT = 8788
 PATH = "/mcp"
@@ -61,7 +62,7 @@ def serve(read_settings: Callable[[], Settings], *, port: int) -> int:
         listener = http_server.listen(port)
     except OSError as exc:
         raise Flux2Error(
-            f"The server can't listen on port {port} of {http_server.HOST}: {exc.strerror}.",
+            f"The server can't listen on port {port} of {HOST}: {exc.strerror}.",
             next_step="Choose another --port, or 0 for any.",
         ) from exc
     with listener:
@@ -79,7 +80,7 @@ async def _serve(settings: Settings, listener: socket.socket, token: str, *, mad
     from flux2_mcp.system import http_server
 
     port = int(listener.getsockname()[1])
-    names = [f"{host}:{port}" for host in (http_server.HOST, "localhost")]
+    names = [f"{host}:{port}" for host in (HOST, "localhost")]
     server = build(settings)
     application = server.streamable_http_app(
         streamable_http_path=PATH,

@@ -1,4 +1,4 @@
-"""The domain's own words, frozen. No I/O, no JSON: `runapi.wire` speaks to RunAPI, `tools.results` to the host."""
+"""The domain's own words, frozen. No I/O, no JSON: `runapi.wire` speaks to RunAPI, `server.results` to the host."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from flux2_mcp.domain import variables
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 from flux2_mcp.hosts.editors.jsonc import Json
 
@@ -23,12 +24,7 @@ TOOL_SECONDS = 960
 """How long a tool call may take: the longest wait that a call can ask for, and a minute for what is around it."""
 START_SECONDS = 60
 """How long the server may take to start: a cold disk under load; otherwise it is below one second."""
-VARIABLES = (
-    "RUNAPI_API_KEY", "RUNAPI_KEY", "RUNAPI_BASE_URL", "FLUX2_MODE", "FLUX2_HOME", "FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS",
-    "FLUX2_WAIT_SECONDS", "FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD", "FLUX2_CONFIRM_USD",
-    "FLUX2_RATE", "FLUX2_MAX_IN_FLIGHT", "FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_SANDBOX_SPEED", "FLUX2_LOG",
-    "FLUX2_EARLY",
-)  # fmt: skip
+VARIABLES = tuple(variable.name for variable in variables.VARIABLES)
 """What the server reads; a host that scrubs the environment must let them through, or caps would be open there."""
 SYSTEM_VARIABLES = (
     "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",

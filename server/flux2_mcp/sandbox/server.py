@@ -17,7 +17,8 @@ from flux2_mcp.errors import SandboxError
 from flux2_mcp.sandbox import app, tasks
 from flux2_mcp.sandbox.state import BURST_CALLS, CALLS_PER_SECOND, OPENING_CENTS, SandboxState
 from flux2_mcp.sandbox.tasks import SandboxTask
-from flux2_mcp.system.http_server import HOST, listen, served
+from flux2_mcp.system.http_server import listen, served
+from flux2_mcp.system.loopback import HOST
 
 START_SECONDS = 10.0
 GRACE_SECONDS = 0.2

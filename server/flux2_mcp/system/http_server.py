@@ -18,9 +18,8 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from flux2_mcp.system.one_shot_http import plain_name
+from flux2_mcp.system.loopback import HOST, plain_name
 
-HOST = "127.0.0.1"
 REUSE = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
 """A port just left may be taken again; on Windows SO_REUSEADDR would even share one in use."""
 KEEP_ALIVE_SECONDS = 75

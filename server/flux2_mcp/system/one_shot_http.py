@@ -10,7 +10,6 @@ head of one request.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -18,9 +17,10 @@ import anyio
 from anyio.abc import ByteStream, SocketStream
 from anyio.streams.stapled import MultiListener
 
+from flux2_mcp.system.loopback import HOST
+
 log = logging.getLogger("flux2_mcp.system.one_shot_http")
 
-HOST = "127.0.0.1"
 CALL_SECONDS = 5.0
 """How long one caller may take to say what it wants, and how long the answer may take where nothing else is said."""
 MAX_CALLERS = 64
@@ -28,13 +28,6 @@ MAX_CALLERS = 64
 others out nor use up the process's files."""
 MAX_BODY_BYTES = 1024 * 1024
 """Bytes of a call that are read and thrown away, so that the caller gets to hear the answer."""
-
-_LAST_DOT = re.compile(r"(?<=[a-z])\.(?=(:\d+)?$)")
-
-
-def plain_name(name: str) -> str:
-    """A `Host` or an `Origin` in the spelling that is compared: names have no case, and may end in the dot of the root."""
-    return _LAST_DOT.sub("", name.lower())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from flux2_mcp.runapi.login import page
 from flux2_mcp.runapi.login.page import LOGIN_LOST, LOGIN_USED, NOT_OUR_LOGIN, LoginPage
 from flux2_mcp.runapi.login.pkce import LoginAttempt
 from flux2_mcp.runapi.login.redeem import LoginResult
-from flux2_mcp.system.one_shot_http import HOST, LocalReply, LocalRequest, OneShotServer, plain_name
+from flux2_mcp.system.loopback import HOST, plain_name
+from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
 
 PATH = "/callback"
 ANSWER_SECONDS = 300.0

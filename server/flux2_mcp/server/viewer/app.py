@@ -34,6 +34,7 @@ from flux2_mcp.server.app import build
 from flux2_mcp.server.viewer.guard import ViewerGuard
 from flux2_mcp.settings import Settings
 from flux2_mcp.system import http_server
+from flux2_mcp.system.loopback import HOST
 
 NAME: Final = "flux2-mcp-gallery"
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -76,7 +77,7 @@ async def opened(settings: Settings, *, port: int, limit: int) -> AsyncIterator[
         listener = http_server.listen(port)
     except OSError as exc:
         raise Flux2Error(
-            f"The gallery can't listen on port {port} of {http_server.HOST}.",
+            f"The gallery can't listen on port {port} of {HOST}.",
             next_step="Choose another --port, or leave it out for any free one.",
         ) from exc
     apps = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})

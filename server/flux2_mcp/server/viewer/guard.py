@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flux2_mcp.system.http_server import HOST
+from flux2_mcp.system.loopback import HOST
 
 PATHS: Final[Mapping[str, str]] = {"/": "GET", "/gallery": "GET", "/rpc": "POST"}
 NAMES: Final = (HOST, "localhost")
