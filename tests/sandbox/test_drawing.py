@@ -12,8 +12,7 @@ from PIL import ExifTags, Image, ImageChops
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.sandbox.drawing.canvas import Canvas
-from flux2_mcp.sandbox.drawing.collage import read_sources
-from flux2_mcp.sandbox.drawing.draw import SourceImageError, render, size_of
+from flux2_mcp.sandbox.drawing.draw import SourceImageError, read_sources, render, size_of
 from flux2_mcp.sandbox.drawing.text import lay_out, printable
 from tests.conftest import SEED_PROMPT
 from tests.support.rows import each_row

@@ -83,11 +83,11 @@ def refer(state: SandboxState, url: str) -> str:
 
 
 def _proved(content: bytes) -> None:
-    from flux2_mcp.sandbox.drawing.collage import SourceImageError, read_sources
+    from flux2_mcp.sandbox.drawing import draw
 
     try:
-        read_sources([content])
-    except SourceImageError as exc:
+        draw.read_sources([content])
+    except draw.SourceImageError as exc:
         raise SourceError("it is not a readable image") from exc
 
 
@@ -142,8 +142,7 @@ def source(state: SandboxState, reference: str) -> bytes | None:
 def _other_size(task: SandboxTask, sources: list[bytes]) -> tuple[int, int]:
     """A size whose ratio is never the one that was asked for."""
     from flux2_mcp.sandbox.drawing import draw
-    from flux2_mcp.sandbox.drawing.collage import read_sources
 
-    first = next((found.size for found in read_sources(sources[:1])), None)
+    first = next((found.size for found in draw.read_sources(sources[:1])), None)
     width, height = draw.size_of(task.aspect_ratio, task.resolution, first)
     return draw.size_of("9:16" if width >= height else "16:9", task.resolution)

@@ -21,7 +21,7 @@ from flux2_mcp.sandbox.drawing.scenes import abstract, city, space, studio
 from flux2_mcp.sandbox.drawing.sky import backdrop
 from flux2_mcp.sandbox.drawing.text import Caption, lay_out, letter, watermark
 
-__all__ = ["SourceImageError", "render", "size_of"]
+__all__ = ["SourceImageError", "read_sources", "render", "size_of"]
 
 # Every ratio exactly, about one megapixel, sides multiples of 16; 2k doubles both sides.
 _SIZES: Final[dict[str, tuple[int, int]]] = {
