@@ -1,6 +1,8 @@
 """The journal: what was asked for, what it cost and what became of it, on disk before money moves.
 
-`open_journal` and `health` are its face, with `records` and `contract`; which database it stands in is nobody else's matter.
+Which database it stands in is nobody else's matter.
+
+Face: `journal`, `contract`, `records`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""The pictures of the sandbox. Face: `draw`."""
+"""The pictures of the sandbox.
+
+Face: `draw`.
+"""
