@@ -83,10 +83,12 @@ class TasksExtension(Extension):
         waits = services.usable and services.service.settings.wait_seconds is not None
         if arguments.get("wait_seconds") is None and not waits:
             params.arguments = arguments | {"wait_seconds": 0}  # who polls need not be kept waiting
-        result = await call_next(ctx)
-        if not isinstance(result, CallToolResult) or result.is_error:
+        with calls.outcomes() as outcomes:
+            result = await call_next(ctx)
+        if not isinstance(result, CallToolResult) or result.is_error or not outcomes:
             return result
-        made = calls.told(result)
+        outcome = outcomes[-1]
+        made = task_results.generation(outcome)
         # A key that the caller chose could be guessed, and a handle must not be: that call gets its plain result.
         chosen = arguments.get("idempotency_key") is not None and any(
             task.status == "submitting" for task in made.tasks
@@ -95,7 +97,7 @@ class TasksExtension(Extension):
             return result
         ids = [task.task_id for task in made.tasks]
         ident = handle(ids, preview=_BOOL.validate_python(arguments.get("preview", True)))
-        return _task(ident, await _outcome(ctx, ids), made.notice) | {"resultType": "task"}
+        return _task(ident, outcome, made.notice) | {"resultType": "task"}
 
 
 def handle(ids: Sequence[str], *, preview: bool) -> str:

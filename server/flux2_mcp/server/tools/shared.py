@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -35,7 +37,7 @@ from flux2_mcp.images.preview import MAX_PREVIEW_BYTES, MAX_SIDE_PX, MIME_TYPES,
 from flux2_mcp.server import clients
 from flux2_mcp.server.clients import Client
 from flux2_mcp.server.results import tasks as task_results
-from flux2_mcp.server.results.tasks import GenerationResult, Result, image_uri
+from flux2_mcp.server.results.tasks import Result, image_uri
 from flux2_mcp.server.session import ServerSession
 
 Call: TypeAlias = Context[ServerSession]
@@ -46,6 +48,8 @@ MAX_PREVIEWS = 8
 MAX_LARGE_PREVIEWS = 2
 SMALL_SIDE_PX, SMALL_BYTES = 320, 25_000
 """Each preview, where there are more than two."""
+
+_OUTCOMES: ContextVar[list[Outcome] | None] = ContextVar("_OUTCOMES", default=None)
 
 
 def service(call: Call) -> Service:
@@ -174,6 +178,8 @@ async def generation(call: Call, outcome: Outcome, *, preview: bool) -> CallTool
         outcome: What became of the tasks.
         preview: Whether small pictures are wanted.
     """
+    if (made := _OUTCOMES.get()) is not None:
+        made.append(outcome)
     result, form = task_results.generation(outcome), client(call)
     ready = [(image, told) for told in outcome.tasks for image in told.record.images]
     seen: list[ContentBlock] = []
@@ -200,13 +206,19 @@ def _links(image: StoredImage, told: TaskReport) -> list[ResourceLink]:
     return [ResourceLink.model_validate(shared | {"uri": uri}) for uri in uris]
 
 
-def told(result: CallToolResult) -> GenerationResult:
-    """What `generation` made the result from, read back from its JSON, which stands in it for every client."""
-    return GenerationResult.model_validate_json(next(reversed(_texts(result))))
+@contextmanager
+def outcomes() -> Iterator[list[Outcome]]:
+    """Gives a list, which takes the outcome of every call of a tool that is made within.
 
-
-def _texts(result: CallToolResult) -> list[str]:
-    return [block.text for block in result.content if isinstance(block, TextContent)]
+    What a call makes goes through the SDK as text and JSON. The list stays one object wherever the SDK runs the tool: a task
+    that it starts has a copy of the context, and the copy names the same list.
+    """
+    made: list[Outcome] = []
+    token = _OUTCOMES.set(made)
+    try:
+        yield made
+    finally:
+        _OUTCOMES.reset(token)
 
 
 def fitted(call: Call, result: CallToolResult) -> CallToolResult:
