@@ -46,7 +46,7 @@ def pricing(
     settings = read_settings()
 
     async def work() -> PricingResult:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             found = await service.prices.listed(
                 variant=variant, action=Action(action) if action else None, output_resolution=output_resolution
             )

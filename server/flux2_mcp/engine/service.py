@@ -99,11 +99,13 @@ class Service:
 
         Args:
             settings: As parsed from the environment.
-            keep: Whether it looks after open tasks: sends, asks, fetches. Without, it reads and sends nothing of a task's.
+            keep: Whether it looks after open tasks: sends, asks, fetches. Without, it reads and sends nothing of a task's, and
+                waits for nobody's answer.
             seam: Puts other things in the usual seam: a clock, a planner, times.
         """
         async with opened(settings) as usual:
-            service = cls(settings, usual if seam is None else seam(usual))
+            base = usual if keep else replace(usual, timing=replace(usual.timing, answer_seconds=0.0))
+            service = cls(settings, base if seam is None else seam(base))
             failure: Exception | None = None
             async with anyio.create_task_group() as group:
                 service.background = group
