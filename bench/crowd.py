@@ -23,7 +23,7 @@ import httpx
 
 from bench.report import NOISE, ROOT, Reach, Report, end, options
 from bench.talk import live, resident, sandbox
-from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.domain.models import RequestArgs, StoredImage
 from flux2_mcp.domain.pacing import WINDOW_SECONDS
 from flux2_mcp.sandbox import tasks
 from flux2_mcp.sandbox.state import SandboxState
@@ -89,7 +89,7 @@ async def ours(count: int) -> tuple[float, list[float], list[StoredImage]]:
 
         async def call(first: int) -> None:
             together = min(TOGETHER, count - first)
-            asked = await service.request(prompt=f"our fox {first}")
+            asked = await service.request(RequestArgs(prompt=f"our fox {first}"))
             offer = await service.offer(asked, count=together)
             outcome = await service.generate(offer, approved=True, wait_seconds=DEADLINE)
             images.extend(image for told in outcome.tasks for image in told.record.images)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flux2_mcp.domain.models import UploadedFile
+from flux2_mcp.domain.models import RequestArgs, UploadedFile
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import TaskReport
@@ -36,9 +36,8 @@ async def service(front: Front, tmp_path: Path) -> AsyncIterator[Service]:
 
 async def sent(service: Service, folder: Path, source: str, aspect_ratio: str | None = None) -> TaskReport:
     """A remix of a source that never ends, once RunAPI has taken it."""
-    asked = await service.request(
-        prompt="at night [sandbox:stuck]", source_images=[source], folders=[folder], aspect_ratio=aspect_ratio
-    )
+    args = RequestArgs(prompt="at night [sandbox:stuck]", source_images=[source], aspect_ratio=aspect_ratio)
+    asked = await service.request(args, folders=[folder])
     outcome = await service.generate(await service.offer(asked), approved=True, wait_seconds=0)
     return outcome.tasks[0]
 
@@ -92,7 +91,7 @@ async def test_two_addresses_that_begin_alike_are_two_pictures(service: Service,
 async def test_an_earlier_result_is_known_by_its_task_and_its_size_is_what_auto_keeps(
     service: Service, tmp_path: Path
 ) -> None:
-    asked = await service.request(prompt="a red fox")
+    asked = await service.request(RequestArgs(prompt="a red fox"))
     made = (await service.generate(await service.offer(asked), approved=True, wait_seconds=30)).tasks[0].record
     (image,) = made.images
     told = await sent(service, tmp_path, f"task:{made.task_id}", aspect_ratio="auto")

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +18,7 @@ from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.cli.output import spoken
 from flux2_mcp.cli.task_output import NO_CANCEL
 from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.confirmation import Quotation
 from flux2_mcp.engine.service import MAX_COUNT, Service
 from flux2_mcp.engine.waiting import OnProgress, Outcome, Progress
@@ -116,27 +118,24 @@ def _ask(offer: Quotation) -> None:
 @click.pass_obj
 def generate(
     invocation: Invocation,
+    /,
     *,
-    prompt: str,
-    variant: str,
     source_images: tuple[str, ...],
-    aspect_ratio: str | None,
-    output_resolution: str | None,
-    enable_safety_checker: bool | None,
     count: int,
     save_to: str | None,
     overwrite: bool,
     max_cost_usd: Decimal | None,
     yes: bool,
     wait_seconds: float | None,
-    callback_url: str | None,
     idempotency_key: str | None,
     no_picture: bool,
     as_json: bool,
+    **request: Any,  # noqa: ANN401  # the options that are named as the fields of RequestArgs are
 ) -> int:
     """Make images from a PROMPT, or remix source images. Prints the file of each first."""
     settings = invocation()
     folders = [] if settings.workspace is None else [Path(settings.workspace)]
+    args = RequestArgs(source_images=source_images or None, **request)
     waits = (wait_seconds, settings.wait_seconds, WAIT_SECONDS)
 
     @asynccontextmanager
@@ -166,16 +165,7 @@ def generate(
     async def work() -> Outcome | Quotation:
         """Gives what became of the call; or its offer, where the user must be asked, which would hold the keeper up."""
         async with running() as (service, on_progress):
-            asked = await service.request(
-                prompt=prompt,
-                variant=variant,
-                source_images=list(source_images) or None,
-                aspect_ratio=aspect_ratio,
-                output_resolution=output_resolution,
-                enable_safety_checker=enable_safety_checker,
-                callback_url=callback_url,
-                folders=folders,
-            )
+            asked = await service.request(args, folders=folders)
             offer = await service.offer(asked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key)
             return offer if offer.to_ask and not yes else await make(service, offer, on_progress, approved=yes)
 

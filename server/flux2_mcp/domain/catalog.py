@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from flux2_mcp.domain.models import Action, ImageRequest
+from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 
 DEFAULT_VARIANT = "pro"
@@ -152,43 +152,35 @@ def _sibling(variant: str, action: Action) -> Model:
     return next(m for m in models().values() if m.variant == variant and m.action is action)
 
 
-def request(  # one argument for each of the tool's own
-    *,
-    prompt: object,
-    variant: str | None = None,
-    source_image_urls: object = None,
-    aspect_ratio: object = None,
-    output_resolution: object = None,
-    enable_safety_checker: object = None,
-    callback_url: object = None,
-    also: Sequence[Problem] = (),
-) -> ImageRequest:
+def request_of(args: RequestArgs, *, also: Sequence[Problem] = ()) -> ImageRequest:
+    """The request that a caller's arguments make. As `request`, which says the sources by RunAPI's name."""
+    given = {each.name: getattr(args, each.name) for each in fields(args)}
+    return request(source_image_urls=given.pop("source_images"), also=also, **given)
+
+
+def request(*, variant: str | None = None, also: Sequence[Problem] = (), **values: Any) -> ImageRequest:  # noqa: ANN401  # what is of the wrong kind is refused here
     """Validate everything and make the request; nothing is guessed and nothing is dropped.
 
-    Args, beside RunAPI's own fields:
+    Args:
+        variant: A variant's name or a full model id.
         also: What was found wrong elsewhere, so that all of it is told together.
+        values: RunAPI's own fields by their names. One that no model has is refused as any other.
 
     Raises:
         InvalidRequestError: Naming every field that is wrong, what is allowed, and which variants would allow it.
     """
-    sources = None if source_image_urls in (None, [], ()) else source_image_urls
+    sources = values.get("source_image_urls")
+    sources = None if sources in (None, [], ()) else sources
     action = Action.TEXT_TO_IMAGE if sources is None else Action.REMIX_IMAGE
-    given = {
-        "prompt": prompt,
-        "source_image_urls": sources,
-        "aspect_ratio": aspect_ratio,
-        "output_resolution": output_resolution,
-        "enable_safety_checker": enable_safety_checker,
-        "callback_url": callback_url,
-    }
+    given = values | {"source_image_urls": sources}
     try:
         model = find(variant, action)
     except InvalidRequestError as exc:
         raise InvalidRequestError(*exc.problems, *also) from None
     if found := [*problems(model, given), *also]:
         raise InvalidRequestError(*found)
-    values: dict[str, Any] = given | {"source_image_urls": tuple(sources or ())}  # type: ignore[arg-type]  # problems() proved it a list
-    return ImageRequest(action=action, variant=model.variant, model=model.id, **values)
+    proven = given | {"source_image_urls": tuple(sources or ())}  # problems() proved it a list
+    return ImageRequest(action=action, variant=model.variant, model=model.id, **proven)
 
 
 def shaped(wanted: ImageRequest) -> ImageRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -50,6 +51,22 @@ class SourceImage:
     uploaded_bytes: int | None = None
     width: int | None = None
     height: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestArgs:
+    """What a caller asks for, by the arguments' names of `generate` and as it was given: `catalog.request_of` checks it.
+
+    The tool and the command line make it. None means: not given.
+    """
+
+    prompt: str
+    variant: str | None = None
+    source_images: Sequence[str] | None = None
+    aspect_ratio: str | None = None
+    output_resolution: str | None = None
+    enable_safety_checker: bool | None = None
+    callback_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

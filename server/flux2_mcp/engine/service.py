@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from flux2_mcp.domain import budget, catalog
 from flux2_mcp.domain.lifecycle import UNFINISHED, State
-from flux2_mcp.domain.models import Action, ImageRequest
+from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
 from flux2_mcp.domain.urls import callback_problems, is_loopback
 from flux2_mcp.engine import callback_listener, submission
 from flux2_mcp.engine.backend import account_name
@@ -151,21 +151,11 @@ class Service:
         url = self.settings.callback_url
         return None if url is None else callback_listener.address(url, self.settings.api_key or self._account, key)
 
-    async def request(
-        self,
-        *,
-        prompt: str,
-        variant: str | None = None,
-        source_images: Sequence[str] | None = None,
-        aspect_ratio: str | None = None,
-        output_resolution: str | None = None,
-        enable_safety_checker: bool | None = None,
-        callback_url: str | None = None,
-        folders: Sequence[Path] = (),
-    ) -> submission.CheckedRequest:
+    async def request(self, args: RequestArgs, *, folders: Sequence[Path] = ()) -> submission.CheckedRequest:
         """A validated request; nothing is dropped, and nothing leaves the machine yet. A remix keeps its source's shape.
 
-        Args, beside the tool's own:
+        Args:
+            args: What the caller asks for.
             folders: Where local sources may stand, the workspace first.
 
         Raises:
@@ -174,19 +164,12 @@ class Service:
         """
         self.settings.need()
         local = self._backend.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
-        found, wrong = await self._source_images.find(source_images or (), folders, local=local)
-        if source_images is not None and not source_images:  # a remix of nothing is not an image from the prompt alone
+        found, wrong = await self._source_images.find(args.source_images or (), folders, local=local)
+        if (
+            args.source_images is not None and not args.source_images
+        ):  # a remix of nothing is not an image from the prompt alone
             wrong = (Problem("source_images", NO_SOURCE),)
-        request = catalog.request(
-            prompt=prompt,
-            variant=variant,
-            source_image_urls=source_images,
-            aspect_ratio=aspect_ratio,
-            output_resolution=output_resolution,
-            enable_safety_checker=enable_safety_checker,
-            callback_url=callback_url,
-            also=[*wrong, *callback_problems(callback_url, local=local)],
-        )
+        request = catalog.request_of(args, also=[*wrong, *callback_problems(args.callback_url, local=local)])
         return submission.CheckedRequest(catalog.shaped(request), found)
 
     async def offer(

@@ -10,6 +10,7 @@ from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
 from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.confirmation import Confirmation, Quotation
 from flux2_mcp.engine.service import MAX_COUNT
 from flux2_mcp.engine.submission import CheckedRequest
@@ -34,7 +35,7 @@ async def _asked(
     enable_safety_checker: bool | None,
     callback_url: str | None,
 ) -> CheckedRequest:
-    return await calls.service(call).request(
+    args = RequestArgs(
         prompt=prompt,
         variant=variant,
         source_images=source_images,
@@ -42,8 +43,8 @@ async def _asked(
         output_resolution=output_resolution,
         enable_safety_checker=enable_safety_checker,
         callback_url=callback_url,
-        folders=calls.folders(call, roots),
     )
+    return await calls.service(call).request(args, folders=calls.folders(call, roots))
 
 
 class Approval(BaseModel):
