@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import dollars
 from flux2_mcp.domain.variables import VARIABLES
+from flux2_mcp.errors import Wording
 from flux2_mcp.hosts import table as hosts
 from flux2_mcp.hosts.entry import PROGRAM
 from flux2_mcp.sandbox import scenarios
@@ -38,7 +39,7 @@ def _lists() -> dict[str, str]:
         ),
         "variants": _table(
             ("variant", "from", "choose it"),
-            [(name, _from(name), about[name]["choose"]) for name in catalog.variants()],
+            [(name, _from(name), Wording(about[name]["choose"])) for name in catalog.variants()],
         ),
         "variables": _table(
             ("variable", "meaning", "default"), [(f"`{row.name}`", row.meaning, row.default) for row in VARIABLES]

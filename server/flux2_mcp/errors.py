@@ -23,15 +23,16 @@
     └── SandboxError                the embedded RunAPI could not start
 
 Foreign exceptions stop at the seam that met them (`raise ... from`). Messages are written for a model and a person:
-they hold no key and no prompt, and a path only where it is the user's own to mend.
+they hold no key and no prompt, and a path only where it is the user's own to mend. Where one names an argument, a tool or
+what its reader does next, it is a `Wording`, which the command line says in its own words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self, TypeVar
 
 NOTHING_SENT = "Nothing was sent and nothing was charged."
 NOTHING_CHARGED = "Nothing was charged."
@@ -46,6 +47,66 @@ MAX_PROBLEMS = 16
 def shortened(text: str, most: int = MAX_SHOWN_CHARS) -> str:
     """A text that came from outside, as messages and lists repeat it: what is longer than `most` characters is cut."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+class Name(str):
+    """What the tools call an argument, a tool or a step; another face may call it otherwise."""
+
+    __slots__ = ()
+
+    def by(self, names: Mapping[str, str]) -> str:
+        """What a face with these names calls it; a name that begins a sentence stays one that does."""
+        lower = f"{self[:1].lower()}{self[1:]}"
+        said = names.get(lower, lower)
+        return said if lower == self else f"{said[:1].upper()}{said[1:]}"
+
+
+class Wording(str):
+    """A text of ours, in the tools' words, that another face can say with names of its own.
+
+    `template` is for `str.format`: {name:save_to} stands for a `Name`, everything else for a value. No name is looked for in
+    what a value holds, so RunAPI's text and a user's stay as they are; only a value that is a `Name` or a `Wording` itself is
+    said in the same words. What is put together with an f-string has the tools' words for good: see `together`.
+    """
+
+    __slots__ = ("_template", "_values")
+    _template: str
+    _values: Mapping[str, object]
+
+    def __new__(cls, template: str, **values: object) -> Self:
+        """The text as the tools say it."""
+        wording = super().__new__(cls, template.format(name=_Names({}), **values))
+        wording._template, wording._values = template, values
+        return wording
+
+    def by(self, names: Mapping[str, str]) -> str:
+        """The text as a face says it that has these names."""
+        values = {key: reworded(value, names) for key, value in self._values.items()}
+        return self._template.format(name=_Names(names), **values)
+
+
+class _Names:
+    """What {name:...} stands for in a template."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    def __format__(self, name: str) -> str:
+        return Name(name).by(self._names)
+
+
+T = TypeVar("T")
+
+
+def reworded(value: T, names: Mapping[str, str]) -> T | str:
+    """A `Name` or a `Wording` with these names; anything else as it is."""
+    return value.by(names) if isinstance(value, Name | Wording) else value
+
+
+def together(texts: Iterable[str | None], separator: str = " ") -> str:
+    """The texts that there are, one after the other; each keeps its names."""
+    values = {f"text_{number}": text for number, text in enumerate(filter(None, texts))}
+    return Wording(separator.join(f"{{{key}}}" for key in values), **values)
 
 
 class Flux2Error(Exception):
@@ -91,12 +152,12 @@ class InvalidRequestError(Flux2Error):
     code = "invalid_request"
     exit_code = 4
     default_cost = NOTHING_SENT
-    default_next = "Mend the arguments named above and call again."
+    default_next = Wording("Mend the arguments named above and {name:call again}.")
 
     def __init__(self, *problems: Problem) -> None:
-        lines = [f"{problem.field}: {problem.text}" for problem in problems[:MAX_PROBLEMS]]
+        lines = [Wording("{field}: {text}", field=Name(each.field), text=each.text) for each in problems[:MAX_PROBLEMS]]
         more = len(problems) - len(lines)
-        super().__init__("\n".join([*lines, *([f"And {more} more."] if more else [])]))
+        super().__init__(together([*lines, f"And {more} more." if more else None], "\n"))
         self.problems = problems
 
 
@@ -121,13 +182,13 @@ class SettingsError(Flux2Error):
     code = "settings"
     exit_code = 4
     default_cost = NOTHING_SENT
-    default_next = "Mend that setting, then start the server again."
+    default_next = Wording("Mend that setting, then {name:start the server again}.")
 
     def __init__(
         self, message: str, *, setting: str | None = None, says: str | None = None, next_step: str | None = None
     ) -> None:
         if next_step is None and says is not None:
-            next_step = f'It says "{says}". {self.default_next}'
+            next_step = Wording('It says "{says}". {advice}', says=says, advice=self.default_next)
         super().__init__(message, next_step=next_step)
         self.setting = setting
 
@@ -166,7 +227,7 @@ class ApiError(Flux2Error):
         cost: str | None = None,
         next_step: str | None = None,
     ) -> None:
-        wait = f"Wait {retry_after:.0f} s and call again." if retry_after else None
+        wait = Wording("Wait {seconds:.0f} s and {name:call again}.", seconds=retry_after) if retry_after else None
         super().__init__(message, cost=cost, next_step=next_step or wait)
         self.status = status
         self.request_id = request_id
@@ -179,7 +240,9 @@ class AuthenticationError(ApiError):
 
     code = "authentication"
     exit_code = 2
-    default_next = "Run flux2-mcp login, or set RUNAPI_API_KEY to a valid key (runapi.ai), then start the server again."
+    default_next = Wording(
+        "Run flux2-mcp login, or set RUNAPI_API_KEY to a valid key (runapi.ai), then {name:start the server again}."
+    )
 
 
 class InsufficientCreditsError(ApiError):
@@ -187,7 +250,9 @@ class InsufficientCreditsError(ApiError):
 
     code = "insufficient_credits"
     exit_code = 3
-    default_next = "Top up the RunAPI account, or choose a cheaper variant or resolution (check_pricing)."
+    default_next = Wording(
+        "Top up the RunAPI account, or choose a cheaper variant or resolution ({name:check_pricing})."
+    )
 
 
 class RejectedError(ApiError):
@@ -195,7 +260,7 @@ class RejectedError(ApiError):
 
     code = "rejected"
     exit_code = 4
-    default_next = "Change the request as the message says and call again."
+    default_next = Wording("Change the request as the message says and {name:call again}.")
 
 
 class NotFoundError(ApiError):
@@ -211,7 +276,7 @@ class ConflictError(ApiError):
 
     code = "conflict"
     exit_code = 4
-    default_next = "Use a new idempotency_key for a new request, or leave it out."
+    default_next = Wording("Use a new {name:idempotency_key} for a new request, or leave it out.")
 
 
 class RateLimitedError(ApiError):
@@ -220,7 +285,7 @@ class RateLimitedError(ApiError):
     code = "rate_limited"
     retryable = True
     exit_code = 6
-    default_next = "Wait a little and call again."
+    default_next = Wording("Wait a little and {name:call again}.")
 
 
 class ServiceError(ApiError):
@@ -229,7 +294,7 @@ class ServiceError(ApiError):
     code = "service"
     retryable = True
     exit_code = 5
-    default_next = "Call again in a minute; the same call is not paid twice."
+    default_next = Wording("{name:Call again} in a minute; the same call is not paid twice.")
 
 
 class TransportError(Flux2Error):
@@ -245,7 +310,7 @@ class TransportError(Flux2Error):
     code = "transport"
     retryable = True
     exit_code = 5
-    default_next = "Check the network and RUNAPI_BASE_URL, then call again."
+    default_next = Wording("Check the network and RUNAPI_BASE_URL, then {name:call again}.")
 
     def __init__(
         self, message: str, *, sent: bool = True, setting: str | None = None, next_step: str | None = None
@@ -294,7 +359,7 @@ class JournalError(Flux2Error):
     code = "journal"
     exit_code = 1
     default_cost = "What was sent before stays written down, and is paid once."
-    default_next = "Make FLUX2_HOME a writable folder with free space, then call again."
+    default_next = Wording("Make FLUX2_HOME a writable folder with free space, then {name:call again}.")
 
 
 @contextmanager

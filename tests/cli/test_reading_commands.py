@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from flux2_mcp.cli import main
 from flux2_mcp.engine.backend import account_name
@@ -19,7 +18,7 @@ from flux2_mcp.runapi.key_file import config_file, read
 from flux2_mcp.settings import from_env
 from tests.support.journals import NO_CAPS, intent
 from tests.support.rows import each_row
-from tests.support.services import CREATE, FETCH, Front, Reply, Seen, fronted, through, until
+from tests.support.services import CREATE, FETCH, Front, Reply, Seen, through, until
 
 READING = (
     "tasks",
@@ -38,19 +37,6 @@ PRICES = "GET /api/v1/price_schedules"
 SHORT_SECONDS = 0.3
 
 Run = Callable[[str], int]
-
-
-@pytest.fixture
-def portal() -> Iterator[BlockingPortal]:
-    """The loop that RunAPI's place is served from, in a thread of its own: a command has a loop of its own."""
-    with start_blocking_portal() as portal:
-        yield portal
-
-
-@pytest.fixture
-def front(portal: BlockingPortal, tmp_path: Path) -> Iterator[Front]:
-    with portal.wrap_async_context_manager(fronted(tmp_path)) as front:
-        yield front
 
 
 @pytest.fixture

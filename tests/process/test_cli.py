@@ -520,8 +520,7 @@ def test_what_the_tools_call_so_the_command_line_calls_by_its_options() -> None:
     own = {"as_json", "no_picture"}  # no tool has those
     options = [(option.name, option.opts[0]) for option in generate.params if option.name not in own]
     named = {name: option for name, option in options if name and "_" in name}
-    assert {name: output.spoken(name) for name in named} == named
-    assert output.spoken("Call again; check_pricing tells.") == "Run this again; flux2-mcp pricing tells."
+    assert {name: output.NAMES[name] for name in named} == named
 
 
 # --- the sandbox alone ------------------------------------------------------------------------------------------------

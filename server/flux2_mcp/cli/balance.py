@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from flux2_mcp.cli import output
-from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.cli.output import usd
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.engine.account import Account
 from flux2_mcp.server.results import account as account_results
@@ -46,4 +46,4 @@ def _words(result: BalanceResult) -> str:
     }
     told = [(name, usd(amount)) for name, amount in rows.items() if amount is not None]
     lines = output.columns(told, right={1})
-    return "\n".join([*lines, spoken(result.notice)] if result.notice else lines)
+    return "\n".join([*lines, result.notice] if result.notice else lines)

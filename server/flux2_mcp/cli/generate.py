@@ -15,7 +15,6 @@ import click
 
 from flux2_mcp.cli import output, task_output
 from flux2_mcp.cli.invocation import Invocation
-from flux2_mcp.cli.output import spoken
 from flux2_mcp.cli.task_output import NO_CANCEL
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import RequestArgs
@@ -79,7 +78,7 @@ def _ask(offer: Quotation) -> None:
             "The user was not asked: there is no terminal.",
             f"With the user's yes, run this again with --yes or {amount}.",
         )
-    click.echo(spoken(needed.question), err=True)
+    click.echo(needed.question, err=True)
     if not click.confirm("Spend it?", err=True):
         raise needed.refused("The user declined.", "Run this again if it shall be made after all.")
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 import click
 
 from flux2_mcp.domain import budget, times
-from flux2_mcp.errors import InvalidRequestError, shortened
+from flux2_mcp.errors import InvalidRequestError, reworded, shortened
 
 if TYPE_CHECKING:  # results take 0.1 s to load, and not every command has one
     from flux2_mcp.server.results.tasks import Result
@@ -30,8 +29,7 @@ MAX_USD = 10_000
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C, as shells have it."""
 
-# Messages are written for both: what the tools call so, the command line calls so.
-_SPOKEN = {
+NAMES: Final[Mapping[str, str]] = {
     "source_images": "--source",
     "save_to": "--save-to",
     "overwrite: true": "--overwrite",
@@ -47,7 +45,7 @@ _SPOKEN = {
     "start the server again": "run this again",
     "call again": "run this again",
 }
-_NAMES = re.compile(rf"\b({'|'.join(_SPOKEN)})\b", re.IGNORECASE)
+"""What the tools call so, the command line calls so: see `errors.Wording`."""
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, as the tool gives it.")
 
@@ -67,19 +65,14 @@ def complain(message: str, cost: str, next_step: str, *, color: bool | None) -> 
         color: False: none; None: on a terminal.
     """
     label = click.style("Error:", fg="red", bold=True)
-    text = spoken(message).replace("\n", "\n       ")
-    lines = [f"{label} {text}", cost, f"{click.style('Next:', bold=True)} {spoken(next_step)}"]
+    text = own_words(message).replace("\n", "\n       ")
+    lines = [f"{label} {text}", cost, f"{click.style('Next:', bold=True)} {own_words(next_step)}"]
     click.echo("\n".join(filter(None, lines)), err=True, color=color)
 
 
-def spoken(text: str) -> str:
-    """A message in the command line's words."""
-    return _NAMES.sub(lambda found: _said(found[0]), text)
-
-
-def _said(name: str) -> str:
-    said = _SPOKEN[name.lower()]
-    return said if name[0].islower() else said[0].upper() + said[1:]
+def own_words(text: str) -> str:
+    """A text in the command line's words. One that is not ours is left as it is."""
+    return reworded(text, NAMES)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from flux2_mcp.cli import output
-from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.cli.output import own_words, usd
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import Action
 from flux2_mcp.engine.service import MAX_COUNT, Service
@@ -70,6 +70,6 @@ def _words(result: PricingResult) -> str:
             *output.columns(rows),
             f"Estimate: {estimate.count} x {estimate.model} at {estimate.output_resolution}: {usd(estimate.usd)}",
             f"Balance: {usd(result.balance_usd)}",
-            *(spoken(note) for note in (*notes, result.notice) if note),
+            *(own_words(note) for note in (*notes, result.notice) if note),
         ]
     )

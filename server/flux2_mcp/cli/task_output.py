@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from flux2_mcp.cli import output, terminal_images
-from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.cli.output import own_words, usd
 from flux2_mcp.cli.terminal_images import Draw
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.waiting import Outcome, Progress
@@ -103,7 +103,7 @@ def _words(result: GenerationResult, again: str | None, draw: Draw | None) -> st
         ids = result.next_action.arguments["task_ids"]
         lines += [LATER, waiting_on(*ids), *([again] if again else [])]
     if result.notice:
-        lines.append(spoken(result.notice))
+        lines.append(own_words(result.notice))
     return "\n".join(lines)
 
 
@@ -127,5 +127,5 @@ def _task(task: TaskResult) -> list[str]:
         lines += [f"  {image.note}"] if image.note else []
     lines += [f"  sent: {source.source} ({source.sent})" for source in task.sources]
     if task.error or not any(image.path for image in task.images):
-        lines.append(f"{task.task_id}: {task.status}{f': {spoken(task.error)}' if task.error else ''}")
+        lines.append(f"{task.task_id}: {task.status}{f': {own_words(task.error)}' if task.error else ''}")
     return lines

@@ -73,7 +73,7 @@ def tasks(
 
 
 def _listed(result: GenerationResult, outcome: Outcome) -> str:
-    notice = [output.spoken(outcome.notice)] if outcome.notice else []
+    notice = [output.own_words(outcome.notice)] if outcome.notice else []
     if not result.tasks:
         nothing = f"Nothing was made yet, or nothing that matches. {output.PROGRAM} generate makes the first."
         return "\n".join([nothing, *notice])
@@ -85,7 +85,7 @@ def _listed(result: GenerationResult, outcome: Outcome) -> str:
         rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), prompt))
         files = [image.saved or image.path for image in task.images if image.saved or image.path]
         # What was paid and brought no image says why; a failure cost nothing, and its reason is one `wait` away.
-        why = [f"  {output.spoken(task.error)}"] if task.error and task.status in {"completed", "unknown"} else []
+        why = [f"  {output.own_words(task.error)}"] if task.error and task.status in {"completed", "unknown"} else []
         blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files), *why])
     head, *lines = output.columns(rows)
     listed, matched = len(result.tasks), outcome.matched

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from flux2_mcp.errors import BudgetError
+from flux2_mcp.errors import BudgetError, Wording
 
 DAILY_VARIABLE = "FLUX2_DAILY_BUDGET_USD"
-REOPEN = (
+REOPEN = Wording(
     "The user opens it with flux2-mcp spend --lost USD: what of the last 24 hours is missing from flux2-mcp spend,"
-    " 0 for nothing (flux2-mcp balance tells what RunAPI charged today). Then call again."
+    " 0 for nothing (flux2-mcp balance tells what RunAPI charged today). Then {name:call again}."
 )
 
 
@@ -70,16 +70,23 @@ def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Ca
     if quoted_usd is None:
         # What reserves nothing would pass any cap.
         if stated_usd == 0 or (stated_usd is None and caps.any):
-            why = "a spending cap is set" if stated_usd is None else "max_cost_usd allows nothing"
+            allows_nothing = Wording("{name:max_cost_usd} allows nothing")
+            why = "a spending cap is set" if stated_usd is None else allows_nothing
             raise BudgetError(
-                f"Nobody publishes a price for this, and {why}.",
-                next_step="State max_cost_usd, the most this call may cost, or choose a variant with a published price.",
+                Wording("Nobody publishes a price for this, and {why}.", why=why),
+                next_step=Wording(
+                    "State {name:max_cost_usd}, the most this call may cost, or choose a variant with a published price."
+                ),
             )
         return stated_usd
     if stated_usd is not None and quoted_usd > stated_usd:
         raise BudgetError(
-            f"The quote is {dollars(quoted_usd)} and max_cost_usd allows {dollars(stated_usd)}.",
-            next_step="Raise max_cost_usd, or ask for less.",
+            Wording(
+                "The quote is {quoted} and {name:max_cost_usd} allows {stated}.",
+                quoted=dollars(quoted_usd),
+                stated=dollars(stated_usd),
+            ),
+            next_step=Wording("Raise {name:max_cost_usd}, or ask for less."),
         )
     return quoted_usd
 
@@ -95,8 +102,10 @@ def first_alone(together: int) -> None:
     """
     if together > 1:
         raise BudgetError(
-            "Nobody publishes a price for this, and a spending cap is set (max_cost_usd is one, too): one image is made at"
-            " a time until RunAPI has said what one costs.",
+            Wording(
+                "Nobody publishes a price for this, and a spending cap is set ({name:max_cost_usd} is one, too): one image is"
+                " made at a time until RunAPI has said what one costs."
+            ),
             next_step="Wait for the one that is under way (check_task), or ask for count 1;"
             " or choose a variant with a published price.",
         )

@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
-from flux2_mcp.errors import InvalidRequestError, Problem, shortened
+from flux2_mcp.errors import InvalidRequestError, Problem, Wording, shortened, together
 
 DEFAULT_VARIANT = "pro"
 DEFAULT_ASPECT_RATIO = "1:1"
@@ -94,7 +94,7 @@ def models() -> Mapping[str, Model]:
                 fields={name: _field(name, field) for name, field in spec["fields_by_model"][model_id].items()},
                 forbidden=frozenset(name for rule in rules for name in rule["forbidden"]),
                 published_cents={k: Decimal(v) for k, v in (data["prices_cents"][model_id] or {}).items()},
-                choose=notes["choose"],
+                choose=Wording(notes["choose"]),
             )
     return found
 
@@ -138,10 +138,11 @@ def find(variant: str | None, action: Action) -> Model:
             return model
         right = _sibling(model.variant, action)
         if action is Action.REMIX_IMAGE:
-            reason = f"{name} makes images from text alone, and source_images were given."
+            reason = "{model} makes images from text alone, and {name:source_images} were given."
         else:
-            reason = f"{name} remixes source images, and no source_images were given."
-        raise InvalidRequestError(Problem("variant", f"{reason} Use {right.id}, or variant {right.variant}."))
+            reason = "{model} remixes source images, and no {name:source_images} were given."
+        advice = f"Use {right.id}, or variant {right.variant}."
+        raise InvalidRequestError(Problem("variant", together([Wording(reason, model=name), advice])))
     if name in variants():
         return _sibling(name, action)
     allowed = ", ".join((*variants(), *models()))

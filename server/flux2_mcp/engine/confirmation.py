@@ -14,7 +14,7 @@ from flux2_mcp.engine import submission
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.submission import CheckedRequest
-from flux2_mcp.errors import BudgetError, shortened
+from flux2_mcp.errors import BudgetError, shortened, together
 from flux2_mcp.settings import Settings
 
 MAX_PROMPT_CHARS = 120
@@ -47,10 +47,9 @@ class Confirmation:
             if self.quoted_usd is None
             else f"It would cost {budget.dollars(self.quoted_usd)}"
         )
-        cheaper = f" Cheaper: {self.cheaper}." if self.cheaper else ""
         return BudgetError(
             f"{why} {cost}; FLUX2_CONFIRM_USD, {budget.dollars(self.threshold_usd)}, is what a call may cost unasked.",
-            next_step=f"{next_step}{cheaper}",
+            next_step=together([next_step, f"Cheaper: {self.cheaper}." if self.cheaper else None]),
         )
 
     @property

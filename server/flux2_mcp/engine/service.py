@@ -31,23 +31,23 @@ from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, refusal
-from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, before_sending, shortened
+from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, Wording, before_sending, shortened, together
 from flux2_mcp.journal.records import Intent, TaskRecord, adopted, service_of
 from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
-OTHER_KEY = "To collect it, set RUNAPI_API_KEY to the key that made it and start the server again; the image is leased for a week."
+OTHER_KEY = Wording(
+    "To collect it, set RUNAPI_API_KEY to the key that made it and {name:start the server again}; the image is leased for a week."
+)
 OTHER_KEYS_TASKS = (
     "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"
-    f" about them: {{ids}}. {OTHER_KEY}"
+    " about them: {ids}. {advice}"
 )
-OTHER_SERVICE = (
-    "To collect it, set RUNAPI_BASE_URL to that address and RUNAPI_API_KEY to the key that made it and start the server again;"
+OTHER_SERVICE = Wording(
+    "To collect it, set RUNAPI_BASE_URL to that address and RUNAPI_API_KEY to the key that made it and {name:start the server again};"
     " the image is leased for a week."
 )
-OTHER_ACCOUNT = (
-    f"Of tasks under way, {{count}} were made at {{service}}, where this server does not ask: {{ids}}. {OTHER_SERVICE}"
-)
+OTHER_ACCOUNT = "Of tasks under way, {count} were made at {service}, where this server does not ask: {ids}. {advice}"
 MAX_LISTED = 8
 """Ids of such tasks that are named."""
 MAX_COUNT = 8
@@ -221,7 +221,7 @@ class Service:
             JournalError: The journal can't be written. Nothing was sent.
         """
         unasked = None if approved or offer.confirmation is None else offer.confirmation
-        not_asked = ("The user was not asked.", "Ask the user, then call again.")
+        not_asked = ("The user was not asked.", Wording("Ask the user, then {name:call again}."))
         if unasked is not None and not unasked.over:
             raise unasked.refused(*not_asked)
         count, asked = len(offer.keys), offer.asked
@@ -390,16 +390,21 @@ class Service:
         found: dict[str, list[str]] = {}
         for record in await self._journal.accounts.foreign_tasks():
             found.setdefault(service_of(record.account), []).append(record.task_id or record.key)
-        told = [
-            (OTHER_KEYS_TASKS if service == service_of(self._account) else OTHER_ACCOUNT).format(
-                count=len(ids), ids=", ".join(ids[:MAX_LISTED]), service=service
+        here = service_of(self._account)
+        notices = [
+            Wording(
+                OTHER_KEYS_TASKS if service == here else OTHER_ACCOUNT,
+                count=len(ids),
+                ids=", ".join(ids[:MAX_LISTED]),
+                service=service,
+                advice=OTHER_KEY if service == here else OTHER_SERVICE,
             )
             for service, ids in found.items()
         ]
-        return " ".join(told) or None
+        return together(notices) or None
 
     async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False) -> Outcome:
         told, self._foreign_told = self._foreign_told, True
         notices = [self._journal.notice, self._journal.unread_notice(), None if told else await self._foreign_notice()]
-        notice = " ".join(filter(None, notices)) or None
+        notice = together(notices) or None
         return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)

@@ -37,6 +37,7 @@ from flux2_mcp.errors import (
     StorageError,
     TransportError,
     WireError,
+    Wording,
     shortened,
 )
 from flux2_mcp.images import workspace
@@ -63,8 +64,8 @@ MAX_THREADS = 4
 """Images that are written or decoded at once: each thread keeps memory. With 400 that came together, four held 115 MiB and as
 many as there were 174, in the same time. What a large image takes is bounded where it is decoded (`images.pixel_limit`)."""
 
-_NOT_AGAIN = (
-    "It is never sent again. Look at RunAPI's own history, or at the balance (check_pricing), whether it was made;"
+_NOT_AGAIN = Wording(
+    "It is never sent again. Look at RunAPI's own history, or at the balance ({name:check_pricing}), whether it was made;"
     " only if not, call generate anew."
 )
 UNANSWERED = f"RunAPI did not answer for a day, so whether this was made and charged is not known. {_NOT_AGAIN}"
@@ -83,6 +84,12 @@ NEVER_SENT = "It waited a day for a free place among the tasks under way (FLUX2_
 _UNSENT = (InvalidRequestError, SettingsError, SandboxError)
 """Errors that come before anything is sent, and that trying again does not mend."""
 GONE = f"RunAPI took this task, and has said for ten minutes that it does not know it. {_NOT_AGAIN}"
+
+
+def explained(error: str) -> str:
+    """A task's error as the journal has it, which keeps no names: the advice that it may end with has them again."""
+    reason = error.removesuffix(_NOT_AGAIN)
+    return error if reason == error else Wording("{reason}{advice}", reason=reason, advice=_NOT_AGAIN)
 
 
 class _TooOldError(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flux2_mcp.domain.models import ImageRequest, Save
 from flux2_mcp.engine.source_images import SourceSet
-from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.errors import InvalidRequestError, Problem, Wording
 from flux2_mcp.images.names import targets
 from flux2_mcp.images.workspace import NO_WORKSPACE, check, inside
 from flux2_mcp.runapi.exchange import sendable
@@ -75,7 +75,7 @@ def saving(save_to: str | None, count: int, workspace: Path | None, *, overwrite
     """
     if save_to is None:
         if overwrite:
-            raise InvalidRequestError(Problem("overwrite", "goes with save_to only."))
+            raise InvalidRequestError(Problem("overwrite", Wording("goes with {name:save_to} only.")))
         return SavePlan(workspace, (None,) * count)
     if workspace is None:
         raise InvalidRequestError(Problem("save_to", NO_WORKSPACE))

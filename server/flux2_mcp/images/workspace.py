@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from flux2_mcp.domain.models import NameOwner, Save, StoredImage
 from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
-from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.errors import InvalidRequestError, Problem, Wording
 from flux2_mcp.images.decode import KINDS, PictureError, encoded, normal
 from flux2_mcp.images.names import SUFFIXES
 
@@ -97,7 +97,7 @@ def _trouble(root: Path, save: Save) -> str | None:
         ),
         (
             not folder and there and not save.overwrite,
-            f"{name} exists; give another name, or overwrite: true to replace it.",
+            Wording("{file} exists; give another name, or {name:overwrite: true} to replace it.", file=name),
         ),
         (not above.is_dir(), f"a part of {name} is a file, not a folder."),
         (not os.access(above, os.W_OK), "its folder can't be written to."),

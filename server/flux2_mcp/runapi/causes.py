@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from flux2_mcp.errors import Wording, together
 from flux2_mcp.runapi.proxies import Proxy
 
 CERTIFICATES, CERTIFICATE_FOLDER = "SSL_CERT_FILE", "SSL_CERT_DIR"
@@ -45,8 +46,11 @@ class Peer:
             what: Of RUNAPI_BASE_URL, where that says who it is.
         """
         if self.proxy is not None:
-            return f"Check {self.proxy.variable}, or unset it; then start the server again."
-        return f"Check the network{f' and {what}RUNAPI_BASE_URL' if self.base_url else ''}, then call again."
+            return Wording(
+                "Check {variable}, or unset it; then {name:start the server again}.", variable=self.proxy.variable
+            )
+        also = f" and {what}RUNAPI_BASE_URL" if self.base_url else ""
+        return Wording("Check the network{also}, then {name:call again}.", also=also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def of(error: BaseException, peer: Peer, *, in_time: bool = True) -> Cause:
     """
     setting = None if peer.proxy is None else peer.proxy.variable
     if not in_time:
-        cure = peer.check("") if setting else f"{LET_THROUGH} {peer.check('')}"
+        cure = peer.check("") if setting else together([LET_THROUGH, peer.check("")])
         return Cause(f"no connection in time with {peer.first}", cure, setting)
     raised = list(_chain(error))
     certificate = next((each for each in raised if isinstance(each, ssl.SSLCertVerificationError)), None)
@@ -81,7 +85,8 @@ def of(error: BaseException, peer: Peer, *, in_time: bool = True) -> Cause:
     elif any(isinstance(each, ConnectionRefusedError) for each in raised):
         words, cure = f"nothing listens at {peer.first}", peer.check("")
     elif any(isinstance(each, OSError) and each.errno in UNREACHABLE for each in raised):
-        words, cure = f"no network leads to {peer.first}", "Check the network (cable, Wi-Fi, VPN), then call again."
+        words = f"no network leads to {peer.first}"
+        cure = Wording("Check the network (cable, Wi-Fi, VPN), then {name:call again}.")
     else:
         words, cure = f"{peer.first} hung up", peer.check("")
     return Cause(f"no connection, since {words}", cure, setting)
@@ -100,7 +105,7 @@ def of_proxy(said: str, proxy: Proxy) -> Cause:
         cure = f"Write its user and password into {proxy.variable}, as http://user:password@host:port"
     else:
         cure = f"Ask who runs it to let it through, or name the host in NO_PROXY, or mend {proxy.variable}"
-    return Cause(words, f"{cure}; then start the server again.", proxy.variable)
+    return Cause(words, Wording("{cure}; then {name:start the server again}.", cure=cure), proxy.variable)
 
 
 def _of_certificate(error: ssl.SSLCertVerificationError, peer: Peer) -> Cause:
@@ -110,9 +115,10 @@ def _of_certificate(error: ssl.SSLCertVerificationError, peer: Peer) -> Cause:
     if error.verify_code in BAD_NAMES:
         where = "Check RUNAPI_BASE_URL: another host answers there." if peer.base_url else "Another host answers there."
         return Cause(words, where, None)
-    cure = (
-        f"Where a company's proxy or a virus scanner signs for it, {CERTIFICATES} must name a PEM file with that"
-        " certificate; then start the server again."
+    cure = Wording(
+        "Where a company's proxy or a virus scanner signs for it, {variable} must name a PEM file with that"
+        " certificate; then {name:start the server again}.",
+        variable=CERTIFICATES,
     )
     return Cause(words, cure, CERTIFICATES)
 
@@ -124,7 +130,10 @@ def _of_tls(peer: Peer) -> Cause:
     variable = peer.proxy.variable
     return Cause(
         f"no connection, since {peer.first} does not speak TLS",
-        f"Write http:// in {variable} where the proxy itself is reached so; then start the server again.",
+        Wording(
+            "Write http:// in {variable} where the proxy itself is reached so; then {name:start the server again}.",
+            variable=variable,
+        ),
         variable,
     )
 

@@ -25,7 +25,7 @@ from flux2_mcp.domain.models import (
     UploadedFile,
 )
 from flux2_mcp.domain.urls import is_loopback
-from flux2_mcp.errors import InvalidRequestError, Problem, ServiceError, SettingsError, WireError
+from flux2_mcp.errors import InvalidRequestError, Problem, ServiceError, SettingsError, WireError, Wording
 from flux2_mcp.runapi import retry, wire
 from flux2_mcp.runapi.exchange import Exchange, Permit, Transport, sendable
 from flux2_mcp.runapi.responses import DownloadStream, Response, failure, payload
@@ -180,7 +180,9 @@ class RunApi:
         if not answer.ok:
             refusal = failure(answer, now=self._calls.now(), key=self._calls.key, whom=whom)
             text = refusal.message if refusal else f"{whom} answered {answer.status}."
-            raise ServiceError(text, status=answer.status, next_step="Call again: the file is uploaded afresh.")
+            raise ServiceError(
+                text, status=answer.status, next_step=Wording("{name:Call again}: the file is uploaded afresh.")
+            )
         confirmed = await self._calls.post(f"{_FILES}/confirm", {"signed_id": place.signed_id})
         return self._uploaded(confirmed, filename, len(data))
 

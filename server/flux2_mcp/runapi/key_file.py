@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from flux2_mcp.errors import SettingsError
+from flux2_mcp.errors import SettingsError, Wording
 from flux2_mcp.system.environment import said, said_key, said_path
 from flux2_mcp.system.files import write_atomically
 
@@ -91,7 +91,10 @@ def config_key(fields: Mapping[str, object], path: Path | None, *, required: boo
     if (place := _misplaced(fields)) is not None:
         raise SettingsError(
             f"{_named(path)} has a key at {place}, where none is looked for.",
-            next_step=f"Put it at the top of the file as {KEY_FIELDS[0]}, or set RUNAPI_API_KEY; then start the server again.",
+            next_step=Wording(
+                "Put it at the top of the file as {field}, or set RUNAPI_API_KEY; then {name:start the server again}.",
+                field=KEY_FIELDS[0],
+            ),
         )
     return None
 
@@ -110,7 +113,9 @@ def unusable_url(path: Path | None) -> SettingsError:
     return SettingsError(
         f"{_named(path)} has a {URL_FIELDS[0]} that can't be used: it must be https://host[:port][/path], or http:// on"
         " loopback, since the key travels with each call.",
-        next_step=f"Mend {URL_FIELDS[0]} there, or set RUNAPI_BASE_URL; then start the server again.",
+        next_step=Wording(
+            "Mend {field} there, or set RUNAPI_BASE_URL; then {name:start the server again}.", field=URL_FIELDS[0]
+        ),
     )
 
 
@@ -125,7 +130,7 @@ def _text(fields: Mapping[str, object], names: tuple[str, ...], path: Path | Non
         kind = _KINDS.get(type(value), "a number")
         raise SettingsError(
             f"{_named(path)} has {kind} as {name}, which must be text.",
-            next_step=f'Write it in quotes, "{name}": "...", then start the server again.',
+            next_step=Wording('Write it in quotes, "{field}": "...", then {name:start the server again}.', field=name),
         )
     return None
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from urllib.parse import SplitResult, urlsplit
 
 from flux2_mcp.domain.urls import is_loopback
-from flux2_mcp.errors import SettingsError
+from flux2_mcp.errors import SettingsError, Wording
 from flux2_mcp.system.environment import said
 
 SOCKS = "socks5"
@@ -98,8 +98,11 @@ def _usable(variable: str, told: str) -> Proxy:
         raise SettingsError(
             f"{variable} names a SOCKS proxy, and the library that speaks with one is not installed.",
             setting=variable,
-            next_step=f"Install it (pip install 'flux2-mcp[socks]'), name an http:// proxy, or unset {variable};"
-            " then start the server again.",
+            next_step=Wording(
+                "Install it (pip install 'flux2-mcp[socks]'), name an http:// proxy, or unset {variable};"
+                " then {name:start the server again}.",
+                variable=variable,
+            ),
         )
     return Proxy(parts._replace(scheme=scheme).geturl(), variable)
 

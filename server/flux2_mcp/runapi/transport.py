@@ -14,7 +14,7 @@ import httpx
 from anyio.abc import AsyncResource
 
 from flux2_mcp.domain import codings
-from flux2_mcp.errors import SettingsError, TransportError
+from flux2_mcp.errors import SettingsError, TransportError, Wording
 from flux2_mcp.runapi import causes, proxies, routes
 from flux2_mcp.runapi.causes import CERTIFICATE_FOLDER, CERTIFICATES, Peer
 from flux2_mcp.runapi.exchange import Permit
@@ -41,26 +41,31 @@ MAX_PORT = 65_535
 _FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, UnicodeError)
 # The first that fits, in words of our own: the libraries' may hold a URL with its signature. False: nothing was sent.
 _WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool, str], ...] = (
-    (httpx.PoolTimeout, "no connection was free in time", False, "Wait until other calls have ended, then call again."),
-    (httpx.ConnectTimeout, "no connection in time", False, "Check the network, then call again."),
+    (
+        httpx.PoolTimeout,
+        "no connection was free in time",
+        False,
+        Wording("Wait until other calls have ended, then {name:call again}."),
+    ),
+    (httpx.ConnectTimeout, "no connection in time", False, Wording("Check the network, then {name:call again}.")),
     (
         (httpx.TimeoutException, TimeoutError),
         "no answer in time",
         True,
-        "Call again in a minute: the same call is not paid twice.",
+        Wording("{name:Call again} in a minute: the same call is not paid twice."),
     ),
     (
         (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError),
         "the address can't be called",
         False,
-        "Check RUNAPI_BASE_URL where it is set, then start the server again.",
+        Wording("Check RUNAPI_BASE_URL where it is set, then {name:start the server again}."),
     ),
-    (httpx.ConnectError, "no connection", False, "Check the network, then call again."),
+    (httpx.ConnectError, "no connection", False, Wording("Check the network, then {name:call again}.")),
     (
         Exception,
         "the connection broke off, or what came is not HTTP",
         True,
-        "Call again; if it stays so, check the network and whatever stands between.",
+        Wording("{name:Call again}; if it stays so, check the network and whatever stands between."),
     ),
 )
 PROXY = "proxy"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.to_thread
 
-from flux2_mcp.errors import JournalError
+from flux2_mcp.errors import JournalError, Wording
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.journal.sqlite import accounts
 from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
@@ -157,9 +157,12 @@ class JournalFile:
                 reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
                 advice = None
                 if os.path.isdir(self.path):  # noqa: PTH112  # a path that no system takes is no folder, on each Python
-                    reason, advice = f"{self.path} is a folder", "Move that folder away, then call again."
+                    reason, advice = (
+                        f"{self.path} is a folder",
+                        Wording("Move that folder away, then {name:call again}."),
+                    )
                 elif isinstance(exc, Error) and is_lost(exc):
-                    advice = "Run flux2-mcp doctor --salvage, then call again."
+                    advice = Wording("Run flux2-mcp doctor --salvage, then {name:call again}.")
                 raise JournalError(f"The journal can't be used: {reason}.", next_step=advice) from exc
 
         return await anyio.to_thread.run_sync(call, limiter=self._one_thread)

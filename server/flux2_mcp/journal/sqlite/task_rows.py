@@ -14,7 +14,7 @@ from flux2_mcp.domain import lifecycle
 from flux2_mcp.domain.catalog import resolution
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import Action, ImageRequest, Save, StoredImage
-from flux2_mcp.errors import InvalidRequestError, JournalError, Problem, shortened
+from flux2_mcp.errors import InvalidRequestError, JournalError, Problem, Wording, shortened
 from flux2_mcp.journal.records import (
     Intent,
     LeaseLostError,
@@ -244,7 +244,9 @@ def known(database: Database, account: str, intent: Intent) -> bool:
         raise InvalidRequestError(Problem("idempotency_key", text))
     there = (found[0]["save_to"], found[0]["workspace"])
     if intent.save is not None and there != (intent.save.target, intent.workspace):
-        text = "differs from what this idempotency_key was first used with; copy the image from there, or leave it out."
+        text = Wording(
+            "differs from what this {name:idempotency_key} was first used with; copy the image from there, or leave it out."
+        )
         raise InvalidRequestError(Problem("save_to", text))
     return True
 

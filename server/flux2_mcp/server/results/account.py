@@ -9,7 +9,8 @@ from flux2_mcp.domain import budget
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums, total
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.engine.account import AccountInfo
-from flux2_mcp.server.results.tasks import Result, number, stamp
+from flux2_mcp.errors import together
+from flux2_mcp.server.results.tasks import Result, Words, number, stamp
 from flux2_mcp.settings import Settings
 from flux2_mcp.system.logs import masked
 
@@ -22,7 +23,7 @@ class BalanceResult(Result):
     """Money in USD; what RunAPI does not tell is null."""
 
     sandbox: bool
-    notice: str | None
+    notice: Words | None
     balance_usd: float
     paid_usd: float | None
     bonus_usd: float | None
@@ -60,7 +61,7 @@ class SpendResult(Result):
     """
 
     sandbox: bool
-    notice: str | None
+    notice: Words | None
     by: SpendingBy
     since: str | None
     groups: list[SpendingResult]
@@ -109,11 +110,13 @@ def spend(
     """The result of `flux2-mcp spend`. `day` is what the day's cap counts, `notice` the journal's."""
     sandbox = settings.mode == "sandbox"
     closed = (
-        None if day.lost is None else f"{budget.closed(day.lost)} {budget.DAILY_VARIABLE} is closed. {budget.REOPEN}"
+        None
+        if day.lost is None
+        else together([f"{budget.closed(day.lost)} {budget.DAILY_VARIABLE} is closed.", budget.REOPEN])
     )
     return SpendResult(
         sandbox=sandbox,
-        notice=" ".join(filter(None, (SANDBOX_MONEY_NOTICE if sandbox else None, notice, closed))) or None,
+        notice=together((SANDBOX_MONEY_NOTICE if sandbox else None, notice, closed)) or None,
         by=by,
         since=None if since is None else stamp(since),
         groups=[_group(group) for group in found],

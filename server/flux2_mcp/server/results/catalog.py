@@ -10,9 +10,10 @@ from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION, Field, Model
 from flux2_mcp.domain.models import Action, PriceSource
 from flux2_mcp.domain.pricing import PriceBook, UnitPrice
 from flux2_mcp.engine.live_prices import PriceList
-from flux2_mcp.server.results.tasks import SANDBOX_NOTICE, Result, number, trouble
+from flux2_mcp.errors import Wording, together
+from flux2_mcp.server.results.tasks import SANDBOX_NOTICE, Result, Words, number, trouble
 
-UNPRICED = "No published price: only RunAPI's live schedule knows it, so state max_cost_usd."
+UNPRICED = Wording("No published price: only RunAPI's live schedule knows it, so state {name:max_cost_usd}.")
 
 
 class PriceResult(Result):
@@ -25,7 +26,7 @@ class PriceResult(Result):
     usd: float | None
     source: PriceSource
     as_of: str | None
-    note: str | None
+    note: Words | None
 
 
 class EstimateResult(Result):
@@ -41,7 +42,7 @@ class PricingResult(Result):
     """Prices that match, an estimate for the request, and the account's balance, in USD."""
 
     sandbox: bool
-    notice: str | None
+    notice: Words | None
     prices: list[PriceResult]
     estimate: EstimateResult
     balance_usd: float | None
@@ -68,7 +69,7 @@ class VariantResult(Result):
     not_accepted: list[str]
     from_usd: float | None
     commercial_use: str
-    choose: str
+    choose: Words
 
 
 class VariantsResult(Result):
@@ -90,11 +91,11 @@ def price_list(
     each = pricing.price(found.book, model, resolution).usd
     notices = [
         SANDBOX_NOTICE if found.sandbox else None,
-        f"The balance could not be read: {trouble(found.trouble)}" if found.trouble else None,
+        Wording("The balance could not be read: {why}", why=trouble(found.trouble)) if found.trouble else None,
     ]
     return PricingResult(
         sandbox=found.sandbox,
-        notice=" ".join(filter(None, notices)) or None,
+        notice=together(notices) or None,
         prices=[_price(price) for price in found.prices],
         estimate=EstimateResult(
             model=model.id,

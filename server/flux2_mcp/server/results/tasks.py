@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SkipValidation
 
 from flux2_mcp.domain import budget
 from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, State
 from flux2_mcp.domain.models import SourceImage, StoredImage
+from flux2_mcp.engine.steps import explained
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport
-from flux2_mcp.errors import Flux2Error, SettingsError, shortened
+from flux2_mcp.errors import Flux2Error, SettingsError, shortened, together
 from flux2_mcp.images import size_check
 from flux2_mcp.journal.records import TaskRecord
 
@@ -31,6 +32,9 @@ PART_NOTICE = "Listed are the newest {listed} of {all} tasks; status and amounts
 
 MAX_SHOWN_URL_CHARS = 2048
 """Characters of an address in a text: signed ones have about 1,500. What is longer stands whole in the structured result alone."""
+
+Words: TypeAlias = Annotated[str, SkipValidation]
+"""A text of ours, as it was made: to validate it would make a plain string of a `Wording`."""
 
 TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
 GenerationStatus = Literal["completed", "processing", "partial", "failed", "unknown", "none"]
@@ -99,7 +103,7 @@ class TaskResult(Result):
     charged_usd: float | None
     created_at: str
     completed_at: str | None
-    error: str | None
+    error: Words | None
 
 
 class NextAction(Result):
@@ -114,7 +118,7 @@ class GenerationResult(Result):
 
     status: GenerationStatus
     sandbox: bool
-    notice: str | None = None
+    notice: Words | None = None
     tasks: list[TaskResult]
     quoted_usd: float | None
     charged_usd: float | None
@@ -155,7 +159,7 @@ def generation(outcome: Outcome) -> GenerationResult:
     return GenerationResult(
         status=_overall(statuses),
         sandbox=outcome.sandbox,
-        notice=" ".join(filter(None, notices)) or None,
+        notice=together(notices) or None,
         tasks=tasks,
         quoted_usd=quoted,
         charged_usd=charged,
@@ -166,7 +170,9 @@ def generation(outcome: Outcome) -> GenerationResult:
 def task(told: TaskReport) -> TaskResult:
     """One task."""
     entry = told.record
-    error = entry.error or (trouble(told.trouble) if told.trouble is not None and entry.state.unfinished else None)
+    error = (entry.error and explained(entry.error)) or (
+        trouble(told.trouble) if told.trouble is not None and entry.state.unfinished else None
+    )
     return TaskResult(
         task_id=entry.task_id or entry.key,
         status=STATUSES[entry.state],
@@ -185,7 +191,7 @@ def task(told: TaskReport) -> TaskResult:
 
 def trouble(error: Flux2Error) -> str:
     """What stands in a task's way; what does not go by itself comes with what to do."""
-    return f"{error.message} {error.next_step}" if isinstance(error, SettingsError) else error.message
+    return together([error.message, error.next_step]) if isinstance(error, SettingsError) else error.message
 
 
 def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
