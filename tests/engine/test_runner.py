@@ -25,7 +25,7 @@ from flux2_mcp.errors import InsufficientCreditsError
 from flux2_mcp.images import decode
 from flux2_mcp.journal.contract import Journal, Leases
 from flux2_mcp.journal.records import IntentResult, TaskRecord
-from flux2_mcp.runapi.transport import HttpRunApi
+from flux2_mcp.runapi.client import RunApi
 from tests.support.faults import around, broken, garble
 from tests.support.services import (
     BUSY,
@@ -85,8 +85,8 @@ async def test_a_task_whose_work_breaks_unforeseen_harms_no_other_and_is_tried_a
 ) -> None:
     broken = [True]
 
-    def connect(base_url: str, key: str | None) -> HttpRunApi:
-        api = HttpRunApi(base_url, key, version="0")
+    def connect(base_url: str, key: str | None) -> RunApi:
+        api = RunApi(base_url, key, version="0")
 
         async def get(action: Action, task_id: str) -> RemoteTask:
             if broken and any(task.id == task_id and "bad" in task.body["prompt"] for task in front.tasks()):

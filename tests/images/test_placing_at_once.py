@@ -184,7 +184,13 @@ async def test_with_overwrite_a_file_that_had_the_same_bytes_before_is_not_writt
         (a,), (b,) = await new(first, intent("first")), await new(second, intent("second"))
 
         def put(journal: SqliteJournal, entry: TaskRecord, image: StoredImage) -> StoredImage:
-            return place(root, save, image, 0, take=lambda path: anyio.from_thread.run(journal.tasks.claim_name, entry, str(path)))
+            return place(
+                root,
+                save,
+                image,
+                0,
+                take=lambda path: anyio.from_thread.run(journal.tasks.claim_name, entry, str(path)),
+            )
 
         placed = [
             await anyio.to_thread.run_sync(put, first, a, one),

@@ -38,7 +38,11 @@ def private_reaches(tree: ast.AST) -> Iterator[str]:
 def private_imports(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == OURS:
-            yield from (alias.name for alias in node.names if alias.name.startswith("_") and alias.name != "__version__" and alias.name != "__main__")
+            yield from (
+                alias.name
+                for alias in node.names
+                if alias.name.startswith("_") and alias.name not in {"__version__", "__main__"}
+            )
 
 
 def patches(tree: ast.AST) -> Iterator[str]:

@@ -45,7 +45,7 @@ def broken(path: Path, event: str, *, when: str = "true", saying: str = "disk is
 def connection_of(journal: Journal) -> Database:
     """The journal's own connection, for what SQLite keeps for a connection: the pages that a file may have."""
     assert isinstance(journal, SqliteJournal)
-    found = journal._file._opened  # no product wants a limit of pages, and no other way makes SQLite's own full disk
+    found = journal.file._opened  # no product wants a limit of pages, and no other way makes SQLite's own full disk
     assert found is not None
     return found
 

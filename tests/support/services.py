@@ -28,7 +28,7 @@ from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.engine.waiting import Outcome
 from flux2_mcp.journal.contract import Journal
-from flux2_mcp.runapi.transport import HttpRunApi
+from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.sandbox.tasks import SandboxTask
 from flux2_mcp.settings import Settings
@@ -295,8 +295,8 @@ class Counted:
     def __init__(self) -> None:
         self.calls = 0
 
-    def connect(self, base_url: str, key: str | None) -> HttpRunApi:
-        return HttpRunApi(base_url, key, version="0", gate=self._gate)
+    def connect(self, base_url: str, key: str | None) -> RunApi:
+        return RunApi(base_url, key, version="0", gate=self._gate)
 
     async def _gate(self) -> None:
         self.calls += 1

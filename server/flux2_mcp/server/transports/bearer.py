@@ -60,8 +60,7 @@ def make(home: Path) -> bool:
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        write_atomically(path(home), secrets.token_urlsafe(32).encode() + b"
-", replace=False)
+        write_atomically(path(home), secrets.token_urlsafe(32).encode() + b"\n", replace=False)
     except FileExistsError:
         return False
     return True
