@@ -116,6 +116,7 @@ class Flux2Error(Exception):
         message: What happened, one or more sentences.
         cost: What it cost, a sentence; by default the class's own.
         next_step: What to do next, a sentence; by default the class's own.
+        reason: What happened, in a few words for a log line: no path of the user's, as messages have. By default the code.
 
     Class attributes: `code` names the error for programs; `retryable` says whether the same call may succeed later;
     `exit_code` is the command line's (the vendor's CLI uses the same numbers: `api/runapi.md`, exit codes).
@@ -127,9 +128,12 @@ class Flux2Error(Exception):
     default_cost: ClassVar[str] = NOTHING_CHARGED
     default_next: ClassVar[str] = "Report this with the text above if it comes again."
 
-    def __init__(self, message: str, *, cost: str | None = None, next_step: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, cost: str | None = None, next_step: str | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.reason = reason or self.code
         self.cost = self.default_cost if cost is None else cost
         self.next_step = self.default_next if next_step is None else next_step
 
@@ -368,7 +372,9 @@ def before_sending() -> Iterator[None]:
     try:
         yield
     except JournalError as exc:
-        raise JournalError(exc.message, cost=NOTHING_SENT, next_step=exc.next_step) from exc.__cause__
+        raise JournalError(
+            exc.message, cost=NOTHING_SENT, next_step=exc.next_step, reason=exc.reason
+        ) from exc.__cause__
 
 
 class HostFileError(Flux2Error):

@@ -19,6 +19,7 @@ from anyio.streams.stapled import MultiListener
 from flux2_mcp.errors import JournalError
 from flux2_mcp.journal.contract import Callbacks, Leases
 from flux2_mcp.system import one_shot_http
+from flux2_mcp.system.logs import fields
 from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
 
 log = logging.getLogger("flux2_mcp.engine.callback_listener")
@@ -84,7 +85,7 @@ class CallbackListener:
                         version = latest
                         await self._pass_on()
                 except JournalError as exc:
-                    log.warning("callbacks not looked for: %s", exc.message)
+                    log.warning("callbacks not looked for", extra=fields(reason=exc.reason))
 
     async def _listen(self) -> None:
         """One process has the port; another takes over when it ends."""

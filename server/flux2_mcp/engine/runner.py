@@ -170,7 +170,7 @@ class TaskRunner:
                     [leased for key, leased in self._leased.items() if key not in mine and not leased.busy]
                 )
             except Flux2Error as exc:
-                log.warning("leases not renewed", extra=fields(reason=exc.message))
+                log.warning("leases not renewed", extra=fields(reason=exc.reason))
                 return False
             return True
 

@@ -134,7 +134,7 @@ class Waiter:
             try:
                 await self._tasks.mark_reported(ended, at=self._now())
             except JournalError as exc:  # at worst, the next identical call is given these
-                log.warning("it could not be noted that tasks were reported", extra=fields(reason=exc.message))
+                log.warning("it could not be noted that tasks were reported", extra=fields(reason=exc.reason))
         return reports
 
     async def _until_settled(

@@ -154,16 +154,16 @@ class JournalFile:
                         raise
                     return work(self._renewed())  # nothing of it was written yet
             except (Error, OSError) as exc:
-                reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+                told = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+                # Where a system names no reason, it may name a file.
+                reason = type(exc).__name__ if isinstance(exc, OSError) and not exc.strerror else told
                 advice = None
                 if os.path.isdir(self.path):  # noqa: PTH112  # a path that no system takes is no folder, on each Python
-                    reason, advice = (
-                        f"{self.path} is a folder",
-                        Wording("Move that folder away, then {name:call again}."),
-                    )
+                    told, reason = f"{self.path} is a folder", f"{self.path.name} is a folder"
+                    advice = Wording("Move that folder away, then {name:call again}.")
                 elif isinstance(exc, Error) and is_lost(exc):
                     advice = Wording("Run flux2-mcp doctor --salvage, then {name:call again}.")
-                raise JournalError(f"The journal can't be used: {reason}.", next_step=advice) from exc
+                raise JournalError(f"The journal can't be used: {told}.", next_step=advice, reason=reason) from exc
 
         return await anyio.to_thread.run_sync(call, limiter=self._one_thread)
 
