@@ -620,7 +620,7 @@ async def test_an_id_adopted_before_its_own_create_was_answered_becomes_that_tas
 async def test_a_task_of_our_own_that_was_written_down_anew_is_kept_when_another_create_brings_its_id(
     home: Home,
 ) -> None:
-    """As the keeper does with an open task whose row was lost."""
+    """As the runner does with an open task whose row was lost."""
     journal = home.journal()
     restored = await journal.tasks.adopt(intent("k1"), "t", at=AT)
     await new(journal, intent("k2"))

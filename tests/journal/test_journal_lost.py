@@ -280,7 +280,7 @@ async def test_a_vanished_file_that_another_process_still_has_whole_closes_the_d
     other = home.journal("b")
     await new(other, intent("first"))
     assert (await spent(other)).lost is not None
-    await running.leases.claim()  # the keeper's look, every other second
+    await running.leases.claim()  # the runner's look, every other second
     assert await spent(other) == SpentSums(session_usd=Decimal("0.20"))
     assert len(await other.tasks.recent(limit=9)) == 4
 
@@ -318,7 +318,7 @@ async def test_what_a_running_process_has_of_a_vanished_home_counts_in_the_one_t
     shutil.rmtree(home.path)
     other = home.journal("b")
     await new(other, intent("after"))
-    await journal.leases.claim()  # the keeper's look, every other second
+    await journal.leases.claim()  # the runner's look, every other second
     over = (await intend(other, intent("more", usd="0.10"), caps=DAY)).over
     assert over == CapRoom("FLUX2_DAILY_BUDGET_USD", Decimal("0.40"), Decimal("0.05"))
     await new(journal, intent("fits"), caps=DAY)

@@ -38,7 +38,7 @@ async def listed(tmp_path: Path, limit: int, states: tuple[State, ...] | None = 
                 else:
                     failed = number < 2
                     await steps(journal, key, Event.ACCEPTED, Event.FAILED if failed else Event.COMPLETED, usd="0.05")
-        # Only now: its keeper takes over what nobody looks after.
+        # Only now: its runner takes over what no process looks after.
         async with Service.opened(settings) as service:
             return await service.recent(limit=limit, states=states)
 

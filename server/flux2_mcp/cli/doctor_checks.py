@@ -86,16 +86,16 @@ def installation(invocation: Invocation) -> Iterator[Check]:
 
 async def service(invocation: Invocation, settings: Settings) -> AsyncIterator[Check]:
     """The key, RunAPI, its clock and its prices. Calls past the limiter: four, and they must tell when the journal can't."""
-    gateway = Backend(settings, gate=anyio.lowlevel.checkpoint, on_limited=lambda _: anyio.lowlevel.checkpoint())
+    backend = Backend(settings, gate=anyio.lowlevel.checkpoint, on_limited=lambda _: anyio.lowlevel.checkpoint())
     try:
-        reached = [check async for check in _runapi(gateway, settings)]
+        reached = [check async for check in _runapi(backend, settings)]
         for check in _key_file(invocation):
             yield check
-        yield await _key(gateway, settings, answers=reached[0].status == "ok")
+        yield await _key(backend, settings, answers=reached[0].status == "ok")
         for check in reached:
             yield check
     finally:
-        await gateway.close()
+        await backend.close()
 
 
 def _key_file(invocation: Invocation) -> Iterator[Check]:
@@ -107,36 +107,36 @@ def _key_file(invocation: Invocation) -> Iterator[Check]:
             yield fail("key file", detail, shlex.join(["chmod", "600", str(path)]))
 
 
-async def _key(gateway: Backend, settings: Settings, *, answers: bool) -> Check:
+async def _key(backend: Backend, settings: Settings, *, answers: bool) -> Check:
     key = settings.api_key
     if key is None:
         drawn = "none: the sandbox draws the images, and no money moves"
-        return note("key", drawn, LOGIN) if gateway.sandbox else fail("key", "none, and FLUX2_MODE is live", LOGIN)
+        return note("key", drawn, LOGIN) if backend.sandbox else fail("key", "none, and FLUX2_MODE is live", LOGIN)
     shown = f"from {settings.key_source}" + (
         f", ends in {key[-SHOWN_KEY_CHARS:]}" if len(key) >= LONG_KEY_CHARS else ""
     )
-    if gateway.sandbox:
+    if backend.sandbox:
         return note("key", f"{shown}; not used: FLUX2_MODE is sandbox", "unset FLUX2_MODE")
     if not answers:
         return note("key", f"{shown}; nobody was there to try it with")
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
-            await (await gateway.api()).balance()
+            await (await backend.api()).balance()
     except (Flux2Error, TimeoutError) as exc:
         detail = f"{shown}; {_words(exc)}"
         return fail("key", detail, LOGIN) if isinstance(exc, AuthenticationError) else note("key", detail)
     return ok("key", f"{shown}; RunAPI takes it")
 
 
-async def _runapi(gateway: Backend, settings: Settings) -> AsyncIterator[Check]:
-    where = "the embedded sandbox" if gateway.sandbox else settings.base_url
+async def _runapi(backend: Backend, settings: Settings) -> AsyncIterator[Check]:
+    where = "the embedded sandbox" if backend.sandbox else settings.base_url
     began = anyio.current_time()
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
-            ahead = await (await gateway.api()).clock_ahead()
+            ahead = await (await backend.api()).clock_ahead()
     except (Flux2Error, TimeoutError) as exc:
         mend = (
-            ELSEWHERE if gateway.sandbox else _unset(exc) or f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
+            ELSEWHERE if backend.sandbox else _unset(exc) or f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
         )
         yield fail("base URL", f"{where}: {_advice(exc)}", mend)
         return
@@ -149,13 +149,13 @@ async def _runapi(gateway: Backend, settings: Settings) -> AsyncIterator[Check]:
         yield fail("clock", detail, SET_CLOCK.get(platform.system(), SET_CLOCK["Linux"]))
     else:
         yield ok("clock", f"within {max(1, round(abs(ahead)))} s of RunAPI's")
-    yield await _prices(gateway)
+    yield await _prices(backend)
 
 
-async def _prices(gateway: Backend) -> Check:
+async def _prices(backend: Backend) -> Check:
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
-            schedules = await (await gateway.api()).price_schedules()
+            schedules = await (await backend.api()).price_schedules()
     except (Flux2Error, TimeoutError) as exc:
         return fail("prices", f"{_words(exc)} The published ones serve, but max has none.", "flux2-mcp pricing")
     if not schedules:

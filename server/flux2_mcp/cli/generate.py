@@ -162,7 +162,7 @@ def generate(
         )
 
     async def work() -> Outcome | Quotation:
-        """Gives what became of the call; or its offer, where the user must be asked, which would hold the keeper up."""
+        """Gives what became of the call; or its offer, where the user must be asked, which would hold its tasks up."""
         async with running() as (service, on_progress):
             asked = await service.request(args, folders=folders)
             offer = await service.offer(asked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key)

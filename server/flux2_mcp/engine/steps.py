@@ -248,7 +248,7 @@ class TaskSteps:
                 if not named:
                     raise
                 await self._deliver(leased)
-        except IllegalTransitionError:  # it stands elsewhere in the journal: the keeper's to see to
+        except IllegalTransitionError:  # it stands elsewhere in the journal: the next claim shows how
             raise
         except Flux2Error as exc:
             asked_not_before = leased.not_before

@@ -3,7 +3,7 @@
 What a host asks first never changes between starts: `initialize` or `server/discover`, then `tools/list`. A thread reads
 the real input from the first moment and answers these from `early.jsonl`, a snapshot of the SDK's own replies. Whatever it
 reads is handed on, byte for byte: the server sees the same conversation as ever, and its own answers to what was answered
-here are dropped on the way out (`pipes.Pipes`). It makes no tools for a list that is dropped (`app`'s `listed`).
+here are dropped on the way out (`stdio.StdioTransport`). It makes no tools for a list that is dropped (`app`'s `listed`).
 
 It answers only what it knows to the letter; a question in any other form is the server's, and so is all that follows a line
 that can't be placed. The snapshot is refused when it was made by another version of this package or of the SDK.
