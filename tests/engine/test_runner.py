@@ -20,6 +20,7 @@ from flux2_mcp.domain.models import Action, RemoteTask
 from flux2_mcp.engine import planner
 from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.steps import MAX_THREADS, LeasedTask
+from flux2_mcp.engine.waiting import Progress
 from flux2_mcp.engine.watchers import Watcher
 from flux2_mcp.errors import InsufficientCreditsError
 from flux2_mcp.images import decode
@@ -201,11 +202,35 @@ async def test_nothing_piles_up_in_memory(front: Front, tmp_path: Path) -> None:
 
 async def test_what_a_caller_waits_for_is_not_forgotten_before_it_was_told(front: Front, tmp_path: Path) -> None:
     """An end that no journal holds, as the refusal's own error, would be gone with the task."""
-    front.rule = constantly(CREATE, NO_MONEY)
-    async with opened(front.settings(tmp_path), timing=OFTEN) as service:
-        for number in range(6):
-            with pytest.raises(InsufficientCreditsError):
-                await made(service, f"fox {number}")
+    claims, waits = 0, anyio.Event()
+
+    async def claim(leases: Leases, take: bool) -> tuple[TaskRecord, ...]:
+        nonlocal claims
+        claims += 1
+        return await leases.claim(take=take)
+
+    async def rule(seen: Seen) -> Reply | None:
+        if not seen.is_(CREATE):
+            return await through(seen)
+        await waits.wait()
+        return NO_MONEY
+
+    front.rule = rule
+    async with opened(front.settings(tmp_path), timing=OFTEN, journal=claiming(claim)) as service:
+
+        async def slow(_: Progress) -> None:
+            """Looks again after the task has ended, and after what has ended was let go."""
+            waits.set()
+
+            async def refused() -> bool:
+                return all(entry.state is State.REJECTED for entry in await journal_of(service).tasks.recent(limit=5))
+
+            await until(refused)
+            before = claims
+            await until(lambda: claims > before + 2)
+
+        with pytest.raises(InsufficientCreditsError):
+            await made(service, on_progress=slow)
 
 
 async def test_a_new_task_is_not_taken_for_one_that_another_process_may_have_sent(front: Front, tmp_path: Path) -> None:
