@@ -77,6 +77,7 @@ def _serve() -> int:
     to_stderr(usable.log_level if usable else "warning")
     if early:
         early.may_end()
+    from flux2_mcp.server import sdk
     from flux2_mcp.server.app import build
 
     server = build(settings)
@@ -85,13 +86,15 @@ def _serve() -> int:
         gc.enable()
         server.run("stdio")
         return 0
+    from functools import partial
+
     from flux2_mcp.server.transports.stdio import StdioTransport
 
     gc.freeze()
     gc.enable()
     unread, unsent, given = early.hand_over() if early else (b"", b"", {})
-    server.listed = {ident for ident, method in given.items() if method == "tools/list"}
-    return StdioTransport(source, sink, unread, unsent, given).serve(server.run_over)
+    server.shaping.answered = {ident for ident, method in given.items() if method == "tools/list"}
+    return StdioTransport(source, sink, unread, unsent, given).serve(partial(sdk.run_over, server))
 
 
 def _claimed() -> tuple[int, int]:

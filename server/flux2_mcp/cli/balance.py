@@ -44,6 +44,6 @@ def _words(result: BalanceResult) -> str:
         "Spent today": result.spent_today_usd,
         "Spent in all": result.spent_total_usd,
     }
-    told = [(name, usd(amount)) for name, amount in rows.items() if amount is not None]
-    lines = output.columns(told, right={1})
+    cells = [(name, usd(amount)) for name, amount in rows.items() if amount is not None]
+    lines = output.columns(cells, right={1})
     return "\n".join([*lines, result.notice] if result.notice else lines)

@@ -138,12 +138,12 @@ def _one(
             host_plan.tidy(plan, machine)
         state = f"nothing to take out of {path}" if command is None else f"stands in {path} as it should"
         return "\n".join([f"{_bold(row.title)}: {state}.", *_off(plan, machine, scope)])
-    told = [*_diff(plan), *_switched(plan), *_off(plan, machine, scope)]
+    details = [*_diff(plan), *_switched(plan), *_off(plan, machine, scope)]
     if dry_run:
-        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *told])
+        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *details])
     way, backup = host_plan.carry_out(plan, machine)
     done = "removed from" if command is None else "added to" if plan.old is None else "changed in"
-    lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *told]
+    lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *details]
     if backup is not None:
         lines.append(f"Before: {backup}")
     return "\n".join(lines if command is None else [*lines, *_next(invocation, row, scope, name, command)])

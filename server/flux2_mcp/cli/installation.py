@@ -18,9 +18,9 @@ from flux2_mcp.hosts.table import SYSTEMS, System
 
 def machine(invocation: Invocation) -> Machine:
     """Where hosts are looked for. What is none of the three systems has its files where Linux has them."""
-    told = platform.system()
+    name = platform.system()
     fallback: System = "Linux"
-    system = next((known for known in SYSTEMS if known == told), fallback)
+    system = next((known for known in SYSTEMS if known == name), fallback)
     try:
         made = MadeFolders(Path(places.own_folder(system, invocation.env)) / FOLDERS_FILE)
     except HostFileError:

@@ -60,8 +60,8 @@ def pricing(
 def _words(result: PricingResult) -> str:
     rows = [("MODEL", "SIZE", "USD", "SOURCE")]
     for price in result.prices:
-        told = ", ".join(filter(None, (price.source, (price.as_of or "")[:10])))
-        source = told if price.note is None else "not published"
+        origin = ", ".join(filter(None, (price.source, (price.as_of or "")[:10])))
+        source = origin if price.note is None else "not published"
         rows.append((price.model, price.output_resolution, usd(price.usd), source))
     estimate = result.estimate
     notes = dict.fromkeys(price.note for price in result.prices)

@@ -50,12 +50,12 @@ def tell(outcome: Outcome, again: str | None, *, as_json: bool, env: Mapping[str
 
 def exit_code(outcome: Outcome) -> int:
     """0 when every image is on disk; else that of what stands in the way, of a failed task, or of a time-out."""
-    left = [told for told in outcome.tasks if told.record.state is not State.DELIVERED]
-    troubles = [told.trouble for told in left if told.trouble is not None]
+    left = [report for report in outcome.tasks if report.record.state is not State.DELIVERED]
+    troubles = [report.trouble for report in left if report.trouble is not None]
     if not left or troubles:
         return troubles[0].exit_code if troubles else 0
-    ended = not any(told.record.state.unfinished for told in left)
-    failed = any(told.record.state in {State.FAILED, State.REJECTED} for told in left)
+    ended = not any(report.record.state.unfinished for report in left)
+    failed = any(report.record.state in {State.FAILED, State.REJECTED} for report in left)
     return TaskFailedError.exit_code if ended and failed else ServiceError.exit_code
 
 

@@ -79,9 +79,9 @@ def _listed(result: GenerationResult, outcome: Outcome) -> str:
         return "\n".join([nothing, *notice])
     rows = [("MADE", "STATUS", "MODEL", "CHARGED", "PROMPT")]
     blocks = []
-    for task, told in zip(result.tasks, outcome.tasks, strict=True):
-        prompt = shortened(" ".join(told.record.request.prompt.split()), MAX_PROMPT_CHARS)
-        made = told.record.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
+    for task, report in zip(result.tasks, outcome.tasks, strict=True):
+        prompt = shortened(" ".join(report.record.request.prompt.split()), MAX_PROMPT_CHARS)
+        made = report.record.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
         rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), prompt))
         files = [image.saved or image.path for image in task.images if image.saved or image.path]
         # What was paid and brought no image says why; a failure cost nothing, and its reason is one `wait` away.
@@ -123,14 +123,14 @@ def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: boo
         async with Service.opened(settings, keep=False) as service:
             return await service.known(ident)
 
-    entry = output.run(work, stopped="Stopped.")
-    here = [] if entry is None else [file for image in entry.images for file in (image.saved, image.path) if file]
+    record = output.run(work, stopped="Stopped.")
+    here = [] if record is None else [file for image in record.images for file in (image.saved, image.path) if file]
     paths = [path for path in map(Path, here) if path.is_file()]
     if not paths:
         what = (
             "The journal knows no such task."
-            if entry is None
-            else f"The task is {STATUSES[entry.state]}, and no file of it is there."
+            if record is None
+            else f"The task is {STATUSES[record.state]}, and no file of it is there."
         )
         raise NotFoundError(what, status=404, next_step=f"{output.PROGRAM} tasks lists what was made.")
     click.echo(paths[0])

@@ -92,8 +92,8 @@ def kitty(png: bytes) -> str:
 
 def iterm2(image: bytes) -> str:
     """An image for iTerm2, shown where the cursor is, as large as fits `COLUMNS` and `ROWS`."""
-    told = f"inline=1;size={len(image)};width={COLUMNS};height={ROWS};preserveAspectRatio=1"
-    return f"\033]1337;File={told}:{b64encode(image).decode()}\a"
+    arguments = f"inline=1;size={len(image)};width={COLUMNS};height={ROWS};preserveAspectRatio=1"
+    return f"\033]1337;File={arguments}:{b64encode(image).decode()}\a"
 
 
 def _cell() -> tuple[int, int]:
@@ -102,8 +102,8 @@ def _cell() -> tuple[int, int]:
         import fcntl
         import termios
 
-        told = fcntl.ioctl(sys.stdout.fileno(), termios.TIOCGWINSZ, bytes(8))
+        size = fcntl.ioctl(sys.stdout.fileno(), termios.TIOCGWINSZ, bytes(8))
     except (ImportError, OSError, ValueError):
         return CELL_PX
-    rows, columns, width, height = struct.unpack("HHHH", told)
+    rows, columns, width, height = struct.unpack("HHHH", size)
     return (width // columns or 1, height // rows or 1) if rows and columns and width and height else CELL_PX

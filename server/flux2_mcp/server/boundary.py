@@ -121,10 +121,10 @@ def to_result(error: BaseException) -> CallToolResult:
 def brief(error: MCPError) -> MCPError:
     """An error of the SDK's, whose data may repeat an address or a method of any length."""
     data = error.error.data
-    told = data if isinstance(data, dict) else {"": data}
-    if all(not isinstance(text, str) or len(text) <= MAX_DATA_CHARS for text in told.values()):
+    texts = data if isinstance(data, dict) else {"": data}
+    if all(not isinstance(text, str) or len(text) <= MAX_DATA_CHARS for text in texts.values()):
         return error
-    cut = {name: shortened(text) if isinstance(text, str) else text for name, text in told.items()}
+    cut = {name: shortened(text) if isinstance(text, str) else text for name, text in texts.items()}
     return MCPError(error.error.code, error.error.message, cut if isinstance(data, dict) else cut[""])
 
 

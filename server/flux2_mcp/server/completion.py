@@ -64,21 +64,21 @@ _VALUES: Final[Mapping[str, Callable[[Given], Iterable[str]]]] = {
     "model": lambda _: catalog.models(),
 }
 _TASKS: Final[Mapping[str, Callable[[TaskRecord], str | None]]] = {
-    "id": lambda entry: entry.task_id or entry.key,
-    "source_images": lambda entry: (
-        f"{TASK}{entry.task_id}" if entry.task_id and STATUSES[entry.state] == "completed" else None
+    "id": lambda record: record.task_id or record.key,
+    "source_images": lambda record: (
+        f"{TASK}{record.task_id}" if record.task_id and STATUSES[record.state] == "completed" else None
     ),
 }
 """What an argument may be that means a task: how to write one of the recent tasks, None for one that will not do."""
 
 
 async def complete(
-    services: ServerSession, ref: PromptReference | ResourceTemplateReference, name: str, value: str, given: Given
+    session: ServerSession, ref: PromptReference | ResourceTemplateReference, name: str, value: str, given: Given
 ) -> Completion:
     """What an argument may be, of all that begins like `value`.
 
     Args:
-        services: Know the recent tasks.
+        session: Knows the recent tasks.
         ref: A prompt or a resource template of ours.
         name: The argument.
         value: What was typed so far.
@@ -98,9 +98,9 @@ async def complete(
     if len(value) > MAX_VALUE_CHARS:
         values = []
     elif name in _TASKS:
-        entries = await services.service.page(limit=MAX_CHOICES, before=None)
-        values = [text for entry in entries if (text := _TASKS[name](entry)) is not None]
-        more = len(entries) == MAX_CHOICES
+        records = await session.service.page(limit=MAX_CHOICES, before=None)
+        values = [text for record in records if (text := _TASKS[name](record)) is not None]
+        more = len(records) == MAX_CHOICES
     elif name in _VALUES:
         values = list(_VALUES[name](implied | {key: text for key, text in given.items() if text.strip()}))
     else:

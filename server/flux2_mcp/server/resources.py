@@ -58,22 +58,22 @@ async def listed(service: Service | None, cursor: str | None) -> ListResourcesRe
         InvalidRequestError: A cursor that no page gave.
     """
     before = await _read_cursor(service, cursor)
-    entries = () if service is None else await service.page(limit=PAGE_TASKS, before=before)
+    records = () if service is None else await service.page(limit=PAGE_TASKS, before=before)
     found = []
     if before is None:
         found = [document.resource() for document in index.documents().values() if document.listed]
         found.append(Resource(name="tasks", title="Image tasks", uri=TASKS, mime_type=JSON_TYPE))
-    for entry in entries:
-        found += _resources(entry)
+    for record in records:
+        found += _resources(record)
     return ListResourcesResult(
-        resources=found, next_cursor=_cursor(entries[-1].key) if len(entries) == PAGE_TASKS else None
+        resources=found, next_cursor=_cursor(records[-1].key) if len(records) == PAGE_TASKS else None
     )
 
 
-def _resources(entry: TaskRecord) -> list[Resource]:
-    ident = entry.task_id or entry.key
-    title = " ".join(entry.request.prompt.split())[:60] or ident
-    annotations = Annotations(last_modified=task_results.stamp(entry.completed_at or entry.created_at))
+def _resources(record: TaskRecord) -> list[Resource]:
+    ident = record.task_id or record.key
+    title = " ".join(record.request.prompt.split())[:60] or ident
+    annotations = Annotations(last_modified=task_results.stamp(record.completed_at or record.created_at))
     task = Resource(
         name=f"task-{ident}", title=title, uri=f"{TASKS}/{ident}", mime_type=JSON_TYPE, annotations=annotations
     )
@@ -86,12 +86,12 @@ def _resources(entry: TaskRecord) -> list[Resource]:
             size=image.size_bytes,
             annotations=annotations,
         )
-        for image in entry.images[:1]
+        for image in record.images[:1]
     ]
     return [task, *images]
 
 
-async def read(services: ServerSession, uri: str) -> ReadResourceContents | None:
+async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
     """What stands behind one of our URIs; None where nothing does.
 
     Raises:
@@ -104,16 +104,16 @@ async def read(services: ServerSession, uri: str) -> ReadResourceContents | None
     kind, ident, query = _parts(uri)
     if not kind:
         return None
-    service = services.service
+    service = session.service
     if kind == "tasks" and not ident:
-        entries = await service.page(limit=PAGE_TASKS, before=None)
-        return _json([task_results.task(TaskReport(entry)).model_dump(mode="json") for entry in entries])
-    entry = await service.known(ident) if ident else None
-    if entry is None:
+        records = await service.page(limit=PAGE_TASKS, before=None)
+        return _json([task_results.task(TaskReport(record)).model_dump(mode="json") for record in records])
+    record = await service.known(ident) if ident else None
+    if record is None:
         return None
     if kind == "tasks":
-        return _json(task_results.task(TaskReport(entry)).model_dump(mode="json"))
-    return await _image(entry, parse_qs(query).get("max", [None])[0])
+        return _json(task_results.task(TaskReport(record)).model_dump(mode="json"))
+    return await _image(record, parse_qs(query).get("max", [None])[0])
 
 
 def _parts(uri: str) -> tuple[str, str, str]:
@@ -127,10 +127,10 @@ def _parts(uri: str) -> tuple[str, str, str]:
     return parts.netloc, unquote(parts.path.strip("/")), parts.query
 
 
-async def _image(entry: TaskRecord, longest: str | None) -> ReadResourceContents:
-    if not entry.images:
-        raise Flux2Error(f"The task is {task_results.STATUSES[entry.state]}: its image is not on disk.")
-    image = entry.images[0]
+async def _image(record: TaskRecord, longest: str | None) -> ReadResourceContents:
+    if not record.images:
+        raise Flux2Error(f"The task is {task_results.STATUSES[record.state]}: its image is not on disk.")
+    image = record.images[0]
     if longest is None:
         try:
             return ReadResourceContents(await anyio.Path(image.path).read_bytes(), image.mime_type)
@@ -156,8 +156,8 @@ async def _read_cursor(service: Service | None, cursor: str | None) -> str | Non
         return None
     with contextlib.suppress(binascii.Error, UnicodeError):
         key = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
-        entry = None if service is None else await service.known(key)
-        if entry is not None and entry.key == key:
+        record = None if service is None else await service.known(key)
+        if record is not None and record.key == key:
             return key
     raise unknown_cursor()
 

@@ -40,7 +40,8 @@ from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server import boundary
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.session import ServerSession
-from flux2_mcp.server.tools import shared as calls
+from flux2_mcp.server.tools import answers
+from flux2_mcp.server.tools.context import standing
 
 ID: Final = "io.modelcontextprotocol/tasks"
 TOOL: Final = "generate"
@@ -54,7 +55,7 @@ NO_CANCEL: Final = "This can't be stopped: RunAPI has no cancel, so it runs on, 
 UNDER_WAY: Final = frozenset({State.INTENT, State.SUBMITTED, State.PROCESSING})
 
 _BOOL = TypeAdapter(bool)
-Call = ServerRequestContext[ServerSession, Any]
+RequestContext = ServerRequestContext[ServerSession, Any]
 
 
 class TaskParams(RequestParams):
@@ -74,16 +75,18 @@ class TasksExtension(Extension):
         versions = frozenset(MODERN_PROTOCOL_VERSIONS)
         return [MethodBinding(method, TaskParams, handler, versions) for method, handler in handlers.items()]
 
-    async def intercept_tool_call(self, params: CallToolRequestParams, ctx: Call, call_next: CallNext) -> HandlerResult:
-        """Give a handle for what is still open once RunAPI has taken it; what has failed or ended by then is told at once."""
+    async def intercept_tool_call(
+        self, params: CallToolRequestParams, ctx: RequestContext, call_next: CallNext
+    ) -> HandlerResult:
+        """Give a handle for what is still open once RunAPI has taken it; what has failed or ended by then is answered at once."""
         if params.name != TOOL or not _declared(ctx):
             return await call_next(ctx)
         arguments = params.arguments or {}
-        services = ctx.lifespan_context
-        waits = services.usable and services.service.settings.wait_seconds is not None
+        session = ctx.lifespan_context
+        waits = session.usable and session.service.settings.wait_seconds is not None
         if arguments.get("wait_seconds") is None and not waits:
             params.arguments = arguments | {"wait_seconds": 0}  # who polls need not be kept waiting
-        with calls.outcomes() as outcomes:
+        with answers.outcomes() as outcomes:
             result = await call_next(ctx)
         if not isinstance(result, CallToolResult) or result.is_error or not outcomes:
             return result
@@ -105,35 +108,35 @@ def handle(ids: Sequence[str], *, preview: bool) -> str:
     return "+".join(quote(each, safe="") for each in ids) + ("" if preview else NO_PREVIEW)
 
 
-def _declared(ctx: Call) -> bool:
+def _declared(ctx: RequestContext) -> bool:
     capabilities = ctx.session.client_capabilities
     declared = capabilities.extensions if capabilities else None
     return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and ID in (declared or {})
 
 
-async def _get(ctx: Call, params: TaskParams) -> HandlerResult:
+async def _get(ctx: RequestContext, params: TaskParams) -> HandlerResult:
     """How a task stands; once it has ended, with what `tools/call` would have answered."""
     outcome = await _outcome(ctx, await _ids(ctx, params), wait_seconds=WAIT_SECONDS)
     task = _task(params.task_id, outcome)
-    if any(told.record.state in UNDER_WAY or not told.settled for told in outcome.tasks):
+    if any(report.record.state in UNDER_WAY or not report.settled for report in outcome.tasks):
         return task
     if (refused := refusal(outcome.tasks)) is not None:
         result = boundary.to_result(refused)
     else:
-        call = Context[ServerSession](request_context=ctx)
-        result = await calls.generation(call, outcome, preview=not params.task_id.endswith(NO_PREVIEW))
-        result = calls.fitted(call, result)
+        context = Context[ServerSession](request_context=ctx)
+        result = await answers.generation(context, outcome, preview=not params.task_id.endswith(NO_PREVIEW))
+        result = answers.fitted(context, result)
     ended = result.model_dump(mode="json", by_alias=True, exclude_none=True)
     return task | {"status": "completed", "statusMessage": "Ended; the result says how.", "result": ended}
 
 
-async def _acknowledge(ctx: Call, params: TaskParams) -> HandlerResult:
+async def _acknowledge(ctx: RequestContext, params: TaskParams) -> HandlerResult:
     """Nothing is ever asked for and nothing can be stopped, which the status says; a task that is not known is an error."""
     await _ids(ctx, params)
     return {}
 
 
-async def _ids(ctx: Call, params: TaskParams) -> list[str]:
+async def _ids(ctx: RequestContext, params: TaskParams) -> list[str]:
     """The ids in a handle. Only what the journal knows: RunAPI is not asked about whatever somebody makes up."""
     require_client_extension(ctx, ID)
     # Over HTTP the handle stands in a header too, for what routes by it; the SDK checks this for its own methods only.
@@ -147,7 +150,7 @@ async def _ids(ctx: Call, params: TaskParams) -> list[str]:
     return ids
 
 
-async def _outcome(ctx: Call, ids: Sequence[str], *, wait_seconds: float = 0.0) -> Outcome:
+async def _outcome(ctx: RequestContext, ids: Sequence[str], *, wait_seconds: float = 0.0) -> Outcome:
     with _translated():
         return await ctx.lifespan_context.service.check(ids, wait_seconds=wait_seconds)
 
@@ -162,22 +165,22 @@ def _translated() -> Iterator[None]:
 
 def _task(ident: str, outcome: Outcome, notice: str | None = None) -> dict[str, Any]:
     """The task, under way. A dict, since the SDK leaves null fields of models out, and `ttlMs` has to be there."""
-    entries = [told.record for told in outcome.tasks]
-    begun = min(entry.created_at for entry in entries)
-    trouble = next((task_results.trouble(told.trouble) for told in outcome.tasks if told.trouble), None)
+    records = [report.record for report in outcome.tasks]
+    begun = min(record.created_at for record in records)
+    trouble = next((task_results.trouble(report.trouble) for report in outcome.tasks if report.trouble), None)
     elapsed = (datetime.now(UTC) - begun).total_seconds()
-    standing = calls.standing([entry.state for entry in entries], elapsed, waiting.remaining(outcome.tasks))
+    progress = standing([record.state for record in records], elapsed, waiting.remaining(outcome.tasks))
     return {
         "taskId": ident,
         "status": "working",
-        "statusMessage": " ".join(filter(None, [f"{standing}.", trouble, NO_CANCEL, notice])),
+        "statusMessage": " ".join(filter(None, [f"{progress}.", trouble, NO_CANCEL, notice])),
         "createdAt": task_results.stamp(begun),
-        "lastUpdatedAt": task_results.stamp(max(map(_touched, entries))),
+        "lastUpdatedAt": task_results.stamp(max(map(_touched, records))),
         "ttlMs": None,
         "pollIntervalMs": POLL_MS,
     }
 
 
-def _touched(entry: TaskRecord) -> datetime:
-    times = (entry.created_at, entry.submitted_at, entry.completed_at, entry.delivered_at)
+def _touched(record: TaskRecord) -> datetime:
+    times = (record.created_at, record.submitted_at, record.completed_at, record.delivered_at)
     return max(time for time in times if time is not None)

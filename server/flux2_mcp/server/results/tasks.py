@@ -54,7 +54,7 @@ STATUSES: dict[State, TaskStatus] = {
 
 def states(status: TaskStatus) -> tuple[State, ...]:
     """The journal's states that a status stands for."""
-    return tuple(state for state, told in STATUSES.items() if told == status)
+    return tuple(state for state, name in STATUSES.items() if name == status)
 
 
 class Result(BaseModel):
@@ -132,12 +132,12 @@ def image_uri(ident: str) -> str:
 
 def generation(outcome: Outcome) -> GenerationResult:
     """The result of `generate` and `check_task`."""
-    tasks = [task(told) for told in outcome.tasks]
+    tasks = [task(report) for report in outcome.tasks]
     # An image that can't be had is said so, with what to do: to ask again and again brings nothing.
     unended = {
-        entry.task_id or entry.key: None
-        for entry in (*(told.record for told in outcome.tasks), *outcome.unended)
-        if entry.state.unfinished and not (entry.state is State.COMPLETED and entry.error)
+        record.task_id or record.key: None
+        for record in (*(report.record for report in outcome.tasks), *outcome.unended)
+        if record.state.unfinished and not (record.state is State.COMPLETED and record.error)
     }
     open_ids = list(unended)[:MAX_IDS]
     matched = outcome.matched
@@ -150,8 +150,8 @@ def generation(outcome: Outcome) -> GenerationResult:
     statuses = [result.status for result in tasks] if matched is None else [STATUSES[state] for state in matched.states]
     quoted, charged = (
         (
-            _total(told.record.quoted_usd for told in outcome.tasks),
-            _total(_charged(told.record) for told in outcome.tasks),
+            _total(report.record.quoted_usd for report in outcome.tasks),
+            _total(_charged(report.record) for report in outcome.tasks),
         )
         if matched is None
         else (number(matched.quoted_usd), number(matched.charged_usd))
@@ -167,24 +167,24 @@ def generation(outcome: Outcome) -> GenerationResult:
     )
 
 
-def task(told: TaskReport) -> TaskResult:
+def task(report: TaskReport) -> TaskResult:
     """One task."""
-    entry = told.record
-    error = (entry.error and explained(entry.error)) or (
-        trouble(told.trouble) if told.trouble is not None and entry.state.unfinished else None
+    record = report.record
+    error = (record.error and explained(record.error)) or (
+        trouble(report.trouble) if report.trouble is not None and record.state.unfinished else None
     )
     return TaskResult(
-        task_id=entry.task_id or entry.key,
-        status=STATUSES[entry.state],
-        variant=entry.request.variant,
-        model=entry.request.model,
-        action=entry.request.action,
-        images=_images(entry),
-        sources=[SourceResult(source=source.given, sent=_sent(source)) for source in entry.request.sources],
-        quoted_usd=number(entry.quoted_usd),
-        charged_usd=number(_charged(entry)),
-        created_at=stamp(entry.created_at),
-        completed_at=None if entry.completed_at is None else stamp(entry.completed_at),
+        task_id=record.task_id or record.key,
+        status=STATUSES[record.state],
+        variant=record.request.variant,
+        model=record.request.model,
+        action=record.request.action,
+        images=_images(record),
+        sources=[SourceResult(source=source.given, sent=_sent(source)) for source in record.request.sources],
+        quoted_usd=number(record.quoted_usd),
+        charged_usd=number(_charged(record)),
+        created_at=stamp(record.created_at),
+        completed_at=None if record.completed_at is None else stamp(record.completed_at),
         error=error,
     )
 
@@ -198,9 +198,12 @@ def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
     """What each task was asked with, by id, as arguments of `generate`: for a gallery, which has no other way to know."""
     shown = ("prompt", "aspect_ratio", "output_resolution", "enable_safety_checker")
     return {
-        entry.task_id or entry.key: {name: getattr(entry.request, name) for name in shown}
-        | {"source_images": [source.given for source in entry.request.sources] or list(entry.request.source_image_urls)}
-        for entry in (told.record for told in outcome.tasks)
+        record.task_id or record.key: {name: getattr(record.request, name) for name in shown}
+        | {
+            "source_images": [source.given for source in record.request.sources]
+            or list(record.request.source_image_urls)
+        }
+        for record in (report.record for report in outcome.tasks)
     }
 
 
@@ -253,23 +256,23 @@ def _sent(source: SourceImage) -> str:
     return f"uploaded, pixels only, {source.width}x{source.height}, {source.uploaded_bytes / 1000:.0f} kB, for an hour"
 
 
-def _charged(entry: TaskRecord) -> Decimal | None:
+def _charged(record: TaskRecord) -> Decimal | None:
     """What a task cost, in USD; None while nobody knows. What failed or was refused is never charged."""
-    return Decimal(0) if entry.state in {State.FAILED, State.REJECTED} else entry.charged_usd
+    return Decimal(0) if record.state in {State.FAILED, State.REJECTED} else record.charged_usd
 
 
-def _images(entry: TaskRecord) -> list[ImageResult]:
-    finished = entry.completed_at if entry.image_urls or entry.images else None
+def _images(record: TaskRecord) -> list[ImageResult]:
+    finished = record.completed_at if record.image_urls or record.images else None
     expires_at = None if finished is None else stamp(finished + RESULT_LIFETIME)
     # A task asked again may name fewer URLs than it once had images.
-    both = zip_longest(entry.image_urls, entry.images)
-    return [_image(entry, url, file, expires_at) for url, file in both]
+    both = zip_longest(record.image_urls, record.images)
+    return [_image(record, url, file, expires_at) for url, file in both]
 
 
-def _image(entry: TaskRecord, url: str | None, file: StoredImage | None, expires_at: str | None) -> ImageResult:
+def _image(record: TaskRecord, url: str | None, file: StoredImage | None, expires_at: str | None) -> ImageResult:
     if file is None:
         return ImageResult(url=url, expires_at=expires_at)
-    mismatch = size_check.mismatch(entry.request, file.width, file.height)
+    mismatch = size_check.mismatch(record.request, file.width, file.height)
     return ImageResult(
         url=url,
         expires_at=expires_at,
@@ -281,7 +284,7 @@ def _image(entry: TaskRecord, url: str | None, file: StoredImage | None, expires
         size_bytes=file.size_bytes,
         matches_request=mismatch is None,
         mismatch=mismatch,
-        note=" ".join(filter(None, (file.note, None if mismatch else size_check.squared(entry.request)))) or None,
+        note=" ".join(filter(None, (file.note, None if mismatch else size_check.squared(record.request)))) or None,
     )
 
 

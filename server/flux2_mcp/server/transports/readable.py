@@ -55,8 +55,8 @@ class MessagesOnly:
         if not (refusal := messages.refusal(text, self._most)):
             return None
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_long else HTTPStatus.BAD_REQUEST
-        told = f"[{','.join(map(_text, refusal))}]" if isinstance(refusal, list) else _text(refusal)
-        return Response(told, status, media_type=JSON_TYPE)
+        body = f"[{','.join(map(_text, refusal))}]" if isinstance(refusal, list) else _text(refusal)
+        return Response(body, status, media_type=JSON_TYPE)
 
 
 def _text(refusal: JSONRPCError) -> str:
