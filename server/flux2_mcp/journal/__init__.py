@@ -1,6 +1,6 @@
-"""The journal: what was asked for, what it cost and what became of it, on disk before money moves.
+"""The journal: each task's request, cost and outcome, written to disk before money moves.
 
-Which database it stands in is nobody else's matter.
+No other room knows which database holds it.
 
 Face: `journal`, `contract`, `records`.
 """
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 def open_journal(home: Path, account: str) -> Journal:
-    """The journal of a home, as this process uses it. Nothing is read or made until its first use.
+    """The journal of a home, for this process. Nothing is read or made until its first use.
 
     Args:
         home: FLUX2_HOME.
-        account: Names the service and the key, without the key; see `engine.backend.account_name`.
+        account: A name made from the service and the key, which does not hold the key; see
+            `engine.backend.account_name`.
     """
     from flux2_mcp.journal.sqlite.store import SqliteJournal
 
@@ -30,7 +31,7 @@ def open_journal(home: Path, account: str) -> Journal:
 
 
 def health(home: Path, account: str) -> Health:
-    """Look at the journal of a home, which is there; changes nothing. The arguments are those of `open_journal`."""
+    """Inspect the journal of a home. It changes nothing. The arguments are those of `open_journal`."""
     from flux2_mcp.journal.sqlite.inspection import health
 
     return health(home, account)

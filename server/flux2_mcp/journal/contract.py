@@ -1,26 +1,30 @@
-"""Who may write what into the journal, and what holds then. Every database implements this; one suite of tests runs over all.
+"""The journal's contract: its parts and its guarantees. Every database implements it; one suite of tests runs over all.
 
 Rules
-- A journal is one account's view of a home's tasks. Its parts are handed to the callers that need them, and to no others.
-- Money, names of files and what is under way are counted over every process on the home; money over every key too.
-- An intent is written down, synced to disk, before money moves: `Tasks.intend` returns after the sync. So is what RunAPI
-  told of a task: `Tasks.apply`. Leases, turns, marks, names and uploads may be lost with the power.
-- What is decided on what was read is read and written in one transaction: caps, joins, places, turns, names of files.
-- A step of a task's life is taken in the transaction that sees whose the task is. A process that was stopped and wakes
-  after its lease was taken over writes nothing: each claim by another process raises the task's fence.
-- The journal keeps time by a clock of its own (SQLite: the machine's monotonic clock; a server: the server's). No caller
-  sees that clock. What a caller must wait is told in seconds from now. Times of records are given by the caller, in UTC.
-- A record that can't be read spoils no list and is not written to. `readable` is False on its stand-in.
-- A journal that a later version has written is used as it is. No record is deleted, but where two are one task.
-- All calls leave the event loop free. All raise `JournalError` where the journal can't be read or written.
+- A journal is one account's view of a home's tasks. Its parts are handed to the callers that need them, and to no
+  others.
+- Money, file names and the number of tasks under way are counted over every process on the home; money over every key
+  too.
+- An intent is written and synced to disk before money moves: `Tasks.intend` returns after the sync. `Tasks.apply` syncs
+  what RunAPI said about a task in the same way. A power cut may lose leases, turns, marks, names and uploads.
+- A decision and the reads that it rests on share one transaction: caps, joins, places, turns, names of files.
+- A step of a task's life is taken in the transaction that checks which process holds the task. Each claim by another
+  process raises the task's fence, so a process that wakes after it has lost its lease writes nothing.
+- The journal has a clock of its own (SQLite: the machine's monotonic clock; a database server: the server's). No caller
+  sees that clock: waits are given in seconds from now. The caller gives the times of records, in UTC.
+- A record that can't be read spoils no list, and nothing is written to it. Its stand-in has `readable` False.
+- A journal that a later version has written is used unchanged. No record is deleted, except one of two of the same
+  task.
+- All calls leave the event loop free. All raise `JournalError` if the journal can't be read or written.
 
 Doubts
-- `Leases.version` is asked often by callers that wait. A server would rather push than be asked.
-- `exists` and `was_made` answer without waiting, and `salvage`, `notice` and `SpentSums.lost` are about a file that breaks:
-  another database would say True, and nothing.
-- `owners.is_dead`, which frees a dead process's leases at once, knows the processes of one machine. Those of others lapse.
-- A process that stands still between `Leases.hold` and its call may call after its lease has lapsed. The idempotency key,
-  not the lease, keeps RunAPI from charging twice.
+- Callers that wait poll `Leases.version` often. A database server would rather push.
+- `exists` and `was_made` answer without waiting. `salvage`, `notice` and `SpentSums.lost` are about a file that breaks.
+  For another database, the first two would be True and the others empty.
+- `owners.is_dead` frees a dead process's leases at once. It knows the processes of one machine only; leases of other
+  machines must lapse.
+- A process that is suspended between `Leases.hold` and its call may call after its lease has lapsed. The idempotency
+  key, not the lease, keeps RunAPI from charging twice.
 """
 
 from __future__ import annotations
@@ -38,14 +42,14 @@ from flux2_mcp.errors import Flux2Error
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskMatches, TaskRecord
 
 LEASE_SECONDS = 20.0
-"""A task stays so long with a process that is not heard of and can't be asked whether it lives. Renewed ten times as often,
-so that a process on a busy machine keeps what it has."""
+"""How long a lease lasts without renewal, where it can't be seen whether its process lives. It is renewed ten times as
+often, so that a process on a busy machine keeps its tasks."""
 MAX_DURATIONS = 200
 """Durations of each kind that the planner learns from."""
 
 
 class Tasks(Protocol):
-    """The tasks themselves: written down, moved on, found."""
+    """The tasks themselves: write, advance and find them."""
 
     async def intend(
         self,
@@ -58,25 +62,27 @@ class Tasks(Protocol):
         stated_usd: Decimal | None = None,
         unless: Flux2Error | None = None,
     ) -> IntentResult:
-        """Write all intents or none, synced to disk when this returns; what they reserve fits the caps at that moment.
+        """Write all intents or none; they are synced to disk when this returns. What they reserve fits the caps.
 
-        An intent whose key is known already is not written again: its record comes back as it stands. Where the last image
-        of its kind was charged more than an intent would reserve, it reserves that: that price was not known before.
+        An intent whose key is known already is not written again: its present record is returned. If the last image of
+        its kind was charged more than an intent would reserve, the intent reserves that price, which was not known
+        before.
 
         Args:
-            intents: For one call; the caps hold for their sum. Those that fit `in_flight` are started with it.
+            intents: For one call; the caps hold for their sum. Those that fit `in_flight` are started at once.
             at: Now.
-            caps: The caps in force. Spending of every process on this home counts, whatever its key; the sandbox's apart.
-            join: Look first for a task that does the same in the same workspace and was not reported to any caller,
-                and give that instead.
-            in_flight: The most tasks that are under way at once, over all processes.
+            caps: The caps in force. Spending of every process on this home counts, whatever its key; the sandbox counts
+                apart.
+            join: First look for a task that does the same in the same workspace and was not reported to any caller, and
+                return that instead.
+            in_flight: The largest number of tasks under way at once, over all processes.
             stated_usd: `max_cost_usd` of the call.
-            unless: Raised where something new would be written that fits the caps; then nothing is written.
+            unless: Raised if a new record that fits the caps would be written; then nothing is written.
 
         Raises:
             InvalidRequestError: A known key belongs to another request.
-            BudgetError: Under a cap, tasks without a known price were to run together, or what the last of them cost was
-                never told; or what is new would cost more than was stated.
+            BudgetError: Under a cap, tasks without a known price would run together, or RunAPI never said what the last
+                of them cost; or the new tasks would cost more than `stated_usd`.
         """
         ...
 
@@ -91,27 +97,27 @@ class Tasks(Protocol):
     async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> TaskRecord:
         """Record a task that was made elsewhere, as submitted. A known task id is not written again.
 
-        One that stands under another key or service is taken from there: RunAPI has told this key of it.
+        A task recorded under another key or service moves to this one, because RunAPI showed the task to this key.
         """
         ...
 
     async def apply(self, record: TaskRecord, event: Event, change: TaskChange) -> TaskRecord:
-        """Take one step of a task's life, in the same transaction that sees whose the task is.
+        """Take one step of a task's life, in the transaction that checks which process holds the task.
 
         Args:
             record: As this process last saw it.
             event: What has happened.
-            change: What it taught.
+            change: The new values that came with the event.
 
         Raises:
             LeaseLostError: Another process holds the task now.
             IllegalTransitionError: The table has no such step.
-            SameIdError: The task id that it taught is another task's.
+            SameIdError: The task id that came with the event belongs to another task.
         """
         ...
 
     async def claim_name(self, record: TaskRecord, path: str) -> NameOwner:
-        """Claim a file's name, an absolute path, right before a task's image gets it; the first of several tasks has it.
+        """Claim a file name, an absolute path, right before a task's image gets it. Of several tasks, the first has it.
 
         Raises:
             LeaseLostError: Another process holds the task now.
@@ -131,11 +137,11 @@ class Tasks(Protocol):
         workspace: str | None = None,
         before: str | None = None,
     ) -> tuple[TaskRecord, ...]:
-        """The newest records that match, newest first. None: any. `before` is a key: only what was made before it."""
+        """The newest records that match, newest first. None: any. `before` is a key: only tasks made before it."""
         ...
 
     async def mark_reported(self, keys: Sequence[str], *, at: datetime) -> None:
-        """Note that a caller was told of the end of these tasks, so that no later call joins them."""
+        """Note that the end of these tasks was reported to a caller, so that no later call joins them."""
         ...
 
 
@@ -143,18 +149,18 @@ class Leases(Protocol):
     """Which process looks after which task."""
 
     async def claim(self, *, take: bool = True) -> tuple[TaskRecord, ...]:
-        """Take, or keep, the lease of every unfinished task that no living process holds; gives all that are ours.
+        """Take or renew the lease of every unfinished task that no other living process holds; return all tasks held.
 
-        Without `take` only what is ours is kept.
+        Without `take`, only the leases that this process has are renewed.
         """
         ...
 
     async def offer(self, record: TaskRecord) -> None:
-        """Let another process take this task, if there is one, until this one claims it again."""
+        """Let another process, if there is one, take this task until this process claims it again."""
         ...
 
     async def hold(self, record: TaskRecord) -> None:
-        """See that the task is still this process's, right before something that can't be taken back.
+        """Check that this process still holds the task, right before an action that can't be undone.
 
         Raises:
             LeaseLostError: Another process holds the task now.
@@ -162,31 +168,31 @@ class Leases(Protocol):
         ...
 
     async def unfinished(self) -> int:
-        """How many tasks all processes together have yet to finish."""
+        """The number of unfinished tasks, over all processes."""
         ...
 
     async def release(self) -> None:
-        """Give up all leases, so that others need not wait for them to lapse."""
+        """Give up all leases, so that other processes need not wait for them to lapse."""
         ...
 
     async def version(self) -> int:
-        """Changes whenever another process has written."""
+        """A number that changes whenever another process has written."""
         ...
 
 
 class Accounts(Protocol):
-    """Whose tasks a key may have: those of every key of its RunAPI account."""
+    """Which tasks a key may see: those of every key of its RunAPI account."""
 
     async def belongs(self, account_id: str) -> None:
-        """Write down which account of RunAPI the key belongs to. The tasks of all keys of that account are this key's then."""
+        """Record which RunAPI account the key belongs to. From then on it has the tasks of all keys of that account."""
         ...
 
     async def known(self) -> bool:
-        """Whether it is written down which account the key belongs to."""
+        """Whether the journal has recorded which account the key belongs to."""
         ...
 
     async def has_others(self) -> bool:
-        """Whether other keys have made tasks on the same service, of whichever account."""
+        """Whether other keys, of any account, have made tasks on the same service."""
         ...
 
     async def foreign_tasks(self) -> tuple[TaskRecord, ...]:
@@ -194,7 +200,7 @@ class Accounts(Protocol):
         ...
 
     async def service_of_task(self, ident: str) -> str | None:
-        """The service whose task has this id or key, made with another key or at another service; None where none has."""
+        """The service at which another key made the task with this id or key, or None. All services are searched."""
         ...
 
 
@@ -204,47 +210,47 @@ class Pace(Protocol):
     async def turn(self, rate: float, longest: float = inf) -> float:
         """Take the next turn of the shared limiter, at most `rate` calls a second.
 
-        Gives how long to wait for it, in seconds from the moment at which the answer comes: below 0 where the turn passed
-        on the way. A caller that is late for its turn takes another. Where a server keeps the clock, the implementation
-        may name more seconds than are left, and never fewer.
+        Returns the wait until the turn, in seconds from the moment of the return; below 0 if the turn has already
+        passed. A caller that is late for its turn takes another. If a database server keeps the clock, the
+        implementation may return more seconds than are left, never fewer.
 
         Raises:
-            RateLimitedError: RunAPI wants no call for longer than `longest` seconds, and has said so to an earlier call.
+            RateLimitedError: RunAPI told an earlier call to wait, and more than `longest` seconds of that are left.
         """
         ...
 
     async def limited(self, retry_after: float | None, rate: float = inf) -> None:
-        """RunAPI said 429: halve the rate and allow no call before `retry_after` seconds have passed.
+        """RunAPI answered 429: halve the rate and allow no call before `retry_after` seconds have passed.
 
-        `rate` is the caller's own, in calls a second; it is halved where no other is known.
+        `rate` is the caller's own, in calls a second; it is halved if the journal has none.
         """
         ...
 
 
 class Money(Protocol):
-    """What was spent, as the caps count it."""
+    """The money spent, as the caps count it."""
 
     async def spent(self, *, at: datetime, session: str | None) -> SpentSums:
-        """What was charged or is reserved, over all accounts of this home; the sandbox's apart."""
+        """The sums charged or reserved, over all accounts of this home; the sandbox's money counts apart."""
         ...
 
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:
-        """What the last image of each model and resolution was charged, in USD, over the same accounts as `spent`."""
+        """The charge for the last image of each model and resolution, in USD, over the same accounts as `spent`."""
         ...
 
     async def settle(self, missing_usd: Decimal) -> bool:
-        """Note how much the last 24 hours of a lost journal held beside what could be read; see `SpentSums.lost`.
+        """Note how much money of a lost journal's last 24 hours could not be read; see `SpentSums.lost`.
 
-        False where none was lost.
+        Returns False if no journal was lost.
         """
         ...
 
 
 class Uploads(Protocol):
-    """Files that RunAPI holds for a while, by their content."""
+    """Files that RunAPI holds for a limited time, found by their content."""
 
     async def find(self, identity: str, *, at: datetime) -> UploadedFile | None:
-        """The file that RunAPI still holds of this content `at` this time."""
+        """The uploaded file with this content that RunAPI still holds at the time `at`, or None."""
         ...
 
     async def add(self, identity: str, file: UploadedFile) -> None:
@@ -256,19 +262,19 @@ class Callbacks(Protocol):
     """Callbacks that one process received for a task that another may look after."""
 
     async def mark(self, push_url: str) -> None:
-        """RunAPI called back: mark the open task that this address belongs to, if there is one."""
+        """Mark the open task whose callback address this is, if there is one: RunAPI has called back."""
         ...
 
     async def take(self) -> tuple[str, ...]:
-        """The keys of our tasks that were marked; the marks are gone after."""
+        """The keys of this process's marked tasks. Their marks are removed."""
         ...
 
 
 class History(Protocol):
-    """What the journal tells of the past."""
+    """What the journal knows of past tasks."""
 
     async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
-        """Seconds from submission to completion by model and resolution, oldest first, the latest `MAX_DURATIONS` of each."""
+        """Seconds from submission to completion by model and resolution: the latest `MAX_DURATIONS`, oldest first."""
         ...
 
     async def matched(
@@ -278,32 +284,32 @@ class History(Protocol):
         since: datetime | None = None,
         workspace: str | None = None,
     ) -> TaskMatches:
-        """How many tasks match, and their sums. The arguments are those of `Tasks.recent`."""
+        """The number of matching tasks, and their sums. The arguments are those of `Tasks.recent`."""
         ...
 
     async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
-        """What the tasks made since then were quoted and charged (None: all of them), summed up."""
+        """Sums of the quotes and charges of the tasks made since then (None: of all tasks)."""
         ...
 
     async def with_images(self, before: datetime) -> tuple[TaskRecord, ...]:
-        """The tasks that were made before then and whose images are kept, oldest first."""
+        """The tasks made before this time that still have images, oldest first."""
         ...
 
     async def still_used(self, paths: Sequence[str]) -> frozenset[str]:
-        """Which of these files belong to a task, of whichever account."""
+        """Those of these files that belong to a task of any account."""
         ...
 
     async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
-        """Write down which images a task still has."""
+        """Record which images a task still has."""
         ...
 
 
 class Journal(Protocol):
-    """One account's journal: its parts, and its own life."""
+    """One account's journal: its parts, and its state as a whole."""
 
     @property
     def owner(self) -> str:
-        """Names this process: leases are held in its name."""
+        """The name of this process, in which leases are held."""
         ...
 
     @property
@@ -318,7 +324,7 @@ class Journal(Protocol):
 
     @property
     def accounts(self) -> Accounts:
-        """Whose tasks a key may have."""
+        """Which tasks a key may see."""
         ...
 
     @property
@@ -328,7 +334,7 @@ class Journal(Protocol):
 
     @property
     def money(self) -> Money:
-        """What was spent."""
+        """The money spent."""
         ...
 
     @property
@@ -338,37 +344,37 @@ class Journal(Protocol):
 
     @property
     def callbacks(self) -> Callbacks:
-        """Callbacks that came."""
+        """Callbacks that were received."""
         ...
 
     @property
     def history(self) -> History:
-        """What it tells of the past."""
+        """What it knows of past tasks."""
         ...
 
     @property
     def exists(self) -> bool:
-        """Whether anything was ever written and is there; False until then, and nothing is made by asking."""
+        """Whether the journal is there: False until the first write. Reading this makes nothing."""
         ...
 
     @property
     def was_made(self) -> bool:
-        """Whether it is there, or was: where it has vanished, there is something to tell of it."""
+        """Whether it is there, or was once: a vanished journal must be reported."""
         ...
 
     @property
     def notice(self) -> str | None:
-        """What a user should know about it: that a broken file was moved aside."""
+        """A text for the user, such as that a broken file was moved aside; or None."""
         ...
 
     def unread_notice(self) -> str | None:
-        """What a user should know about records that can't be read; each is told once in a process's life."""
+        """A text for the user about records that can't be read, or None. A process reports each record once."""
         ...
 
     async def salvage(self) -> None:
-        """Look at all of it: where it is broken or gone, a new one takes its place, with all that can be read."""
+        """Check the whole journal. If it is broken or gone, a new one replaces it, with all that can still be read."""
         ...
 
     async def close(self) -> None:
-        """Let go of what is open."""
+        """Close what is open."""
         ...

@@ -20,15 +20,16 @@ from flux2_mcp.domain.models import Action, ImageRequest, Save, SourceImage, Sto
 T = TypeVar("T")
 
 MAX_INTEGER = 2**53
-"""The most that a count is (pixels, bytes, how often a task was taken over): a float still holds it."""
+"""The largest count (pixels, bytes, a task's fence): a float still holds it exactly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A task about to be paid for. `key` is the idempotency key it will be sent under.
+    """A task about to be paid for. `key` is the idempotency key that it will be sent with.
 
-    `push_url` is where RunAPI is asked to call back, beside the request so that it does not make equal requests differ.
-    `reserved_usd` is what it holds of the budgets until it is charged: the quote, or the caller's own limit.
+    `push_url` is the address at which RunAPI shall call back; it is kept apart from the request, so that equal requests
+    stay equal. `reserved_usd` is what the task holds of the budgets until it is charged: the quote, or the caller's own
+    limit.
     """
 
     key: str
@@ -43,7 +44,7 @@ class Intent:
 
     @classmethod
     def from_record(cls, record: TaskRecord) -> Intent:
-        """The intent that a task began with, to write it down anew in a journal that has lost it."""
+        """The intent that a task began with, to write it again into a journal that has lost it."""
         return cls(
             key=record.key,
             request=record.request,
@@ -61,11 +62,11 @@ class Intent:
 class TaskRecord:
     """One task as the journal knows it. Times are aware UTC, money is USD.
 
-    `task_id` is RunAPI's, None until it is known. `account` names the service and key it belongs to, without the key.
-    `reserved_usd` is what it holds of the caps until it is charged.
-    `started` is False while certainly nothing of it was ever sent. `owner` is the process that looks after it, or did.
-    `fence` grows each time that another process takes it over: who holds an older one holds the task no more.
-    `readable` is False for the stand-in of a record that this version can't read: `error` says so.
+    `task_id` is RunAPI's, None until it is known. `account` names the service and the key, without holding the key.
+    `reserved_usd` is what the task holds of the caps until it is charged.
+    `started` is False as long as it is certain that nothing was sent. `owner` is the process that holds the task, or
+    held it. `fence` grows each time another process takes the task over: a process with an older value has lost the
+    task. `readable` is False for the stand-in of a record that this version can't read; `error` then says so.
     """
 
     key: str
@@ -95,7 +96,7 @@ class TaskRecord:
 
     @property
     def counted_usd(self) -> Decimal:
-        """What it counts against the caps: what was charged; until that is known, what it holds; nothing if it failed."""
+        """What the task counts against the caps: its charge; until that is known, its reservation; 0 if it failed."""
         if self.state in UNPAID:
             return Decimal(0)
         known = (self.charged_usd, self.reserved_usd, self.quoted_usd)
@@ -103,13 +104,13 @@ class TaskRecord:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """What its duration depends on: model and output resolution."""
+        """What the task's duration depends on: model and output resolution."""
         return self.request.model, resolution(self.request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMatches:
-    """All tasks that a question fits, however few of them are listed. Amounts are USD; None: not known of any of them."""
+    """Sums over all tasks that match, listed or not. Amounts are USD; None: no matching task has a known amount."""
 
     states: Mapping[State, int]
     quoted_usd: Decimal | None
@@ -117,15 +118,15 @@ class TaskMatches:
 
     @property
     def tasks(self) -> int:
-        """How many they are."""
+        """The number of matching tasks."""
         return sum(self.states.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChange:
-    """What an event taught, beside the state itself. None: nothing new.
+    """The new values that came with an event, beside the state itself. None: nothing new.
 
-    `reserved_usd` is what RunAPI holds for the task; it counts where it is more than what was reserved here.
+    `reserved_usd` is what RunAPI holds for the task; it counts if it is more than what was reserved here.
     """
 
     at: datetime
@@ -139,9 +140,10 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntentResult:
-    """What became of a call's intents: its records; or the cap that they don't fit, and then nothing was written.
+    """The result of a call's intents: their records, or the cap that they don't fit; then nothing was written.
 
-    `joined` is True where the records were there before. `wanted_usd` is what they would set aside of `over`.
+    `joined` is True if an earlier call wrote the records. `wanted_usd` is what the intents would have reserved of
+    `over`.
     """
 
     records: tuple[TaskRecord, ...] = ()
@@ -155,11 +157,11 @@ Soundness: TypeAlias = Literal["none", "vanished", "no_file", "unreadable", "bro
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found, as ids of tasks.
+    """What an inspection of the journal found. Tasks are given by their ids.
 
-    `unread` are records that can't be read, `foreign` open tasks that another key has made and that no process looks after,
-    `elsewhere` those of other services, by service. `lost`: what closes the day, see `SpentSums.lost`. `known`: it is written
-    down which account the key belongs to.
+    `unread` are records that can't be read. `foreign` are open tasks that another key made on this service and that no
+    process holds; `elsewhere` are those of other services, by service. `known` is True if the journal has recorded
+    which account the key belongs to. For `lost`, see `SpentSums.lost`.
     """
 
     unread: tuple[str, ...] = ()
@@ -173,7 +175,7 @@ class Inspection:
 class Health:
     """The state of a journal: its file, whether that is sound, how many tasks and bytes it holds, and what is in it.
 
-    `reason` says why it can't be read. `inspection` is None where it is not sound, or is in use for long.
+    `reason` says why it can't be read. `inspection` is None if the file is not sound, or another process keeps it busy.
     """
 
     soundness: Soundness
@@ -185,7 +187,7 @@ class Health:
 
 
 def adopted(task_id: str) -> str:
-    """The key of a task that was made elsewhere, as far as is known."""
+    """The key under which a task made elsewhere is recorded."""
     return f"adopted-{task_id}"
 
 
@@ -195,7 +197,7 @@ def dump(request: ImageRequest) -> str:
 
 
 def load(text: str) -> ImageRequest:
-    """The request back from `dump`. Raises whatever a text that is none brings about."""
+    """The request back from `dump`. On a text that is no request, errors of any type may be raised."""
     values = json.loads(text)
     values["action"] = Action(values["action"])
     values["source_image_urls"] = tuple(items(values["source_image_urls"]))
@@ -204,10 +206,12 @@ def load(text: str) -> ImageRequest:
 
 
 def items(value: object) -> list[Any]:
-    """A list, as JSON has them. A text or an object would be taken for one of its letters or names.
+    """The value, which must be a JSON list.
+
+    Without this check, a text would be read as a list of its letters, and an object as a list of its names.
 
     Raises:
-        TypeError: It is none.
+        TypeError: The value is no list.
     """
     if not isinstance(value, list):
         raise TypeError
@@ -215,11 +219,12 @@ def items(value: object) -> list[Any]:
 
 
 def checked(made: T) -> T:
-    """A dataclass that was made from what a file holds, once each of its fields is seen to be of the type that it says.
+    """The dataclass itself, after a check that each field has its declared type. For values that were read from a file.
 
     Raises:
-        TypeError: One is not.
-        ValueError: A count is below nothing or beyond all, or a text can't be encoded: JSON can spell half of a surrogate pair.
+        TypeError: A field has another type.
+        ValueError: A count is below 0 or above `MAX_INTEGER`, or a text can't be encoded (JSON can hold half of a
+            surrogate pair).
     """
     kind: type = type(made)
     for name, kinds, each in _fields(kind):
@@ -236,7 +241,7 @@ def checked(made: T) -> T:
 
 @cache
 def _fields(kind: type) -> tuple[tuple[str, frozenset[type], bool], ...]:
-    """Of each field of a dataclass: its name, the types that it or its items may have, and whether it is a tuple of them."""
+    """For each field of a dataclass: its name, the types that it or its items may have, and whether it is a tuple."""
     hints = get_type_hints(kind).items()
     return tuple(
         (
@@ -249,7 +254,7 @@ def _fields(kind: type) -> tuple[tuple[str, frozenset[type], bool], ...]:
 
 
 def digest(request: ImageRequest) -> str:
-    """Names the request without showing it: equal for equal requests, whatever address a source is sent under this time."""
+    """A digest that identifies a request without showing it. The addresses of uploaded sources do not change it."""
     values = asdict(request)
     del values["sources"]
     if request.sources:
@@ -262,19 +267,19 @@ def _canonical(values: dict[str, object]) -> str:
 
 
 def service_of(account: str) -> str:
-    """The service in the name of an account, see `engine.backend.account_name`; "" for the sandbox."""
+    """The service in the name of an account (see `engine.backend.account_name`); "" for the sandbox."""
     return account.rpartition(":")[0]
 
 
 class LeaseLostError(Exception):
-    """The task was taken over by another process while this one stood still. Nothing was written.
+    """Another process took the task over while this one stood still. Nothing was written.
 
-    No `Flux2Error`: no caller is told of it, and what deals with a task's trouble must not take it for some.
+    It is no `Flux2Error`: no caller sees it, and the code that handles a task's errors must not catch it.
     """
 
 
 class SameIdError(Exception):
-    """RunAPI gave a create the id of a task that another create has made. Nothing was written.
+    """RunAPI answered a create with the id of a task that another create has made. Nothing was written.
 
-    No `Flux2Error`, as above: it is the end of the second create, and no trouble that goes by.
+    It is no `Flux2Error`, as above: the second create ends with it, and a retry does not help.
     """

@@ -1,4 +1,4 @@
-"""Marks on tasks that RunAPI called back for, in SQLite."""
+"""Marks on tasks for which RunAPI has called back, in SQLite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal's one file: opened at its first use, renewed where it is lost; every call runs in a thread."""
+"""The journal's file: opened at its first use, replaced if it is lost. Every call runs in a thread."""
 
 from __future__ import annotations
 
@@ -29,45 +29,45 @@ T = TypeVar("T")
 
 
 class JournalFile:
-    """What the journal's parts share: the file, and in whose name it is used.
+    """What the journal's parts share: the file, and the names of this process and its account.
 
     Args:
         home: FLUX2_HOME; made at first use, readable by the user alone.
-        name: Names the service and the key, without the key.
-        owner: Names this process.
+        name: A name made from the service and the key, which does not hold the key.
+        owner: The name of this process.
         monotonic: The machine's monotonic clock, which all its processes share.
     """
 
     def __init__(self, home: Path, name: str, owner: str, monotonic: Callable[[], float]) -> None:
         self._home = home
         self.name = self.account = name
-        """`account` is the name under which the key's tasks stand: that of another key of one RunAPI account, where known."""
+        """`account` is the name under which the key's tasks are recorded: the first of its RunAPI account, if known."""
         self.owner = owner
         self.monotonic = monotonic
         self._opened: Database | None = None
-        # The file takes one call at a time: more threads than one would only wait for each other, and each takes memory.
+        # SQLite takes one call at a time: more threads would only wait for each other, and each takes memory.
         # So nothing that these calls share needs a lock.
         self._one_thread = anyio.CapacityLimiter(1)
         self.is_partial = False
-        """A part of a lost file could not be read."""
+        """True if a part of a lost file could not be read."""
         self.notice: str | None = None
-        """What a user should know about the file: that a broken one was moved aside."""
+        """A text for the user about the file, such as that a broken one was moved aside."""
         self._unread: set[str] = set()
         self._untold = 0
 
     @property
     def path(self) -> Path:
-        """The file. It is there once something was written."""
+        """The file. It exists after the first write."""
         return self._home / "journal.sqlite3"
 
     @property
     def exists(self) -> bool:
-        """Whether the file is there; False, and no error as `Path.exists` raises, where its folder can't be looked into."""
+        """Whether the file is there; False if its folder can't be read, where `Path.exists` may raise."""
         return os.path.exists(self.path)  # noqa: PTH110  # see above
 
     @property
     def was_made(self) -> bool:
-        """Whether the file is there, or was: where it has vanished, there is something to tell of it."""
+        """Whether the file is there, or was once: a vanished journal must be reported."""
         from flux2_mcp.system.sqlite_file import mark_of
 
         marked = os.path.exists(mark_of(self.path))  # noqa: PTH110  # see above
@@ -85,7 +85,7 @@ class JournalFile:
         return self._renewed() if self._opened.replaced else self._opened
 
     def _renewed(self) -> Database:
-        """A broken file is kept for whoever can read it, and a new one begun with what could be read: nothing is deleted."""
+        """Begin a new file with what could be read of the broken one. That one is kept: nothing is deleted."""
         from flux2_mcp.system.sqlite_file import renewed
 
         before, self._opened = self._opened, None
@@ -100,7 +100,7 @@ class JournalFile:
         return self._opened
 
     def unread_notice(self) -> str | None:
-        """What a user should know about records that can't be read; each is told once in a process's life."""
+        """A text for the user about records that can't be read, or None. A process reports each record once."""
         untold, self._untold = self._untold, 0
         if not untold:
             return None
@@ -110,18 +110,18 @@ class JournalFile:
         )
 
     def warn_unreadable(self, records: Sequence[TaskRecord]) -> tuple[TaskRecord, ...]:
-        """The same, once it was said which of them can't be read."""
+        """Return the same records, after a warning in the log for each that can't be read."""
         for record in records:
             if not record.readable and record.key not in self._unread:
                 self._unread.add(record.key)
                 self._untold += 1
                 log.warning(
-                    "a record can't be read; it is left as it is", extra=fields(task=record.task_id or record.key)
+                    "a record can't be read; it is left unchanged", extra=fields(task=record.task_id or record.key)
                 )
         return tuple(records)
 
     def _seed(self, before: Database | None, database: Database, name: str | None) -> None:
-        """Fill the file that takes the place of a lost one, and say so; see `sqlite_file.Seed`."""
+        """Fill the file that replaces a lost one, and set `notice`; see `sqlite_file.Seed`."""
         from flux2_mcp.journal.sqlite.salvage import salvage
 
         there = name is not None and self.path.exists()
@@ -134,11 +134,11 @@ class JournalFile:
             self.notice = "The journal has vanished from FLUX2_HOME, and a new one was begun."
 
     async def run(self, work: Callable[[Database], T]) -> T:
-        """Work on what is this key's, in a thread."""
+        """Run `work` on this key's tasks, in a thread."""
         return await self._call(lambda database: self._as_account(database, work))
 
     def _as_account(self, database: Database, work: Callable[[Database], T]) -> T:
-        """Work on what is this key's. Looked up each time: another process may have learnt meanwhile whose key it is."""
+        """Run `work` after looking up `account`: another process may have recorded which account the key belongs to."""
         self.account = accounts.tasks_of(self.name, database.read)
         return work(database)
 
@@ -152,7 +152,7 @@ class JournalFile:
                 except Error as exc:
                     if not is_lost(exc):
                         raise
-                    return work(self._renewed())  # nothing of it was written yet
+                    return work(self._renewed())  # the failed call has written nothing
             except (Error, OSError) as exc:
                 told = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
                 # Where a system names no reason, it may name a file.
@@ -174,7 +174,7 @@ class JournalFile:
         durable: bool = True,
         after: Callable[[Database], None] = lambda _: None,
     ) -> T:
-        """The same in one transaction; `durable` syncs it to disk, and `after` runs when it is over."""
+        """Run `work` as `run` does, in one transaction. `durable` syncs it to disk; `after` runs when it has ended."""
 
         def call(database: Database) -> T:
             with database.write(durable=durable):
@@ -185,10 +185,13 @@ class JournalFile:
         return await self._call(call)
 
     def note_newest(self, database: Database) -> None:
-        """So that a journal whose log is lost is known to lack tasks; no task that was paid for is ever deleted."""
+        """Note the newest task's number beside the file: if the file's log is lost, this shows that tasks are missing.
+
+        This works because no task that was paid for is ever deleted.
+        """
         from flux2_mcp.system.sqlite_file import note
 
-        with suppress(OSError):  # the task itself is written down
+        with suppress(OSError):  # the task itself is in the journal
             note(self.path, database.begun, int(database.read("SELECT coalesce(max(n), 0) FROM task")[0][0]))
 
     async def salvage(self) -> None:
@@ -201,7 +204,7 @@ class JournalFile:
             await self._call(self._let_go)
 
     def _let_go(self, database: Database) -> None:
-        """In the thread: a call that comes next opens the file anew."""
+        """Close the file, in the thread. The next call opens it again."""
         self._opened = None
         database.checkpoint()
         database.close()

@@ -1,4 +1,4 @@
-"""Pieces of SQL that several parts of the journal share. States come from `domain.lifecycle`; migrations stay literal."""
+"""Pieces of SQL that several parts of the journal share. States come from `domain.lifecycle`; migrations name them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def among(states: Collection[State]) -> str:
 
 
 OPEN = "task INDEXED BY task_unfinished"
-"""The table where only unfinished tasks are asked for. All indices begin with the account, and without statistics SQLite
-takes any of them; so a journal of years would be read whole for the few that are open."""
+"""The task table, for queries of unfinished tasks. All indices begin with the account, and without statistics SQLite
+may take any of them: then it would read a journal of years whole for a few open tasks."""
 IS_OPEN = among(lifecycle.UNFINISHED)
-"""As `task_unfinished` says it, word for word: else that index does not serve."""
+"""The condition of the index `task_unfinished`, word for word: otherwise SQLite can't use that index."""
 UNFINISHED = f"account = :account AND {IS_OPEN}"
 UNDER_WAY = f"{UNFINISHED} AND ({among(lifecycle.AT_RUNAPI)} OR ({among({State.INTENT})} AND sent_at IS NOT NULL))"
 UNHELD = "lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until"
-"""No process that is heard of holds it."""
+"""The lease is free or has lapsed. A lease far in the future was taken before the machine started anew."""
 IS_UNPAID = among(lifecycle.UNPAID)
 SAME_MONEY = "(account = 'sandbox') = :sandbox"
-"""The accounts that spend the same money: all of a home, whatever key or spelling of the host; the sandbox spends none."""
+"""The accounts whose money is counted together: all of a home, whatever their key and service; the sandbox's apart."""
 COUNTED = f"coalesce({', '.join(map(task_rows.amount, ('charged', 'reserved', 'quoted')))})"
-"""What a task counts against the caps, in millionths of a US dollar."""
+"""The money that a task counts against the caps, in millionths of a US dollar."""

@@ -1,4 +1,4 @@
-"""What the journal tells of the past, in SQLite: durations, sums, and the images that pruning may delete."""
+"""What the journal knows of past tasks, in SQLite: durations, sums, and the images that pruning may delete."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
     from flux2_mcp.system.sqlite_file import Database, Value
 
-# What a task is summed up under, and which sum comes first.
+# For each grouping: the SQL for a group's name, and the order of the groups.
 GROUPS = {
     SpendingBy.DAY: ("date(created_at, 'unixepoch', 'localtime')", "name DESC"),
     SpendingBy.VARIANT: ("iif(json_valid(request), request ->> 'variant', NULL)", "charged DESC, name"),
     SpendingBy.WORKSPACE: ("workspace", "charged DESC, name"),
 }
 STATE = "iif(state IN (SELECT value FROM json_each(:all)), state, 'unknown')"
-"""A state that only a newer version knows is told as unknown."""
+"""A state that only a newer version knows is read as unknown."""
 QUOTED, CHARGED = (
     f"iif(typeof({amount}) = 'integer' AND {amount} BETWEEN 0 AND {int(task_rows.MAX_USD) * task_rows.MICROS}, {amount}, NULL)"
     for amount in ("quoted", "charged")
 )
-"""What a broken record holds is no amount: more than SQLite counts would keep all others from being summed up."""
+"""NULL if a broken record holds no valid amount: one amount that overflows SQLite's integers would break every sum."""
 MATCHES = (
     "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
     f" AND (:states IS NULL OR {STATE} IN (SELECT value FROM json_each(:states)))"
 )
 DONE = f"account = :account AND {among(MADE)}"
-# From each kind to the next in the index: there are few kinds, and many tasks of each.
+# Steps from each kind to the next in the index: there are few kinds, and many tasks of each.
 _KIND = f"SELECT n FROM task INDEXED BY task_durations WHERE {DONE}"
 KINDS = f"""
 WITH RECURSIVE kind (model, resolution) AS (
@@ -104,7 +104,7 @@ class SqliteHistory:
         for model, resolution in database.read(KINDS, {"account": self._file.account}):
             values = {"account": self._file.account, "model": model, "resolution": resolution, "kept": MAX_DURATIONS}
             seconds = [row[0] for row in reversed(database.read(timed, values))]
-            # A broken record's are no time at all, or one without an end, which nothing can be planned from.
+            # A broken record may give no number, or infinity; the planner can use neither.
             known = [each for each in seconds if isinstance(each, float) and isfinite(each)]
             found[model, resolution] = tuple(max(0.0, each) for each in known)
         return found
@@ -112,7 +112,7 @@ class SqliteHistory:
     def _matched(
         self, states: Collection[State] | None, since: datetime | None, workspace: str | None, database: Database
     ) -> TaskMatches:
-        """What failed was not charged."""
+        """A task that failed was not charged."""
         charged = f"iif({IS_UNPAID}, 0, {CHARGED})"
         sql = (
             f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
@@ -134,7 +134,7 @@ class SqliteHistory:
         )
 
     def _spending(self, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
-        """The newest day or the largest sum first. What failed was not charged."""
+        """The newest day or the largest sum comes first. A task that failed was not charged."""
         name, order = GROUPS[by]
         sql = (
             f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
@@ -169,7 +169,7 @@ class SqliteHistory:
 def matching(
     account: str, states: Collection[State] | None, since: datetime | None, workspace: str | None
 ) -> dict[str, Value]:
-    """What `MATCHES` asks for; None: any."""
+    """The values of `MATCHES`; None: any."""
     return {
         "account": account,
         "since": None if since is None else since.timestamp(),
@@ -185,6 +185,6 @@ def _still_used(paths: Sequence[str], database: Database) -> frozenset[str]:
         " WHERE image.type = 'object' AND image.value ->> 'path' IN (SELECT value FROM json_each(?))"
     )
     used = {str(row[0]) for row in database.read(sql, (json.dumps(paths),))}
-    # What stands in a broken list can't be known: whatever looks like one of these files is still used.
+    # A broken list can't be read: a file whose name occurs in its text counts as still used.
     broken = [str(row[0]) for row in database.read("SELECT images FROM task WHERE NOT json_valid(images)")]
     return frozenset(used | {path for path in paths if any(Path(path).stem in text for text in broken)})

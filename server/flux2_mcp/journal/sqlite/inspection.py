@@ -1,4 +1,4 @@
-"""What doctor looks at in the journal; changes nothing in it."""
+"""The checks of the journal for `flux2-mcp doctor`. They change nothing in it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ UNENDED = f"SELECT * FROM task WHERE NOT ({among(frozenset(State) - UNFINISHED)}
 
 
 def health(home: Path, account: str) -> Health:
-    """Look at the journal of a home, which is there.
+    """Inspect the journal of a home.
 
     Args:
-        home: FLUX2_HOME.
-        account: Names the service and the key; see `engine.backend.account_name`.
+        home: FLUX2_HOME, an existing folder.
+        account: A name made from the service and the key; see `engine.backend.account_name`.
     """
     path = home / "journal.sqlite3"
     if not path.exists():
@@ -40,24 +40,24 @@ def health(home: Path, account: str) -> Health:
     size = sum(file.stat().st_size for file in home.glob("journal.sqlite3*") if file.is_file())
     try:
         found = inspect(path, account)
-    except Error:  # another process has it for long: what was sound before is no failure
+    except Error:  # another process keeps the file busy; it was sound a moment ago, so this is no failure
         found = None
     return Health("sound", path, tasks, size, inspection=found)
 
 
 def inspect(path: Path, account: str) -> Inspection:
-    """Look at what has not ended.
+    """Inspect the tasks that have not ended.
 
     Args:
         path: The file, which is sound.
-        account: Names the service and the key; see `SqliteJournal`.
+        account: A name made from the service and the key; see `engine.backend.account_name`.
 
     Raises:
         sqlite3.Error: The file can't be read.
     """
     with reading(path) as read:
         if pending(read, MIGRATIONS):
-            return Inspection()  # of an older version, and nobody has opened it since
+            return Inspection()  # written by an older version, and not opened since the update
         now = time.monotonic()
         unread = [record for record in task_rows.records(read(UNENDED)) if not record.readable]
         foreign = accounts.foreign_tasks(account, now, now + LEASE_SECONDS, read)

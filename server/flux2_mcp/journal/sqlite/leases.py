@@ -1,7 +1,7 @@
 """Leases in SQLite: which process looks after which task.
 
-Times are on the machine's monotonic clock, which starts anew with the machine. It is always read inside the transaction: so
-what was written before was never written later.
+Times are on the machine's monotonic clock, which starts anew with the machine. It is always read inside the
+transaction, so that a time written by an earlier transaction is never later than now.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SqliteLeases:
 
     Args:
         file: The journal's file.
-        is_dead: A hint: True for the name of a process that certainly ended, so that its leases need not lapse.
+        is_dead: A hint: True for the name of a process that has certainly ended. Its leases are free before they lapse.
     """
 
     def __init__(self, file: JournalFile, is_dead: Callable[[str], bool]) -> None:
@@ -69,15 +69,15 @@ class SqliteLeases:
         return await self._file.run(lambda database: database.version())
 
     def _claim(self, take: bool, database: Database) -> tuple[TaskRecord, ...]:  # noqa: FBT001  # handed on by `claim`
-        """What can't be read is left to a version that can read it: its stand-in is given, and its row is not touched."""
+        """Take leases. A record that can't be read is left to a newer version: its stand-in is returned."""
         file = self._file
         owners = database.read(f"SELECT DISTINCT owner FROM {OPEN} WHERE {UNFINISHED}", {"account": file.account})
-        # What names no process at all stands in a broken record: it waits for its lease to lapse.
+        # An owner that is no text comes from a broken record: that record waits for its lease to lapse.
         names = [row["owner"] for row in owners if isinstance(row["owner"], str) and row["owner"] != file.owner]
         dead = json.dumps([name for name in names if self._is_dead(name)])
         free = f"{UNFINISHED} AND (owner = :owner OR :take AND ({UNHELD} OR owner IN (SELECT value FROM json_each(:dead))))"
         values: dict[str, Value] = {"account": file.account, "owner": file.owner, "dead": dead, "take": take}
-        # Most looks find nothing to take, and need not keep other processes from writing.
+        # Most calls find nothing to take; then this process need not block the writes of others.
         if not database.read(f"SELECT 1 FROM {OPEN} WHERE {free} LIMIT 1", values | _lease(file.monotonic())):
             return ()
         with database.write(durable=False):
@@ -86,7 +86,7 @@ class SqliteLeases:
             found = task_rows.records(rows)
             unread = [row["n"] for row, record in zip(rows, found, strict=True) if not record.readable]
             values["unread"] = json.dumps(unread)
-            # What was this process's already keeps its number; any other becomes strange to whoever had it.
+            # The fence of a task that this process already held stays; others grow, so that their former owners lose them.
             taken = "fence = fence + (owner IS NOT :owner), owner = :owner, lease_until = :until"
             known = "n NOT IN (SELECT value FROM json_each(:unread))"
             database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free} AND {known}", values)
@@ -99,12 +99,12 @@ class SqliteLeases:
 
 
 def _lease(now: float) -> dict[str, Value]:
-    """What `UNHELD` asks for, and until when a lease that is taken now lasts."""
+    """The values of `UNHELD`; `until` is also the end of a lease that is taken now."""
     return {"now": now, "until": now + LEASE_SECONDS}
 
 
 def unreadable_under_way(account: str, now: float, database: Database) -> int:
-    """How many of the tasks under way can't be read. Only those that nobody holds are looked at, and they are few."""
+    """The number of tasks under way that can't be read. Only tasks that no process holds are read, and they are few."""
     values = {"account": account, **_lease(now)}
     found = database.read(f"SELECT * FROM {OPEN} WHERE {UNDER_WAY} AND ({UNHELD})", values)
     return len(found) - len(task_rows.readable(found))

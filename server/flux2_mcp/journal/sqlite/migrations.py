@@ -1,9 +1,10 @@
-"""The journal's schema, as append-only steps, each with its name. Never edit or rename one that was released: add the next.
+"""The journal's schema as append-only steps, each with a name. Never edit or rename a released step: add another.
 
-Versions before the names recorded the first five by their place, which they keep.
+Early versions recorded the first five steps by their position instead of a name; so these five keep their positions.
 
-Times are seconds since 1970 (UTC), but `lease_until`, `blocked_until`, `seen_at` and `turn.at`, which are on the machine's
-monotonic clock so that a clock that jumps can't break them; `seen_at` tells when that clock started anew. Money is millionths of a US dollar.
+Times are seconds since 1970 (UTC), except `lease_until`, `blocked_until`, `seen_at` and `turn.at`. These are on the
+machine's monotonic clock, so that a change of the clock can't break them; `seen_at` shows that the monotonic clock
+started anew. Money is millionths of a US dollar.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ CREATE TABLE holder (
 )
 """,
     ),
-    # Money is counted over all accounts of a home, the sandbox's apart. `lost` names the files of which not all could be
-    # read when this one took their place, and how much of the money in them the user has told (NULL: not yet).
+    # Money is counted over all accounts of a home, the sandbox's apart. `lost` names the files that could not be read
+    # whole when this one replaced them. `missing` is the money in the unread part, as the user said (NULL: not yet).
     (
         "money_of_all_accounts",
         """

@@ -25,16 +25,16 @@ DAY = timedelta(hours=24)
 SPENT = f"SELECT coalesce(sum({COUNTED}) FILTER (WHERE NOT {IS_UNPAID}), 0) FROM task"
 _HELD = "coalesce(charged, reserved, quoted)"
 UNCOUNTED = f"NOT {IS_UNPAID} AND {_HELD} IS NOT {task_rows.amount(_HELD)}"
-"""Tasks whose cost is in the journal and is no amount: what they cost is not known, as if they stood in a lost file."""
+"""Tasks whose recorded cost is no valid amount: their cost is not known, as if they were in a lost file."""
 FIRST_RELEASE = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
-"""Seconds since 1970. No task was made before."""
+"""Seconds since 1970. No task was made before this time."""
 UNDATED = f"NOT {IS_UNPAID} AND created_at < {FIRST_RELEASE}"
 COST_OF = "'the cost of task ' || key"
-"""What such a task is called among the lost files."""
+"""The name of such a task among the lost files."""
 
 
 class SqliteMoney:
-    """See `contract.Money`. It also remembers what this process wrote, for the case that the file is lost."""
+    """See `contract.Money`. It also remembers the money of this process's own tasks, in case the file is lost."""
 
     def __init__(self, file: JournalFile) -> None:
         self._file = file
@@ -54,11 +54,11 @@ class SqliteMoney:
         return await self._file.write(lambda database: settle(missing_usd, database))
 
     def remember(self, *records: TaskRecord) -> None:
-        """Keep the session and the money of tasks that were just written."""
+        """Remember the session and the money of tasks that were just written."""
         self._own.update((record.key, (record.session, record.counted_usd)) for record in records)
 
     def sums(self, session: str | None, at: datetime, database: Database) -> SpentSums:
-        """What the caps count; with what of this session stood in a journal that was lost."""
+        """The sums that the caps count, with the tasks of this session that a lost journal held."""
         found = spent(self._file.account, session, at, database)
         if not self._file.is_partial:
             return found
@@ -72,29 +72,30 @@ class SqliteMoney:
 
 
 def spent(account: str, session: str | None, at: datetime, database: Database) -> SpentSums:
-    """What was charged or is reserved, by all accounts that spend the same money.
+    """The sums charged or reserved, over all accounts whose money is counted together.
 
-    A task whose end is not known counts with what it reserved: caps fail closed. So does a file of which a part could
-    not be read, and a task whose cost is no amount: with what the user has told of it, and until then the day is closed.
+    A task whose end is not known counts with its reservation: caps fail closed. A file that could not be read whole,
+    and a task whose cost is no valid amount, count with the sum that the user gave; until the user gives one, the day
+    is closed.
     """
     since = (at - DAY).timestamp()
     values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since, "session": session}
     day = database.read(f"{SPENT} INDEXED BY task_spent WHERE {SAME_MONEY} AND created_at > :since", values)
     ours = database.read(f"{SPENT} INDEXED BY task_spent_session WHERE {SAME_MONEY} AND session = :session", values)
     missing = task_rows.amount("missing")
-    told = database.read(f"SELECT coalesce(sum({missing}), 0) FROM lost WHERE found_at > :since", values)
+    settled = database.read(f"SELECT coalesce(sum({missing}), 0) FROM lost WHERE found_at > :since", values)
     closing = lost(account, at, database.read)
     return SpentSums(
         session_usd=Decimal(ours[0][0]) / task_rows.MICROS,
-        daily_usd=Decimal(day[0][0] + told[0][0]) / task_rows.MICROS,
+        daily_usd=Decimal(day[0][0] + settled[0][0]) / task_rows.MICROS,
         lost=closing[0] if closing else None,
     )
 
 
 def lost(account: str, at: datetime, read: Read) -> tuple[str, ...]:
-    """What closes the day: the files, the newest first, and the first task whose part of the day's sum is not known.
+    """Why the day's sum is not known: the lost files, newest first, then a task without a valid cost or date.
 
-    A date from before this program was there is none, unless the clock says so now.
+    A date before the first release is not valid, unless the clock of the machine is that early now.
     """
     values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": (at - DAY).timestamp()}
     files = read(f"SELECT name FROM lost WHERE {task_rows.amount('missing')} IS NULL ORDER BY found_at DESC")
@@ -106,9 +107,9 @@ def lost(account: str, at: datetime, read: Read) -> tuple[str, ...]:
 
 
 def settle(missing_usd: Decimal, database: Database) -> bool:
-    """Note what the lost files held beside what could be read, all of it with the one that was found last.
+    """Note how much money the unread parts of the lost files held; the whole sum is noted with the file found last.
 
-    A task whose cost is no amount is noted among them; its row is left as it is.
+    A task whose cost is no valid amount is noted among the files; its own row does not change.
     """
     values: dict[str, Value] = {"missing": task_rows.micros(missing_usd), "now": time.time()}
     database.execute(
@@ -120,7 +121,7 @@ def settle(missing_usd: Decimal, database: Database) -> bool:
 
 
 def charged(account: str, models: Iterable[tuple[str, str]], database: Database) -> dict[tuple[str, str], Decimal]:
-    """What the last image of each model and resolution was charged, in USD, by all accounts that spend the same money."""
+    """The charge for the last image of each model and resolution, in USD, over all accounts counted together."""
     sql = (
         f"SELECT charged FROM task INDEXED BY task_charged WHERE {SAME_MONEY} AND model = :model AND resolution = :resolution"
         f" AND charged > 0 AND {task_rows.amount('charged')} > 0 AND NOT {IS_UNPAID} ORDER BY completed_at DESC LIMIT 1"
@@ -134,13 +135,13 @@ def charged(account: str, models: Iterable[tuple[str, str]], database: Database)
 
 
 def unpriced(account: str, model: str, database: Database) -> int:
-    """How many open tasks of a model were asked for without a known price, by all accounts that spend the same money."""
+    """The number of open tasks of a model that were made without a known price, over all accounts counted together."""
     sql = f"SELECT count(*) FROM {OPEN} WHERE {IS_OPEN} AND {SAME_MONEY} AND model = :model AND quoted IS NULL"
     return int(database.read(sql, {"sandbox": account == SANDBOX, "model": model})[0][0])
 
 
 def untold(account: str, model: str, database: Database) -> bool:
-    """Whether a task of a model without a known price has ended, over the same accounts, and its charge was never told."""
+    """Whether a task of the model, made without a known price, has ended and RunAPI never said its charge."""
     sql = (
         f"SELECT 1 FROM task WHERE {SAME_MONEY} AND model = :model AND quoted IS NULL AND charged IS NULL AND NOT {IS_UNPAID}"
         f" AND NOT {among(BEFORE_RESULT)} LIMIT 1"

@@ -15,13 +15,13 @@ if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.system.sqlite_file import Database, Value
 
 BLOCKED = "RunAPI answered 429: Too many requests"
-"""It answered so to whoever called before."""
+"""RunAPI gave this answer to an earlier call."""
 MAX_AHEAD_SECONDS = timedelta(days=7).total_seconds()
-"""Seconds. No turn and no wait that RunAPI asks for lies so far ahead: what does is broken."""
+"""Seconds. No turn, and no wait that RunAPI asks for, lies further ahead: a later time is a broken record."""
 _READABLE = (
     "account = ? AND rate > 0 AND typeof(rate) = 'real' AND typeof(blocked_until) = 'real' AND typeof(seen_at) = 'real'"
 )
-"""A broken record holds no pace: it is overwritten."""
+"""The condition that a record of the pace is sound; a broken one is overwritten."""
 
 
 class SqlitePace:
@@ -33,7 +33,7 @@ class SqlitePace:
     async def turn(self, rate: float, longest: float = inf) -> float:
         """See `contract.Pace.turn`."""
         turn_at = await self._file.write(lambda database: self._turn(rate, longest, database), durable=False)
-        return turn_at - self._file.monotonic()  # the way back from the thread may take a while, too
+        return turn_at - self._file.monotonic()  # read again: the way back from the thread takes time
 
     async def limited(self, retry_after: float | None, rate: float = inf) -> None:
         """See `contract.Pace.limited`."""
@@ -42,7 +42,7 @@ class SqlitePace:
     def _turn(self, rate: float, longest: float, database: Database) -> float:
         """The moment of the turn, on the machine's monotonic clock."""
         account = self._file.account
-        now = self._file.monotonic()  # inside the transaction: what was written before was never written later
+        now = self._file.monotonic()  # read inside the transaction, so that no earlier write has a later time
         known = database.read(f"SELECT rate, blocked_until, seen_at FROM pace WHERE {_READABLE}", (account,))
         allowed = pacing.recovered(rate, known[0]["rate"]) if known else rate
         blocked = known[0]["blocked_until"] if known else now
@@ -66,9 +66,10 @@ class SqlitePace:
         return at
 
     def _limited(self, retry_after: float | None, rate: float, database: Database) -> None:
-        """Where the account has had no turn yet (it was learnt meanwhile whose the key is), `rate` is what is halved.
+        """Halve the rate. `rate` is used if the account has no turn yet: the key's account may just have been recorded.
 
-        A call that is refused while no call is allowed went out before: it says nothing of the rate that holds since.
+        A refusal that comes while calls are blocked belongs to a call sent before the block: the rate is not halved
+        again.
         """
         account, now = self._file.account, self._file.monotonic()
         until = now + (pacing.DEFAULT_WAIT_SECONDS if retry_after is None else retry_after)

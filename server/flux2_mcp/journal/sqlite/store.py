@@ -23,11 +23,11 @@ class SqliteJournal:
 
     Args:
         home: FLUX2_HOME; made at first use, readable by the user alone.
-        account: Names the service and the key, without the key. Tasks of other accounts are not seen; those of other keys
-            of one account are, as soon as `accounts.belongs` has said so.
-        owner: Names this process.
+        account: A name made from the service and the key, which does not hold the key. Tasks of other accounts are not
+            seen; those of other keys of the same RunAPI account are seen after `accounts.belongs`.
+        owner: The name of this process.
         monotonic: The machine's monotonic clock, which all its processes share.
-        is_dead: A hint: True for the name of a process that certainly ended.
+        is_dead: A hint: True for the name of a process that has certainly ended.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SqliteJournal:
 
     @property
     def path(self) -> Path:
-        """The file. It is there once something was written."""
+        """The file. It exists after the first write."""
         return self.file.path
 
     @property

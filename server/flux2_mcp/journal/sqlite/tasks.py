@@ -1,4 +1,4 @@
-"""The tasks in SQLite: written down before money moves, moved on step by step, found."""
+"""The tasks in SQLite: write them before money moves, take their steps, find them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.system.sqlite_file import Database
 
 JOINABLE = timedelta(hours=1)
-"""A task whose end was reported to no caller is given to the next identical call within this time; older ones are taken
-for forgotten."""
+"""A task whose end was reported to no caller is returned to the next identical call within this time. An older one
+counts as forgotten."""
 JOINABLE_STATES = among(UNFINISHED | MADE)
 
 
@@ -35,7 +35,7 @@ class SqliteTasks:
 
     Args:
         file: The journal's file.
-        money: What was spent: the caps are held to it in the transaction that writes an intent.
+        money: The money spent; the transaction that writes an intent checks the caps against it.
     """
 
     def __init__(self, file: JournalFile, money: SqliteMoney) -> None:
@@ -83,11 +83,11 @@ class SqliteTasks:
     def _admit_unpriced(
         self, database: Database, unknown: Sequence[Intent], caps: Caps, stated_usd: Decimal | None
     ) -> None:
-        """See that tasks whose price is not known may be made.
+        """Check that tasks whose price is not known may be made.
 
         Raises:
-            BudgetError: Under a cap, nothing was set aside for them, or more than one would run at once, or what the last
-                one cost was never told; or what the caller stated is for more than one.
+            BudgetError: Under a cap, nothing was reserved for them, or more than one would run at once, or RunAPI never
+                said what the last one cost; or the caller stated an amount for more than one.
         """
         if stated_usd is not None:
             budget.first_alone(len(unknown))
@@ -106,7 +106,7 @@ class SqliteTasks:
         return self._start(database, intent.key, at, in_flight) if record.readable else record
 
     def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> TaskRecord:
-        # A record that can't be read may never end: it takes no place.
+        # A record that can't be read may never end, so it does not count as under way.
         places = in_flight + leases.unreadable_under_way(self._file.account, self._file.monotonic(), database)
         database.execute(
             "UPDATE task SET sent_at = :at WHERE account = :account AND key = :key AND sent_at IS NULL"
@@ -211,16 +211,16 @@ class SqliteTasks:
 
 
 def _claim_name(account: str, owner: str, record: TaskRecord, path: str, database: Database) -> NameOwner:
-    """Claim a file's name for a task, and tell whose it was. By the order that tasks were written in: no clock is asked.
+    """Claim a file name for a task; return whose it was. The order in which tasks were written decides, not a clock.
 
     Raises:
-        LeaseLostError: The task is another process's by now.
+        LeaseLostError: Another process holds the task now.
     """
     task_rows.held(database, account, owner, record)
     sql = "SELECT n FROM task WHERE account = ? AND key = ?"
     n = int(database.read(sql, (account, record.key))[0]["n"])
-    # `newest` is the last task that was written down by then: this one was under way unless it is newer. SQLite compares
-    # even what is no number.
+    # `newest` is the last task written before the name was claimed. A task that is not newer was already under way,
+    # beside the owner of the name. SQLite compares values of any type, so a broken one raises no error.
     sql = "SELECT task IS :n AS ours, newest >= :n AS beside FROM placed WHERE path = :path"
     known = database.read(sql, {"path": path, "n": n})
     if known and known[0]["beside"] and not known[0]["ours"]:
@@ -230,7 +230,7 @@ def _claim_name(account: str, owner: str, record: TaskRecord, path: str, databas
 
 
 def _kind(intent: Intent) -> tuple[str, str]:
-    """What its price depends on."""
+    """Model and resolution, on which the price depends."""
     return intent.request.model, resolution(intent.request)
 
 
@@ -241,10 +241,10 @@ def _reserved(intents: Sequence[Intent]) -> Decimal:
 def _priced(
     fresh: Sequence[Intent], charged: Mapping[tuple[str, str], Decimal], caps: Caps, stated_usd: Decimal | None
 ) -> list[Intent]:
-    """The same, each with what the last image of its kind was charged set aside, where that is more.
+    """The same intents; each reserves the last charge for an image of its kind if that is more than it reserved.
 
     Raises:
-        BudgetError: That is more than the caller stated.
+        BudgetError: The sum is more than the caller stated.
     """
     priced = [
         replace(intent, reserved_usd=usd) if (usd := charged.get(_kind(intent), Decimal(0))) > held else intent

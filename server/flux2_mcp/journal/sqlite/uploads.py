@@ -1,4 +1,4 @@
-"""Files that RunAPI holds for a while, in SQLite."""
+"""Files that RunAPI holds for a limited time, in SQLite."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class SqliteUploads:
                     expires_at=task_rows.utc(row["expires_at"]),
                 )
             )
-        except (TypeError, ValueError):  # broken: it is sent once more, and written down anew
+        except (TypeError, ValueError):  # a broken record: the file is sent and recorded again
             return None
 
     def _add(self, identity: str, file: UploadedFile, database: Database) -> None:
-        """Also forgets what RunAPI does not hold any more."""
+        """Record an upload, and delete the records of files that RunAPI does not hold any more."""
         expires_at = 0.0 if file.expires_at is None else file.expires_at.timestamp()
         database.execute("DELETE FROM upload WHERE expires_at < ?", (expires_at - UPLOAD_LIFETIME.total_seconds(),))
         database.execute(
