@@ -1,4 +1,4 @@
-"""Picture files: a finished image comes to disk whole, checked, under a name a person can read, and from there to where it is wanted.
+"""Picture files: stores a finished image whole, checked and under a readable name, and copies it into the workspace.
 
 Face: `download`, `names`, `preview`, `size_check`, `upright`, `workspace`.
 """

@@ -1,4 +1,4 @@
-"""Bring finished images to disk: streamed to a temporary file, checked, then renamed. Never a half image."""
+"""Store finished images: streamed to a temporary file, checked, then renamed. No half image has a final name."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ MAX_IMAGE_BYTES = 64 * 1024 * 1024
 MAX_REDIRECTS = 3
 DOWNLOAD_SECONDS = 120.0
 INCOMING = "incoming"
-"""Folder, beside that of the images, of what has not come whole yet."""
+"""Folder for incomplete files, beside the folder of images."""
 STALE_SECONDS = 600.0
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
 class DownloadAnswer(Protocol):
-    """An answer being read: `runapi.client` gives these."""
+    """An HTTP answer while it is read; `runapi.client` gives these."""
 
     @property
     def status(self) -> int:
@@ -72,15 +72,15 @@ async def deliver(
     Args:
         fetch: Opens a URL without following redirects and without credentials; refuses places that are not public.
         url: The result's temporary URL.
-        folder: Where images are kept; made where missing.
+        folder: The folder of images; made if missing.
         prompt: For the file's name.
         at: When the task was made, for the file's name.
-        threads: How many may write and decode at once; None: as many as anyio has.
-        permit: Awaited right before the whole file gets its name; what it raises leaves nothing behind.
+        threads: Limits the threads that write and decode at once; None: anyio's own limit.
+        permit: Awaited right before the whole file gets its name. If it raises, no file is left behind.
 
     Raises:
-        DeliveryError: The URL is not allowed, has expired, or what came is not a whole image.
-        StorageError: It can't be written here.
+        DeliveryError: The URL is not allowed or has expired, or the answer is not a whole image.
+        StorageError: The image can't be written here.
         TransportError: No answer came.
     """
     in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
@@ -120,7 +120,7 @@ async def deliver(
 
 
 def _make_room(*folders: Path) -> None:
-    """Make the folders, and clear away what dead processes left half-way: nobody writes for so long."""
+    """Make the folders, and delete incomplete files of dead processes: no download lasts `STALE_SECONDS`."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for part in folders[-1].iterdir():
@@ -130,10 +130,10 @@ def _make_room(*folders: Path) -> None:
 
 
 def _unpack(part: Path, coding: str) -> None:
-    """Take off the coding that a file is labelled with. Where it has none, it stays as it is.
+    """Undo the content coding of a file. A file that is not coded, against its label, does not change.
 
     Raises:
-        DeliveryError: It is larger than any image.
+        DeliveryError: The decoded file is larger than any image.
     """
     size = 0
     with part.open("rb") as packed, tempfile.TemporaryFile(dir=part.parent) as plain:
@@ -172,7 +172,7 @@ def _sync(file: BinaryIO) -> None:
 
 
 async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[object]]) -> str:
-    """Give what a URL leads to, chunk by chunk, to `take`. Gives what it is labelled with, as `Content-Encoding`."""
+    """Pass the body behind a URL, chunk by chunk, to `take`. Returns the answer's `Content-Encoding`."""
     for _ in range(MAX_REDIRECTS + 1):
         async with fetch(url) as answer:
             if answer.status in REDIRECT_STATUSES:

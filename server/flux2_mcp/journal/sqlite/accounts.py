@@ -103,7 +103,7 @@ def _move(before: str, after: str, database: Database) -> None:
 
 
 def take_over(name: str, task_id: str, owner: str, until: float, database: Database) -> bool:
-    """Take over a task that is recorded under another name: RunAPI showed it to this key. Returns whether there is one."""
+    """Take over a task recorded under another name: RunAPI showed it to this key. Returns whether there is one."""
     sql = (
         "UPDATE OR IGNORE task SET account = :tasks, owner = :owner, fence = fence + 1, lease_until = :until"
         " WHERE task_id = :task_id AND instr(account, ':')"

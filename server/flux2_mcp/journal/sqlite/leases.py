@@ -86,7 +86,7 @@ class SqliteLeases:
             found = task_rows.records(rows)
             unread = [row["n"] for row, record in zip(rows, found, strict=True) if not record.readable]
             values["unread"] = json.dumps(unread)
-            # The fence of a task that this process already held stays; others grow, so that their former owners lose them.
+            # The fence of a task that this process already held stays. Others grow, so that former owners lose them.
             taken = "fence = fence + (owner IS NOT :owner), owner = :owner, lease_until = :until"
             known = "n NOT IN (SELECT value FROM json_each(:unread))"
             database.execute(f"UPDATE {OPEN} SET {taken} WHERE {free} AND {known}", values)

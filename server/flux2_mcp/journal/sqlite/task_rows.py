@@ -347,7 +347,7 @@ def step(
         sets.append(f"{stamp} = coalesce({stamp}, :at)")
     columns |= {"at": change.at.timestamp(), "account": account, "key": key}
     if event is Event.ACCEPTED:
-        # A caller may have asked for the id before the answer to our create came: the id was then adopted, as this task.
+        # A caller may have asked for the id before the answer to our create came: it was then adopted, as this task.
         # A record of our own that was written anew has no `sent_at` either; its key tells it apart.
         sql = "DELETE FROM task WHERE account = :account AND task_id = :task_id AND key = :adopted AND sent_at IS NULL"
         database.execute(sql, columns | {"adopted": adopted(change.task_id or "")})
