@@ -18,11 +18,11 @@ ALL = ("all of it",)
 FACES: Mapping[str, tuple[str, ...]] = {
     "cli": ("main",),
     "server": (
-        "app", "results.account", "results.catalog", "results.tasks",
-        "transports.bearer", "transports.early", "transports.readable", "transports.stdio", "viewer.app",
+        "app", "http", "results.account", "results.catalog", "results.tasks", "sdk",
+        "transports.bearer", "transports.early", "transports.stdio", "viewer.app",
     ),
     "engine": (
-        "account", "backend", "confirmation", "live_prices", "pruning", "service", "submission", "waiting",
+        "account", "backend", "confirmation", "live_prices", "pruning", "seam", "service", "submission", "waiting",
     ),
     "runapi": (
         "causes", "client", "exchange", "key_file", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "wire",

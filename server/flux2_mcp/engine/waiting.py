@@ -11,6 +11,7 @@ import anyio
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam
+from flux2_mcp.engine.steps import explained
 from flux2_mcp.engine.watchers import Watcher
 from flux2_mcp.errors import (
     NOTHING_CHARGED,
@@ -53,6 +54,11 @@ class TaskReport:
     record: TaskRecord
     trouble: Flux2Error | None = None
     remaining: float | None = None
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed or can't be had, as the journal has it, in words that each face can say in its own names."""
+        return None if self.record.error is None else explained(self.record.error)
 
     @property
     def settled(self) -> bool:

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, SkipValidation
 from flux2_mcp.domain import budget
 from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, State
 from flux2_mcp.domain.models import SourceImage, StoredImage
-from flux2_mcp.engine.steps import explained
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport
 from flux2_mcp.errors import Flux2Error, SettingsError, shortened, together
 from flux2_mcp.images import size_check
@@ -170,7 +169,7 @@ def generation(outcome: Outcome) -> GenerationResult:
 def task(report: TaskReport) -> TaskResult:
     """One task."""
     record = report.record
-    error = (record.error and explained(record.error)) or (
+    error = report.error or (
         trouble(report.trouble) if report.trouble is not None and record.state.unfinished else None
     )
     return TaskResult(
