@@ -16,15 +16,18 @@ from flux2_mcp.sandbox.drawing import draw
 from flux2_mcp.sandbox.http import HttpError
 from flux2_mcp.sandbox.scenarios import Fault
 from flux2_mcp.sandbox.state import Money, SandboxState
-from flux2_mcp.sandbox.tasks import UNPRICED_CENTS, TaskOrder
+from flux2_mcp.sandbox.tasks import OTHER_MEDIAN_SECONDS, UNPRICED_CENTS, TaskOrder
 from tests.support.sandbox_folder import NOON, Clock, make, opened, order
 
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 MEDIANS = {
-    (variant, resolution): seconds
-    for variant in catalog.variants()
-    for resolution, seconds in catalog.variant_notes(variant)["sandbox"]["median_seconds"].items()
+    (model.variant, resolution): catalog.variant_notes(model.variant)
+    .get("sandbox", {})
+    .get("median_seconds", {})
+    .get(resolution, OTHER_MEDIAN_SECONDS)
+    for model in catalog.models().values()
+    for resolution in model.resolutions
 }
 
 
@@ -63,6 +66,11 @@ def test_a_seed_makes_durations_follow_from_it_and_the_tasks_number(tmp_path: Pa
     assert len(set(ends("c", 7))) == 3
     assert ends("d", 8) != ends("e", 7)
     assert ends("f", None) != ends("g", None)
+
+
+def test_pro_flex_and_max_have_a_pace_of_their_own_each() -> None:
+    paces = {catalog.variant_notes(variant)["sandbox"]["median_seconds"]["1k"] for variant in ("pro", "flex", "max")}
+    assert len(paces) == 3
 
 
 @pytest.mark.parametrize(("variant", "resolution"), MEDIANS)

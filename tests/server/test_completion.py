@@ -23,6 +23,8 @@ from tests.support.rows import each_row
 
 pytestmark = pytest.mark.anyio
 
+VARIANTS = list(catalog.variants())
+BESIDE_PRO = [f"pro, {variant}" for variant in VARIANTS if variant != "pro"]
 RATIOS = ["1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3"]
 
 
@@ -32,8 +34,8 @@ async def offered(client: Client, of: str, name: str, value: str = "", **given: 
 
 
 OFFERED: list[tuple[str, str, str, dict[str, str], list[str]]] = [
-    ("generate", "variant", "", {}, ["pro", "flex", "max"]),
-    ("generate", "variant", "F", {}, ["flex"]),
+    ("generate", "variant", "", {}, VARIANTS),
+    ("generate", "variant", "F", {}, [variant for variant in VARIANTS if variant.startswith("f")]),
     ("generate", "variant", "ultra", {}, []),
     ("generate", "aspect_ratio", "", {}, RATIOS),
     ("generate", "aspect_ratio", "1", {"variant": "pro"}, ["1:1", "16:9"]),
@@ -48,10 +50,10 @@ OFFERED: list[tuple[str, str, str, dict[str, str], list[str]]] = [
     ("compare_variants", "output_resolution", "", {}, ["1k"]),
     ("compare_variants", "output_resolution", "", {"variants": "pro, flex"}, ["1k", "2k"]),
     ("compare_variants", "output_resolution", "", {"variants": "pro, max"}, ["1k"]),
-    ("compare_variants", "variants", "", {}, ["pro", "flex", "max"]),
-    ("compare_variants", "variants", "pro, ", {}, ["pro, flex", "pro, max"]),
-    ("compare_variants", "variants", "pro,", {}, ["pro, flex", "pro, max"]),
-    ("compare_variants", "variants", "pro, m", {}, ["pro, max"]),
+    ("compare_variants", "variants", "", {}, VARIANTS),
+    ("compare_variants", "variants", "pro, ", {}, BESIDE_PRO),
+    ("compare_variants", "variants", "pro,", {}, BESIDE_PRO),
+    ("compare_variants", "variants", "pro, m", {}, [both for both in BESIDE_PRO if both.startswith("pro, m")]),
     ("add_to_app", "language", "", {}, list(examples.LANGUAGES)),
     ("add_to_app", "language", "p", {}, ["python", "php"]),
     ("add_to_app", "action", "", {}, list(Action)),

@@ -1,6 +1,6 @@
 """The variants and their constraints, over `catalog.json` (the vendor's published contract, `api/flux-2.json`). Pure.
 
-To add a variant, add its two models to `catalog.json`: names, validation, schemas and prices follow from there.
+To add a variant, add its two models to `catalog.json` and its name to `variants` there: CONTRIBUTING.md, "Add a variant".
 """
 
 from __future__ import annotations
