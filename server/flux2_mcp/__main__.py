@@ -65,7 +65,7 @@ def _serve() -> int:
     from flux2_mcp.settings import Settings, serving
     from flux2_mcp.system.logs import hide, to_stderr
 
-    settings = serving(os.environ, _config_text(), workspace=_project())
+    settings = serving(os.environ, _config_text(), workspace=project())
     usable = settings if isinstance(settings, Settings) else None
     # A server that ends after a host was answered is dead to it, and nobody knows why: the answers say it.
     errors = (settings,) if isinstance(settings, SettingsError) else settings.unusable
@@ -127,7 +127,7 @@ def _workspace() -> str | None:
         return None  # the folder was deleted under us: nothing is wrong with making images
 
 
-def _project() -> str | None:
+def project() -> str | None:
     """The working directory, where a host has chosen it: many start their servers in /, at home or in the plugin's folder."""
     from pathlib import Path
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import time
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,9 @@ from flux2_mcp.errors import (
     TransportError,
     WireError,
 )
+from flux2_mcp.runapi import retry
 from flux2_mcp.runapi.client import RunApi
+from flux2_mcp.runapi.exchange import Exchange
 from flux2_mcp.runapi.responses import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, DownloadStream, Response
 from flux2_mcp.runapi.transport import MAX_CALLS, MAX_DOWNLOADS, HttpTransport, Timeouts
 from flux2_mcp.runapi.wire import IssuedKey
@@ -1036,11 +1039,22 @@ async def test_the_key_is_in_no_error_and_no_log(play: Play, caplog: pytest.LogC
     async with Recorded([play] * 4) as server, opened(server.url) as api:
         with pytest.raises(Flux2Error) as caught:
             await create(api)
-        shown = [repr(api), repr(api._calls), repr(caught.value), str(caught.value.__cause__), caplog.text]
+        shown = [repr(api), repr(caught.value), str(caught.value.__cause__), caplog.text]
     assert not [text for text in shown if KEY in text]
     ours = [record for record in caplog.records if record.name == "flux2_mcp.runapi"]
     assert {record.levelname for record in ours} <= {"DEBUG"}
     assert CAT.prompt not in caplog.text
+
+
+def test_what_holds_the_key_for_each_call_does_not_show_it() -> None:
+    exchange = Exchange(
+        transport=HttpTransport("https://runapi.invalid"), base="https://runapi.invalid", key=KEY, agent="flux2-mcp/1",
+        policy=retry.STANDARD, gate=None, on_limited=None, sleep=anyio.sleep, monotonic=time.monotonic, now=lambda: NOW,
+        jitter=lambda: 0.5,
+    )  # fmt: skip
+    assert exchange.bearer() == {"Authorization": f"Bearer {KEY}"}
+    assert "https://runapi.invalid" in repr(exchange)
+    assert KEY not in repr(exchange)
 
 
 # Against the sandbox: the same client, a whole RunAPI.

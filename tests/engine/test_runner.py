@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
+from PIL import Image
 
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.domain.models import Action, RemoteTask
@@ -23,7 +25,6 @@ from flux2_mcp.engine.steps import MAX_THREADS, LeasedTask
 from flux2_mcp.engine.waiting import Progress
 from flux2_mcp.engine.watchers import Watcher
 from flux2_mcp.errors import InsufficientCreditsError
-from flux2_mcp.images import decode
 from flux2_mcp.journal.contract import Journal, Leases
 from flux2_mcp.journal.records import IntentResult, TaskRecord
 from flux2_mcp.runapi.client import RunApi
@@ -364,19 +365,19 @@ async def test_a_task_beyond_the_cap_in_flight_waits_for_a_free_place(front: Fro
 async def test_many_images_that_come_together_are_decoded_a_few_at_a_time(
     front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check, at_work, most = decode.check, set[Path](), 0
+    decoder, at_work, most = Image.open, set[int](), 0
 
-    def watched(path: Path) -> decode.CheckedImage:
+    def watched(*given: Any, **options: Any) -> Image.Image:  # noqa: ANN401  # Pillow's own arguments
         nonlocal most
-        at_work.add(path)
+        at_work.add(threading.get_ident())
         most = max(most, len(at_work))
         time.sleep(0.02)
         try:
-            return check(path)
+            return decoder(*given, **options)
         finally:
-            at_work.remove(path)
+            at_work.remove(threading.get_ident())
 
-    monkeypatch.setattr("flux2_mcp.images.decode.check", watched)
+    monkeypatch.setattr(Image, "open", watched)
     async with opened(front.settings(tmp_path)) as service, anyio.create_task_group() as group:
         for number in range(3):
             group.start_soon(partial(made, service, f"fox {number}", count=8))

@@ -31,7 +31,7 @@ from flux2_mcp.errors import (
     TransportError,
 )
 from flux2_mcp.server.results import tasks as task_results
-from tests.support.faults import connection_of
+from tests.support.faults import bounded
 from tests.support.services import (
     BUSY,
     CREATE,
@@ -277,9 +277,7 @@ async def test_who_asks_while_a_fetch_is_failing_is_told_of_the_one_after_it(fro
 async def test_with_a_full_disk_nothing_is_sent_and_the_error_says_why(front: Front, tmp_path: Path) -> None:
     async with opened(front.settings(tmp_path)) as service:
         await made(service)
-        database = connection_of(journal_of(service))
-        pages = database.read("PRAGMA page_count")[0][0]
-        database.execute(f"PRAGMA max_page_count = {pages}")
+        await bounded(journal_of(service), more_pages=0)
         before = front.count(CREATE)
 
         async def fill() -> None:
@@ -294,7 +292,7 @@ async def test_with_a_full_disk_nothing_is_sent_and_the_error_says_why(front: Fr
         sent = {seen.key for seen in front.seen if seen.is_(CREATE)}
         assert len(sent) <= written
         assert len(front.tasks()) <= written
-        database.execute("PRAGMA max_page_count = 1000000")
+        await bounded(journal_of(service), more_pages=1_000_000)
         outcome = await made(service, "there is room again")
         await until(lambda: front.count(CREATE) > before)
     assert states(outcome) == [State.DELIVERED]

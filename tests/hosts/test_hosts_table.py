@@ -243,13 +243,12 @@ def test_without_the_program_the_interpreter_starts_the_module_and_nothing_of_th
         "/home/ada/.cache/uv/environments-v2/flux-1/bin/python",
     ],
 )
-def test_a_copy_that_uv_throws_away_is_not_pointed_at(passing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_uv_throws_away_is_not_pointed_at(passing: str) -> None:
     with pytest.raises(HostFileError, match="uv's cache"):
-        command.words([], passing, "/usr/bin/uvx")
-    monkeypatch.setattr(command, "PUBLISHED", True)
-    assert command.words([], passing, "/usr/bin/uvx") == ["/usr/bin/uvx", "flux2-mcp"]
+        command.words([], passing, "/usr/bin/uvx", published=False)
+    assert command.words([], passing, "/usr/bin/uvx", published=True) == ["/usr/bin/uvx", "flux2-mcp"]
     with pytest.raises(HostFileError, match="uv's cache"):
-        command.words([], passing, None)
+        command.words([], passing, None, published=True)
 
 
 # --- what an entry hands on -------------------------------------------------------------------------------------------

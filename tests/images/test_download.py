@@ -29,8 +29,8 @@ from PIL import Image
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError, TransportError
-from flux2_mcp.images import decode, download
-from flux2_mcp.images.decode import CheckedImage, check
+from flux2_mcp.images import download
+from flux2_mcp.images.decode import KINDS, MAX_PIXELS, CheckedImage, check
 from flux2_mcp.images.download import INCOMING, deliver
 from flux2_mcp.images.names import image_name
 from flux2_mcp.runapi.client import RunApi
@@ -120,15 +120,15 @@ def named(data: bytes, suffix: str, words: str = "a-cat") -> str:
 # --- is it an image? ---
 
 
-def checked(tmp_path: Path, data: bytes) -> CheckedImage:
+def checked(tmp_path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> CheckedImage:
     path = tmp_path / "file.part"
     path.write_bytes(data)
-    return check(path)
+    return check(path, max_pixels=max_pixels)
 
 
-def refusal(tmp_path: Path, data: bytes) -> str:
+def refusal(tmp_path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> str:
     with pytest.raises(DeliveryError) as caught:
-        checked(tmp_path, data)
+        checked(tmp_path, data, max_pixels)
     assert caught.value.cost == "The task itself is done and charged; fetching it again costs nothing."
     return caught.value.message
 
@@ -193,11 +193,9 @@ def test_a_few_bytes_that_claim_a_giant_picture_are_refused_before_they_are_deco
     assert "too large to be meant" in refusal(tmp_path, png_that_claims(width, height))
 
 
-def test_the_largest_picture_allowed_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "MAX_PIXELS", 40 * 30)
-    assert checked(tmp_path, PNG).width == 40
-    monkeypatch.setattr(decode, "MAX_PIXELS", 40 * 30 - 1)
-    assert refusal(tmp_path, PNG) == "The image claims 40x30 pixels, which is too large to be meant."
+def test_the_largest_picture_allowed_is_allowed(tmp_path: Path) -> None:
+    assert checked(tmp_path, PNG, 40 * 30).width == 40
+    assert refusal(tmp_path, PNG, 40 * 30 - 1) == "The image claims 40x30 pixels, which is too large to be meant."
 
 
 def test_a_giant_text_in_a_small_picture_is_left_packed_and_the_picture_is_good(tmp_path: Path) -> None:
@@ -233,7 +231,7 @@ def test_no_bytes_make_the_check_raise_anything_but_its_own_error(
         found = check(path)
     except DeliveryError:
         return
-    assert (found.mime_type, found.suffix) in decode.KINDS.values()
+    assert (found.mime_type, found.suffix) in KINDS.values()
 
 
 # --- over HTTP ---
@@ -315,10 +313,10 @@ class Delivery:
         url = path if "://" in path else f"{self.host.base_url}{path}"
         return await deliver(self.api.download, url, folder=self.folder, **given)
 
-    async def refused(self, path: str) -> str:
+    async def refused(self, path: str, **more: Any) -> str:  # noqa: ANN401  # deliver's own arguments
         """The words of the error; nothing may be left of the try."""
         with pytest.raises(DeliveryError) as caught:
-            await self(path)
+            await self(path, **more)
         assert self.files() == []
         return caught.value.message
 
@@ -492,15 +490,11 @@ async def test_a_host_that_is_not_there_leaves_nothing(delivery: Delivery) -> No
     assert delivery.files() == []
 
 
-async def test_an_image_may_be_as_large_as_allowed_and_not_a_byte_more(
-    delivery: Delivery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_image_may_be_as_large_as_allowed_and_not_a_byte_more(delivery: Delivery) -> None:
     large = drawn("PNG", (400, 300))
     delivery.host.pages["/1"] = Page(large)
-    monkeypatch.setattr(download, "MAX_IMAGE_BYTES", len(large) - 1)
-    assert await delivery.refused("/1") == "The image is larger than 0 MB."
-    monkeypatch.setattr(download, "MAX_IMAGE_BYTES", len(large))
-    assert (await delivery("/1")).size_bytes == len(large)
+    assert await delivery.refused("/1", max_bytes=len(large) - 1) == "The image is larger than 0 MB."
+    assert (await delivery("/1", max_bytes=len(large))).size_bytes == len(large)
 
 
 @pytest.fixture
@@ -512,12 +506,9 @@ def stuck(host: Host) -> Iterator[str]:
     held.set()
 
 
-async def test_an_image_that_does_not_come_in_time_leaves_nothing(
-    delivery: Delivery, stuck: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "DOWNLOAD_SECONDS", 0.2)
+async def test_an_image_that_does_not_come_in_time_leaves_nothing(delivery: Delivery, stuck: str) -> None:
     with anyio.fail_after(30):
-        assert await delivery.refused(stuck) == "The image did not come within 0 s."
+        assert await delivery.refused(stuck, seconds=0.2) == "The image did not come within 0 s."
 
 
 async def test_a_delivery_that_is_cancelled_half_way_leaves_nothing(delivery: Delivery, stuck: str) -> None:

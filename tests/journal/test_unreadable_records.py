@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.cli.tasks import _listed as listed_words
+from flux2_mcp.cli.tasks import listed as listed_words
 from flux2_mcp.domain.budget import SpendingBy
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import NameOwner, UploadedFile

@@ -68,7 +68,8 @@ async def test_what_a_killed_process_left_is_taken_over_by_the_one_beside_it_wit
                     """The leases never lapse meanwhile."""
                     sql = "UPDATE task SET lease_until = ? WHERE owner <> ?"
                     journal.execute(sql, (time.monotonic() + LEASE_SECONDS / 2, beside.session))
-                    return len(beside._runner._leased) == 3
+                    ours = journal.execute("SELECT count(*) FROM task WHERE owner = ?", (beside.session,))
+                    return bool(ours.fetchone()[0] == 3)
 
                 await until(taken_over)
             outcome = await beside.check(ids, wait_seconds=60)

@@ -42,12 +42,18 @@ def broken(path: Path, event: str, *, when: str = "true", saying: str = "disk is
     return lambda: sql(path, "DROP TRIGGER broken")
 
 
-def connection_of(journal: Journal) -> Database:
-    """The journal's own connection, for what SQLite keeps for a connection: the pages that a file may have."""
+async def bounded(journal: Journal, more_pages: int) -> None:
+    """Let the journal's file grow by so many pages: the next one finds the disk full, as SQLite itself says it.
+
+    SQLite keeps the bound for a connection, so it is set over the journal's own.
+    """
+
+    def bound(database: Database) -> None:
+        pages = database.read("PRAGMA page_count")[0][0]
+        database.execute(f"PRAGMA max_page_count = {pages + more_pages}")
+
     assert isinstance(journal, SqliteJournal)
-    found = journal.file._opened  # no product wants a limit of pages, and no other way makes SQLite's own full disk
-    assert found is not None
-    return found
+    await journal.file.run(bound)
 
 
 def garble(path: Path) -> None:

@@ -33,7 +33,15 @@ LATE_START_SECONDS = 3.0
 MAX_SHOWN_CHARS = 200
 
 
-async def host(row: Host, machine: Machine, command: list[str], *, wanted: bool) -> AsyncIterator[Check]:
+async def host(
+    row: Host,
+    machine: Machine,
+    command: list[str],
+    *,
+    wanted: bool,
+    late_seconds: float = LATE_START_SECONDS,
+    max_seconds: float = MAX_START_SECONDS,
+) -> AsyncIterator[Check]:
     """The entries of one host.
 
     Args:
@@ -41,6 +49,8 @@ async def host(row: Host, machine: Machine, command: list[str], *, wanted: bool)
         machine: Where its files are.
         command: What the entry should start.
         wanted: Whether it was asked for by name: then a missing entry is a failure.
+        late_seconds: A start that takes longer is late.
+        max_seconds: One that takes longer is given up.
     """
     found = False
     for path, scope in _places(row, machine).items():
@@ -53,7 +63,7 @@ async def host(row: Host, machine: Machine, command: list[str], *, wanted: bool)
             continue
         for name, standing in entries.items():
             found = True
-            yield await _entry(row, machine, scope, path, name, standing, command)
+            yield await _entry(row, machine, scope, path, name, standing, command, late_seconds, max_seconds)
     if not found:
         say = fail if wanted else note
         yield say(row.name, "no entry", f"{PROGRAM} install {row.name}")
@@ -71,7 +81,15 @@ def _ours(row: Host, text: str) -> dict[str, Object]:
 
 
 async def _entry(
-    row: Host, machine: Machine, scope: Scope, path: Path, name: str, standing: Object, command: list[str]
+    row: Host,
+    machine: Machine,
+    scope: Scope,
+    path: Path,
+    name: str,
+    standing: Object,
+    command: list[str],
+    late_seconds: float,
+    max_seconds: float,
 ) -> Check:
     where, file = f"{name} in {path}", files.read(path)
     if (wrong := _wrong(row, machine, scope, where, file, name, standing, command)) is not None:
@@ -82,7 +100,7 @@ async def _entry(
         from_env(
             env, key_file.read(config_file(env))
         )  # the server goes on with what it can't use, for its answers to say so
-        seconds, ready, tools = await handshake(entry.words(standing), env, folder)
+        seconds, ready, tools = await handshake(entry.words(standing), env, folder, max_seconds)
     except SettingsError as exc:
         held = path if exc.setting else config_file(env) or path
         line = entry.EDITORS[row.format].line(file.text or "", row.servers, name) if exc.setting else None
@@ -90,7 +108,7 @@ async def _entry(
     except HostFileError as exc:
         return fail(row.name, f"{where}: {exc.why}", _try(standing))
     detail = f"{where}: answers in {seconds:.2f} s with {tools} tools, works in {ready:.2f} s"
-    if seconds > LATE_START_SECONDS:
+    if seconds > late_seconds:
         package = str(Path(__file__).parents[1])
         return note(
             row.name,
@@ -137,7 +155,9 @@ def _inherited(env: Mapping[str, str]) -> dict[str, str]:
     return {name: env[name] for name in DEFAULT_INHERITED_ENV_VARS if name in env} | {"PATH": os.defpath}
 
 
-async def handshake(words: list[str], env: Mapping[str, str], folder: str | None) -> tuple[float, float, int]:
+async def handshake(
+    words: list[str], env: Mapping[str, str], folder: str | None, max_seconds: float = MAX_START_SECONDS
+) -> tuple[float, float, int]:
     """Start a server as a host without a shell does, and use a tool that costs nothing.
 
     The first answers may come from a snapshot, before the server has read a setting: only a call shows that all of it is there.
@@ -155,14 +175,14 @@ async def handshake(words: list[str], env: Mapping[str, str], folder: str | None
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as heard:
         began = anyio.current_time()
         try:
-            with anyio.fail_after(MAX_START_SECONDS):
+            with anyio.fail_after(max_seconds):
                 async with Client(stdio_client(parameters, cast("TextIO", heard)), mode="legacy") as client:
                     first = anyio.current_time() - began
                     tools = len((await client.list_tools()).tools)
                     await client.call_tool("list_variants", {})
                     return first, anyio.current_time() - began, tools
         except TimeoutError as exc:
-            raise HostFileError(f"no answer in {MAX_START_SECONDS:.0f} s") from exc
+            raise HostFileError(f"no answer in {max_seconds:.0f} s") from exc
         except Exception as exc:  # a foreign process may end in any way, and the SDK wraps most of them in groups
             heard.seek(0)
             said = heard.readline().strip()[:MAX_SHOWN_CHARS]

@@ -69,10 +69,11 @@ def tasks(
             )
 
     outcome = output.run(work, stopped="Stopped.")
-    output.tell(task_results.generation(outcome), partial(_listed, outcome=outcome), as_json=as_json)
+    output.tell(task_results.generation(outcome), partial(listed, outcome=outcome), as_json=as_json)
 
 
-def _listed(result: GenerationResult, outcome: Outcome) -> str:
+def listed(result: GenerationResult, outcome: Outcome) -> str:
+    """The list in words: a line for each task, and below it its id and its files."""
     notice = [output.own_words(outcome.notice)] if outcome.notice else []
     if not result.tasks:
         nothing = f"Nothing was made yet, or nothing that matches. {output.PROGRAM} generate makes the first."
@@ -88,9 +89,11 @@ def _listed(result: GenerationResult, outcome: Outcome) -> str:
         why = [f"  {output.own_words(task.error)}"] if task.error and task.status in {"completed", "unknown"} else []
         blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files), *why])
     head, *lines = output.columns(rows)
-    listed, matched = len(result.tasks), outcome.matched
+    matched = outcome.matched
     rest = (
-        [f"The newest {listed} of {matched.tasks}; all {matched.tasks} were charged {usd(result.charged_usd)}."]
+        [
+            f"The newest {len(result.tasks)} of {matched.tasks}; all {matched.tasks} were charged {usd(result.charged_usd)}."
+        ]
         if matched is not None
         else []
     )

@@ -34,12 +34,13 @@ class UnreadableError(Flux2Error):
     code = "unreadable_source"
 
 
-def parse(text: str, *, local: bool) -> SourceRef:
+def parse(text: str, *, local: bool, max_bytes: int = MAX_SOURCE_BYTES) -> SourceRef:
     """What a source is.
 
     Args:
         text: As the caller gave it.
         local: True where RunAPI itself stands on loopback, so that its own results may be sources.
+        max_bytes: What a `data:` URI may hold.
 
     Raises:
         UnreadableError: It is none of them.
@@ -47,7 +48,7 @@ def parse(text: str, *, local: bool) -> SourceRef:
     if text.startswith(TASK):
         return SourceRef("task", text.removeprefix(TASK))
     if text.startswith(DATA):
-        return _data(text)
+        return _data(text, max_bytes)
     if text.startswith(FILE):
         if (path := file_path(text)) is None:
             raise UnreadableError("is a file: URI of another machine, or a broken one.")
@@ -79,12 +80,12 @@ def is_local(text: str) -> bool:
         return False
 
 
-def _data(text: str) -> SourceRef:
+def _data(text: str, max_bytes: int) -> SourceRef:
     head, comma, payload = text.partition(",")
     if not comma or not head.endswith(";base64"):
         raise UnreadableError("is a data: URI that is not base64.")
-    if len(payload) > MAX_SOURCE_BYTES * 4 // 3 + 4:
-        raise UnreadableError(f"holds more than {MAX_SOURCE_BYTES // 2**20} MB.")
+    if len(payload) > max_bytes * 4 // 3 + 4:
+        raise UnreadableError(f"holds more than {max_bytes // 2**20} MB.")
     try:
         data = base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as exc:

@@ -15,19 +15,20 @@ start it by its plain name, through uv."""
 _PASSING = re.compile(r"[\\/](?:archive|builds|environments)-v\d+[\\/]")
 
 
-def words(scripts: Sequence[Path], interpreter: str, uvx: str | None) -> list[str]:
+def words(scripts: Sequence[Path], interpreter: str, uvx: str | None, *, published: bool = PUBLISHED) -> list[str]:
     """The command, the program first, absolute.
 
     Args:
         scripts: Folders where this installation's programs may be, best first.
         interpreter: The Python that runs this, absolute.
         uvx: Where uvx is, if it is.
+        published: Whether uvx finds the package on the index.
 
     Raises:
         HostFileError: This copy lives in uv's cache, which is cleaned, and nothing else can be named.
     """
     if _PASSING.search(interpreter):
-        if PUBLISHED and uvx is not None:
+        if published and uvx is not None:
             return [uvx, PROGRAM]
         raise HostFileError(
             "this copy runs from uv's cache, and would be gone one day",

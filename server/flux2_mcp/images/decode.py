@@ -78,20 +78,24 @@ class CheckedImage:
     height: int
 
 
-def check(path: Path) -> CheckedImage:
+def check(path: Path, *, max_pixels: int = MAX_PIXELS) -> CheckedImage:
     """Decode the whole file.
+
+    Args:
+        path: The file.
+        max_pixels: What claims more is refused before it is decoded.
 
     Raises:
         PictureError: It is no PNG, JPEG or WebP, its picture is broken, or it has more than `MAX_PIXELS`.
         OSError: It can't be read.
     """
-    with path.open("rb") as file, _header(file) as header, _translated():
+    with path.open("rb") as file, _header(file, max_pixels) as header, _translated():
         return _checked(header, _loaded(file, header)[1])
 
 
 @contextmanager
 def normal(
-    source: Path | bytes, *, longest: int | None = None, target: Kind | None = None
+    source: Path | bytes, *, longest: int | None = None, target: Kind | None = None, max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[CheckedImage, Image]]:
     """A picture as a person sees it, upright, RGB or RGBA, 8 bits a channel, in sRGB. `ROOM` counts it until the exit.
 
@@ -99,15 +103,16 @@ def normal(
 
     Args:
         source: The file, or its bytes.
-        longest: Pixels of the longer side; larger pictures are scaled down. None: no change of size.
-        target: The kind in which it will be encoded before the exit: an encoder needs memory, too.
+        longest: Pixels of the longer side; larger pictures are scaled down. None: as it is.
+        target: What it is going to be encoded as while it is in hand: an encoder needs room, too.
+        max_pixels: As `check`.
 
     Raises:
         PictureError: As `check`.
         OSError: The file can't be read.
     """
     opened: AbstractContextManager[BinaryIO] = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    with opened as file, _header(file, target) as header:
+    with opened as file, _header(file, max_pixels, target) as header:
         with _translated():
             found = _made_normal(file, header, longest)
         yield found
@@ -140,16 +145,16 @@ def on_white(picture: Image) -> Image:
 
 
 @contextmanager
-def _header(file: BinaryIO, target: Kind | None = None) -> Iterator[Header]:
-    """What a file claims to be, with memory reserved for it. Before that, only the file's beginning is read."""
+def _header(file: BinaryIO, max_pixels: int, target: Kind | None = None) -> Iterator[Header]:
+    """What a file claims to be, and room for as much. Nothing but its beginning was read before there is room."""
     with _translated():
         header = containers.header(file)
     if header is None:
         raise PictureError(*_NO_PICTURE)
     pixels = header.width * header.height
-    if pixels > MAX_PIXELS:
+    if pixels > max_pixels:
         text = f"The image claims {header.width}x{header.height} pixels, which is too large to be meant."
-        raise PictureError(text, f"has more than {MAX_PIXELS // 1_000_000} megapixels.")
+        raise PictureError(text, f"has more than {max_pixels // 1_000_000} megapixels.")
     written = 0 if target is None else 1 + MORE_COPIES[target]
     with ROOM.hold(pixels * max(COPIES[header.kind], written)):
         yield header

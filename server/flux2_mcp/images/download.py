@@ -30,6 +30,7 @@ MAX_IMAGE_BYTES = 64 * 1024 * 1024
 """Bytes. A 2k PNG is about 8 MB."""
 MAX_REDIRECTS = 3
 DOWNLOAD_SECONDS = 120.0
+"""How long the bytes of one image may take to come."""
 INCOMING = "incoming"
 """Folder for incomplete files, beside the folder of images."""
 STALE_SECONDS = 600.0
@@ -66,6 +67,8 @@ async def deliver(
     at: datetime,
     threads: anyio.CapacityLimiter | None = None,
     permit: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
+    max_bytes: int = MAX_IMAGE_BYTES,
+    seconds: float = DOWNLOAD_SECONDS,
 ) -> StoredImage:
     """Fetch one result into `folder`.
 
@@ -75,8 +78,10 @@ async def deliver(
         folder: The folder of images; made if missing.
         prompt: For the file's name.
         at: When the task was made, for the file's name.
-        threads: Limits the threads that write and decode at once; None: anyio's own limit.
-        permit: Awaited right before the whole file gets its name. If it raises, no file is left behind.
+        threads: How many may write and decode at once; None: as many as anyio has.
+        permit: Awaited right before the whole file gets its name; what it raises leaves nothing behind.
+        max_bytes: A larger image is refused, packed or unpacked.
+        seconds: How long its bytes may take to come.
 
     Raises:
         DeliveryError: The URL is not allowed or has expired, or the answer is not a whole image.
@@ -92,18 +97,18 @@ async def deliver(
         raise StorageError(f"The image folder can't be written: {exc.strerror}.") from exc
     part = Path(name)
     try:
-        with anyio.fail_after(DOWNLOAD_SECONDS), os.fdopen(handle, "wb") as file:
-            label = await _stream(fetch, url, partial(in_thread, file.write))
+        with anyio.fail_after(seconds), os.fdopen(handle, "wb") as file:
+            label = await _stream(fetch, url, partial(in_thread, file.write), max_bytes)
             await in_thread(_sync, file)
         if (coding := codings.coding(label)) is not None:
-            await in_thread(_unpack, part, coding)
+            await in_thread(_unpack, part, coding, max_bytes)
         checked = await in_thread(decode.check, part)
         size, sha256 = await in_thread(_measured, part)
         final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
         await permit()
         await in_thread(os.replace, part, final)
     except TimeoutError as exc:
-        raise DeliveryError(f"The image did not come within {DOWNLOAD_SECONDS:.0f} s.") from exc
+        raise DeliveryError(f"The image did not come within {seconds:.0f} s.") from exc
     except OSError as exc:
         raise StorageError(f"The image can't be written: {exc.strerror}.") from exc
     finally:
@@ -129,8 +134,8 @@ def _make_room(*folders: Path) -> None:
                 part.unlink()
 
 
-def _unpack(part: Path, coding: str) -> None:
-    """Undo the content coding of a file. A file that is not coded, against its label, does not change.
+def _unpack(part: Path, coding: str, max_bytes: int) -> None:
+    """Take off the coding that a file is labelled with. Where it has none, it stays as it is.
 
     Raises:
         DeliveryError: The decoded file is larger than any image.
@@ -140,7 +145,7 @@ def _unpack(part: Path, coding: str) -> None:
         try:
             for piece in codings.unpacked(_pieces(packed), coding):
                 size += len(piece)
-                _bound(size)
+                _bound(size, max_bytes)
                 plain.write(piece)
         except codings.NotPackedError:
             return
@@ -161,9 +166,9 @@ def _measured(part: Path) -> tuple[int, str]:
         return file.tell(), digest
 
 
-def _bound(size: int) -> None:
-    if size > MAX_IMAGE_BYTES:
-        raise DeliveryError(f"The image is larger than {MAX_IMAGE_BYTES // 2**20} MB.")
+def _bound(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise DeliveryError(f"The image is larger than {max_bytes // 2**20} MB.")
 
 
 def _sync(file: BinaryIO) -> None:
@@ -171,8 +176,8 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[object]]) -> str:
-    """Pass the body behind a URL, chunk by chunk, to `take`. Returns the answer's `Content-Encoding`."""
+async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[object]], max_bytes: int) -> str:
+    """Give what a URL leads to, chunk by chunk, to `take`. Gives what it is labelled with, as `Content-Encoding`."""
     for _ in range(MAX_REDIRECTS + 1):
         async with fetch(url) as answer:
             if answer.status in REDIRECT_STATUSES:
@@ -183,7 +188,7 @@ async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[obje
             size = 0
             async for chunk in answer.chunks():
                 size += len(chunk)
-                _bound(size)
+                _bound(size, max_bytes)
                 await take(chunk)
             return answer.headers.get("content-encoding", "")
     raise DeliveryError(f"The result's URL redirected more than {MAX_REDIRECTS} times.")

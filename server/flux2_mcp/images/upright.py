@@ -23,17 +23,21 @@ class UprightImage:
     height: int
 
 
-def upright(data: bytes) -> UprightImage:
-    """Decode the whole image, normalize it, and encode its pixels alone.
+def upright(data: bytes, *, max_pixels: int = decode.MAX_PIXELS) -> UprightImage:
+    """Decode the whole image, make it normal, and encode nothing but its pixels.
 
     A PNG, which has lost nothing so far, and a picture with transparency become PNG; any other becomes JPEG.
 
+    Args:
+        data: The file.
+        max_pixels: What claims more is refused before it is decoded.
+
     Raises:
-        UnreadableError: It is no PNG, JPEG or WebP, is broken, or claims more pixels than `decode.MAX_PIXELS`.
+        UnreadableError: It is no PNG, JPEG or WebP, is broken, or claims too many pixels.
     """
     png = decode.KINDS["PNG"][0]
     try:
-        with decode.normal(data) as (found, picture):
+        with decode.normal(data, max_pixels=max_pixels) as (found, picture):
             target: Kind = "PNG" if picture.mode == "RGBA" or found.mime_type == png else "JPEG"
             ready = decode.encoded(picture, target, quality=QUALITY, subsampling=0)
     except decode.PictureError as exc:

@@ -159,13 +159,16 @@ def _placed(root: Path, save: Save, image: StoredImage, index: int, task: str, t
     return replace(image, saved=str(saved), note=note)
 
 
-def read(text: str, folders: Sequence[Path], allowed: Sequence[Path] = ()) -> bytes:
+def read(
+    text: str, folders: Sequence[Path], allowed: Sequence[Path] = (), *, max_bytes: int = MAX_SOURCE_BYTES
+) -> bytes:
     """The bytes of a source image.
 
     Args:
         text: A path, absolute or relative to the first of the folders.
-        folders: The folders in which the caller works, the workspace first.
-        allowed: Further folders that may be read.
+        folders: What the caller works in, the workspace first.
+        allowed: What may be read beside them.
+        max_bytes: A larger file is refused.
 
     Raises:
         UnreadableError: The file can't or must not be read. For a path outside, it does not reveal whether a file
@@ -186,10 +189,10 @@ def read(text: str, folders: Sequence[Path], allowed: Sequence[Path] = ()) -> by
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
                 raise UnreadableError("is no plain file.")
-            if about.st_size > MAX_SOURCE_BYTES:
-                raise UnreadableError(f"is larger than {MAX_SOURCE_BYTES // 2**20} MB.")
-            return file.read(MAX_SOURCE_BYTES + 1)
-    except (OSError, ValueError, RuntimeError) as exc:  # a null byte, or `~name` of an unknown user
+            if about.st_size > max_bytes:
+                raise UnreadableError(f"is larger than {max_bytes // 2**20} MB.")
+            return file.read(max_bytes + 1)
+    except (OSError, ValueError, RuntimeError) as exc:  # no system takes a null byte, and `~nobody` has no home
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no usable path"
         raise UnreadableError(f"can't be read: {reason}.") from exc
 

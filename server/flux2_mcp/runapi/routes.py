@@ -38,6 +38,8 @@ ENVIRONMENT, DIRECT = "environment", "direct"
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Looks a host up: its addresses, the best first. Raises OSError where there are none."""
+Judge = Callable[[str], str | None]
+"""Says what an address is that nothing may be fetched from, in words; None where it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,49 +59,6 @@ async def looked_up(host: str, port: int) -> Sequence[str]:
     """The addresses of a host, as the system tells them. It also reads what is no plain number: `0x7f.1`, `2130706433`."""
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(place[0]) for _, _, _, _, place in found))
-
-
-async def routes_to(
-    url: str, base_url: str, resolve: Resolve = looked_up, env: Mapping[str, str] = os.environ
-) -> list[Route]:
-    """The routes to a file, to be tried in turn.
-
-    Args:
-        url: The file's.
-        base_url: RunAPI's own, which the user has configured: files may stand there, even on plain loopback HTTP.
-        resolve: Looks hosts up.
-        env: The environment, which may name a proxy.
-
-    Raises:
-        DeliveryError: Nothing may be fetched from there; it says why.
-        SettingsError: The proxy on the way can't be used.
-        TransportError: The host's name is not known.
-    """
-    parts = _split(url)
-    origin = _origin(parts)
-    if origin is not None and origin == _origin(_split(base_url)):
-        return [Route(url)]
-    host, port = _host(parts), parts.port or HTTPS_PORT
-    proxy = proxies.proxy(url, env)
-    try:
-        name = host if host.isascii() else host.encode("idna").decode()
-        addresses = await resolve(host, port)
-    except (OSError, UnicodeError) as exc:
-        if proxy is not None and not _is_number(host):
-            return [Route(url, way=proxy.url)]  # behind a proxy, names of the outside are often known to it alone
-        raise TransportError(
-            "The image's host is not known: its name leads to no address.",
-            sent=False,
-            next_step="Check the network, then call check_task with the task's id: it fetches the image again.",
-        ) from exc
-    for address in addresses:
-        if (kind := not_public(address)) is not None:
-            raise _refused(f"leads to an address that is {kind}")
-    if proxy is not None:
-        return [Route(url, way=proxy.url)]
-    # Closed after: a connection is known by its address, and must not serve another name at the same one.
-    headers = {"Host": name if port == HTTPS_PORT else f"{name}:{port}", "Connection": "close"}
-    return [Route(_at(parts, address), headers, name, DIRECT) for address in addresses]
 
 
 def not_public(address: str) -> str | None:
@@ -125,6 +84,55 @@ def _carried(one: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IP
     if one in NAT64:
         return ipaddress.IPv4Address(int(one) & 0xFFFF_FFFF)
     return one.ipv4_mapped or one.sixtofour
+
+
+async def routes_to(
+    url: str,
+    base_url: str,
+    resolve: Resolve = looked_up,
+    env: Mapping[str, str] = os.environ,
+    *,
+    judge: Judge = not_public,
+) -> list[Route]:
+    """The routes to a file, to be tried in turn.
+
+    Args:
+        url: The file's.
+        base_url: RunAPI's own, which the user has configured: files may stand there, even on plain loopback HTTP.
+        resolve: Looks hosts up.
+        env: The environment, which may name a proxy.
+        judge: Looks at each address; one that it objects to is enough.
+
+    Raises:
+        DeliveryError: Nothing may be fetched from there; it says why.
+        SettingsError: The proxy on the way can't be used.
+        TransportError: The host's name is not known.
+    """
+    parts = _split(url)
+    origin = _origin(parts)
+    if origin is not None and origin == _origin(_split(base_url)):
+        return [Route(url)]
+    host, port = _host(parts), parts.port or HTTPS_PORT
+    proxy = proxies.proxy(url, env)
+    try:
+        name = host if host.isascii() else host.encode("idna").decode()
+        addresses = await resolve(host, port)
+    except (OSError, UnicodeError) as exc:
+        if proxy is not None and not _is_number(host):
+            return [Route(url, way=proxy.url)]  # behind a proxy, names of the outside are often known to it alone
+        raise TransportError(
+            "The image's host is not known: its name leads to no address.",
+            sent=False,
+            next_step="Check the network, then call check_task with the task's id: it fetches the image again.",
+        ) from exc
+    for address in addresses:
+        if (kind := judge(address)) is not None:
+            raise _refused(f"leads to an address that is {kind}")
+    if proxy is not None:
+        return [Route(url, way=proxy.url)]
+    # Closed after: a connection is known by its address, and must not serve another name at the same one.
+    headers = {"Host": name if port == HTTPS_PORT else f"{name}:{port}", "Connection": "close"}
+    return [Route(_at(parts, address), headers, name, DIRECT) for address in addresses]
 
 
 def _is_number(host: str) -> bool:

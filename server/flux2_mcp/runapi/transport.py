@@ -20,7 +20,7 @@ from flux2_mcp.runapi.causes import CERTIFICATE_FOLDER, CERTIFICATES, Peer
 from flux2_mcp.runapi.exchange import Permit
 from flux2_mcp.runapi.proxies import Proxy
 from flux2_mcp.runapi.responses import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, DownloadStream, Response
-from flux2_mcp.runapi.routes import Resolve, Route
+from flux2_mcp.runapi.routes import Judge, Resolve, Route
 from flux2_mcp.system.environment import said_path
 
 MIN_BYTES_PER_SECOND = 16 * 1024
@@ -93,6 +93,7 @@ class HttpTransport:
         base_url: Where RunAPI stands: files there are fetched whatever their address, and errors name its variable.
         timeouts: Seconds for each part of a call.
         resolve: Looks up the hosts of files.
+        judge: Says which of their addresses nothing may be fetched from.
         env: The environment: which proxies lead out, and whose certificates are trusted. Read at each first connection.
         max_calls: Connections at once for calls.
         max_downloads: Connections at once for downloads.
@@ -104,13 +105,14 @@ class HttpTransport:
         *,
         timeouts: Timeouts | None = None,
         resolve: Resolve = routes.looked_up,
+        judge: Judge = routes.not_public,
         env: Mapping[str, str] = os.environ,
         max_calls: int = MAX_CALLS,
         max_downloads: int = MAX_DOWNLOADS,
     ) -> None:
         self._base = base_url
         self._timeouts = timeouts or Timeouts()
-        self._resolve = resolve
+        self._resolve, self._judge = resolve, judge
         self._env = env
         self._tls: ssl.SSLContext | None = None
         self._calls = _PooledClient(max_calls, self._client)
@@ -144,7 +146,7 @@ class HttpTransport:
         """See `Transport.download`."""
         async with AsyncExitStack() as stack:
             with self._translated(whom):
-                found = await routes.routes_to(url, self._base, self._resolve, self._env)
+                found = await routes.routes_to(url, self._base, self._resolve, self._env, judge=self._judge)
                 response = await self._reached(stack, found, headers)
 
             async def chunks() -> AsyncIterator[bytes]:

@@ -32,11 +32,15 @@ class LoginCallback:
     Args:
         attempt: What an answer must be for.
         finish: Given the code, once. What it gives or raises, `result` gives or raises; the browser is told of both.
+        last_words_seconds: How long a browser may take to read its page before `run` ends.
     """
 
-    def __init__(self, attempt: LoginAttempt, finish: Finish) -> None:
+    def __init__(
+        self, attempt: LoginAttempt, finish: Finish, *, last_words_seconds: float = LAST_WORDS_SECONDS
+    ) -> None:
         self._attempt = attempt
         self._finish = finish
+        self._last_words_seconds = last_words_seconds
         self._hosts = {f"{name}:{attempt.port}" for name in (HOST, "localhost")}
         self._waiting = anyio.CancelScope()
         self._taken = False
@@ -61,7 +65,12 @@ class LoginCallback:
                 self._taken = True
                 group.cancel_scope.cancel()
             door.hush()  # browsers open connections in advance, and keep them
-            callers.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_SECONDS
+            callers.cancel_scope.deadline = anyio.current_time() + self._last_words_seconds
+
+    @property
+    def deadline(self) -> float:
+        """When it ends without an answer, by `anyio.current_time`; infinite once there is one, and before `run`."""
+        return self._waiting.deadline
 
     def result(self) -> LoginResult | None:
         """What `finish` gave; None where no answer came in time.

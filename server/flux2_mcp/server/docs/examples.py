@@ -69,9 +69,11 @@ LANGUAGES: Final[Mapping[str, Language]] = {
 }
 
 
-def default_model() -> Model:
-    """The model that the examples show."""
-    return catalog.find(None, Action.TEXT_TO_IMAGE)
+def default_model(models: Mapping[str, Model] | None = None) -> Model:
+    """The model that the examples show, of these or of the catalogue's."""
+    known = catalog.models() if models is None else models
+    wanted = (catalog.DEFAULT_VARIANT, Action.TEXT_TO_IMAGE)
+    return next(model for model in known.values() if (model.variant, model.action) == wanted)
 
 
 def quickstart(language: str, model: Model) -> str:

@@ -6,9 +6,9 @@ Nothing is written until it is read, and all of it comes from the catalogue, so 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 from mcp_types import Resource, ResourceTemplate
@@ -61,16 +61,22 @@ TEMPLATES: Final = (
 @cache
 def documents() -> dict[str, Document]:
     """All documents by address, in the order in which they are best read."""
+    return documents_of(catalog.models())
+
+
+def documents_of(models: Mapping[str, Model]) -> dict[str, Document]:
+    """The same of a catalogue that is handed in: its models by their ids."""
+    default = examples.default_model(models)
     first = (
         Document(
             uris.API,
             "api",
             "FLUX.2 API reference",
             "Read first: calls, fields of each model, answers, idempotency, uploads.",
-            reference.api,
+            partial(reference.api, models),
         ),
-        *(_quickstart(language, None) for language in examples.LANGUAGES),
-        *map(_request_schema, catalog.models().values()),
+        *(_quickstart(language, default) for language in examples.LANGUAGES),
+        *map(_request_schema, models.values()),
         Document(
             uris.TASK_SCHEMA,
             "task-schema",
@@ -80,7 +86,11 @@ def documents() -> dict[str, Document]:
             SCHEMA,
         ),
         Document(
-            uris.PRICES, "prices", "Prices", "Published prices, and how to ask for those of now.", reference.prices
+            uris.PRICES,
+            "prices",
+            "Prices",
+            "Published prices, and how to ask for those of now.",
+            partial(reference.prices, models),
         ),
         Document(uris.POLLING, "polling", "Polling loop", "Waiting for many tasks, or earlier ones.", examples.polling),
         Document(uris.WEBHOOK, "webhook", "Webhook receiver", "Being told instead of asking.", examples.webhook),
@@ -95,21 +105,20 @@ def documents() -> dict[str, Document]:
             reference.sandbox,
         ),
     )
-    models = catalog.models().values()
-    rest = [_quickstart(language, model) for language in examples.LANGUAGES for model in models]
+    rest = [_quickstart(language, model, own=True) for language in examples.LANGUAGES for model in models.values()]
     return {document.uri: document for document in (*first, *rest)}
 
 
-def _quickstart(language: str, model: Model | None) -> Document:
-    shown = model or examples.default_model()
+def _quickstart(language: str, model: Model, *, own: bool = False) -> Document:
+    """A language's first, or with `own` that of each model."""
     title = examples.LANGUAGES[language].title
     return Document(
-        uris.quickstart(language, None if model is None else model.id),
-        f"quickstart-{language}" + (f"-{model.id}" if model else ""),
+        uris.quickstart(language, model.id if own else None),
+        f"quickstart-{language}" + (f"-{model.id}" if own else ""),
         f"{title} quickstart",
-        f"{title} program that makes one image with {shown.id} and saves it.",
-        lambda: examples.quickstart(language, shown),
-        listed=model is None,
+        f"{title} program that makes one image with {model.id} and saves it.",
+        lambda: examples.quickstart(language, model),
+        listed=not own,
     )
 
 
