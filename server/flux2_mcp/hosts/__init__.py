@@ -1,6 +1,7 @@
-"""Agent hosts, as data: where each keeps its servers, in which form, and how this one is put there and taken out again.
+"""Agent hosts, as data: where each keeps its servers, in which form, and how this server is installed and removed.
 
-What a host's client does with results is another matter: `server.clients`. `files`, `switches` and `plan` touch the disk.
+What a host's client does with results is in `server.clients`. Only `files`, `switches` and `plan` read or write the
+disk.
 
 Face: `command`, `editors.jsonc`, `entry`, `files`, `links`, `places`, `plan`, `switches`, `table`.
 """

@@ -87,7 +87,7 @@ def _valid(action: Action, body: dict[str, Any]) -> catalog.Model:
 
 
 def _own_name(field: str, body: dict[str, Any]) -> str:
-    """The body's name for a field. For the sources, the catalogue uses the tool's name, which callers here don't know."""
+    """The body's name for a field. The catalogue names the sources as the tool does, which callers here don't know."""
     return "source_image_urls" if field == "source_images" and field not in body else field
 
 
