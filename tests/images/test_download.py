@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -563,3 +564,27 @@ async def test_a_disk_that_takes_no_more_is_said_in_words_and_leaves_nothing(del
         assert await delivery.refused("/1") == "The image can't be written: File too large."
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_of_many_images_that_wait_for_a_connection_none_holds_a_file_open(delivery: Delivery) -> None:
+    many, waiting, free = 200, 0, anyio.Event()
+
+    @asynccontextmanager
+    async def late(url: str) -> AsyncIterator[DownloadStream]:
+        nonlocal waiting
+        waiting += 1
+        await free.wait()
+        async with delivery.api.download(url) as answer:
+            yield answer
+
+    delivery.host.pages["/a.png"] = Page(PNG)
+    url = f"{delivery.host.base_url}/a.png"
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for _ in range(many):
+                group.start_soon(partial(deliver, late, url, folder=delivery.folder, prompt="a cat", at=AT))
+            while waiting < many:
+                await anyio.sleep(0.01)
+            assert delivery.files() == []
+            free.set()
+    assert len(delivery.files()) == 1

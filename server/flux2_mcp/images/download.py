@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -13,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import urljoin
 
 import anyio
@@ -92,14 +93,12 @@ async def deliver(
     incoming = folder.with_name(INCOMING)
     try:
         await in_thread(_make_room, folder, incoming)
-        handle, name = await in_thread(lambda: tempfile.mkstemp(dir=incoming))
     except OSError as exc:
         raise StorageError(f"The image folder can't be written: {exc.strerror}.") from exc
-    part = Path(name)
+    part = incoming / f"{secrets.token_hex(8)}.part"
     try:
-        with anyio.fail_after(seconds), os.fdopen(handle, "wb") as file:
-            label = await _stream(fetch, url, partial(in_thread, file.write), max_bytes)
-            await in_thread(_sync, file)
+        with anyio.fail_after(seconds):
+            label = await _stream(fetch, url, part, in_thread, max_bytes)
         if (coding := codings.coding(label)) is not None:
             await in_thread(_unpack, part, coding, max_bytes)
         checked = await in_thread(decode.check, part)
@@ -176,8 +175,15 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[object]], max_bytes: int) -> str:
-    """Give what a URL leads to, chunk by chunk, to `take`. Gives what it is labelled with, as `Content-Encoding`."""
+def _opened(part: Path) -> BinaryIO:
+    return os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+async def _stream(fetch: Fetch, url: str, part: Path, in_thread: Callable[..., Awaitable[Any]], max_bytes: int) -> str:
+    """Write what a URL leads to into a new file. Gives the `Content-Encoding` that the answer is labelled with.
+
+    The file is opened when the answer is there: of many images that wait for a connection, none holds a file open.
+    """
     for _ in range(MAX_REDIRECTS + 1):
         async with fetch(url) as answer:
             if answer.status in REDIRECT_STATUSES:
@@ -186,10 +192,12 @@ async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[obje
             if answer.status != HTTPStatus.OK:
                 raise DeliveryError(f"The result's URL answered {answer.status}; it may have expired.")
             size = 0
-            async for chunk in answer.chunks():
-                size += len(chunk)
-                _bound(size, max_bytes)
-                await take(chunk)
+            with await in_thread(_opened, part) as file:
+                async for chunk in answer.chunks():
+                    size += len(chunk)
+                    _bound(size, max_bytes)
+                    await in_thread(file.write, chunk)
+                await in_thread(_sync, file)
             return answer.headers.get("content-encoding", "")
     raise DeliveryError(f"The result's URL redirected more than {MAX_REDIRECTS} times.")
 
