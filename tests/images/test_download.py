@@ -567,12 +567,14 @@ async def test_a_disk_that_takes_no_more_is_said_in_words_and_leaves_nothing(del
 
 
 async def test_of_many_images_that_wait_for_a_connection_none_holds_a_file_open(delivery: Delivery) -> None:
-    many, waiting, free = 200, 0, anyio.Event()
+    many, waiting, all_wait, free = 200, 0, anyio.Event(), anyio.Event()
 
     @asynccontextmanager
     async def late(url: str) -> AsyncIterator[DownloadStream]:
         nonlocal waiting
         waiting += 1
+        if waiting == many:
+            all_wait.set()
         await free.wait()
         async with delivery.api.download(url) as answer:
             yield answer
@@ -583,8 +585,7 @@ async def test_of_many_images_that_wait_for_a_connection_none_holds_a_file_open(
         async with anyio.create_task_group() as group:
             for _ in range(many):
                 group.start_soon(partial(deliver, late, url, folder=delivery.folder, prompt="a cat", at=AT))
-            while waiting < many:
-                await anyio.sleep(0.01)
+            await all_wait.wait()
             assert delivery.files() == []
             free.set()
     assert len(delivery.files()) == 1

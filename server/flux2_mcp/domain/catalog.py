@@ -20,12 +20,12 @@ DEFAULT_VARIANT = "pro"
 DEFAULT_ASPECT_RATIO = "1:1"
 DEFAULT_RESOLUTION = "1k"
 AUTO = "auto"
-"""The aspect ratio that is the first source image's."""
+"""The value for the aspect ratio of the first source image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field's bounds, as published. `low` and `high` bound a string's length or a list's items."""
+    """One field's bounds, as published. `low` and `high` bound a string's length or the number of a list's items."""
 
     name: str
     kind: str
@@ -38,7 +38,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model id: a variant doing one action. `published_cents` is by resolution; empty where no number is published."""
+    """One model id: a variant for one action. `published_cents` is by resolution; empty if no price is published."""
 
     id: str
     variant: str
@@ -50,7 +50,7 @@ class Model:
 
     @property
     def resolutions(self) -> tuple[str, ...]:
-        """The output resolutions it makes, smallest first."""
+        """The output resolutions of the model, smallest first."""
         return tuple(str(value) for value in self.fields["output_resolution"].enum)
 
     def needs(self, field: str) -> bool:
@@ -106,13 +106,13 @@ def variants() -> tuple[str, ...]:
 
 
 def variant_notes(variant: str) -> Mapping[str, Any]:
-    """What the data file says of a variant beside its models: `choose`, `best_for`, and how the sandbox plays it."""
+    """The data file's notes on a variant: `choose`, `best_for`, and values for the sandbox."""
     notes: Mapping[str, Any] = document()["variants"][variant]
     return notes
 
 
 def variant_names(*, needs: bool = False) -> str:
-    """The variants' names for a help text, the default marked; with `needs`, which of them an aspect ratio is required by."""
+    """The variants' names for a help text, the default marked; with `needs`, also those that need an aspect ratio."""
     marks = {DEFAULT_VARIANT: " (default)"}
     if needs:
         required = {model.variant for model in models().values() if model.needs("aspect_ratio")}
@@ -121,7 +121,7 @@ def variant_names(*, needs: bool = False) -> str:
 
 
 def allowed_values(field: str) -> list[Any]:
-    """Every value of a field that some model takes; those of the model that takes most come first."""
+    """Every value of a field that some model allows; the values of the model that allows most come first."""
     known = [model.fields[field].enum for model in models().values() if field in model.fields]
     return list(dict.fromkeys(value for enum in sorted(known, key=len, reverse=True) for value in enum))
 
@@ -154,21 +154,22 @@ def _sibling(variant: str, action: Action) -> Model:
 
 
 def request_of(args: RequestArgs, *, also: Sequence[Problem] = ()) -> ImageRequest:
-    """The request that a caller's arguments make. As `request`, which says the sources by RunAPI's name."""
-    given = {each.name: getattr(args, each.name) for each in fields(args)}
-    return request(source_image_urls=given.pop("source_images"), also=also, **given)
+    """The request made from a caller's arguments. It calls `request`, which uses RunAPI's name for the sources."""
+    values = {each.name: getattr(args, each.name) for each in fields(args)}
+    return request(source_image_urls=values.pop("source_images"), also=also, **values)
 
 
-def request(*, variant: str | None = None, also: Sequence[Problem] = (), **values: Any) -> ImageRequest:  # noqa: ANN401  # what is of the wrong kind is refused here
-    """Validate everything and make the request; nothing is guessed and nothing is dropped.
+def request(*, variant: str | None = None, also: Sequence[Problem] = (), **values: Any) -> ImageRequest:  # noqa: ANN401  # checked here
+    """Validate all fields and make the request; nothing is guessed and nothing is dropped.
 
     Args:
         variant: A variant's name or a full model id.
-        also: What was found wrong elsewhere, so that all of it is told together.
-        values: RunAPI's own fields by their names. One that no model has is refused as any other.
+        also: Problems found elsewhere, so that one error names them all.
+        values: RunAPI's own fields by their names. A field that no model has is a problem like any other.
 
     Raises:
-        InvalidRequestError: Naming every field that is wrong, what is allowed, and which variants would allow it.
+        InvalidRequestError: It names every wrong field, the allowed values, and the variants that would allow its
+            value.
     """
     sources = values.get("source_image_urls")
     sources = None if sources in (None, [], ()) else sources
@@ -180,18 +181,18 @@ def request(*, variant: str | None = None, also: Sequence[Problem] = (), **value
         raise InvalidRequestError(*exc.problems, *also) from None
     if found := [*problems(model, given), *also]:
         raise InvalidRequestError(*found)
-    proven = given | {"source_image_urls": tuple(sources or ())}  # problems() proved it a list
+    proven = given | {"source_image_urls": tuple(sources or ())}  # problems() has checked that it is a list
     return ImageRequest(action=action, variant=model.variant, model=model.id, **proven)
 
 
 def shaped(wanted: ImageRequest) -> ImageRequest:
-    """The request with its source's shape, where it is a remix that names no ratio and its model can: RunAPI's is square."""
+    """The request; a remix without a ratio gets `AUTO` if its model has that, since RunAPI's default is square."""
     able = AUTO in models()[wanted.model].fields["aspect_ratio"].enum
     return replace(wanted, aspect_ratio=AUTO) if able and wanted.aspect_ratio is None else wanted
 
 
 def problems(model: Model, given: Mapping[str, object]) -> list[Problem]:
-    """Every way in which `given` (RunAPI's field names; None: not given) breaks the model's published constraints."""
+    """Each violation of the model's published constraints in `given` (by RunAPI's field names; None: not given)."""
     found = []
     for name in {**model.fields, **given}:
         text = _wrong(model, name, given.get(name))
@@ -203,7 +204,7 @@ def problems(model: Model, given: Mapping[str, object]) -> list[Problem]:
 
 
 def _allowing(model: Model, name: str, value: object) -> list[str]:
-    """Who would take this value: variants doing the same action, else models doing the other."""
+    """The variants that allow this value for the same action, else the models that allow it for the other action."""
     taking = [m for m in models().values() if value is not None and _wrong(m, name, value) is None]
     return [m.variant for m in taking if m.action is model.action] or [m.id for m in taking]
 
@@ -229,7 +230,7 @@ def _out_of_bounds(model: Model, field: Field, value: object) -> str | None:
     if isinstance(value, str):
         if not _encodes(value):
             return "is not valid Unicode text."
-        # Blank text is no text: the vendor's clients drop it before sending.
+        # Blank text counts as empty: the vendor's clients drop it before sending.
         size, unit = (len(value) if value.strip() else 0), "characters"
     elif isinstance(value, list | tuple):
         if strange := [item for item in value if not isinstance(item, str)]:

@@ -1,7 +1,7 @@
-"""The pace of calls that all processes share: how many may go out together, how far apart, and what a 429 changes. Pure.
+"""The pace of calls that all processes share: how many are sent together, how far apart, and the effect of a 429. Pure.
 
-A window of `WINDOW_SECONDS` holds at most `rate` calls. A part of them goes out together, then a pause follows. Times are
-seconds on whatever clock the journal keeps.
+A window of `WINDOW_SECONDS` holds at most `rate` calls. A part of them is sent together, then a pause follows. Times
+are seconds on the journal's clock.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIN_CALLS_PER_SECOND = 0.2
-"""Calls a second that the limiter never goes below."""
+"""The lowest rate of the limiter, in calls a second."""
 RECOVERY_FACTOR = 1.02
-"""Each call that RunAPI does not refuse brings back so much of a rate that was halved."""
+"""Each call that RunAPI does not refuse multiplies a halved rate by this factor."""
 WINDOW_SECONDS = 1.25
-"""Seconds in which at most `rate` calls are made: more than one, since neither waking up nor the way out is exact."""
+"""Seconds in which at most `rate` calls are made. It is more than 1, since timers and the network are not exact."""
 BURST_SECONDS = 0.25
-"""The part of a second's calls that may go out at once: more of them would get in each other's way, and arrive late."""
+"""The part of a second's calls that may be sent at once: more would delay each other, and arrive late."""
 RATE_SECONDS = 1.02
-"""Seconds, at least, from a call to the one that may not be in the same second."""
+"""The least time in seconds from a call to the next one that must not be in the same second."""
 DEFAULT_WAIT_SECONDS = 1.0
-"""Seconds without a call after a 429 that names no time."""
+"""Seconds without a call after a 429 without a `Retry-After`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How calls at one rate lie: `together` at once, the next of them `apart_seconds` after the first of those before."""
+    """The pattern of calls at one rate: `together` calls at once, and the next group `apart_seconds` later."""
 
     together: int
     apart_seconds: float
 
 
 def window(calls_per_second: float) -> Window:
-    """The window of a rate: in no second more calls than the rate, in whole calls; below one, that far apart."""
+    """The window of a rate. No second has more calls than its whole part; below 1, calls are at least 1 / rate apart."""
     whole = int(calls_per_second) if calls_per_second >= 1 else calls_per_second
     together = max(1, int(whole * BURST_SECONDS))
     return Window(together, max(WINDOW_SECONDS * together / whole, RATE_SECONDS / (whole // together or whole)))
@@ -48,5 +48,5 @@ def halved(calls_per_second: float) -> float:
 
 
 def kept_seconds(calls_per_second: float) -> float:
-    """How long a turn is remembered."""
+    """How long a turn is kept, in seconds."""
     return WINDOW_SECONDS / min(calls_per_second, MIN_CALLS_PER_SECOND)

@@ -1,4 +1,4 @@
-"""The environment variables that the server reads: the one list of them. `settings` says what each may be."""
+"""The only list of the environment variables that the server reads. `settings` defines their values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One variable. `meaning` and `default` are Markdown, for people; where the default is a value, it stands in backticks."""
+    """One variable. `meaning` and `default` are Markdown, for people. A default that is a value is in backticks."""
 
     name: str
     meaning: str
@@ -46,4 +46,4 @@ VARIABLES = (
     Variable("FLUX2_LOG", "`debug`, `info`, `warning`, `error`; logs go to stderr", "`warning`"),
     Variable("FLUX2_EARLY", "`0`: the first answers wait for the whole server", "`1`"),
 )
-"""In this order hosts are given them: it stands in entries that were installed, which are compared with a new one."""
+"""Hosts' entries list the variables in this order. It must stay: an installed entry is compared with a new one."""

@@ -145,8 +145,8 @@ TABLE = (
         marks=_everywhere("${CLAUDE_CONFIG_DIR:-~}/.claude.json", "${CLAUDE_CONFIG_DIR:-~/.claude}"),
         programs=("claude",),
         fixed={"type": "stdio"},
-        # The most time that a call has, and the least that a silent one has. For the start there is only MCP_TIMEOUT, in
-        # the environment.
+        # The most time that a call has, and the least that a silent one has. The start has only MCP_TIMEOUT, a variable
+        # of the environment.
         limits={"timeout": TOOL_SECONDS * 1000},
         # Servers that /mcp switched off in a folder, and servers of a project's file that the user rejected.
         switches=(

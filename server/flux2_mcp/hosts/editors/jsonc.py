@@ -57,7 +57,7 @@ class JsonNode:
 
 @dataclass(slots=True)
 class JsonMember:
-    """One `"key": value` of an object. `start` is the position of the key, `comma` that of the comma after it, if any."""
+    """One `"key": value` of an object. `start` is the position of the key, `comma` that of the comma after, if any."""
 
     key: str
     start: int

@@ -99,7 +99,7 @@ class TomlEditor:
         return _proved(after, _read(text) | {servers: held | {name: entry}}, _line_of_key(text, servers))
 
     def take(self, text: str, servers: str, name: str, *, with_map: bool = False) -> str:  # noqa: ARG002  # as `JsonEditor`
-        """The text without the table of `name` and the tables below it. A table without a header ends with its last key.
+        """The text without the table of `name` and the tables below it. A table without a header vanishes with them.
 
         Raises:
             HostFileError: As `put`.
