@@ -63,7 +63,7 @@ class Quotation:
     """A call that was priced and not made yet.
 
     Attributes:
-        asked: What it asks for.
+        checked: What it asks for.
         keys: The idempotency key of each of its tasks.
         new: How many of its tasks are not written down yet. Only they cost something.
         joinable: Whether an identical task that is under way may be given instead.
@@ -73,7 +73,7 @@ class Quotation:
         confirmation: What the user must agree to before anything is paid; None where nothing needs to be asked.
     """
 
-    asked: CheckedRequest
+    checked: CheckedRequest
     keys: tuple[str, ...]
     new: int
     joinable: bool
@@ -107,12 +107,12 @@ class Quotations:
         self._threshold_usd = settings.confirm_usd
 
     async def quote(
-        self, asked: CheckedRequest, *, count: int, stated_usd: Decimal | None, key: str | None
+        self, checked: CheckedRequest, *, count: int, stated_usd: Decimal | None, key: str | None
     ) -> Quotation:
         """Price a call. Only its new tasks cost something: what was sent under a key is not paid again.
 
         Args:
-            asked: Validated.
+            checked: Validated.
             count: How many images.
             stated_usd: `max_cost_usd` of the call: who states it has agreed to it.
             key: The caller's own idempotency key.
@@ -130,18 +130,18 @@ class Quotations:
                 keys[0] = first
         new = sum(each not in known for each in keys)
         book = await self._prices.book()
-        each = pricing.dearest_of(book, asked.request)
+        each = pricing.dearest_of(book, checked.request)
         total = None if each is None else each * new
         reserved = budget.reservation(total, stated_usd, self._caps) if new else None
         return Quotation(
-            asked=asked,
+            checked=checked,
             keys=tuple(keys),
             new=new,
             joinable=key is None and count == 1,
-            quoted_usd=None if each is None else pricing.price_of(book, asked.request).usd,
+            quoted_usd=None if each is None else pricing.price_of(book, checked.request).usd,
             stated_usd=stated_usd,
             reserved_usd=reserved / new if each is None and reserved is not None else each,
-            confirmation=await self._confirmation(asked.request, new, total) if new and stated_usd is None else None,
+            confirmation=await self._confirmation(checked.request, new, total) if new and stated_usd is None else None,
         )
 
     async def _confirmation(self, request: ImageRequest, new: int, quoted: Decimal | None) -> Confirmation | None:

@@ -174,7 +174,7 @@ class Service:
 
     async def offer(
         self,
-        asked: submission.CheckedRequest,
+        checked: submission.CheckedRequest,
         *,
         count: int = 1,
         max_cost_usd: Decimal | None = None,
@@ -183,7 +183,7 @@ class Service:
         """Price a call for `count` images, each a task of its own. Sends nothing that costs.
 
         Args, beside the tool's own:
-            asked: From `request`.
+            checked: From `request`.
 
         Raises:
             InvalidRequestError: The idempotency key can't be used.
@@ -191,7 +191,7 @@ class Service:
         """
         self._backend.require_key()
         with before_sending():
-            return await self._quotations.quote(asked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
+            return await self._quotations.quote(checked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
 
     async def generate(
         self,
@@ -224,10 +224,10 @@ class Service:
         not_asked = ("The user was not asked.", Wording("Ask the user, then {name:call again}."))
         if unasked is not None and not unasked.over:
             raise unasked.refused(*not_asked)
-        count, asked = len(offer.keys), offer.asked
+        count, checked = len(offer.keys), offer.checked
         saving = submission.saving(save_to, count, workspace, overwrite=overwrite)
-        urls, sources = await self._source_images.send(asked.found)
-        request = replace(asked.request, source_image_urls=urls, sources=sources) if sources else asked.request
+        urls, sources = await self._source_images.send(checked.found)
+        request = replace(checked.request, source_image_urls=urls, sources=sources) if sources else checked.request
         intents = [
             Intent(
                 key=key,

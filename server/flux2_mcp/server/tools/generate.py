@@ -33,7 +33,7 @@ RESOLUTIONS = catalog.allowed_values("output_resolution")
 VARIANTS = ", ".join(f"{name} ({catalog.variant_notes(name)['best_for']})" for name in catalog.variants())
 
 
-async def _asked(
+async def _checked(
     context: ToolContext,
     roots: Roots,
     prompt: str,
@@ -64,13 +64,13 @@ class Approval(BaseModel):
 
 async def _offer(
     context: ToolContext,
-    asked: Annotated[CheckedRequest, Resolve(_asked)],
+    checked: Annotated[CheckedRequest, Resolve(_checked)],
     count: int,
     max_cost_usd: float | None,
     idempotency_key: str | None,
 ) -> Quotation:
     stated = None if max_cost_usd is None else Decimal(str(max_cost_usd))
-    return await service_of(context).offer(asked, count=count, max_cost_usd=stated, idempotency_key=idempotency_key)
+    return await service_of(context).offer(checked, count=count, max_cost_usd=stated, idempotency_key=idempotency_key)
 
 
 async def _approval(context: ToolContext, offer: Annotated[Quotation, Resolve(_offer)]) -> Approval | Elicit[Approval]:
