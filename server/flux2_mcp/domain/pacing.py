@@ -31,7 +31,7 @@ class Window:
 
 
 def window(calls_per_second: float) -> Window:
-    """The window of a rate. No second has more calls than its whole part; below 1, calls are at least 1 / rate apart."""
+    """The window of a rate. No second has more calls than its whole part; below 1, calls are over 1 / rate apart."""
     whole = int(calls_per_second) if calls_per_second >= 1 else calls_per_second
     together = max(1, int(whole * BURST_SECONDS))
     return Window(together, max(WINDOW_SECONDS * together / whole, RATE_SECONDS / (whole // together or whole)))

@@ -1,4 +1,4 @@
-"""Whole files: one is written beside its place and takes it at once, so that a reader sees the old or the new, never half of one."""
+"""Writes whole files: beside the old file, then in its place. A reader sees the old or the new, never half of one."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def write_atomically(
     durable: bool = True,
     prepare: Callable[[Path], None] | None = None,
 ) -> None:
-    """Give a file its content. What fails leaves what stood there as it was, and nothing beside it.
+    """Write a file. A failure leaves the old file unchanged, and no other file beside it.
 
     Args:
-        path: The file; its folder must be there.
-        data: All of it.
-        mode: The rights that it has in its place. Until then it is its owner's alone.
-        follow: A link stays one, and the file that it leads to is written; else the link is replaced.
-        replace: What stands there is replaced; else it stays.
-        durable: It is on disk before it takes its place.
-        prepare: Called with the whole new file before it takes its place.
+        path: The file; its folder must exist.
+        data: The whole content.
+        mode: The file's permissions in its place. Until then only its owner can read it.
+        follow: If the path is a link, the file that it leads to is written; otherwise the link is replaced.
+        replace: An old file is replaced; otherwise it stays, and this raises.
+        durable: The new file is synced to disk before it takes its place.
+        prepare: Called with the path of the complete new file before it takes its place.
 
     Raises:
-        FileExistsError: Something stands there that is not to be replaced.
+        FileExistsError: There is an old file, and `replace` is False.
         OSError: The system refused.
     """
     target = Path(os.path.realpath(path)) if follow else path
@@ -61,8 +61,8 @@ def write_atomically(
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the new name, too, is on disk. The file stands by now: to refuse here would tell that it does not."""
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder can't be opened, and its entries are written with the file
+    """Sync the new name to disk, too. Errors are ignored: the file is in its place, and an error would deny that."""
+    if hasattr(os, "O_DIRECTORY"):  # other systems can't open a folder; they write its entries with the file
         with suppress(OSError):
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:

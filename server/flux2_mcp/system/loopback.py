@@ -1,4 +1,4 @@
-"""Where local servers listen, and how a name for that is spelled."""
+"""The address on which local servers listen, and the spelling of its names."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _LAST_DOT = re.compile(r"(?<=[a-z])\.(?=(:\d+)?$)")
 
 
 def plain_name(name: str) -> str:
-    """A `Host` or an `Origin` in the spelling that is compared: names have no case, and may end in the dot of the root."""
+    """A `Host` or an `Origin` in one spelling, for comparison: names ignore case and may end in the root's dot."""
     return _LAST_DOT.sub("", name.lower())
