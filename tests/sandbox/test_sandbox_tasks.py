@@ -216,12 +216,18 @@ def test_prices_are_the_published_ones_and_the_sandboxs_own_where_none_is() -> N
         for model in catalog.models().values()
         for name in model.resolutions
     }
-    assert prices == {
+    known = {
         ("pro", "1k"): 5,
         ("pro", "2k"): 7,
         ("flex", "1k"): 14,
         ("flex", "2k"): 24,
         ("max", "1k"): UNPRICED_CENTS,
+    }
+    assert {one: cents for one, cents in prices.items() if one[0] in {"pro", "flex", "max"}} == known
+    assert prices == {
+        (model.variant, name): model.published_cents.get(name, UNPRICED_CENTS)
+        for model in catalog.models().values()
+        for name in model.resolutions
     }
 
 
