@@ -1,8 +1,9 @@
-"""RunAPI over HTTP: its calls, its login, the file of its key.
+"""RunAPI over HTTP: its calls, its login, the file with its key.
 
-Import `client` at first use: its first client brings httpx with it.
+Import `client` at its first use. The first `RunApi` that is made imports httpx.
 
-Face: `causes`, `client`, `exchange`, `key_file`, `login.callback`, `login.pkce`, `login.redeem`, `responses`, `retry`, `wire`.
+Face: `causes`, `client`, `exchange`, `key_file`, `login.callback`, `login.pkce`, `login.redeem`, `responses`, `retry`,
+    `wire`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Why no connection came: each cause in a sentence of its own, with its own cure. Pure: it reads what was raised.
+"""Why a connection failed: each cause in a sentence of its own, with its own cure. Pure: it reads the raised error.
 
-The libraries raise one error for all of them; what happened is told by what they raised it from. Their own words may hold a
-URL with its signature, so none of theirs is shown, but what OpenSSL says of a certificate.
+The libraries raise one error for all causes; the error that it was raised from shows the cause. The libraries' texts
+may hold a URL with its signature, so they are not shown, except OpenSSL's text about a certificate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Whom a connection was to lead to, by way of which proxy. `base_url`: RUNAPI_BASE_URL says so."""
+    """The other end of a connection, and the proxy on the way. `base_url`: RUNAPI_BASE_URL names this end."""
 
     host: str
     port: int | None
@@ -34,16 +34,16 @@ class Peer:
 
     @property
     def first(self) -> str:
-        """The first that is connected to."""
+        """The first host on the way, in words: the proxy or the host itself."""
         if self.proxy is not None:
             return f"{self.proxy.place}, the proxy that {self.proxy.variable} names"
         return f"{self.host}:{self.port}" if self.port else self.host
 
     def check(self, what: str) -> str:
-        """What to look at where that can't be reached.
+        """What the user can check if that host can't be reached.
 
         Args:
-            what: Of RUNAPI_BASE_URL, where that says who it is.
+            what: Which part of RUNAPI_BASE_URL to check, if that names the host.
         """
         if self.proxy is not None:
             return Wording(
@@ -55,7 +55,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What happened, what to do, and the variable that mends it, where one does."""
+    """What happened, what to do, and the variable that would mend it, or None."""
 
     words: str
     cure: str
@@ -63,12 +63,12 @@ class Cause:
 
 
 def of(error: BaseException, peer: Peer, *, in_time: bool = True) -> Cause:
-    """Why a connection did not come.
+    """Why a connection failed.
 
     Args:
-        error: What was raised.
-        peer: Whom it was to lead to.
-        in_time: False where nothing came of it for so long that it was given up.
+        error: The raised error.
+        peer: The other end.
+        in_time: False if the attempt was given up at its timeout.
     """
     setting = None if peer.proxy is None else peer.proxy.variable
     if not in_time:
@@ -93,10 +93,10 @@ def of(error: BaseException, peer: Peer, *, in_time: bool = True) -> Cause:
 
 
 def of_proxy(said: str, proxy: Proxy) -> Cause:
-    """Why a proxy did not let a call through.
+    """Why a proxy refused a call.
 
     Args:
-        said: What the library says of it, with the proxy's status first.
+        said: The library's text, which begins with the proxy's status.
         proxy: The proxy.
     """
     status = said[:3] if said[:3].isdecimal() else ""
@@ -124,7 +124,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, peer: Peer) -> Cause:
 
 
 def _of_tls(peer: Peer) -> Cause:
-    """A proxy that is written with https:// but speaks plain HTTP is the usual one."""
+    """The cause of a failed TLS handshake. Usually, a proxy was written with https:// but speaks plain HTTP."""
     if peer.proxy is None or not peer.proxy.url.startswith("https"):
         return Cause(f"no connection, since {peer.host} does not speak TLS as it should", peer.check(""), None)
     variable = peer.proxy.variable
@@ -139,7 +139,7 @@ def _of_tls(peer: Peer) -> Cause:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it was raised from."""
+    """An error, and all errors that it was raised from."""
     left, seen = [error], set[int]()
     while left:
         each = left.pop()

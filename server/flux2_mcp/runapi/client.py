@@ -1,4 +1,4 @@
-"""The calls of `api/runapi.md` by name: what goes out, what comes back as our models. httpx comes with the first client."""
+"""The calls of `api/runapi.md` as methods that take and return our models. The first client imports httpx."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _TASKS, _FILES = "/api/v1/flux_2", "/api/v1/files"
 
 
 class RunApi:
-    """RunAPI's calls. Made without I/O; connections open at first use and are closed by `aclose`.
+    """RunAPI's calls. It is made without I/O; connections open at their first use, and `aclose` closes them.
 
-    All calls raise `ApiError` by status, `TransportError` when no answer came, `WireError` when it makes no sense, and
-    `SettingsError` when the environment's proxy or certificates can't be used. What they raise never shows the key.
+    All calls raise `ApiError` by status, `TransportError` if no answer came, `WireError` if the answer makes no sense,
+    and `SettingsError` if the environment's proxy or certificates can't be used. No error shows the key.
 
     Args:
         base_url: As `settings` validated it, without a slash at the end.
-        api_key: None: calls that need one raise `AuthenticationError` before anything is sent.
-        version: Ours, for the `User-Agent`.
-        transport: Carries the calls, and is closed with them; None: `transport.HttpTransport`.
+        api_key: The key; None: calls that need one raise `AuthenticationError` before anything is sent.
+        version: Our version, for the `User-Agent`.
+        transport: Carries the calls; `aclose` closes it. None: `transport.HttpTransport`.
         policy: How long GETs and creates are retried.
         gate: Awaited before every call to RunAPI, retries included; a limiter waits here.
         on_limited: Awaited at every 429 with its `Retry-After` in seconds.
-        sleep: Waits for so many seconds. This and the next three are the only clock and dice in here.
+        sleep: Waits for a number of seconds. This and the next three are the only clocks and the only randomness here.
         monotonic: Seconds on a clock that never goes back.
-        now: The present, aware.
+        now: The present time, aware.
         jitter: A random number in [0, 1).
     """
 
@@ -105,14 +105,16 @@ class RunApi:
         idempotency_key: str,
         permit: Permit | None = None,
     ) -> RemoteTask:
-        """Create a task, or find the one that this key has made already. Retried under the same key.
+        """Create a task, or find the one that was made with this key before. Retries use the same key.
 
-        After `TransportError`, `ServiceError` or `WireError` the task may exist and be charged: only the same key tells.
+        After `TransportError`, `ServiceError` or `WireError` the task may exist and be charged: a call with the same
+        key finds it.
 
         Args:
-            request: What to make.
-            idempotency_key: 1 to 512 printable ASCII characters, one for each logical task.
-            permit: Awaited right before each attempt's body goes out, the retries' too; what it raises ends the call.
+            request: The request for the image.
+            idempotency_key: 1 to 512 printable ASCII characters, one key for each logical task.
+            permit: Awaited right before the body of each attempt is sent, retries included. If it raises, the call
+                ends.
         """
         headers = self._calls.bearer()
         if not sendable(idempotency_key) or len(idempotency_key) > wire.MAX_ID_CHARS:
@@ -124,7 +126,7 @@ class RunApi:
         return self._task(answer, path)
 
     async def get(self, action: Action, task_id: str, *, attempts: int = 1) -> RemoteTask:
-        """Ask about a task, by default once: a poller has a plan of its own. A 429 or 503 carries its `retry_after`."""
+        """Poll a task, by default with one attempt: a poller plans retries itself. A 429 or 503 has a `retry_after`."""
         if not wire.can_be_asked(task_id):
             raise InvalidRequestError(Problem("task_ids", "holds something that is not a task's id."))
         path = f"{_TASKS}/{action}/{quote(task_id, safe='', errors='replace')}"
@@ -133,7 +135,7 @@ class RunApi:
     async def price_schedules(
         self, *, action: Action | None = None, model: str | None = None
     ) -> tuple[PriceSchedule, ...]:
-        """The live prices, all or of one action or model. Needs no key; unchanged lists are not sent again (`ETag`)."""
+        """The live prices of all models, one action or one model. No key is needed; `ETag` saves unchanged lists."""
         filters = {"service": SERVICE, "action": action, "model": model}
         path = f"/api/v1/price_schedules?{urlencode({name: value for name, value in filters.items() if value})}"
         etag, kept = self._schedules.get(path, ("", ()))
@@ -147,9 +149,9 @@ class RunApi:
         return schedules
 
     async def clock_ahead(self) -> float | None:
-        """Seconds that this machine's clock is ahead of RunAPI's, to about one; None where it tells none. Needs no key.
+        """How far this machine's clock is ahead of RunAPI's, to about a second; None if the answer has no `Date`.
 
-        One attempt: who asks wants to know how things stand.
+        No key is needed. There is one attempt only: this call checks the present state of the connection.
         """
         path = f"/api/v1/price_schedules?{urlencode({'service': SERVICE})}"
         answer = await self._calls.get(path, {}, attempts=1)
@@ -162,17 +164,17 @@ class RunApi:
         return wire.balance(payload(await self._calls.get("/api/v1/me/balance")))
 
     async def me(self, *, attempts: int | None = None) -> RunApiAccount:
-        """Whose key it is; retried by the policy, or for so many attempts."""
+        """The owner of the key; retried by the policy, or up to `attempts` times in all."""
         return wire.account(payload(await self._calls.get("/api/v1/me", attempts=attempts)))
 
     async def upload(self, filename: str, data: bytes) -> UploadedFile:
-        """Bring bytes to RunAPI's store for an hour. Nothing here is retried: call again, and it starts afresh."""
+        """Upload bytes to RunAPI's store, for an hour. Nothing is retried: another call starts from the beginning."""
         checksum = b64encode(md5(data, usedforsecurity=False).digest()).decode()
         asked = {"filename": filename, "byte_size": len(data), "checksum": checksum}
         place = wire.preparation(payload(await self._calls.post(f"{_FILES}/prepare", asked)))
         if not _private(place.upload_url):
             raise WireError("RunAPI named an upload address that is not https.")
-        # Another host: its own headers and nothing else, above all not the key.
+        # The store is another host: it gets its own headers and nothing else, above all not the key.
         whom = "The upload store"
         answer = await self._calls.transport.send(
             "PUT", place.upload_url, headers=place.headers, content=data, whom=whom
@@ -187,7 +189,7 @@ class RunApi:
         return self._uploaded(confirmed, filename, len(data))
 
     async def exchange(self, code: str, code_verifier: str, redirect_port: int, hostname: str) -> wire.IssuedKey:
-        """Turn a browser login's code into a key. Sends no key of ours; not retried."""
+        """Exchange a browser login's code for a key. No key of ours is sent, and nothing is retried."""
         body = {"code": code, "code_verifier": code_verifier, "redirect_port": redirect_port}
         headers = {"X-CLI-Hostname": "".join(c if c.isascii() and c.isprintable() else "?" for c in hostname).strip()}
         return wire.login(payload(await self._calls.post("/api/v1/cli/exchange", body, headers)))
@@ -195,10 +197,10 @@ class RunApi:
     def download(
         self, url: str, *, headers: Mapping[str, str] | None = None
     ) -> AbstractAsyncContextManager[DownloadStream]:
-        """Open a URL, any host's, without key or cookies. Redirects and statuses are the caller's to judge.
+        """Open a URL of any host, without key or cookies. The caller must handle redirects and statuses.
 
         Raises:
-            TransportError: On entering, or later from `chunks()`.
+            TransportError: When the context is entered, or later from `chunks()`.
         """
         sent = {"User-Agent": self._calls.agent, "Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
         return self._calls.transport.download(url, sent, "The image's host")
@@ -219,7 +221,7 @@ class RunApi:
 
 
 def _private(url: str) -> bool:
-    """True for https, and for http that never leaves the machine."""
+    """True for https, and for http on loopback, which never leaves the machine."""
     try:
         parts = urlsplit(url)
         return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))

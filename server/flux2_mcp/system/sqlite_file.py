@@ -173,7 +173,7 @@ class Database:
         return _identity(self._path) not in {self._file, None}
 
     def sound(self, migrations: Migrations) -> bool:
-        """Whether the file is intact and has all tables. It reads the whole file. A newer version may have dropped some."""
+        """Whether the file is intact and has all tables. It reads the whole file. A newer version's may lack some."""
         try:
             whole = self.read("PRAGMA integrity_check(1)")[0][0] == "ok"
             tables = {row[0] for row in self.read(TABLES)}
@@ -281,7 +281,7 @@ the lost file, and the given file already has that process's data."""
 
 
 Whole = Callable[[Read, int], bool]
-"""Whether a readable file has everything that was written to it. It gets the file's `Read` and the last noted number."""
+"""Whether a readable file has everything that was written. It gets the file's `Read` and the number noted last."""
 
 
 def opened(
