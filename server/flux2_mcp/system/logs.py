@@ -61,12 +61,12 @@ def to_stderr(level: str, *, people: bool = False) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("flux2_mcp").setLevel(level.upper())
     sys.excepthook = _crashed
-    threading.excepthook = lambda crash: _crashed(crash.exc_type, crash.exc_value, crash.exc_traceback)
+    threading.excepthook = lambda told: _crashed(told.exc_type, told.exc_value, told.exc_traceback)
 
 
 def _crashed(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     if error is not None and issubclass(kind, Exception):
-        log.critical("unhandled exception", exc_info=(kind, error, trace))
+        log.critical("nobody caught this", exc_info=(kind, error, trace))
 
 
 class _Pairs(logging.Formatter):
