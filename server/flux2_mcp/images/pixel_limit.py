@@ -29,7 +29,7 @@ class PixelLimit:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and hold them in the block. Never nest two: both would wait for ever."""
+        """Wait until `pixels` are free, and hold them in the block. Never nest two: both would wait for ever."""
         taken, me = min(pixels, self._pixels), object()
         with self._changed:
             self._line.append(me)

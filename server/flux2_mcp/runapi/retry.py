@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """Answers after which the same request may be sent again: a GET always, a POST only under an idempotency key."""
 MAX_RETRY_AFTER_SECONDS = 86_400.0
-"""Seconds. If a server asks for more than a day, we wait one day."""
+"""Seconds. A longer wait that a server asks for counts as one day."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 

@@ -91,7 +91,7 @@ class HttpTransport:
     if no answer came, and `SettingsError` if the environment's proxy or certificates can't be used.
 
     Args:
-        base_url: Where RunAPI stands: files there are fetched whatever their address, and errors name its variable.
+        base_url: RunAPI's address: files there are fetched whatever the host's address, and errors name its variable.
         timeouts: Seconds for each part of a call.
         resolve: Looks up the hosts of files.
         judge: Says which of their addresses nothing may be fetched from.

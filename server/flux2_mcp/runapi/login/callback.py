@@ -31,7 +31,7 @@ class LoginCallback:
 
     Args:
         attempt: What an answer must be for.
-        finish: Given the code, once. What it gives or raises, `result` gives or raises; the browser is told of both.
+        finish: Called with the code, once. `result` returns or raises what it did; the browser's page shows it too.
         last_words_seconds: How long a browser may take to read its page before `run` ends.
     """
 
