@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Mapping
 
-# `${NAME}`, `${env:NAME}`, `${input:id}`, `${user_config.name}`; `{env:NAME}`; `{{NAME}}`; `%NAME%`; `$NAME`, `$env:NAME`.
+# `${NAME}`, `${env:NAME}`, `${input:id}`, `${user_config.name}`; `{env:NAME}`; `{{NAME}}`; `%NAME%`; `$NAME`,
+# `$env:NAME`.
 # An amount, such as `$5`, is no placeholder.
 _UNFILLED = re.compile(r"\$\{.*\}|\{\w+:.*\}|\{\{.*\}\}|%[^%]+%|\$(?:env:)?[A-Za-z_]\w*", re.DOTALL)
 _BEARER = re.compile(r"bearer(?:\s+|$)", re.IGNORECASE)
