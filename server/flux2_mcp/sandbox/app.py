@@ -207,7 +207,7 @@ class HostGuard:
         except ClientDisconnect:
             return
         except Exception:
-            logger.exception("a sandbox handler raised an unexpected error")
+            logger.exception("a sandbox handler broke")
             await HttpError(500, "server", "The sandbox broke").response()(scope, receive, stamped)
 
 
