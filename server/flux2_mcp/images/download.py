@@ -192,7 +192,9 @@ async def _stream(fetch: Fetch, url: str, part: Path, in_thread: Callable[..., A
             if answer.status != HTTPStatus.OK:
                 raise DeliveryError(f"The result's URL answered {answer.status}; it may have expired.")
             size = 0
-            with await in_thread(_opened, part) as file:
+            with anyio.CancelScope(shield=True):  # a file that a thread is opening would be lost, and stay open
+                file = await in_thread(_opened, part)
+            with file:
                 async for chunk in answer.chunks():
                     size += len(chunk)
                     _bound(size, max_bytes)
