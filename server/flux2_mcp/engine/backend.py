@@ -1,4 +1,4 @@
-"""The one way to RunAPI, opened at its first use: the live service, or the embedded sandbox over the same HTTP."""
+"""The only way to RunAPI: the live service, or the embedded sandbox over the same HTTP. It opens at its first use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Connect: TypeAlias = "Callable[[str, str | None], RunApi]"
 
 
 def account_name(settings: Settings) -> str:
-    """Names the service and the key, without the key: under this name the journal keeps the key's tasks."""
+    """Return a name for the service and the key that does not reveal the key. The journal files tasks under it."""
     if settings.mode == "sandbox":
         return SANDBOX
     fingerprint = hashlib.sha256((settings.api_key or "").encode()).hexdigest()[:12]
@@ -39,10 +39,10 @@ class Backend:
     """Holds the process's one client and, in sandbox mode, its embedded RunAPI.
 
     Args:
-        settings: Decide which service and which key.
+        settings: Name the service and the key.
         gate: Awaited before each call to RunAPI: the limiter that all processes share.
         on_limited: Called at each 429 with its `Retry-After` in seconds.
-        connect: Makes the client of an address and a key, when it is first used.
+        connect: Makes the client from a base URL and a key, at the first use.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class Backend:
 
     @property
     def sandbox(self) -> bool:
-        """True where images are drawn by the sandbox and no money moves."""
+        """Whether the sandbox draws the images and nothing is paid."""
         return self._settings.mode == "sandbox"
 
     @property
     def base_url(self) -> str:
-        """Where RunAPI stands; in sandbox mode, once it was started."""
+        """The base URL of RunAPI; in sandbox mode, that of the sandbox once it has started."""
         return self._sandbox.base_url if self._sandbox is not None else self._settings.base_url
 
     def require_key(self) -> None:
-        """Nothing that costs money is begun without a key.
+        """Check that there is a key, before a call that costs money.
 
         Raises:
             AuthenticationError: Live mode without a key.
@@ -87,11 +87,11 @@ class Backend:
 
     @property
     def has_key(self) -> bool:
-        """True where calls that need a key can be made; the sandbox brings its own."""
+        """Whether calls that need a key are possible; the sandbox has its own key."""
         return self.sandbox or self._settings.api_key is not None
 
     async def api(self) -> RunApi:
-        """The client. Without a key it answers only what needs none.
+        """Return the client. Without a key, only calls that need no key work.
 
         Raises:
             SandboxError: The sandbox could not start.

@@ -1,4 +1,4 @@
-"""What a call would cost, worked out once, and whether its user is asked first: the same for the tool and the command line."""
+"""Prices a call, and decides whether the user must confirm it first: for the tool and for the command line alike."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ MAX_PROMPT_CHARS = 120
 class Confirmation:
     """What a user must agree to before a call is sent.
 
-    `question` is for the user, several lines; `quoted_usd` is the price of the whole call, None where it is not known;
-    `cheaper` says in words what would cost less, None where nothing does. `over`: a cap refuses the call as things stand.
+    Attributes:
+        question: For the user, several lines.
+        quoted_usd: The price of the whole call; None if unknown.
+        threshold_usd: What a call may cost without a confirmation.
+        cheaper: A cheaper request, in words; None if there is none.
+        over: A cap would refuse the call now.
     """
 
     question: str
@@ -36,7 +40,7 @@ class Confirmation:
     over: bool = False
 
     def refused(self, why: str, next_step: str) -> BudgetError:
-        """The error for a call that was not agreed to.
+        """Return the error for a call that the user has not confirmed.
 
         Args:
             why: A sentence.
@@ -54,23 +58,23 @@ class Confirmation:
 
     @property
     def stated(self) -> str:
-        """The amount that confirms the call, as an argument is written; in words where the price is not known."""
+        """The amount that confirms the call, as the value of an argument; in words if the price is unknown."""
         return "the most it may cost" if self.quoted_usd is None else f"{self.quoted_usd.normalize():f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quotation:
-    """A call that was priced and not made yet.
+    """A call that has a price and was not made yet.
 
     Attributes:
-        checked: What it asks for.
+        checked: The validated request.
         keys: The idempotency key of each of its tasks.
-        new: How many of its tasks are not written down yet. Only they cost something.
-        joinable: Whether an identical task that is under way may be given instead.
-        quoted_usd: The price of one image; None where it is not known.
+        new: How many of its tasks the journal does not have yet. Only these cost something.
+        joinable: Whether an identical task under way may be returned instead.
+        quoted_usd: The price of one image; None if unknown.
         stated_usd: `max_cost_usd` of the call.
-        reserved_usd: What each new task sets aside of the caps: the dearest price that is known, else what the caller stated.
-        confirmation: What the user must agree to before anything is paid; None where nothing needs to be asked.
+        reserved_usd: What each new task reserves from the caps: the highest known price, or else the caller's maximum.
+        confirmation: What the user must agree to before anything is paid; None if no confirmation is needed.
     """
 
     checked: CheckedRequest
@@ -84,17 +88,17 @@ class Quotation:
 
     @property
     def to_ask(self) -> Confirmation | None:
-        """What to ask the user now: nothing where a cap is going to refuse the call anyway."""
+        """What to ask the user now; None if a cap will refuse the call anyway."""
         return None if self.confirmation is None or self.confirmation.over else self.confirmation
 
 
 class Quotations:
-    """Prices calls, and decides which of them need the user's yes.
+    """Prices calls, and decides which of them the user must confirm.
 
     Args:
-        prices: What things cost.
-        seam: The journal, which knows what was spent and which keys were used; the clock.
-        settings: The caps in force, and what a call may cost unasked.
+        prices: The price schedules.
+        seam: The journal, which has the amounts spent and the keys used; the clock.
+        settings: The caps, and the amount that a call may cost without a confirmation.
     """
 
     def __init__(self, prices: LivePrices, seam: Seam, settings: Settings) -> None:
@@ -109,17 +113,17 @@ class Quotations:
     async def quote(
         self, checked: CheckedRequest, *, count: int, stated_usd: Decimal | None, key: str | None
     ) -> Quotation:
-        """Price a call. Only its new tasks cost something: what was sent under a key is not paid again.
+        """Price a call. Only its new tasks cost something: a task that was sent under a key is not paid again.
 
         Args:
             checked: Validated.
             count: How many images.
-            stated_usd: `max_cost_usd` of the call: who states it has agreed to it.
+            stated_usd: `max_cost_usd` of the call. A caller that states it has confirmed the call.
             key: The caller's own idempotency key.
 
         Raises:
-            InvalidRequestError: RunAPI would never take the key.
-            BudgetError: The price is more than what was stated, or not known under a cap.
+            InvalidRequestError: RunAPI does not accept such a key.
+            BudgetError: The price is above the stated maximum, or it is unknown and there is a cap.
         """
         keys = submission.keys(key, count)
         known: set[str] = set()
@@ -145,7 +149,7 @@ class Quotations:
         )
 
     async def _confirmation(self, request: ImageRequest, new: int, quoted: Decimal | None) -> Confirmation | None:
-        """What the user must agree to; None where nothing needs to be asked."""
+        """Return what the user must agree to; None if no confirmation is needed."""
         if self._threshold_usd is None or (quoted is not None and quoted <= self._threshold_usd):
             return None
         spent = await self._money.spent(at=self._now(), session=self._session)

@@ -1,10 +1,12 @@
-"""How long tasks of a kind take, from the durations on record: a survival function, and what follows from it. Pure.
+"""Forecasts how long tasks of a kind take, from the recorded durations: a survival function and its consequences. Pure.
 
-A weighted mixture over log-durations: a broad prior, a kernel for each recorded duration, and a thin tail of stuck tasks.
+It is a weighted mixture over log-durations: a broad prior, a kernel for each recorded duration, and a thin tail of
+stuck tasks.
 
 Doubts
-- The prior is a guess: nothing is published about durations. It counts as two recorded tasks, so it is soon outweighed.
-- The tail of stuck tasks is a guess, too. It keeps the hazard finite and above zero past the longest duration ever seen.
+- The prior is a guess: nothing is published about durations. It counts as two recorded tasks, so records soon outweigh
+  it.
+- The tail of stuck tasks is a guess, too. It keeps the hazard finite and above zero past the longest recorded duration.
 
 All times are seconds on one clock, which the caller reads.
 """
@@ -22,29 +24,29 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Kind: TypeAlias = tuple[str, str]
-"""What tells durations apart: model and output resolution, as in ("flux-2-pro-text-to-image", "1k")."""
+"""Model and output resolution, as in ("flux-2-pro-text-to-image", "1k"): tasks of one kind have similar durations."""
 
 MAX_DURATIONS = 200
-"""The maximum number of durations that a forecast looks at, the latest first."""
+"""The maximum number of durations in a forecast; it uses the latest."""
 
 # Nothing is published about durations. The prior says that 80 % of images take 2.3 to 16 s (1k), or 3.4 to 24 s (2k:
 # four times the pixels, but queueing and delivery do not grow with them). It is broad on purpose: a wrong median costs
 # some requests or delay in the first few tasks, a wrong and narrow one costs far more.
 _PRIOR_MEDIAN = {"1k": 6.0, "2k": 9.0}
 _PRIOR_SPREAD = 0.75
-# The prior counts as two recorded tasks. It keeps its spread, so that what was never seen stays possible, while its
-# centre moves to the middle of what was seen.
+# The prior counts as two recorded tasks. It keeps its spread, so that unseen durations stay possible, while its centre
+# moves to the middle of the recorded ones.
 _PRIOR_WEIGHT = 2.0
-# A recorded duration counts half as much thirty tasks later: services drift.
+# The weight of a recorded duration halves every thirty tasks, because services change over time.
 _HALF_LIFE = 30.0
-# The least spread of a kernel, in log-seconds: equal samples do not promise that the next is equal to the millisecond.
+# The minimum spread of a kernel, in log-seconds: after equal durations, the next is still not equal to the millisecond.
 _NARROWEST = 0.1
-# One task in fifty is stuck: log-logistic about eight times the usual, with a hazard that falls as 2 / age. So the
-# hazard stays finite and above zero past the longest duration ever seen.
+# One task in fifty is stuck: its duration is log-logistic around eight times the usual, with a hazard that falls as
+# 2 / age. So the hazard stays finite and above zero past the longest recorded duration.
 _STUCK = 0.02
 _STUCK_TIMES = 8.0
 
-# Past two hours only the floor asks.
+# Past two hours only the floor of `planner` makes polls.
 _SHORTEST, _LONGEST, _STEPS = 0.2, 7200.0, 200
 _AGES = (0.0, *(_SHORTEST * math.pow(_LONGEST / _SHORTEST, step / _STEPS) for step in range(_STEPS)), _LONGEST)
 _POINTS = range(_STEPS + 2)
@@ -54,7 +56,7 @@ _POINTS = range(_STEPS + 2)
 class Forecast:
     """How long tasks of a kind take: see `forecast`.
 
-    Tabled over one grid of ages: survival and its integral (s) at the points, the hazard (1/s) in the cells.
+    A table over a grid of ages: survival and its integral (s) at the points, the hazard (1/s) in the cells.
     """
 
     survival: tuple[float, ...]
@@ -62,24 +64,24 @@ class Forecast:
     hazards: tuple[float, ...]
 
     def hazard(self, age: float) -> float:
-        """Return how often a second tasks of this age (s) end."""
+        """Return the rate (1/s) at which tasks of this age (s) end."""
         return self.hazards[_cell(age)]
 
     def loss(self, last: float, age: float) -> float:
-        """Return the delay (s) to be expected by an age (s) of a task that still ran at the age of its last ask (s)."""
+        """Return the expected delay (s) at an age (s) of a task that still ran at the age of its last poll (s)."""
         last, age = min(last, _LONGEST), min(age, _LONGEST)
         alive, lived = self._at(last)
         return age - last - (self._at(age)[1] - lived) / alive
 
     def due(self, last: float, price: float) -> float:
-        """Return the age (s) by which the loss since the last ask, at an age (s), reaches a price (s), or infinity."""
+        """Return the age (s) at which the loss since the last poll, at an age (s), reaches a price (s), or infinity."""
         ages, lived = _AGES, self.lived
         alive, until = self._at(last)
         base = last - until / alive
         end = bisect_left(_POINTS, price, _cell(last) + 1, key=lambda point: ages[point] - lived[point] / alive - base)
         if end == len(_POINTS):
             return math.inf
-        # Within the cell, survival is a line and the loss a parabola.
+        # Within the cell, survival is a line and the loss is a parabola.
         start, here = ages[end - 1], self.survival[end - 1]
         left = price - (start - lived[end - 1] / alive - base)
         chance = 1 - here / alive
@@ -87,7 +89,7 @@ class Forecast:
         return start + 2 * left / (chance + math.sqrt(chance**2 + 2 * growth * left))
 
     def expected(self, age: float) -> float | None:
-        """Return the median of the seconds that a task of this age (s) still takes; None once it may as well be stuck.
+        """Return the median remaining seconds of a task of this age (s); None if it is probably stuck.
 
         An age below zero (the clock was set back) counts as zero.
         """
@@ -100,7 +102,7 @@ class Forecast:
         return max(0.0, _AGES[end - 1] + share * (_AGES[end] - _AGES[end - 1]) - age)
 
     def _at(self, age: float) -> tuple[float, float]:
-        """Return survival, a line within each cell, and its integral (s) at an age (s)."""
+        """Return survival, which is linear within each cell, and its integral (s), at an age (s)."""
         age = min(age, _LONGEST)
         cell = _cell(age)
         start = self.survival[cell]
@@ -119,7 +121,7 @@ def forecast(kind: Kind, durations: Sequence[float] = ()) -> Forecast:
 
 
 def _cell(age: float) -> int:
-    """Return the cell of the grid that holds an age; what lies outside belongs to the first or the last."""
+    """Return the cell of the grid that holds an age; an age outside belongs to the first or the last cell."""
     return bisect_right(_AGES, age, 1, _STEPS + 1) - 1
 
 
@@ -150,7 +152,7 @@ def _forecast(kind: Kind, durations: tuple[float, ...]) -> Forecast:
 
 
 def _width(logs: Sequence[float], weights: Sequence[float]) -> float:
-    """Return the spread of the kernels by Silverman's rule of thumb, which quartiles keep safe from outliers."""
+    """Return the spread of the kernels by Silverman's rule of thumb; the quartiles make it robust to outliers."""
     middle = _mean(logs, weights)
     spread = math.sqrt(_mean([(log - middle) ** 2 for log in logs], weights))
     ordered = sorted(logs)

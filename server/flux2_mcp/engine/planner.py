@@ -1,23 +1,25 @@
-"""When to ask RunAPI about which task: decided for all open tasks together, and when to decide again.
+"""Decides when to poll RunAPI about which task, for all open tasks together, and when to plan again.
 
 Theory
-    An ask that finds a task still running leaves a delay to be expected: by the age t, of a task last asked about at the
-    age a, it is the integral from a to t of 1 - S(u) / S(a), where S is the survival of its kind (`forecast`). The task is
-    due when that *loss* reaches the price of a request. While chances are small this is the schedule with the least
-    delay + price x GETs: n = sqrt(h / (2 price)) asks a second at a hazard h (Barlow, Hunter and Proschan, "Optimum
-    checking procedures", 1963, with checks made continuous). It stays right where asks are few, too: a task that went
-    unasked through its likely moment grows ever more urgent, though its hazard has fallen.
+    After a poll that finds a task still running, the end of the task may go unnoticed for some time. The expected delay
+    at the age t, if the last poll was at the age a, is the integral from a to t of 1 - S(u) / S(a), where S is the
+    survival function of the task's kind (`forecast`). The task is due when this *loss* reaches the price of a request.
+    While the probabilities are small, this schedule minimizes delay + price x GETs: it makes n = sqrt(h / (2 price))
+    polls a second at a hazard h (Barlow, Hunter and Proschan, "Optimum checking procedures", 1963, with continuous
+    checks). It is also right when polls are rare: a task that was not polled around its most likely end becomes more
+    and more urgent, although its hazard has fallen.
 
 Rules
-- `plan` is pure. Several processes may plan from the same records, and any may die: nothing is kept here.
-- No task is asked about twice within `MIN_GAP_SECONDS`, and every task again within its floor.
-- Where more is due than the rate allows, the greatest loss goes first. The rate limiter has the last word.
-- A plan stands for `MIN_GAP_SECONDS`: else each ask among a thousand tasks would cost a plan of them all. New tasks join
-  the plan at once.
+- `plan` is pure and keeps no state. Several processes may plan from the same records, and any of them may die.
+- A task is never polled twice within `MIN_GAP_SECONDS`, and always again within its floor.
+- If more polls are due than the rate allows, the task with the greatest loss is first. The rate limiter enforces the
+  rate.
+- A plan is valid for `MIN_GAP_SECONDS`: otherwise, with a thousand tasks, each poll would cost a new plan of all. New
+  tasks join the plan at once.
 
 Doubts
 - `_PRICE` and `_CROWDING` are tuned against recorded durations of the sandbox, not of the live service.
-- docs/decisions/04 says how far plain intervals are behind; `python -m bench.polling` measures it.
+- docs/decisions/04 compares this with plain intervals; `python -m bench.polling` measures the difference.
 
 All times are seconds on one clock, which the caller reads.
 """
@@ -34,27 +36,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
 MIN_GAP_SECONDS = 0.15
-"""Seconds that always lie between two asks about one task: a round trip, so nothing is learnt by less."""
+"""The minimum time between two polls of one task: about a round trip, so a shorter time brings no new information."""
 FLOOR_FIRST_SECONDS, FLOOR_SHARE, FLOOR_LAST_SECONDS = 15.0, 1 / 60, 60.0
-"""A task is due 15 s after it was last asked about; past 15 minutes a sixtieth of its age; past an hour 60 s."""
+"""The floor: a task is due at the latest 15 s after its last poll; past an age of 15 minutes, a sixtieth of its age
+after it; past an hour, 60 s after it."""
 
-# What a request may cost in delay (s), for one task alone: about eight GETs for an image of 4 s. With fewer a user
-# waits noticeably longer; with more, each gains less than a tenth of a round trip.
+# The price of a request as delay (s), for a single task: about eight GETs for an image of 4 s. With fewer GETs a user
+# waits noticeably longer; with more, each GET gains less than a tenth of a round trip.
 _PRICE = 0.02
-# The price grows with the crowd: each of sixteen tasks at once gets half the GETs that one alone gets. So the total
-# grows slower than their number, and a batch leaves room in the rate for other processes.
+# The price grows with the number of tasks: each of sixteen simultaneous tasks gets half the GETs of a single task. So
+# the total grows more slowly than the number of tasks, and a batch leaves room in the rate for other processes.
 _CROWDING = 0.75
-# Delay of a task that nobody waits for counts a tenth; past a minute, delay counts by the wait that was borne already.
+# The delay of a task counts a tenth if no caller waits for it. Past a minute, it counts relative to the wait so far.
 _UNWATCHED = 0.1
 _PATIENT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class OpenTask:
-    """A task that is not known to have ended.
+    """A task that has not ended as far as is known.
 
-    `last_asked_at` is the last attempt, whether it was answered or not: a 503 or a timeout is an ask like another.
-    `not_before` is when `Retry-After` allows the next. `watched` is False when nobody waits for the task now.
+    `last_asked_at` is the time of the last poll, even of one that failed with a 503 or a timeout. `not_before` is the
+    earliest next poll that `Retry-After` allows. `watched` is False when no caller waits for the task now.
     """
 
     id: str
@@ -67,7 +70,7 @@ class OpenTask:
 
 @dataclass(frozen=True, slots=True)
 class PollTime:
-    """Ask about this task at this time."""
+    """The time of the next poll of a task."""
 
     task_id: str
     at: float
@@ -76,13 +79,15 @@ class PollTime:
 def plan(
     tasks: Collection[OpenTask], history: Mapping[Kind, Sequence[float]], *, now: float, rate: float
 ) -> tuple[PollTime, ...]:
-    """Say when to ask about each task next, soonest first: one ask for each, never before `now`.
+    """Return the next poll of each task, soonest first: one for each task, never before `now`.
 
-    `history` has the recorded durations of a kind, as `forecast` takes them; a kind without any gets the prior.
-    `rate` is what the shared limiter has for polling, in requests a second: asks lie at least 1 / rate apart, and from
-    the last that is on record (of a task that ended there is none: the limiter has the last word). An answer, a new
-    task or another process changes what comes after: `Schedule` plans again in time.
-    ValueError if the rate is not above zero, or a duration is negative or not finite.
+    `history` has the recorded durations of each kind, as `forecast` takes them; a kind without durations gets the
+    prior. `rate` is the share of the limiter's rate for polling, in requests a second: polls are at least 1 / rate
+    apart, also from the last poll of these tasks. (The polls of ended tasks are not known here; the limiter counts
+    them.) An answer, a new task or another process makes a plan outdated, so `Schedule` plans again in time.
+
+    Raises:
+        ValueError: The rate is not above zero, or a duration is negative or not finite.
     """
     if not rate > 0:
         raise ValueError("the rate is above zero")
@@ -102,7 +107,7 @@ def plan(
 
 
 class _Candidate(NamedTuple):
-    """When a task would be asked about if it were alone. The order of the fields is the order of the tasks' turns."""
+    """The time at which a task would be polled if it were alone. Candidates are sorted by their fields, in order."""
 
     at: float
     patience: float
@@ -112,8 +117,8 @@ class _Candidate(NamedTuple):
 
 
 def _candidate(task: OpenTask, known: Forecast, price: float, now: float) -> _Candidate:
-    # A time well ahead of now was written before the clock was set back. It counts as long ago, or the task would wait
-    # until the clock is there again.
+    # A time far in the future was recorded before the clock was set back. It counts as long ago. Otherwise the task
+    # would wait until the clock reaches that time again.
     ahead = now + FLOOR_FIRST_SECONDS
     asked = -math.inf if task.last_asked_at is None or task.last_asked_at > ahead else task.last_asked_at
     since = asked if task.submitted_at > ahead else max(asked, task.submitted_at)
@@ -127,15 +132,15 @@ def _candidate(task: OpenTask, known: Forecast, price: float, now: float) -> _Ca
 
 
 def _crowd(hazards: Sequence[float]) -> float:
-    """Return how many tasks may well be the next to end: all if their hazards are equal, one if it outweighs the rest."""
-    # Exact sums are the same in any order. No hazard is zero: a task may always be one of those that get stuck.
+    """Return the effective number of tasks that may end next: all if their hazards are equal, 1 if one dominates."""
+    # `fsum` gives the same sum in any order. No hazard is zero, because each task may be a stuck one.
     return math.fsum(hazards) ** 2 / math.fsum(hazard**2 for hazard in hazards)
 
 
 def _in_time(times: Sequence[float], step: float) -> list[float]:
-    """Move sorted times apart to at least a step (s), each to its own or before, so that a bunch begins early.
+    """Move sorted times at least a step (s) apart. A time may move earlier, never later, so a dense group begins early.
 
-    Rate that is not used is gone: asking the first of many ahead of time costs a request, asking the last late a delay.
+    Unused rate is lost. An early poll of the first in a group costs a request; a late poll of the last costs a delay.
     """
     slots = []
     free = math.inf
@@ -147,17 +152,17 @@ def _in_time(times: Sequence[float], step: float) -> list[float]:
 
 
 class Plan(Protocol):
-    """See `plan`."""
+    """The signature of `plan`."""
 
     def __call__(
         self, tasks: Collection[OpenTask], history: Mapping[Kind, Sequence[float]], *, now: float, rate: float
     ) -> tuple[PollTime, ...]:
-        """When to ask about each task."""
+        """Return the next poll of each task."""
         ...
 
 
 class Schedule:
-    """The plan in force. No clock of its own: times are seconds on one clock, which the caller reads.
+    """The current plan. It has no clock: times are seconds on one clock, which the caller reads.
 
     Args:
         plan: Makes a plan.
@@ -165,7 +170,7 @@ class Schedule:
 
     def __init__(self, plan: Plan = plan) -> None:
         self._plan = plan
-        self._asks: list[PollTime] = []  # the soonest is the last
+        self._asks: list[PollTime] = []  # sorted; the soonest is last
         self._made_at = -math.inf
         self._whole = False
 
@@ -178,10 +183,10 @@ class Schedule:
         now: float,
         rate: float,
     ) -> list[str]:
-        """Return the ids of the tasks to ask about now, and mark them as asked.
+        """Return the ids of the tasks to poll now, and remove their polls from the plan.
 
-        `asked` has each open task's id and when it was last asked about; `task` is called for those to be planned.
-        `history`, `rate` and ValueError as in `plan`.
+        `asked` has the id of each open task and the time of its last poll; `task` is called for each task to be
+        planned. `history`, `rate` and ValueError are as in `plan`.
         """
         due = self._taken(now)
         if renewed := now >= self._made_at + MIN_GAP_SECONDS:
@@ -192,17 +197,17 @@ class Schedule:
             self._asks += self._plan(fresh, history, now=now, rate=rate)
             self._asks.sort(key=lambda ask: ask.at, reverse=True)
         due = due or self._taken(now)
-        # Else there was news since the plan was made, or will be: the next plan is to know it.
+        # Otherwise a task was polled or is being polled since the plan was made, and the next plan must include it.
         self._whole = renewed and asked.keys() <= {ask.task_id for ask in self._asks}
         return [key for key in due if key in asked]
 
     def next_at(self) -> float:
-        """Return when to look again after `due`: infinity if there is nothing to ask."""
+        """Return when to call `due` again; infinity if there is nothing to poll."""
         soonest = self._asks[-1].at if self._asks else math.inf
         return soonest if self._whole else min(soonest, self._made_at + MIN_GAP_SECONDS)
 
     def _taken(self, now: float) -> list[str]:
-        """Take from the plan what is due."""
+        """Remove the due polls from the plan, and return their task ids."""
         due = []
         while self._asks and self._asks[-1].at <= now:
             due.append(self._asks.pop().task_id)

@@ -1,4 +1,4 @@
-"""Letting go of old images: the files under FLUX2_HOME, never what was saved into a workspace, and never a task's record."""
+"""Removes old images under FLUX2_HOME. Files that were saved into a workspace stay, and so do the records of tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flux2_mcp.journal.records import TaskRecord
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What would go: tasks, their files that are there, and how many bytes these have."""
+    """What would be removed: the tasks, their existing files, and the total size of these files in bytes."""
 
     records: tuple[TaskRecord, ...]
     files: tuple[Path, ...]
@@ -29,8 +29,8 @@ class Pruner:
     """Finds and removes the images of old tasks.
 
     Args:
-        history: Knows them.
-        images: The folder they are kept in. Nothing outside it is removed, whatever the journal says.
+        history: Has the records of the tasks.
+        images: The folder of the images. A file outside it is never removed, even if the journal names it.
     """
 
     def __init__(self, history: History, images: Path) -> None:
@@ -38,7 +38,7 @@ class Pruner:
         self._images = images
 
     async def find(self, before: datetime) -> PrunePlan:
-        """What was made before then and is still leased."""
+        """Find the tasks created before then whose images still exist."""
         records = await self._history.with_images(before)
         paths = dict.fromkeys(Path(image.path) for record in records for image in record.images)
         return await anyio.to_thread.run_sync(self._measured, records, tuple(paths))
@@ -48,10 +48,12 @@ class Pruner:
         return PrunePlan(tuple(records), tuple(sizes), sum(sizes.values()))
 
     async def remove(self, old: PrunePlan) -> int:
-        """Remove the files; the records stay, and name a copy in the workspace where there is one. Gives the bytes freed.
+        """Remove the files, and return the number of freed bytes.
+
+        The records stay. If the workspace has a copy of an image, the record then names the copy.
 
         Raises:
-            DeliveryError: A file can't be removed; those before it are.
+            DeliveryError: A file can't be removed; the files before it were removed.
         """
         for record in old.records:
             await self._history.keep_images(record.key, self._left(record))

@@ -1,22 +1,22 @@
-"""The runner finishes open tasks in the background: one loop for a process, however many callers wait.
+"""The runner finishes open tasks in the background, in one loop for each process.
 
 Rules
-- A task in this process's care is in `_leased`, and the journal holds its lease in this process's name. Nothing else in the
-  process sends, asks or fetches.
+- `_leased` holds this process's tasks, and the journal holds a lease of each in this process's name. Only the runner
+  sends, polls and fetches.
 - A call that is cancelled or times out stops waiting; its task goes on.
-- `intake` is held while tasks come into care, from the journal's writing to `keep`. So a claim meets no new task that is not
-  in care yet, and what it finds beside them was begun by another process.
-- A task is worked on by one step at a time (`busy`). Trouble is noted on the task and the step is tried again later: the
-  trouble of one task ends the care of no other.
-- Without the journal nothing is asked: a lease that can't be renewed may be another process's by now.
+- The lock `intake` is held from the moment when new tasks are written into the journal until `keep` has put them into
+  `_leased`. So a claim that finds a task outside `_leased` knows that another process began it.
+- One step at a time works on a task (`busy`). An error is noted on the task, and the step is tried again later. An
+  error of one task does not stop the others.
+- While the journal fails, nothing is polled: another process may have taken over a lease that can't be renewed.
 
 Theory
-    Leases are renewed every `claim_seconds`, a tenth of their life. Between two claims the loop sleeps until a step is due,
-    or until it is woken: a new task, a step that ended, a callback, a caller that begins to wait. When to ask about which
-    task is `planner`'s; what a step does is `steps`'.
+    The loop renews the leases every `claim_seconds`, a tenth of their life. Between two claims it sleeps until a step
+    is due, or until one of these wakes it: a new task, the end of a step, a callback, a caller that begins to wait.
+    `planner` decides when to poll which task; `steps` does the steps.
 
 Doubts
-- A process that nobody reaps counts as alive until its lease lapses.
+- A dead process that its parent has not reaped (a zombie) counts as alive until its lease lapses.
 - `hurry` does not reach an image that another process fetches.
 """
 
@@ -46,13 +46,13 @@ log = logging.getLogger("flux2_mcp.tasks")
 
 
 class TaskRunner:
-    """Looks after this process's tasks; the rules stand at the head of this module.
+    """Works on this process's tasks; the docstring of this module has the rules.
 
     Args:
         seam: The journal, the way to RunAPI, the clocks, the planner.
         images: Folder for finished images.
-        rate: Requests a second that all processes together may make.
-        in_flight: The most tasks that all processes together may have under way.
+        rate: The maximum number of requests a second, for all processes together.
+        in_flight: The maximum number of tasks under way, for all processes together.
     """
 
     def __init__(self, seam: Seam, images: Path, *, rate: float, in_flight: int) -> None:
@@ -82,7 +82,10 @@ class TaskRunner:
         }
 
     def keep(self, record: TaskRecord) -> LeasedTask:
-        """Take a new task into care, whose lease is this process's; `intake` is held. The same task twice is the same care."""
+        """Begin to work on a new task, of which this process holds the lease. A second call changes nothing.
+
+        The caller holds `intake`.
+        """
         self._wake.set()
         if record.key not in self._leased:
             log_step(record, self._now())
@@ -90,32 +93,32 @@ class TaskRunner:
 
     @contextmanager
     def watched(self, keys: Collection[str]) -> Iterator[Watcher]:
-        """A caller waits for these tasks meanwhile, so they are asked about more often."""
+        """Poll these tasks more often inside this context, because a caller waits for them."""
         with self._watchers.watching(keys) as watcher:
             self._wake.set()
             yield watcher
 
     def hurry(self, key: str) -> None:
-        """A caller waits for this task: an image whose fetching was put off is fetched now."""
+        """Fetch the image of this task now if the next try was put off, because a caller waits for it."""
         if (leased := self._leased.get(key)) and leased.record.state is State.COMPLETED:
-            # A fetch under way began before it was asked for: if it fails, another follows at once, and its end is told.
+            # If a fetch is under way, it began before this call. If it fails, another follows at once.
             leased.hurried, leased.trouble = True, None
             if not leased.busy:
                 self._afresh(leased)
             self._wake.set()
 
     def nudge(self, key: str) -> None:
-        """RunAPI called back for this task: ask about it now, or as soon as it was sent."""
+        """Poll this task now, or as soon as it is sent, because RunAPI called back for it."""
         if leased := self._leased.get(key):
             leased.nudged = True
             self._wake.set()
 
     def leased(self, key: str) -> LeasedTask | None:
-        """The task, where it is in this process's care."""
+        """Return the task if this process holds its lease."""
         return self._leased.get(key)
 
     def expected(self, record: TaskRecord) -> float | None:
-        """About how many seconds a task still takes, from the history of its kind; None where that is not known."""
+        """Return the expected remaining seconds of a task, from the history of its kind; None if unknown."""
         if record.submitted_at is None or record.state not in AT_RUNAPI:
             return None
         age = max(0.0, (self._now() - record.submitted_at).total_seconds())
@@ -123,11 +126,11 @@ class TaskRunner:
         return None if remaining is None else remaining / self._speed
 
     async def run(self) -> None:
-        """Keep until cancelled, then give up the leases."""
+        """Work on the tasks until cancelled, then release the leases."""
         while True:
             try:
                 await self._run()
-            except Exception:  # an unexpected error must not end the care of tasks that are paid for
+            except Exception:  # an unexpected error must not stop the work on tasks that are paid for
                 log.exception("the runner starts again")
                 await self._seam.sleep(self._seam.timing.restart_seconds)
 
@@ -149,22 +152,22 @@ class TaskRunner:
                 await self._leases.release()
 
     async def _learn(self) -> None:
-        with suppress(Flux2Error):  # the history makes the planner better; it does without
+        with suppress(Flux2Error):  # the planner is better with the history, but works without it
             durations = await self._history_of.durations()
             self._history = {kind: tuple(each * self._speed for each in seconds) for kind, seconds in durations.items()}
 
     async def _claim(self) -> bool:
-        """Renew the leases and take what is free. False where the journal failed: without leases, nothing is asked."""
+        """Renew the leases and take free tasks. False if the journal failed: without leases, nothing is polled."""
         async with self.intake:
             try:
                 found = await self._leases.claim(take=not self._steps.key_refused)
                 mine = {record.key: record for record in found}
-                # Each process plans with its part of the rate; the limiter has the last word.
+                # Each process plans with its share of the rate. The limiter enforces the total.
                 self._share = len(mine) / max(len(mine), await self._leases.unfinished()) if mine else 1.0
                 for key, record in mine.items():
                     if (known := self._leased.get(key)) is None or known.record.fence != record.fence:
                         log.info("taken over", extra=fields(task=record.task_id or key, state=record.state))
-                        # Whether the process before us was heard can't be known: only an answer settles it.
+                        # The earlier process may have sent a create: only an answer of RunAPI settles that.
                         self._leased[key] = LeasedTask(record, lost=record.started)
                 await self._drop(
                     [leased for key, leased in self._leased.items() if key not in mine and not leased.busy]
@@ -175,21 +178,21 @@ class TaskRunner:
             return True
 
     async def _drop(self, leased: Collection[LeasedTask]) -> None:
-        """Let go of tasks that have ended and that no caller waits for, and of tasks that another process took over."""
-        taken = [one for one in leased if one.record.state.unfinished]
-        known = {record.key for record in await self._tasks.find([one.record.key for one in taken])} if taken else set()
-        for one in leased:
-            key = one.record.key
-            if one.record.state.unfinished and key not in known:
-                log.warning("written down anew: the journal lost it", extra=fields(task=one.record.task_id or key))
-                one.record, one.lost = await self._restored(one.record), True
-                if one.record.key != key:  # an id that was adopted: its own create was answered since
+        """Drop ended tasks for which no caller waits, and tasks that another process took over."""
+        taken = [task.record.key for task in leased if task.record.state.unfinished]
+        known = {record.key for record in await self._tasks.find(taken)} if taken else set()
+        for task in leased:
+            key = task.record.key
+            if task.record.state.unfinished and key not in known:
+                log.warning("recorded again: the journal had lost it", extra=fields(task=task.record.task_id or key))
+                task.record, task.lost = await self._restored(task.record), True
+                if task.record.key != key:  # an adopted id: RunAPI has answered the create of this id in the meantime
                     del self._leased[key]
-            elif one.record.state.unfinished or key not in self._watchers:
+            elif task.record.state.unfinished or key not in self._watchers:
                 del self._leased[key]
 
     async def _restored(self, record: TaskRecord) -> TaskRecord:
-        """The file was found broken and moved aside; what this process still knows of its open tasks goes into the new one."""
+        """Write a task of this process into the new journal, after the broken file was moved aside."""
         intent = Intent.from_record(record)
         if record.task_id is not None:
             return await self._tasks.adopt(intent, record.task_id, at=record.created_at)
@@ -197,13 +200,13 @@ class TaskRunner:
         return (await self._tasks.intend([intent], at=at, caps=Caps(), join=False, in_flight=free)).records[0]
 
     def _start_due(self, group: TaskGroup) -> float:
-        """Start the work that is due. Gives the time of the next, or of the next claim."""
+        """Start the steps that are due. Return the time of the next step or of the next claim, whichever is first."""
         now = self._monotonic()
         due, next_at, line = [], now + self._seam.timing.claim_seconds, False
         for leased in self._leased.values():
             if leased.in_line:
                 if line:
-                    continue  # the first asks for all: many that each look for a place would do nothing else
+                    continue  # the first asks for all: if each task looked for a place, the loop would do nothing else
                 line = True
                 if self._freed and not leased.busy:
                     self._freed, leased.not_before = False, None
@@ -228,7 +231,7 @@ class TaskRunner:
         return next_at
 
     def _open(self, key: str, now: float) -> OpenTask:
-        """The task as the planner sees it, in life's seconds."""
+        """Return the task for the planner, in seconds at the speed of the live service."""
         leased, speed = self._leased[key], self._speed
         return OpenTask(
             id=key,
@@ -240,38 +243,38 @@ class TaskRunner:
         )
 
     def _submitted(self, leased: LeasedTask, now: float) -> float:
-        """When RunAPI took the task, on the monotonic clock: worked out once from the wall clock, which may jump later."""
+        """Return when RunAPI took the task, in monotonic seconds. Computed once: the wall clock may jump later."""
         if leased.submitted is None:
             age = self._now() - (leased.record.submitted_at or leased.record.created_at)
             leased.submitted = now - max(0.0, age.total_seconds())
         return leased.submitted
 
     async def _work_on(self, leased: LeasedTask) -> None:
-        """Do what the task's state calls for. Trouble is noted and the work tried again: the task outlives it."""
+        """Do the step for the task's state. An error is noted, and the step is tried again later."""
         before, trouble, lost = leased.record, leased.trouble, False
         try:
             await self._work[before.state](leased)
             if leased.record.state is State.COMPLETED and before.state is not State.COMPLETED:
                 await self._learn()
-        except (LeaseLostError, IllegalTransitionError):  # the next claim brings it as it stands, if it is still ours
+        except (LeaseLostError, IllegalTransitionError):  # the next claim reads its current state, if the lease is ours
             log.info("let go: another process has it", extra=fields(task=leased.record.task_id or leased.record.key))
             if self._leased.get(leased.record.key) is leased:
                 del self._leased[leased.record.key]
             lost = True
-        except Exception as exc:  # one task's trouble, foreseen or not, must not end the keeping of the others
+        except Exception as exc:  # an error of one task, expected or not, must not stop the others
             log.warning("put off", extra=fields(task=leased.record.task_id or leased.record.key), exc_info=exc)
-            foreseen = exc if isinstance(exc, Flux2Error) else Flux2Error("The server failed on this task.")
-            self._steps.put_off(leased, foreseen)
+            error = exc if isinstance(exc, Flux2Error) else Flux2Error("The server failed on this task.")
+            self._steps.put_off(leased, error)
         finally:
             leased.busy = False
             self._freed = self._freed or (before.state in BEFORE_RESULT and leased.record.state not in BEFORE_RESULT)
             if leased.hurried:
                 self._afresh(leased)
             self._wake.set()
-            if lost or leased.record is not before or leased.trouble is not trouble:  # most answers bring no news
+            if lost or leased.record is not before or leased.trouble is not trouble:  # most answers change nothing
                 self._watchers.tell(leased.record.key)
 
     @staticmethod
     def _afresh(leased: LeasedTask) -> None:
-        """Forget earlier tries, so that the next is now."""
+        """Forget earlier tries, so that the next try is due now."""
         leased.hurried, leased.not_before, leased.failures, leased.trouble = False, None, 0, None

@@ -1,7 +1,7 @@
-"""The one seam at the top: everything that a service stands on and that is not its own is handed in here.
+"""The seam: everything outside a service that the service needs is handed in here.
 
-As `network_backend` is in httpcore: tests and other faces hand in a journal, a way to RunAPI, clocks, a sleep, times and a
-planner; nothing below reads a clock or opens a file that was not given.
+It is like `network_backend` in httpcore. Tests and other faces hand in a journal, a way to RunAPI, clocks, a sleep,
+times and a planner. The modules below read no clock and open no file that was not handed in.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from flux2_mcp.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long the engine waits for what, in seconds."""
+    """The delays and intervals of the engine, in seconds."""
 
     claim_seconds: float = 2.0
-    """Between two looks for leases to renew and tasks to take over; a tenth of a lease."""
+    """The interval at which leases are renewed and free tasks are taken over; a tenth of a lease."""
     restart_seconds: float = 1.0
-    """Before the runner starts again after an unexpected error."""
+    """The delay before the runner starts again after an unexpected error."""
     key_trouble_seconds: float = 15.0
-    """Between two tries where RunAPI refuses the key: it may be replaced meanwhile."""
+    """The delay between two tries if RunAPI refuses the key: the key may be replaced in the meantime."""
     answer_seconds: float = 10.0
-    """The minimum wait for RunAPI's id of a new task, even if the caller asks for less: the id is worth most."""
+    """The minimum wait for RunAPI's id of a new task, even if the caller asks for less: the id matters most."""
     prices_seconds: float = 5.0
-    """The maximum wait for a live price schedule; without one, the price known before serves."""
+    """The maximum wait for a live price schedule; after it, the last known price is used."""
     callback_retry_seconds: float = 1.0
-    """Until a port that is taken is tried again: it belongs to another process of ours, which may end."""
+    """The delay before a busy port is tried again: another process of ours has it, and may end."""
 
 
 def utc_now() -> datetime:
-    """The time of records."""
+    """Return the time for records, in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seam:
-    """What a service stands on. `opened` makes the usual one.
+    """What a service needs from outside. `opened` makes the usual one.
 
     Attributes:
-        journal: What was asked for, written down first.
+        journal: The record of all tasks; a task is written here before it is sent.
         backend: The way to RunAPI.
-        speed: How many times faster than life tasks run: 1, but in the sandbox. The planner thinks in life's seconds.
+        speed: The speed factor of the sandbox; 1 outside it. The planner works in seconds of the live service.
         monotonic: Seconds on a clock that never jumps, for waiting.
         now: UTC, for records.
         sleep: Waits for a number of seconds.
-        timing: How long is waited for what.
-        plan: When to ask about which task.
+        timing: The delays and intervals.
+        plan: Decides when to poll which task.
     """
 
     journal: Journal
@@ -73,7 +73,7 @@ class Seam:
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Seam]:
-    """The journal and the way to RunAPI of these settings, closed at the end. Nothing is read or sent until its first use."""
+    """Open the journal and the way to RunAPI; close both at the end. Nothing is read or sent before the first use."""
     journal = open_journal(settings.home, account_name(settings))
     limiter = RateLimiter(journal.pace, settings.rate)
     backend = Backend(settings, gate=limiter.turn, on_limited=limiter.limited)

@@ -1,7 +1,7 @@
-"""The one orchestrator: what the tools and the command line do, said in the domain's words.
+"""The orchestrator: it does the work of the tools and of the command line, in the terms of the domain.
 
-generate: validate -> price -> caps and intent, on disk -> the runner sends, asks, fetches -> wait as long as the caller wants
-check:    from the journal; an id that it has never seen is looked up at RunAPI and recorded
+generate: validate -> price -> check caps, write the intents -> the runner sends, polls, fetches -> wait for the caller
+check:    read the journal; an id that the journal does not have is looked up at RunAPI and recorded
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
 OTHER_KEY = Wording(
-    "To collect it, set RUNAPI_API_KEY to the key that made it and {name:start the server again}; the image is leased for a week."
+    "To collect it, set RUNAPI_API_KEY to the key that made it and {name:start the server again}; RunAPI keeps the image for a week."
 )
 OTHER_KEYS_TASKS = (
     "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"
@@ -45,21 +45,21 @@ OTHER_KEYS_TASKS = (
 )
 OTHER_SERVICE = Wording(
     "To collect it, set RUNAPI_BASE_URL to that address and RUNAPI_API_KEY to the key that made it and {name:start the server again};"
-    " the image is leased for a week."
+    " RunAPI keeps the image for a week."
 )
 OTHER_ACCOUNT = "Of tasks under way, {count} were made at {service}, where this server does not ask: {ids}. {advice}"
 MAX_LISTED = 8
-"""Ids of such tasks that are named."""
+"""The maximum number of task ids that such a notice names."""
 MAX_COUNT = 8
-"""Tasks of one call."""
+"""The maximum number of tasks in one call."""
 
 
 class Service:
-    """Everything the product does. Use `Service.opened`.
+    """Makes images and reports on tasks. Create it with `Service.opened`.
 
     Args:
         settings: As parsed from the environment.
-        seam: What it stands on.
+        seam: The journal, the way to RunAPI, clocks and times.
     """
 
     def __init__(self, settings: Settings, seam: Seam) -> None:
@@ -77,7 +77,7 @@ class Service:
         self._waiter = Waiter(seam, self._runner)
         self.background: TaskGroup
         self._begun = anyio.Event()
-        self._foreign_told = False
+        self._foreign_noticed = False
         self.prices = LivePrices(
             seam.backend,
             seam.journal.money,
@@ -95,13 +95,13 @@ class Service:
     async def opened(
         cls, settings: Settings, *, keep: bool = True, seam: Callable[[Seam], Seam] | None = None
     ) -> AsyncIterator[Service]:
-        """A service; nothing heavy is loaded until there is something to do.
+        """Open a service. Heavy modules are loaded only when there is work for them.
 
         Args:
             settings: As parsed from the environment.
-            keep: Whether it looks after open tasks: sends, asks, fetches. Without, it reads and sends nothing of a task's, and
-                waits for nobody's answer.
-            seam: Puts other things in the usual seam: a clock, a planner, times.
+            keep: Whether the service works on open tasks: sends them, polls them, fetches their images. If False, it
+                only reads the journal and does not wait for RunAPI's answers.
+            seam: Replaces parts of the usual seam: a clock, a planner, times.
         """
         async with opened(settings) as usual:
             base = usual if keep else replace(usual, timing=replace(usual.timing, answer_seconds=0.0))
@@ -113,14 +113,14 @@ class Service:
                     service._start(group)
                 try:
                     yield service
-                except Exception as exc:  # noqa: BLE001  # carried past the group, which would wrap it; raised below
+                except Exception as exc:  # noqa: BLE001  # raised below, outside the group, which would wrap it
                     failure = exc
                 group.cancel_scope.cancel()
             if failure is not None:
                 raise failure
 
     def _start(self, group: TaskGroup) -> None:
-        """Start what runs in the background: the care of open tasks, and the listener for callbacks."""
+        """Start the background work: the runner of open tasks, and the listener for callbacks."""
         group.start_soon(self._keep)
         if (port := self.settings.callback_port) is not None and (url := self.settings.callback_url) is not None:
             listener = callback_listener.CallbackListener(
@@ -135,7 +135,7 @@ class Service:
             group.start_soon(listener.run)
 
     async def _keep(self) -> None:
-        # Where no process ever asked for anything, there is nothing to look after and no file to make.
+        # Before the first task of any process there is nothing to work on, and no journal file should be made.
         while not (self._begun.is_set() or self._journal.exists):
             with anyio.move_on_after(self._seam.timing.claim_seconds):
                 await self._begun.wait()
@@ -143,7 +143,7 @@ class Service:
         await self._runner.run()
 
     async def _one_account(self) -> None:
-        """Make the tasks of the account's other keys this key's, before anything is looked for or paid again."""
+        """Give this key the tasks of the account's other keys, before a task is searched for or paid a second time."""
         if not self._key_holder.known and await self._journal.accounts.has_others():
             await self._key_holder.learn()
 
@@ -152,15 +152,15 @@ class Service:
         return None if url is None else callback_listener.address(url, self.settings.api_key or self._account, key)
 
     async def request(self, args: RequestArgs, *, folders: Sequence[Path] = ()) -> submission.CheckedRequest:
-        """A validated request; nothing is dropped, and nothing leaves the machine yet. A remix keeps its source's shape.
+        """Validate a request. No field is dropped, and nothing is sent yet. A remix keeps the shape of its source.
 
         Args:
-            args: What the caller asks for.
-            folders: Where local sources may stand, the workspace first.
+            args: The arguments of the caller.
+            folders: The folders that may hold local sources, the workspace first.
 
         Raises:
-            InvalidRequestError: Naming every field that is wrong and what is allowed.
-            SettingsError: A setting that spending needs can't be used.
+            InvalidRequestError: It names every wrong field and what is allowed.
+            SettingsError: A setting that is needed for spending is not usable.
         """
         self.settings.need()
         local = self._backend.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
@@ -180,13 +180,13 @@ class Service:
         max_cost_usd: Decimal | None = None,
         idempotency_key: str | None = None,
     ) -> Quotation:
-        """Price a call for `count` images, each a task of its own. Sends nothing that costs.
+        """Price a call for `count` images; each image is a separate task. No paid request is sent.
 
-        Args, beside the tool's own:
+        Args, in addition to those of the tool:
             checked: From `request`.
 
         Raises:
-            InvalidRequestError: The idempotency key can't be used.
+            InvalidRequestError: The idempotency key is not usable.
             BudgetError: The price is more than `max_cost_usd`, or not known under a cap.
         """
         self._backend.require_key()
@@ -207,18 +207,18 @@ class Service:
     ) -> Outcome:
         """Make the images of a quotation and wait for them.
 
-        Args, beside the tool's own:
+        Args, in addition to those of the tool:
             offer: From `offer`.
-            approved: Whether the user has agreed to it, where it needs that. Where a cap refuses the call, the question is not needed.
-            client: The host's name, for the journal.
+            approved: Whether the user has agreed, if the call needs it. Not needed if a cap refuses the call.
+            client: The name of the host, for the journal.
             workspace: The folder that the caller works in.
-            on_progress: Told about once a second while waiting.
+            on_progress: Called about once a second during the wait.
 
         Raises:
-            InvalidRequestError: A source, or the place to save can't be used.
-            BudgetError: A cap, or no yes of the user's. Nothing was sent.
+            InvalidRequestError: A source image or the place to save is not usable.
+            BudgetError: A cap refuses the call, or the user has not agreed. Nothing was sent.
             ApiError: RunAPI refused every one of the tasks.
-            JournalError: The journal can't be written. Nothing was sent.
+            JournalError: The journal is not writable. Nothing was sent.
         """
         unasked = None if approved or offer.confirmation is None else offer.confirmation
         not_asked = ("The user was not asked.", Wording("Ask the user, then {name:call again}."))
@@ -245,7 +245,7 @@ class Service:
         with before_sending():
             await self._one_account()
 
-        # Raised only where something new would be written and the caps have room for it.
+        # `intend` raises this only if it would write a new task and the caps have room for the task.
         hindrance = saving.hindrance() or (None if unasked is None else unasked.refused(*not_asked))
         async with self._runner.intake:
             intended = await self._journal.tasks.intend(
@@ -265,17 +265,17 @@ class Service:
         tasks = await self._waiter.wait(intended.records, wait_seconds, on_progress)
         if (refused := refusal(tasks)) is not None:
             raise refused
-        await self._key_holder.learn()  # a key that takes the place of this one finds these tasks again
+        await self._key_holder.learn()  # a key that replaces this one later finds these tasks again
         return await self._outcome(tasks, joined=intended.joined)
 
     async def check(
         self, task_ids: Sequence[str], *, wait_seconds: float, on_progress: OnProgress | None = None
     ) -> Outcome:
-        """How tasks stand, waiting for those that have not ended.
+        """Report the state of tasks, and wait for those that have not ended.
 
         Args:
-            task_ids: RunAPI's ids, or our keys where there is no id yet.
-            wait_seconds: How long to wait for their end.
+            task_ids: RunAPI's ids, or our keys for tasks that have no id yet.
+            wait_seconds: The maximum wait for the tasks to end.
             on_progress: As in `generate`.
 
         Raises:
@@ -283,9 +283,9 @@ class Service:
         """
         await self._one_account()
         ids = list(dict.fromkeys(task_ids))
-        for one in ids:
-            await self._get_known(one)
-        # Read again and together: the first may have ended while RunAPI was asked about the last.
+        for task_id in ids:
+            await self._get_known(task_id)
+        # All are read again together: the first task may have ended while RunAPI answered about the last.
         return await self._check(await self._journal.tasks.find(ids), wait_seconds, on_progress)
 
     async def recent(
@@ -298,17 +298,17 @@ class Service:
         wait_seconds: float = 0,
         on_progress: OnProgress | None = None,
     ) -> Outcome:
-        """What was made, newest first.
+        """List recorded tasks, newest first.
 
-        Args, beside those of `check`:
-            limit: How many at most.
+        Args, in addition to those of `check`:
+            limit: The maximum number of tasks.
             states: Only tasks in these states.
-            since: Only tasks made since then.
-            workspace: Only tasks that were asked for in this folder.
+            since: Only tasks created since then.
+            workspace: Only tasks that a caller in this folder created.
         """
         await self._one_account()
         records = await self._journal.tasks.recent(limit=limit, states=states, since=since, workspace=workspace)
-        self._foreign_told = False
+        self._foreign_noticed = False
         outcome = await self._check(records, wait_seconds, on_progress)
         if len(records) < limit:
             return outcome
@@ -320,12 +320,12 @@ class Service:
         return replace(outcome, matched=matched, unended=unended)
 
     async def page(self, *, limit: int, before: str | None) -> tuple[TaskRecord, ...]:
-        """What was made, newest first, before the record with the key `before`. From the journal alone."""
+        """Read a page of tasks from the journal, newest first: those older than the record with the key `before`."""
         await self._one_account()
         return await self._journal.tasks.recent(limit=limit, before=before)
 
     async def known(self, ident: str) -> TaskRecord | None:
-        """The record of a task id or key that the journal has."""
+        """Return the journal's record of a task id or key, or None."""
         await self._one_account()
         return next(iter(await self._journal.tasks.find([ident])), None)
 
@@ -338,7 +338,7 @@ class Service:
         return await self._outcome(await self._waiter.wait(records, wait_seconds, on_progress))
 
     async def _get_known(self, task_id: str) -> None:
-        """Make sure that the journal has a task id or key: an id that it has never seen is looked up at RunAPI and recorded."""
+        """Make sure that the journal has this id or key. An unknown id is looked up at RunAPI and recorded."""
         if await self._journal.tasks.find([task_id]):
             return
         self._backend.require_key()
@@ -372,21 +372,21 @@ class Service:
         ) from missing
 
     async def _adopt(self, action: Action, task_id: str) -> None:
-        # What was asked for is not known here, and RunAPI does not tell it.
+        # The original request is not known here, and RunAPI does not return it.
         request = ImageRequest(action=action, variant="unknown", model="unknown", prompt="")
         intent = Intent(key=adopted(task_id), request=request, quoted_usd=None, session=self.session)
         async with self._runner.intake:
             self._keep_ours([await self._journal.tasks.adopt(intent, task_id, at=self._seam.now())])
 
     def _keep_ours(self, records: Sequence[TaskRecord]) -> None:
-        """Take into care what was just written down, unless it was there before and another process has it."""
+        """Give the runner the tasks that were just recorded, except those that another process holds."""
         self._begun.set()
         for record in records:
             if record.owner == self.session and record.state.unfinished:
                 self._runner.keep(record)
 
     async def _foreign_notice(self) -> str | None:
-        """What a user should know about tasks that no process collects, since their key or their service is another."""
+        """Return a notice about tasks that no process can collect, because their key or service is another one."""
         found: dict[str, list[str]] = {}
         for record in await self._journal.accounts.foreign_tasks():
             found.setdefault(service_of(record.account), []).append(record.task_id or record.key)
@@ -404,7 +404,8 @@ class Service:
         return together(notices) or None
 
     async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False) -> Outcome:
-        told, self._foreign_told = self._foreign_told, True
-        notices = [self._journal.notice, self._journal.unread_notice(), None if told else await self._foreign_notice()]
+        noticed, self._foreign_noticed = self._foreign_noticed, True
+        foreign = None if noticed else await self._foreign_notice()
+        notices = [self._journal.notice, self._journal.unread_notice(), foreign]
         notice = together(notices) or None
         return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)

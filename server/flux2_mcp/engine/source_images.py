@@ -1,7 +1,7 @@
-"""Where the sources of a remix come from: each becomes an address that RunAPI can fetch. What leaves is written down.
+"""The source images of a remix: each becomes a URL that RunAPI can fetch. Every upload is recorded.
 
-First everything is looked at, on this machine alone, and whatever is wrong with any of it is told together; only then is
-something sent. Local bytes go up once an hour at most, and nothing of them but their pixels.
+First all sources are checked on this machine, and all problems are reported together. Only then is anything sent. The
+same local image is uploaded at most once an hour, and only its pixels are sent.
 """
 
 from __future__ import annotations
@@ -25,16 +25,21 @@ from flux2_mcp.journal.contract import Tasks, Uploads
 from flux2_mcp.journal.records import TaskRecord
 
 EXPIRY_MARGIN = timedelta(minutes=10)
-"""So long before its hour is over an upload is not used again: RunAPI fetches a source when the task's turn comes."""
+"""An upload that expires within this time is not used again: RunAPI fetches a source only when it starts the task."""
 MAX_SHOWN_CHARS = 200
-"""Characters of a source's name that are leased."""
+"""The maximum number of characters of a source's name that are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceSet:
-    """One source, looked at: its place among the sources, from 1, and how it is shown.
+    """One source that was checked.
 
-    For local bytes, what would be sent and what names them; for an earlier result, its entry; else it is an address.
+    Attributes:
+        number: Its place among the sources, from 1.
+        given: What the caller gave.
+        shown: Its name for lists and records.
+        local: For local bytes, their identity and the image to upload.
+        record: For an earlier result, its task. If `local` and `record` are None, the source is a URL.
     """
 
     number: int
@@ -45,13 +50,13 @@ class SourceSet:
 
 
 class SourceImages:
-    """Finds sources and brings them to RunAPI.
+    """Finds sources and makes them available to RunAPI.
 
     Args:
-        tasks: Knows what was made.
-        uploads: Knows what RunAPI holds.
+        tasks: Has the earlier results.
+        uploads: Has the files that were uploaded to RunAPI.
         backend: The way to RunAPI.
-        allowed: Folders that may be read from beside the workspace.
+        allowed: Folders outside the workspace that may be read.
         now: UTC.
     """
 
@@ -72,11 +77,11 @@ class SourceImages:
     async def find(
         self, given: Sequence[str], folders: Sequence[Path], *, local: bool
     ) -> tuple[tuple[SourceSet, ...], tuple[Problem, ...]]:
-        """Look at every source. Sends nothing.
+        """Check every source, and send nothing.
 
         Args:
-            given: As the caller gave them.
-            folders: The workspace, and what else the client has opened.
+            given: The sources as the caller gave them.
+            folders: The workspace, and the other folders that the client has opened.
             local: See `sources.parse`.
         """
         found: list[SourceSet] = []
@@ -104,32 +109,32 @@ class SourceImages:
         return SourceSet(number, given, shown, await anyio.to_thread.run_sync(_ready, data))
 
     async def send(self, found: Sequence[SourceSet]) -> tuple[tuple[str, ...], tuple[SourceImage, ...]]:
-        """Bring the sources to RunAPI. Costs nothing. Gives their addresses, and what each is.
+        """Upload the sources where needed; this is free. Return their URLs, and a description of each.
 
         Raises:
-            InvalidRequestError: Naming each task that is not finished, or whose image is nowhere any more.
+            InvalidRequestError: It names each task that is not finished, or whose image does not exist any more.
             ApiError: RunAPI refused a file.
         """
         sent: list[tuple[str, SourceImage]] = []
         wrong: list[Problem] = []
-        for one in found:
+        for source in found:
             try:
-                sent.append(await self._send(one))
+                sent.append(await self._send(source))
             except UnreadableError as exc:
-                wrong.append(Problem("source_images", f"item {one.number} {exc.message}"))
+                wrong.append(Problem("source_images", f"item {source.number} {exc.message}"))
         if wrong:
             raise InvalidRequestError(*wrong)
-        return tuple(url for url, _ in sent), tuple(source for _, source in sent)
+        return tuple(url for url, _ in sent), tuple(image for _, image in sent)
 
-    async def _send(self, one: SourceSet) -> tuple[str, SourceImage]:
-        if one.local is not None:
-            return await self._upload(one.shown, *one.local)
-        if one.record is not None:
-            return await self._earlier(one, one.record)
-        return one.given.text, SourceImage(given=one.shown, identity=one.given.text)
+    async def _send(self, source: SourceSet) -> tuple[str, SourceImage]:
+        if source.local is not None:
+            return await self._upload(source.shown, *source.local)
+        if source.record is not None:
+            return await self._earlier(source, source.record)
+        return source.given.text, SourceImage(given=source.shown, identity=source.given.text)
 
-    async def _earlier(self, one: SourceSet, record: TaskRecord) -> tuple[str, SourceImage]:
-        """An earlier result: where RunAPI still has it, a fresh address of that; else the file that was leased."""
+    async def _earlier(self, source: SourceSet, record: TaskRecord) -> tuple[str, SourceImage]:
+        """Send an earlier result: by a fresh URL if RunAPI still has the image, or else by an upload of our file."""
         image = record.images[0] if record.images else None
         size = {} if image is None else {"width": image.width, "height": image.height}
         trouble = "names a task that RunAPI has not taken yet; wait for it with check_task."
@@ -140,8 +145,8 @@ class SourceImages:
                 trouble = f"can't be had: {exc.message}"
             else:
                 if remote.image_urls and remote.status is Status.COMPLETED:
-                    source = SourceImage(given=one.shown, identity=f"task:{record.task_id}", **size)
-                    return remote.image_urls[0], source
+                    sent = SourceImage(given=source.shown, identity=f"task:{record.task_id}", **size)
+                    return remote.image_urls[0], sent
                 ended = "RunAPI does not have the task's image any more."
                 trouble = (
                     ended
@@ -154,13 +159,13 @@ class SourceImages:
             data = await anyio.Path(image.path).read_bytes()
         except OSError as exc:
             raise UnreadableError(f"{trouble} Its file is gone, too.") from exc
-        return await self._upload(one.shown, *await anyio.to_thread.run_sync(_ready, data))
+        return await self._upload(source.shown, *await anyio.to_thread.run_sync(_ready, data))
 
     async def _upload(self, shown: str, identity: str, ready: UprightImage) -> tuple[str, SourceImage]:
         held = await self._uploads.find(identity, at=self._now() + EXPIRY_MARGIN)
         if held is None:
             api = await self._backend.api()
-            # RunAPI learns the picture, and not what the user calls it.
+            # RunAPI receives the picture, but not the user's name of the file.
             held = await api.upload(f"{identity[-12:]}{ready.suffix}", ready.data)
             await self._uploads.add(identity, held)
         source = SourceImage(
@@ -174,7 +179,7 @@ class SourceImages:
 
 
 def _ready(data: bytes) -> tuple[str, UprightImage]:
-    """What names the bytes, and what of them is sent. Refuses what can't be decoded to its end."""
+    """Return the identity of the bytes, and the image to upload. Raises UnreadableError if decoding fails."""
     if not data:
         raise UnreadableError("is empty.")
     return f"sha256:{hashlib.sha256(data).hexdigest()}", upright(data)

@@ -1,7 +1,7 @@
 """The three steps of a task: send its intent, ask RunAPI about it, fetch its images.
 
-Each takes one step and writes it down. A step that fails is noted as trouble, with the time of the next try. A task that
-RunAPI may have is never given up before its time.
+Each method does one step and records it. If a step fails, the error and the time of the next try are noted on the task.
+A task that RunAPI may have is never given up before its time.
 """
 
 from __future__ import annotations
@@ -48,21 +48,22 @@ from flux2_mcp.system.logs import fields
 log = logging.getLogger("flux2_mcp.tasks")
 
 REPLAY_WINDOW = timedelta(hours=24)
-"""An unanswered create may be sent again under its key for this time: RunAPI remembers keys no longer (`api/runapi.md`)."""
+"""An unanswered create may be sent again under its key for this time: then RunAPI forgets the key (`api/runapi.md`)."""
 VANISHED_SECONDS = 600.0
-"""A task that RunAPI has not known for this time, at every ask, will not come back."""
+"""A task is lost if RunAPI has answered every poll for this time with "not found"."""
 MAX_FETCHES = 5
-"""The minimum of failures in a row before an image is given up whose URLs are too old: the clock may be wrong."""
+"""Failed fetches in a row that are needed before an image with expired URLs is given up: the clock may be wrong."""
 MAX_BROKEN_FETCHES = 3
-"""Failures in a row after which a user is told that an image can't be fetched: each is two tries, the second with a new URL."""
+"""Failed fetches in a row after which the user is informed. Each fetch is two tries, the second with a new URL."""
 SLOT_SECONDS = 0.25
-"""Seconds until the first of the intents that wait for a place among the tasks under way looks again whether another process
-has left one."""
+"""The interval at which the first waiting intent checks whether another process has freed a place among the tasks under
+way."""
 BACKOFF_FIRST_SECONDS, BACKOFF_SEND_SECONDS, BACKOFF_FETCH_SECONDS = 1.0, 60.0, 3600.0
-"""Seconds until the next try, doubling; the most for sending, and for fetching."""
+"""The first delay before the next try, which then doubles; its maximum for sending; its maximum for fetching."""
 MAX_THREADS = 4
-"""Images that are written or decoded at once: each thread keeps memory. With 400 that came together, four held 115 MiB and as
-many as there were 174, in the same time. What a large image takes is bounded where it is decoded (`images.pixel_limit`)."""
+"""Images that are written or decoded at once, because each thread keeps memory. With 400 images at once, four threads
+held 115 MiB, and a thread for each image 174 MiB, in the same time. `images.pixel_limit` bounds the memory of a large
+image."""
 
 _NOT_AGAIN = Wording(
     "It is never sent again. Look at RunAPI's own history, or at the balance ({name:check_pricing}), whether it was made;"
@@ -82,28 +83,37 @@ SAME_ID = (
 )
 NEVER_SENT = "It waited a day for a free place among the tasks under way (FLUX2_MAX_IN_FLIGHT) and was never sent."
 _UNSENT = (InvalidRequestError, SettingsError, SandboxError)
-"""Errors that come before anything is sent, and that trying again does not mend."""
+"""Errors that are raised before anything is sent, and that another try does not cure."""
 GONE = f"RunAPI took this task, and has said for ten minutes that it does not know it. {_NOT_AGAIN}"
 
 
 def explained(error: str) -> str:
-    """A task's error as the journal has it, which keeps no names: the advice that it may end with has them again."""
+    """Return a recorded error with the advice at its end as a `Wording`: the journal stores only plain text."""
     reason = error.removesuffix(_NOT_AGAIN)
     return error if reason == error else Wording("{reason}{advice}", reason=reason, advice=_NOT_AGAIN)
 
 
 class _TooOldError(Exception):
-    """A create was about to be sent, and its key is older than RunAPI remembers. It was not sent."""
+    """A create was not sent, because RunAPI may have forgotten its idempotency key."""
 
 
 @dataclass(slots=True)
 class LeasedTask:
-    """One task in this process's care: it holds the lease. Times are monotonic seconds.
+    """One task of which this process holds the lease. Times are monotonic seconds.
 
-    `lost` is True when a create of it went unanswered, so that RunAPI may have the task already. `nudged` is True when
-    RunAPI called back and was not asked since, `hurried` when a caller waits for an image and no fetch has begun since.
-    `submitted` is when RunAPI took it, `missing` since when it denies that. `failures` are those in a row, `spoilt` those in a row
-    in which RunAPI's side gave no image.
+    Attributes:
+        record: The task as the journal has it.
+        lost: A create of the task went unanswered, so RunAPI may have the task already.
+        busy: A step is working on it.
+        nudged: RunAPI has called back, and has not been polled since.
+        hurried: A caller waits for the image, and no fetch has begun since.
+        submitted: When RunAPI took the task.
+        missing: Since when RunAPI has answered "not found".
+        asked_at: When RunAPI was last polled.
+        not_before: The earliest time of the next try.
+        failures: Failed tries in a row.
+        spoilt: Failed fetches in a row for which RunAPI or the image's host is the cause.
+        trouble: The error of the last try.
     """
 
     record: TaskRecord
@@ -121,7 +131,7 @@ class LeasedTask:
 
     @property
     def in_line(self) -> bool:
-        """Whether it waits for a place among the tasks under way, and nothing else is in its way."""
+        """Whether it waits only for a place among the tasks under way."""
         return self.record.state is State.INTENT and not self.record.started and self.trouble is None
 
 
@@ -131,7 +141,7 @@ class TaskSteps:
     Args:
         seam: The journal, the way to RunAPI, the clocks.
         images: Folder for finished images.
-        in_flight: The most tasks that all processes together may have under way.
+        in_flight: The maximum number of tasks under way, for all processes together.
     """
 
     def __init__(self, seam: Seam, images: Path, *, in_flight: int) -> None:
@@ -147,7 +157,7 @@ class TaskSteps:
         self._refused_at: float | None = None
 
     async def send(self, leased: LeasedTask) -> None:
-        """Take a place for an intent; then send it, again and again under the same key, until RunAPI has answered."""
+        """Take a place for an intent. Then send it, always under the same key, until RunAPI has answered."""
         record, before = leased.record, leased.lost
         if self._old(record):
             await self._give_up(leased)
@@ -160,11 +170,11 @@ class TaskSteps:
         request = replace(record.request, callback_url=record.request.callback_url or record.push_url)
 
         async def permit() -> None:
-            # Between a try and the next the machine may have slept for days, or another process taken the task over.
+            # Between two tries the machine may have slept for days, or another process may have taken the task over.
             if self._old(record):
                 raise _TooOldError
             await self._leases.hold(record)
-            leased.lost = True  # whatever may cut off what follows, until RunAPI's answer is written down
+            leased.lost = True  # until RunAPI's answer is recorded, because this process may end at any moment
 
         try:
             api = await self._backend.api()
@@ -176,19 +186,20 @@ class TaskSteps:
             leased.lost = before or (leased.lost and _may_have_reached(exc))
             await self._unmade(leased, exc)
             return
-        with anyio.CancelScope(shield=True):  # what was heard is written down, even while the server stops
+        with anyio.CancelScope(shield=True):  # RunAPI's answer is recorded even while the server stops
             try:
                 await self._step(leased, Event.ACCEPTED, task_id=remote.task_id, reserved_usd=remote.reserved_usd)
-            except SameIdError:  # the task that had it first stays what it is
+            except SameIdError:  # the task that had this id first is not changed
                 await self._step(leased, Event.EXPIRED, error=SAME_ID.format(id=shortened(remote.task_id)))
             else:
                 await self._seen(leased, remote)
         _well(leased)
 
     def _old(self, record: TaskRecord) -> bool:
-        """Whether a create may be older than RunAPI remembers keys. By the wall clock, which goes on while the machine sleeps.
+        """Whether RunAPI may have forgotten the key of a create.
 
-        It may have jumped either way: what can't be shown to be young is not sent again.
+        The wall clock decides, because it goes on while the machine sleeps. It may also have jumped in either
+        direction, so a record from the future counts as old, too.
         """
         return abs(self._now() - record.created_at) > REPLAY_WINDOW
 
@@ -200,7 +211,7 @@ class TaskSteps:
             await self._step(leased, Event.REFUSED, error=NEVER_SENT)
 
     async def _unmade(self, leased: LeasedTask, exc: Flux2Error) -> None:
-        """A create failed: that is the end of its intent, or it is sent again later."""
+        """After a failed create, end the intent, or put it off to be sent again later."""
         event = _end(exc, lost=leased.lost)
         if event is None:
             self.put_off(leased, exc)
@@ -210,7 +221,7 @@ class TaskSteps:
         await self._step(leased, event, error=exc.message if event is Event.REFUSED else TAKEN)
 
     async def ask(self, leased: LeasedTask) -> None:
-        """Ask once what became of a task. A blip never ends anything: the planner decides when to ask next."""
+        """Poll RunAPI once for a task. A short fault never ends a task: the planner decides when to poll next."""
         leased.asked_at, leased.nudged = self._monotonic(), False
         record = leased.record
         try:
@@ -230,9 +241,9 @@ class TaskSteps:
             _well(leased)
 
     async def fetch(self, leased: LeasedTask) -> None:
-        """Bring a finished task's images to disk; new URLs are asked for where the old ones are dead, once a try.
+        """Download a finished task's images. If the URLs fail, ask RunAPI once for new URLs and try those.
 
-        What comes after RunAPI has answered is no trouble of this machine's network, even where the image's host is not reached.
+        If the download fails after RunAPI has answered, this machine's network works: the cause is the image's host.
         """
         if leased.record.state is not State.COMPLETED:
             return
@@ -248,7 +259,7 @@ class TaskSteps:
                 if not named:
                     raise
                 await self._deliver(leased)
-        except IllegalTransitionError:  # it stands elsewhere in the journal: the next claim shows how
+        except IllegalTransitionError:  # the journal has another state: the next claim reads it
             raise
         except Flux2Error as exc:
             asked_not_before = leased.not_before
@@ -260,13 +271,12 @@ class TaskSteps:
                 await self._not_to_be_had(leased, exc)
 
     async def _named_anew(self, leased: LeasedTask) -> bool:
-        """Whether RunAPI says once more where a task's images are.
+        """Ask RunAPI for new URLs of a task's images. Return whether it named them.
 
-        Whatever else it says of a task that it has completed names no address: that it does not know it any more, that it failed,
-        an unknown word.
+        Any other answer about a completed task has no URL: "not found", "failed", or an unknown status.
 
         Raises:
-            AuthenticationError: The key may not ask.
+            AuthenticationError: RunAPI refused the key.
             TransportError: No answer came.
         """
         record = leased.record
@@ -284,18 +294,18 @@ class TaskSteps:
         return True
 
     async def _offer(self, leased: LeasedTask, exc: Flux2Error) -> None:
-        """Where RunAPI refuses the key, another process may have the one that took its place: let it have the task."""
+        """If RunAPI refused the key, offer the task to other processes: one may have the key that replaced it."""
         if isinstance(exc, AuthenticationError):
             self._refused_at = self._monotonic()
             await self._leases.offer(leased.record)
 
     @property
     def key_refused(self) -> bool:
-        """Whether RunAPI refused the key just now, so that nothing more should be taken over with it."""
+        """Whether RunAPI refused the key a short time ago, so that no more tasks should be taken over with it."""
         return self._refused_at is not None and self._monotonic() - self._refused_at < self._key_trouble_seconds
 
     async def _not_to_be_had(self, leased: LeasedTask, exc: Flux2Error) -> None:
-        """Write down that RunAPI's side gives no image, for every later session; after its addresses have died, for good."""
+        """Record, for later sessions, that the image can't be fetched. After its URLs have expired, this is final."""
         record = leased.record
         until = (record.completed_at or record.created_at) + RESULT_LIFETIME
         if self._now() > until and leased.failures >= MAX_FETCHES:
@@ -331,7 +341,7 @@ class TaskSteps:
         _well(leased)
 
     def _take(self, record: TaskRecord, path: Path) -> NameOwner:
-        """Called in the thread that places an image."""
+        """Claim a file name in the workspace for a task. Called in the thread that places the image."""
         return anyio.from_thread.run(self._tasks.claim_name, record, str(path))
 
     async def _seen(self, leased: LeasedTask, remote: RemoteTask) -> None:
@@ -356,7 +366,7 @@ class TaskSteps:
             log_step(leased.record, self._now(), before)
 
     def put_off(self, leased: LeasedTask, exc: Flux2Error, longest: float = BACKOFF_SEND_SECONDS) -> None:
-        """Note what stands in a task's way, and try again later: each time twice as long after, at most `longest` seconds."""
+        """Note an error on a task and try again later. The delay doubles each time, up to `longest` seconds."""
         leased.trouble = exc
         backoff = min(longest, BACKOFF_FIRST_SECONDS * 2.0 ** min(leased.failures, 60))
         leased.failures += 1
@@ -370,11 +380,10 @@ class TaskSteps:
 
 
 def log_step(record: TaskRecord, now: datetime, before: TaskRecord | None = None) -> None:
-    """One line for each step of a task, with RunAPI's id (once known) and our key.
+    """Log one line for a step of a task, with RunAPI's id (once known) and our key.
 
-    `after` is seconds since it was asked for, `took` since the step before.
-
-    When RunAPI began to work is written down nowhere, so what ends counts from when RunAPI took it.
+    `after` is seconds since the task was created, `took` seconds since the step before. The time when RunAPI began to
+    work is not recorded, so `took` of an ended task counts from the time when RunAPI took it.
     """
     took = None
     if before is not None:
@@ -387,7 +396,7 @@ def log_step(record: TaskRecord, now: datetime, before: TaskRecord | None = None
 
 
 def _charged(record: TaskRecord, remote: RemoteTask) -> Decimal | None:
-    """What a task cost, in USD; None: nothing new. Only its end settles that, and only a refund takes it back."""
+    """Return what a task cost, in USD; None: nothing new. Only an ended task has a cost; only a refund lowers it."""
     if remote.cost_usd is None or not remote.status.ended:
         return None
     return remote.cost_usd if remote.refunded else max(remote.cost_usd, record.charged_usd or Decimal(0))
@@ -398,15 +407,15 @@ def _well(leased: LeasedTask) -> None:
 
 
 def _of_this_machine(exc: Flux2Error) -> bool:
-    """Whether an image did not come for a reason that RunAPI and the image's host have no part in."""
+    """Whether a fetch failed because of this machine, not because of RunAPI or the image's host."""
     setting = isinstance(exc, TransportError) and exc.setting is not None
     return setting or isinstance(exc, StorageError | JournalError | SettingsError | SandboxError | AuthenticationError)
 
 
 def _may_have_reached(exc: Flux2Error) -> bool:
-    """Whether RunAPI may have taken the task although this is all that came back.
+    """Whether RunAPI may have taken the task although the create failed with this error.
 
-    No only for what certainly was not sent, or was refused: any other error may have come between two tries.
+    False only if the request was certainly not sent, or was refused. Any other error may have come between two tries.
     """
     if isinstance(exc, TransportError):
         return exc.sent
@@ -416,10 +425,10 @@ def _may_have_reached(exc: Flux2Error) -> bool:
 
 
 def _end(exc: Flux2Error, *, lost: bool) -> Event | None:
-    """How a failed create ends its intent; None: it does not. REFUSED: RunAPI certainly has no such task.
+    """Return the event that ends the intent of a failed create; None: send it again. REFUSED: RunAPI has no such task.
 
-    Where an earlier try went unanswered, RunAPI may have it: then a refusal of the key or the account says nothing about
-    the task, and a conflict says that something was made under its key, which can't be asked for.
+    If an earlier try went unanswered (`lost`), RunAPI may have the task. Then a refusal of the key or the account
+    proves nothing about the task, and a conflict means that a task exists under its key whose id can't be found out.
     """
     if not isinstance(exc, ApiError):
         return Event.REFUSED if isinstance(exc, (*_UNSENT, TransportError)) and not lost else None

@@ -1,4 +1,7 @@
-"""Waits for tasks in this process's care, or through the journal for those in another's. A cancelled wait cancels no task."""
+"""Waits for tasks: for this process's own in memory, for another process's through the journal.
+
+A cancelled wait does not cancel a task.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +32,18 @@ from flux2_mcp.system.logs import fields
 log = logging.getLogger("flux2_mcp.tasks")
 
 LOOK_SECONDS = 0.05
-"""How often the journal is looked at for the news of another process."""
+"""The interval at which the journal is checked for changes by another process, seconds."""
 PROGRESS_SECONDS = 1.0
 MAX_IDS = 64
-"""Tasks that one call can ask about by their ids."""
+"""The maximum number of task ids in one call."""
 QUIET_SECONDS = 5.0
-"""How long a caller that wants no progress waits for news. Without news only one thing can have happened: another process
-has the task now."""
+"""The interval at which a wait without progress reports checks the tasks although no change was signalled, seconds.
+Only a task that another process has taken over changes without a signal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How a wait stands: seconds since it began, seconds it may still take (None: not known), tasks by state."""
+    """The progress of a wait: seconds since its start, expected seconds to its end (None: unknown), state per task."""
 
     elapsed: float
     remaining: float | None
@@ -49,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """A task as a caller is told of it: its record, what stands in its way just now, about how many seconds it still takes."""
+    """The report on one task: its record, the error that holds it up now, and its expected remaining seconds."""
 
     record: TaskRecord
     trouble: Flux2Error | None = None
@@ -57,14 +60,14 @@ class TaskReport:
 
     @property
     def error(self) -> str | None:
-        """Why it failed or can't be had, as the journal has it, in words that each face can say in its own names."""
+        """The recorded reason why the task failed or its image is lost. Each face can put in its own names."""
         return None if self.record.error is None else explained(self.record.error)
 
     @property
     def settled(self) -> bool:
-        """Whether waiting longer brings nothing: it has ended, or what stands in its way does not go by itself.
+        """Whether a longer wait is useless: the task has ended, or its trouble does not end without help.
 
-        An image that did not come is soon tried again, until it is written down that it can't be had.
+        A failed download is soon tried again, so it does not settle the task until the journal records it as lost.
         """
         if not self.record.state.unfinished:
             return True
@@ -76,10 +79,10 @@ class TaskReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a call. `joined`: an identical call was under way, and this is its task. `notice`: see the journal's.
+    """The result of a call. `joined`: the task is that of an identical call under way. `notice`: see `Journal`.
 
-    `matched` is what all tasks come to that were asked about, where only the newest of them are listed, and `unended` the newest
-    that have not ended, listed or not, as far as one call can ask about them.
+    If more tasks match than are listed, `matched` sums up all that match, and `unended` has the newest tasks that have
+    not ended, listed or not, up to `MAX_IDS`.
     """
 
     tasks: tuple[TaskReport, ...]
@@ -91,14 +94,14 @@ class Outcome:
 
 
 def remaining(tasks: Sequence[TaskReport]) -> float | None:
-    """About how many seconds it takes until all have settled; None where that is not known, or where all have."""
+    """Return the expected seconds until all tasks have settled; None if unknown, or if all have settled."""
     each = [report.remaining for report in tasks if not report.settled]
     known = [seconds for seconds in each if seconds is not None]
     return max(known) if known and len(known) == len(each) else None
 
 
 def refusal(tasks: Sequence[TaskReport]) -> Flux2Error | None:
-    """The error of a call whose every task was refused: RunAPI has made none of them, and charges nothing."""
+    """Return the error of a call if RunAPI refused all of its tasks, and so charges nothing; otherwise None."""
     if not tasks or any(report.record.state is not State.REJECTED for report in tasks):
         return None
     first = tasks[0]
@@ -112,8 +115,8 @@ class Waiter:
     """Waits for tasks.
 
     Args:
-        seam: The journal, which tells of tasks that other processes look after; the clocks.
-        runner: Tells of those in this process's care.
+        seam: The journal, which has the state of other processes' tasks; the clocks.
+        runner: Has the state of this process's tasks.
     """
 
     def __init__(self, seam: Seam, runner: TaskRunner) -> None:
@@ -127,19 +130,20 @@ class Waiter:
     async def wait(
         self, records: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
     ) -> tuple[TaskReport, ...]:
-        """Wait until all tasks have settled or the time is over, whichever comes first; tell how they stand then.
+        """Wait until all tasks have settled or the time is over, and report on each task.
 
         Args:
             records: As just read from the journal.
-            wait_seconds: 0 waits for no more than RunAPI's answer to what was sent just now.
-            on_progress: Told about once a second, and at each change.
+            wait_seconds: 0 waits only for RunAPI's answer to tasks that were just sent.
+            on_progress: Called about once a second, and at each change.
         """
         with self._runner.watched([record.key for record in records]) as watcher:
             reports = await self._until_settled(records, wait_seconds, on_progress, watcher)
-        if ended := [one.record.key for one in reports if not one.record.state.unfinished and one.record.readable]:
+        records = [report.record for report in reports]
+        if ended := [record.key for record in records if not record.state.unfinished and record.readable]:
             try:
                 await self._tasks.mark_reported(ended, at=self._now())
-            except JournalError as exc:  # at worst, the next identical call is given these
+            except JournalError as exc:  # at worst, the next identical call returns these tasks
                 log.warning("it could not be noted that tasks were reported", extra=fields(reason=exc.reason))
         return reports
 
@@ -152,29 +156,29 @@ class Waiter:
         reports = tuple(TaskReport(record) for record in records)
         while True:
             try:
-                # Both are taken before looking, so that no news falls between.
+                # Both are read before `_look`, so that no change is missed between the two.
                 changed = watcher.changed
                 version = await self._leases.version() if self._foreign(reports) else None
                 reports = await self._look(reports)
                 elapsed = self._monotonic() - begun
-                answered = all(one.record.task_id or one.trouble for one in reports)
+                answered = all(report.record.task_id or report.trouble for report in reports)
                 left = (wait_seconds if answered else max(wait_seconds, answer_seconds)) - elapsed
-                if left <= 0 or all(one.settled for one in reports):
+                if left <= 0 or all(report.settled for report in reports):
                     return reports
                 if on_progress is not None:
                     await on_progress(self._progress(reports, elapsed))
                 await self._news(
                     changed, version, min(left, QUIET_SECONDS if on_progress is None else PROGRESS_SECONDS)
                 )
-            except JournalError as exc:  # the tasks were sent all the same, and their ids are worth most
-                return tuple(one if one.settled else TaskReport(one.record, exc) for one in reports)
+            except JournalError as exc:  # the tasks may be sent already, so their ids must reach the caller
+                return tuple(report if report.settled else TaskReport(report.record, exc) for report in reports)
 
     def _foreign(self, reports: Sequence[TaskReport]) -> bool:
-        """Whether another process may have news of these tasks: only the journal tells then, at the price of a thread."""
-        return any(self._runner.leased(one.record.key) is None for one in reports if not one.settled)
+        """Whether another process may change these tasks. Then the journal must be read, which costs a thread."""
+        return any(self._runner.leased(report.record.key) is None for report in reports if not report.settled)
 
     async def _news(self, changed: anyio.Event, version: int | None, seconds: float) -> None:
-        """Return when there may be news: of our own tasks, or, given a version, in the journal; or when time is over."""
+        """Wait until our own tasks or, if a version is given, the journal may have changed; at most `seconds`."""
         with anyio.move_on_after(seconds):
             if version is None:
                 await changed.wait()
@@ -183,19 +187,19 @@ class Waiter:
                     await changed.wait()
 
     async def _look(self, reports: Sequence[TaskReport]) -> tuple[TaskReport, ...]:
-        """How the tasks stand: those in our care from memory, the rest from the journal."""
-        keys = [one.record.key for one in reports]
+        """Report on the tasks: on our own from memory, on the others from the journal."""
+        keys = [report.record.key for report in reports]
         ours = {key: leased for key in keys if (leased := self._runner.leased(key))}
         rest = [key for key in keys if key not in ours]
         read = {record.key: self._report(record) for record in await self._tasks.find(rest)} if rest else {}
         known = read | {key: self._report(leased.record, leased.trouble) for key, leased in ours.items()}
         lost = JournalError("The journal's file was found broken, and this task was in it.")
-        return tuple(known.get(one.record.key) or TaskReport(one.record, lost) for one in reports)
+        return tuple(known.get(report.record.key) or TaskReport(report.record, lost) for report in reports)
 
     def _report(self, record: TaskRecord, trouble: Flux2Error | None = None) -> TaskReport:
         return TaskReport(record, trouble, self._runner.expected(record))
 
     @staticmethod
     def _progress(reports: Sequence[TaskReport], elapsed: float) -> Progress:
-        states = tuple(one.record.state for one in reports)
+        states = tuple(report.record.state for report in reports)
         return Progress(elapsed=elapsed, remaining=remaining(reports), states=states)

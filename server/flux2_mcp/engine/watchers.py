@@ -1,4 +1,4 @@
-"""Which callers wait for which tasks, and how they are told that there is news."""
+"""Records which callers wait for which tasks, and notifies them of changes."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ import anyio
 
 @dataclass(slots=True, eq=False)
 class Watcher:
-    """A caller that waits for tasks. `changed` is set when one of them has changed: take it before looking, wait on it after.
+    """A caller that waits for tasks. `changed` is set when one of the tasks changes.
 
-    Each caller has a watcher of its own: else all would be woken by every task.
+    Read `changed` before you read the tasks, and wait on it afterwards. Each caller has its own watcher: with a shared
+    one, every task would wake all callers.
     """
 
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     def tell(self) -> None:
-        """There is news."""
+        """Wake the caller, because a task has changed."""
         changed, self.changed = self.changed, anyio.Event()
         changed.set()
 
 
 class Watchers:
-    """The watchers of a process, by the keys of the tasks that they wait for."""
+    """All watchers of a process, by the keys of the tasks that they wait for."""
 
     def __init__(self) -> None:
         self._by_key: dict[str, list[Watcher]] = {}
 
     @contextmanager
     def watching(self, keys: Collection[str]) -> Iterator[Watcher]:
-        """A caller waits for these tasks meanwhile."""
+        """Register a watcher of these tasks inside this context."""
         watcher = Watcher()
         for key in keys:
             self._by_key.setdefault(key, []).append(watcher)
@@ -45,7 +46,7 @@ class Watchers:
                     del self._by_key[key]
 
     def tell(self, key: str) -> None:
-        """Tell the callers that wait for this task."""
+        """Wake the callers that wait for this task."""
         for watcher in self._by_key.get(key, ()):
             watcher.tell()
 
