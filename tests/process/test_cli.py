@@ -605,13 +605,13 @@ def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(
     code, out, err = here("variants")
     assert (code, out) == (1, "")
     assert err == (
-        "Error: This was not foreseen: TypeError.\n"
+        "Error: Unexpected error: TypeError.\n"
         "What RunAPI took, if anything, is in the journal and not lost.\n"
         "Next: Look closer with FLUX2_LOG=debug.\n"
     )
     *failed, whole = here("variants", FLUX2_LOG="debug")
     assert failed == [1, ""]
-    assert whole.startswith("DEBUG flux2_mcp.cli unforeseen\nTraceback")
+    assert whole.startswith("DEBUG flux2_mcp.cli unexpected error\nTraceback")
     assert whole.endswith(err)
 
 

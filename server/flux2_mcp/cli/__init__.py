@@ -1,4 +1,4 @@
-"""The command line: one command a file, over the same service as the tools.
+"""The command line: one file for each command, over the same service as the tools.
 
 Face: `main`.
 """

@@ -1,4 +1,4 @@
-"""`flux2-mcp balance`: the account's money."""
+"""`flux2-mcp balance`: the balance of the account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flux2-mcp completion`: the shell's Tab. click writes the script and answers it; ids come from the journal."""
+"""`flux2-mcp completion`: Tab completion in shells. click writes and serves the script; ids come from the journal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flux2_mcp.server.results.tasks import STATUSES
 from flux2_mcp.settings import Settings
 
 VARIABLE = f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"
-"""click's own name for what the shell's script sets when Tab is pressed; `__main__` knows it too."""
+"""The variable that click's script sets when the user presses Tab; `__main__` has this name too."""
 SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 MAX_IDS = 50
 EPILOG = """
@@ -38,11 +38,11 @@ def completion(context: click.Context, *, shell: str) -> None:
 
 
 def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The newest tasks of the journal whose id begins so. Whatever is wrong, Tab says nothing of it."""
-    found: tuple[TaskRecord, ...] = ()
+    """Complete a task id from the newest tasks in the journal. Errors are not shown during completion."""
+    records: tuple[TaskRecord, ...] = ()
     with suppress(Flux2Error):
-        found = anyio.run(_newest, context.obj())
-    named = [(record.task_id or record.key, STATUSES[record.state], record.request.prompt) for record in found]
+        records = anyio.run(_newest, context.obj())
+    named = [(record.task_id or record.key, STATUSES[record.state], record.request.prompt) for record in records]
     return [
         CompletionItem(ident, help=f"{status}: {' '.join(prompt.split())[:40]}")
         for ident, status, prompt in named

@@ -1,4 +1,4 @@
-"""What `flux2-mcp doctor` looks at apart from hosts: this installation, the key, RunAPI, the journal, the disk."""
+"""The checks of `flux2-mcp doctor` except those of hosts: this installation, the key, RunAPI, the journal, the disk."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ LOGIN = "flux2-mcp login"
 SALVAGE = "flux2-mcp doctor --salvage"
 ELSEWHERE = "export FLUX2_HOME=/a/folder/with/room"
 PATIENCE_SECONDS = 15.0
-"""Seconds that RunAPI has for each answer."""
+"""The maximum wait for each answer of RunAPI, seconds."""
 MAX_SKEW_SECONDS = 120.0
-"""Seconds that a clock may be wrong: beyond, signed upload URLs and certificates begin to fail, and caps count another day."""
+"""The maximum error of the clock, seconds. With a larger one, signed upload URLs and certificates begin to fail, and
+caps count the wrong day."""
 MEGABYTE_BYTES = 1_000_000
 MIN_FREE_BYTES, LOW_FREE_BYTES = 100 * MEGABYTE_BYTES, 1_000 * MEGABYTE_BYTES
-"""Bytes. An image takes 1 to 8 MB, and none is delivered to a full disk."""
+"""Bytes. An image takes 1 to 8 MB, and a full disk takes no image."""
 MAX_LISTED = 8
-"""Ids of tasks that are named."""
+"""The maximum number of task ids in one line."""
 SHOWN_KEY_CHARS, LONG_KEY_CHARS = 4, 12
-"""Characters of a key that are shown, and how long it must be for that."""
+"""The number of characters of a key that are shown, and the minimum length of such a key."""
 SET_CLOCK = {
     "Linux": "sudo timedatectl set-ntp true",
     "Darwin": "sudo sntp -sS time.apple.com",
@@ -46,7 +47,7 @@ SET_CLOCK = {
 
 
 class Check(BaseModel):
-    """One line: `mend` is the command that mends a failure, or carries a note further."""
+    """One line of the report. `mend` is the command that repairs a failure, or that follows from a note."""
 
     check: str
     status: Literal["ok", "note", "fail"]
@@ -55,29 +56,29 @@ class Check(BaseModel):
 
 
 class DoctorReport(BaseModel):
-    """All that was looked at; `ok` is False where something fails."""
+    """All checks; `ok` is False if one of them failed."""
 
     ok: bool
     checks: list[Check]
 
 
 def ok(check: str, detail: str) -> Check:
-    """All is well."""
+    """Make a check that passed."""
     return Check(check=check, status="ok", detail=detail)
 
 
 def note(check: str, detail: str, mend: str | None = None) -> Check:
-    """Nothing is broken, but somebody may want it otherwise."""
+    """Make a check that found nothing broken, but something that the user may want to change."""
     return Check(check=check, status="note", detail=detail, mend=mend)
 
 
 def fail(check: str, detail: str, mend: str) -> Check:
-    """Broken, and how to mend it."""
+    """Make a check that failed, with the command that repairs it."""
     return Check(check=check, status="fail", detail=detail, mend=mend)
 
 
 def installation(invocation: Invocation) -> Iterator[Check]:
-    """Python, version, and whether the settings can be read."""
+    """Check Python, the version, and whether the settings are usable."""
     yield ok("python", f"{platform.python_version()} ({sys.executable})")
     yield ok("version", f"{__version__} ({Path(__file__).parents[1]})")
     if isinstance(invocation.read, SettingsError):
@@ -85,7 +86,10 @@ def installation(invocation: Invocation) -> Iterator[Check]:
 
 
 async def service(invocation: Invocation, settings: Settings) -> AsyncIterator[Check]:
-    """The key, RunAPI, its clock and its prices. Calls past the limiter: four, and they must tell when the journal can't."""
+    """Check the key, RunAPI, its clock and its prices.
+
+    The four calls bypass the limiter: it needs the journal, and the checks must work without the journal.
+    """
     backend = Backend(settings, gate=anyio.lowlevel.checkpoint, on_limited=lambda _: anyio.lowlevel.checkpoint())
     try:
         reached = [check async for check in _runapi(backend, settings)]
@@ -164,11 +168,11 @@ async def _prices(backend: Backend) -> Check:
 
 
 def storage(settings: Settings) -> Iterator[Check]:
-    """The journal and the disk under FLUX2_HOME."""
+    """Check the journal and the disk under FLUX2_HOME."""
     from flux2_mcp.journal import health
 
     home = settings.home
-    # `Path.exists` raises where a folder may not be looked into.
+    # `Path.exists` raises an error for a folder without read permission.
     there = next(folder for folder in (home, *home.parents) if os.path.exists(folder))  # noqa: PTH110  # see above
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield fail("journal", f"{there} is not to be written", shlex.join(["chmod", "u+rwx", str(there)]))
@@ -187,7 +191,7 @@ def storage(settings: Settings) -> Iterator[Check]:
 
 
 def _journal(found: Health) -> Iterator[Check]:
-    """The journal: whether it is sound, and what is in it that no process can go on with."""
+    """Check whether the journal is sound, and whether it has records that no process can continue."""
     path = found.path
     if found.soundness == "sound":
         detail = f"{found.tasks} tasks, {found.size_bytes / MEGABYTE_BYTES:.1f} MB ({path})"
@@ -210,7 +214,7 @@ def _journal(found: Health) -> Iterator[Check]:
 
 
 def _records(found: Inspection) -> Iterator[Check]:
-    """Records of the journal that no process can go on with."""
+    """Note the records of the journal that no process can continue."""
     if found.lost:
         detail = f"{_named(found.lost)}: lost, and not all of it could be read, so the day's cap is closed"
         yield note("lost", detail, "flux2-mcp spend --lost USD")
@@ -221,7 +225,7 @@ def _records(found: Inspection) -> Iterator[Check]:
         of = "made with another key" + (", of another RunAPI account as far as is known" if found.known else "")
         mend = f"RUNAPI_API_KEY=KEY_THAT_MADE_THEM flux2-mcp wait {shlex.join(found.foreign[:MAX_LISTED])}"
         detail = f"under way, {of}, and nobody collects them: {_named(found.foreign)}"
-        # Where it was never asked whose this key is, the next command that looks for tasks asks.
+        # If the account of this key is not known yet, the next command that searches tasks asks RunAPI for it.
         yield note("other keys", detail, mend if found.known else "flux2-mcp tasks")
     for service, ids in found.elsewhere.items():
         place = f"{'http' if service.partition(':')[0] == 'localhost' else 'https'}://{service}"
@@ -235,12 +239,12 @@ def _named(ids: Sequence[str]) -> str:
 
 
 def _advice(exc: Flux2Error | TimeoutError) -> str:
-    """What happened, and what to do where a command alone does not say it."""
+    """Return what happened, and for some errors what to do, if the command alone does not explain it."""
     return f"{exc.message} {exc.next_step}" if isinstance(exc, SettingsError | TransportError) else _words(exc)
 
 
 def _unset(exc: Flux2Error | TimeoutError) -> str | None:
-    """The command that mends what a variable does; None where none does."""
+    """Return the command that corrects the variable behind an error; None if no variable is the cause."""
     setting = exc.setting if isinstance(exc, SettingsError | TransportError) else None
     if setting == CERTIFICATES and isinstance(exc, TransportError):
         return f"export {CERTIFICATES}=/path/to/certificate.pem"

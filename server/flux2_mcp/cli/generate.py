@@ -25,7 +25,7 @@ from flux2_mcp.settings import MAX_WAIT_SECONDS
 
 WAIT_SECONDS = 300
 MAX_KEY_CHARS = 500
-"""Characters; RunAPI takes 512, and each of several tasks gets its number at the end."""
+"""Characters. RunAPI accepts 512, and the key of each further task of a call ends with its number."""
 
 SENT = "RunAPI has no cancel: a task that was sent runs on, and is charged when it completes. A failed one is not."
 EPILOG = f"""
@@ -65,10 +65,10 @@ def _key(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
 
 
 def _ask(offer: Quotation) -> None:
-    """Ask on the terminal whether it shall be made, where that needs to be asked.
+    """Ask the user on the terminal to confirm the call, if it needs a confirmation.
 
     Raises:
-        BudgetError: The user declines, or there is no terminal to ask on.
+        BudgetError: The user declines, or there is no terminal.
     """
     if (needed := offer.to_ask) is None:
         return
@@ -129,7 +129,7 @@ def generate(
     idempotency_key: str | None,
     no_picture: bool,
     as_json: bool,
-    **request: Any,  # noqa: ANN401  # the options that are named as the fields of RequestArgs are
+    **request: Any,  # noqa: ANN401  # the options that have the names of RequestArgs' fields
 ) -> int:
     """Make images from a PROMPT, or remix source images. Prints the file of each first."""
     settings = invocation()
@@ -162,10 +162,12 @@ def generate(
         )
 
     async def work() -> Outcome | Quotation:
-        """Gives what became of the call; or its offer, where the user must be asked, which would hold its tasks up."""
+        """Make the images; or return the offer if the user must confirm it, so that no open service waits for that."""
         async with running() as (service, on_progress):
-            asked = await service.request(args, folders=folders)
-            offer = await service.offer(asked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key)
+            checked = await service.request(args, folders=folders)
+            offer = await service.offer(
+                checked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key
+            )
             return offer if offer.to_ask and not yes else await make(service, offer, on_progress, approved=yes)
 
     async def agreed(offer: Quotation) -> Outcome:

@@ -1,4 +1,4 @@
-"""`flux2-mcp pricing`: the tool `check_pricing`, for people."""
+"""`flux2-mcp pricing`: the tool `check_pricing` as a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flux2-mcp spend`: what was quoted and what was charged, from the journal."""
+"""`flux2-mcp spend`: the quoted and the charged amounts, from the journal."""
 
 from __future__ import annotations
 

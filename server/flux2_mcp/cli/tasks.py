@@ -1,4 +1,4 @@
-"""`flux2-mcp tasks`, `open` and `prune`: the journal, for people."""
+"""`flux2-mcp tasks`, `open` and `prune`: the commands over the journal."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from flux2_mcp.settings import Settings
 
 MAX_TASKS = 1000
 MAX_PROMPT_CHARS = 48
-"""Characters of a prompt in a list."""
+"""The maximum number of characters of a prompt in a list."""
 MEGA = 1_000_000
 MIN_PRUNE_AGE = timedelta(days=1)
-"""What is pruned is at least this old: today's work is nobody's rubbish."""
+"""The minimum age of images that may be removed: images of today may still be in use."""
 
 
 @click.command(
@@ -73,7 +73,7 @@ def tasks(
 
 
 def listed(result: GenerationResult, outcome: Outcome) -> str:
-    """The list in words: a line for each task, and below it its id and its files."""
+    """Format the list: a line for each task, and below it its id and its files."""
     notice = [output.own_words(outcome.notice)] if outcome.notice else []
     if not result.tasks:
         nothing = f"Nothing was made yet, or nothing that matches. {output.PROGRAM} generate makes the first."
@@ -85,7 +85,7 @@ def listed(result: GenerationResult, outcome: Outcome) -> str:
         made = report.record.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
         rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), prompt))
         files = [image.saved or image.path for image in task.images if image.saved or image.path]
-        # What was paid and brought no image says why; a failure cost nothing, and its reason is one `wait` away.
+        # A paid task without an image shows its reason here. A failed task cost nothing, and `wait` shows its reason.
         why = [f"  {output.own_words(task.error)}"] if task.error and task.status in {"completed", "unknown"} else []
         blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files), *why])
     head, *lines = output.columns(rows)

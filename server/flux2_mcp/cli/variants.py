@@ -1,4 +1,4 @@
-"""`flux2-mcp variants`: the tool `list_variants`, for people."""
+"""`flux2-mcp variants`: the tool `list_variants` as a command."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _option(name: str) -> str:
 
 
 def _span(constraint: ConstraintResult) -> str:
-    """How many of a list, in brackets."""
+    """Return the allowed number of items of a list, in brackets."""
     if constraint.kind != "array":
         return ""
     low, high = constraint.low, constraint.high
