@@ -1,30 +1,30 @@
-"""The error tree. Everything this package raises on purpose is a `Flux2Error`.
+"""The error tree. Every error that this package raises on purpose is a `Flux2Error`.
 
     Flux2Error                      what happened, what it cost, what to do next
-    ├── InvalidRequestError         refused here by name, nothing was sent
-    ├── BudgetError                 over a cap, or a price nobody knows; nothing was sent
-    ├── SettingsError               an environment variable or key file that can't be used
-    ├── LoginError                  a login in the browser that was refused, or whose code is worth nothing
+    ├── InvalidRequestError         wrong arguments, refused before anything was sent
+    ├── BudgetError                 over a cap, or an unknown price; nothing was sent
+    ├── SettingsError               an unusable environment variable or key file
+    ├── LoginError                  a login in the browser that was refused, or its code is not valid
     ├── ApiError                    RunAPI answered with an error (status, request id)
     │   ├── AuthenticationError         401, 403
     │   ├── InsufficientCreditsError    402
-    │   ├── RejectedError               400, 413, 415, 422 and what else is ours to mend
+    │   ├── RejectedError               400, 413, 415, 422 and other errors of the request
     │   ├── NotFoundError               404, 410
     │   ├── ConflictError               409
     │   ├── RateLimitedError            429
     │   └── ServiceError                5xx, 408, and pages that are not RunAPI's
-    ├── TransportError              no answer: connection, time, or a broken body
-    ├── WireError                   an answer that makes no sense
+    ├── TransportError              no answer: no connection, a time-out, or a broken body
+    ├── WireError                   an answer that does not follow the contract
     ├── TaskFailedError             the task itself failed; never charged
     ├── DeliveryError               a result that could not be fetched or is not an image
-    │   └── StorageError                a result that came, and could not be written here
+    │   └── StorageError                a result that was fetched, but could not be written here
     ├── JournalError                the journal can't be read or written
-    ├── HostFileError               an agent host's file that can't be edited safely, and was left as it was
+    ├── HostFileError               an agent host's file that can't be edited safely, and was not changed
     └── SandboxError                the embedded RunAPI could not start
 
-Foreign exceptions stop at the seam that met them (`raise ... from`). Messages are written for a model and a person:
-they hold no key and no prompt, and a path only where it is the user's own to mend. Where one names an argument, a tool or
-what its reader does next, it is a `Wording`, which the command line says in its own words.
+Foreign exceptions are translated at the seam where they occur (`raise ... from`). Messages are written for a model and
+for a person. They contain no key and no prompt, and a path only if the user can repair the file. A message that names
+an argument, a tool or the next step is a `Wording`, which the command line prints with its own names.
 """
 
 from __future__ import annotations
@@ -39,34 +39,35 @@ NOTHING_CHARGED = "Nothing was charged."
 
 
 MAX_SHOWN_CHARS = 64
-"""Characters of what a caller said that a message repeats."""
+"""The maximum number of characters of a caller's text that a message repeats."""
 MAX_PROBLEMS = 16
-"""Fields that one message names."""
+"""The maximum number of fields that one message names."""
 
 
 def shortened(text: str, most: int = MAX_SHOWN_CHARS) -> str:
-    """A text that came from outside, as messages and lists repeat it: what is longer than `most` characters is cut."""
+    """Cut a text from outside to `most` characters, for messages and lists."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class Name(str):
-    """What the tools call an argument, a tool or a step; another face may call it otherwise."""
+    """The tools' name of an argument, a tool or a step; another face may have another name for it."""
 
     __slots__ = ()
 
     def by(self, names: Mapping[str, str]) -> str:
-        """What a face with these names calls it; a name that begins a sentence stays one that does."""
+        """Return the name in a face with these names. A name with a capital first letter keeps the capital."""
         lower = f"{self[:1].lower()}{self[1:]}"
-        said = names.get(lower, lower)
-        return said if lower == self else f"{said[:1].upper()}{said[1:]}"
+        name = names.get(lower, lower)
+        return name if lower == self else f"{name[:1].upper()}{name[1:]}"
 
 
 class Wording(str):
-    """A text of ours, in the tools' words, that another face can say with names of its own.
+    """A text of ours with the tools' names, which another face can print with its own names.
 
-    `template` is for `str.format`: {name:save_to} stands for a `Name`, everything else for a value. No name is looked for in
-    what a value holds, so RunAPI's text and a user's stay as they are; only a value that is a `Name` or a `Wording` itself is
-    said in the same words. What is put together with an f-string has the tools' words for good: see `together`.
+    `template` is for `str.format`: {name:save_to} stands for a `Name`, every other field for a value. Names inside a
+    value are not replaced, so texts of RunAPI and of users do not change, unless the value itself is a `Name` or a
+    `Wording`.
+    An f-string makes a plain string, which keeps the tools' names: use `together` instead.
     """
 
     __slots__ = ("_template", "_values")
@@ -74,19 +75,19 @@ class Wording(str):
     _values: Mapping[str, object]
 
     def __new__(cls, template: str, **values: object) -> Self:
-        """The text as the tools say it."""
+        """Make the text with the tools' names."""
         wording = super().__new__(cls, template.format(name=_Names({}), **values))
         wording._template, wording._values = template, values
         return wording
 
     def by(self, names: Mapping[str, str]) -> str:
-        """The text as a face says it that has these names."""
+        """Return the text with these names."""
         values = {key: reworded(value, names) for key, value in self._values.items()}
         return self._template.format(name=_Names(names), **values)
 
 
 class _Names:
-    """What {name:...} stands for in a template."""
+    """Formats {name:...} in a template."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = names
@@ -99,12 +100,12 @@ T = TypeVar("T")
 
 
 def reworded(value: T, names: Mapping[str, str]) -> T | str:
-    """A `Name` or a `Wording` with these names; anything else as it is."""
+    """Return a `Name` or a `Wording` with these names; return any other value unchanged."""
     return value.by(names) if isinstance(value, Name | Wording) else value
 
 
 def together(texts: Iterable[str | None], separator: str = " ") -> str:
-    """The texts that there are, one after the other; each keeps its names."""
+    """Join the texts that are not empty. The result is a `Wording`, in which each text keeps its names."""
     values = {f"text_{number}": text for number, text in enumerate(filter(None, texts))}
     return Wording(separator.join(f"{{{key}}}" for key in values), **values)
 
@@ -114,12 +115,12 @@ class Flux2Error(Exception):
 
     Args:
         message: What happened, one or more sentences.
-        cost: What it cost, a sentence; by default the class's own.
-        next_step: What to do next, a sentence; by default the class's own.
-        reason: What happened, in a few words for a log line: no path of the user's, as messages have. By default the code.
+        cost: What it cost, a sentence; by default that of the class.
+        next_step: What to do next, a sentence; by default that of the class.
+        reason: What happened, in a few words for a log line, without the user's paths; by default the code.
 
     Class attributes: `code` names the error for programs; `retryable` says whether the same call may succeed later;
-    `exit_code` is the command line's (the vendor's CLI uses the same numbers: `api/runapi.md`, exit codes).
+    `exit_code` is for the command line (the vendor's CLI uses the same numbers: `api/runapi.md`, exit codes).
     """
 
     code: ClassVar[str] = "error"
@@ -140,17 +141,17 @@ class Flux2Error(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One field that can't be sent: its name and one sentence that says what is wrong and what is allowed."""
+    """One wrong field: its name, and one sentence that says what is wrong and what is allowed."""
 
     field: str
     text: str
 
 
 class InvalidRequestError(Flux2Error):
-    """Arguments outside the contract, refused before anything is sent.
+    """Arguments that break the contract, refused before anything is sent.
 
     Args:
-        problems: One for each field; at least one.
+        problems: One for each wrong field; at least one.
     """
 
     code = "invalid_request"
@@ -166,7 +167,7 @@ class InvalidRequestError(Flux2Error):
 
 
 class BudgetError(Flux2Error):
-    """The call would cost more than a cap allows, or nobody can say what it would cost. Caps fail closed."""
+    """The call would cost more than a cap allows, or its price is unknown. Caps fail closed."""
 
     code = "budget"
     exit_code = 4
@@ -174,12 +175,12 @@ class BudgetError(Flux2Error):
 
 
 class SettingsError(Flux2Error):
-    """The environment or the key file holds something that can't be used.
+    """The environment or the key file has an unusable value.
 
     Args:
         message: As in `Flux2Error`.
-        setting: The variable; None where it is a file.
-        says: What it holds, where that may be shown.
+        setting: The variable; None for a file.
+        says: Its value, if that may be shown.
         next_step: As in `Flux2Error`.
     """
 
@@ -198,7 +199,7 @@ class SettingsError(Flux2Error):
 
 
 class LoginError(Flux2Error):
-    """The browser came back without leave, or with a code that brings no key."""
+    """The browser came back without the user's permission, or with a code that RunAPI does not exchange for a key."""
 
     code = "login"
     exit_code = 2
@@ -211,9 +212,9 @@ class ApiError(Flux2Error):
     Args:
         message: RunAPI's own words, shortened, or a stock phrase for the status.
         status: HTTP status code.
-        request_id: RunAPI's `X-Request-Id`, where it gave one.
-        retry_after: Seconds until RunAPI wants to be asked again, where it said so.
-        unanswered: True where an earlier try of the same call went unanswered, so that it may have been done.
+        request_id: RunAPI's `X-Request-Id`, if there was one.
+        retry_after: The value of `Retry-After` in seconds, if there was one.
+        unanswered: Whether an earlier try of the same call went unanswered, so that RunAPI may have done the call.
         cost: As in `Flux2Error`.
         next_step: As in `Flux2Error`.
     """
@@ -302,12 +303,12 @@ class ServiceError(ApiError):
 
 
 class TransportError(Flux2Error):
-    """No answer came: no connection, no time left, or the body broke off.
+    """No answer came: there was no connection, the time was over, or the body broke off.
 
     Args:
         message: As in `Flux2Error`.
-        sent: False where no connection was made, so that certainly nothing reached the other side.
-        setting: The variable that mends it, where one does: of a proxy, or of the certificates.
+        sent: False if no connection was made, so that certainly nothing reached the other side.
+        setting: The variable that can correct this, if there is one: of a proxy, or of the certificates.
         next_step: As in `Flux2Error`.
     """
 
@@ -325,7 +326,7 @@ class TransportError(Flux2Error):
 
 
 class WireError(Flux2Error):
-    """An answer that is not what `api/runapi.md` says, and can't be read liberally either."""
+    """An answer that does not follow `api/runapi.md`, and that a tolerant reader can't use either."""
 
     code = "wire"
     exit_code = 5
@@ -341,7 +342,7 @@ class TaskFailedError(Flux2Error):
 
 
 class DeliveryError(Flux2Error):
-    """A finished image could not be brought to disk. It stays paid for and can be fetched again until it expires."""
+    """A finished image could not be saved. It is paid for, and can be fetched again until it expires."""
 
     code = "delivery"
     retryable = True
@@ -351,14 +352,14 @@ class DeliveryError(Flux2Error):
 
 
 class StorageError(DeliveryError):
-    """A finished image could not be written on this machine, which its user can mend."""
+    """A finished image could not be written on this machine; the user can correct the cause."""
 
     code = "storage"
     default_next = "Make room in FLUX2_HOME, or make it writable; then call check_task with the task's id."
 
 
 class JournalError(Flux2Error):
-    """The journal under FLUX2_HOME can't be read or written, so nothing is sent that could be lost."""
+    """The journal under FLUX2_HOME can't be read or written, so no task is sent that could be lost."""
 
     code = "journal"
     exit_code = 1
@@ -368,7 +369,7 @@ class JournalError(Flux2Error):
 
 @contextmanager
 def before_sending() -> Iterator[None]:
-    """A journal that fails within this has cost nothing, and the error says so."""
+    """Change a JournalError inside this context so that it says: nothing was sent and nothing was charged."""
     try:
         yield
     except JournalError as exc:
@@ -378,12 +379,12 @@ def before_sending() -> Iterator[None]:
 
 
 class HostFileError(Flux2Error):
-    """An agent host's configuration file that can't be edited safely. It was left as it was.
+    """An agent host's configuration file can't be edited safely. It was not changed.
 
     Args:
         why: One sentence without its full stop; no content of the file.
-        line: Where, counted from 1.
-        path: Which file; told by `at`, where the text was read from one.
+        line: The line of the file, counted from 1.
+        path: The file; `at` adds it if it is not known yet.
         next_step: As in `Flux2Error`.
     """
 
@@ -401,7 +402,7 @@ class HostFileError(Flux2Error):
         self.line = line
 
     def at(self, path: str) -> HostFileError:
-        """The same, naming the file."""
+        """Return the same error with the path of the file."""
         return HostFileError(self.why, line=self.line, path=path, next_step=self.next_step)
 
 

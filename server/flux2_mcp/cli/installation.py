@@ -1,4 +1,4 @@
-"""This machine and this installation, for the commands about hosts, which do not read `sys` and `sysconfig` themselves."""
+"""This machine and this installation, for the commands about hosts. They read `sys` and `sysconfig` only here."""
 
 from __future__ import annotations
 

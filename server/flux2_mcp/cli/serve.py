@@ -1,4 +1,4 @@
-"""`flux2-mcp serve --http`: the MCP server over streamable HTTP on loopback. Hosts connect to it, and do not start it."""
+"""`flux2-mcp serve --http`: the MCP server over streamable HTTP on loopback, for hosts that connect to it."""
 
 from __future__ import annotations
 
