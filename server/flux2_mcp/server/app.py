@@ -1,4 +1,4 @@
-"""Builds the MCP server: the four tools over one service, in both eras of the protocol. Imported when serving starts."""
+"""Builds the MCP server: four tools over one service, in both eras of the protocol. Imported only to serve."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ SPENDING: Final = frozenset(tool.function.__name__ for tool in REGISTRY if tool.
 
 
 class Flux2Server(MCPServer[ServerSession]):
-    """`MCPServer` with one boundary: unknown tools and arguments are refused, errors of ours become results.
+    """`MCPServer` with one boundary: it refuses unknown tools and arguments, and turns our errors into results.
 
     Args:
-        tools: All that it serves.
-        options: Of `MCPServer`.
+        tools: All tools of the server.
+        options: The options of `MCPServer`.
     """
 
-    def __init__(self, tools: ToolManager, **options: Any) -> None:  # noqa: ANN401  # whatever `MCPServer` takes
+    def __init__(self, tools: ToolManager, **options: Any) -> None:  # noqa: ANN401  # passed to `MCPServer`
         super().__init__(NAME, **options)
         self._tools = tools
         self.shaping = Shaping(tools)
@@ -62,7 +62,7 @@ class Flux2Server(MCPServer[ServerSession]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[ServerSession, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        """Call a tool. What it raises comes back as a result that says what to do next.
+        """Call a tool. Its errors become results that say what to do next.
 
         Raises:
             MCPError: There is no such tool.
@@ -92,11 +92,11 @@ class Flux2Server(MCPServer[ServerSession]):
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[ServerSession, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
-        """Read a resource of ours: a document, or from the journal or from disk.
+        """Read a resource of ours: a document, an entry of the journal, or an image on disk.
 
         Raises:
-            ResourceNotFoundError: Nothing stands behind the URI.
-            MCPError: It can't be read; the text says why.
+            ResourceNotFoundError: No resource has this URI.
+            MCPError: The resource can't be read; the text says why.
         """
         if context is None:
             return await super().read_resource(uri, context)
@@ -111,11 +111,11 @@ class Flux2Server(MCPServer[ServerSession]):
             ) from exc
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
-        """The templates of ours."""
+        """Return our resource templates."""
         return list(resources.TEMPLATES)
 
     async def list_prompts(self) -> list[Prompt]:
-        """The prompts of ours."""
+        """Return our prompts."""
         return [prompt for prompt, _ in prompts.PROMPTS.values()]
 
     async def get_prompt(
@@ -134,11 +134,11 @@ class Flux2Server(MCPServer[ServerSession]):
 
 
 def build(settings: Settings | SettingsError, *, seam: Callable[[Seam], Seam] | None = None) -> Flux2Server:
-    """The server. Nothing is opened until its lifespan is entered, and nothing heavy until a tool is called.
+    """Build the server. It opens nothing before its lifespan begins, and loads no heavy module before a tool is called.
 
     Args:
-        settings: Or why there are none: then every answer that needs a service says so.
-        seam: Puts other things in the usual seam of its service; see `Service.opened`.
+        settings: The settings, or the error that they raise: then every answer that needs a service reports it.
+        seam: Replaces parts of the usual seam of the service; see `Service.opened`.
     """
 
     @asynccontextmanager
@@ -164,10 +164,10 @@ def build(settings: Settings | SettingsError, *, seam: Callable[[Seam], Seam] | 
 
 
 async def _complete(ctx: ServerRequestContext[ServerSession], params: CompleteRequestParams) -> CompleteResult:
-    # By no decorator of the SDK, which keeps the session, and with it the tasks, from us.
-    argument, given = params.argument, (params.context and params.context.arguments) or {}
+    # Not registered with the SDK's decorator: it does not pass the session, which is needed to read the tasks.
+    argument, others = params.argument, (params.context and params.context.arguments) or {}
     try:
-        found = await completion.complete(ctx.lifespan_context, params.ref, argument.name, argument.value, given)
+        values = await completion.complete(ctx.lifespan_context, params.ref, argument.name, argument.value, others)
     except Flux2Error as exc:
         raise boundary.to_protocol(exc) from exc
-    return CompleteResult(completion=found)
+    return CompleteResult(completion=values)

@@ -1,4 +1,4 @@
-"""The MCP server over streamable HTTP on loopback, from its listener to its end."""
+"""Serves MCP over streamable HTTP on loopback, from the listener to the shutdown."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from flux2_mcp.settings import Settings
 
 PATH = "/mcp"
 GRACE_SECONDS = 0.1
-"""How long calls under way may take to end at the stop; then they are cancelled. Their tasks run on."""
+"""The time for calls under way to end at the shutdown; then they are cancelled. Their tasks run on."""
 MAX_CONNECTIONS = 256
-"""Connections, and calls, at once."""
+"""The maximum number of simultaneous connections, and also of calls."""
 MAX_SESSIONS = 128
 MAX_BODY_BYTES = 4 * 2**20
-"""Of a call."""
+"""The maximum size of a call's body."""
 
 
 async def serve(settings: Settings, listener: socket.socket, token: str, *, on_ready: Callable[[str], None]) -> int:
-    """Serve until SIGINT or SIGTERM; gives the exit code that shells expect after it.
+    """Serve until SIGINT or SIGTERM, and return the exit code that shells expect after the signal.
 
     Args:
-        settings: What the service behind it works with.
-        listener: On loopback.
-        token: The bearer token that every call must bring.
-        on_ready: Told the URL once it is served.
+        settings: The settings of the service.
+        listener: A socket that listens on loopback.
+        token: The bearer token that every call must have.
+        on_ready: Called with the URL when the server is ready.
     """
-    gc.disable()  # as the stdio server does while the SDK builds its models
+    gc.disable()  # as in the stdio server, while the SDK builds its models
     from mcp.server.transport_security import TransportSecuritySettings
 
     from flux2_mcp.server import sdk
@@ -50,7 +50,7 @@ async def serve(settings: Settings, listener: socket.socket, token: str, *, on_r
         ),
     )
     application.add_middleware(readable.MessagesOnly, most=MAX_BODY_BYTES)
-    application.add_middleware(bearer.BearerOnly, token=token)  # the last stands before all others
+    application.add_middleware(bearer.BearerOnly, token=token)  # the middleware that is added last runs first
     gc.freeze()
     gc.enable()
     stop, loop, stopped_by = asyncio.Event(), asyncio.get_running_loop(), [0]

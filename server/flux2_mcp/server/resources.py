@@ -1,4 +1,4 @@
-"""Resources: the documents, what was made as data, and the images themselves. Newest first, in pages."""
+"""Resources: the documents, the tasks as JSON, and the images. Lists have pages, newest first."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ TEMPLATES = (
 
 
 async def listed(service: Service | None, cursor: str | None) -> ListResourcesResult:
-    """One page. The first has the documents and the list of tasks; then come each task and its image, newest first.
+    """Return one page. The first begins with the documents and the list of tasks; then each task and its image follow.
 
     Args:
-        service: Without one there are no tasks to list; who reads their list is told why.
+        service: If None, no tasks are listed; a read of the task list then reports the reason.
         cursor: None for the first page.
 
     Raises:
-        InvalidRequestError: A cursor that no page gave.
+        InvalidRequestError: The cursor is not from a page of ours.
     """
     before = await _read_cursor(service, cursor)
     records = () if service is None else await service.page(limit=PAGE_TASKS, before=before)
@@ -92,12 +92,12 @@ def _resources(record: TaskRecord) -> list[Resource]:
 
 
 async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
-    """What stands behind one of our URIs; None where nothing does.
+    """Return the content of one of our URIs; None if there is no such resource.
 
     Raises:
-        SettingsError: It takes a service, and there is none.
-        Flux2Error: The image is not on disk (yet, or any more).
-        InvalidRequestError: `max` is no number of pixels.
+        SettingsError: The resource needs a service, and there is none.
+        Flux2Error: The image is not on disk, or not on disk any more.
+        InvalidRequestError: `max` is not an allowed number of pixels.
     """
     if (document := index.documents().get(uri)) is not None:
         return ReadResourceContents(document.text(), document.mime_type)
@@ -117,7 +117,7 @@ async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
 
 
 def _parts(uri: str) -> tuple[str, str, str]:
-    """Kind ("tasks" or "images"), id and query; all empty for an address that is none of ours."""
+    """Return the kind ("tasks" or "images"), the id and the query; all are empty for a URI that is not ours."""
     try:
         parts = urlsplit(uri)
     except ValueError:
@@ -163,5 +163,5 @@ async def _read_cursor(service: Service | None, cursor: str | None) -> str | Non
 
 
 def unknown_cursor() -> InvalidRequestError:
-    """What a cursor is told that no page gave."""
+    """Return the error for a cursor that is not from a page of ours."""
     return InvalidRequestError(Problem("cursor", "is none that a page gave."))

@@ -1,7 +1,7 @@
-"""What of the SDK is used without being its public face, each with why. Looked at in mcp 2.3.0, which is what is developed with.
+"""All uses of the SDK's private parts, each with its reason. Checked with mcp 2.3.0, the version used in development.
 
-The package takes any 2.x from 2.3 on (`pyproject.toml`). A release that changes one of these breaks this module alone; the tests
-that start a server notice.
+The package accepts every 2.x from 2.3 on (`pyproject.toml`). A release that changes a private part breaks only this
+module, and the tests that start a server detect it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pydantic import BaseModel
 
 
 class LazyTools(ToolManager):
-    """Tools by name that are made when they are first wanted, in place of `ToolManager`, which takes them made.
+    """A `ToolManager` that makes each tool at its first use; the SDK's own takes only finished tools.
 
-    `_tools` is where `ToolManager` keeps them, and reads them from.
+    `ToolManager` stores and reads its tools in `_tools`.
 
     Args:
-        makers: Makes each tool, by its name; no other is added later.
+        makers: The function that makes each tool, by the tool's name. No tool is added later.
     """
 
     def __init__(self, makers: dict[str, Callable[[], Tool]]) -> None:
@@ -31,18 +31,18 @@ class LazyTools(ToolManager):
         self._makers = makers
 
     def get_tool(self, name: str) -> Tool | None:
-        """The tool of this name; None where there is none."""
+        """Return the tool of this name, or None."""
         if name not in self._tools and name in self._makers:
             self._tools[name] = self._makers[name]()
         return self._tools.get(name)
 
     def list_tools(self) -> list[Tool]:
-        """All of them, in their makers' order."""
+        """Return all tools, in the order of `makers`."""
         return [tool for name in self._makers if (tool := self.get_tool(name))]
 
 
 def use_tools(server: MCPServer[Any], tools: ToolManager) -> None:
-    """Let a server have these tools. `MCPServer` makes its `_tool_manager` itself and takes none."""
+    """Give a server these tools. `MCPServer` makes its own `_tool_manager` and accepts no other."""
     server._tool_manager = tools
 
 
@@ -52,7 +52,7 @@ def add_handler(
     params: type[BaseModel],
     handler: Callable[[ServerRequestContext[Any], Any], Awaitable[HandlerResult]],
 ) -> None:
-    """Let a server answer a method by a handler that gets the request's whole context; the public decorators give less of it."""
+    """Add a handler that gets the whole context of a request; the public decorators pass less of it."""
     server._lowlevel_server.add_request_handler(method, params, handler)
 
 
@@ -61,15 +61,16 @@ async def run_over(
     received: MemoryObjectReceiveStream[SessionMessage | Exception],
     sent: MemoryObjectSendStream[SessionMessage],
 ) -> None:
-    """Serve one host over two streams of messages, to the end of what comes in; `MCPServer.run` knows only its own transports."""
+    """Serve one host over two streams, until the input ends. `MCPServer.run` accepts only the SDK's own transports."""
     lowlevel = server._lowlevel_server
     await lowlevel.run(received, sent, lowlevel.create_initialization_options())
 
 
 async def end_sessions(server: MCPServer[Any]) -> None:
-    """End the sessions of a server over HTTP. At its own stop the manager only cancels them.
+    """End the sessions of a server over HTTP. At its own shutdown, the session manager only cancels them.
 
-    Each with a call under way then takes a second to give up its answer. The sessions stand in `_server_instances` alone.
+    Then each session with a call under way waits a second before it gives up its answer. Only `_server_instances` has
+    the sessions.
     """
     for session in list(server.session_manager._server_instances.values()):
         await session.terminate()

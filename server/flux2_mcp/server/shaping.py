@@ -1,4 +1,4 @@
-"""What the SDK's handlers can't do to a request and its answer: arguments that say nothing, pages, what a client bears."""
+"""Changes to requests and answers that the SDK's handlers can't make: blank arguments, pages, limits of a client."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from flux2_mcp.server.tools.context import usable_roots
 
 HOUR_MS = 3_600_000
 ONE_PAGE: Final[tuple[CacheableMethod, ...]] = ("tools/list", "prompts/list", "resources/templates/list")
-"""Lists that are always the same: one page, and fresh for long."""
+"""Lists that never change: they have one page, and a client may cache them for an hour."""
 
 
 class Shaping:
     """Middleware for every message.
 
     Args:
-        tools: Whose arguments are known by their schemas.
+        tools: The tools, for the schemas of their arguments.
     """
 
     def __init__(self, tools: ToolManager) -> None:
         self._tools = tools
         self.answered: AbstractSet[RequestId] = frozenset()
-        """Requests of `tools/list` that were answered before (`early`): the answer, dropped anyway, keeps no call behind it waiting."""
+        """The ids of `tools/list` requests that `early` has answered. The server's answer is dropped, so it is empty:
+        no tools are made for it, and the next call does not wait."""
 
     async def __call__(self, ctx: ServerRequestContext[ServerSession, Any], call_next: CallNext) -> HandlerResult:
-        """One message on its way.
+        """Handle one message.
 
-        Arguments that say nothing are left out, before the SDK validates any. Lists: pages, documents that stay fresh,
-        tools without output schemas for who is misled, and nothing for who has them (`answered`).
+        Blank arguments are removed before the SDK validates them. Lists get pages, and documents a time to cache them.
+        Clients that output schemas mislead get tools without them. A list in `answered` stays empty.
         """
         if ctx.method == "tools/list" and ctx.request_id in self.answered:
             self.answered = self.answered - {ctx.request_id}  # the host has its answer, and may use the id again
@@ -61,7 +62,7 @@ class Shaping:
                 page = await resources.listed(session.service if session.usable else None, cursor)
             except Flux2Error as exc:
                 raise boundary.to_protocol(exc) from exc
-            # The rest of the answer is the era's envelope, and stays.
+            # The other members of the answer belong to the protocol era and stay.
             return result | page.model_dump(
                 mode="json", by_alias=True, exclude_none=True, include={"resources", "next_cursor"}
             )
@@ -77,11 +78,11 @@ class Shaping:
         return result
 
     def _shaped(self, method: str, params: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """A request's parameters, without the arguments that its caller left out in its own way, and the roots of no use."""
+        """Return the parameters of a request without blank arguments and without unusable roots."""
         if method == "completion/complete" and params and isinstance(context := params.get("context"), dict):
             return {**params, "context": self._shaped("prompts/get", context)}
         if params and isinstance(answers := params.get("inputResponses"), dict):
-            usable = {key: usable_roots(one) if isinstance(one, dict) else one for key, one in answers.items()}
+            usable = {key: usable_roots(each) if isinstance(each, dict) else each for key, each in answers.items()}
             params = {**params, "inputResponses": usable}
         if not params or not isinstance(arguments := params.get("arguments"), dict):
             return params

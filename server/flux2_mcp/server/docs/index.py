@@ -1,6 +1,6 @@
-"""The documents for those who build on the API: an index of addresses and the functions that write what stands there.
+"""The documents for developers on the API: an index of URIs, with the functions that write the documents.
 
-Nothing is written until it is read, and all of it comes from the catalogue, so that it can't drift.
+A document is written when it is read, from the catalogue, so that it can't become outdated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCHEMA: Final = "application/schema+json"
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document. `name` is for programs, `title` for people, `text()` writes it. `listed`: it stands in resources/list."""
+    """One document. `name` is for programs, `title` for people; `text()` writes it. `listed`: resources/list has it."""
 
     uri: str
     name: str
@@ -34,7 +34,7 @@ class Document:
     listed: bool = True
 
     def resource(self) -> Resource:
-        """Its line in resources/list."""
+        """Return its entry for resources/list."""
         return Resource(
             uri=self.uri, name=self.name, title=self.title, description=self.description, mime_type=self.mime_type
         )
@@ -60,12 +60,12 @@ TEMPLATES: Final = (
 
 @cache
 def documents() -> dict[str, Document]:
-    """All documents by address, in the order in which they are best read."""
+    """Return all documents by URI, in the best order for a reader."""
     return documents_of(catalog.models())
 
 
 def documents_of(models: Mapping[str, Model]) -> dict[str, Document]:
-    """The same of a catalogue that is handed in: its models by their ids."""
+    """Return the documents of other models than the catalogue's, which are given by their ids."""
     default = examples.default_model(models)
     first = (
         Document(
@@ -110,7 +110,7 @@ def documents_of(models: Mapping[str, Model]) -> dict[str, Document]:
 
 
 def _quickstart(language: str, model: Model, *, own: bool = False) -> Document:
-    """A language's first, or with `own` that of each model."""
+    """Make the quickstart of a language for the default model, or with `own` for a particular model."""
     title = examples.LANGUAGES[language].title
     return Document(
         uris.quickstart(language, model.id if own else None),

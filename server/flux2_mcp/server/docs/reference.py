@@ -1,6 +1,6 @@
 """The reference: the API, prices, errors and the sandbox, as Markdown. Pure: from the catalogue and the client to text.
 
-Facts that no code of ours holds are from `api/runapi.md` and stand here once.
+Facts that are not in our code come from `api/runapi.md`, and are written only here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flux2_mcp.server.docs import examples, schemas, uris
 from flux2_mcp.settings import BASE_URL
 
 HTTP_STATUSES: Final = (400, 401, 402, 403, 404, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504)
-"""The statuses of errors that RunAPI is known to answer, or a proxy before it."""
+"""The error statuses that RunAPI, or a proxy in front of it, is known to return."""
 
 ADVICE: Final[Mapping[type[ApiError], str]] = {
     errors.RejectedError: "Mend the request; the body names the fields. Check it against the model's schema first.",
@@ -33,7 +33,7 @@ ADVICE: Final[Mapping[type[ApiError], str]] = {
     errors.RateLimitedError: "Wait as long as `Retry-After` says (seconds or an HTTP date), then send the same again.",
     errors.ServiceError: "Wait as long as `Retry-After` says, else 1, 2, 4 ... seconds, then send the same again.",
 }
-"""What an application does about each kind of error."""
+"""The advice to applications for each kind of error."""
 
 _ACTIONS: Final[Mapping[Action, str]] = {
     Action.TEXT_TO_IMAGE: "an image from text",
@@ -42,7 +42,7 @@ _ACTIONS: Final[Mapping[Action, str]] = {
 
 
 def api(models: Mapping[str, Model] | None = None) -> str:
-    """The whole HTTP API that an application needs, for these models or the catalogue's."""
+    """Write the reference of the HTTP API for applications, for these models or the catalogue's."""
     known = catalog.models() if models is None else models
     days = catalog.document()["result_url_lifetime_days"]
     model = examples.default_model(known)
@@ -135,7 +135,7 @@ Statuses, bodies and what to do: {uris.ERRORS}. Prices: {uris.PRICES}.
 
 
 def prices(models: Mapping[str, Model] | None = None) -> str:
-    """Published prices, of these models or the catalogue's, and how to ask for those of now."""
+    """Write the published prices of these models or the catalogue's, and how to get current prices."""
     known = catalog.models() if models is None else models
     found = [pricing.price(PriceBook(), model, size) for model in known.values() for size in model.resolutions]
     rows = [
@@ -173,7 +173,7 @@ Commercial use: {catalog.document()["commercial_use"]}.
 
 
 def error_table() -> str:
-    """Every status, whether to try again, and what to do."""
+    """Write the table of statuses: whether to try again, and what to do."""
     from flux2_mcp.runapi.responses import Response, failure
 
     grouped: dict[type[ApiError], list[int]] = {}
@@ -219,7 +219,7 @@ Bodies of errors have one of these shapes, and may be a whole HTML page from a p
 
 
 def sandbox() -> str:
-    """How to build without key, network or money."""
+    """Write how to develop without a key, a network or costs."""
     from flux2_mcp.sandbox.scenarios import SCENARIOS
 
     rows = [(f"`[sandbox:{row.marker}]`", row.does) for row in SCENARIOS]
@@ -244,7 +244,7 @@ Test at least: `create_lost` (one task, one charge), `rate_limited`, `poll_503`,
 
 
 def models_table(models: Mapping[str, Model] | None = None) -> str:
-    """These models, or the catalogue's, beside each other: endpoint, resolutions, source images, price, when to choose which."""
+    """Write a table of these models or the catalogue's: endpoint, resolutions, sources, price, when to choose which."""
     known = catalog.models() if models is None else models
     rows = []
     for model in known.values():

@@ -1,4 +1,4 @@
-"""The account and its spending as typed results. As `views`, for what a person asks."""
+"""The account and its spending as typed results, for the command line."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SpendResult(Result):
 
 
 def balance(found: Balance, settings: Settings) -> BalanceResult:
-    """The result of `flux2-mcp balance`."""
+    """Make the result of `flux2-mcp balance`."""
     sandbox = settings.mode == "sandbox"
     return BalanceResult(
         sandbox=sandbox,
@@ -84,7 +84,7 @@ def balance(found: Balance, settings: Settings) -> BalanceResult:
 
 
 def account(known: AccountInfo, settings: Settings) -> AccountResult:
-    """The result of `flux2-mcp whoami`."""
+    """Make the result of `flux2-mcp whoami`."""
     money = balance(known.balance, settings)
     key = None if money.sandbox else settings.api_key
     return AccountResult(
@@ -107,7 +107,7 @@ def spend(
     since: datetime | None,
     notice: str | None,
 ) -> SpendResult:
-    """The result of `flux2-mcp spend`. `day` is what the day's cap counts, `notice` the journal's."""
+    """Make the result of `flux2-mcp spend`. `day` is what the daily cap counts; `notice` is the journal's."""
     sandbox = settings.mode == "sandbox"
     closed = (
         None

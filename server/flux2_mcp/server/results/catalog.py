@@ -1,4 +1,4 @@
-"""Prices and variants as typed results, and the same in words. As `results`, for what costs nothing."""
+"""Prices and variants as typed results, and the same in words."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def price_list(
 
 
 def _meant(variant: str | None, action: str | None) -> Model:
-    """The model that a request with these arguments would use."""
+    """Return the model that a request with these arguments would use."""
     known = catalog.models().get(variant or "")
     return known if known and action is None else catalog.find(variant, Action(action or Action.TEXT_TO_IMAGE))
 
@@ -127,7 +127,7 @@ def _price(price: UnitPrice) -> PriceResult:
 
 
 def pricing_words(result: PricingResult) -> str:
-    """Prices for a reader."""
+    """Describe prices in words."""
     lines = [
         f"{price.model} {price.output_resolution}: {_usd(price.usd)} ({_source(price)})"
         if price.usd is not None
@@ -192,7 +192,7 @@ def _constraint(field: Field) -> ConstraintResult:
 
 
 def variants_words(result: VariantsResult) -> str:
-    """Variants for a reader."""
+    """Describe variants in words."""
     lines = []
     for each in result.variants:
         price = "price known only live" if each.from_usd is None else f"from {_usd(each.from_usd)}"

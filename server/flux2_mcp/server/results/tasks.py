@@ -1,6 +1,6 @@
-"""What a call answers: the domain as typed results, and the same in words. One form for the tools and the command line.
+"""The results about tasks: typed, and the same in words. The tools and the command line use the same results.
 
-Hosts drop the words or the data, each another one (`hosts.md`, section 1): whatever matters stands in both.
+Some hosts drop the words, others drop the data (`hosts.md`, section 1), so both contain all that matters.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ JOINED_NOTICE = "An identical call was made before and its result not yet seen, 
 PART_NOTICE = "Listed are the newest {listed} of {all} tasks; status and amounts are those of all {all}."
 
 MAX_SHOWN_URL_CHARS = 2048
-"""Characters of an address in a text: signed ones have about 1,500. What is longer stands whole in the structured result alone."""
+"""The maximum length of a URL in a text; signed URLs have about 1,500 characters. The structured result is not cut."""
 
 Words: TypeAlias = Annotated[str, SkipValidation]
-"""A text of ours, as it was made: to validate it would make a plain string of a `Wording`."""
+"""A text of ours. It is not validated, because pydantic would turn a `Wording` into a plain string."""
 
 TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
 GenerationStatus = Literal["completed", "processing", "partial", "failed", "unknown", "none"]
@@ -52,7 +52,7 @@ STATUSES: dict[State, TaskStatus] = {
 
 
 def states(status: TaskStatus) -> tuple[State, ...]:
-    """The journal's states that a status stands for."""
+    """Return the states of the journal that a status stands for."""
     return tuple(state for state, name in STATUSES.items() if name == status)
 
 
@@ -125,14 +125,14 @@ class GenerationResult(Result):
 
 
 def image_uri(ident: str) -> str:
-    """The resource that holds the image of a task."""
+    """Return the URI of the resource with the image of a task."""
     return f"flux2://images/{ident}"
 
 
 def generation(outcome: Outcome) -> GenerationResult:
-    """The result of `generate` and `check_task`."""
+    """Make the result of `generate` and `check_task`."""
     tasks = [task(report) for report in outcome.tasks]
-    # An image that can't be had is said so, with what to do: to ask again and again brings nothing.
+    # A task whose image can't be fetched is left out, because another check is useless. Its error says what to do.
     unended = {
         record.task_id or record.key: None
         for record in (*(report.record for report in outcome.tasks), *outcome.unended)
@@ -167,7 +167,7 @@ def generation(outcome: Outcome) -> GenerationResult:
 
 
 def task(report: TaskReport) -> TaskResult:
-    """One task."""
+    """Make the result of one task."""
     record = report.record
     error = report.error or (
         trouble(report.trouble) if report.trouble is not None and record.state.unfinished else None
@@ -189,12 +189,12 @@ def task(report: TaskReport) -> TaskResult:
 
 
 def trouble(error: Flux2Error) -> str:
-    """What stands in a task's way; what does not go by itself comes with what to do."""
+    """Return the error that holds up a task; a settings error, which does not end without help, with its next step."""
     return together([error.message, error.next_step]) if isinstance(error, SettingsError) else error.message
 
 
 def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
-    """What each task was asked with, by id, as arguments of `generate`: for a gallery, which has no other way to know."""
+    """Return the arguments of each task, by id, for the gallery, which has no other source for them."""
     shown = ("prompt", "aspect_ratio", "output_resolution", "enable_safety_checker")
     return {
         record.task_id or record.key: {name: getattr(record.request, name) for name in shown}
@@ -207,11 +207,11 @@ def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 
 def words(result: GenerationResult, *, previews: int = 0) -> str:
-    """The same for a reader: what happened, where it is, what it cost, what to do next.
+    """Describe the result in words: what happened, where the files are, what they cost, what to do next.
 
     Args:
-        result: What happened.
-        previews: How many small pictures come with it. Nobody is told to have seen more than that.
+        result: The result.
+        previews: The number of attached small pictures. The text claims no more than these.
     """
     if not result.tasks:
         return "\n".join(filter(None, [result.notice, "There are no tasks yet."]))
@@ -256,14 +256,14 @@ def _sent(source: SourceImage) -> str:
 
 
 def _charged(record: TaskRecord) -> Decimal | None:
-    """What a task cost, in USD; None while nobody knows. What failed or was refused is never charged."""
+    """Return what a task cost, in USD; None while it is unknown. A failed or refused task is never charged."""
     return Decimal(0) if record.state in {State.FAILED, State.REJECTED} else record.charged_usd
 
 
 def _images(record: TaskRecord) -> list[ImageResult]:
     finished = record.completed_at if record.image_urls or record.images else None
     expires_at = None if finished is None else stamp(finished + RESULT_LIFETIME)
-    # A task asked again may name fewer URLs than it once had images.
+    # A later poll of a task may return fewer URLs than the task had images.
     both = zip_longest(record.image_urls, record.images)
     return [_image(record, url, file, expires_at) for url, file in both]
 
@@ -302,7 +302,7 @@ def _total(amounts: Any) -> float | None:  # noqa: ANN401  # an iterable of amou
 
 
 def number(amount: Decimal | None) -> float | None:
-    """USD as JSON has numbers; amounts are short decimals, so nothing is lost that a reader could see."""
+    """Return USD as a JSON number; amounts are short decimals, so a float is precise enough."""
     return None if amount is None else float(amount)
 
 
@@ -311,5 +311,5 @@ def _dollars(amount: float) -> str:
 
 
 def stamp(at: datetime) -> str:
-    """ISO 8601 in UTC, to the second."""
+    """Format a time as ISO 8601 in UTC, to the second."""
     return at.replace(microsecond=0).isoformat().replace("+00:00", "Z")

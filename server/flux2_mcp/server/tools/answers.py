@@ -1,4 +1,4 @@
-"""What a tool answers, in its forms: words, the same as JSON and as structured content, links, small pictures."""
+"""The forms of a tool's answer: words, the same as JSON and as structured content, links, small pictures."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from flux2_mcp.server.results.tasks import Result, image_uri
 from flux2_mcp.server.tools.context import ToolContext, client_of
 
 REQUESTS_KEY = "flux-2/requests"
-"""In a result's `_meta`, for the gallery alone: what each task was asked with."""
+"""The key in a result's `_meta` with the arguments of each task, for the gallery only."""
 MAX_PREVIEWS = 8
 MAX_LARGE_PREVIEWS = 2
 SMALL_SIDE_PX, SMALL_BYTES = 320, 25_000
-"""Each preview, where there are more than two."""
+"""The maximum size of each preview if there are more than two."""
 
 _OUTCOMES: ContextVar[list[Outcome] | None] = ContextVar("_OUTCOMES", default=None)
 
 
 async def generation(context: ToolContext, outcome: Outcome, *, preview: bool) -> CallToolResult:
-    """The answer about tasks: words, the same as JSON, links to the images, and small pictures where they are wanted.
+    """Return the answer about tasks: words, the same as JSON, links to the images, and small pictures if wanted.
 
     Args:
-        context: Whose client decides what of it is of use.
-        outcome: What became of the tasks.
+        context: Names the client, which decides about the forms.
+        outcome: The outcome of the call.
         preview: Whether small pictures are wanted.
     """
     if (made := _OUTCOMES.get()) is not None:
@@ -61,10 +61,10 @@ async def generation(context: ToolContext, outcome: Outcome, *, preview: bool) -
 
 @contextmanager
 def outcomes() -> Iterator[list[Outcome]]:
-    """Gives a list, which takes the outcome of every call of a tool that is made within.
+    """Yield a list that collects the outcome of every tool call inside this context.
 
-    What a call makes goes through the SDK as text and JSON. The list stays one object wherever the SDK runs the tool: a task
-    that it starts has a copy of the context, and the copy names the same list.
+    The SDK passes on only the text and JSON of a result, not its outcome. If the SDK runs the tool in another asyncio
+    task, that task has a copy of the context, and the copy refers to the same list.
     """
     made: list[Outcome] = []
     token = _OUTCOMES.set(made)
@@ -82,12 +82,12 @@ def _links(image: StoredImage, report: TaskReport) -> list[ResourceLink]:
 
 
 def fitted(context: ToolContext, result: CallToolResult) -> CallToolResult:
-    """The result without what would mislead this client: see `Client.structured`."""
+    """Return the result without the content that misleads this client: see `Client.structured`."""
     return result if client_of(context).structured else result.model_copy(update={"structured_content": None})
 
 
 def both_forms(result: Result, text: str) -> CallToolResult:
-    """Words for a reader, the same as JSON text, and as structured content."""
+    """Make a result from words, with the same data as JSON text and as structured content."""
     data = result.model_dump(mode="json")
     content = [TextContent(type="text", text=text), TextContent(type="text", text=result.model_dump_json())]
     return CallToolResult(content=[*content], structured_content=data)

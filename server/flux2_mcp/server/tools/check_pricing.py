@@ -1,4 +1,4 @@
-"""The tool that tells prices."""
+"""The tool that reports prices."""
 
 from __future__ import annotations
 

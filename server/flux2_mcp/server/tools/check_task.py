@@ -1,4 +1,4 @@
-"""The tool that tells how tasks stand."""
+"""The tool that reports the state of tasks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def check_task(
             states=None if status is None else task_results.states(status),
             since=None if since is None else times.since(since, datetime.now(UTC)),
             workspace=here,
-            # Who asks for no task in particular wants to know what there is, not to wait for it.
+            # A caller without task ids wants a list, so the default is not to wait.
             wait_seconds=wait_seconds or 0,
             on_progress=on_progress,
         )

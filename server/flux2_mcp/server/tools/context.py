@@ -1,4 +1,4 @@
-"""What a tool knows of the call that it is in: the service behind it, whose client it is, where it works, whom progress goes to."""
+"""The context of a tool call: the service, the client, the folders, and the receiver of progress."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ ToolContext: TypeAlias = Context[ServerSession]
 
 
 def service_of(context: ToolContext) -> Service:
-    """The service of the server that is called."""
+    """Return the service of the server."""
     return session_of(context).service
 
 
 def session_of(context: ToolContext) -> ServerSession:
-    """What the server that is called works with."""
+    """Return the session of the server."""
     return context.request_context.lifespan_context
 
 
 def client_name(context: ToolContext) -> str | None:
-    """What the host calls itself, cut short: it is the network's text."""
+    """Return the host's own name, cut to 64 characters, because it is a text from outside."""
     params = context.session.client_params
     return None if params is None else params.client_info.name[:64]
 
 
 def client_of(context: ToolContext) -> Client:
-    """What is known of the host: how long it waits, what of a result it shows."""
+    """Return the known properties of the host: how long it waits, which parts of a result it shows."""
     return clients.client(client_name(context))
 
 
 def wait_of(context: ToolContext, stated: float | None) -> float:
-    """How long to wait: what the call says, else the settings, else what this host bears."""
+    """Return the seconds to wait: from the call, or else from the settings, or else the default for this host."""
     settings = service_of(context).settings
     if stated is None:
         settings.need("FLUX2_WAIT_SECONDS")
@@ -55,7 +55,7 @@ def wait_of(context: ToolContext, stated: float | None) -> float:
 
 
 class _Root(BaseModel):
-    """What a client answers to `roots/list`, before anything of it is held to be a folder."""
+    """A client's answer to `roots/list`, before its roots are checked."""
 
     roots: list[dict[str, Any]]
 
@@ -69,15 +69,15 @@ async def _roots(context: ToolContext) -> ListRootsResult | ListRoots:
         named = await context.session.send_request(
             ListRootsRequest(), _Root, metadata=ServerMessageMetadata(related_request_id=context.request_id)
         )
-    except (MCPError, ValidationError):  # an error, or an answer in no known form: it names none
+    except (MCPError, ValidationError):  # an error or an unknown form counts as no roots
         return ListRootsResult(roots=[])
     return ListRootsResult.model_validate(usable_roots(named.model_dump()))
 
 
 def usable_roots(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """A client's answer to `roots/list` without the roots that are no folders of this machine.
+    """Return a client's answer to `roots/list` without the roots that are no folders of this machine.
 
-    Editors name what else they have open, too (`vscode-remote:`, `untitled:`), and the SDK would refuse all for one.
+    Editors also name other open items (`vscode-remote:`, `untitled:`), and for one of them the SDK would refuse all.
     """
     roots = answer.get("roots")
     return dict(answer) | ({"roots": [root for root in roots if _is_folder(root)]} if isinstance(roots, list) else {})
@@ -91,11 +91,11 @@ def _is_folder(root: object) -> bool:
 
 
 Roots: TypeAlias = Annotated[ListRootsResult, Resolve(_roots)]
-"""A tool's parameter that the client fills, not the model: the folders it has opened; none where it tells of none."""
+"""A parameter of a tool that the client fills, not the model: the folders that it has opened, or none."""
 
 
 def folders(context: ToolContext, roots: ListRootsResult) -> list[Path]:
-    """The folders that the caller works in, the workspace first: the client's roots, else the settings' own."""
+    """Return the caller's folders, the workspace first: the client's roots, or else the workspace of the settings."""
     named = [sources.file_path(str(root.uri)) for root in roots.roots]
     if found := [Path(path) for path in named if path is not None]:
         return found
@@ -105,15 +105,16 @@ def folders(context: ToolContext, roots: ListRootsResult) -> list[Path]:
 
 
 def can_ask(context: ToolContext) -> bool:
-    """Whether the client can put a form before its user. One that tells of no way of asking can (before there were several)."""
+    """Whether the client can show a form to its user. Older clients have no other way, so they do not declare it."""
     asking = None if context.client_capabilities is None else context.client_capabilities.elicitation
     return asking is not None and (asking.form is not None or asking.url is None)
 
 
 def progress_of(context: ToolContext) -> OnProgress:
-    """Progress for the host: seconds since the call began, strictly increasing, and no invented percent.
+    """Return a function that reports progress to the host: seconds since the call began, strictly increasing.
 
-    Told when a task's state has changed, else about once a second, whatever other tasks the server looks after.
+    It reports when the state of one of these tasks changes, and otherwise about once a second. It reports no percentage,
+    because that would be invented.
     """
     last = Progress(elapsed=0.0, remaining=None, states=())
 
@@ -131,12 +132,12 @@ def progress_of(context: ToolContext) -> OnProgress:
 
 
 def standing(states: Sequence[State], elapsed: float, remaining: float | None) -> str:
-    """How tasks stand, in words.
+    """Describe the state of tasks in words.
 
     Args:
-        states: One a task.
-        elapsed: Seconds since they were asked for.
-        remaining: Seconds that they may still take; None where nobody can say, and then nothing is said.
+        states: One for each task.
+        elapsed: Seconds since the call began.
+        remaining: Expected remaining seconds; None if unknown, and then the text does not mention them.
     """
     done = sum(1 for state in states if not state.unfinished)
     rest = "" if remaining is None else f", about {max(1, round(remaining))} s left"

@@ -1,4 +1,4 @@
-"""The registry's tools as the SDK serves them, each made when it is first wanted."""
+"""Makes the SDK's tools from the registry, each at its first use."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from flux2_mcp.server.tools import ToolEntry
 
 
 class Arguments(FuncMetadata):
-    """Reads a tool's arguments as the SDK does, which takes JSON in a string for what it spells; but a string stays one.
+    """Reads a tool's arguments like the SDK, which decodes JSON in strings; but string arguments are not decoded.
 
-    The SDK would read an idempotency key "null" as none, and a folder "[1]" as a list.
+    The SDK would read the idempotency key "null" as None, and the folder "[1]" as a list.
 
     Args:
         texts: The arguments that are strings.
@@ -27,21 +27,21 @@ class Arguments(FuncMetadata):
     texts: frozenset[str]
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The arguments, those that are no strings read from JSON."""
+        """Return the arguments; JSON is decoded only in those that are no strings."""
         return super().pre_parse_json(data) | {name: data[name] for name in self.texts & data.keys()}
 
 
 def lazy_tools(registry: Sequence[ToolEntry]) -> LazyTools:
-    """The tools: the schemas of one take 2 to 8 ms, for which no `initialize` and no other tool waits.
+    """Return the tools, made at their first use: one tool's schemas take 2 to 8 ms, and other requests must not wait.
 
     Args:
-        registry: All that there are: none is added later, none removed.
+        registry: All tools; none is added or removed later.
     """
     return LazyTools({tool_entry.function.__name__: partial(definition, tool_entry) for tool_entry in registry})
 
 
 def definition(tool_entry: ToolEntry) -> Tool:
-    """A tool as it is served: its schemas in half the bytes, and nothing taken beside its arguments."""
+    """Make a tool, with short schemas, which accepts no other arguments than its own."""
     tool = Tool.from_function(
         tool_entry.function,
         title=tool_entry.title,
@@ -67,7 +67,7 @@ def _description(doc: str) -> str:
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that says the same in half the bytes: no titles, and "optional" said once, by not being required."""
+    """Return an equivalent schema of half the size: without titles, and without `null` types of optional fields."""
     tidy = {key: _tidied(value) for key, value in schema.items() if key != "title"}
     options = [option for option in tidy.pop("anyOf", []) if option != {"type": "null"}]
     if len(options) == 1:
@@ -81,7 +81,7 @@ def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _tidied(value: Any) -> Any:  # noqa: ANN401  # any JSON value
     if isinstance(value, dict):
-        # A property may itself be called "title"; only schemas lose theirs.
+        # A property may have the name "title"; only the titles of schemas are removed.
         return {
             k: _tidy(v) if isinstance(v, dict) else v for k, v in value.items() if k != "title" or isinstance(v, dict)
         }

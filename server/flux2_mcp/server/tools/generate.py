@@ -74,7 +74,7 @@ async def _offer(
 
 
 async def _approval(context: ToolContext, offer: Annotated[Quotation, Resolve(_offer)]) -> Approval | Elicit[Approval]:
-    """The user's yes, asked for where the call costs enough and the client can ask."""
+    """Ask the user to confirm the call, if its price needs that and the client can ask."""
     if (needed := offer.to_ask) is None:
         return Approval()
     if not can_ask(context):

@@ -1,4 +1,4 @@
-"""The tool that tells what there is to choose from."""
+"""The tool that lists the variants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who lacks a key is sent to RunAPI's login page, where the client can do that. No secret ever stands in a form or in chat."""
+"""Sends a user without a key to RunAPI's login page, if the client can. No form and no chat ever contains a secret."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from flux2_mcp.server.tools.context import ToolContext, session_of
 
 REQUEST = "login"
 WAIT_SECONDS = 40.0
-"""How long a call waits for a login that its user has agreed to: less than any client does."""
+"""The maximum wait of a call for a login that the user has accepted: shorter than the limit of any client."""
 
 
 async def login_request(context: ToolContext) -> InputRequiredResult | None:
-    """What a client must do before a call that spends; None where nothing, or nothing that it can.
+    """Return the request for a login before a call that spends; None if no login is needed or the client can't open it.
 
     Raises:
-        UrlElicitationRequiredError: The same for protocols up to 2025-11-25, which have an error for it.
+        UrlElicitationRequiredError: The same request, for protocols up to 2025-11-25, which use an error for it.
     """
     session = session_of(context)
     if not session.lacks_key or not _can_open(context):
@@ -31,7 +31,7 @@ async def login_request(context: ToolContext) -> InputRequiredResult | None:
         if offer is not None:
             with anyio.move_on_after(WAIT_SECONDS):
                 await offer.over.wait()
-        return None  # with a key now, or the error that says how to get one
+        return None  # the call goes on: with a key now, or to the error about the missing key
     offer = await _offered(context)
     if offer is None:
         return None
