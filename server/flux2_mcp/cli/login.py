@@ -67,15 +67,15 @@ def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int,
         raise SettingsError("There is no home folder to keep a key in.", next_step="Set HOME or XDG_CONFIG_HOME.")
     config_fields(invocation.config, path)  # checked first: a file that can't be changed must not cost a login code
     if from_stdin:
-        key, who = _read_key(), "The key works"
+        key, success = _read_key(), "The key works"
         balance = output.run(lambda: _proven(base_url, key, path), stopped="Stopped. The key was not saved.")
     else:
-        way = _LoginRoute(
+        route = _LoginRoute(
             base_url, path, port, seconds, invocation.env if browser and web_browser.is_here(invocation.env) else None
         )
-        found = output.run(way.go, stopped="Stopped. Nobody waits for the browser any more.")
-        key, balance, who = found.key, found.balance, f"Logged in{f' as {found.email}' if found.email else ''}"
-    click.echo(f"{who}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
+        result = output.run(route.go, stopped="Stopped. Nobody waits for the browser any more.")
+        key, balance, success = result.key, result.balance, f"Logged in{f' as {result.email}' if result.email else ''}"
+    click.echo(f"{success}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
     for notice in _notices(invocation, path, key):
         click.echo(notice, err=True)
 

@@ -75,7 +75,7 @@ class LivePrices:
             return self._book
 
     async def _scheduled(self) -> PriceBook:
-        """Return the book with fresh schedules if they come in time, or else as it is."""
+        """Return the book with fresh schedules if they come in time, or else the current book."""
         if self._good_until is not None and self._monotonic() <= self._good_until:
             return replace(self._book, source="cached")
         try:

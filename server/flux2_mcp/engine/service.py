@@ -37,7 +37,8 @@ from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
 OTHER_KEY = Wording(
-    "To collect it, set RUNAPI_API_KEY to the key that made it and {name:start the server again}; RunAPI keeps the image for a week."
+    "To collect it, set RUNAPI_API_KEY to the key that made it and {name:start the server again};"
+    " RunAPI keeps the image for a week."
 )
 OTHER_KEYS_TASKS = (
     "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"

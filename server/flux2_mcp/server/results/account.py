@@ -20,7 +20,7 @@ SANDBOX_MONEY_NOTICE = (
 
 
 class BalanceResult(Result):
-    """Money in USD; what RunAPI does not tell is null."""
+    """The balance in USD; a field that RunAPI does not report is null."""
 
     sandbox: bool
     notice: Words | None
@@ -32,7 +32,7 @@ class BalanceResult(Result):
 
 
 class AccountResult(BalanceResult):
-    """The account too. `key` is its last four characters, null in the sandbox, which has one of its own."""
+    """The balance and the account. `key` is the last four characters of the key; null in the sandbox."""
 
     name: str
     email: str
@@ -43,7 +43,7 @@ class AccountResult(BalanceResult):
 
 
 class SpendingResult(Result):
-    """Tasks summed up; see `SpendingGroup` for what counts where. `name` is null for those without one, and for the total."""
+    """The sums of a group of tasks; see `SpendingGroup`. `name` is null for an unnamed group and for the total."""
 
     name: str | None
     tasks: int
@@ -55,9 +55,9 @@ class SpendingResult(Result):
 
 
 class SpendResult(Result):
-    """What was spent since then with this key.
+    """What was spent with this key since a time.
 
-    `counted_usd` is what the day's cap counts: the last 24 hours of all keys on this home.
+    `counted_usd` is what the daily cap counts: the last 24 hours of all keys in this FLUX2_HOME.
     """
 
     sandbox: bool

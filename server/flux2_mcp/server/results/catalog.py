@@ -81,7 +81,7 @@ class VariantsResult(Result):
 def price_list(
     found: PriceList, *, variant: str | None, action: str | None, output_resolution: str | None, count: int
 ) -> PricingResult:
-    """The result of `check_pricing`.
+    """Make the result of `check_pricing`.
 
     Raises:
         InvalidRequestError: No such variant, or it belongs to the other action.
@@ -147,7 +147,7 @@ def _source(price: PriceResult) -> str:
 
 
 def variants(*, action: str | None, variant: str | None) -> VariantsResult:
-    """The result of `list_variants`.
+    """Make the result of `list_variants`.
 
     Raises:
         InvalidRequestError: No variant or model has that name.

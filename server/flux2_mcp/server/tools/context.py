@@ -113,8 +113,8 @@ def can_ask(context: ToolContext) -> bool:
 def progress_of(context: ToolContext) -> OnProgress:
     """Return a function that reports progress to the host: seconds since the call began, strictly increasing.
 
-    It reports when the state of one of these tasks changes, and otherwise about once a second. It reports no percentage,
-    because that would be invented.
+    It reports when the state of one of these tasks changes, and otherwise about once a second. It reports no
+    percentage, because that would be invented.
     """
     last = Progress(elapsed=0.0, remaining=None, states=())
 
