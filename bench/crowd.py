@@ -23,8 +23,8 @@ import httpx
 
 from bench.report import NOISE, ROOT, Reach, Report, end, options
 from bench.talk import live, resident, sandbox
-from flux2_mcp.domain.models import StoredImage
-from flux2_mcp.journal.sqlite.shared import WINDOW_SECONDS
+from flux2_mcp.domain.models import RequestArgs, StoredImage
+from flux2_mcp.domain.pacing import WINDOW_SECONDS
 from flux2_mcp.sandbox import tasks
 from flux2_mcp.sandbox.state import SandboxState
 
@@ -89,10 +89,10 @@ async def ours(count: int) -> tuple[float, list[float], list[StoredImage]]:
 
         async def call(first: int) -> None:
             together = min(TOGETHER, count - first)
-            asked = await service.request(prompt=f"our fox {first}")
+            asked = await service.request(RequestArgs(prompt=f"our fox {first}"))
             offer = await service.offer(asked, count=together)
             outcome = await service.generate(offer, approved=True, wait_seconds=DEADLINE)
-            images.extend(image for told in outcome.tasks for image in told.entry.images)
+            images.extend(image for told in outcome.tasks for image in told.record.images)
 
         async with anyio.create_task_group() as calls:
             for first in range(0, count, TOGETHER):

@@ -25,7 +25,7 @@ from bench.talk import SERVER, Conversation
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import Event
-from flux2_mcp.engine.backend import account
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.records import Intent, TaskChange, TaskRecord
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
@@ -61,7 +61,7 @@ class Ledger:
 
     def __init__(self, home: Path, tasks: int) -> None:
         self.home = home
-        self.account = account(from_env({"FLUX2_HOME": str(home), "FLUX2_MODE": "sandbox"}))
+        self.account = account_name(from_env({"FLUX2_HOME": str(home), "FLUX2_MODE": "sandbox"}))
         self.tasks = tasks
         self.made = 0
 
@@ -77,8 +77,8 @@ class Ledger:
             (Event.COMPLETED, TaskChange(at=at + timedelta(seconds=4), charged_usd=Decimal("0.05"))),
             (Event.DELIVERED, TaskChange(at=at + timedelta(seconds=5))),
         ):
-            entry = await journal.apply(entry, event, change)
-        await journal.told(["first"], at=at)
+            entry = await journal.tasks.apply(entry, event, change)
+        await journal.tasks.mark_reported(["first"], at=at)
         await journal.close()
         with closing(Database(journal.path, MIGRATIONS, durable=False)) as database, database.write():
             columns = [row["name"] for row in database.read("PRAGMA table_info(task)") if row["name"] != "n"]
@@ -97,14 +97,14 @@ class Ledger:
             took[name] = (time.perf_counter() - began) * 1000
 
         journal = self.journal()
-        await timed("start: open and claim", journal.claim)
-        await timed(DURATIONS, journal.durations)
+        await timed("start: open and claim", journal.leases.claim)
+        await timed(DURATIONS, journal.history.durations)
         await timed("intent, with both caps", lambda: intend(journal, key, at))
-        (entry,) = await journal.find([key])
+        (entry,) = await journal.tasks.find([key])
         accepted = TaskChange(at=at, task_id=f"remote-{key}")
-        await timed("one transition", lambda: journal.apply(entry, Event.ACCEPTED, accepted))
+        await timed("one transition", lambda: journal.tasks.apply(entry, Event.ACCEPTED, accepted))
         failed = TaskChange(at=at, error="bench")
-        await journal.apply(entry, Event.FAILED, failed)
+        await journal.tasks.apply(entry, Event.FAILED, failed)
         await journal.close()
         with Conversation(SERVER, str(self.home), {"FLUX2_MODE": "sandbox"}) as talk:
             talk.call("check_task")
@@ -121,9 +121,9 @@ async def intend(journal: SqliteJournal, key: str, at: datetime) -> TaskRecord:
         reserved_usd=Decimal("0.05"),
         session="bench",
     )
-    found = await journal.intend([intent], at=at, caps=CAPS, join=True, in_flight=IN_FLIGHT)
-    assert found.entries[0].started, found
-    return found.entries[0]
+    found = await journal.tasks.intend([intent], at=at, caps=CAPS, join=True, in_flight=IN_FLIGHT)
+    assert found.records[0].started, found
+    return found.records[0]
 
 
 async def measure(rounds: int, seed: int) -> Report:

@@ -17,8 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from bench.report import Reach, Report, end, options
-from flux2_mcp.engine.forecast import OpenTask, plan
-from flux2_mcp.engine.planner import Schedule
+from flux2_mcp.engine.planner import OpenTask, Schedule, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

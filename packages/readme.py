@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
-from flux2_mcp import settings
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import dollars
+from flux2_mcp.domain.variables import VARIABLES
+from flux2_mcp.errors import Wording
 from flux2_mcp.hosts import table as hosts
 from flux2_mcp.hosts.entry import PROGRAM
 from flux2_mcp.sandbox import scenarios
 from flux2_mcp.server.tools import REGISTRY
 from packages import facts
-
-VARIABLE = re.compile(r"^\| ([A-Z0-9_]+) (\|.*)$", re.MULTILINE)
 
 
 def filled(text: str) -> str:
@@ -41,11 +39,10 @@ def _lists() -> dict[str, str]:
         ),
         "variants": _table(
             ("variant", "from", "choose it"),
-            [(name, _from(name), about[name]["choose"]) for name in catalog.variants()],
+            [(name, _from(name), Wording(about[name]["choose"])) for name in catalog.variants()],
         ),
-        "variables": "\n".join(
-            [_table(("variable", "meaning", "default"), ())]
-            + [f"| `{name}` {rest}" for name, rest in VARIABLE.findall(settings.__doc__ or "")]
+        "variables": _table(
+            ("variable", "meaning", "default"), [(f"`{row.name}`", row.meaning, row.default) for row in VARIABLES]
         ),
         "sandbox": _table(
             ("marker", "what happens"), [(f"`[sandbox:{row.marker}]`", row.does) for row in scenarios.SCENARIOS]

@@ -1,4 +1,7 @@
-"""The entry: without arguments an MCP server on stdio, with them a command. The only reader of argv and the environment."""
+"""The entry point: without arguments an MCP server on stdio, with arguments a command.
+
+Only this module reads argv and the environment.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,12 @@ import sys
 from flux2_mcp.runapi import key_file
 from flux2_mcp.system.environment import said
 
-TYPE_CHECKING = (
-    False  # typing.TYPE_CHECKING without typing, and pathlib further down: a host waits for what is imported
-)
+TYPE_CHECKING = False  # typing and pathlib are not imported here: a host waits for every import
 if TYPE_CHECKING:
     from flux2_mcp.runapi.key_file import ConfigText
 
 TAB = "_FLUX2_MCP_COMPLETE"
-"""Set when a shell asks how a command line goes on: it calls without arguments (`commands.completion`)."""
+"""A shell sets this variable for Tab completion, and then calls without arguments (`cli.completion`)."""
 TYPED = (
     "flux2-mcp without a command serves MCP on standard input and output, for agent hosts. Ctrl-C ends it.\n"
     'For people: flux2-mcp --help, or right away flux2-mcp generate "A lighthouse at dusk".\n'
@@ -27,13 +28,13 @@ UNUSABLE = 4
 
 
 def main() -> None:
-    """Run what the arguments say and exit with its code."""
-    # The SDK builds thousands of models while it is imported, and none of them is garbage.
+    """Run the server or the command, and exit with its code."""
+    # The import of the SDK builds thousands of models, and none of them is garbage.
     gc.disable()
     try:
         sys.exit(_command(sys.argv[1:]) if len(sys.argv) > 1 or TAB in os.environ else _serve())
     except KeyboardInterrupt:
-        # It came while modules were loading: once a command runs, it answers for itself.
+        # It came during an import: a running command handles Ctrl-C itself.
         sys.exit(128 + signal.SIGINT)
 
 
@@ -45,7 +46,7 @@ def _command(argv: list[str]) -> int:
 
 
 def _serve() -> int:
-    # Until serving begins nothing is open, so that stopping is all there is to do.
+    # Before the server runs, nothing is open that has to be closed.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, _: sys.exit(128 + signum))
     try:
@@ -65,9 +66,9 @@ def _serve() -> int:
     from flux2_mcp.settings import Settings, serving
     from flux2_mcp.system.logs import hide, to_stderr
 
-    settings = serving(os.environ, _config_text(), workspace=_project())
+    settings = serving(os.environ, _config_text(), workspace=project())
     usable = settings if isinstance(settings, Settings) else None
-    # A server that ends after a host was answered is dead to it, and nobody knows why: the answers say it.
+    # If the server ended now, the host could not know why. So it runs on, and its answers contain the error.
     errors = (settings,) if isinstance(settings, SettingsError) else settings.unusable
     for error in errors:
         sys.stderr.write(f"{error.message}\n{error.next_step}\n")
@@ -77,6 +78,7 @@ def _serve() -> int:
     to_stderr(usable.log_level if usable else "warning")
     if early:
         early.may_end()
+    from flux2_mcp.server import sdk
     from flux2_mcp.server.app import build
 
     server = build(settings)
@@ -85,22 +87,24 @@ def _serve() -> int:
         gc.enable()
         server.run("stdio")
         return 0
+    from functools import partial
+
     from flux2_mcp.server.transports.stdio import StdioTransport
 
     gc.freeze()
     gc.enable()
-    unread, unsent, given = early.hand_over() if early else (b"", b"", {})
-    server.listed = {ident for ident, method in given.items() if method == "tools/list"}
-    return StdioTransport(source, sink, unread, unsent, given).serve(server.run_over)
+    unread, unsent, answered = early.hand_over() if early else (b"", b"", {})
+    server.shaping.answered = {ident for ident, method in answered.items() if method == "tools/list"}
+    return StdioTransport(source, sink, unread, unsent, answered).serve(partial(sdk.run_over, server))
 
 
 def _claimed() -> tuple[int, int]:
-    """Where the host writes and reads, taken for the protocol alone: whoever else prints to stdout writes to stderr.
+    """Take standard input and output for the protocol only: other prints to stdout then go to stderr.
 
     Raises:
         OSError: One of the two is closed.
     """
-    if sys.platform == "win32":  # the SDK does it there
+    if sys.platform == "win32":  # on Windows the SDK does this
         return 0, 1
     import fcntl
 
@@ -121,15 +125,18 @@ def _workspace() -> str | None:
     try:
         return str(Path.cwd())
     except FileNotFoundError:
-        return None  # the folder was deleted under us: nothing is wrong with making images
+        return None  # the folder was deleted meanwhile; images can still be made
 
 
-def _project() -> str | None:
-    """The working directory, where a host has chosen it: many start their servers in /, at home or in the plugin's folder."""
+def project() -> str | None:
+    """Return the working directory, or None if it is /, the home or the plugin's folder.
+
+    Many hosts start their servers in one of these, without a choice of the user.
+    """
     from pathlib import Path
 
     folder = _workspace()
-    others = map(os.environ.get, ("HOME", "USERPROFILE", "PLUGIN_ROOT"))  # the last by Agent Plugins 1.0
+    others = map(os.environ.get, ("HOME", "USERPROFILE", "PLUGIN_ROOT"))  # PLUGIN_ROOT: Agent Plugins 1.0
     nowhere = {Path(folder).anchor, *others} if folder else set()
     return None if folder in nowhere else folder
 

@@ -1,51 +1,113 @@
-"""The error tree. Everything this package raises on purpose is a `Flux2Error`.
+"""The error tree. Every error that this package raises on purpose is a `Flux2Error`.
 
     Flux2Error                      what happened, what it cost, what to do next
-    ├── InvalidRequestError         refused here by name, nothing was sent
-    ├── BudgetError                 over a cap, or a price nobody knows; nothing was sent
-    ├── SettingsError               an environment variable or key file that can't be used
-    ├── LoginError                  a login in the browser that was refused, or whose code is worth nothing
+    ├── InvalidRequestError         wrong arguments, refused before anything was sent
+    ├── BudgetError                 over a cap, or an unknown price; nothing was sent
+    ├── SettingsError               an unusable environment variable or key file
+    ├── LoginError                  a login in the browser that was refused, or its code is not valid
     ├── ApiError                    RunAPI answered with an error (status, request id)
     │   ├── AuthenticationError         401, 403
     │   ├── InsufficientCreditsError    402
-    │   ├── RejectedError               400, 413, 415, 422 and what else is ours to mend
+    │   ├── RejectedError               400, 413, 415, 422 and other errors of the request
     │   ├── NotFoundError               404, 410
     │   ├── ConflictError               409
     │   ├── RateLimitedError            429
     │   └── ServiceError                5xx, 408, and pages that are not RunAPI's
-    ├── TransportError              no answer: connection, time, or a broken body
-    ├── WireError                   an answer that makes no sense
+    ├── TransportError              no answer: no connection, a time-out, or a broken body
+    ├── WireError                   an answer that does not follow the contract
     ├── TaskFailedError             the task itself failed; never charged
     ├── DeliveryError               a result that could not be fetched or is not an image
-    │   └── StorageError                a result that came, and could not be written here
+    │   └── StorageError                a result that was fetched, but could not be written here
     ├── JournalError                the journal can't be read or written
-    ├── HostFileError               an agent host's file that can't be edited safely, and was left as it was
+    ├── HostFileError               an agent host's file that can't be edited safely, and was not changed
     └── SandboxError                the embedded RunAPI could not start
 
-Foreign exceptions stop at the seam that met them (`raise ... from`). Messages are written for a model and a person:
-they hold no key and no prompt, and a path only where it is the user's own to mend.
+Foreign exceptions are translated at the seam where they occur (`raise ... from`). Messages are written for a model and
+for a person. They contain no key and no prompt, and a path only if the user can repair the file. A message that names
+an argument, a tool or the next step is a `Wording`, which the command line prints with its own names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self, TypeVar
 
 NOTHING_SENT = "Nothing was sent and nothing was charged."
 NOTHING_CHARGED = "Nothing was charged."
 
 
 MAX_SHOWN_CHARS = 64
-"""Characters of what a caller said that a message repeats."""
+"""The maximum number of characters of a caller's text that a message repeats."""
 MAX_PROBLEMS = 16
-"""Fields that one message names."""
+"""The maximum number of fields that one message names."""
 
 
 def shortened(text: str, most: int = MAX_SHOWN_CHARS) -> str:
-    """A text that came from outside, as messages and lists repeat it: what is longer than `most` characters is cut."""
+    """Cut a text from outside to `most` characters, for messages and lists."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+class Name(str):
+    """The tools' name of an argument, a tool or a step; another face may have another name for it."""
+
+    __slots__ = ()
+
+    def by(self, names: Mapping[str, str]) -> str:
+        """Return the name in a face with these names. A name with a capital first letter keeps the capital."""
+        lower = f"{self[:1].lower()}{self[1:]}"
+        name = names.get(lower, lower)
+        return name if lower == self else f"{name[:1].upper()}{name[1:]}"
+
+
+class Wording(str):
+    """A text of ours with the tools' names, which another face can print with its own names.
+
+    `template` is for `str.format`: {name:save_to} stands for a `Name`, every other field for a value. Names inside a
+    value are not replaced, so texts of RunAPI and of users do not change, unless the value itself is a `Name` or a
+    `Wording`.
+    An f-string makes a plain string, which keeps the tools' names: use `together` instead.
+    """
+
+    __slots__ = ("_template", "_values")
+    _template: str
+    _values: Mapping[str, object]
+
+    def __new__(cls, template: str, **values: object) -> Self:
+        """Make the text with the tools' names."""
+        wording = super().__new__(cls, template.format(name=_Names({}), **values))
+        wording._template, wording._values = template, values
+        return wording
+
+    def by(self, names: Mapping[str, str]) -> str:
+        """Return the text with these names."""
+        values = {key: reworded(value, names) for key, value in self._values.items()}
+        return self._template.format(name=_Names(names), **values)
+
+
+class _Names:
+    """Formats {name:...} in a template."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    def __format__(self, name: str) -> str:
+        return Name(name).by(self._names)
+
+
+T = TypeVar("T")
+
+
+def reworded(value: T, names: Mapping[str, str]) -> T | str:
+    """Return a `Name` or a `Wording` with these names; return any other value unchanged."""
+    return value.by(names) if isinstance(value, Name | Wording) else value
+
+
+def together(texts: Iterable[str | None], separator: str = " ") -> str:
+    """Join the texts that are not empty. The result is a `Wording`, in which each text keeps its names."""
+    values = {f"text_{number}": text for number, text in enumerate(filter(None, texts))}
+    return Wording(separator.join(f"{{{key}}}" for key in values), **values)
 
 
 class Flux2Error(Exception):
@@ -53,11 +115,12 @@ class Flux2Error(Exception):
 
     Args:
         message: What happened, one or more sentences.
-        cost: What it cost, a sentence; by default the class's own.
-        next_step: What to do next, a sentence; by default the class's own.
+        cost: What it cost, a sentence; by default that of the class.
+        next_step: What to do next, a sentence; by default that of the class.
+        reason: What happened, in a few words for a log line, without the user's paths; by default the code.
 
     Class attributes: `code` names the error for programs; `retryable` says whether the same call may succeed later;
-    `exit_code` is the command line's (the vendor's CLI uses the same numbers: `api/runapi.md`, exit codes).
+    `exit_code` is for the command line (the vendor's CLI uses the same numbers: `api/runapi.md`, exit codes).
     """
 
     code: ClassVar[str] = "error"
@@ -66,42 +129,45 @@ class Flux2Error(Exception):
     default_cost: ClassVar[str] = NOTHING_CHARGED
     default_next: ClassVar[str] = "Report this with the text above if it comes again."
 
-    def __init__(self, message: str, *, cost: str | None = None, next_step: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, cost: str | None = None, next_step: str | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.reason = reason or self.code
         self.cost = self.default_cost if cost is None else cost
         self.next_step = self.default_next if next_step is None else next_step
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One field that can't be sent: its name and one sentence that says what is wrong and what is allowed."""
+    """One wrong field: its name, and one sentence that says what is wrong and what is allowed."""
 
     field: str
     text: str
 
 
 class InvalidRequestError(Flux2Error):
-    """Arguments outside the contract, refused before anything is sent.
+    """Arguments that break the contract, refused before anything is sent.
 
     Args:
-        problems: One for each field; at least one.
+        problems: One for each wrong field; at least one.
     """
 
     code = "invalid_request"
     exit_code = 4
     default_cost = NOTHING_SENT
-    default_next = "Mend the arguments named above and call again."
+    default_next = Wording("Mend the arguments named above and {name:call again}.")
 
     def __init__(self, *problems: Problem) -> None:
-        lines = [f"{problem.field}: {problem.text}" for problem in problems[:MAX_PROBLEMS]]
+        lines = [Wording("{field}: {text}", field=Name(each.field), text=each.text) for each in problems[:MAX_PROBLEMS]]
         more = len(problems) - len(lines)
-        super().__init__("\n".join([*lines, *([f"And {more} more."] if more else [])]))
+        super().__init__(together([*lines, f"And {more} more." if more else None], "\n"))
         self.problems = problems
 
 
 class BudgetError(Flux2Error):
-    """The call would cost more than a cap allows, or nobody can say what it would cost. Caps fail closed."""
+    """The call would cost more than a cap allows, or its price is unknown. Caps fail closed."""
 
     code = "budget"
     exit_code = 4
@@ -109,31 +175,31 @@ class BudgetError(Flux2Error):
 
 
 class SettingsError(Flux2Error):
-    """The environment or the key file holds something that can't be used.
+    """The environment or the key file has an unusable value.
 
     Args:
         message: As in `Flux2Error`.
-        setting: The variable; None where it is a file.
-        says: What it holds, where that may be shown.
+        setting: The variable; None for a file.
+        says: Its value, if that may be shown.
         next_step: As in `Flux2Error`.
     """
 
     code = "settings"
     exit_code = 4
     default_cost = NOTHING_SENT
-    default_next = "Mend that setting, then start the server again."
+    default_next = Wording("Mend that setting, then {name:start the server again}.")
 
     def __init__(
         self, message: str, *, setting: str | None = None, says: str | None = None, next_step: str | None = None
     ) -> None:
         if next_step is None and says is not None:
-            next_step = f'It says "{says}". {self.default_next}'
+            next_step = Wording('It says "{says}". {advice}', says=says, advice=self.default_next)
         super().__init__(message, next_step=next_step)
         self.setting = setting
 
 
 class LoginError(Flux2Error):
-    """The browser came back without leave, or with a code that brings no key."""
+    """The browser came back without the user's permission, or with a code that RunAPI does not exchange for a key."""
 
     code = "login"
     exit_code = 2
@@ -146,9 +212,9 @@ class ApiError(Flux2Error):
     Args:
         message: RunAPI's own words, shortened, or a stock phrase for the status.
         status: HTTP status code.
-        request_id: RunAPI's `X-Request-Id`, where it gave one.
-        retry_after: Seconds until RunAPI wants to be asked again, where it said so.
-        unanswered: True where an earlier try of the same call went unanswered, so that it may have been done.
+        request_id: RunAPI's `X-Request-Id`, if there was one.
+        retry_after: The value of `Retry-After` in seconds, if there was one.
+        unanswered: Whether an earlier try of the same call went unanswered, so that RunAPI may have done the call.
         cost: As in `Flux2Error`.
         next_step: As in `Flux2Error`.
     """
@@ -166,7 +232,7 @@ class ApiError(Flux2Error):
         cost: str | None = None,
         next_step: str | None = None,
     ) -> None:
-        wait = f"Wait {retry_after:.0f} s and call again." if retry_after else None
+        wait = Wording("Wait {seconds:.0f} s and {name:call again}.", seconds=retry_after) if retry_after else None
         super().__init__(message, cost=cost, next_step=next_step or wait)
         self.status = status
         self.request_id = request_id
@@ -179,7 +245,9 @@ class AuthenticationError(ApiError):
 
     code = "authentication"
     exit_code = 2
-    default_next = "Run flux2-mcp login, or set RUNAPI_API_KEY to a valid key (runapi.ai), then start the server again."
+    default_next = Wording(
+        "Run flux2-mcp login, or set RUNAPI_API_KEY to a valid key (runapi.ai), then {name:start the server again}."
+    )
 
 
 class InsufficientCreditsError(ApiError):
@@ -187,7 +255,9 @@ class InsufficientCreditsError(ApiError):
 
     code = "insufficient_credits"
     exit_code = 3
-    default_next = "Top up the RunAPI account, or choose a cheaper variant or resolution (check_pricing)."
+    default_next = Wording(
+        "Top up the RunAPI account, or choose a cheaper variant or resolution ({name:check_pricing})."
+    )
 
 
 class RejectedError(ApiError):
@@ -195,7 +265,7 @@ class RejectedError(ApiError):
 
     code = "rejected"
     exit_code = 4
-    default_next = "Change the request as the message says and call again."
+    default_next = Wording("Change the request as the message says and {name:call again}.")
 
 
 class NotFoundError(ApiError):
@@ -211,7 +281,7 @@ class ConflictError(ApiError):
 
     code = "conflict"
     exit_code = 4
-    default_next = "Use a new idempotency_key for a new request, or leave it out."
+    default_next = Wording("Use a new {name:idempotency_key} for a new request, or leave it out.")
 
 
 class RateLimitedError(ApiError):
@@ -220,7 +290,7 @@ class RateLimitedError(ApiError):
     code = "rate_limited"
     retryable = True
     exit_code = 6
-    default_next = "Wait a little and call again."
+    default_next = Wording("Wait a little and {name:call again}.")
 
 
 class ServiceError(ApiError):
@@ -229,23 +299,23 @@ class ServiceError(ApiError):
     code = "service"
     retryable = True
     exit_code = 5
-    default_next = "Call again in a minute; the same call is not paid twice."
+    default_next = Wording("{name:Call again} in a minute; the same call is not paid twice.")
 
 
 class TransportError(Flux2Error):
-    """No answer came: no connection, no time left, or the body broke off.
+    """No answer came: there was no connection, the time was over, or the body broke off.
 
     Args:
         message: As in `Flux2Error`.
-        sent: False where no connection was made, so that certainly nothing reached the other side.
-        setting: The variable that mends it, where one does: of a proxy, or of the certificates.
+        sent: False if no connection was made, so that certainly nothing reached the other side.
+        setting: The variable that can correct this, if there is one: of a proxy, or of the certificates.
         next_step: As in `Flux2Error`.
     """
 
     code = "transport"
     retryable = True
     exit_code = 5
-    default_next = "Check the network and RUNAPI_BASE_URL, then call again."
+    default_next = Wording("Check the network and RUNAPI_BASE_URL, then {name:call again}.")
 
     def __init__(
         self, message: str, *, sent: bool = True, setting: str | None = None, next_step: str | None = None
@@ -256,7 +326,7 @@ class TransportError(Flux2Error):
 
 
 class WireError(Flux2Error):
-    """An answer that is not what `api/runapi.md` says, and can't be read liberally either."""
+    """An answer that does not follow `api/runapi.md`, and that a tolerant reader can't use either."""
 
     code = "wire"
     exit_code = 5
@@ -272,7 +342,7 @@ class TaskFailedError(Flux2Error):
 
 
 class DeliveryError(Flux2Error):
-    """A finished image could not be brought to disk. It stays paid for and can be fetched again until it expires."""
+    """A finished image could not be saved. It is paid for, and can be fetched again until it expires."""
 
     code = "delivery"
     retryable = True
@@ -282,37 +352,39 @@ class DeliveryError(Flux2Error):
 
 
 class StorageError(DeliveryError):
-    """A finished image could not be written on this machine, which its user can mend."""
+    """A finished image could not be written on this machine; the user can correct the cause."""
 
     code = "storage"
     default_next = "Make room in FLUX2_HOME, or make it writable; then call check_task with the task's id."
 
 
 class JournalError(Flux2Error):
-    """The journal under FLUX2_HOME can't be read or written, so nothing is sent that could be lost."""
+    """The journal under FLUX2_HOME can't be read or written, so no task is sent that could be lost."""
 
     code = "journal"
     exit_code = 1
     default_cost = "What was sent before stays written down, and is paid once."
-    default_next = "Make FLUX2_HOME a writable folder with free space, then call again."
+    default_next = Wording("Make FLUX2_HOME a writable folder with free space, then {name:call again}.")
 
 
 @contextmanager
 def before_sending() -> Iterator[None]:
-    """A journal that fails within this has cost nothing, and the error says so."""
+    """Change a JournalError inside this context so that it says: nothing was sent and nothing was charged."""
     try:
         yield
     except JournalError as exc:
-        raise JournalError(exc.message, cost=NOTHING_SENT, next_step=exc.next_step) from exc.__cause__
+        raise JournalError(
+            exc.message, cost=NOTHING_SENT, next_step=exc.next_step, reason=exc.reason
+        ) from exc.__cause__
 
 
 class HostFileError(Flux2Error):
-    """An agent host's configuration file that can't be edited safely. It was left as it was.
+    """An agent host's configuration file can't be edited safely. It was not changed.
 
     Args:
         why: One sentence without its full stop; no content of the file.
-        line: Where, counted from 1.
-        path: Which file; told by `at`, where the text was read from one.
+        line: The line of the file, counted from 1.
+        path: The file; `at` adds it if it is not known yet.
         next_step: As in `Flux2Error`.
     """
 
@@ -330,7 +402,7 @@ class HostFileError(Flux2Error):
         self.line = line
 
     def at(self, path: str) -> HostFileError:
-        """The same, naming the file."""
+        """Return the same error with the path of the file."""
         return HostFileError(self.why, line=self.line, path=path, next_step=self.next_step)
 
 

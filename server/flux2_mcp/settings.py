@@ -1,28 +1,9 @@
-"""Settings: the environment and the key file, merged and validated. Pure: `__main__` reads, this decides.
+"""Settings: merges and validates the environment and the key file. Pure: `__main__` reads both.
 
-| variable | meaning | default |
-| --- | --- | --- |
-| RUNAPI_API_KEY | the key; else `api_key` in `~/.config/runapi/config.json`; else `RUNAPI_KEY` | |
-| RUNAPI_BASE_URL | where RunAPI stands; https, or http on loopback | `https://runapi.ai` |
-| FLUX2_MODE | `auto` (live with a key, else the sandbox), `live`, `sandbox` | `auto` |
-| FLUX2_HOME | folder of the journal and the images | the platform's user data folder |
-| FLUX2_WORKSPACE | folder that `save_to` and relative paths are in, where the host names none | the working directory |
-| FLUX2_ALLOWED_DIRS | more folders whose images may be sent as sources, separated as in PATH | none |
-| FLUX2_WAIT_SECONDS | how long `generate` and `check_task` wait by default | by host, else 45 |
-| FLUX2_MAX_COST_USD | the most one call may cost | none |
-| FLUX2_SESSION_BUDGET_USD | the most one server process may spend | none |
-| FLUX2_DAILY_BUDGET_USD | the most all processes may spend in any 24 hours | none |
-| FLUX2_CONFIRM_USD | what a call may cost without the user being asked; off: anything | 0.50 |
-| FLUX2_RATE | requests a second to RunAPI, all processes together | 12 |
-| FLUX2_MAX_IN_FLIGHT | tasks under way at once, all processes together | 32 |
-| FLUX2_CALLBACK_URL | a public address that leads to `FLUX2_CALLBACK_PORT`: RunAPI calls it when a task ends | none |
-| FLUX2_CALLBACK_PORT | port on 127.0.0.1 that listens for those calls | none |
-| FLUX2_SANDBOX_SPEED | how many times faster than life the embedded sandbox's tasks run; from 100 on its pictures are plain | 1 |
-| FLUX2_EARLY | `0`: the first answers wait for the whole server | `1` |
-| FLUX2_LOG | `debug`, `info`, `warning`, `error`; logs go to stderr | `warning` |
+`domain.variables` lists the variables, with their meanings and defaults.
 
-A placeholder that a host left unfilled, in any dialect, is as good as no value; quotes around a value are taken off, and `~`
-before a path is the user's home. OpenTelemetry's own variables (OTEL_*) decide whether spans are sent.
+A placeholder that a host has not filled in, in any dialect, counts as no value. Quotes around a value are removed, and
+`~` before a path means the user's home. OpenTelemetry's own variables (OTEL_*) decide whether spans are sent.
 """
 
 from __future__ import annotations
@@ -56,9 +37,9 @@ MODES = ("auto", "live", "sandbox")
 LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_CONFIRM_USD = Decimal("0.50")
 MAX_WAIT_SECONDS = 900.0
-"""Seconds. The vendor's SDK gives up after as many."""
+"""The maximum wait of a call. The vendor's SDK gives up after the same time."""
 MAX_SHOWN_CHARS = 60
-"""Characters of what a setting says that are shown."""
+"""The maximum number of characters of a setting's value that a message shows."""
 OPTIONAL_VARIABLES = frozenset(
     {
         *("FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS", "FLUX2_WAIT_SECONDS", "FLUX2_RATE", "FLUX2_MAX_IN_FLIGHT"),
@@ -66,14 +47,15 @@ OPTIONAL_VARIABLES = frozenset(
         *("FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_SANDBOX_SPEED", "FLUX2_LOG"),
     }
 )
-"""Settings without which what was made before can still be looked after; the others say where that is and whose it is."""
+"""If one of these settings is unusable, the server still looks after earlier tasks. The others name the journal and the
+account of these tasks, so the server needs them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the process was told. `api_key` is never shown; `key_source` names where it came from.
+    """The settings of the process. `api_key` is never shown; `key_source` names the source of the key.
 
-    `unusable` has an error for each setting that can't be used: the fields hold the defaults then, and nothing may be spent.
+    `unusable` has an error for each unusable setting. Then its field has the default, and no money may be spent.
     """
 
     mode: Mode
@@ -97,26 +79,26 @@ class Settings:
     unusable: tuple[SettingsError, ...] = ()
 
     def need(self, *names: str) -> None:
-        """See that these settings can be used; without names, all that spending needs.
+        """Check that these settings are usable; without names, all settings that are needed for spending.
 
         Raises:
-            SettingsError: The first that can't.
+            SettingsError: The error of the first unusable one.
         """
         for error in self.unusable:
             if error.setting in names or not (names or error.setting == "FLUX2_LOG"):
-                raise error.with_traceback(None)  # it is raised many times, and would collect the frames of each
+                raise error.with_traceback(None)  # without this, each raise would add its frames
 
 
 def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspace: str | None = None) -> Settings:
-    """Merge and validate.
+    """Merge and validate the settings.
 
     Args:
         env: The environment.
-        config_text: What stands in `config_file(env)`.
-        workspace: The folder that the process works in, where it is one that was chosen to be worked in.
+        config_text: The content of `config_file(env)`.
+        workspace: The working directory, if the user or the host has chosen it.
 
     Raises:
-        SettingsError: Naming the variable, or the file, and what it may be. Never shows a key.
+        SettingsError: It names the variable or the file, and the allowed values. It never shows a key.
     """
     env = cleaned(env)
     mode = _choice(env, "FLUX2_MODE", MODES, "auto")
@@ -156,50 +138,50 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
 def serving(
     env: Mapping[str, str], config_text: ConfigText = None, *, workspace: str | None = None
 ) -> Settings | SettingsError:
-    """The same for a server, which goes on without the settings that it can do without: see `Settings.unusable`.
+    """Return the settings for a server, which also runs if an optional setting is unusable: see `Settings.unusable`.
 
     Args:
-        env: As in `from_env`, as are the others.
+        env: As in `from_env`.
         config_text: As in `from_env`.
         workspace: As in `from_env`.
 
     Returns:
-        An error where a setting can't be used that says where everything is, or whose.
+        The settings; or an error if a setting is unusable that is not in `OPTIONAL_VARIABLES`.
     """
     left, unusable = dict(env), list[SettingsError]()
     while True:
         try:
-            found = from_env(left, config_text, workspace=workspace)
+            settings = from_env(left, config_text, workspace=workspace)
         except SettingsError as exc:
             if exc.setting not in OPTIONAL_VARIABLES:
                 return exc
             del left[exc.setting]
             unusable.append(exc)
         else:
-            return replace(found, unusable=tuple(unusable))
+            return replace(settings, unusable=tuple(unusable))
 
 
 def _runapi(env: Mapping[str, str], text: ConfigText, mode: str) -> tuple[str | None, str | None, str]:
-    """The key, where it came from, and where RunAPI stands."""
-    told, old = said_key(env.get("RUNAPI_API_KEY")), said_key(env.get("RUNAPI_KEY"))
-    kept, base = None, env.get("RUNAPI_BASE_URL")
+    """Return the key, the source of the key, and the base URL of RunAPI."""
+    first, last = said_key(env.get("RUNAPI_API_KEY")), said_key(env.get("RUNAPI_KEY"))
+    stored, base = None, env.get("RUNAPI_BASE_URL")
     path = config_file(env)
-    if told is None or not isinstance(text, UnreadableFile):  # the key that goes before it is at hand
+    if first is None or not isinstance(text, UnreadableFile):  # with RUNAPI_API_KEY, an unreadable file is not needed
         try:
             fields = config_fields(text, path)
             base = base or config_url(fields, path)
-            kept = None if told else config_key(fields, path, required=old is None)
+            stored = None if first else config_key(fields, path, required=last is None)
         except SettingsError:
-            if mode != "sandbox":  # which needs nothing of it
+            if mode != "sandbox":  # the sandbox does not use this file
                 raise
-    candidates = {"RUNAPI_API_KEY": told, "RunAPI's config file": kept, "RUNAPI_KEY": old}
+    candidates = {"RUNAPI_API_KEY": first, "RunAPI's config file": stored, "RUNAPI_KEY": last}
     source, key = next(((name, key) for name, key in candidates.items() if key), (None, None))
     if key is not None and not (key.isascii() and key.isprintable()):
         raise SettingsError(f"{source} holds characters that no key has.", setting=source if source in env else None)
     try:
         return key, source, _base_url(base or BASE_URL)
     except SettingsError as exc:
-        if mode == "sandbox":  # as above: it calls nobody
+        if mode == "sandbox":  # the sandbox does not call this URL
             return key, source, BASE_URL
         if "RUNAPI_BASE_URL" in env:
             raise
@@ -213,7 +195,7 @@ def _base_url(text: str) -> str:
     except ValueError as exc:
         raise SettingsError("RUNAPI_BASE_URL is not a URL.", setting="RUNAPI_BASE_URL") from exc
     secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
-    # Paths of calls are appended, so nothing may stand after the base's own; no part of it is a password.
+    # The paths of calls are appended, so the URL must end with its path; and it must not contain a password.
     plain = text.isprintable() and "@" not in parts.netloc and not set(text) & set(" ?#")
     if not (secure and parts.hostname and plain):
         raise SettingsError(
@@ -225,7 +207,7 @@ def _base_url(text: str) -> str:
 
 
 def _shown_url(scheme: str, host: str | None) -> str | None:
-    """So much of a URL as may be shown: the rest may hold a password, and what is no URL at all may be a key."""
+    """Return the part of a URL that may be shown: the rest may hold a password, and a value that is no URL a key."""
     return f"{scheme}://{host}"[:MAX_SHOWN_CHARS] if scheme and host else None
 
 
@@ -254,8 +236,8 @@ def _is_web(text: str) -> bool:
 
 
 def _home(env: Mapping[str, str]) -> Path:
-    if told := _folder(env, "FLUX2_HOME", env.get("FLUX2_HOME")):
-        return Path(told)
+    if home := _folder(env, "FLUX2_HOME", env.get("FLUX2_HOME")):
+        return Path(home)
     data = said_path(env.get("XDG_DATA_HOME"), env)
     if os.name == "posix" and data is not None and Path(data).is_absolute():
         return Path(data) / "flux2-mcp"
@@ -265,17 +247,17 @@ def _home(env: Mapping[str, str]) -> Path:
 
 
 def _folder(env: Mapping[str, str], name: str, text: str | None) -> str | None:
-    if (told := said_path(text, env)) is not None and not Path(told).is_absolute():
-        raise _refused(name, "must be an absolute path: hosts start servers in folders of their own", told)
-    return told
+    if (folder := said_path(text, env)) is not None and not Path(folder).is_absolute():
+        raise _refused(name, "must be an absolute path: hosts start servers in folders of their own", folder)
+    return folder
 
 
 _LISTED = re.compile(rf"(?:\$?\{{[^}}]*\}}|[^{re.escape(os.pathsep)}])+")
-"""One folder of several; what separates them may stand in a placeholder, too."""
+"""Matches one folder of a list. A placeholder may contain the separator, too."""
 
 
 def _telemetry(env: Mapping[str, str]) -> bool:
-    """Whether spans are asked for, in OpenTelemetry's own variables: an OTLP endpoint or exporter, and no switch off."""
+    """Whether OpenTelemetry's own variables turn spans on: an OTLP endpoint or exporter, and no OTEL_SDK_DISABLED."""
     exporter = env.get("OTEL_TRACES_EXPORTER", "").lower()
     endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     named = exporter == "otlp" or (not exporter and any(name in env for name in endpoints))
@@ -283,12 +265,12 @@ def _telemetry(env: Mapping[str, str]) -> bool:
 
 
 _LIKE_A_KEY = re.compile(r"[\w.-]{20,}")
-"""What may have been put into the wrong variable."""
+"""A value that may be a key in the wrong variable, so no message shows it."""
 
 
-def _refused(name: str, must: str, told: str) -> SettingsError:
-    """The error for a setting that says something it can't."""
-    says = None if _LIKE_A_KEY.fullmatch(told) else told[:MAX_SHOWN_CHARS]
+def _refused(name: str, must: str, value: str) -> SettingsError:
+    """Return the error for a setting with a value that is not allowed."""
+    says = None if _LIKE_A_KEY.fullmatch(value) else value[:MAX_SHOWN_CHARS]
     return SettingsError(f"{name} {must}.", setting=name, says=says)
 
 
@@ -307,7 +289,7 @@ def _usd(env: Mapping[str, str], name: str, default: Decimal | None = None) -> D
     except ArithmeticError:
         value = Decimal("NaN")
     if not value.is_finite() or value < 0:
-        # A cap that can't be read must not be a cap that isn't there.
+        # An unreadable cap must not count as no cap.
         raise _refused(name, "must be an amount in USD, such as 0.50", text)
     return value
 
@@ -319,7 +301,7 @@ def _number(env: Mapping[str, str], name: str, low: float, high: float, default:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not low <= value <= high:  # NaN is in no range
+    if not low <= value <= high:  # also true for NaN
         raise _refused(name, f"must be a number from {low:g} to {high:g}", text)
     return value
 

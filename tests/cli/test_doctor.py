@@ -19,6 +19,7 @@ import trustme
 
 from flux2_mcp import __version__
 from flux2_mcp.cli import doctor_checks
+from flux2_mcp.domain import catalog
 from flux2_mcp.sandbox.server import Sandbox
 from tests.support.doctor_runs import WRONG_KEY, Doctor, doctors
 
@@ -94,7 +95,7 @@ def test_with_a_key_it_says_where_from_and_no_more_of_it_than_four_characters(do
     assert key[-5:] not in seen.text
     status, detail, _ = seen("base URL")
     assert (status, detail.startswith(f"{where} answers in ")) == ("ok", True)
-    assert seen("prices")[:2] == ("ok", "live for 6 models")
+    assert seen("prices")[:2] == ("ok", f"live for {len(catalog.models())} models")
     assert (seen("clock")[0], seen("clock")[1].split(" s ")[1]) == ("ok", "of RunAPI's")
     assert seen("version")[1].startswith(f"{__version__} (")
     assert seen("python")[1].endswith(f"({sys.executable})")

@@ -48,7 +48,6 @@ JSON = st.recursive(
 OBJECTS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=10)
 READERS: dict[str, Callable[[dict[str, object]], object]] = {
     "price_schedules": wire.price_schedules,
-    "quote": lambda said: wire.quote(said, REQUEST),
     "balance": wire.balance,
     "account": wire.account,
     "preparation": wire.preparation,

@@ -18,7 +18,7 @@ from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError, RateLimitedError, ServiceError
 from flux2_mcp.images.download import MAX_IMAGE_BYTES as MOST_BYTES
 from flux2_mcp.images.download import deliver
-from flux2_mcp.runapi.transport import HttpRunApi
+from flux2_mcp.runapi.client import RunApi
 from tests.contract.test_client import CREATED, DONE, NOW, PENDING, Seam, create, get, opened
 from tests.support.picture_files import png
 from tests.support.recorded import Recorded, answer
@@ -32,7 +32,7 @@ LABELS = (
 )
 
 
-async def fetched(server: Recorded, api: HttpRunApi, folder: Path) -> StoredImage:
+async def fetched(server: Recorded, api: RunApi, folder: Path) -> StoredImage:
     return await deliver(api.download, f"{server.url}/1.png", folder=folder / "images", prompt="", at=NOW)
 
 
@@ -139,13 +139,15 @@ async def test_an_upload_ends_an_hour_after_it_was_made_whatever_the_clock_there
     confirmed = answer(200, json.dumps(file), Date=http(there))
     async with Recorded() as server, opened(server.url) as api:
         place = {"upload_url": f"{server.url}/put", "headers": {}, "signed_id": "s"}
-        server.plays += [answer(200, json.dumps(place)), answer(200), confirmed, confirmed]
-        ours = [await api.upload("a.png", b"x"), await api.register(url="https://example.com/a.png")]
-    assert [file.expires_at for file in ours] == [NOW + timedelta(hours=1)] * 2
+        server.plays += [answer(200, json.dumps(place)), answer(200), confirmed]
+        ours = await api.upload("a.png", b"x")
+    assert ours.expires_at == NOW + timedelta(hours=1)
 
 
 async def test_an_upload_that_never_ends_does_so_by_any_clock() -> None:
     file = {"url": "https://files.example.com/1", "expires_at": datetime.max.replace(tzinfo=UTC).isoformat()}
     behind = answer(200, json.dumps(file), Date=http(NOW - timedelta(hours=1)))
-    async with Recorded(behind) as server, opened(server.url) as api:
-        assert (await api.register(url="https://example.com/a.png")).url == file["url"]
+    async with Recorded() as server, opened(server.url) as api:
+        place = {"upload_url": f"{server.url}/put", "headers": {}, "signed_id": "s"}
+        server.plays += [answer(200, json.dumps(place)), answer(200), behind]
+        assert (await api.upload("a.png", b"x")).url == file["url"]

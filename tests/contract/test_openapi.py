@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import settings
 from jsonschema import Draft202012Validator
 
 from flux2_mcp.domain import catalog
+from flux2_mcp.sandbox import app
 from flux2_mcp.sandbox.app import ENDPOINTS
 from flux2_mcp.sandbox.uploads import MAX_FILE_BYTES, MAX_NAME_CHARS
 from flux2_mcp.server.docs import schemas
@@ -28,6 +32,7 @@ CHECKS = (
     "response_schema_conformance,unsupported_method,ignored_auth,use_after_free"
 )
 SECONDS = 300
+FILE = Path(app.__file__).with_name("openapi.json")
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +56,35 @@ def test_it_is_served_as_it_is_kept_to_anyone(api: Api) -> None:
     assert (answer.status_code, answer.json()) == (200, DOCUMENT)
 
 
+def body(path: str) -> dict[str, Any]:
+    schema: dict[str, Any] = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    return schema
+
+
 def test_bodies_and_tasks_are_those_that_the_catalogue_has() -> None:
-    kept = DOCUMENT["components"]["schemas"]
-    built = {model.id: schemas.request(model) for model in catalog.models().values()} | {"Task": schemas.task()}
+    """What the models have in it is written anew with FLUX2_SNAPSHOTS=write; the difference is reviewed like code."""
+    models = catalog.models()
+    built = {model.id: schemas.request(model) for model in models.values()} | {"Task": schemas.task()}
     # Both name the document that they stand in; here that is this one.
-    assert {name: kept[name] for name in built} == {
+    built = {
         name: {key: value for key, value in schema.items() if key not in {"$schema", "$id"}}
         for name, schema in built.items()
     }
-    file = DOCUMENT["paths"]["/api/v1/files/prepare"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    bodies = [{"$ref": f"#/components/schemas/{name}"} for name in models]
+    kept, created, quoted = (
+        DOCUMENT["components"]["schemas"],
+        body("/api/v1/flux_2/{action}"),
+        body("/api/v1/price_quotes"),
+    )
+    if os.environ.get("FLUX2_SNAPSHOTS") == "write":
+        others = {name: schema for name, schema in kept.items() if name not in built and not name.startswith("flux-2-")}
+        kept.clear()
+        kept.update({"Token": others.pop("Token")} | built | others)
+        created["oneOf"], quoted["properties"]["model"]["enum"] = bodies, list(models)
+        FILE.write_text(json.dumps(DOCUMENT, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    assert {name: schema for name, schema in kept.items() if name in built or name.startswith("flux-2-")} == built
+    assert (created["oneOf"], quoted["properties"]["model"]["enum"]) == (bodies, list(models))
+    file = body("/api/v1/files/prepare")
     assert file["properties"]["byte_size"]["maximum"] == MAX_FILE_BYTES
     assert file["properties"]["filename"]["maxLength"] == MAX_NAME_CHARS
     for schema in kept.values():

@@ -29,6 +29,7 @@ from runapi.core import (
 from runapi.core import polling as vendor_polling
 from runapi.flux_2 import Flux2Client
 
+from flux2_mcp.domain import catalog
 from flux2_mcp.sandbox.scenarios import MODERATED
 from tests.support.sandboxed import Api, running, size_of
 
@@ -127,11 +128,10 @@ def test_files_come_by_address_and_as_base64(sdk: Flux2Client) -> None:
 def test_prices_are_listed_without_a_key_and_only_once_for_an_etag(api: Api, sdk: Flux2Client) -> None:
     listed = sdk.pricing.list_schedules(service="flux-2", action="text_to_image")
     assert listed is not None
-    assert {row.model: row.unit_price_cents for row in listed.price_schedules} == {
-        "flux-2-pro-text-to-image": 5,
-        "flux-2-flex-text-to-image": 14,
-        "flux-2-max-text-to-image": 30,
-    }
+    cents = {row.model: row.unit_price_cents for row in listed.price_schedules}
+    known = {"flux-2-pro-text-to-image": 5, "flux-2-flex-text-to-image": 14, "flux-2-max-text-to-image": 30}
+    assert {model: cents[model] for model in known} == known
+    assert set(cents) == {f"flux-2-{variant}-text-to-image" for variant in catalog.variants()}
     assert listed.price_schedules[0].billing_config.overrides.to_dict() == {"1k": 5, "2k": 7}
     again = RequestOptions(headers={"If-None-Match": listed.response_header("ETag") or ""})
     assert sdk.pricing.list_schedules(service="flux-2", action="text_to_image", options=again) is None
@@ -139,7 +139,7 @@ def test_prices_are_listed_without_a_key_and_only_once_for_an_etag(api: Api, sdk
     with closing(keyless._http):
         everything = keyless.list_schedules()
     assert everything is not None
-    assert len(everything.price_schedules) == 6
+    assert len(everything.price_schedules) == len(catalog.models())
 
 
 def test_a_quote_is_what_a_task_would_reserve(sdk: Flux2Client) -> None:

@@ -12,6 +12,8 @@ from flux2_mcp.errors import InvalidRequestError
 
 TEXT, REMIX = Action.TEXT_TO_IMAGE, Action.REMIX_IMAGE
 AS_OF = "2026-11-20T10:00:00Z"
+KNOWN = ("pro", "flex", "max")
+RESOLUTIONS = {name: catalog.find(name, REMIX).resolutions for name in catalog.variants()}
 PRO, MAX = catalog.models()["flux-2-pro-text-to-image"], catalog.models()["flux-2-max-text-to-image"]
 
 
@@ -88,7 +90,7 @@ def test_a_request_is_priced_at_its_resolution_and_at_1k_when_it_names_none() ->
             None,
             REMIX,
             "2k",
-            [("flux-2-pro-remix-image", "2k"), ("flux-2-flex-remix-image", "2k")],
+            [(f"flux-2-{name}-remix-image", "2k") for name in catalog.variants() if "2k" in RESOLUTIONS[name]],
         ),
     ],
 )
@@ -101,8 +103,13 @@ def test_prices_are_those_that_match(
 
 def test_all_prices_are_one_for_each_model_and_resolution_it_makes() -> None:
     found = pricing.prices(PriceBook(), variant=None, action=None, output_resolution=None)
-    cents = [None if price.usd is None else int(price.usd * 100) for price in found]
-    assert cents == [5, 7, 5, 7, 14, 24, 14, 24, None, None]
+    assert [(price.model.id, price.output_resolution) for price in found] == [
+        (model.id, resolution) for model in catalog.models().values() for resolution in model.resolutions
+    ]
+    cents = {(price.model.id, price.output_resolution): price.usd and int(price.usd * 100) for price in found}
+    for action in ("text-to-image", "remix-image"):
+        known = [(f"flux-2-{name}-{action}", resolution) for name in KNOWN for resolution in RESOLUTIONS[name]]
+        assert [cents[each] for each in known] == [5, 7, 14, 24, None]
 
 
 def test_a_variant_that_nobody_knows_has_no_prices_but_an_error() -> None:

@@ -13,7 +13,7 @@ import pytest
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import Action, ImageRequest
 from flux2_mcp.domain.urls import one_spelling
-from flux2_mcp.engine.backend import account
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.service import OTHER_SERVICE
 from flux2_mcp.errors import NotFoundError
 from flux2_mcp.journal.records import Intent, LeaseLostError, TaskChange, adopted
@@ -82,12 +82,12 @@ async def test_open_tasks_are_joined_and_collected_under_another_spelling_of_the
     front.rule = still_running
     settings = front.settings(tmp_path)
     async with opened(settings) as service:
-        first = (await made(service, wait=0)).tasks[0].entry
+        first = (await made(service, wait=0)).tasks[0].record
     async with opened(replace(settings, base_url=f"http://LocalHost:{front.port}")) as service:
         listed = await service.recent(limit=9)
-        assert ([told.entry.key for told in listed.tasks], listed.notice) == ([first.key], None)
+        assert ([told.record.key for told in listed.tasks], listed.notice) == ([first.key], None)
         again = await made(service, wait=0)
-        assert (again.joined, again.tasks[0].entry.key) == (True, first.key)
+        assert (again.joined, again.tasks[0].record.key) == (True, first.key)
     assert front.count(CREATE) == len(front.tasks()) == 1
 
 
@@ -95,18 +95,18 @@ async def test_what_an_earlier_version_wrote_under_other_spellings_is_ones_own_a
     old = home.journal("a", account=f"localhost:8080:{KEY}")
     await new(old, intent("open"), intent("done"))
     await steps(old, "open", Event.ACCEPTED)
-    await old.belongs("7")
+    await old.accounts.belongs("7")
     newer = home.journal("b", account=f"localhost:8080:{OTHER}")
     await new(newer, intent("newer"))
-    await newer.belongs("7")
+    await newer.accounts.belongs("7")
     for journal in (old, newer):
         await journal.close()
     rename(home, f"localhost:8080:{KEY}", f"127.0.0.1:8080:{KEY}")
     found = home.journal("c", account=f"localhost:8080:{OTHER}")
-    assert {entry.key for entry in await found.recent(limit=9)} == {"open", "done", "newer"}
-    assert await found.known()
-    assert await found.strangers() == ()
-    assert {entry.key for entry in await home.journal("d", account=f"localhost:8080:{KEY}").recent(limit=9)} == {
+    assert {entry.key for entry in await found.tasks.recent(limit=9)} == {"open", "done", "newer"}
+    assert await found.accounts.known()
+    assert await found.accounts.foreign_tasks() == ()
+    assert {entry.key for entry in await home.journal("d", account=f"localhost:8080:{KEY}").tasks.recent(limit=9)} == {
         "open",
         "done",
         "newer",
@@ -127,8 +127,8 @@ async def test_a_task_that_was_asked_for_by_its_id_under_another_spelling_is_one
         await journal.close()
     rename(home, f"other.example:{KEY}", f"[::1]:8080:{KEY}")
     found = home.journal("c", account=f"localhost:8080:{KEY}")
-    assert [(entry.key, entry.task_id) for entry in await found.recent(limit=9)] == [("open", "task-open")]
-    assert await found.strangers() == ()
+    assert [(entry.key, entry.task_id) for entry in await found.tasks.recent(limit=9)] == [("open", "task-open")]
+    assert await found.accounts.foreign_tasks() == ()
 
 
 async def test_open_tasks_of_another_service_are_told_with_what_to_do(front: Front, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ async def test_open_tasks_of_another_service_are_told_with_what_to_do(front: Fro
     front.rule = rule
     settings = front.settings(tmp_path)
     async with journals.opened(settings.home) as home:
-        away = home.journal(account=account(replace(settings, base_url="https://Other.example:443")))
+        away = home.journal(account=account_name(replace(settings, base_url="https://Other.example:443")))
         await new(away, intent("k"))
         await steps(away, "k", Event.ACCEPTED)
         async with opened(settings) as service:
@@ -157,11 +157,11 @@ async def test_a_task_that_runapi_tells_this_key_of_is_taken_over_and_not_writte
     away = home.journal("a", account="proxy.example:0123456789ab")
     await new(away, intent("k"))
     there = await steps(away, "k", Event.ACCEPTED)
-    ours = home.journal("b", account=account(settings))
+    ours = home.journal("b", account=account_name(settings))
     unknown = ImageRequest(action=Action.TEXT_TO_IMAGE, variant="unknown", model="unknown", prompt="")
-    taken = await ours.adopt(Intent(key=adopted("task-k"), request=unknown, quoted_usd=None), "task-k", at=AT)
+    taken = await ours.tasks.adopt(Intent(key=adopted("task-k"), request=unknown, quoted_usd=None), "task-k", at=AT)
     assert (taken.key, taken.owner, taken.state, taken.request.prompt) == ("k", "b", State.SUBMITTED, "a cat")
-    assert [entry.key for entry in await ours.claim()] == ["k"]
-    assert await away.recent(limit=9) == ()
+    assert [entry.key for entry in await ours.leases.claim()] == ["k"]
+    assert await away.tasks.recent(limit=9) == ()
     with pytest.raises(LeaseLostError):
-        await away.hold(there)
+        await away.leases.hold(there)

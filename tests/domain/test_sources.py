@@ -116,11 +116,10 @@ def test_what_is_no_source_is_refused_with_a_reason_that_does_not_show_it(text: 
     assert not is_local(text)
 
 
-def test_a_data_uri_is_refused_before_it_is_decoded_where_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.domain.sources.MAX_SOURCE_BYTES", 3)
-    assert parse("data:;base64,AAAA", local=False).data == bytes(3)
+def test_a_data_uri_is_refused_before_it_is_decoded_where_it_is_too_large() -> None:
+    assert parse("data:;base64,AAAA", local=False, max_bytes=3).data == bytes(3)
     with pytest.raises(UnreadableError, match="holds more than"):
-        parse(f"data:;base64,{'A' * 12}", local=False)
+        parse(f"data:;base64,{'A' * 12}", local=False, max_bytes=3)
 
 
 def test_a_callback_is_a_url_that_runapi_could_reach_or_none() -> None:

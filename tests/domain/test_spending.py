@@ -15,7 +15,7 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, total
 from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.engine.account import Account
-from flux2_mcp.journal.sqlite.store import SqliteJournal
+from flux2_mcp.journal.contract import Journal
 from flux2_mcp.settings import Settings
 from tests.support.journals import AT, Home, intent, new, opened, steps
 
@@ -45,7 +45,7 @@ def group(name: str | None, tasks: int, quoted: str, charged: str, **more: int) 
     return SpendingGroup(name=name, tasks=tasks, quoted_usd=Decimal(quoted), charged_usd=Decimal(charged), **given)
 
 
-async def made(journal: SqliteJournal, key: str, *events: Event, usd: str | None = None, **intended: Any) -> None:  # noqa: ANN401  # as intent
+async def made(journal: Journal, key: str, *events: Event, usd: str | None = None, **intended: Any) -> None:  # noqa: ANN401  # as intent
     at = intended.pop("at", AT)
     await new(journal, intent(key, **intended), at=at)
     await steps(journal, key, *events, at=at, usd=usd) if events else None
@@ -59,7 +59,7 @@ async def test_what_was_charged_stands_beside_what_was_quoted(home: Home) -> Non
     await made(journal, "k4")  # on its way
     await made(journal, "k5", Event.ACCEPTED, Event.FAILED, usd="0.05")  # whatever it says: free
     await made(journal, "k6", Event.REFUSED)
-    found = await journal.spending(SpendingBy.WORKSPACE, None)
+    found = await journal.history.spending(SpendingBy.WORKSPACE, None)
     assert found == (group("/work", 6, "0.30", "0.091", failed=2, open=2),)
 
 
@@ -67,7 +67,7 @@ async def test_without_a_quote_only_the_charge_counts(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k", usd=None))
     await steps(journal, "k", *DONE, usd="0.30")
-    assert await journal.spending(SpendingBy.WORKSPACE, None) == (group("/work", 1, "0", "0.30", unquoted=1),)
+    assert await journal.history.spending(SpendingBy.WORKSPACE, None) == (group("/work", 1, "0", "0.30", unquoted=1),)
 
 
 async def test_variants_and_workspaces_come_with_the_dearest_first(home: Home) -> None:
@@ -75,11 +75,11 @@ async def test_variants_and_workspaces_come_with_the_dearest_first(home: Home) -
     await made(journal, "k1", *DONE, usd="0.05", workspace=None)
     await made(journal, "k2", *DONE, usd="0.14", request=FLEX, workspace="/b")
     await made(journal, "k3", *DONE, usd="0.05", workspace="/b")
-    assert await journal.spending(SpendingBy.VARIANT, None) == (
+    assert await journal.history.spending(SpendingBy.VARIANT, None) == (
         group("flex", 1, "0.05", "0.14"),
         group("pro", 2, "0.10", "0.10"),
     )
-    assert await journal.spending(SpendingBy.WORKSPACE, None) == (
+    assert await journal.history.spending(SpendingBy.WORKSPACE, None) == (
         group("/b", 2, "0.10", "0.19"),
         group(None, 1, "0.05", "0.05"),
     )
@@ -89,7 +89,7 @@ async def test_a_day_ends_at_the_machines_own_midnight(home: Home, zone: str) ->
     journal = home.journal()
     for key, at in (("k1", (20, 17, 59)), ("k2", (20, 18, 30)), ("k3", (21, 12, 0))):
         await made(journal, key, at=datetime(2026, 11, *at, tzinfo=UTC))
-    found = [(each.name, each.tasks) for each in await journal.spending(SpendingBy.DAY, None)]
+    found = [(each.name, each.tasks) for each in await journal.history.spending(SpendingBy.DAY, None)]
     wanted = {
         "UTC": [("2026-11-21", 1), ("2026-11-20", 2)],
         "Asia/Kathmandu": [("2026-11-21", 2), ("2026-11-20", 1)],
@@ -102,8 +102,8 @@ async def test_only_what_was_asked_for_since_then_with_this_key_counts(home: Hom
     await made(journal, "old", *DONE, usd="0.05", at=AT - timedelta(days=1))
     await made(journal, "new", *DONE, usd="0.07")
     await made(home.journal("b", account="another"), "theirs", *DONE, usd="0.50")
-    assert [each.charged_usd for each in await journal.spending(SpendingBy.WORKSPACE, AT)] == [Decimal("0.07")]
-    assert [each.tasks for each in await journal.spending(SpendingBy.WORKSPACE, None)] == [2]
+    assert [each.charged_usd for each in await journal.history.spending(SpendingBy.WORKSPACE, AT)] == [Decimal("0.07")]
+    assert [each.tasks for each in await journal.history.spending(SpendingBy.WORKSPACE, None)] == [2]
 
 
 async def test_many_small_charges_sum_up_to_the_cent(home: Home) -> None:
@@ -111,7 +111,7 @@ async def test_many_small_charges_sum_up_to_the_cent(home: Home) -> None:
     await new(journal, *(intent(f"k{number}", usd="0.1") for number in range(30)))
     for number in range(30):
         await steps(journal, f"k{number}", *DONE, usd="0.1")
-    [found] = await journal.spending(SpendingBy.WORKSPACE, None)
+    [found] = await journal.history.spending(SpendingBy.WORKSPACE, None)
     assert (found.quoted_usd, found.charged_usd) == (Decimal(3), Decimal(3))
 
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ import pytest
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps, SpendingBy
 from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation
+from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.errors import BudgetError
-from tests.support.services import CREATE, POLL, Front, Reply, Seen, fronted, made, opened, through, until
+from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.sqlite.store import SqliteJournal
+from flux2_mcp.settings import Settings
+from tests.support.faults import garble
+from tests.support.services import CREATE, POLL, Front, Reply, Seen, fronted, journal_of, made, opened, through, until
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +75,7 @@ def day(usd: str, **more: str) -> Caps:
 
 
 async def counted(service: Service) -> Decimal:
-    return (await service._journal.spent(at=datetime.now(UTC), session=service.session)).daily_usd
+    return (await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)).daily_usd
 
 
 async def taken(service: Service, *calls: str, **more: Any) -> int:  # noqa: ANN401  # as made
@@ -112,7 +119,7 @@ async def test_of_the_prices_that_are_known_the_dearest_is_set_aside_and_asked_f
         outcome = await made(service, "the second [sandbox:stuck]", wait=0)
         assert await counted(service) - before == Decimal(reserved)
         quoted = Decimal("0.05") if listed is None else Decimal(listed) / 100
-        assert outcome.tasks[0].entry.quoted_usd == quoted
+        assert outcome.tasks[0].record.quoted_usd == quoted
         with pytest.raises(BudgetError, match=rf"The quote is \${reserved} and max_cost_usd"):
             await made(service, "the third", max_cost_usd=Decimal(reserved) - Decimal("0.001"))
         offer = await service.offer(CheckedRequest(catalog.request(prompt="many")), count=8)
@@ -140,7 +147,7 @@ async def test_a_schedule_that_leaves_open_which_amount_applies_counts_with_its_
         with pytest.raises(BudgetError, match=r"would cost \$0\.30; FLUX2_DAILY_BUDGET_USD"):
             await made(service, "cats", request=MAX, count=3)
         outcome = await made(service, "a cat [sandbox:stuck]", request=MAX, wait=0)
-        assert outcome.tasks[0].entry.quoted_usd == await counted(service) == Decimal("0.10")
+        assert outcome.tasks[0].record.quoted_usd == await counted(service) == Decimal("0.10")
     assert front.count(CREATE) == 1
 
 
@@ -229,7 +236,7 @@ async def test_where_runapi_never_said_what_an_image_of_an_unknown_price_cost_th
     capped = Caps(**{cap: Decimal("0.10")})
     async with opened(front.settings(tmp_path, caps=capped)) as service:
         (first,) = (await made(service, "a fox", **stated)).tasks
-        assert (first.entry.state, first.entry.charged_usd) == (State.DELIVERED, None)
+        assert (first.record.state, first.record.charged_usd) == (State.DELIVERED, None)
         with pytest.raises(BudgetError, match="RunAPI has not said what the last one cost") as refused:
             await made(service, "another fox", **stated)
         assert "a variant with a published price" in refused.value.next_step
@@ -271,12 +278,17 @@ async def test_a_price_that_became_known_is_what_is_set_aside_of_the_caps(front:
         prices.charged = 40
         await made(service, "dearer than was said")
         outcome = await service.generate(early[0], approved=True, wait_seconds=0)
-        assert outcome.tasks[0].entry.reserved_usd == Decimal("0.40")
+        assert outcome.tasks[0].record.reserved_usd == Decimal("0.40")
         with pytest.raises(BudgetError, match=r"The call would cost \$0\.40; FLUX2_DAILY_BUDGET_USD"):
             await service.generate(early[1], approved=True, wait_seconds=0)
 
 
 # --- whose cap it is ---
+
+
+def as_one_process(settings: Settings, session: str, _: Journal) -> Journal:
+    """The journal of another key or service in the same process."""
+    return SqliteJournal(settings.home, account_name(settings), session)
 
 
 @pytest.mark.parametrize("cap", ["daily", "session"])
@@ -289,8 +301,7 @@ async def test_a_cap_belongs_to_the_home_and_not_to_a_key_or_a_spelling_of_the_h
     async with opened(settings) as service:
         assert await taken(service, *FOXES) == 2
         for other in (rotated, respelled):
-            async with opened(other) as second:
-                second.session = second._offers._session = service.session  # as if it were one process
+            async with opened(other, journal=partial(as_one_process, other, service.session)) as second:
                 with pytest.raises(BudgetError, match=CAPPED):
                     await made(second, "under another name")
     assert front.count(CREATE) == 2
@@ -318,7 +329,7 @@ async def test_a_call_is_priced_once_and_costs_what_was_agreed_to(front: Front, 
         with pytest.raises(BudgetError, match="The user was not asked"):
             await service.generate(offer, approved=False, wait_seconds=0)
         outcome = await service.generate(offer, approved=True, wait_seconds=0)
-    assert {told.entry.reserved_usd for told in outcome.tasks} == {Decimal("0.10")}
+    assert {told.record.reserved_usd for told in outcome.tasks} == {Decimal("0.10")}
     assert front.count(SCHEDULES) == 1
 
 
@@ -332,7 +343,7 @@ async def test_a_call_that_a_cap_would_have_refused_is_not_made_unasked_when_the
         assert offer.to_ask is None
         with pytest.raises(BudgetError, match=r"would cost \$0\.56; FLUX2_DAILY_BUDGET_USD"):
             await service.generate(offer, approved=approved, wait_seconds=0)
-        with closing(sqlite3.connect(service._journal.path)) as database, database:
+        with closing(sqlite3.connect(service.settings.home / "journal.sqlite3")) as database, database:
             database.execute("UPDATE task SET state = 'failed'")
         if approved:
             await service.generate(offer, approved=True, wait_seconds=0)
@@ -376,13 +387,13 @@ async def test_a_charge_that_is_no_amount_closes_the_day_until_the_user_tells_it
     damage(tmp_path / "home" / "journal.sqlite3", f"charged = {amount}")
     async with opened(front.settings(tmp_path)) as service:
         await made(service, "without a cap")
-        assert await service._journal.spending(SpendingBy.DAY, None)
-        await service._journal.matched()
+        assert await journal_of(service).history.spending(SpendingBy.DAY, None)
+        await journal_of(service).history.matched()
     async with opened(front.settings(tmp_path, caps=day("0.25"))) as service:
-        with pytest.raises(BudgetError, match=f"the cost of task {told.entry.key}") as refused:
+        with pytest.raises(BudgetError, match=f"the cost of task {told.record.key}") as refused:
             await made(service, "a fox")
         assert "flux2-mcp spend --lost USD" in refused.value.next_step
-        assert await service._journal.settle(Decimal("0.05"))
+        assert await journal_of(service).money.settle(Decimal("0.05"))
         assert await counted(service) == Decimal("0.15")  # what the broken one had reserved still counts
         assert await taken(service, *FOXES) == 2
 
@@ -393,11 +404,11 @@ async def test_a_date_from_before_this_program_was_there_closes_the_day_until_th
 ) -> None:
     async with opened(front.settings(tmp_path, caps=day("0.10"))) as service:
         first, _ = [await made(service, prompt) for prompt in FOXES[:2]]
-        key = first.tasks[0].entry.key
+        key = first.tasks[0].record.key
         damage(tmp_path / "home" / "journal.sqlite3", f"created_at = {date}")
         with pytest.raises(BudgetError, match=f"the cost of task {key}"):
             await made(service, "a third fox")
-        assert await service._journal.settle(Decimal("0.10"))
+        assert await journal_of(service).money.settle(Decimal("0.10"))
         assert await counted(service) == Decimal("0.10")
         with pytest.raises(BudgetError, match=r"\$0\.00 of it is left"):
             await made(service, "a third fox")
@@ -409,8 +420,8 @@ async def test_a_reservation_that_is_no_amount_closes_the_day_and_is_no_price(
 ) -> None:
     async with opened(front.settings(tmp_path)) as service:
         await made(service, "a fox [sandbox:stuck]", wait=0)
-        damage(service._journal.path, f"reserved = {amount}, quoted = {amount}")
-        found = await service._journal.spent(at=datetime.now(UTC), session=service.session)
+        damage((service.settings.home / "journal.sqlite3"), f"reserved = {amount}, quoted = {amount}")
+        found = await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)
         assert (found.daily_usd + found.session_usd, found.lost is None) == (Decimal(0), False)
         assert (await service.prices.book()).charged == {}
 
@@ -420,43 +431,37 @@ async def test_what_was_told_of_a_lost_journal_and_is_no_amount_closes_the_day_a
 ) -> None:
     async with opened(front.settings(tmp_path, caps=day("0.25"))) as service:
         await made(service)
-        with closing(sqlite3.connect(service._journal.path)) as database, database:
+        with closing(sqlite3.connect(service.settings.home / "journal.sqlite3")) as database, database:
             database.execute("INSERT INTO lost VALUES ('one', ?, 'much')", (datetime.now(UTC).timestamp(),))
         with pytest.raises(BudgetError, match="one was lost"):
             await made(service, "another")
-        assert await service._journal.settle(Decimal("0.05"))
+        assert await journal_of(service).money.settle(Decimal("0.05"))
         await made(service, "another")
 
 
 # --- after the journal was lost ---
 
 
-async def test_a_restored_task_holds_what_it_had_reserved(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.runner.CLAIM_SECONDS", 0.05)
+async def test_a_restored_task_holds_what_it_had_reserved(front: Front, tmp_path: Path) -> None:
     Prices(front, listed=None)
     caps = Caps(daily_usd=Decimal("0.50"), session_usd=Decimal("0.50"))
-    async with opened(front.settings(tmp_path, caps=caps)) as service:
+    often = Timing(claim_seconds=0.05)
+    async with opened(front.settings(tmp_path, caps=caps), timing=often) as service:
         outcome = await made(service, "a fox [sandbox:stuck]", request=MAX, max_cost_usd=Decimal("0.20"), wait=0)
-        key = outcome.tasks[0].entry.key
-        assert service._journal._opened is not None
-        for pragma in ("wal_checkpoint(TRUNCATE)", "cache_size = 0", "shrink_memory"):
-            service._journal._opened.execute(f"PRAGMA {pragma}")
-        with service._journal.path.open("r+b") as file:
-            file.write(b"no database any more" * 2000)
+        key = outcome.tasks[0].record.key
+        garble(service.settings.home / "journal.sqlite3")
 
         async def restored() -> bool:
-            return service._journal.notice is not None and bool(await service._journal.find([key]))
+            return journal_of(service).notice is not None and bool(await journal_of(service).tasks.find([key]))
 
         await until(restored)
-        (entry,) = await service._journal.find([key])
-        found = await service._journal.spent(at=datetime.now(UTC), session=service.session)
+        (entry,) = await journal_of(service).tasks.find([key])
+        found = await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)
         assert (entry.quoted_usd, entry.reserved_usd) == (None, Decimal("0.20"))
         assert (found.session_usd, found.daily_usd) == (Decimal("0.20"), Decimal("0.20"))
         with pytest.raises(BudgetError, match="FLUX2_DAILY_BUDGET_USD is closed") as refused:
             await made(service, "another")
         assert "flux2-mcp spend --lost USD" in refused.value.next_step
-        await service._journal.settle(Decimal("0.10"))
+        await journal_of(service).money.settle(Decimal("0.10"))
         await made(service, "another")
     assert front.count(CREATE) == 2

@@ -79,7 +79,7 @@ async def test_it_is_told_at_once_and_in_every_later_session_until_the_image_com
     async with opened(front.settings(tmp_path)) as service:
         outcome = await made(service)
         is_told(outcome, why)
-        ident = outcome.tasks[0].entry.task_id or ""
+        ident = outcome.tasks[0].record.task_id or ""
         is_told(await service.check([ident], wait_seconds=30), why)  # hurried again and again
     async with opened(front.settings(tmp_path)) as later:
         is_told(await later.recent(limit=9), why)  # before anything was tried again
@@ -87,7 +87,7 @@ async def test_it_is_told_at_once_and_in_every_later_session_until_the_image_com
         front.rule = through
         mended = await later.check([ident], wait_seconds=30)
     (task,) = mended.tasks
-    assert (task.entry.state, task.entry.error) == (State.DELIVERED, None)
+    assert (task.record.state, task.record.error) == (State.DELIVERED, None)
     assert told(mended)[0].tasks[0].error is None
 
 
@@ -100,12 +100,12 @@ async def test_trouble_of_this_machine_is_no_verdict_and_goes_by(front: Front, t
             outcome = await made(service, "one fox")
             result, words = told(outcome)
             assert isinstance(outcome.tasks[0].trouble, StorageError)
-            assert outcome.tasks[0].entry.error is None
+            assert outcome.tasks[0].record.error is None
             assert result.next_action is not None
             assert "The image folder can't be written" in words
         incoming.unlink()
-        outcome = await service.check([outcome.tasks[0].entry.task_id or ""], wait_seconds=30)
-    assert outcome.tasks[0].entry.state is State.DELIVERED
+        outcome = await service.check([outcome.tasks[0].record.task_id or ""], wait_seconds=30)
+    assert outcome.tasks[0].record.state is State.DELIVERED
 
 
 async def test_one_failure_is_no_verdict(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_one_failure_is_no_verdict(tmp_path: Path) -> None:
         for _ in range(4):
             await shop.worker.fetch(kept)
             assert isinstance(kept.trouble, DeliveryError)
-            errors.append(kept.entry.error)
+            errors.append(kept.record.error)
             kept.failures = 0  # somebody hurries it each time
         assert [error is not None for error in errors] == [False, False, True, True]
 
@@ -128,10 +128,10 @@ async def test_after_a_week_it_is_given_up_with_what_to_do(tmp_path: Path) -> No
         shop.wall = shop.wall.replace(month=12)
         for _ in range(MAX_FETCHES):
             await shop.worker.fetch(kept)
-        assert kept.entry.state is State.UNDELIVERED
+        assert kept.record.state is State.UNDELIVERED
         for phrase in ("answered 410", "made and charged", "What to do:"):
-            assert phrase in (kept.entry.error or "")
-        assert kept.entry == (await shop.journal.find(["key-1"]))[0]
+            assert phrase in (kept.record.error or "")
+        assert kept.record == (await shop.journal.tasks.find(["key-1"]))[0]
 
 
 DEAD = Reply(410)
@@ -163,13 +163,13 @@ async def test_whatever_runapi_says_of_a_task_whose_image_is_dead_each_try_count
                 with case(name):
                     for _ in range(MAX_BROKEN_FETCHES):
                         await shop.worker.fetch(kept)
-                    assert "its image can't be had: The result's URL answered 410" in (kept.entry.error or "")
+                    assert "its image can't be had: The result's URL answered 410" in (kept.record.error or "")
                     shop.wall = shop.wall.replace(month=12)
                     for _ in range(2 * MAX_FETCHES):
                         await shop.worker.fetch(kept)
-                    assert kept.entry.state is State.UNDELIVERED
+                    assert kept.record.state is State.UNDELIVERED
                     for phrase in ("answered 410", "made and charged", "What to do:"):
-                        assert phrase in (kept.entry.error or "")
+                        assert phrase in (kept.record.error or "")
 
 
 async def test_an_image_whose_host_is_not_reached_while_runapi_answers_is_told_and_given_up_after_a_week(
@@ -180,12 +180,12 @@ async def test_an_image_whose_host_is_not_reached_while_runapi_answers_is_told_a
         shop.front.rule = constantly(FETCH, None)
         for _ in range(MAX_BROKEN_FETCHES):
             await shop.worker.fetch(kept)
-        assert "its image can't be had: The image's host gave no answer" in (kept.entry.error or "")
+        assert "its image can't be had: The image's host gave no answer" in (kept.record.error or "")
         shop.wall = shop.wall.replace(month=12)
         for _ in range(MAX_FETCHES):
             await shop.worker.fetch(kept)
-        assert kept.entry.state is State.UNDELIVERED
-        assert "What to do:" in (kept.entry.error or "")
+        assert kept.record.state is State.UNDELIVERED
+        assert "What to do:" in (kept.record.error or "")
 
 
 async def test_a_refused_key_is_no_verdict(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ async def test_a_refused_key_is_no_verdict(tmp_path: Path) -> None:
         shop.front.rule, shop.wall = both(DEAD, WRONG_KEY), shop.wall.replace(month=12)
         for _ in range(2 * MAX_FETCHES):
             await shop.worker.fetch(kept)
-        assert (kept.entry.state, kept.entry.error) == (State.COMPLETED, None)
+        assert (kept.record.state, kept.record.error) == (State.COMPLETED, None)
         assert isinstance(kept.trouble, AuthenticationError)
 
 
@@ -219,7 +219,7 @@ async def test_a_later_session_is_told_of_an_image_that_runapi_has_forgotten(fro
         is_told(outcome, why)
     async with opened(front.settings(tmp_path)) as later:
         is_told(await later.recent(limit=9), why)
-        is_told(await later.check([outcome.tasks[0].entry.task_id or ""], wait_seconds=30), why)
+        is_told(await later.check([outcome.tasks[0].record.task_id or ""], wait_seconds=30), why)
 
 
 async def test_a_task_that_stands_elsewhere_in_its_life_than_was_thought_is_let_go_of(
@@ -227,8 +227,8 @@ async def test_a_task_that_stands_elsewhere_in_its_life_than_was_thought_is_let_
 ) -> None:
     front.rule = constantly(FETCH, None)
     async with opened(front.settings(tmp_path)) as service:
-        key = (await made(service)).tasks[0].entry.key
+        key = (await made(service)).tasks[0].record.key
         spoil(service.settings.home, key, "state = 'undelivered', error = 'by hand'")
         front.rule = through
         (one,) = (await service.check([key], wait_seconds=30)).tasks
-        assert (one.entry.state, one.entry.error, one.trouble) == (State.UNDELIVERED, "by hand", None)
+        assert (one.record.state, one.record.error, one.trouble) == (State.UNDELIVERED, "by hand", None)

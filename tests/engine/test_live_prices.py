@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,9 +11,10 @@ import pytest
 
 from flux2_mcp.domain.models import Action
 from flux2_mcp.domain.pricing import PriceBook
-from flux2_mcp.engine import live_prices
-from flux2_mcp.engine.service import Service
+from flux2_mcp.engine import live_prices, seam
+from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.errors import AuthenticationError
+from tests.support.journals import Clock
 from tests.support.services import (
     PATIENCE,
     WRONG_KEY,
@@ -25,7 +24,6 @@ from tests.support.services import (
     always,
     constantly,
     fronted,
-    opened,
     through,
 )
 
@@ -35,16 +33,6 @@ SCHEDULES = "GET /api/v1/price_schedules"
 GONE = Reply(404, b'{"error": "Not found"}')
 
 
-@dataclass
-class Clock:
-    """Stands in for the module `time`."""
-
-    now: float
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 async def front(tmp_path: Path) -> AsyncIterator[Front]:
     async with fronted(tmp_path) as front:
@@ -52,18 +40,23 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 
 @pytest.fixture
-async def service(front: Front, tmp_path: Path) -> AsyncIterator[Service]:
-    async with opened(front.settings(tmp_path)) as service:
-        yield service
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def prices(front: Front, tmp_path: Path, clock: Clock) -> AsyncIterator[LivePrices]:
+    async with seam.opened(front.settings(tmp_path)) as usual:
+        yield LivePrices(usual.backend, usual.journal.money, monotonic=clock)
 
 
 async def test_calls_that_come_together_share_one_fetch_and_all_know_the_live_price(
-    front: Front, service: Service
+    front: Front, prices: LivePrices
 ) -> None:
     books: list[PriceBook] = []
 
     async def ask() -> None:
-        books.append(await service.prices.book())
+        books.append(await prices.book())
 
     async with anyio.create_task_group() as group:
         for _ in range(5):
@@ -74,39 +67,34 @@ async def test_calls_that_come_together_share_one_fetch_and_all_know_the_live_pr
 
 
 async def test_a_schedule_that_could_not_be_fetched_is_asked_for_again_soon(
-    front: Front, service: Service, monkeypatch: pytest.MonkeyPatch
+    front: Front, prices: LivePrices, clock: Clock
 ) -> None:
     front.rule = always(SCHEDULES, GONE)
-    assert await service.prices.book() == PriceBook()
-    assert (await service.prices.book()).schedules == ()
+    assert await prices.book() == PriceBook()
+    assert (await prices.book()).schedules == ()
     assert front.count(SCHEDULES) == 1
-    now = time.monotonic()
-    monkeypatch.setattr("flux2_mcp.engine.live_prices.time", Clock(now + live_prices.RETRY_SECONDS + 1))
-    assert (await service.prices.book()).source == "live"
-    assert (await service.prices.book()).source == "cached"
-    monkeypatch.setattr(
-        "flux2_mcp.engine.live_prices.time", Clock(now + live_prices.RETRY_SECONDS + live_prices.SCHEDULES_SECONDS + 10)
-    )
+    clock.now += live_prices.RETRY_SECONDS + 1
+    assert (await prices.book()).source == "live"
+    assert (await prices.book()).source == "cached"
+    clock.now += live_prices.SCHEDULES_SECONDS + 9
     front.rule = constantly(SCHEDULES, GONE)
-    assert (await service.prices.book()).schedules  # old prices are better than none
+    assert (await prices.book()).schedules  # old prices are better than none
 
 
-async def test_a_schedule_that_does_not_come_is_not_waited_for_long(
-    front: Front, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live_prices, "PATIENCE_SECONDS", 0.2)
-
+async def test_a_schedule_that_does_not_come_is_not_waited_for_long(front: Front, tmp_path: Path) -> None:
     async def rule(seen: Seen) -> Reply | None:
         if seen.is_(SCHEDULES):
             await anyio.sleep_forever()
         return await through(seen)
 
     front.rule = rule
-    with anyio.fail_after(PATIENCE):
-        assert (await service.prices.book()).source == "published"
+    async with seam.opened(front.settings(tmp_path)) as usual:
+        prices = LivePrices(usual.backend, usual.journal.money, patience_seconds=0.2)
+        with anyio.fail_after(PATIENCE):
+            assert (await prices.book()).source == "published"
 
 
-async def test_a_cancelled_fetch_leaves_the_next_call_to_fetch(front: Front, service: Service) -> None:
+async def test_a_cancelled_fetch_leaves_the_next_call_to_fetch(front: Front, prices: LivePrices) -> None:
     with anyio.CancelScope() as scope:
 
         async def rule(seen: Seen) -> Reply | None:
@@ -115,15 +103,15 @@ async def test_a_cancelled_fetch_leaves_the_next_call_to_fetch(front: Front, ser
             return await through(seen)
 
         front.rule = rule
-        await service.prices.book()
+        await prices.book()
     assert scope.cancelled_caught
     front.rule = through
-    assert (await service.prices.book()).source == "live"
+    assert (await prices.book()).source == "live"
 
 
-async def test_prices_are_listed_even_where_the_balance_can_not_be_had(front: Front, service: Service) -> None:
+async def test_prices_are_listed_even_where_the_balance_can_not_be_had(front: Front, prices: LivePrices) -> None:
     front.rule = constantly("GET /api/v1/me", WRONG_KEY)
-    listed = await service.prices.listed(variant="pro", action=Action.TEXT_TO_IMAGE, output_resolution=None)
+    listed = await prices.listed(variant="pro", action=Action.TEXT_TO_IMAGE, output_resolution=None)
     assert [(price.output_resolution, price.usd) for price in listed.prices] == [
         ("1k", Decimal("0.05")),
         ("2k", Decimal("0.07")),
@@ -142,9 +130,9 @@ async def test_prices_are_listed_even_where_the_balance_can_not_be_had(front: Fr
     ],
 )
 async def test_the_cheapest_that_fits_is_named_with_how_many_of_it_fit(
-    service: Service, left: str, words: str | None
+    prices: LivePrices, left: str, words: str | None
 ) -> None:
-    assert await service.prices.fitting(Action.REMIX_IMAGE, 4, Decimal(left)) == words
+    assert await prices.fitting(Action.REMIX_IMAGE, 4, Decimal(left)) == words
 
 
 @pytest.mark.parametrize(
@@ -157,20 +145,20 @@ async def test_the_cheapest_that_fits_is_named_with_how_many_of_it_fit(
     ],
 )
 async def test_cheaper_is_what_costs_less_and_never_what_costs_the_same(
-    service: Service, count: int, quoted: str, words: str | None
+    prices: LivePrices, count: int, quoted: str, words: str | None
 ) -> None:
-    assert await service.prices.fitting(Action.TEXT_TO_IMAGE, count, Decimal(quoted), below=True) == words
+    assert await prices.fitting(Action.TEXT_TO_IMAGE, count, Decimal(quoted), below=True) == words
 
 
 async def test_a_schedule_serves_for_a_quarter_of_an_hour_and_a_failure_for_half_a_minute(
-    front: Front, service: Service, monkeypatch: pytest.MonkeyPatch
+    front: Front, prices: LivePrices, clock: Clock
 ) -> None:
-    now = time.monotonic()
+    began = clock.now
 
     async def source(seconds: float) -> tuple[str, int]:
         """Where the prices come from so many seconds later, and how often they were asked for by then."""
-        monkeypatch.setattr("flux2_mcp.engine.live_prices.time", Clock(now + seconds))
-        return (await service.prices.book()).source, front.count(SCHEDULES)
+        clock.now = began + seconds
+        return (await prices.book()).source, front.count(SCHEDULES)
 
     front.rule = always(SCHEDULES, GONE)
     assert [await source(seconds) for seconds in (0, 29, 31, 31 + 899, 31 + 901)] == [

@@ -6,8 +6,7 @@ import math
 from dataclasses import replace
 
 from bench.polling import KIND
-from flux2_mcp.engine.forecast import MIN_GAP_SECONDS, OpenTask, plan
-from flux2_mcp.engine.planner import Schedule
+from flux2_mcp.engine.planner import MIN_GAP_SECONDS, OpenTask, Schedule, plan
 
 NOW = 1_700_000_000.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.server.tools.shared import standing
+from flux2_mcp.server.tools.context import standing
 
 DONE, OPEN = State.DELIVERED, State.PROCESSING
 

@@ -12,8 +12,8 @@ import pytest
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.engine.backend import Backend
 from flux2_mcp.engine.key_holder import RETRY_SECONDS, KeyHolder
+from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import OTHER_KEY, Service
-from flux2_mcp.engine.steps import KEY_TROUBLE_SECONDS
 from flux2_mcp.errors import NotFoundError
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.journal.sqlite.store import SqliteJournal
@@ -34,6 +34,7 @@ from tests.support.services import (
     Seen,
     fronted,
     made,
+    nothing,
     opened,
     through,
     until,
@@ -88,20 +89,20 @@ async def test_the_tasks_of_both_keys_of_one_account_are_listed_joined_and_colle
 ) -> None:
     front.rule = still_running
     async with with_key(front, tmp_path) as service:
-        first = (await made(service, "a red fox", wait=0)).tasks[0].entry
+        first = (await made(service, "a red fox", wait=0)).tasks[0].record
     async with with_key(front, tmp_path, NEW) as service:
         listed = await service.recent(limit=9)
-        assert [(told.entry.key, told.entry.state.unfinished) for told in listed.tasks] == [(first.key, True)]
+        assert [(told.record.key, told.record.state.unfinished) for told in listed.tasks] == [(first.key, True)]
         assert listed.notice is None
         again = await made(service, "a red fox", wait=0)
-        assert (again.joined, again.tasks[0].entry.key) == (True, first.key)
+        assert (again.joined, again.tasks[0].record.key) == (True, first.key)
         front.rule = through
         checked = await service.check([first.task_id or ""], wait_seconds=30)
-        assert checked.tasks[0].entry.state is State.DELIVERED
+        assert checked.tasks[0].record.state is State.DELIVERED
     assert front.count(CREATE) == len(front.tasks()) == 1
     assert front.count(ME) == 2  # once for each key, ever
     async with with_key(front, tmp_path) as service:
-        assert [told.entry.key for told in (await service.recent(limit=9)).tasks] == [first.key]
+        assert [told.record.key for told in (await service.recent(limit=9)).tasks] == [first.key]
         await made(service, "a blue fox")
     assert front.count(ME) == 2
 
@@ -122,7 +123,7 @@ async def test_the_tasks_of_another_account_are_told_with_what_to_do_and_are_not
 ) -> None:
     front.rule = another_account(front)
     async with with_key(front, tmp_path) as service:
-        ident = (await made(service, STUCK, wait=0)).tasks[0].entry.task_id or ""
+        ident = (await made(service, STUCK, wait=0)).tasks[0].record.task_id or ""
     async with with_key(front, tmp_path, NEW) as service:
         for listed in (await service.recent(limit=9), await service.recent(limit=9)):
             assert listed.tasks == ()
@@ -134,9 +135,9 @@ async def test_the_tasks_of_another_account_are_told_with_what_to_do_and_are_not
         assert "was made with another key" in caught.value.message
         assert caught.value.next_step == OTHER_KEY
         mine = await made(service, "a blue fox")
-        assert [told.entry.state for told in mine.tasks] == [State.DELIVERED]
+        assert [told.record.state for told in mine.tasks] == [State.DELIVERED]
     async with with_key(front, tmp_path) as service:
-        assert [told.entry.task_id for told in (await service.recent(limit=9)).tasks] == [ident]
+        assert [told.record.task_id for told in (await service.recent(limit=9)).tasks] == [ident]
 
 
 async def test_a_call_that_meets_them_is_told_once(front: Front, tmp_path: Path) -> None:
@@ -163,15 +164,11 @@ async def test_where_runapi_does_not_say_nothing_waits_for_it_and_it_is_asked_ag
 
     front.rule = rule
     settings, clock = front.settings(tmp_path), Clock()
-
-    async def nothing(*_: object) -> None:
-        return
-
     async with with_key(front, tmp_path) as service, journals.opened(settings.home) as home:
-        assert (await made(service)).tasks[0].entry.state is State.DELIVERED
-        gateway = Backend(settings, gate=nothing, on_limited=nothing)
+        assert (await made(service)).tasks[0].record.state is State.DELIVERED
+        backend = Backend(settings, gate=nothing, on_limited=nothing)
         journal = home.journal(account=f"127.0.0.1:{front.port}:000000000000")
-        holder = KeyHolder(journal, gateway, monotonic=clock)
+        holder = KeyHolder(journal.accounts, journal.leases, backend, monotonic=clock)
         before = front.count(ME)
         await holder.learn()
         await holder.learn()
@@ -180,8 +177,8 @@ async def test_where_runapi_does_not_say_nothing_waits_for_it_and_it_is_asked_ag
         clock.now += RETRY_SECONDS
         await holder.learn()
         assert holder.known
-        assert await journal.known()
-        await gateway.close()
+        assert await journal.accounts.known()
+        await backend.close()
 
 
 # --- in the journal ---
@@ -191,20 +188,20 @@ async def test_what_a_key_made_before_it_was_known_joins_the_others_also_for_who
     async with journals.opened(tmp_path) as home:
         old, new_key = home.journal("a", account=FIRST), home.journal("b", account=SECOND)
         await new(old, intent("first"), intent("both"))
-        await old.belongs("7")
+        await old.accounts.belongs("7")
         (second, _) = await new(new_key, intent("second"), intent("both"))
         worker = home.journal("b", account=SECOND)  # another connection of the same process
-        assert [entry.key for entry in await worker.recent(limit=9)] == ["both", "second"]
-        assert await new_key.apart()
-        assert [entry.key for entry in await new_key.strangers()] == []  # whose process lives
-        await old.release()
-        assert [entry.key for entry in await new_key.strangers()] == ["first", "both"]
-        await new_key.belongs("7")
-        assert [entry.key for entry in await worker.recent(limit=9)] == ["second", "both", "first"]
-        assert (await worker.apply(second, Event.ACCEPTED, TaskChange(at=AT, task_id="t"))).task_id == "t"
-        assert [entry.key for entry in await old.recent(limit=9)] == ["second", "both", "first"]
-        assert await new_key.strangers() == ()
-        assert [entry.key for entry in await worker.claim()] == ["first", "both", "second"]
+        assert [entry.key for entry in await worker.tasks.recent(limit=9)] == ["both", "second"]
+        assert await new_key.accounts.has_others()
+        assert [entry.key for entry in await new_key.accounts.foreign_tasks()] == []  # whose process lives
+        await old.leases.release()
+        assert [entry.key for entry in await new_key.accounts.foreign_tasks()] == ["first", "both"]
+        await new_key.accounts.belongs("7")
+        assert [entry.key for entry in await worker.tasks.recent(limit=9)] == ["second", "both", "first"]
+        assert (await worker.tasks.apply(second, Event.ACCEPTED, TaskChange(at=AT, task_id="t"))).task_id == "t"
+        assert [entry.key for entry in await old.tasks.recent(limit=9)] == ["second", "both", "first"]
+        assert await new_key.accounts.foreign_tasks() == ()
+        assert [entry.key for entry in await worker.leases.claim()] == ["first", "both", "second"]
 
 
 async def test_other_accounts_other_services_and_the_sandbox_stay_apart(tmp_path: Path) -> None:
@@ -213,24 +210,24 @@ async def test_other_accounts_other_services_and_the_sandbox_stay_apart(tmp_path
         opened_all = [home.journal(f"p{number}", account=name) for number, name in enumerate(names)]
         for number, journal in enumerate(opened_all):
             await new(journal, intent(f"k{number}"))
-            await journal.release()
-            await journal.belongs("8" if journal is opened_all[1] else "7")
+            await journal.leases.release()
+            await journal.accounts.belongs("8" if journal is opened_all[1] else "7")
         for number, journal in enumerate(opened_all):
-            assert [entry.key for entry in await journal.recent(limit=9)] == [f"k{number}"]
-        assert [[entry.key for entry in await journal.strangers()] for journal in opened_all] == [
+            assert [entry.key for entry in await journal.tasks.recent(limit=9)] == [f"k{number}"]
+        assert [[entry.key for entry in await journal.accounts.foreign_tasks()] for journal in opened_all] == [
             ["k1", "k2", "k3"],
             ["k0", "k2", "k3"],
             ["k0", "k1", "k3"],
             ["k0", "k1", "k2"],
             [],
         ]
-        assert [await journal.apart() for journal in opened_all] == [True, True, False, False, False]
-        assert [await opened_all[0].elsewhere(key) for key in ("k1", "k2", "k4")] == [
+        assert [await journal.accounts.has_others() for journal in opened_all] == [True, True, False, False, False]
+        assert [await opened_all[0].accounts.service_of_task(key) for key in ("k1", "k2", "k4")] == [
             "runapi.ai",
             "runapi.ai:8443",
             None,
         ]
-        (entry,) = await opened_all[0].find(["k0"])
+        (entry,) = await opened_all[0].tasks.find(["k0"])
         assert (await apply(opened_all[0], entry.key, Event.REFUSED, TaskChange(at=AT))).state is State.REJECTED
 
 
@@ -239,11 +236,11 @@ async def test_a_lost_journal_forgets_no_keys(tmp_path: Path) -> None:
         old, new_key = home.journal("a", account=FIRST), home.journal("b", account=SECOND)
         await new(old, intent("first"))
         for journal in (old, new_key):
-            await journal.belongs("7")
+            await journal.accounts.belongs("7")
         for part in tmp_path.glob("journal.sqlite3*"):
             part.unlink()
         await new(new_key, intent("second"))
-        assert [entry.key for entry in await new_key.recent(limit=9)] == ["second", "first"]
+        assert [entry.key for entry in await new_key.tasks.recent(limit=9)] == ["second", "first"]
 
 
 async def test_a_server_whose_key_was_revoked_lets_another_have_its_tasks_and_takes_none(tmp_path: Path) -> None:
@@ -259,12 +256,12 @@ async def test_a_server_whose_key_was_revoked_lets_another_have_its_tasks_and_ta
         await shop.worker.fetch(fetched)
         refusals = [shop.worker.key_refused]
         other = SqliteJournal(shop.home, "account", "other")
-        taken = await other.claim()
+        taken = await other.leases.claim()
         assert [entry.key for entry in taken] == ["key-1", "key-2"]
-        await other.offer(taken[0])
-        assert await shop.journal.claim(take=False) == ()
-        assert [entry.key for entry in await shop.journal.claim()] == ["key-1"]
-        shop.mono += KEY_TROUBLE_SECONDS
+        await other.leases.offer(taken[0])
+        assert await shop.journal.leases.claim(take=False) == ()
+        assert [entry.key for entry in await shop.journal.leases.claim()] == ["key-1"]
+        shop.mono += Timing().key_trouble_seconds
         refusals.append(shop.worker.key_refused)
         assert refusals == [True, False]
         await other.close()

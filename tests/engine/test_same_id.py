@@ -19,12 +19,12 @@ async def test_the_second_create_with_the_id_of_the_first_ends_and_is_not_sent_a
     async with opened(tmp_path) as shop:
         first = await shop.intent("first", INSTANT)
         await shop.worker.send(first)
-        ident = first.entry.task_id or ""
+        ident = first.record.task_id or ""
         shop.front.rule = constantly(CREATE, Reply(200, b'{"id": "%s", "status": "pending"}' % ident.encode()))
         second = await shop.intent("second", "another fox")
         await shop.worker.send(second)
-        assert (second.entry.state, second.entry.task_id, second.trouble) == (State.UNKNOWN, None, None)
-        words = task_results.words(task_results.generation(Outcome(tasks=(TaskReport(second.entry),), sandbox=False)))
+        assert (second.record.state, second.record.task_id, second.trouble) == (State.UNKNOWN, None, None)
+        words = task_results.words(task_results.generation(Outcome(tasks=(TaskReport(second.record),), sandbox=False)))
         for phrase in (
             f"the id of another task, {ident}",
             "look at that task first",
@@ -33,8 +33,8 @@ async def test_the_second_create_with_the_id_of_the_first_ends_and_is_not_sent_a
         ):
             assert phrase in words
         assert "Next:" not in words
-        assert await shop.journal.find([ident]) == (first.entry,)
+        assert await shop.journal.tasks.find([ident]) == (first.record,)
         shop.front.rule = through
         await shop.worker.fetch(first)
-        assert first.entry.state is State.DELIVERED
-        assert [entry.key for entry in await shop.journal.claim()] == []
+        assert first.record.state is State.DELIVERED
+        assert [entry.key for entry in await shop.journal.leases.claim()] == []

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -16,10 +17,10 @@ import pytest
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.domain.models import Action
+from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.steps import UNANSWERED
-from flux2_mcp.engine.waiting import Outcome
+from flux2_mcp.engine.waiting import Outcome, Progress
 from flux2_mcp.errors import (
     AuthenticationError,
     InsufficientCreditsError,
@@ -30,6 +31,7 @@ from flux2_mcp.errors import (
     TransportError,
 )
 from flux2_mcp.server.results import tasks as task_results
+from tests.support.faults import bounded
 from tests.support.services import (
     BUSY,
     CREATE,
@@ -41,12 +43,15 @@ from tests.support.services import (
     POLL,
     UNKNOWN_TASK,
     WRONG_KEY,
+    Counted,
     Front,
     Reply,
     Seen,
     always,
+    backend_of,
     constantly,
     fronted,
+    journal_of,
     limited,
     made,
     made_then_cut,
@@ -60,6 +65,7 @@ pytestmark = pytest.mark.anyio
 
 STUCK = "a red fox [sandbox:stuck]"
 SLOW = "a red fox [sandbox:slow]"
+SOON = Timing(key_trouble_seconds=0.1, claim_seconds=0.05)
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 def paid_once(front: Front, *outcomes: Outcome) -> bool:
     """Whether the tasks that RunAPI made are exactly those that were told, each made under one key."""
-    ids = sorted(str(told.entry.task_id) for outcome in outcomes for told in outcome.tasks)
+    ids = sorted(str(told.record.task_id) for outcome in outcomes for told in outcome.tasks)
     keys = Counter(task.idempotency_key for task in front.tasks())
     return sorted(task.id for task in front.tasks()) == ids and set(keys.values()) == {1}
 
@@ -101,16 +107,15 @@ async def test_a_create_that_no_process_heard_of_is_found_by_the_next_one(front:
 
 @pytest.mark.parametrize("reply", [NO_MONEY, WRONG_KEY], ids=["402", "401"])
 async def test_a_create_that_no_process_heard_of_is_not_given_up_by_the_next_one_for_a_refusal(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Reply
+    front: Front, tmp_path: Path, reply: Reply
 ) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.steps.KEY_TROUBLE_SECONDS", 0.1)
     front.rule = made_then_cut(99)
     async with opened(front.settings(tmp_path)) as first, anyio.create_task_group() as group:
         group.start_soon(made, first)
         await until(lambda: len(front.tasks()) == 1)
         group.cancel_scope.cancel()
     front.rule = always(CREATE, reply)
-    async with opened(front.settings(tmp_path)) as second:
+    async with opened(front.settings(tmp_path), timing=SOON) as second:
 
         async def collected() -> bool:
             return states(await second.recent(limit=10)) == [State.DELIVERED]
@@ -161,11 +166,10 @@ async def test_nothing_is_sent_before_a_429_allows_it(front: Front, tmp_path: Pa
 
 
 async def test_a_key_that_turns_wrong_while_polling_is_told_and_the_task_is_not_lost(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    front: Front, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.steps.KEY_TROUBLE_SECONDS", 0.1)
     front.rule = constantly(POLL, WRONG_KEY)
-    async with opened(front.settings(tmp_path)) as service:
+    async with opened(front.settings(tmp_path), timing=SOON) as service:
         with anyio.fail_after(PATIENCE):  # it does not pass by itself, so nobody is kept waiting
             outcome = await made(service, SLOW, wait=600)
         assert isinstance(outcome.tasks[0].trouble, AuthenticationError)
@@ -190,7 +194,7 @@ async def test_a_refused_create_is_raised_and_holds_no_budget(
     async with opened(front.settings(tmp_path)) as service:
         with pytest.raises(kind):
             await made(service, wait=0)
-        spent = await service._journal.spent(at=datetime.now(UTC), session=service.session)
+        spent = await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)
         assert spent.daily_usd == 0
         assert states(await service.recent(limit=5)) == [State.REJECTED]
     assert front.tasks() == []
@@ -233,9 +237,9 @@ async def test_an_image_that_could_not_be_fetched_is_fetched_when_somebody_asks_
         assert "503" in str(first.tasks[0].trouble)
         await until(lambda: front.count(FETCH) >= 6)  # by now it is put off for seconds
         front.rule = through
-        checked = await service.check([str(first.tasks[0].entry.task_id)], wait_seconds=30)
+        checked = await service.check([str(first.tasks[0].record.task_id)], wait_seconds=30)
     assert states(checked) == [State.DELIVERED]
-    assert Path(checked.tasks[0].entry.images[0].path).exists()
+    assert Path(checked.tasks[0].record.images[0].path).exists()
     assert paid_once(front, checked)
 
 
@@ -257,15 +261,12 @@ async def test_who_asks_while_a_fetch_is_failing_is_told_of_the_one_after_it(fro
         front.rule = holding
         with anyio.fail_after(30):
             await held.wait()
-        entry, outcomes = first.tasks[0].entry, list[Outcome]()
+        entry, outcomes = first.tasks[0].record, list[Outcome]()
 
-        async def check() -> None:
-            outcomes.append(await service.check([str(entry.task_id)], wait_seconds=30))
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(check)
-            await until(lambda: (kept := service._keeper.kept(entry.key)) is not None and kept.trouble is None)
+        async def waits(_: Progress) -> None:
             asked.set()
+
+        outcomes.append(await service.check([str(entry.task_id)], wait_seconds=30, on_progress=waits))
     assert [states(outcome) for outcome in outcomes] == [[State.DELIVERED]]
     assert paid_once(front, outcomes[0])
 
@@ -276,10 +277,7 @@ async def test_who_asks_while_a_fetch_is_failing_is_told_of_the_one_after_it(fro
 async def test_with_a_full_disk_nothing_is_sent_and_the_error_says_why(front: Front, tmp_path: Path) -> None:
     async with opened(front.settings(tmp_path)) as service:
         await made(service)
-        database = service._journal._opened
-        assert database is not None
-        pages = database.read("PRAGMA page_count")[0][0]
-        database.execute(f"PRAGMA max_page_count = {pages}")
+        await bounded(journal_of(service), more_pages=0)
         before = front.count(CREATE)
 
         async def fill() -> None:
@@ -290,11 +288,11 @@ async def test_with_a_full_disk_nothing_is_sent_and_the_error_says_why(front: Fr
             await fill()
         assert raised.value.cost == "Nothing was sent and nothing was charged."
         assert "free space" in raised.value.next_step
-        written = len(await service._journal.recent(limit=500))
+        written = len(await journal_of(service).tasks.recent(limit=500))
         sent = {seen.key for seen in front.seen if seen.is_(CREATE)}
         assert len(sent) <= written
         assert len(front.tasks()) <= written
-        database.execute("PRAGMA max_page_count = 1000000")
+        await bounded(journal_of(service), more_pages=1_000_000)
         outcome = await made(service, "there is room again")
         await until(lambda: front.count(CREATE) > before)
     assert states(outcome) == [State.DELIVERED]
@@ -339,7 +337,7 @@ async def test_an_unanswered_intent_of_yesterday_is_never_sent_again(front: Fron
     async with opened(front.settings(tmp_path)) as second:
         outcome = await second.recent(limit=5, wait_seconds=30)
         assert states(outcome) == [State.UNKNOWN]
-        spent = await second._journal.spent(at=datetime.now(UTC), session=outcome.tasks[0].entry.session)
+        spent = await journal_of(second).money.spent(at=datetime.now(UTC), session=outcome.tasks[0].record.session)
         assert spent.session_usd == Decimal("0.05")  # caps fail closed
     assert front.count(CREATE) == 1
     assert UNANSWERED in task_results.words(task_results.generation(outcome))
@@ -365,8 +363,8 @@ async def test_waiting_for_nothing_returns_once_runapi_has_answered(front: Front
         assert outcomes == []
         gate.set()
         await until(lambda: bool(outcomes))
-    assert outcomes[0].tasks[0].entry.task_id == front.tasks()[0].id
-    assert outcomes[0].tasks[0].entry.state.unfinished
+    assert outcomes[0].tasks[0].record.task_id == front.tasks()[0].id
+    assert outcomes[0].tasks[0].record.state.unfinished
 
 
 async def test_waiting_for_nothing_while_runapi_is_down_ends_with_the_trouble_and_our_own_handle(
@@ -380,16 +378,16 @@ async def test_waiting_for_nothing_while_runapi_is_down_ends_with_the_trouble_an
         result = task_results.generation(outcome)
         assert result.tasks[0].status == "submitting"
         assert result.next_action is not None
-        assert result.next_action.arguments == {"task_ids": [told.entry.key]}
+        assert result.next_action.arguments == {"task_ids": [told.record.key]}
         front.rule = through
-        checked = await service.check([told.entry.key], wait_seconds=30)
+        checked = await service.check([told.record.key], wait_seconds=30)
     assert states(checked) == [State.DELIVERED]
     assert paid_once(front, checked)
 
 
 async def test_an_id_that_runapi_alone_knows_is_adopted_once_and_collected(front: Front, tmp_path: Path) -> None:
     async with opened(front.settings(tmp_path)) as service:
-        api = await service._gateway.api()
+        api = await backend_of(service).api()
         remote = await api.create(catalog.request(prompt=SLOW), idempotency_key="made elsewhere")
         outcome = await service.check([remote.task_id, remote.task_id], wait_seconds=30)
         again = await service.check([remote.task_id], wait_seconds=30)
@@ -398,13 +396,35 @@ async def test_an_id_that_runapi_alone_knows_is_adopted_once_and_collected(front
 
 
 async def test_a_task_that_another_process_has_adopted_meanwhile_is_left_to_it(front: Front, tmp_path: Path) -> None:
-    async with opened(front.settings(tmp_path)) as first, opened(front.settings(tmp_path)) as second:
-        api = await first._gateway.api()
+    both_asked, by_first, by_second = anyio.Event(), Counted(), Counted()
+
+    async def rule(seen: Seen) -> Reply | None:
+        """Both ask RunAPI before either writes."""
+        if seen.is_(POLL):
+            if front.count(POLL) > polls + 1:
+                both_asked.set()
+            await both_asked.wait()
+        return await through(seen)
+
+    settings, seldom = front.settings(tmp_path), Timing(claim_seconds=PATIENCE)  # no claim puts right what was wrong
+    async with (
+        opened(settings, connect=by_first.connect, timing=seldom) as first,
+        opened(settings, connect=by_second.connect, timing=seldom) as second,
+    ):
+        for service in (first, second):  # both are at work
+            await made(service, f"for {service.session}")
+        front.rule, polls = rule, front.count(POLL)
+        api = await backend_of(first).api()
         remote = await api.create(catalog.request(prompt=STUCK), idempotency_key="made elsewhere")
-        await first.check([remote.task_id], wait_seconds=0)
-        await second._adopt(Action.TEXT_TO_IMAGE, remote.task_id)  # both asked RunAPI before either wrote
-        assert first._keeper.kept(f"adopted-{remote.task_id}") is not None
-        assert second._keeper.kept(f"adopted-{remote.task_id}") is None
+        before = {id(each): each.calls for each in (by_first, by_second)}
+        async with anyio.create_task_group() as group:
+            for service in (first, second):
+                group.start_soon(partial(service.check, [remote.task_id], wait_seconds=0))
+        (adopted,) = await journal_of(first).tasks.find([remote.task_id])
+        assert adopted.owner in {first.session, second.session}
+        mine, other = (by_first, by_second) if adopted.owner == first.session else (by_second, by_first)
+        await until(lambda: mine.calls >= before[id(mine)] + 10)
+        assert other.calls == before[id(other)] + 1  # before it was adopted
 
 
 async def test_an_id_that_nobody_knows_is_an_error(front: Front, tmp_path: Path) -> None:
@@ -420,7 +440,7 @@ async def test_an_idempotency_key_that_can_not_be_sent_is_refused_before_anythin
     async with opened(front.settings(tmp_path)) as service:
         with pytest.raises(InvalidRequestError, match="idempotency_key"):
             await made(service, idempotency_key=key)
-        assert await service._journal.recent(limit=5) == ()
+        assert await journal_of(service).tasks.recent(limit=5) == ()
     assert front.count(CREATE) == 0
 
 
@@ -432,7 +452,7 @@ async def test_the_first_tasks_of_a_key_are_the_same_whatever_the_count(
     async with opened(front.settings(tmp_path)) as service:
         for count in counts:
             outcome = await made(service, idempotency_key="fox", count=count)
-            ids = [told.entry.task_id for told in outcome.tasks]
+            ids = [told.record.task_id for told in outcome.tasks]
             assert ids[: len(seen)] == seen[:count]
             seen = max(seen, ids, key=len)
     assert front.count(CREATE) == len(front.tasks()) == max(counts)
@@ -444,9 +464,9 @@ async def test_what_an_earlier_version_made_under_a_key_for_several_images_is_fo
     async with opened(front.settings(tmp_path)) as service:
         for name in ("fox-1", "fox-2"):
             await made(service, idempotency_key=name)
-        assert [told.entry.key for told in (await made(service, idempotency_key="fox")).tasks] == ["fox-1"]
+        assert [told.record.key for told in (await made(service, idempotency_key="fox")).tasks] == ["fox-1"]
         three = await made(service, idempotency_key="fox", count=3)
-        assert [told.entry.key for told in three.tasks] == ["fox-1", "fox-2", "fox-3"]
+        assert [told.record.key for told in three.tasks] == ["fox-1", "fox-2", "fox-3"]
     assert front.count(CREATE) == 3
 
 
@@ -455,7 +475,7 @@ async def test_the_callers_own_key_is_sent_and_brings_the_same_task_again(front:
         first = await made(service, idempotency_key="fox", count=2)
         again = await made(service, idempotency_key="fox", count=2)
     assert {seen.key for seen in front.seen if seen.is_(CREATE)} == {"fox", "fox-2"}
-    assert [told.entry for told in first.tasks] == [told.entry for told in again.tasks]
+    assert [told.record for told in first.tasks] == [told.record for told in again.tasks]
     assert paid_once(front, first)
 
 
@@ -494,15 +514,16 @@ async def test_a_service_stops_with_a_create_under_way_and_the_next_one_goes_on(
     assert [task.creates for task in front.tasks()] == [2]
 
 
-async def test_a_journal_that_another_process_begins_is_noticed_by_an_idle_one(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.service.CLAIM_SECONDS", 0.05)
-    monkeypatch.setattr("flux2_mcp.engine.runner.CLAIM_SECONDS", 0.05)
-    async with opened(front.settings(tmp_path)) as idle:
+async def test_a_journal_that_another_process_begins_is_noticed_by_an_idle_one(front: Front, tmp_path: Path) -> None:
+    async with opened(front.settings(tmp_path), timing=SOON) as idle:
         async with opened(front.settings(tmp_path)) as busy:
             outcome = await made(busy, STUCK, wait=0)
-        await until(lambda: idle._keeper.kept(outcome.tasks[0].entry.key) is not None)
+
+        async def taken() -> bool:
+            (entry,) = await journal_of(idle).tasks.find([outcome.tasks[0].record.key])
+            return entry.owner == idle.session
+
+        await until(taken)
 
 
 async def test_each_intent_is_on_disk_before_the_first_byte_of_its_create_goes_out(

@@ -24,6 +24,7 @@ from tests.support.services import (
     always,
     constantly,
     fronted,
+    journal_of,
     made,
     made_then_cut,
     opened,
@@ -50,7 +51,7 @@ def caps(**usd: str) -> Caps:
 
 
 async def spent(service: Service) -> Decimal:
-    return (await service._journal.spent(at=datetime.now(UTC), session=service.session)).daily_usd
+    return (await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)).daily_usd
 
 
 def cents(front: Front) -> int:
@@ -103,8 +104,8 @@ async def test_an_unknown_price_without_any_cap_needs_no_statement(front: Front,
     front.rule = constantly(PRICES, NO_SCHEDULE)
     async with opened(front.settings(tmp_path)) as service:
         outcome = await made(service, request=MAX)
-    assert outcome.tasks[0].entry.quoted_usd is None
-    assert outcome.tasks[0].entry.charged_usd == Decimal("0.30")
+    assert outcome.tasks[0].record.quoted_usd is None
+    assert outcome.tasks[0].record.charged_usd == Decimal("0.30")
 
 
 async def test_what_was_charged_takes_the_place_of_what_was_reserved(front: Front, tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ async def test_what_a_task_reserved_is_free_again_when_it_fails(front: Front, tm
     async with opened(front.settings(tmp_path, caps=caps(daily="0.05"))) as service:
         if how == "failed":
             outcome = await made(service, "a red fox [sandbox:moderation]")
-            assert outcome.tasks[0].entry.state is State.FAILED
+            assert outcome.tasks[0].record.state is State.FAILED
         else:
             front.rule = always(CREATE, NO_MONEY)
             with pytest.raises(InsufficientCreditsError):

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import anyio
 import pytest
 
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.service import Service
-from flux2_mcp.journal.records import TaskRecord
-from tests.support.services import CREATE, FETCH, POLL, Front, Reply, Seen, fronted, made, opened, through, until
+from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.records import Intent, IntentResult, TaskRecord
+from tests.support.faults import around
+from tests.support.services import (
+    CREATE,
+    FETCH,
+    POLL,
+    Front,
+    Reply,
+    Seen,
+    fronted,
+    journal_of,
+    made,
+    opened,
+    through,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -28,11 +44,11 @@ async def collected(service: Service) -> tuple[TaskRecord, ...]:
     """All that was ever asked for, once it has ended."""
 
     async def ended() -> bool:
-        entries = await service._journal.recent(limit=500)
+        entries = await journal_of(service).tasks.recent(limit=500)
         return not any(entry.state.unfinished for entry in entries)
 
     await until(ended)
-    return await service._journal.recent(limit=500)
+    return await journal_of(service).tasks.recent(limit=500)
 
 
 def each_paid_once(front: Front, entries: tuple[TaskRecord, ...]) -> bool:
@@ -66,37 +82,36 @@ async def test_a_call_cancelled_during_each_exchange_leaves_its_task_to_go_on(
         go_on.set()
         entries = await collected(service)
     assert [entry.state for entry in entries] == [State.DELIVERED]
-    assert front.count(CREATE) == 1  # the exchange itself was not cut: it is the keeper's
+    assert front.count(CREATE) == 1  # the exchange itself was not cut: it is the runner's
     assert each_paid_once(front, entries)
 
 
 async def test_a_call_cancelled_while_its_intent_is_written_is_either_written_or_not(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    front: Front, tmp_path: Path
 ) -> None:
-    async with opened(front.settings(tmp_path)) as service:
+    before, after = anyio.CancelScope(), anyio.CancelScope()
+
+    def cancelling(usual: Journal) -> Journal:
+        async def intend(intents: Sequence[Intent], **more: Any) -> IntentResult:  # noqa: ANN401  # as the journal's
+            if intents[0].request.prompt == "the second fox":
+                before.cancel()
+            written = await usual.tasks.intend(intents, **more)
+            if intents[0].request.prompt == "the third fox":
+                after.cancel()
+            return written
+
+        return around(usual, tasks=around(usual.tasks, intend=intend))
+
+    async with opened(front.settings(tmp_path), journal=cancelling) as service:
         await made(service, "the first fox")
-        intend = service._journal.intend
-        with anyio.CancelScope() as scope:
-
-            async def cancelled_in_the_middle(*args: object, **more: object) -> object:
-                scope.cancel()
-                return await intend(*args, **more)  # type: ignore[arg-type]  # as they came
-
-            monkeypatch.setattr(service._journal, "intend", cancelled_in_the_middle)
+        with before:
             await made(service, "the second fox")
-        assert scope.cancelled_caught
+        assert before.cancelled_caught
         entries = await collected(service)
         assert [entry.request.prompt for entry in entries] == ["the first fox"]
-        with anyio.CancelScope() as scope:
-
-            async def cancelled_at_the_end(*args: object, **more: object) -> object:
-                written = await intend(*args, **more)  # type: ignore[arg-type]  # as they came
-                scope.cancel()
-                return written
-
-            monkeypatch.setattr(service._journal, "intend", cancelled_at_the_end)
+        with after:
             await made(service, "the third fox")
-        assert scope.cancelled_caught
+        assert after.cancelled_caught
         entries = await collected(service)
     assert [entry.request.prompt for entry in entries] == ["the third fox", "the first fox"]
     assert each_paid_once(front, entries)

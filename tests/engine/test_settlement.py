@@ -15,7 +15,20 @@ from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import BudgetError
-from tests.support.services import CREATE, FETCH, POLL, Front, Reply, Seen, fronted, made, opened, through, until
+from tests.support.services import (
+    CREATE,
+    FETCH,
+    POLL,
+    Front,
+    Reply,
+    Seen,
+    fronted,
+    journal_of,
+    made,
+    opened,
+    through,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +56,7 @@ def saying(front: Front, **told: Any) -> None:  # noqa: ANN401  # JSON
 
 
 async def counted(service: Service) -> Decimal:
-    return (await service._journal.spent(at=datetime.now(UTC), session=service.session)).daily_usd
+    return (await journal_of(service).money.spent(at=datetime.now(UTC), session=service.session)).daily_usd
 
 
 @pytest.mark.parametrize(
@@ -86,8 +99,8 @@ async def test_a_settlement_goes_before_usage_an_amount_of_nothing_tells_nothing
     async with opened(front.settings(tmp_path, caps=DAY)) as service:
         saying(front, billing=billing, usage={"cost": 0.07})
         outcome = await made(service)
-        assert [told.entry.state for told in outcome.tasks] == [State.DELIVERED]
-        assert outcome.tasks[0].entry.charged_usd == await counted(service) == Decimal(usd)
+        assert [told.record.state for told in outcome.tasks] == [State.DELIVERED]
+        assert outcome.tasks[0].record.charged_usd == await counted(service) == Decimal(usd)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +118,7 @@ async def test_an_end_that_tells_no_amount_frees_nothing(front: Front, tmp_path:
     async with opened(front.settings(tmp_path, caps=DAY)) as service:
         saying(front, **told)
         outcome = await made(service, count=2)
-        assert [told.entry.charged_usd for told in outcome.tasks] == [None, None]
+        assert [told.record.charged_usd for told in outcome.tasks] == [None, None]
         assert await counted(service) == Decimal("0.10")
         with pytest.raises(BudgetError):
             await made(service, "another")
@@ -147,5 +160,5 @@ async def test_what_was_charged_once_is_taken_back_by_a_refund_alone(
     front.rule = rule
     async with opened(front.settings(tmp_path)) as service:
         outcome = await made(service)
-    assert [told.entry.state for told in outcome.tasks] == [State.DELIVERED]
-    assert outcome.tasks[0].entry.charged_usd == Decimal(usd)
+    assert [told.record.state for told in outcome.tasks] == [State.DELIVERED]
+    assert outcome.tasks[0].record.charged_usd == Decimal(usd)

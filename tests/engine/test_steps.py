@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
@@ -20,6 +19,7 @@ from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.domain.models import Save
 from flux2_mcp.engine.backend import Backend
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.steps import GONE, MAX_FETCHES, NEVER_SENT, TAKEN, UNANSWERED, LeasedTask, TaskSteps
 from flux2_mcp.engine.waiting import Outcome, TaskReport
@@ -38,12 +38,14 @@ from flux2_mcp.errors import (
     WireError,
 )
 from flux2_mcp.images.decode import PictureError
+from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import Intent
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.runapi import retry
-from flux2_mcp.runapi.transport import HttpRunApi
+from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.settings import Settings
+from tests.support.faults import around, sql
 from tests.support.services import (
     BUSY,
     CORRUPT,
@@ -65,6 +67,7 @@ from tests.support.services import (
     limited,
     made,
     made_then_cut,
+    nothing,
     through,
 )
 
@@ -84,15 +87,29 @@ class Shop:
     front: Front
     home: Path
     journal: SqliteJournal
-    gateway: Backend
-    worker: TaskSteps
+    backend: Backend
+    in_flight: int
+    worker: TaskSteps = field(init=False)
     mono: float = START
     wall: datetime = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
 
+    def __post_init__(self) -> None:
+        self.worker = self.steps()
+
+    def steps(self, *, journal: Journal | None = None, backend: Backend | None = None) -> TaskSteps:
+        """A worker on the same clocks and, unless others are given, with the same journal and way to RunAPI."""
+        seam = Seam(
+            journal=journal or self.journal,
+            backend=backend or self.backend,
+            monotonic=lambda: self.mono,
+            now=lambda: self.wall,
+        )
+        return TaskSteps(seam, self.home / "images", in_flight=self.in_flight)
+
     async def intent(self, key: str = "key-1", prompt: str = STUCK, *, in_flight: int = 100, **more: Any) -> LeasedTask:  # noqa: ANN401  # Intent's own fields
         intents = [Intent(key=key, request=catalog.request(prompt=prompt), quoted_usd=None, **more)]
-        written = await self.journal.intend(intents, at=self.wall, caps=Caps(), join=False, in_flight=in_flight)
-        return LeasedTask(written.entries[0])
+        written = await self.journal.tasks.intend(intents, at=self.wall, caps=Caps(), join=False, in_flight=in_flight)
+        return LeasedTask(written.records[0])
 
     async def submitted(self) -> LeasedTask:
         kept = await self.intent()
@@ -103,15 +120,11 @@ class Shop:
     async def completed(self, key: str = "key-1") -> LeasedTask:
         kept = await self.intent(key, INSTANT)
         await self.worker.send(kept)
-        assert kept.entry.state is State.COMPLETED
+        assert kept.record.state is State.COMPLETED
         return kept
 
     def sql(self, statement: str) -> None:
-        """As another process would: over a connection of its own."""
-        connection = sqlite3.connect(self.journal.path, timeout=60)
-        connection.execute(statement)
-        connection.commit()
-        connection.close()
+        sql(self.journal.path, statement)
 
     def break_writes(self, event: str) -> None:
         """From now on the file refuses these writes, with an error of SQLite's own."""
@@ -122,30 +135,27 @@ class Shop:
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, in_flight: int = 100, **api: Any) -> AsyncIterator[Shop]:  # noqa: ANN401  # RunApi's own arguments
+async def opened(
+    folder: Path,
+    *,
+    in_flight: int = 100,
+    base_url: str | None = None,
+    **api: Any,  # noqa: ANN401  # RunApi's own arguments
+) -> AsyncIterator[Shop]:
+    """`base_url` stands elsewhere than the front."""
     async with fronted(folder) as front:
         settings = front.settings(folder)
         journal = SqliteJournal(settings.home, "account", "owner")
 
-        async def nothing(*_: object) -> None:
-            return
+        def connect(front_url: str, key: str | None) -> RunApi:
+            # One attempt a step: what the client itself does before it gives up is its own tests' matter.
+            return RunApi(base_url or front_url, key, version="0", **({"policy": ONCE} | api))
 
-        gateway = Backend(settings, gate=nothing, on_limited=nothing)
-        # One attempt a step: what the client itself does before it gives up is its own tests' matter.
-        gateway._api = HttpRunApi(front.base_url, front.sandbox.api_key, version="0", **({"policy": ONCE} | api))
-        worker = TaskSteps(
-            journal,
-            gateway,
-            settings.home / "images",
-            in_flight=in_flight,
-            monotonic=lambda: here.mono,
-            now=lambda: here.wall,
-        )
-        here = Shop(front, settings.home, journal, gateway, worker)
+        backend = Backend(settings, gate=nothing, on_limited=nothing, connect=connect)
         try:
-            yield here
+            yield Shop(front, settings.home, journal, backend, in_flight)
         finally:
-            await gateway.close()
+            await backend.close()
             await journal.close()
 
 
@@ -157,7 +167,7 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
 
 def outlook(kept: LeasedTask) -> tuple[State, type[Flux2Error] | None]:
     """State and trouble. How far RunAPI has come with what it took makes no difference here."""
-    state = State.SUBMITTED if kept.entry.state is State.PROCESSING else kept.entry.state
+    state = State.SUBMITTED if kept.record.state is State.PROCESSING else kept.record.state
     return state, None if kept.trouble is None else type(kept.trouble)
 
 
@@ -168,8 +178,8 @@ async def test_a_create_is_answered_and_its_id_written_down(shop: Shop) -> None:
     kept = await shop.intent()
     await shop.worker.send(kept)
     assert outlook(kept) == (State.SUBMITTED, None)
-    assert [task.id for task in shop.front.tasks()] == [kept.entry.task_id]
-    assert await shop.journal.find(["key-1"]) == (kept.entry,)
+    assert [task.id for task in shop.front.tasks()] == [kept.record.task_id]
+    assert await shop.journal.tasks.find(["key-1"]) == (kept.record,)
 
 
 async def test_a_connection_lost_after_the_task_was_made_brings_the_same_task_by_the_same_key(shop: Shop) -> None:
@@ -181,7 +191,7 @@ async def test_a_connection_lost_after_the_task_was_made_brings_the_same_task_by
         assert kept.lost
     await shop.worker.send(kept)
     assert outlook(kept) == (State.SUBMITTED, None)
-    assert [(task.id, task.creates) for task in shop.front.tasks()] == [(kept.entry.task_id, 4)]
+    assert [(task.id, task.creates) for task in shop.front.tasks()] == [(kept.record.task_id, 4)]
 
 
 async def test_a_storm_of_503_never_ends_an_intent_and_is_asked_ever_more_seldom(shop: Shop) -> None:
@@ -206,7 +216,7 @@ async def test_what_may_have_reached_runapi_is_sent_again(shop: Shop, reply: Rep
     shop.front.rule = always(CREATE, reply)
     kept = await shop.intent()
     await shop.worker.send(kept)
-    assert (kept.entry.state, kept.lost) == (State.INTENT, True)
+    assert (kept.record.state, kept.lost) == (State.INTENT, True)
     await shop.worker.send(kept)
     assert outlook(kept) == (State.SUBMITTED, None)
 
@@ -239,8 +249,8 @@ async def test_a_refusal_of_the_first_create_ends_the_intent(
     shop.front.rule = constantly(CREATE, reply)
     kept = await shop.intent()
     await shop.worker.send(kept)
-    assert kept.entry.state is State.REJECTED
-    assert kept.entry.error == (kept.trouble.message if kept.trouble else None)
+    assert kept.record.state is State.REJECTED
+    assert kept.record.error == (kept.trouble.message if kept.trouble else None)
     assert kind is None or isinstance(kept.trouble, kind)
 
 
@@ -254,19 +264,19 @@ async def test_no_refusal_of_the_account_gives_up_a_task_that_an_unheard_create_
     shop.front.rule = always(CREATE, reply, reply)
     for _ in range(2):
         await shop.worker.send(kept)
-        assert kept.entry.state is State.INTENT
+        assert kept.record.state is State.INTENT
     await shop.worker.send(kept)
-    assert [task.id for task in shop.front.tasks()] == [kept.entry.task_id]
+    assert [task.id for task in shop.front.tasks()] == [kept.record.task_id]
 
 
-async def test_a_refusal_that_comes_after_an_unheard_try_of_the_same_call_gives_nothing_up(shop: Shop) -> None:
+async def test_a_refusal_that_comes_after_an_unheard_try_of_the_same_call_gives_nothing_up(tmp_path: Path) -> None:
     twice = retry.Policy(attempts=2, base=0.0, cap=0.0, total=20.0)
-    shop.gateway._api = HttpRunApi(shop.front.base_url, shop.front.sandbox.api_key, version="0", policy=twice)
-    shop.front.rule = made_then_cut(then=always(CREATE, NO_MONEY))
-    kept = await shop.intent()
-    await shop.worker.send(kept)
-    assert shop.front.count(CREATE) == 2
-    assert (outlook(kept), kept.lost) == ((State.INTENT, InsufficientCreditsError), True)
+    async with opened(tmp_path, policy=twice) as shop:
+        shop.front.rule = made_then_cut(then=always(CREATE, NO_MONEY))
+        kept = await shop.intent()
+        await shop.worker.send(kept)
+        assert shop.front.count(CREATE) == 2
+        assert (outlook(kept), kept.lost) == ((State.INTENT, InsufficientCreditsError), True)
 
 
 async def test_a_conflict_after_an_unheard_create_says_that_the_end_is_not_known(shop: Shop) -> None:
@@ -275,7 +285,7 @@ async def test_a_conflict_after_an_unheard_create_says_that_the_end_is_not_known
     await shop.worker.send(kept)
     shop.front.rule = constantly(CREATE, TAKEN_KEY)
     await shop.worker.send(kept)
-    assert (kept.entry.state, kept.entry.error) == (State.UNKNOWN, TAKEN)
+    assert (kept.record.state, kept.record.error) == (State.UNKNOWN, TAKEN)
 
 
 async def test_a_request_that_runapi_does_not_accept_is_over_even_after_a_blip(shop: Shop) -> None:
@@ -283,15 +293,15 @@ async def test_a_request_that_runapi_does_not_accept_is_over_even_after_a_blip(s
     kept = await shop.intent()
     await shop.worker.send(kept)
     await shop.worker.send(kept)
-    assert kept.entry.state is State.REJECTED
+    assert kept.record.state is State.REJECTED
 
 
-async def test_without_a_connection_a_new_task_is_refused_and_an_unheard_one_waits(shop: Shop) -> None:
-    shop.gateway._api = HttpRunApi("http://127.0.0.1:9", "key", version="0", policy=ONCE)
-    new, unheard = await shop.intent("new"), await shop.intent("unheard")
-    unheard.lost = True
-    await shop.worker.send(new)
-    await shop.worker.send(unheard)
+async def test_without_a_connection_a_new_task_is_refused_and_an_unheard_one_waits(tmp_path: Path) -> None:
+    async with opened(tmp_path, base_url="http://127.0.0.1:9") as shop:
+        new, unheard = await shop.intent("new"), await shop.intent("unheard")
+        unheard.lost = True
+        await shop.worker.send(new)
+        await shop.worker.send(unheard)
     assert outlook(new) == (State.REJECTED, TransportError)
     assert outlook(unheard) == (State.INTENT, TransportError)
 
@@ -301,14 +311,14 @@ async def test_an_id_that_could_not_be_written_is_found_again_by_the_same_key(sh
     shop.break_writes("UPDATE OF task_id")
     with pytest.raises(JournalError, match="disk is full"):
         await shop.worker.send(kept)
-    assert (kept.entry.state, kept.lost) == (State.INTENT, True)
+    assert (kept.record.state, kept.lost) == (State.INTENT, True)
     # Not even an empty account makes it forget that there is a task.
     shop.front.rule = always(CREATE, NO_MONEY)
     await shop.worker.send(kept)
     assert outlook(kept) == (State.INTENT, InsufficientCreditsError)
     shop.mend_writes()
     await shop.worker.send(kept)
-    assert [(task.id, task.creates) for task in shop.front.tasks()] == [(kept.entry.task_id, 2)]
+    assert [(task.id, task.creates) for task in shop.front.tasks()] == [(kept.record.task_id, 2)]
 
 
 async def test_a_create_that_is_cancelled_in_the_middle_counts_as_unheard(shop: Shop) -> None:
@@ -323,27 +333,25 @@ async def test_a_create_that_is_cancelled_in_the_middle_counts_as_unheard(shop: 
         group.start_soon(shop.worker.send, kept)
         await arrived.wait()
         group.cancel_scope.cancel()
-    assert (kept.entry.state, kept.lost) == (State.INTENT, True)
+    assert (kept.record.state, kept.lost) == (State.INTENT, True)
     shop.front.rule = always(CREATE, NO_MONEY)
     await shop.worker.send(kept)
-    assert kept.entry.state is State.INTENT
+    assert kept.record.state is State.INTENT
 
 
 async def test_an_answer_that_was_heard_is_written_down_even_while_the_server_stops(shop: Shop) -> None:
     kept = await shop.intent()
     scope = anyio.CancelScope()
 
-    class Stopping(SqliteJournal):
-        async def apply(self, *arguments: Any) -> Any:  # noqa: ANN401  # as the journal's
-            scope.cancel()
-            return await super().apply(*arguments)
+    async def apply(*arguments: Any) -> Any:  # noqa: ANN401  # as the journal's
+        scope.cancel()
+        return await shop.journal.tasks.apply(*arguments)
 
-    shop.worker._journal = Stopping(shop.home, "account", "owner")
+    stopping = around(shop.journal, tasks=around(shop.journal.tasks, apply=apply))
     with scope:
-        await shop.worker.send(kept)
+        await shop.steps(journal=stopping).send(kept)
     assert scope.cancel_called
-    await shop.worker._journal.close()
-    (entry,) = await shop.journal.find(["key-1"])
+    (entry,) = await shop.journal.tasks.find(["key-1"])
     assert entry.task_id == shop.front.tasks()[0].id
 
 
@@ -359,7 +367,7 @@ async def test_an_unanswered_intent_whose_age_can_not_be_trusted_is_never_sent_a
     await shop.worker.send(kept)
     shop.wall += jump
     await shop.worker.send(kept)
-    assert (kept.entry.state, kept.entry.error) == (State.UNKNOWN, UNANSWERED)
+    assert (kept.record.state, kept.record.error) == (State.UNKNOWN, UNANSWERED)
     assert shop.front.count(CREATE) == 1
 
 
@@ -378,7 +386,7 @@ async def test_a_caller_reads_in_plain_words_that_it_is_not_sent_again_and_what_
     kept = await shop.intent()
     shop.wall += 2 * DAY
     await shop.worker.send(kept)
-    result = task_results.generation(Outcome(tasks=(TaskReport(kept.entry),), sandbox=False))
+    result = task_results.generation(Outcome(tasks=(TaskReport(kept.record),), sandbox=False))
     words = task_results.words(result)
     assert result.status == "unknown"
     assert result.tasks[0].error == UNANSWERED
@@ -397,10 +405,10 @@ async def test_what_waited_a_day_for_a_free_place_was_certainly_never_sent(tmp_p
     async with opened(tmp_path, in_flight=0) as shop:
         kept = await shop.intent(in_flight=0)
         await shop.worker.send(kept)
-        assert (kept.entry.state, kept.entry.started, kept.lost) == (State.INTENT, False, False)
+        assert (kept.record.state, kept.record.started, kept.lost) == (State.INTENT, False, False)
         shop.wall += DAY + timedelta(seconds=1)
         await shop.worker.send(kept)
-        assert (kept.entry.state, kept.entry.error) == (State.REJECTED, NEVER_SENT)
+        assert (kept.record.state, kept.record.error) == (State.REJECTED, NEVER_SENT)
         assert shop.front.seen == []
 
 
@@ -411,7 +419,7 @@ async def test_what_was_written_down_anew_without_a_free_place_is_not_told_as_ne
         kept.lost = True
         shop.wall += DAY + timedelta(seconds=1)
         await shop.worker.send(kept)
-        assert (kept.entry.state, kept.entry.error) == (State.UNKNOWN, UNANSWERED)
+        assert (kept.record.state, kept.record.error) == (State.UNKNOWN, UNANSWERED)
 
 
 # --- asking ---
@@ -448,10 +456,10 @@ async def test_retry_after_of_a_poll_is_kept_to(shop: Shop) -> None:
         await shop.worker.ask(kept)
         waits.append(kept.not_before)
     assert waits == [START + 12, None]  # after a 503 it is the planner's own business
-    hint = b'{"id": "%s", "status": "processing"}' % (kept.entry.task_id or "").encode()
+    hint = b'{"id": "%s", "status": "processing"}' % (kept.record.task_id or "").encode()
     shop.front.rule = always(POLL, Reply(200, hint, {"Retry-After": "7"}))
     await shop.worker.ask(kept)
-    assert (kept.entry.state, kept.not_before) == (State.PROCESSING, START + 7)
+    assert (kept.record.state, kept.not_before) == (State.PROCESSING, START + 7)
 
 
 async def test_a_wrong_key_is_told_and_tried_again_after_a_while(shop: Shop) -> None:
@@ -471,7 +479,7 @@ async def test_a_task_vanishes_only_after_ten_minutes_of_nothing_but_404(shop: S
         assert outlook(kept) == (State.SUBMITTED, NotFoundError)
     shop.mono += 1
     await shop.worker.ask(kept)
-    assert (kept.entry.state, kept.entry.error) == (State.UNKNOWN, GONE)
+    assert (kept.record.state, kept.record.error) == (State.UNKNOWN, GONE)
 
 
 async def test_one_404_late_in_a_tasks_life_is_a_blip_like_another(shop: Shop) -> None:
@@ -485,7 +493,7 @@ async def test_one_404_late_in_a_tasks_life_is_a_blip_like_another(shop: Shop) -
 
 async def test_an_answer_between_the_404_starts_the_ten_minutes_anew(shop: Shop) -> None:
     kept = await shop.submitted()
-    known = Reply(200, b'{"id": "%s", "status": "pending"}' % (kept.entry.task_id or "").encode())
+    known = Reply(200, b'{"id": "%s", "status": "pending"}' % (kept.record.task_id or "").encode())
     shop.front.rule = always(POLL, UNKNOWN_TASK, known, UNKNOWN_TASK, UNKNOWN_TASK)
     for _ in range(4):
         await shop.worker.ask(kept)
@@ -505,14 +513,14 @@ async def test_a_clock_that_jumps_two_days_makes_no_task_vanish(shop: Shop) -> N
 async def test_an_end_that_could_not_be_written_is_asked_for_again(shop: Shop) -> None:
     kept = await shop.submitted()
     done = b'{"id": "%s", "status": "completed", "images": [{"url": "https://a.test/1.png"}], "usage": {"cost": 0.05}}'
-    shop.front.rule = constantly(POLL, Reply(200, done % (kept.entry.task_id or "").encode()))
+    shop.front.rule = constantly(POLL, Reply(200, done % (kept.record.task_id or "").encode()))
     shop.break_writes("UPDATE")
     with pytest.raises(JournalError):
         await shop.worker.ask(kept)
     assert outlook(kept)[0] is State.SUBMITTED
     shop.mend_writes()
     await shop.worker.ask(kept)
-    assert (kept.entry.state, kept.entry.charged_usd) == (State.COMPLETED, Decimal("0.05"))
+    assert (kept.record.state, kept.record.charged_usd) == (State.COMPLETED, Decimal("0.05"))
 
 
 # --- fetching ---
@@ -533,7 +541,7 @@ async def test_an_image_that_stays_broken_is_fetched_ever_more_seldom(shop: Shop
     shop.front.rule = through
     await shop.worker.fetch(kept)
     assert outlook(kept) == (State.DELIVERED, None)
-    assert [Path(image.path).exists() for image in kept.entry.images] == [True]
+    assert [Path(image.path).exists() for image in kept.record.images] == [True]
 
 
 async def test_an_end_without_an_image_is_asked_about_again_until_there_is_one(shop: Shop) -> None:
@@ -543,7 +551,7 @@ async def test_an_end_without_an_image_is_asked_about_again_until_there_is_one(s
     await shop.worker.send(kept)
     shop.front.rule = always(CREATE, Reply(200, empty % shop.front.tasks()[0].id.encode()))
     await shop.worker.send(kept)
-    assert (outlook(kept), kept.entry.image_urls) == ((State.COMPLETED, None), ())
+    assert (outlook(kept), kept.record.image_urls) == ((State.COMPLETED, None), ())
     shop.front.rule = always(POLL, Reply(200, empty % shop.front.tasks()[0].id.encode()))
     await shop.worker.fetch(kept)
     assert outlook(kept) == (State.COMPLETED, DeliveryError)
@@ -571,15 +579,15 @@ async def test_an_image_is_given_up_only_when_its_addresses_are_dead_and_it_fail
         assert outlook(kept)[0] is State.COMPLETED  # once might be the clock's fault
         await shop.worker.fetch(kept)
     assert outlook(kept)[0] is State.UNDELIVERED
-    assert kept.entry.error is not None
-    assert "410" in kept.entry.error
+    assert kept.record.error is not None
+    assert "410" in kept.record.error
 
 
 async def test_the_week_of_an_image_begins_when_it_was_done_and_not_when_it_was_asked_for(shop: Shop) -> None:
     kept = await shop.submitted()
     shop.wall += 3 * DAY
     done = b'{"id": "%s", "status": "completed", "images": [{"url": "%s/results/1.png"}]}'
-    told = Reply(200, done % ((kept.entry.task_id or "").encode(), shop.front.base_url.encode()))
+    told = Reply(200, done % ((kept.record.task_id or "").encode(), shop.front.base_url.encode()))
     shop.front.rule = always(FETCH, *[Reply(410)] * 4 * MAX_FETCHES, then=constantly(POLL, told))
     await shop.worker.ask(kept)
     shop.wall += 6 * DAY
@@ -601,7 +609,7 @@ async def test_no_trouble_of_the_network_gives_an_image_up(shop: Shop) -> None:
     shop.front.rule = cut
     for _ in range(2 * MAX_FETCHES):
         await shop.worker.fetch(kept)
-    assert (outlook(kept), kept.entry.error) == ((State.COMPLETED, TransportError), None)
+    assert (outlook(kept), kept.record.error) == ((State.COMPLETED, TransportError), None)
 
 
 async def test_an_image_whose_delivery_could_not_be_written_down_is_delivered_later(shop: Shop) -> None:
@@ -619,19 +627,19 @@ async def test_an_image_whose_delivery_could_not_be_written_down_is_delivered_la
 
 
 async def test_a_setting_that_can_not_be_used_ends_a_new_intent_at_once_and_an_unheard_one_is_kept_and_told(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ALL_PROXY", "nonsense://")
-    for name in ("HTTPS_PROXY", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    shop.gateway._api = HttpRunApi("https://api.runapi.invalid", "key", version="0", policy=ONCE)
-    new, unheard = await shop.intent("new"), await shop.intent("unheard")
-    unheard.lost = True
-    for kept in (new, unheard):
-        await shop.worker.send(kept)
+    async with opened(tmp_path, base_url="https://api.runapi.invalid") as shop:
+        monkeypatch.setenv("ALL_PROXY", "nonsense://")
+        for name in ("HTTPS_PROXY", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        new, unheard = await shop.intent("new"), await shop.intent("unheard")
+        unheard.lost = True
+        for kept in (new, unheard):
+            await shop.worker.send(kept)
     assert (outlook(new), new.lost) == ((State.REJECTED, SettingsError), False)
     assert (outlook(unheard), unheard.lost) == ((State.INTENT, SettingsError), True)
-    assert TaskReport(unheard.entry, unheard.trouble).settled  # nobody waits for it: it does not go by itself
+    assert TaskReport(unheard.record, unheard.trouble).settled  # nobody waits for it: it does not go by itself
 
 
 async def test_a_sandbox_that_can_not_start_ends_a_new_intent_at_once(tmp_path: Path) -> None:
@@ -646,21 +654,21 @@ async def test_a_sandbox_that_can_not_start_ends_a_new_intent_at_once(tmp_path: 
 
 async def test_an_answer_that_names_no_image_any_more_does_not_take_the_address_that_was_known(shop: Shop) -> None:
     kept = await shop.completed()
-    known = kept.entry.image_urls
-    done = b'{"id": "%s", "status": "completed"}' % (kept.entry.task_id or "").encode()
+    known = kept.record.image_urls
+    done = b'{"id": "%s", "status": "completed"}' % (kept.record.task_id or "").encode()
     shop.front.rule = always(FETCH, Reply(503), Reply(503), then=constantly(POLL, Reply(200, done)))
     await shop.worker.fetch(kept)
-    assert (outlook(kept), kept.entry.image_urls) == ((State.COMPLETED, DeliveryError), known)
+    assert (outlook(kept), kept.record.image_urls) == ((State.COMPLETED, DeliveryError), known)
     await shop.worker.fetch(kept)
     assert outlook(kept) == (State.DELIVERED, None)
 
 
 async def test_a_failure_without_a_word_is_told_with_that(shop: Shop) -> None:
     kept = await shop.submitted()
-    failed = b'{"id": "%s", "status": "failed"}' % (kept.entry.task_id or "").encode()
+    failed = b'{"id": "%s", "status": "failed"}' % (kept.record.task_id or "").encode()
     shop.front.rule = constantly(POLL, Reply(200, failed))
     await shop.worker.ask(kept)
-    assert (kept.entry.state, kept.entry.error) == (State.FAILED, "RunAPI gave no reason.")
+    assert (kept.record.state, kept.record.error) == (State.FAILED, "RunAPI gave no reason.")
 
 
 async def test_each_image_of_a_task_gets_a_file_of_its_own_in_the_workspace(shop: Shop, tmp_path: Path) -> None:
@@ -668,13 +676,13 @@ async def test_each_image_of_a_task_gets_a_file_of_its_own_in_the_workspace(shop
     work.mkdir()
     request, save = catalog.request(prompt=STUCK), Save("hero.png", overwrite=True)
     written = Intent(key="k", request=request, quoted_usd=None, workspace=str(work), save=save)
-    intended = await shop.journal.intend([written], at=shop.wall, caps=Caps(), join=False, in_flight=1)
-    kept = LeasedTask(intended.entries[0])
+    intended = await shop.journal.tasks.intend([written], at=shop.wall, caps=Caps(), join=False, in_flight=1)
+    kept = LeasedTask(intended.records[0])
     await shop.worker.send(kept)
     two = b'{"id": "%s", "status": "completed", "images": [{"url": "%s/results/1"}, {"url": "%s/results/2"}]}'
     place = shop.front.base_url.encode()
-    shop.front.rule = constantly(POLL, Reply(200, two % ((kept.entry.task_id or "").encode(), place, place)))
+    shop.front.rule = constantly(POLL, Reply(200, two % ((kept.record.task_id or "").encode(), place, place)))
     await shop.worker.ask(kept)
     await shop.worker.fetch(kept)
     assert outlook(kept) == (State.DELIVERED, None)
-    assert [image.saved for image in kept.entry.images] == [str(work / "hero.png"), str(work / "hero-2.png")]
+    assert [image.saved for image in kept.record.images] == [str(work / "hero.png"), str(work / "hero-2.png")]

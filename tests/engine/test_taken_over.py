@@ -13,13 +13,15 @@ import pytest
 
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import NameOwner, Save
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.steps import UNANSWERED, LeasedTask, TaskSteps
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import LeaseLostError, TaskChange, TaskRecord
-from flux2_mcp.journal.sqlite.shared import LEASE_SECONDS
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.runapi import retry
 from tests.engine.test_steps import DAY, INSTANT, Shop, opened
 from tests.support import journals
+from tests.support.faults import around
 from tests.support.journals import AT, intent, new
 from tests.support.services import (
     BUSY,
@@ -47,23 +49,15 @@ TWICE = retry.Policy(attempts=2, base=0.5, cap=5.0, total=20.0)
 async def heir(shop: Shop) -> AsyncIterator[tuple[TaskSteps, LeasedTask]]:
     """Another process on the same home, for which the lease of the one task has lapsed; it has taken that over."""
     journal = SqliteJournal(shop.home, "account", "heir", monotonic=lambda: time.monotonic() + LEASE_SECONDS + 1)
-    worker = TaskSteps(
-        journal,
-        shop.gateway,
-        shop.home / "images",
-        in_flight=100,
-        monotonic=lambda: shop.mono,
-        now=lambda: shop.wall,
-    )
-    (entry,) = await journal.claim()
+    (entry,) = await journal.leases.claim()
     try:
-        yield worker, LeasedTask(entry, lost=entry.started)
+        yield shop.steps(journal=journal), LeasedTask(entry, lost=entry.started)
     finally:
         await journal.close()
 
 
 async def recorded(shop: Shop) -> TaskRecord:
-    (entry,) = await shop.journal.find(["key-1"])
+    (entry,) = await shop.journal.tasks.find(["key-1"])
     return entry
 
 
@@ -72,11 +66,12 @@ class Held:
 
     def __init__(self, kind: str, reply: Reply, then: Rule = through) -> None:
         self.arrived, self.go_on = anyio.Event(), anyio.Event()
-        self._kind, self._reply, self._then = kind, reply, then
+        self.then = then
+        self._kind, self._reply = kind, reply
 
     async def __call__(self, seen: Seen) -> Reply | None:
         if not seen.is_(self._kind) or self.arrived.is_set():
-            return await self._then(seen)
+            return await self.then(seen)
         self.arrived.set()
         await self.go_on.wait()
         return self._reply
@@ -100,7 +95,7 @@ async def test_a_late_402_does_not_reject_what_the_heirs_create_has_made(tmp_pat
             await answer.wait()
             return reply
 
-        late._then = answered_later
+        late.then = answered_later
         kept, shop.front.rule = await shop.intent(), late
         group.start_soon(wakes_late, shop, "send", kept)
         await late.arrived.wait()
@@ -147,7 +142,7 @@ async def test_a_late_image_is_placed_nowhere_and_what_the_user_edited_since_sta
         await late.arrived.wait()
         async with heir(shop) as (worker, theirs):
             await worker.fetch(theirs)
-        (image,) = theirs.entry.images
+        (image,) = theirs.record.images
         assert image.saved == str(project / target.target)
         Path(image.saved).write_bytes(b"edited by the user")
         Path(image.path).unlink()  # and pruned from the home
@@ -160,21 +155,16 @@ async def test_a_late_image_is_placed_nowhere_and_what_the_user_edited_since_sta
 async def test_a_task_that_is_overtaken_before_its_image_gets_its_name_leaves_nothing_in_the_workspace(
     tmp_path: Path,
 ) -> None:
-    class Overtaken(SqliteJournal):
-        async def take(self, entry: TaskRecord, path: str) -> NameOwner:
-            async with heir(shop):
-                return await super().take(entry, path)
+    async def overtaken(record: TaskRecord, path: str) -> NameOwner:
+        async with heir(shop):
+            return await shop.journal.tasks.claim_name(record, path)
 
     async with opened(tmp_path) as shop:
         kept = await shop.intent(prompt=INSTANT, workspace=str(tmp_path), save=Save("project/hero.png"))
         await shop.worker.send(kept)
-        journal = Overtaken(shop.home, "account", "owner")
-        worker = TaskSteps(
-            journal, shop.gateway, shop.home / "images", in_flight=1, monotonic=time.monotonic, now=lambda: shop.wall
-        )
+        late = around(shop.journal, tasks=around(shop.journal.tasks, claim_name=overtaken))
         with pytest.raises(LeaseLostError):
-            await worker.fetch(kept)
-        await journal.close()
+            await shop.steps(journal=late).fetch(kept)
         assert list((tmp_path / "project").iterdir()) == []
         assert (await recorded(shop)).state is State.COMPLETED
 
@@ -184,45 +174,51 @@ async def test_a_lease_that_came_back_is_another_one(tmp_path: Path) -> None:
     async with journals.opened(tmp_path) as home:
         one, two = home.journal("one"), home.journal("two")
         (before,) = await new(one, intent())
-        await one.release()
-        (theirs,) = await two.claim()
-        await two.release()
-        (after,) = await one.claim()
+        await one.leases.release()
+        (theirs,) = await two.leases.claim()
+        await two.leases.release()
+        (after,) = await one.leases.claim()
         assert (before.fence, theirs.fence, after.fence) == (0, 1, 2)
-        assert await one.claim() == (after,)  # what is only renewed keeps its number
+        assert await one.leases.claim() == (after,)  # what is only renewed keeps its number
         for stale, journal in ((before, one), (theirs, two), (after, two)):
             for write in (
-                journal.apply(stale, Event.REFUSED, TaskChange(at=AT)),
-                journal.start(stale, at=AT, in_flight=9),
-                journal.hold(stale),
-                journal.take(stale, "/project/hero.png"),
+                journal.tasks.apply(stale, Event.REFUSED, TaskChange(at=AT)),
+                journal.tasks.start(stale, at=AT, in_flight=9),
+                journal.leases.hold(stale),
+                journal.tasks.claim_name(stale, "/project/hero.png"),
             ):
                 with pytest.raises(LeaseLostError):
                     await write
-        assert await one.find(["k"]) == (after,)
-        assert await one.take(after, "/project/hero.png") is NameOwner.FREE
-        assert (await one.apply(after, Event.REFUSED, TaskChange(at=AT))).state is State.REJECTED
+        assert await one.tasks.find(["k"]) == (after,)
+        assert await one.tasks.claim_name(after, "/project/hero.png") is NameOwner.FREE
+        assert (await one.tasks.apply(after, Event.REFUSED, TaskChange(at=AT))).state is State.REJECTED
 
 
-async def test_who_waits_in_the_process_that_was_overtaken_is_told_what_the_heir_did(tmp_path: Path) -> None:
+async def test_who_waits_in_the_process_that_was_overtaken_is_told_what_the_heir_did(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "flux2_mcp.tasks")
     async with fronted(tmp_path) as front, service_opened(front.settings(tmp_path)) as service:
         late = front.rule = Held(CREATE, NO_MONEY)
         async with anyio.create_task_group() as group:
 
             async def call() -> None:
                 (told,) = (await made(service, wait=30)).tasks
-                assert (told.entry.state, told.entry.error) == (State.FAILED, "by the heir")
+                assert (told.record.state, told.record.error) == (State.FAILED, "by the heir")
 
             group.start_soon(call)
             await late.arrived.wait()
             other = SqliteJournal(
-                service.settings.home, service._account, "heir", monotonic=lambda: time.monotonic() + LEASE_SECONDS + 1
+                service.settings.home,
+                account_name(service.settings),
+                "heir",
+                monotonic=lambda: time.monotonic() + LEASE_SECONDS + 1,
             )
-            (entry,) = await other.claim()
-            entry = await other.apply(entry, Event.ACCEPTED, TaskChange(at=AT, task_id="made"))
+            (entry,) = await other.leases.claim()
+            entry = await other.tasks.apply(entry, Event.ACCEPTED, TaskChange(at=AT, task_id="made"))
             late.go_on.set()
-            await until(lambda: service._keeper.kept(entry.key) is None)
-            await other.apply(entry, Event.FAILED, TaskChange(at=AT, error="by the heir"))
+            await until(lambda: "let go" in caplog.text)
+            await other.tasks.apply(entry, Event.FAILED, TaskChange(at=AT, error="by the heir"))
             await other.close()
 
 
@@ -236,7 +232,7 @@ async def test_a_retry_after_a_day_of_sleep_is_never_sent(tmp_path: Path) -> Non
     async with opened(tmp_path, policy=TWICE, sleep=sleep) as shop:
         kept, shop.front.rule = await shop.intent(), always(CREATE, BUSY)
         await shop.worker.send(kept)
-        assert (kept.entry.state, kept.entry.error) == (State.UNKNOWN, UNANSWERED)
+        assert (kept.record.state, kept.record.error) == (State.UNKNOWN, UNANSWERED)
         assert shop.front.count(CREATE) == 1
         assert shop.front.tasks() == []
 
@@ -248,5 +244,5 @@ async def test_a_create_that_waited_a_day_for_its_turn_is_never_sent(tmp_path: P
     async with opened(tmp_path, gate=gate) as shop:
         kept = await shop.intent()
         await shop.worker.send(kept)
-        assert (kept.entry.state, kept.entry.error) == (State.UNKNOWN, UNANSWERED)
+        assert (kept.record.state, kept.record.error) == (State.UNKNOWN, UNANSWERED)
         assert shop.front.count(CREATE) == 0

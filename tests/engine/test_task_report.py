@@ -28,7 +28,7 @@ async def open_task(tmp_path: Path) -> TaskReport:
 
 
 def state(task: TaskReport, state: State, trouble: Flux2Error | None = None) -> TaskReport:
-    return replace(task, entry=replace(task.entry, state=state), trouble=trouble)
+    return replace(task, record=replace(task.record, state=state), trouble=trouble)
 
 
 async def test_what_does_not_pass_by_itself_ends_the_wait_and_what_passes_does_not(open_task: TaskReport) -> None:
@@ -42,7 +42,7 @@ async def test_an_image_that_was_made_is_waited_for_until_it_is_written_down_tha
     open_task: TaskReport,
 ) -> None:
     assert [state(open_task, State.COMPLETED, trouble).settled for trouble in (None, BROKEN)] == [False, False]
-    spoilt = replace(open_task, entry=replace(open_task.entry, error="Its image can't be had."))
+    spoilt = replace(open_task, record=replace(open_task.record, error="Its image can't be had."))
     assert state(spoilt, State.COMPLETED, BROKEN).settled
     assert all(state(open_task, each).settled for each in State if not each.unfinished)
 

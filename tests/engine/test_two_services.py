@@ -1,4 +1,4 @@
-"""Two processes' worth on one home: each service with a journal, an owner and a keeper of its own."""
+"""Two processes' worth on one home: each service with a journal, an owner and a runner of its own."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import anyio
 import pytest
 
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.engine.runner import CLAIM_SECONDS
+from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import Service
-from flux2_mcp.engine.waiting import Outcome
+from flux2_mcp.engine.waiting import OnProgress, Outcome, Progress
+from tests.support.faults import sql
 from tests.support.services import (
     CREATE,
     FETCH,
     POLL,
+    Counted,
     Front,
     Reply,
     Seen,
     constantly,
     fronted,
+    journal_of,
     made,
     opened,
     opened_twice,
@@ -43,8 +46,10 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
         yield front
 
 
-def held(service: Service, outcome: Outcome) -> bool:
-    return all(service._keeper.kept(told.entry.key) is not None for told in outcome.tasks)
+async def held(service: Service, outcome: Outcome) -> bool:
+    """Whether this process looks after all of them."""
+    found = await journal_of(service).tasks.find([told.record.key for told in outcome.tasks])
+    return {record.owner for record in found} == {service.session}
 
 
 async def test_the_same_call_in_two_processes_is_one_task_and_both_get_it(front: Front, tmp_path: Path) -> None:
@@ -71,17 +76,22 @@ async def test_the_process_that_does_not_poll_has_the_answer_too(front: Front, t
 
     front.rule = rule
     async with opened_twice(front.settings(tmp_path)) as (one, two):
+        waits = anyio.Event()
 
-        async def call(service: Service) -> None:
-            ended.extend(states(await made(service, "a fox [sandbox:slow]")))
+        async def call(service: Service, on_progress: OnProgress | None = None) -> None:
+            outcome = await made(service, "a fox [sandbox:slow]", on_progress=on_progress)
+            ended.extend(states(outcome))
+            assert await held(one, outcome)
+
+        async def second_waits(_: Progress) -> None:
+            waits.set()
 
         async with anyio.create_task_group() as group:
             group.start_soon(call, one)
             await until(lambda: front.count(POLL) > 0)
-            group.start_soon(call, two)
-            await until(lambda: bool(two._keeper._watching))
+            group.start_soon(call, two, second_waits)
+            await waits.wait()
             go_on.set()
-        assert two._keeper._kept == {}
     assert ended == [State.DELIVERED] * 2
     assert len(front.tasks()) == 1
 
@@ -89,11 +99,11 @@ async def test_the_process_that_does_not_poll_has_the_answer_too(front: Front, t
 async def test_a_task_is_kept_by_one_process_only(front: Front, tmp_path: Path) -> None:
     async with opened_twice(front.settings(tmp_path)) as (one, two):
         outcome = await made(one, STUCK, wait=0)
-        keys = [told.entry.key for told in outcome.tasks]
-        checked = await two.check([str(outcome.tasks[0].entry.task_id)], wait_seconds=CLAIM_SECONDS + 0.5)
-        assert held(one, outcome)
-        assert not held(two, outcome)
-        assert [told.entry.key for told in checked.tasks] == keys
+        keys = [told.record.key for told in outcome.tasks]
+        checked = await two.check([str(outcome.tasks[0].record.task_id)], wait_seconds=Timing().claim_seconds + 0.5)
+        assert await held(one, outcome)
+        assert not await held(two, outcome)
+        assert [told.record.key for told in checked.tasks] == keys
 
 
 async def test_a_process_that_ends_well_hands_its_tasks_over_at_once(front: Front, tmp_path: Path) -> None:
@@ -112,34 +122,46 @@ async def test_who_waits_for_a_task_of_a_process_that_ends_gets_it_all_the_same(
         async with opened(front.settings(tmp_path)) as first:
             made_first = await made(first, "a red fox", wait=0)
 
+            waits = anyio.Event()
+
+            async def note(_: Progress) -> None:
+                waits.set()
+
             async def wait() -> None:
-                outcomes.append(await heir.check([str(made_first.tasks[0].entry.task_id)], wait_seconds=30))
+                ident = str(made_first.tasks[0].record.task_id)
+                outcomes.append(await heir.check([ident], wait_seconds=30, on_progress=note))
 
             group.start_soon(wait)
-            await until(lambda: bool(heir._keeper._watching))
+            await waits.wait()
         front.rule = through
-    assert outcomes[0].tasks[0].entry.state is State.DELIVERED
+    assert outcomes[0].tasks[0].record.state is State.DELIVERED
     assert front.count(CREATE) == 1
 
 
-async def test_a_task_that_was_taken_over_while_its_process_stood_still_is_let_go(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.runner.CLAIM_SECONDS", 0.05)
-    async with opened_twice(front.settings(tmp_path)) as (one, two):
+async def test_a_task_that_was_taken_over_while_its_process_stood_still_is_let_go(front: Front, tmp_path: Path) -> None:
+    settings, often, by_one, by_two = front.settings(tmp_path), Timing(claim_seconds=0.05), Counted(), Counted()
+    async with (
+        opened(settings, connect=by_one.connect, timing=often) as one,
+        opened(settings, connect=by_two.connect, timing=often) as two,
+    ):
         outcome = await made(one, STUCK, wait=0)
-        key = outcome.tasks[0].entry.key
 
-        def processing() -> bool:  # from then on its polls bring no news, and nothing that is written tells of the heir
-            kept = one._keeper.kept(key)
-            return kept is not None and kept.entry.state is State.PROCESSING
+        async def processing() -> (
+            bool
+        ):  # from then on its polls bring no news, and nothing that is written tells of the heir
+            (known,) = await journal_of(one).tasks.find([outcome.tasks[0].record.key])
+            return known.state is State.PROCESSING
 
         await until(processing)
-        database = one._journal._opened
-        assert database is not None
-        database.execute("UPDATE task SET lease_until = ?, owner = ?", (time.monotonic() + 15, two.session))
-        await until(lambda: one._keeper.kept(key) is None)
-        await until(lambda: two._keeper.kept(key) is not None)
+        statement = "UPDATE task SET lease_until = ?, owner = ?"
+        sql(settings.home / "journal.sqlite3", statement, time.monotonic() + 15, two.session)
+
+        async def let_go() -> bool:
+            before, after = by_one.calls, by_two.calls
+            await until(lambda: by_two.calls >= after + 20)
+            return by_one.calls == before
+
+        await until(let_go)
     assert len(front.tasks()) == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ import anyio
 import pytest
 
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.engine import forecast
-from flux2_mcp.engine.backend import account
+from flux2_mcp.engine import planner
+from flux2_mcp.engine.backend import account_name
+from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import Service
-from flux2_mcp.engine.waiting import ANSWER_SECONDS, Progress
+from flux2_mcp.engine.waiting import Progress
 from flux2_mcp.errors import DeliveryError, JournalError
+from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.server.results import tasks as task_results
+from tests.support.faults import around, sql
 from tests.support.journals import intend, intent
 from tests.support.services import (
     CORRUPT,
@@ -27,6 +31,7 @@ from tests.support.services import (
     PATIENCE,
     POLL,
     Front,
+    Plans,
     Reply,
     Seen,
     constantly,
@@ -34,7 +39,6 @@ from tests.support.services import (
     made,
     opened,
     opened_twice,
-    plans,
     through,
     until,
 )
@@ -60,24 +64,19 @@ def failing(*_: object, **__: object) -> Any:  # noqa: ANN401  # stands for any 
     raise JournalError("The journal can't be used: database or disk is full.")
 
 
-async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(
-    front: Front, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(front: Front, service: Service) -> None:
     looks = 0
-    look = service._waiter._look
 
-    async def counted(told: Any) -> Any:  # noqa: ANN401  # as it is
+    async def counted(_: Progress) -> None:  # progress is told after each look
         nonlocal looks
-        looks += told[0].entry.request.prompt == STUCK
-        return await look(told)
+        looks += 1
 
-    monkeypatch.setattr(service._waiter, "_look", counted)
     async with anyio.create_task_group() as group:
-        group.start_soon(made, service, STUCK, 30.0)
+        group.start_soon(partial(made, service, STUCK, 30.0, on_progress=counted))
         await until(lambda: looks > 0 and front.count(POLL) > 1)  # it was sent, and runs
         before, began = looks, time.monotonic()
         for number in range(8):
-            assert (await made(service, f"a fox {number}")).tasks[0].entry.state is State.DELIVERED
+            assert (await made(service, f"a fox {number}")).tasks[0].record.state is State.DELIVERED
         passed = time.monotonic() - began
         group.cancel_scope.cancel()
     assert looks - before <= passed + 1  # what progress is told by, once a second
@@ -87,7 +86,7 @@ async def test_a_wait_ends_when_its_time_is_over_and_the_task_goes_on(front: Fro
     began = time.monotonic()
     outcome = await made(service, STUCK, wait=0.4)
     assert time.monotonic() - began >= 0.4
-    assert outcome.tasks[0].entry.state.unfinished
+    assert outcome.tasks[0].record.state.unfinished
     polls = front.count(POLL)
     await until(lambda: front.count(POLL) > polls)
 
@@ -120,29 +119,44 @@ async def test_progress_comes_about_once_a_second_even_without_news(service: Ser
 
 
 async def test_that_a_task_was_told_matters_less_than_telling_it(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    front: Front, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An image that is made and paid for must not come back as an error that says that nothing was."""
-    monkeypatch.setattr(service._journal, "told", failing)
-    outcome = await made(service)
-    assert outcome.tasks[0].entry.state is State.DELIVERED
-    assert "not noted that tasks were told" in caplog.text
+
+    def forgetful(usual: Journal) -> Journal:
+        return around(usual, tasks=around(usual.tasks, mark_reported=failing))
+
+    async with opened(front.settings(tmp_path), journal=forgetful) as service:
+        outcome = await made(service)
+    assert outcome.tasks[0].record.state is State.DELIVERED
+    assert "it could not be noted that tasks were reported" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["version", "find"])
 async def test_a_journal_that_fails_in_the_middle_of_a_wait_still_gives_the_id(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    front: Front, tmp_path: Path, method: str
 ) -> None:
-    async with opened_twice(front.settings(tmp_path)) as (one, two):
+    settings, fails = front.settings(tmp_path), False
+
+    def failing_later(usual: Journal) -> Journal:
+        part = usual.tasks if method == "find" else usual.leases
+
+        async def call(*given: object) -> Any:  # noqa: ANN401  # as the journal's
+            return failing() if fails else await getattr(part, method)(*given)
+
+        return around(usual, **{"tasks" if method == "find" else "leases": around(part, **{method: call})})
+
+    async with opened(settings) as one, opened(settings, journal=failing_later) as two:
         first = await made(one, STUCK, wait=0)
 
         async def fail(_: object) -> None:
-            monkeypatch.setattr(two._journal, method, failing)
+            nonlocal fails
+            fails = True
 
         with anyio.fail_after(PATIENCE):
             joined = await made(two, STUCK, wait=600, on_progress=fail)
         result = task_results.generation(joined)
-    assert result.tasks[0].task_id == first.tasks[0].entry.task_id
+    assert result.tasks[0].task_id == first.tasks[0].record.task_id
     assert "disk is full" in str(result.tasks[0].error)
     assert result.next_action is not None
 
@@ -150,14 +164,12 @@ async def test_a_journal_that_fails_in_the_middle_of_a_wait_still_gives_the_id(
 async def test_a_task_that_the_journal_has_lost_is_told_with_its_id(front: Front, tmp_path: Path) -> None:
     async with opened_twice(front.settings(tmp_path)) as (one, two):
         first = await made(one, STUCK, wait=0)
-        ident = str(first.tasks[0].entry.task_id)
+        ident = str(first.tasks[0].record.task_id)
 
         async def lose(_: object) -> None:
-            database = one._journal._opened
-            assert database is not None
-            database.execute("DELETE FROM task")
+            sql(one.settings.home / "journal.sqlite3", "DELETE FROM task")
 
-        checked = await two._check(await two._journal.find([ident]), 20, lose)
+        checked = await two.check([ident], wait_seconds=20, on_progress=lose)
     assert isinstance(checked.tasks[0].trouble, JournalError)
     assert task_results.generation(checked).tasks[0].task_id == ident
 
@@ -167,7 +179,7 @@ async def test_an_image_that_can_not_be_fetched_ends_the_wait_and_is_told(front:
     with anyio.fail_after(PATIENCE):
         outcome = await made(service, wait=600)
     assert isinstance(outcome.tasks[0].trouble, DeliveryError)
-    assert outcome.tasks[0].entry.state is State.COMPLETED
+    assert outcome.tasks[0].record.state is State.COMPLETED
 
 
 async def test_of_several_tasks_the_wait_lasts_for_the_slowest(front: Front, service: Service) -> None:
@@ -186,7 +198,7 @@ async def test_of_several_tasks_the_wait_lasts_for_the_slowest(front: Front, ser
 
         async def call() -> None:
             outcome = await made(service, count=3)
-            ended.extend(told.entry.state for told in outcome.tasks)
+            ended.extend(told.record.state for told in outcome.tasks)
 
         group.start_soon(call)
         await until(lambda: front.count(FETCH) == 3)
@@ -197,30 +209,34 @@ async def test_of_several_tasks_the_wait_lasts_for_the_slowest(front: Front, ser
 
 async def test_what_somebody_waits_for_is_asked_about_more_often(front: Front, tmp_path: Path) -> None:
     """Also where the task came into this process's care after the wait had begun."""
-    async with opened(front.settings(tmp_path)) as heir, anyio.create_task_group() as group:
-        async with opened(front.settings(tmp_path)) as first:
-            outcome = await made(first, STUCK, wait=0)
-            key = outcome.tasks[0].entry.key
-            group.start_soon(heir._check, [outcome.tasks[0].entry], 30.0, None)
-            await until(lambda: key in heir._keeper._watching)
-        await until(lambda: heir._keeper.kept(key) is not None)
-        assert heir._keeper._open(key, time.monotonic()).watched
-        group.cancel_scope.cancel()
-    assert not heir._keeper._watching
+    plans, waits = Plans(), anyio.Event()
+
+    async def note(_: Progress) -> None:
+        waits.set()
+
+    async with opened(front.settings(tmp_path), plan=plans) as heir:
+        async with anyio.create_task_group() as group:
+            async with opened(front.settings(tmp_path)) as first:
+                key = (await made(first, STUCK, wait=0)).tasks[0].record.key
+                group.start_soon(partial(heir.check, [key], wait_seconds=30.0, on_progress=note))
+                await waits.wait()
+            await until(lambda: len(plans.tasks) > 0)
+            assert all(task.watched for tasks in plans.tasks for task in tasks)
+            group.cancel_scope.cancel()
+        await until(lambda: not plans.tasks[-1][0].watched)  # who waits no more is forgotten
 
 
-async def test_who_begins_to_wait_just_after_a_plan_was_made_is_in_the_next(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with Service.opened(front.settings(tmp_path)) as service, anyio.create_task_group() as group:
-        entry = (await made(service, STUCK, wait=0)).tasks[0].entry
-        await anyio.sleep(2 * forecast.MIN_GAP_SECONDS)
-        planned = plans(monkeypatch)
-        service._keeper._wake.set()
-        await until(lambda: len(planned) > 0)
-        assert not planned[-1][0].watched
-        group.start_soon(service._check, [entry], 30.0, None)
-        await until(lambda: planned[-1][0].watched)
+async def test_who_begins_to_wait_just_after_a_plan_was_made_is_in_the_next(front: Front, tmp_path: Path) -> None:
+    plans = Plans()
+    async with opened(front.settings(tmp_path), speed=1.0, plan=plans) as service, anyio.create_task_group() as group:
+        key = (await made(service, STUCK, wait=0)).tasks[0].record.key
+        await anyio.sleep(2 * planner.MIN_GAP_SECONDS)
+        plans.clear()
+        await service.check([key], wait_seconds=0)  # wakes the runner, and has gone when that plans
+        await until(lambda: len(plans.tasks) > 0)
+        assert not plans.tasks[-1][0].watched
+        group.start_soon(partial(service.check, [key], wait_seconds=30.0))
+        await until(lambda: plans.tasks[-1][0].watched)
         group.cancel_scope.cancel()
 
 
@@ -229,9 +245,9 @@ async def test_who_waits_for_nothing_is_not_kept_waiting_for_an_answer_that_is_l
 ) -> None:
     """Another process has it, and RunAPI never answered: whoever asks again is told at once, each time."""
     settings = front.settings(tmp_path)
-    journal = SqliteJournal(settings.home, account(settings), "another-machine/1/another")
+    journal = SqliteJournal(settings.home, account_name(settings), "another-machine/1/another")
     try:
-        for key, seconds in (("old", 2 * ANSWER_SECONDS), ("new", 0)):
+        for key, seconds in (("old", 2 * Timing().answer_seconds), ("new", 0)):
             await intend(journal, intent(key), at=datetime.now(UTC) - timedelta(seconds=seconds))
         async with opened(settings) as service:
 

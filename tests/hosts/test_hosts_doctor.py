@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.cli import doctor_hosts, main
+from flux2_mcp.cli import main
 from tests.support.doctor_runs import WRONG_KEY, Doctor, doctors
 
 
@@ -146,26 +146,22 @@ def test_a_key_in_clear_in_a_projects_file_fails_and_the_command_takes_it_out(do
     assert doctor("cursor").failing == []
 
 
-def test_a_start_that_is_late_is_said_with_what_makes_it_faster(
-    doctor: Doctor, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry_of(home)
-    monkeypatch.setattr(doctor_hosts, "LATE_START_SECONDS", 0.0)
-    status, detail, mend = doctor("cursor")("cursor")
+def test_a_start_that_is_late_is_said_with_what_makes_it_faster(doctor: Doctor, home: Path) -> None:
+    program = json.loads(entry_of(home).read_text())["mcpServers"]["flux-2"]["command"]
+    status, detail, mend = doctor.looked_at("cursor", program, late_seconds=0.0)
     assert (status, detail.endswith("; late for a first turn")) == ("note", True)
     assert mend is not None
     assert shlex.split(mend)[:4] == [sys.executable, "-m", "compileall", "-q"]
     assert (Path(shlex.split(mend)[4]) / "settings.py").is_file()
 
 
-def test_a_server_that_never_answers_is_given_up(doctor: Doctor, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_given_up(doctor: Doctor, home: Path) -> None:
     silent = home / "flux2-mcp"
     silent.write_text(f"#!{sys.executable}\nimport sys\nsys.stdin.read()\n")
     silent.chmod(0o755)
-    monkeypatch.setattr(doctor_hosts, "MAX_START_SECONDS", 0.5)
-    monkeypatch.setattr("flux2_mcp.hosts.command.words", lambda *_: [str(silent)])
     path = entry_of(home, command=str(silent))
-    assert doctor("cursor")("cursor") == ("fail", f"flux-2 in {path}: no answer in 0 s", str(silent))
+    found = doctor.looked_at("cursor", str(silent), max_seconds=0.5)
+    assert found == ("fail", f"flux-2 in {path}: no answer in 0 s", str(silent))
 
 
 @pytest.mark.parametrize(
@@ -178,24 +174,23 @@ def test_a_server_that_never_answers_is_given_up(doctor: Doctor, home: Path, mon
         ("import os; raise SystemExit(os.environ.get('RUNAPI_API_KEY', 'no key'))", "no key"),
     ],
 )
-def test_a_server_that_ends_or_babbles_fails_in_one_line(
-    doctor: Doctor, home: Path, monkeypatch: pytest.MonkeyPatch, program: str, words: str
-) -> None:
+def test_a_server_that_ends_or_babbles_fails_in_one_line(doctor: Doctor, home: Path, program: str, words: str) -> None:
     broken = home / "flux2-mcp"
     broken.write_text(f"#!{sys.executable}\n{program}\n")
     broken.chmod(0o755)
-    monkeypatch.setattr("flux2_mcp.hosts.command.words", lambda *_: [str(broken)])
     path = entry_of(home, command=str(broken))
     # What a shell would have set is not there: a host that was not started from one hands on no more than this.
-    seen = doctor("cursor", PATH="/a/shells/own", RUNAPI_API_KEY=WRONG_KEY, RUNAPI_BASE_URL="http://127.0.0.1:9")
-    assert seen("cursor")[1] == f"flux-2 in {path}: it does not start: {words}"
+    env = {"PATH": "/a/shells/own", "RUNAPI_API_KEY": WRONG_KEY, "RUNAPI_BASE_URL": "http://127.0.0.1:9"}
+    assert doctor.looked_at("cursor", str(broken), env)[:2] == (
+        "fail",
+        f"flux-2 in {path}: it does not start: {words}",
+    )
 
 
-def test_a_program_that_can_not_be_started_fails(doctor: Doctor, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_can_not_be_started_fails(doctor: Doctor, home: Path) -> None:
     gone = str(home / "flux2-mcp")
-    monkeypatch.setattr("flux2_mcp.hosts.command.words", lambda *_: [gone])
     path = entry_of(home, command=gone)
-    assert doctor("cursor")("cursor")[1] == f"flux-2 in {path}: it does not start: {os.strerror(2)}"
+    assert doctor.looked_at("cursor", gone)[:2] == ("fail", f"flux-2 in {path}: it does not start: {os.strerror(2)}")
 
 
 def test_a_copy_that_will_not_last_fails_with_how_to_install_it(

@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 
 from flux2_mcp.cli import installation, main
-from flux2_mcp.errors import HostFileError
-from flux2_mcp.hosts import command
 from flux2_mcp.hosts import plan as host_plan
 from flux2_mcp.hosts.table import TABLE
 
@@ -261,11 +259,7 @@ def test_a_copy_that_will_not_last_is_not_installed_but_can_be_taken_out(
     run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("install", "cursor")
-
-    def passing(*_: object) -> list[str]:
-        raise HostFileError("this copy runs from uv's cache, and would be gone one day")
-
-    monkeypatch.setattr(command, "words", passing)
+    monkeypatch.setattr(sys, "executable", "/home/ada/.cache/uv/archive-v0/x/bin/python")
     code, _, err = run("install", "codex")
     assert (code, "uv's cache" in err) == (4, True)
     assert run("install", "cursor", "--uninstall")[0] == 0

@@ -206,7 +206,7 @@ def test_every_client_that_wants_its_own_results_is_a_host_by_the_same_name() ->
 
 def test_the_variables_that_are_let_through_are_all_that_the_server_reads() -> None:
     documented = re.findall(r"^\| `((?:FLUX2|RUNAPI)_[A-Z_0-9]+)` \|", README.read_text("utf-8"), re.MULTILINE)
-    assert set(VARIABLES) == {*documented, "RUNAPI_KEY"}
+    assert list(VARIABLES) == documented
 
 
 def test_names_that_people_use_lead_to_one_row_each() -> None:
@@ -243,13 +243,12 @@ def test_without_the_program_the_interpreter_starts_the_module_and_nothing_of_th
         "/home/ada/.cache/uv/environments-v2/flux-1/bin/python",
     ],
 )
-def test_a_copy_that_uv_throws_away_is_not_pointed_at(passing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_uv_throws_away_is_not_pointed_at(passing: str) -> None:
     with pytest.raises(HostFileError, match="uv's cache"):
-        command.words([], passing, "/usr/bin/uvx")
-    monkeypatch.setattr(command, "PUBLISHED", True)
-    assert command.words([], passing, "/usr/bin/uvx") == ["/usr/bin/uvx", "flux2-mcp"]
+        command.words([], passing, "/usr/bin/uvx", published=False)
+    assert command.words([], passing, "/usr/bin/uvx", published=True) == ["/usr/bin/uvx", "flux2-mcp"]
     with pytest.raises(HostFileError, match="uv's cache"):
-        command.words([], passing, None)
+        command.words([], passing, None, published=True)
 
 
 # --- what an entry hands on -------------------------------------------------------------------------------------------

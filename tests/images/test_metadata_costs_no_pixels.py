@@ -19,7 +19,7 @@ from flux2_mcp.images.decode import check
 from flux2_mcp.images.preview import scaled
 from flux2_mcp.images.upright import upright
 from flux2_mcp.images.workspace import place
-from flux2_mcp.sandbox.drawing.collage import SourceImageError, read_sources
+from flux2_mcp.sandbox.drawing.draw import SourceImageError, read_sources
 from tests.support.picture_files import (
     BLUE,
     END,

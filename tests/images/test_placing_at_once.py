@@ -116,7 +116,7 @@ async def test_of_many_calls_in_two_processes_each_result_names_the_file_with_it
 
         for number in range(AT_ONCE):
             group.start_soon(call, number)
-    images = [image for one in told for image in one.entry.images]
+    images = [image for one in told for image in one.record.images]
     assert len(images) == AT_ONCE
     for image in images:
         assert hashlib.sha256(Path(image.saved or "").read_bytes()).hexdigest() == image.sha256
@@ -150,11 +150,16 @@ async def test_a_name_belongs_to_the_first_of_the_tasks_that_were_under_way_toge
         (first,) = await new(one, intent("first"))
         (second,) = await new(two, intent("second"))
         hero = "/project/hero.png"
-        assert [await two.take(second, hero), await one.take(first, hero)] == [NameOwner.FREE, NameOwner.TAKEN]
-        assert await two.take(second, hero) is NameOwner.OURS  # again, after a crash
-        assert await one.take(first, "/project/hero-2.png") is NameOwner.FREE
+        assert [await two.tasks.claim_name(second, hero), await one.tasks.claim_name(first, hero)] == [
+            NameOwner.FREE,
+            NameOwner.TAKEN,
+        ]
+        assert await two.tasks.claim_name(second, hero) is NameOwner.OURS  # again, after a crash
+        assert await one.tasks.claim_name(first, "/project/hero-2.png") is NameOwner.FREE
         (later,) = await new(one, intent("later"))
-        assert await one.take(later, hero) is NameOwner.FREE  # what was placed before it was asked for may be replaced
+        assert (
+            await one.tasks.claim_name(later, hero) is NameOwner.FREE
+        )  # what was placed before it was asked for may be replaced
 
 
 def test_with_overwrite_what_another_task_placed_meanwhile_stays_and_is_not_linked_over(
@@ -179,7 +184,13 @@ async def test_with_overwrite_a_file_that_had_the_same_bytes_before_is_not_writt
         (a,), (b,) = await new(first, intent("first")), await new(second, intent("second"))
 
         def put(journal: SqliteJournal, entry: TaskRecord, image: StoredImage) -> StoredImage:
-            return place(root, save, image, 0, take=lambda path: anyio.from_thread.run(journal.take, entry, str(path)))
+            return place(
+                root,
+                save,
+                image,
+                0,
+                take=lambda path: anyio.from_thread.run(journal.tasks.claim_name, entry, str(path)),
+            )
 
         placed = [
             await anyio.to_thread.run_sync(put, first, a, one),

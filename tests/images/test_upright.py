@@ -149,10 +149,10 @@ def test_what_is_no_whole_image_is_refused(data: bytes, words: str) -> None:
     assert caught.value.message.startswith(words)
 
 
-def test_a_picture_that_claims_to_be_giant_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.images.decode.MAX_PIXELS", 80 * 40 - 1)
+def test_a_picture_that_claims_to_be_giant_is_refused_before_it_is_decoded() -> None:
+    assert upright(corner(), max_pixels=80 * 40).width == 80
     with pytest.raises(UnreadableError, match="megapixels"):
-        upright(corner())
+        upright(corner(), max_pixels=80 * 40 - 1)
 
 
 @given(st.integers(0, 700), st.binary(max_size=40))

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flux2_mcp.domain.models import Save, StoredImage
-from flux2_mcp.domain.sources import UnreadableError
+from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
 from flux2_mcp.errors import InvalidRequestError
-from flux2_mcp.images import workspace
 from flux2_mcp.images.names import targets
 from flux2_mcp.images.workspace import check, place, read
 
@@ -329,9 +328,9 @@ def test_a_disk_without_hard_links_gets_the_file_all_the_same(
 # --- reading sources ---
 
 
-def unreadable(text: str, *folders: Path) -> str:
+def unreadable(text: str, *folders: Path, max_bytes: int = MAX_SOURCE_BYTES) -> str:
     with pytest.raises(UnreadableError) as caught:
-        read(text, folders)
+        read(text, folders, max_bytes=max_bytes)
     return caught.value.message
 
 
@@ -372,14 +371,14 @@ def test_what_stands_outside_is_not_read_and_not_told_of(root: Path, tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
-def test_what_is_no_plain_file_or_too_large_is_not_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_plain_file_or_too_large_is_not_read(root: Path) -> None:
     os.mkfifo(root / "pipe.png")
     (root / "folder").mkdir()
     (root / "large.png").write_bytes(bytes(101))
-    monkeypatch.setattr(workspace, "MAX_SOURCE_BYTES", 100)
     assert unreadable("pipe.png", root) == "is no plain file."
     assert unreadable("folder", root) in {"is no plain file.", "can't be read: Is a directory."}
-    assert unreadable("large.png", root) == "is larger than 0 MB."
+    assert unreadable("large.png", root, max_bytes=100) == "is larger than 0 MB."
+    assert read("large.png", [root], max_bytes=101) == bytes(101)
     assert unreadable("nothing.png", root) == "can't be read: No such file or directory."
     assert unreadable("x" * 300, root) == "can't be read: File name too long."
 

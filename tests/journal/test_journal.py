@@ -1,16 +1,13 @@
-"""The journal's tasks: intents, keys, joining, steps, budget. Leases and pace, and the file itself, have files of their own."""
+"""The contract's suite: tasks (intents, keys, joining, steps, budget). Leases and pace are in `test_journal_shared`."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,59 +19,17 @@ from flux2_mcp.domain.budget import CapRoom, Caps, SpentSums
 from flux2_mcp.domain.lifecycle import Event, IllegalTransitionError, State
 from flux2_mcp.domain.models import Action, ImageRequest, StoredImage
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
-from flux2_mcp.journal.records import SameIdError, TaskChange, TaskRecord, digest, dump, load
-from flux2_mcp.journal.sqlite.history import MAX_DURATIONS
-from flux2_mcp.journal.sqlite.store import SqliteJournal
-from tests.support.journals import ACCOUNT, AT, CAT, Clock, Home, apply, intend, intent, new, opened, start, steps
+from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.records import SameIdError, TaskChange, TaskRecord
+from tests.support.journals import ACCOUNT, AT, CAT, FULL, Home, apply, intend, intent, new, start, steps
 
 pytestmark = pytest.mark.anyio
 
 DOG = catalog.request(prompt="a dog")
-FULL = catalog.request(
-    prompt="ein Hund — «zwei»",
-    variant="flex",
-    source_image_urls=["https://example.com/a.png", "https://example.com/b.png"],
-    aspect_ratio="auto",
-    output_resolution="2k",
-    enable_safety_checker=False,
-    callback_url="https://example.com/hook",
-)
 IMAGE = StoredImage(
     path="/home/ada/a.png", mime_type="image/png", width=1024, height=768, size_bytes=9, sha256="0" * 64
 )
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-
-
-@pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[Home]:
-    async with opened(tmp_path / "home") as home:
-        yield home
-
-
-# --- requests as text ---
-
-
-@pytest.mark.parametrize(
-    "request_", [CAT, FULL, ImageRequest(action=Action.REMIX_IMAGE, variant="x", model="y", prompt="")]
-)
-def test_a_request_comes_back_from_its_text_as_it_was(request_: ImageRequest) -> None:
-    assert load(dump(request_)) == request_
-
-
-def test_equal_requests_have_one_digest_and_any_difference_another() -> None:
-    changes: list[dict[str, Any]] = [
-        {"prompt": "ein Hund"},
-        {"variant": "pro"},
-        {"model": "flux-2-pro-remix-image"},
-        {"source_image_urls": FULL.source_image_urls[::-1]},
-        {"aspect_ratio": None},
-        {"output_resolution": "1k"},
-        {"enable_safety_checker": None},
-        {"callback_url": None},
-    ]
-    found = {digest(replace(FULL, **change)) for change in changes}
-    assert len(found | {digest(FULL)}) == len(changes) + 1
-    assert digest(replace(FULL)) == digest(FULL)
 
 
 # --- intents ---
@@ -107,7 +62,7 @@ async def test_an_intent_is_written_whole_and_read_by_another_process_object_as_
         owner="a",
     )
     assert await new(home.journal("a"), asked) == (expected,)
-    assert await home.journal("b").find(["k1"]) == (expected,)
+    assert await home.journal("b").tasks.find(["k1"]) == (expected,)
     assert expected.kind == ("flux-2-flex-remix-image", "2k")
 
 
@@ -120,21 +75,21 @@ from decimal import Decimal
 from pathlib import Path
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps
+from flux2_mcp.journal import open_journal
 from flux2_mcp.journal.records import Intent
-from flux2_mcp.journal.sqlite.store import SqliteJournal
 
-home, account, owner, prefix, count, cap = sys.argv[1:]
+home, account, prefix, count, cap = sys.argv[1:]
 
 async def main():
-    journal = SqliteJournal(Path(home), account, owner)
+    journal = open_journal(Path(home), account)
     won = 0
     for number in range(int(count)):
         usd = Decimal("0.05")
         asked = Intent(key=f"{prefix}{number}", request=catalog.request(prompt="a cat"), quoted_usd=usd, reserved_usd=usd)
-        done = await journal.intend(
+        done = await journal.tasks.intend(
             [asked], at=datetime.now(UTC), caps=Caps(daily_usd=Decimal(cap)), join=False, in_flight=100
         )
-        won += len(done.entries)
+        won += len(done.records)
     print(json.dumps(won), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)  # nothing is closed, nothing is flushed
 
@@ -142,9 +97,9 @@ anyio.run(main)
 """
 
 
-def speaker(home: Home, owner: str, *, count: int, cap: str) -> subprocess.Popen[str]:
+def speaker(home: Home, name: str, *, count: int, cap: str) -> subprocess.Popen[str]:
     """Another process, which intends five cents as often as told and is then killed."""
-    command = [sys.executable, "-c", SPEAK, str(home.path), ACCOUNT, owner, f"{owner}-", str(count), cap]
+    command = [sys.executable, "-c", SPEAK, str(home.path), ACCOUNT, f"{name}-", str(count), cap]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -153,28 +108,10 @@ async def test_what_a_killed_process_intended_is_there_and_processes_racing_for_
 ) -> None:
     racers = [speaker(home, owner, count=15, cap="1.00") for owner in ("one", "two")]
     won = [int(json.loads(racer.communicate(timeout=60)[0])) for racer in racers]
-    entries = await home.journal().recent(limit=100)
-    assert sum(won) == len(entries) == 20
-    assert {entry.state for entry in entries} == {State.INTENT}
-    assert (await home.journal().spent(at=datetime.now(UTC), session=None)).daily_usd == Decimal("1.00")
-
-
-async def test_intents_wait_until_the_disk_has_them_and_leases_do_not(home: Home) -> None:
-    journal = home.journal()
-    await journal.version()
-    assert journal._opened is not None
-    said: list[str] = []
-    journal._opened._connection.set_trace_callback(said.append)
-    (entry,) = await new(journal, intent())
-    assert said[0] == "PRAGMA synchronous=FULL"
-    assert said[1] == "BEGIN IMMEDIATE"
-    assert "COMMIT" in said
-    said.clear()
-    await journal.pace(10)
-    assert said[0] == "PRAGMA synchronous=NORMAL"
-    said.clear()
-    await journal.apply(entry, Event.ACCEPTED, TaskChange(at=AT, task_id="t"))
-    assert said[0] == "PRAGMA synchronous=FULL"
+    records = await home.journal().tasks.recent(limit=100)
+    assert sum(won) == len(records) == 20
+    assert {record.state for record in records} == {State.INTENT}
+    assert (await home.journal().money.spent(at=datetime.now(UTC), session=None)).daily_usd == Decimal("1.00")
 
 
 async def test_of_a_calls_intents_all_are_written_or_none(home: Home) -> None:
@@ -182,20 +119,20 @@ async def test_of_a_calls_intents_all_are_written_or_none(home: Home) -> None:
     await new(journal, intent("taken", DOG))
     with pytest.raises(InvalidRequestError):
         await intend(journal, intent("k1"), intent("k2"), intent("taken"))
-    assert [entry.key for entry in await journal.recent(limit=9)] == ["taken"]
-    assert [entry.key for entry in await new(journal, intent("k1"), intent("k2"))] == ["k1", "k2"]
+    assert [record.key for record in await journal.tasks.recent(limit=9)] == ["taken"]
+    assert [record.key for record in await new(journal, intent("k1"), intent("k2"))] == ["k1", "k2"]
 
 
 # --- known keys ---
 
 
-async def test_a_known_key_gives_its_entry_as_it_stands_and_writes_nothing(home: Home) -> None:
+async def test_a_known_key_gives_its_record_as_it_stands_and_writes_nothing(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k", usd="0.05"))
-    entry = await steps(journal, "k", Event.ACCEPTED, Event.PROCESSING)
+    record = await steps(journal, "k", Event.ACCEPTED, Event.PROCESSING)
     again = intent("k", usd="0.07", workspace="/other", session="t", client="x")
-    assert await new(home.journal("b"), again, at=AT + DAY) == (entry,)
-    assert await journal.recent(limit=9) == (entry,)
+    assert await new(home.journal("b"), again, at=AT + DAY) == (record,)
+    assert await journal.tasks.recent(limit=9) == (record,)
 
 
 async def test_a_known_key_for_another_request_is_refused_before_anything_else(home: Home) -> None:
@@ -209,11 +146,11 @@ async def test_a_known_key_for_another_request_is_refused_before_anything_else(h
 
 async def test_a_known_key_costs_nothing_again_even_when_the_budget_is_spent(home: Home) -> None:
     journal, caps = home.journal(), Caps(daily_usd=Decimal("0.07"))
-    (entry,) = await new(journal, intent("k"), caps=caps)
-    assert await new(journal, intent("k"), caps=caps) == (entry,)
+    (record,) = await new(journal, intent("k"), caps=caps)
+    assert await new(journal, intent("k"), caps=caps) == (record,)
     over = CapRoom("FLUX2_DAILY_BUDGET_USD", Decimal("0.07"), Decimal("0.02"))
     assert (await intend(journal, intent("k"), intent("k2"), caps=caps)).over == over
-    assert await journal.recent(limit=9) == (entry,)
+    assert await journal.tasks.recent(limit=9) == (record,)
 
 
 async def test_accounts_do_not_see_each_others_tasks(home: Home) -> None:
@@ -222,9 +159,9 @@ async def test_accounts_do_not_see_each_others_tasks(home: Home) -> None:
     (other,) = await new(theirs, intent("k", DOG), join=True, caps=Caps(daily_usd=Decimal("0.05")))
     assert other.account == "sandbox"
     await steps(theirs, "k", Event.ACCEPTED)
-    assert [entry.request for entry in await ours.recent(limit=9)] == [CAT]
-    assert await ours.find(["task-k"]) == ()
-    assert [entry.request for entry in await theirs.claim()] == [DOG]
+    assert [record.request for record in await ours.tasks.recent(limit=9)] == [CAT]
+    assert await ours.tasks.find(["task-k"]) == ()
+    assert [record.request for record in await theirs.leases.claim()] == [DOG]
 
 
 # --- joining ---
@@ -251,7 +188,7 @@ async def test_an_identical_call_joins_a_task_that_nobody_has_been_told_of(home:
     if life:
         first = await steps(home.journal("a"), "first", *life)
     joined = await intend(home.journal("b"), intent("second", session="t"), join=True, caps=Caps(daily_usd=Decimal(0)))
-    assert (joined.joined, joined.entries, joined.over) == (True, (first,), None)
+    assert (joined.joined, joined.records, joined.over) == (True, (first,), None)
 
 
 @pytest.mark.parametrize("life", BAD_ENDS)
@@ -259,7 +196,7 @@ async def test_nobody_joins_a_task_that_ended_badly(home: Home, life: tuple[Even
     journal = home.journal()
     await new(journal, intent("first"))
     await steps(journal, "first", *life)
-    assert [entry.key for entry in await new(journal, intent("second"), join=True)] == ["second"]
+    assert [record.key for record in await new(journal, intent("second"), join=True)] == ["second"]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +211,7 @@ async def test_nobody_joins_a_task_that_ended_badly(home: Home, life: tuple[Even
 async def test_another_request_or_another_workspace_joins_nothing(home: Home, other: Any) -> None:  # noqa: ANN401  # an intent
     journal = home.journal()
     await new(journal, intent("first"))
-    assert [entry.key for entry in await new(journal, other, join=True)] == ["second"]
+    assert [record.key for record in await new(journal, other, join=True)] == ["second"]
 
 
 async def test_two_calls_without_a_workspace_join(home: Home) -> None:
@@ -292,7 +229,7 @@ async def test_where_runapi_is_to_call_back_makes_no_other_request(home: Home) -
 async def test_what_was_told_is_not_joined_any_more(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("first"), intent("unheard", DOG))
-    await home.journal("b").told(["first", "no such key"], at=AT)
+    await home.journal("b").tasks.mark_reported(["first", "no such key"], at=AT)
     assert not (await intend(journal, intent("second"), join=True)).joined
     assert (await intend(journal, intent("third", DOG), join=True)).joined
 
@@ -308,7 +245,7 @@ async def test_of_several_the_newest_is_joined_and_without_join_none_is(home: Ho
     journal = home.journal()
     await new(journal, intent("first"))
     await new(journal, intent("second"))
-    assert [entry.key for entry in (await intend(journal, intent("third"), join=True)).entries] == ["second"]
+    assert [record.key for record in (await intend(journal, intent("third"), join=True)).records] == ["second"]
 
 
 # --- tasks in flight ---
@@ -316,8 +253,8 @@ async def test_of_several_the_newest_is_joined_and_without_join_none_is(home: Ho
 
 async def test_only_so_many_tasks_are_under_way_at_once_over_all_processes(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
-    entries = await new(one, *(intent(f"k{number}") for number in range(3)), in_flight=2)
-    assert [entry.started for entry in entries] == [True, True, False]
+    records = await new(one, *(intent(f"k{number}") for number in range(3)), in_flight=2)
+    assert [record.started for record in records] == [True, True, False]
     (more,) = await new(two, intent("k3"), in_flight=2)
     assert not more.started
     assert not (await start(two, "k3", in_flight=2)).started
@@ -338,8 +275,8 @@ async def test_what_was_started_stays_started(home: Home) -> None:
 
 async def test_other_accounts_take_no_place_in_flight(home: Home) -> None:
     await new(home.journal("a", account="other"), intent("k"), in_flight=1)
-    (entry,) = await new(home.journal("b"), intent("k"), in_flight=1)
-    assert entry.started
+    (record,) = await new(home.journal("b"), intent("k"), in_flight=1)
+    assert record.started
 
 
 # --- steps ---
@@ -355,8 +292,8 @@ async def test_each_step_writes_what_it_taught_and_the_first_time_of_its_kind(ho
         journal, "k", Event.COMPLETED, TaskChange(at=at[3], charged_usd=Decimal("0.045"), image_urls=("https://a/1",))
     )
     await apply(journal, "k", Event.COMPLETED, TaskChange(at=at[4], image_urls=("https://a/2",)))
-    entry = await apply(journal, "k", Event.DELIVERED, TaskChange(at=at[5], images=(IMAGE,)))
-    assert entry == replace(
+    record = await apply(journal, "k", Event.DELIVERED, TaskChange(at=at[5], images=(IMAGE,)))
+    assert record == replace(
         before,
         task_id="t-1",
         state=State.DELIVERED,
@@ -367,32 +304,32 @@ async def test_each_step_writes_what_it_taught_and_the_first_time_of_its_kind(ho
         completed_at=at[3],
         delivered_at=at[5],
     )
-    assert await home.journal("b").find(["t-1", "k"]) == (entry, entry)
+    assert await home.journal("b").tasks.find(["t-1", "k"]) == (record, record)
 
 
 async def test_a_failure_keeps_its_reason(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k"))
     await steps(journal, "k", Event.ACCEPTED)
-    entry = await apply(journal, "k", Event.FAILED, TaskChange(at=AT, error="moderated"))
-    assert (entry.state, entry.error, entry.completed_at) == (State.FAILED, "moderated", AT)
+    record = await apply(journal, "k", Event.FAILED, TaskChange(at=AT, error="moderated"))
+    assert (record.state, record.error, record.completed_at) == (State.FAILED, "moderated", AT)
 
 
 async def test_an_illegal_step_raises_and_changes_nothing(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k"))
-    entry = await steps(journal, "k", Event.ACCEPTED)
+    record = await steps(journal, "k", Event.ACCEPTED)
     change = TaskChange(at=AT + DAY, task_id="x", charged_usd=Decimal(1), error="x", image_urls=("x",), images=(IMAGE,))
     with pytest.raises(IllegalTransitionError):
         await apply(journal, "k", Event.DELIVERED, change)
-    assert await journal.find(["k"]) == (entry,)
+    assert await journal.tasks.find(["k"]) == (record,)
 
 
 async def test_a_step_of_an_unknown_task_is_an_error(home: Home) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent("k"))
+    (record,) = await new(journal, intent("k"))
     with pytest.raises(JournalError, match="does not know this task"):
-        await journal.apply(replace(entry, key="nobody"), Event.ACCEPTED, TaskChange(at=AT))
+        await journal.tasks.apply(replace(record, key="nobody"), Event.ACCEPTED, TaskChange(at=AT))
 
 
 # --- looking ---
@@ -402,8 +339,8 @@ async def test_tasks_are_found_by_id_or_key_in_the_order_asked_for(home: Home) -
     journal = home.journal()
     await new(journal, intent("k1"), intent("k2"))
     await steps(journal, "k2", Event.ACCEPTED)
-    found = await journal.find(["task-k2", "nobody", "k1", "k2", ""])
-    assert [entry.key for entry in found] == ["k2", "k1", "k2"]
+    found = await journal.tasks.find(["task-k2", "nobody", "k1", "k2", ""])
+    assert [record.key for record in found] == ["k2", "k1", "k2"]
 
 
 async def test_the_most_recent_come_newest_first_and_page_by_page(home: Home) -> None:
@@ -411,10 +348,10 @@ async def test_the_most_recent_come_newest_first_and_page_by_page(home: Home) ->
     for number in range(3):
         await new(journal, intent(f"k{number}"), at=AT + timedelta(hours=number))
     await new(journal, intent("k3"), intent("k4"), at=AT + timedelta(hours=3))
-    pages = [await journal.recent(limit=2), await journal.recent(limit=2, before="k3")]
-    assert [[entry.key for entry in page] for page in pages] == [["k4", "k3"], ["k2", "k1"]]
-    assert await journal.recent(limit=9, before="k0") == ()
-    assert await home.journal(account="other").recent(limit=9, before="k3") == ()
+    pages = [await journal.tasks.recent(limit=2), await journal.tasks.recent(limit=2, before="k3")]
+    assert [[record.key for record in page] for page in pages] == [["k4", "k3"], ["k2", "k1"]]
+    assert await journal.tasks.recent(limit=9, before="k0") == ()
+    assert await home.journal(account="other").tasks.recent(limit=9, before="k3") == ()
 
 
 async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_time(home: Home) -> None:
@@ -427,7 +364,7 @@ async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_t
     await steps(journal, "k2", Event.ACCEPTED, Event.FAILED)
 
     async def found(**wanted: Any) -> list[str]:  # noqa: ANN401  # recent's own arguments
-        return [entry.key for entry in await journal.recent(limit=9, **wanted)]
+        return [record.key for record in await journal.tasks.recent(limit=9, **wanted)]
 
     assert await found() == ["k3", "k2", "k1", "k0", "none"]
     assert await found(states={State.INTENT}) == ["k3", "k0", "none"]
@@ -440,16 +377,16 @@ async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_t
 
 async def test_how_many_tasks_are_unfinished_counts_every_process_on_the_account(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
-    assert await one.unfinished() == 0
+    assert await one.leases.unfinished() == 0
     await new(one, intent("k1"), intent("k2"))
     await new(two, intent("k3"), in_flight=0)
     await new(home.journal("three", account="other"), intent("k4"))
-    assert await one.unfinished() == 3
+    assert await one.leases.unfinished() == 3
     await steps(one, "k1", Event.ACCEPTED, Event.COMPLETED)
-    assert await two.unfinished() == 3
+    assert await two.leases.unfinished() == 3
     await steps(one, "k1", Event.DELIVERED)
     await steps(one, "k2", Event.REFUSED)
-    assert await one.unfinished() == 1
+    assert await one.leases.unfinished() == 1
 
 
 # --- callbacks ---
@@ -459,68 +396,68 @@ async def test_a_callback_marks_the_open_task_of_its_address_once_for_its_owner(
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent("k1", push_url="https://a/1"), intent("k2", push_url="https://a/2"), intent("k3"))
     await steps(one, "k1", Event.ACCEPTED)
-    await two.nudge("https://a/1")
-    await two.nudge("https://a/1")
-    assert await two.nudged() == ()
-    assert await one.nudged() == ("k1",)
-    assert await one.nudged() == ()
+    await two.callbacks.mark("https://a/1")
+    await two.callbacks.mark("https://a/1")
+    assert await two.callbacks.take() == ()
+    assert await one.callbacks.take() == ("k1",)
+    assert await one.callbacks.take() == ()
 
 
 async def test_a_callback_for_nobody_or_for_what_has_ended_marks_nothing(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("done", push_url="https://a/1"), intent("open"))
     await steps(journal, "done", Event.ACCEPTED, Event.COMPLETED)
-    (before, _) = await journal.find(["done", "open"])
+    (before, _) = await journal.tasks.find(["done", "open"])
     for url in ("https://a/1", "https://a/forged", ""):
-        await journal.nudge(url)
-    assert await journal.nudged() == ()
-    assert await journal.find(["done"]) == (before,)
+        await journal.callbacks.mark(url)
+    assert await journal.callbacks.take() == ()
+    assert await journal.tasks.find(["done"]) == (before,)
 
 
 async def test_another_accounts_callback_marks_nothing(home: Home) -> None:
     ours, theirs = home.journal("one"), home.journal("one", account="other")
     await new(ours, intent("k", push_url="https://a/1"))
-    await theirs.nudge("https://a/1")
-    assert await ours.nudged() == ()
+    await theirs.callbacks.mark("https://a/1")
+    assert await ours.callbacks.take() == ()
 
 
 async def test_the_version_changes_when_another_process_has_written_and_only_then(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent("k1"))
-    before = await one.version()
-    await two.recent(limit=9)
-    assert await one.version() == before
+    before = await one.leases.version()
+    await two.tasks.recent(limit=9)
+    assert await one.leases.version() == before
     await new(two, intent("k2"))
-    assert await one.version() != before
+    assert await one.leases.version() != before
 
 
 async def test_a_task_made_elsewhere_is_adopted_once(home: Home) -> None:
     journal = home.journal()
     asked = intent("adopted-t", ImageRequest(action=Action.TEXT_TO_IMAGE, variant="?", model="?", prompt=""), None)
-    entry = await journal.adopt(asked, "t", at=AT)
-    assert (entry.key, entry.task_id, entry.state, entry.owner) == ("adopted-t", "t", State.SUBMITTED, "a")
-    assert await home.journal("b").adopt(asked, "t", at=AT + DAY) == entry
-    assert await journal.recent(limit=9) == (entry,)
+    record = await journal.tasks.adopt(asked, "t", at=AT)
+    assert (record.key, record.task_id, record.state, record.owner) == ("adopted-t", "t", State.SUBMITTED, "a")
+    assert await home.journal("b").tasks.adopt(asked, "t", at=AT + DAY) == record
+    assert await journal.tasks.recent(limit=9) == (record,)
 
 
 async def test_a_task_of_our_own_is_not_adopted_as_a_strangers(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k"))
-    entry = await steps(journal, "k", Event.ACCEPTED)
-    assert await journal.adopt(intent("adopted"), "task-k", at=AT) == entry
-    assert await journal.recent(limit=9) == (entry,)
+    record = await steps(journal, "k", Event.ACCEPTED)
+    assert await journal.tasks.adopt(intent("adopted"), "task-k", at=AT) == record
+    assert await journal.tasks.recent(limit=9) == (record,)
 
 
 # --- what was spent ---
 
 
-async def spent(journal: SqliteJournal, *, at: datetime = AT, session: str | None = "s") -> tuple[str, str]:
-    found = await journal.spent(at=at, session=session)
+async def spent(journal: Journal, *, at: datetime = AT, session: str | None = "s") -> tuple[str, str]:
+    found = await journal.money.spent(at=at, session=session)
     return f"{found.session_usd:.3f}", f"{found.daily_usd:.3f}"
 
 
 async def test_nothing_was_spent_at_first(home: Home) -> None:
-    assert await home.journal().spent(at=AT, session="s") == SpentSums()
+    assert await home.journal().money.spent(at=AT, session="s") == SpentSums()
 
 
 @pytest.mark.parametrize(
@@ -591,7 +528,7 @@ async def test_a_call_that_passes_a_cap_writes_nothing_and_one_that_fits_to_the_
     over = (await intend(journal, *three, caps=caps)).over
     assert over is not None
     assert (over.name, over.left_usd) == (name, Decimal("0.10"))
-    assert len(await journal.recent(limit=9)) == 1
+    assert len(await journal.tasks.recent(limit=9)) == 1
     await new(journal, *three[:2], caps=caps)
 
 
@@ -613,7 +550,7 @@ async def test_two_journals_racing_for_the_last_cents_have_one_winner_each_time(
     racers = [home.journal(owner) for owner in ("one", "two", "three")]
     won: list[str] = []
 
-    async def race(journal: SqliteJournal, key: str, caps: Caps) -> None:
+    async def race(journal: Journal, key: str, caps: Caps) -> None:
         if (await intend(journal, intent(key), caps=caps)).over is None:
             won.append(key)
 
@@ -640,23 +577,10 @@ async def test_durations_are_seconds_from_submission_to_completion_oldest_first_
     await new(journal, intent("failed"), intent("open"))
     await steps(journal, "failed", Event.ACCEPTED, Event.FAILED)
     await steps(journal, "open", Event.ACCEPTED)
-    assert await journal.durations() == {
+    assert await journal.history.durations() == {
         ("flux-2-pro-text-to-image", "1k"): (7.0, 5.0, 0.0, 3.0),
         ("flux-2-flex-remix-image", "2k"): (9.0,),
     }
-
-
-async def test_only_the_latest_durations_are_kept_in_mind(home: Home) -> None:
-    journal = home.journal()
-    keys = [f"k{number}" for number in range(MAX_DURATIONS + 5)]
-    await new(journal, *map(intent, keys), in_flight=1000)
-    assert journal._opened is not None
-    # The lives of 205 tasks at once: what happens to one is tested above.
-    journal._opened.execute(
-        "UPDATE task SET state = 'delivered', submitted_at = created_at, completed_at = created_at + n"
-    )
-    (found,) = (await journal.durations()).values()
-    assert found == tuple(float(number) for number in range(6, MAX_DURATIONS + 6))
 
 
 # --- times ---
@@ -665,53 +589,41 @@ async def test_only_the_latest_durations_are_kept_in_mind(home: Home) -> None:
 async def test_times_are_kept_to_the_microsecond_and_come_back_as_utc(home: Home) -> None:
     journal = home.journal()
     odd = datetime(2026, 3, 29, 2, 30, 1, 123_457, tzinfo=UTC).astimezone()
-    (entry,) = await new(journal, intent("k"), at=odd)
-    assert entry.created_at == odd
-    assert entry.created_at.tzinfo is UTC
+    (record,) = await new(journal, intent("k"), at=odd)
+    assert record.created_at == odd
+    assert record.created_at.tzinfo is UTC
 
 
 async def test_every_call_leaves_the_event_loop_free(home: Home) -> None:
     """While another process holds the file, calls wait in threads; the loop turns on."""
-    one, two = home.journal("one"), home.journal("two", clock=Clock())
+    one, two = home.journal("one"), home.journal("two")
     await new(one, intent("k0"))
-    assert one._opened is not None
     with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
-            with one._opened.write():
+            with home.busy():
                 group.start_soon(new, two, intent("k1"))
                 for _ in range(20):
                     await anyio.lowlevel.checkpoint()
-                assert [entry.key for entry in await home.journal("three").recent(limit=9)] == ["k0"]
-    assert len(await one.recent(limit=9)) == 2
-
-
-async def test_a_hundred_callers_wait_in_no_thread_each(home: Home) -> None:
-    """A thread takes memory for as long as the process lives, and the file takes one call at a time anyway."""
-    journal, before = home.journal(), threading.active_count()
-    await new(journal, intent("k"))
-    async with anyio.create_task_group() as group:
-        for _ in range(100):
-            group.start_soon(journal.version)
-            group.start_soon(journal.pace, 1000.0)
-    assert threading.active_count() - before <= 2
+                assert [record.key for record in await home.journal("three").tasks.recent(limit=9)] == ["k0"]
+    assert len(await one.tasks.recent(limit=9)) == 2
 
 
 async def test_an_id_adopted_before_its_own_create_was_answered_becomes_that_task(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k"))
-    await journal.adopt(intent("adopted-t"), "t", at=AT)
+    await journal.tasks.adopt(intent("adopted-t"), "t", at=AT)
     accepted = await apply(journal, "k", Event.ACCEPTED, TaskChange(at=AT, task_id="t"))
-    assert await journal.find(["t"]) == (accepted,)
-    assert await journal.find(["adopted-t"]) == ()
+    assert await journal.tasks.find(["t"]) == (accepted,)
+    assert await journal.tasks.find(["adopted-t"]) == ()
 
 
 async def test_a_task_of_our_own_that_was_written_down_anew_is_kept_when_another_create_brings_its_id(
     home: Home,
 ) -> None:
-    """As the keeper does with an open task whose row was lost."""
+    """As the runner does with an open task whose row was lost."""
     journal = home.journal()
-    restored = await journal.adopt(intent("k1"), "t", at=AT)
+    restored = await journal.tasks.adopt(intent("k1"), "t", at=AT)
     await new(journal, intent("k2"))
     with pytest.raises(SameIdError):
         await apply(journal, "k2", Event.ACCEPTED, TaskChange(at=AT, task_id="t"))
-    assert await journal.find(["k1", "t"]) == (restored, restored)
+    assert await journal.tasks.find(["k1", "t"]) == (restored, restored)

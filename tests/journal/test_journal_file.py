@@ -7,9 +7,7 @@ import shutil
 import sqlite3
 import stat
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -20,32 +18,36 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.errors import NOTHING_SENT, JournalError
 from flux2_mcp.journal.records import TaskChange
-from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
 from flux2_mcp.journal.sqlite.store import SqliteJournal
-from flux2_mcp.system.sqlite_file import Database, is_lost
-from tests.support.journals import ACCOUNT, AT, Home, apply, intent, new, opened, steps
+from flux2_mcp.system.sqlite_file import Row
+from tests.support.journals import ACCOUNT, AT, SqliteHome, apply, intent, new, opened, steps
+from tests.support.together import at_once
 
 pytestmark = pytest.mark.anyio
 
 PAGE = 4096
 LONG = catalog.request(prompt="x" * 5000)
-TWO_STEPS = ("CREATE TABLE one (n INTEGER);\nINSERT INTO one VALUES (1)", "CREATE TABLE two (n INTEGER)")
 
 
 @pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[Home]:
+async def home(tmp_path: Path) -> AsyncIterator[SqliteHome]:
     async with opened(tmp_path / "home") as home:
         yield home
 
 
 async def keys(journal: SqliteJournal) -> list[str]:
-    return sorted(entry.key for entry in await journal.recent(limit=1000))
+    return sorted(record.key for record in await journal.tasks.recent(limit=1000))
+
+
+async def pragma(journal: SqliteJournal, words: str) -> list[Row]:
+    """Of the journal's own connection."""
+    return await journal.file.run(lambda database: database.read(f"PRAGMA {words}"))
 
 
 # --- a plain file ---
 
 
-async def test_nothing_is_written_before_there_is_something_to_write(home: Home) -> None:
+async def test_nothing_is_written_before_there_is_something_to_write(home: SqliteHome) -> None:
     journal = home.journal()
     assert not home.path.exists()
     await journal.close()
@@ -56,7 +58,7 @@ async def test_nothing_is_written_before_there_is_something_to_write(home: Home)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps user folders private in another way")
-async def test_the_file_and_its_folder_are_the_users_alone(home: Home) -> None:
+async def test_the_file_and_its_folder_are_the_users_alone(home: SqliteHome) -> None:
     before = os.umask(0)
     try:
         await new(home.journal(), intent())
@@ -66,138 +68,25 @@ async def test_the_file_and_its_folder_are_the_users_alone(home: Home) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in home.path.iterdir()} == {0o600}
 
 
-async def test_a_closed_journal_opens_again_with_all_it_held(home: Home) -> None:
+async def test_a_closed_journal_opens_again_with_all_it_held(home: SqliteHome) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent())
+    (record,) = await new(journal, intent())
     await journal.close()
     await journal.close()
-    assert await journal.find(["k"]) == (entry,)
+    assert await journal.tasks.find(["k"]) == (record,)
     assert journal.notice is None
-
-
-# --- migrations ---
-
-
-def applied(path: Path, migrations: tuple[str, ...]) -> list[int]:
-    database = Database(path, migrations, durable=False)
-    found = [row[0] for row in database.read("SELECT id FROM migration ORDER BY id")]
-    database.close()
-    return found
-
-
-def test_each_migration_runs_once_whenever_it_came(tmp_path: Path) -> None:
-    path = tmp_path / "x.sqlite3"
-    assert applied(path, TWO_STEPS[:1]) == [1]
-    assert applied(path, TWO_STEPS) == [1, 2]
-    assert applied(path, TWO_STEPS) == [1, 2]
-    with closing(sqlite3.connect(path)) as connection, connection:
-        assert connection.execute("SELECT count(*) FROM one").fetchone() == (1,)
-    connection.close()
-
-
-def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    path = tmp_path / "x.sqlite3"
-    assert applied(path, TWO_STEPS[:1]) == [1]
-    with pytest.raises(sqlite3.OperationalError, match="already exists"):
-        applied(path, (TWO_STEPS[0], "CREATE TABLE two (n INTEGER);\nCREATE TABLE one (n INTEGER)"))
-    assert applied(path, TWO_STEPS) == [1, 2]
-
-
-def test_a_file_of_a_later_version_is_opened_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "x.sqlite3"
-    applied(path, TWO_STEPS)
-    assert applied(path, TWO_STEPS[:1]) == [1, 2]
-
-
-def at_once(count: int, work: Callable[[int], None]) -> None:
-    """Run in so many threads that all start together, and raise what any of them raised."""
-    gate = threading.Barrier(count)
-    raised: list[BaseException] = []
-
-    def run(number: int) -> None:
-        gate.wait(60)
-        try:
-            work(number)
-        except BaseException as exc:  # noqa: BLE001  # carried out of the thread
-            raised.append(exc)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert raised == []
-
-
-def opens(path: Path, _: int) -> None:
-    applied(path, MIGRATIONS)
-
-
-def test_of_many_who_open_a_new_file_at_once_each_migration_is_run_by_one(tmp_path: Path) -> None:
-    for number in range(5):
-        path = tmp_path / f"{number}.sqlite3"
-        at_once(6, partial(opens, path))
-        assert applied(path, MIGRATIONS) == list(range(1, len(MIGRATIONS) + 1))
-
-
-# --- transactions ---
-
-CHILDREN = (
-    "CREATE TABLE parent (n INTEGER PRIMARY KEY)",
-    "CREATE TABLE child (n INTEGER REFERENCES parent (n) DEFERRABLE INITIALLY DEFERRED)",
-)
-
-
-def test_a_transaction_that_raises_changes_nothing_and_frees_the_file(tmp_path: Path) -> None:
-    one, two = (Database(tmp_path / "x.sqlite3", TWO_STEPS, durable=True) for _ in range(2))
-
-    def broken() -> None:
-        with one.write():
-            one.execute("DELETE FROM one")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        broken()
-    assert two.execute("UPDATE one SET n = 2") == 1
-    assert [row["n"] for row in one.read("SELECT n FROM one")] == [2]
-    one.close()
-    two.close()
-
-
-def test_a_commit_that_fails_frees_the_file_too(tmp_path: Path) -> None:
-    one, two = (Database(tmp_path / "x.sqlite3", CHILDREN, durable=True) for _ in range(2))
-
-    def orphan() -> None:
-        with one.write():
-            one.execute("INSERT INTO child VALUES (7)")
-
-    with pytest.raises(sqlite3.IntegrityError):
-        orphan()
-    assert two.execute("INSERT INTO parent VALUES (1)") == 1
-    with one.write():
-        one.execute("INSERT INTO child VALUES (1)")
-    assert [row["n"] for row in two.read("SELECT n FROM child")] == [1]
-    one.close()
-    two.close()
-
-
-@pytest.mark.parametrize(
-    ("error", "corrupt"),
-    [(sqlite3.DatabaseError("made by hand"), False), (sqlite3.ProgrammingError("closed"), False), (OSError(), False)],
-)
-def test_errors_without_a_name_are_not_taken_for_a_broken_file(error: Exception, *, corrupt: bool) -> None:
-    assert is_lost(error) is corrupt
 
 
 # --- a full disk, a home that can't be written ---
 
 
-async def test_a_full_disk_is_said_before_anything_is_sent_and_passes_when_there_is_room_again(home: Home) -> None:
+async def test_a_full_disk_is_said_before_anything_is_sent_and_passes_when_there_is_room_again(
+    home: SqliteHome,
+) -> None:
     journal = home.journal()
     await new(journal, intent("k0"))
-    assert journal._opened is not None
-    pages = journal._opened.read("PRAGMA page_count")[0][0]
-    journal._opened.read(f"PRAGMA max_page_count = {pages}")
+    ((pages,),) = await pragma(journal, "page_count")
+    await pragma(journal, f"max_page_count = {pages}")
     with pytest.raises(JournalError) as caught:
         await new(journal, *(intent(f"long{number}", LONG) for number in range(20)))
     assert caught.value.message == "The journal can't be used: database or disk is full."
@@ -207,7 +96,7 @@ async def test_a_full_disk_is_said_before_anything_is_sent_and_passes_when_there
     other = home.journal("b")
     assert await keys(other) == ["k0"]
     await new(other, intent("k1"))
-    journal._opened.read("PRAGMA max_page_count = 1000000")
+    await pragma(journal, "max_page_count = 1000000")
     await new(journal, intent("k2", LONG))
     assert await keys(other) == ["k0", "k1", "k2"]
     assert journal.notice is None
@@ -227,17 +116,16 @@ async def test_a_home_below_a_file_is_refused_in_words(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-async def test_a_file_that_may_not_be_written_is_refused_in_words_and_can_still_be_read(home: Home) -> None:
+async def test_a_file_that_may_not_be_written_is_refused_in_words_and_can_still_be_read(home: SqliteHome) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent("k0"))
-    assert journal._opened is not None
-    journal._opened.read("PRAGMA query_only = ON")
+    (record,) = await new(journal, intent("k0"))
+    await pragma(journal, "query_only = ON")
     with pytest.raises(JournalError, match="attempt to write a readonly database"):
         await new(journal, intent("k1"))
-    assert await journal.find(["k0", "k1"]) == (entry,)
+    assert await journal.tasks.find(["k0", "k1"]) == (record,)
 
 
-async def test_a_folder_in_the_files_place_is_refused_in_words(home: Home) -> None:
+async def test_a_folder_in_the_files_place_is_refused_in_words(home: SqliteHome) -> None:
     (home.path / "journal.sqlite3").mkdir(parents=True)
     with pytest.raises(JournalError, match=r"The journal can't be used: .* is a folder"):
         await new(home.journal(), intent())
@@ -247,7 +135,7 @@ async def test_a_folder_in_the_files_place_is_refused_in_words(home: Home) -> No
 # --- a broken file ---
 
 
-async def filled(home: Home, count: int = 60) -> bytes:
+async def filled(home: SqliteHome, count: int = 60) -> bytes:
     """A journal with tasks in it, closed; gives the file's bytes."""
     journal = home.journal()
     await new(journal, *(intent(f"k{number}", LONG) for number in range(count)), in_flight=1000)
@@ -255,7 +143,7 @@ async def filled(home: Home, count: int = 60) -> bytes:
     return journal.path.read_bytes()
 
 
-def aside(home: Home) -> list[Path]:
+def aside(home: SqliteHome) -> list[Path]:
     return sorted(home.path.glob("journal-broken-*.sqlite3"))
 
 
@@ -270,7 +158,7 @@ def aside(home: Home) -> list[Path]:
     ],
 )
 async def test_a_broken_file_is_moved_aside_whole_said_and_a_new_one_begun(
-    home: Home, broken: Callable[[bytes], bytes]
+    home: SqliteHome, broken: Callable[[bytes], bytes]
 ) -> None:
     journal = home.journal()
     data = broken(await filled(home))
@@ -285,7 +173,7 @@ async def test_a_broken_file_is_moved_aside_whole_said_and_a_new_one_begun(
     assert other.notice is None
 
 
-async def test_a_file_broken_in_its_middle_is_moved_aside_when_the_damage_is_met(home: Home) -> None:
+async def test_a_file_broken_in_its_middle_is_moved_aside_when_the_damage_is_met(home: SqliteHome) -> None:
     data = await filled(home)
     journal = home.journal()
     broken = data[: 2 * PAGE] + os.urandom(len(data) - 2 * PAGE)
@@ -300,7 +188,9 @@ async def test_a_file_broken_in_its_middle_is_moved_aside_when_the_damage_is_met
     assert await keys(journal) == ["b", "new"]
 
 
-async def test_a_first_page_that_a_killed_process_left_in_the_log_mends_the_file(home: Home, tmp_path: Path) -> None:
+async def test_a_first_page_that_a_killed_process_left_in_the_log_mends_the_file(
+    home: SqliteHome, tmp_path: Path
+) -> None:
     await filled(home)
     journal = home.journal()
     await steps(journal, "k1", Event.ACCEPTED)
@@ -315,13 +205,13 @@ async def test_a_first_page_that_a_killed_process_left_in_the_log_mends_the_file
         for name, data in parts.items():
             (left.path / name).write_bytes(data if name.endswith("-wal") else b"\xff" * PAGE + data[PAGE:])
         mended = left.journal()
-        (entry,) = await mended.find(["k1"])
-        assert entry.error == "only the log knows"
+        (record,) = await mended.tasks.find(["k1"])
+        assert record.error == "only the log knows"
         assert len(await keys(mended)) == 60
         assert (mended.notice, aside(left)) == (None, [])
 
 
-async def test_an_empty_file_is_no_broken_file(home: Home) -> None:
+async def test_an_empty_file_is_no_broken_file(home: SqliteHome) -> None:
     home.path.mkdir(parents=True)
     (home.path / "journal.sqlite3").touch()
     journal = home.journal()
@@ -358,7 +248,7 @@ def test_of_many_who_find_the_file_broken_at_once_one_moves_it_and_no_task_is_lo
         assert sum(notice is not None for notice in notices) == 1
 
 
-async def test_who_has_the_file_open_while_another_moves_it_writes_into_the_new_one(home: Home) -> None:
+async def test_who_has_the_file_open_while_another_moves_it_writes_into_the_new_one(home: SqliteHome) -> None:
     """Else its tasks would stand in a file that nobody looks into, and its spending count for nobody."""
     other = home.journal("b")
     await new(other, intent("before"))
@@ -371,7 +261,9 @@ async def test_who_has_the_file_open_while_another_moves_it_writes_into_the_new_
     assert len(aside(home)) == 1
 
 
-async def test_where_the_file_was_deleted_a_new_one_is_begun_with_all_that_the_deleted_one_held(home: Home) -> None:
+async def test_where_the_file_was_deleted_a_new_one_is_begun_with_all_that_the_deleted_one_held(
+    home: SqliteHome,
+) -> None:
     journal = home.journal()
     await new(journal, intent("old"))
     shutil.rmtree(home.path)
@@ -380,7 +272,7 @@ async def test_where_the_file_was_deleted_a_new_one_is_begun_with_all_that_the_d
     assert (journal.notice, aside(home)) == (None, [])
 
 
-async def test_another_accounts_journal_shares_the_file(home: Home) -> None:
+async def test_another_accounts_journal_shares_the_file(home: SqliteHome) -> None:
     await new(home.journal("a", account=ACCOUNT), intent("k"))
     await new(home.journal("b", account="sandbox"), intent("k"))
     assert [path.name for path in home.path.glob("*.sqlite3")] == ["journal.sqlite3"]

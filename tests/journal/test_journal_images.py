@@ -1,8 +1,7 @@
-"""What the journal knows of files: where an image is wanted, what RunAPI holds of a source, and what is let go of."""
+"""The contract's suite: what it knows of files, where an image is wanted, what RunAPI holds of a source, and what is let go of."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,23 +10,17 @@ import pytest
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import Event
-from flux2_mcp.domain.models import Save, SourceImage, StoredImage, UploadedFile
+from flux2_mcp.domain.models import Save, StoredImage, UploadedFile
 from flux2_mcp.engine.pruning import Pruner
 from flux2_mcp.errors import InvalidRequestError
-from flux2_mcp.journal.records import TaskChange, TaskRecord, digest, dump, load
-from flux2_mcp.journal.sqlite.store import SqliteJournal
-from tests.support.journals import AT, CAT, NO_CAPS, Home, apply, intend, intent, new, opened, steps
+from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.records import TaskChange, TaskRecord
+from tests.support.journals import AT, CAT, NO_CAPS, Home, apply, intend, intent, new, steps
 
 pytestmark = pytest.mark.anyio
 
 REMIX = catalog.request(prompt="at night", source_image_urls=["https://runapi.ai/files/1"])
 HERO = Save("public/hero.png")
-
-
-@pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[Home]:
-    async with opened(tmp_path / "home") as home:
-        yield home
 
 
 def stored(folder: Path, name: str, **more: str) -> StoredImage:
@@ -37,40 +30,19 @@ def stored(folder: Path, name: str, **more: str) -> StoredImage:
     return StoredImage(path=path, mime_type="image/png", width=1, height=1, size_bytes=5, sha256="0", **more)
 
 
-async def delivered(journal: SqliteJournal, key: str, *images: StoredImage) -> TaskRecord:
+async def delivered(journal: Journal, key: str, *images: StoredImage) -> TaskRecord:
     await new(journal, intent(key))
     await steps(journal, key, Event.ACCEPTED, Event.COMPLETED)
     return await apply(journal, key, Event.DELIVERED, TaskChange(at=AT, images=images))
-
-
-# --- sources and what they are called ---
-
-
-def test_a_request_with_sources_is_written_down_whole_and_one_from_before_there_were_any_is_read() -> None:
-    sources = (SourceImage(given="a.png", identity="sha256:1", uploaded_bytes=5, width=3, height=4),)
-    request = replace(REMIX, sources=sources)
-    assert load(dump(request)) == request
-    before = dump(REMIX).replace(',"sources":[]', "")
-    assert "sources" not in before
-    assert load(before) == REMIX
-
-
-def test_the_same_picture_is_the_same_request_under_whatever_address_it_is_sent() -> None:
-    one = SourceImage(given="a.png", identity="sha256:1")
-    first = replace(REMIX, sources=(one,))
-    again = replace(REMIX, source_image_urls=("https://runapi.ai/files/2",), sources=(replace(one, given="b.png"),))
-    other = replace(REMIX, sources=(replace(one, identity="sha256:2"),))
-    assert digest(first) == digest(replace(again, sources=first.sources)) != digest(other)
-    assert digest(REMIX) != digest(replace(REMIX, source_image_urls=("https://runapi.ai/files/2",)))
 
 
 # --- where an image is wanted ---
 
 
 async def test_where_an_image_is_wanted_is_written_down_with_its_task(home: Home) -> None:
-    (entry,) = await new(home.journal(), intent(save=Save("assets/", overwrite=True)))
-    assert entry.save == Save("assets/", overwrite=True)
-    assert (await home.journal("b").find(["k"]))[0].save == entry.save
+    (record,) = await new(home.journal(), intent(save=Save("assets/", overwrite=True)))
+    assert record.save == Save("assets/", overwrite=True)
+    assert (await home.journal("b").tasks.find(["k"]))[0].save == record.save
 
 
 async def test_only_a_call_that_wants_it_in_the_same_place_joins(home: Home) -> None:
@@ -84,7 +56,7 @@ async def test_only_a_call_that_wants_it_in_the_same_place_joins(home: Home) -> 
 async def test_a_known_key_does_not_send_its_image_to_another_place(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k", save=HERO))
-    assert (await intend(journal, intent("k", save=HERO))).entries[0].save == HERO
+    assert (await intend(journal, intent("k", save=HERO))).records[0].save == HERO
     for other in (intent("k", save=Save("other.png")), intent("k", save=HERO, workspace="/elsewhere")):
         with pytest.raises(InvalidRequestError, match="save_to"):
             await intend(journal, other)
@@ -93,17 +65,16 @@ async def test_a_known_key_does_not_send_its_image_to_another_place(home: Home) 
 async def test_what_speaks_against_it_is_asked_for_new_tasks_alone_and_then_nothing_is_written(home: Home) -> None:
     journal = home.journal()
 
-    def never() -> None:
-        raise InvalidRequestError
-
     async def asked(*keys: str, join: bool = False) -> bool:
         intents = [intent(key, CAT, save=HERO) for key in keys]
-        given = await journal.intend(intents, at=AT, caps=NO_CAPS, join=join, in_flight=9, before=never)
+        given = await journal.tasks.intend(
+            intents, at=AT, caps=NO_CAPS, join=join, in_flight=9, unless=InvalidRequestError()
+        )
         return given.joined
 
     with pytest.raises(InvalidRequestError):
         await asked("k1")
-    assert await journal.recent(limit=9) == ()
+    assert await journal.tasks.recent(limit=9) == ()
     await new(journal, intent("k1", save=HERO))
     assert not await asked("k1")
     assert await asked("k2", join=True)
@@ -116,22 +87,22 @@ async def test_an_upload_serves_every_process_until_its_hour_is_over(home: Home)
     file = UploadedFile(
         file_name="a.png", url="https://x/1", size_bytes=5, mime_type="image/png", expires_at=AT + timedelta(hours=1)
     )
-    await home.journal("a").uploaded("sha256:1", file)
+    await home.journal("a").uploads.add("sha256:1", file)
     other = home.journal("b")
-    assert await other.upload("sha256:1", at=AT) == file
-    assert await other.upload("sha256:1", at=AT + timedelta(minutes=59)) == file
-    assert await other.upload("sha256:1", at=AT + timedelta(hours=1)) is None
-    assert await other.upload("sha256:2", at=AT) is None
-    assert await home.journal("c", account="another").upload("sha256:1", at=AT) is None
+    assert await other.uploads.find("sha256:1", at=AT) == file
+    assert await other.uploads.find("sha256:1", at=AT + timedelta(minutes=59)) == file
+    assert await other.uploads.find("sha256:1", at=AT + timedelta(hours=1)) is None
+    assert await other.uploads.find("sha256:2", at=AT) is None
+    assert await home.journal("c", account="another").uploads.find("sha256:1", at=AT) is None
     newer = replace(file, url="https://x/2", expires_at=AT + timedelta(hours=3))
-    await other.uploaded("sha256:1", newer)
-    assert await other.upload("sha256:1", at=AT) == newer
+    await other.uploads.add("sha256:1", newer)
+    assert await other.uploads.find("sha256:1", at=AT) == newer
 
 
 async def test_an_upload_that_says_nothing_of_its_end_is_not_used_again(home: Home) -> None:
     file = UploadedFile(file_name="a.png", url="https://x/1", size_bytes=5, mime_type="image/png", expires_at=None)
-    await home.journal().uploaded("sha256:1", file)
-    assert await home.journal().upload("sha256:1", at=AT) is None
+    await home.journal().uploads.add("sha256:1", file)
+    assert await home.journal().uploads.find("sha256:1", at=AT) is None
 
 
 # --- what is let go of ---
@@ -143,15 +114,15 @@ async def test_old_files_go_and_records_stay(home: Home, tmp_path: Path) -> None
     copy = stored(project, "hero.png")
     await delivered(journal, "k1", stored(images, "1.png"))
     await delivered(journal, "k2", stored(images, "2.png", saved=copy.path))
-    pruner = Pruner(journal, images)
+    pruner = Pruner(journal.history, images)
     assert (await pruner.find(AT)).files == ()
     old = await pruner.find(AT + timedelta(seconds=1))
-    assert ([path.name for path in old.files], old.size_bytes, len(old.entries)) == (["1.png", "2.png"], 10, 2)
+    assert ([path.name for path in old.files], old.size_bytes, len(old.records)) == (["1.png", "2.png"], 10, 2)
     assert await pruner.remove(old) == 10
     assert list(images.iterdir()) == []
     assert (project / "hero.png").exists()
-    found = await journal.find(["k1", "k2"])
-    assert [[image.path for image in entry.images] for entry in found] == [[], [copy.path]]
+    found = await journal.tasks.find(["k1", "k2"])
+    assert [[image.path for image in record.images] for record in found] == [[], [copy.path]]
 
 
 async def test_a_file_that_a_younger_task_shares_stays(home: Home, tmp_path: Path) -> None:
@@ -161,7 +132,7 @@ async def test_a_file_that_a_younger_task_shares_stays(home: Home, tmp_path: Pat
     await new(journal, intent("young"), at=AT + timedelta(days=9))
     await steps(journal, "young", Event.ACCEPTED, Event.COMPLETED)
     await apply(journal, "young", Event.DELIVERED, TaskChange(at=AT, images=(shared,)))
-    pruner = Pruner(journal, images)
+    pruner = Pruner(journal.history, images)
     assert await pruner.remove(await pruner.find(AT + timedelta(days=1))) == 0
     assert Path(shared.path).exists()
 
@@ -172,18 +143,18 @@ async def test_nothing_outside_the_folder_of_images_is_removed_whatever_the_jour
     journal = home.journal()
     elsewhere = stored(tmp_path / "elsewhere", "precious.png")
     await delivered(journal, "k", elsewhere, stored(tmp_path / "images" / "deep", "1.png"))
-    pruner = Pruner(journal, tmp_path / "images")
+    pruner = Pruner(journal.history, tmp_path / "images")
     old = await pruner.find(AT + timedelta(days=1))
     assert (old.files, await pruner.remove(old)) == ((), 0)
     assert Path(elsewhere.path).exists()
-    assert len((await journal.find(["k"]))[0].images) == 2
+    assert len((await journal.tasks.find(["k"]))[0].images) == 2
 
 
 async def test_a_file_that_somebody_removed_meanwhile_is_not_missed(home: Home, tmp_path: Path) -> None:
     journal, images = home.journal(), tmp_path / "images"
     gone, there = stored(images, "1.png"), stored(images, "2.png")
     await delivered(journal, "k", gone, there)
-    pruner = Pruner(journal, images)
+    pruner = Pruner(journal.history, images)
     old = await pruner.find(AT + timedelta(seconds=1))
     Path(gone.path).unlink()
     assert await pruner.remove(old) == there.size_bytes
@@ -193,5 +164,5 @@ async def test_a_file_that_somebody_removed_meanwhile_is_not_missed(home: Home, 
 async def test_what_another_key_paid_for_is_not_offered(home: Home, tmp_path: Path) -> None:
     images = tmp_path / "images"
     await delivered(home.journal(account="another"), "k", stored(images, "1.png"))
-    old = await Pruner(home.journal(), images).find(AT + timedelta(days=9))
-    assert (old.entries, old.files, old.size_bytes) == ((), (), 0)
+    old = await Pruner(home.journal().history, images).find(AT + timedelta(days=9))
+    assert (old.records, old.files, old.size_bytes) == ((), (), 0)

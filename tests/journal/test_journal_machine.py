@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,10 +19,9 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps, SpentSums
 from flux2_mcp.domain.lifecycle import TABLE, Event, IllegalTransitionError, State
 from flux2_mcp.errors import InvalidRequestError
+from flux2_mcp.journal.contract import LEASE_SECONDS, Journal
 from flux2_mcp.journal.records import IntentResult, LeaseLostError, TaskChange, TaskRecord
-from flux2_mcp.journal.sqlite.shared import LEASE_SECONDS
-from flux2_mcp.journal.sqlite.store import SqliteJournal
-from tests.support.journals import ACCOUNT, AT, Clock, intent
+from tests.support.journals import AT, SqliteHome, intent
 
 # A disk in memory, where there is one: nothing here is about surviving a power cut, and thousands of commits need not wait.
 MEMORY = Path("/dev/shm")  # noqa: S108  # the folder made in it has a name of its own
@@ -91,7 +91,8 @@ class JournalMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self.running = start_blocking_portal()
         self.portal = self.running.__enter__()
-        self.clock = Clock()
+        self.home = SqliteHome(Path(self.folder.name) / "home", AsyncExitStack())
+        self.clock = self.home.clock
         self.at = AT
         self.born = 0
         self.tasks: dict[str, Task] = {}
@@ -100,13 +101,13 @@ class JournalMachine(RuleBasedStateMachine):
         # The fence under which each process took what it has, or had: it does not learn that another took it over.
         self.fences: dict[str, dict[str, int]] = {}
         self.owners = ["", ""]
-        self.journals: list[SqliteJournal] = [self.process(0), self.process(1)]
+        self.journals: list[Journal] = [self.process(0), self.process(1)]
 
-    def process(self, slot: int) -> SqliteJournal:
+    def process(self, slot: int) -> Journal:
         self.born += 1
         self.owners[slot] = f"p{self.born}"
         self.beliefs[self.owners[slot]], self.fences[self.owners[slot]] = {}, {}
-        return SqliteJournal(Path(self.folder.name) / "home", ACCOUNT, self.owners[slot], monotonic=self.clock)
+        return self.home.journal(self.owners[slot])
 
     def teardown(self) -> None:
         if hasattr(self, "portal"):
@@ -148,16 +149,16 @@ class JournalMachine(RuleBasedStateMachine):
         if sum(other.under_way for other in self.tasks.values()) < IN_FLIGHT:
             task.started = True
 
-    def seen(self, entries: tuple[TaskRecord, ...], keys: list[str]) -> None:
-        """The entries are those of these tasks, in this order, as the model has them."""
-        assert [entry.key for entry in entries] == keys
-        for entry in entries:
-            task = self.tasks[entry.key]
-            assert (entry.state, entry.started) == (task.state, task.started), entry.key
-            assert (entry.owner, entry.fence) == (task.owner, task.fence), entry.key
-            assert (entry.charged_usd, entry.request) == (task.charged, REQUESTS[task.request]), entry.key
-            assert (entry.workspace, entry.session) == (task.workspace, task.session), entry.key
-            assert entry.created_at == task.created, entry.key
+    def seen(self, records: tuple[TaskRecord, ...], keys: list[str]) -> None:
+        """The records are those of these tasks, in this order, as the model has them."""
+        assert [record.key for record in records] == keys
+        for record in records:
+            task = self.tasks[record.key]
+            assert (record.state, record.started) == (task.state, task.started), record.key
+            assert (record.owner, record.fence) == (task.owner, task.fence), record.key
+            assert (record.charged_usd, record.request) == (task.charged, REQUESTS[task.request]), record.key
+            assert (record.workspace, record.session) == (task.workspace, task.session), record.key
+            assert record.created_at == task.created, record.key
 
     # --- what may happen ---
 
@@ -191,12 +192,12 @@ class JournalMachine(RuleBasedStateMachine):
         assert not taken
         if joined is not None:
             assert (done.joined, done.over) == (True, None)
-            self.seen(done.entries, [joined])
+            self.seen(done.records, [joined])
             return
         assert not done.joined
         assert (done.over is None) == self.fits(held * len(fresh), session)
         if done.over is not None:
-            assert done.entries == ()
+            assert done.records == ()
             return
         for key in keys:
             if key in fresh:
@@ -206,32 +207,32 @@ class JournalMachine(RuleBasedStateMachine):
                 self.fences[self.owners[slot]][key] = 0
             if not self.tasks[key].started:
                 self.start(key)
-        self.seen(done.entries, keys)
+        self.seen(done.records, keys)
 
     async def _intend(self, slot: int, asked: list[Any], join: bool) -> IntentResult:
-        return await self.journals[slot].intend(asked, at=self.at, caps=CAPS, join=join, in_flight=IN_FLIGHT)
+        return await self.journals[slot].tasks.intend(asked, at=self.at, caps=CAPS, join=join, in_flight=IN_FLIGHT)
 
     def begin_sending(self, slot: int, data: st.DataObject) -> None:
         self.send(slot, self.some_key(data))
 
     def send(self, slot: int, key: str) -> None:
         try:
-            entry: TaskRecord = self.portal.call(self._start, slot, key)
+            record: TaskRecord = self.portal.call(self._start, slot, key)
         except LeaseLostError:
             assert not self.holds(slot, key)
             return
         assert self.holds(slot, key)
         if not self.tasks[key].started:
             self.start(key)
-        self.seen((entry,), [key])
+        self.seen((record,), [key])
 
     async def _start(self, slot: int, key: str) -> TaskRecord:
-        return await self.journals[slot].start(await self._last_seen(slot, key), at=self.at, in_flight=IN_FLIGHT)
+        return await self.journals[slot].tasks.start(await self._last_seen(slot, key), at=self.at, in_flight=IN_FLIGHT)
 
     async def _last_seen(self, slot: int, key: str) -> TaskRecord:
         """The task as this process believes to hold it, were it stopped since."""
-        (entry,) = await self.journals[slot].find([key])
-        return replace(entry, fence=self.fences[self.owners[slot]].get(key, entry.fence))
+        (record,) = await self.journals[slot].tasks.find([key])
+        return replace(record, fence=self.fences[self.owners[slot]].get(key, record.fence))
 
     def holds(self, slot: int, key: str) -> bool:
         task, owner = self.tasks[key], self.owners[slot]
@@ -257,7 +258,7 @@ class JournalMachine(RuleBasedStateMachine):
         then = TABLE[task.state].get(event)
         change = TaskChange(at=self.at, task_id=f"id-{key}", charged_usd=charged)
         try:
-            entry = self.portal.call(self._apply, slot, key, event, change)
+            record = self.portal.call(self._apply, slot, key, event, change)
         except LeaseLostError:
             assert not self.holds(slot, key)
             return
@@ -270,10 +271,10 @@ class JournalMachine(RuleBasedStateMachine):
         task.state = then
         if charged is not None:
             task.charged, task.charged_at = charged, self.at
-        self.seen((entry,), [key])
+        self.seen((record,), [key])
 
     async def _apply(self, slot: int, key: str, event: Event, change: TaskChange) -> TaskRecord:
-        return await self.journals[slot].apply(await self._last_seen(slot, key), event, change)
+        return await self.journals[slot].tasks.apply(await self._last_seen(slot, key), event, change)
 
     def tell(self, slot: int, data: st.DataObject) -> None:
         keys = [self.some_key(data)]
@@ -282,7 +283,7 @@ class JournalMachine(RuleBasedStateMachine):
             self.tasks[key].told = True
 
     async def _tell(self, slot: int, keys: list[str]) -> None:
-        await self.journals[slot].told(keys, at=self.at)
+        await self.journals[slot].tasks.mark_reported(keys, at=self.at)
 
     def claim(self, slot: int, _: st.DataObject) -> None:
         owner, now = self.owners[slot], self.clock.now
@@ -292,12 +293,12 @@ class JournalMachine(RuleBasedStateMachine):
                 task.fence += task.owner != owner
                 task.owner, task.lease_until = owner, now + LEASE_SECONDS
         mine = [key for key, task in self.tasks.items() if task.state.unfinished and task.owner == owner]
-        self.seen(self.portal.call(self.journals[slot].claim), mine)
+        self.seen(self.portal.call(self.journals[slot].leases.claim), mine)
         self.beliefs[owner] = dict.fromkeys(mine, now + LEASE_SECONDS)
         self.fences[owner] |= {key: self.tasks[key].fence for key in mine}
 
     def release(self, slot: int, _: st.DataObject) -> None:
-        self.portal.call(self.journals[slot].release)
+        self.portal.call(self.journals[slot].leases.release)
         self.beliefs[self.owners[slot]] = {}
         for task in self.tasks.values():
             if task.owner == self.owners[slot]:
@@ -332,9 +333,9 @@ class JournalMachine(RuleBasedStateMachine):
     @invariant()
     def the_journal_is_what_the_model_says_and_nothing_is_lost_or_overspent(self) -> None:
         sessions = [f"session-{owner}" for owner in self.owners]
-        for session, (entries, spent) in zip(sessions, self.portal.call(self._look, sessions), strict=True):
-            found = {entry.key: entry for entry in entries}
-            assert len(found) == len(entries) == len(self.tasks)
+        for session, (records, spent) in zip(sessions, self.portal.call(self._look, sessions), strict=True):
+            found = {record.key: record for record in records}
+            assert len(found) == len(records) == len(self.tasks)
             self.seen(tuple(found[key] for key in self.tasks), list(self.tasks))
             assert spent == SpentSums(session_usd=self.spent(session), daily_usd=self.spent())
             assert CAPS.session_usd is not None
@@ -344,7 +345,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     async def _look(self, sessions: list[str]) -> list[tuple[tuple[TaskRecord, ...], SpentSums]]:
         return [
-            (await journal.recent(limit=100), await journal.spent(at=self.at, session=session))
+            (await journal.tasks.recent(limit=100), await journal.money.spent(at=self.at, session=session))
             for journal, session in zip(self.journals, sessions, strict=True)
         ]
 

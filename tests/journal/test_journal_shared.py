@@ -1,4 +1,4 @@
-"""What processes share through the journal beside the tasks: leases on them, and the pace of calls to RunAPI."""
+"""The contract's suite: what processes share beside the tasks, leases on them and the pace of calls to RunAPI."""
 
 from __future__ import annotations
 
@@ -6,35 +6,23 @@ import os
 import random
 import subprocess
 import sys
-import threading
-from collections.abc import AsyncIterator
-from functools import partial
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
 
 from flux2_mcp.domain.lifecycle import Event
+from flux2_mcp.domain.pacing import MIN_CALLS_PER_SECOND
 from flux2_mcp.journal import owners
+from flux2_mcp.journal.contract import LEASE_SECONDS, Journal
 from flux2_mcp.journal.records import TaskRecord
-from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
-from flux2_mcp.journal.sqlite.shared import LEASE_SECONDS, MIN_CALLS_PER_SECOND
-from flux2_mcp.journal.sqlite.store import SqliteJournal
-from flux2_mcp.system.sqlite_file import Database
-from tests.support.journals import Clock, Home, intend, intent, new, opened, steps
+from tests.support.journals import Clock, Home, intend, intent, new, steps
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[Home]:
-    async with opened(tmp_path / "home") as home:
-        yield home
-
-
-def keys(entries: tuple[TaskRecord, ...]) -> list[str]:
-    return [entry.key for entry in entries]
+def keys(records: tuple[TaskRecord, ...]) -> list[str]:
+    return [record.key for record in records]
 
 
 # --- leases ---
@@ -43,20 +31,20 @@ def keys(entries: tuple[TaskRecord, ...]) -> list[str]:
 async def test_who_intends_a_task_holds_it(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent("k1"), intent("k2"))
-    assert await two.claim() == ()
-    claimed = await one.claim()
+    assert await two.leases.claim() == ()
+    claimed = await one.leases.claim()
     assert keys(claimed) == ["k1", "k2"]
-    assert {entry.owner for entry in claimed} == {"one"}
+    assert {record.owner for record in claimed} == {"one"}
 
 
 async def test_a_lease_lapses_when_its_owner_is_not_heard_of_and_not_before(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent())
     home.clock.now += LEASE_SECONDS
-    assert await two.claim() == ()
+    assert await two.leases.claim() == ()
     home.clock.now += 0.001
-    assert keys(await two.claim()) == ["k"]
-    assert await one.claim() == ()
+    assert keys(await two.leases.claim()) == ["k"]
+    assert await one.leases.claim() == ()
 
 
 async def test_claiming_again_renews_the_lease(home: Home) -> None:
@@ -64,16 +52,16 @@ async def test_claiming_again_renews_the_lease(home: Home) -> None:
     await new(one, intent())
     for _ in range(5):
         home.clock.now += LEASE_SECONDS - 0.5
-        assert keys(await one.claim()) == ["k"]
-        assert await two.claim() == ()
+        assert keys(await one.leases.claim()) == ["k"]
+        assert await two.leases.claim() == ()
 
 
 async def test_an_owner_that_slept_through_its_lease_takes_it_up_again_if_nobody_else_did(home: Home) -> None:
     one = home.journal("one")
     await new(one, intent())
     home.clock.now += 1000 * LEASE_SECONDS
-    assert keys(await one.claim()) == ["k"]
-    assert await home.journal("two").claim() == ()
+    assert keys(await one.leases.claim()) == ["k"]
+    assert await home.journal("two").leases.claim() == ()
 
 
 async def test_what_is_released_is_free_at_once(home: Home) -> None:
@@ -81,9 +69,9 @@ async def test_what_is_released_is_free_at_once(home: Home) -> None:
     await new(one, intent("k1"))
     await new(two, intent("k2"))
     await new(home.journal("three"), intent("k3"))
-    await one.release()
-    assert keys(await two.claim()) == ["k1", "k2"]
-    assert await one.claim() == ()
+    await one.leases.release()
+    assert keys(await two.leases.claim()) == ["k1", "k2"]
+    assert await one.leases.claim() == ()
 
 
 async def test_only_unfinished_tasks_are_claimed(home: Home) -> None:
@@ -104,55 +92,16 @@ async def test_only_unfinished_tasks_are_claimed(home: Home) -> None:
         if life:
             await steps(one, key, *life)
     open_ones = ["intent", "submitted", "processing", "completed"]
-    assert keys(await one.claim()) == open_ones
-    await one.release()
-    assert keys(await two.claim()) == open_ones
+    assert keys(await one.leases.claim()) == open_ones
+    await one.leases.release()
+    assert keys(await two.leases.claim()) == open_ones
 
 
 async def test_an_adopted_task_is_its_adopters(home: Home) -> None:
     one = home.journal("one")
-    await one.adopt(intent("adopted"), "t", at=(await new(one, intent("k")))[0].created_at)
-    assert await home.journal("two").claim() == ()
-    assert keys(await one.claim()) == ["k", "adopted"]
-
-
-@pytest.mark.parametrize("uptime", [0.0, 3.0, 500.0, 986.0])
-async def test_after_a_restart_of_the_machine_with_its_clock_at_nothing_leases_are_free(
-    home: Home, uptime: float
-) -> None:
-    await new(home.journal("one"), intent())
-    home.clock.now = uptime
-    assert keys(await home.journal("two").claim()) == ["k"]
-
-
-async def test_a_claim_that_waits_long_for_the_file_sees_what_was_renewed_meanwhile(home: Home) -> None:
-    """The clock is read when the file is ours to write, not before."""
-    asked = threading.Event()
-
-    class Told(Clock):
-        def __call__(self) -> float:
-            asked.set()
-            return self.now
-
-    clock = Told()
-    one, two = home.journal("one", clock=clock), home.journal("two", clock=clock)
-    await new(one, intent())
-    clock.now += LEASE_SECONDS + 1
-    asked.clear()
-    claimed: list[TaskRecord] = []
-
-    async def claim() -> None:
-        claimed.extend(await two.claim())
-
-    assert one._opened is not None
-    with anyio.fail_after(30):
-        async with anyio.create_task_group() as group:
-            with one._opened.write(durable=False):
-                group.start_soon(claim)
-                await anyio.to_thread.run_sync(asked.wait)
-                clock.now += 2 * LEASE_SECONDS
-                one._opened.execute("UPDATE task SET lease_until = ?", (clock.now + LEASE_SECONDS,))
-    assert claimed == []
+    await one.tasks.adopt(intent("adopted"), "t", at=(await new(one, intent("k")))[0].created_at)
+    assert await home.journal("two").leases.claim() == ()
+    assert keys(await one.leases.claim()) == ["k", "adopted"]
 
 
 async def test_of_many_who_claim_at_once_one_gets_each_task(home: Home) -> None:
@@ -161,7 +110,7 @@ async def test_of_many_who_claim_at_once_one_gets_each_task(home: Home) -> None:
     claimed: dict[str, list[str]] = {}
 
     async def claim(owner: str) -> None:
-        claimed[owner] = keys(await home.journal(owner).claim())
+        claimed[owner] = keys(await home.journal(owner).leases.claim())
 
     async with anyio.create_task_group() as group:
         for number in range(6):
@@ -172,28 +121,8 @@ async def test_of_many_who_claim_at_once_one_gets_each_task(home: Home) -> None:
 async def test_a_claim_with_nothing_to_take_waits_for_no_writer(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent())
-    assert one._opened is not None
-    with anyio.fail_after(30), one._opened.write():
-        assert await two.claim() == ()
-
-
-def test_every_process_has_a_name_of_its_own_even_after_its_id_was_used_before() -> None:
-    names = {owners.name() for _ in range(3)}
-    assert len(names) == 3
-    assert all(f"/{os.getpid()}/" in name for name in names)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there, nobody can be asked without being ended")
-def test_a_process_is_dead_only_where_that_is_certain() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        its = owners.name().replace(f"/{os.getpid()}/", f"/{child.pid}/")
-        assert not owners.is_dead(its)
-        child.communicate()
-    assert owners.is_dead(its)
-    assert not owners.is_dead(owners.name())
-    beyond = [owners.name().replace(f"/{os.getpid()}/", f"/{number}/") for number in (10**30, 2**31, "9" * 5000)]
-    for elsewhere in (f"elsewhere{its}", "one", "", "/", "a/b/c", f"{its}/x", *beyond):
-        assert not owners.is_dead(elsewhere)
+    with anyio.fail_after(30), home.busy():
+        assert await two.leases.claim() == ()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, nobody can be asked without being ended")
@@ -203,7 +132,7 @@ async def test_what_a_dead_process_held_is_free_before_its_lease_lapses(home: Ho
     await new(home.journal(its), intent("dead"))
     await new(home.journal(owners.name()), intent("alive"))
     heir = home.journal(owners.name())
-    assert keys(await heir.claim()) == ["dead"]
+    assert keys(await heir.leases.claim()) == ["dead"]
 
 
 # --- the pace of calls ---
@@ -225,76 +154,75 @@ async def test_several_processes_together_never_make_more_calls_in_a_second_than
     journals = [home.journal("one"), home.journal("two")]
     times = []
     for _ in range(60):
-        times.append(await dice.choice(journals).pace(rate))
+        times.append(home.clock.now + await dice.choice(journals).pace.turn(rate))
         home.clock.now += dice.choice([0, 0, 0.01, dice.random() / rate])
     never_faster(times, rate)
 
 
 async def test_a_quarter_of_a_second_goes_at_once_and_the_rate_is_nearly_reached(home: Home) -> None:
-    journal, start = home.journal(), home.clock.now
-    times = [await journal.pace(10) - start for _ in range(100)]
+    journal = home.journal()
+    times = [await journal.pace.turn(10) for _ in range(100)]
     assert times[:3] == [0.0, 0.0, pytest.approx(0.25)]
     assert times[-1] < 12.5
 
 
 async def test_turns_that_were_not_used_up_do_not_pile_up(home: Home) -> None:
     journal = home.journal()
-    await journal.pace(5)
+    await journal.pace.turn(5)
     home.clock.now += 3600
-    times = [await journal.pace(5) for _ in range(30)]
+    times = [await journal.pace.turn(5) for _ in range(30)]
     never_faster(times, 5)
 
 
 async def test_after_a_429_nobody_calls_before_the_time_it_names(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
-    await one.pace(10)
-    await one.limited(30.0)
-    assert await two.pace(10) - home.clock.now == pytest.approx(30.0)
+    await one.pace.turn(10)
+    await one.pace.limited(30.0)
+    assert await two.pace.turn(10) == pytest.approx(30.0)
     home.clock.now += 29.0
-    assert 1.0 <= await one.pace(10) - home.clock.now + 1e-6 < 1.3
+    assert 1.0 <= await one.pace.turn(10) + 1e-6 < 1.3
     home.clock.now += 2.0
-    assert await one.pace(10) == home.clock.now
+    assert await one.pace.turn(10) == 0
 
 
 @pytest.mark.parametrize("seconds", [3_601.0, 86_400.0])
 async def test_a_429_that_names_hours_is_law_too(home: Home, seconds: float) -> None:
     journal = home.journal()
-    await journal.pace(10)
-    await journal.limited(seconds)
-    assert await journal.pace(10) - home.clock.now == pytest.approx(seconds)
+    await journal.pace.turn(10)
+    await journal.pace.limited(seconds)
+    assert await journal.pace.turn(10) == pytest.approx(seconds)
 
 
 async def test_a_429_without_a_time_holds_everybody_for_a_second(home: Home) -> None:
     journal = home.journal()
-    await journal.pace(10)
-    await journal.limited(None)
-    assert await journal.pace(10) - home.clock.now == pytest.approx(1.0)
+    await journal.pace.turn(10)
+    await journal.pace.limited(None)
+    assert await journal.pace.turn(10) == pytest.approx(1.0)
 
 
 async def test_the_longest_of_several_429s_counts(home: Home) -> None:
     journal = home.journal()
-    await journal.pace(10)
-    await journal.limited(20.0)
-    await journal.limited(5.0)
-    assert await journal.pace(10) - home.clock.now == pytest.approx(20.0)
+    await journal.pace.turn(10)
+    await journal.pace.limited(20.0)
+    await journal.pace.limited(5.0)
+    assert await journal.pace.turn(10) == pytest.approx(20.0)
 
 
-async def rate_now(journal: SqliteJournal, clock: Clock, rate: float) -> int:
+async def rate_now(journal: Journal, clock: Clock, rate: float) -> int:
     """How many calls go out in the next second, on a clock that stands still."""
-    start = clock.now + 10
-    clock.now = start
-    times = [await journal.pace(rate) - start for _ in range(3 * int(rate))]
+    clock.now += 10
+    times = [await journal.pace.turn(rate) for _ in range(3 * int(rate))]
     return sum(1 for time in times if time < 1)
 
 
 async def test_a_429_halves_the_rate_and_calls_that_are_not_refused_bring_it_back(home: Home) -> None:
     journal = home.journal()
     assert await rate_now(journal, home.clock, 20) == 20
-    await journal.limited(0.0)
+    await journal.pace.limited(0.0)
     assert 8 <= await rate_now(journal, home.clock, 20) < 15
     for _ in range(40):
         home.clock.now += 1
-        await journal.pace(20)
+        await journal.pace.turn(20)
     assert await rate_now(journal, home.clock, 20) == 20
 
 
@@ -302,70 +230,41 @@ async def test_a_burst_of_429s_is_one_refusal_and_not_ten(home: Home) -> None:
     """Ten calls were out when the first was refused: that the others are refused too says nothing new."""
     journal = home.journal()
     for _ in range(10):
-        await journal.pace(16)
+        await journal.pace.turn(16)
     for _ in range(10):
-        await journal.limited(2.0)
+        await journal.pace.limited(2.0)
     assert await rate_now(journal, home.clock, 16) >= 8
 
 
 async def test_the_rate_never_falls_so_low_that_nothing_moves(home: Home) -> None:
     journal = home.journal()
-    await journal.pace(10)
+    await journal.pace.turn(10)
     for _ in range(50):
-        await journal.limited(0.0)
-    times = [await journal.pace(10) for _ in range(4)]
+        await journal.pace.limited(0.0)
+    times = [await journal.pace.turn(10) for _ in range(4)]
     never_faster(times, 2 * MIN_CALLS_PER_SECOND)
     assert times[-1] - times[0] < 3 * 1.3 / MIN_CALLS_PER_SECOND
 
 
-@pytest.mark.parametrize("uptime", [0.0, 5.0, 900.0])
-async def test_after_a_restart_of_the_machine_turns_and_blocks_of_before_mean_nothing(
-    home: Home, uptime: float
-) -> None:
-    journal = home.journal()
-    for _ in range(30):
-        await journal.pace(10)
-    await journal.limited(600.0)
-    home.clock.now = uptime
-    assert await home.journal("two").pace(10) == home.clock.now
-    await journal.limited(60.0)
-    assert await home.journal("two").pace(10) - home.clock.now == pytest.approx(60.0)
-
-
 async def test_each_account_has_a_pace_of_its_own(home: Home) -> None:
     ours, theirs = home.journal(), home.journal(account="other")
-    await ours.pace(1)
-    await ours.limited(60.0)
-    await ours.pace(1)
-    assert await theirs.pace(1) == home.clock.now
+    await ours.pace.turn(1)
+    await ours.pace.limited(60.0)
+    await ours.pace.turn(1)
+    assert await theirs.pace.turn(1) == 0
 
 
-async def test_old_turns_are_swept_away(home: Home) -> None:
-    journal = home.journal()
-    for _ in range(200):
-        await journal.pace(10)
-        home.clock.now += 1
-    assert journal._opened is not None
-    assert journal._opened.read("SELECT count(*) FROM turn")[0][0] < 60
-
-
-def pace_away(path: Path, clock: Clock, owner: str, times: list[float]) -> None:
-    async def work() -> None:
-        async with opened(path) as home:
-            journal = home.journal(owner, clock=clock)
-            times.extend([await journal.pace(10) for _ in range(25)])
-
-    anyio.run(work)
-
-
-async def test_turns_asked_for_at_the_same_time_are_never_given_twice(tmp_path: Path) -> None:
+async def test_turns_asked_for_at_the_same_time_are_never_given_twice(home: Home) -> None:
     times: list[float] = []
-    clock = Clock()
+
+    async def ask(owner: str) -> None:
+        journal = home.journal(owner)
+        for _ in range(25):
+            times.append(await journal.pace.turn(10))  # noqa: PERF401  # each waits for its answer, as a call does
+
     async with anyio.create_task_group() as group:
         for number in range(4):
-            group.start_soon(
-                anyio.to_thread.run_sync, partial(pace_away, tmp_path / "home", clock, f"p{number}", times)
-            )
+            group.start_soon(ask, f"p{number}")
     assert len(times) == 100
     never_faster(times, 10)
 
@@ -377,15 +276,8 @@ async def test_leases_survive_what_happens_to_tasks(home: Home) -> None:
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent())
     await steps(one, "k", Event.ACCEPTED)
-    (entry,) = await one.claim()
-    assert (entry.owner, entry.task_id) == ("one", "task-k")
+    (record,) = await one.leases.claim()
+    assert (record.owner, record.task_id) == ("one", "task-k")
     joined = await intend(two, intent("other"), join=True)
-    assert joined.entries[0].owner == "one"
-    assert await two.claim() == ()
-
-
-def test_the_files_schema_holds_every_shared_thing(tmp_path: Path) -> None:
-    database = Database(tmp_path / "x.sqlite3", MIGRATIONS, durable=True)
-    tables = {row[0] for row in database.read("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    database.close()
-    assert tables == {"migration", "task", "pace", "turn", "upload", "placed", "holder", "lost"}
+    assert joined.records[0].owner == "one"
+    assert await two.leases.claim() == ()

@@ -22,17 +22,17 @@ AT = datetime.now(UTC)
 
 Step = Callable[[SqliteJournal, str], Awaitable[object]]
 STEPS: dict[str, Step] = {
-    "claim": lambda journal, _: journal.claim(),
-    "unfinished": lambda journal, _: journal.unfinished(),
-    "durations": lambda journal, _: journal.durations(),
-    "recent": lambda journal, _: journal.recent(limit=10),
-    "find": lambda journal, key: journal.find([f"remote-{key}"]),
+    "claim": lambda journal, _: journal.leases.claim(),
+    "unfinished": lambda journal, _: journal.leases.unfinished(),
+    "durations": lambda journal, _: journal.history.durations(),
+    "recent": lambda journal, _: journal.tasks.recent(limit=10),
+    "find": lambda journal, key: journal.tasks.find([f"remote-{key}"]),
     "intend": lambda journal, key: intend(journal, f"{key}-again", AT),
     "apply": lambda journal, key: apply(journal, key, Event.PROCESSING, TaskChange(at=AT)),
-    "told": lambda journal, key: journal.told([key], at=AT),
-    "nudge": lambda journal, key: journal.nudge(f"https://example.com/{key}"),
-    "nudged": lambda journal, _: journal.nudged(),
-    "release": lambda journal, _: journal.release(),
+    "told": lambda journal, key: journal.tasks.mark_reported([key], at=AT),
+    "nudge": lambda journal, key: journal.callbacks.mark(f"https://example.com/{key}"),
+    "nudged": lambda journal, _: journal.callbacks.take(),
+    "release": lambda journal, _: journal.leases.release(),
 }
 
 
@@ -57,10 +57,9 @@ async def instructions(ledger: Ledger, name: str) -> int:
     try:
         await intend(journal, name, AT)
         await apply(journal, name, Event.ACCEPTED, TaskChange(at=AT, task_id=f"remote-{name}"))
-        assert journal._opened is not None
-        journal._opened._connection.set_progress_handler(tick, EVERY)
+        await journal.file.run(lambda database: database.connection.set_progress_handler(tick, EVERY))
         await STEPS[name](journal, name)
-        journal._opened._connection.set_progress_handler(None, 0)
+        await journal.file.run(lambda database: database.connection.set_progress_handler(None, 0))
     finally:
         await journal.close()
     return count * EVERY

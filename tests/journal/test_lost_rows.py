@@ -5,14 +5,21 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flux2_mcp.domain.lifecycle import State
-from tests.support.services import CREATE, GARBAGE, NO_MONEY, Front, Reply, Seen, fronted, made, opened, through, until
+from flux2_mcp.engine.seam import Seam, Timing
+from flux2_mcp.engine.service import Service
+from tests.support.services import CREATE, GARBAGE, NO_MONEY, SPEED, Front, Reply, Seen, fronted, made, through, until
 
 pytestmark = pytest.mark.anyio
+
+
+def often_claimed(usual: Seam) -> Seam:
+    return replace(usual, speed=SPEED, timing=Timing(claim_seconds=0.05))
 
 
 @pytest.fixture
@@ -22,9 +29,8 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 
 async def test_a_create_that_may_have_been_taken_is_not_given_up_by_a_refusal_after_its_row_was_lost(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    front: Front, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.runner.CLAIM_SECONDS", 0.05)
     journal = tmp_path / "home" / "journal.sqlite3"
 
     def rows(sql: str) -> int:
@@ -41,12 +47,12 @@ async def test_a_create_that_may_have_been_taken_is_not_given_up_by_a_refusal_af
         return NO_MONEY if number == 2 else await through(seen)
 
     front.rule = rule
-    async with opened(front.settings(tmp_path)) as service:
+    async with Service.opened(front.settings(tmp_path), seam=often_claimed) as service:
         outcome = await made(service, wait=0)
         (told,) = outcome.tasks
-        assert (told.entry.state, told.entry.task_id) == (State.INTENT, None)
+        assert (told.record.state, told.record.task_id) == (State.INTENT, None)
         assert rows("DELETE FROM task") == 1
         await until(lambda: rows("UPDATE task SET nudged = nudged") == 1)
-        checked = await service.check([told.entry.key], wait_seconds=30)
-    assert [each.entry.state for each in checked.tasks] == [State.DELIVERED]
+        checked = await service.check([told.record.key], wait_seconds=30)
+    assert [each.record.state for each in checked.tasks] == [State.DELIVERED]
     assert [task.creates for task in front.tasks()] == [2]

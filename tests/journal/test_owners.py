@@ -16,10 +16,6 @@ HERE = owners.name().rpartition("/")[0].rpartition("/")[0]
 NOBODY = 65534
 
 
-def test_no_two_names_are_equal() -> None:
-    assert len({owners.name() for _ in range(100)}) == 100
-
-
 def test_a_living_process_is_not_dead_and_a_killed_one_is() -> None:
     process = subprocess.Popen([sys.executable, "-c", SAY_NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:
@@ -63,3 +59,22 @@ def test_a_living_process_of_another_user_is_not_dead(as_nobody: None) -> None:
     with pytest.raises(PermissionError):
         os.kill(1, 0)
     assert not owners.is_dead(f"{HERE}/1/abc")
+
+
+def test_every_process_has_a_name_of_its_own_even_after_its_id_was_used_before() -> None:
+    names = {owners.name() for _ in range(3)}
+    assert len(names) == 3
+    assert all(f"/{os.getpid()}/" in name for name in names)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, nobody can be asked without being ended")
+def test_a_process_is_dead_only_where_that_is_certain() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        its = owners.name().replace(f"/{os.getpid()}/", f"/{child.pid}/")
+        assert not owners.is_dead(its)
+        child.communicate()
+    assert owners.is_dead(its)
+    assert not owners.is_dead(owners.name())
+    beyond = [owners.name().replace(f"/{os.getpid()}/", f"/{number}/") for number in (10**30, 2**31, "9" * 5000)]
+    for elsewhere in (f"elsewhere{its}", "one", "", "/", "a/b/c", f"{its}/x", *beyond):
+        assert not owners.is_dead(elsewhere)

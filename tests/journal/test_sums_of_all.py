@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flux2_mcp.domain.lifecycle import Event, State
-from flux2_mcp.engine.backend import account
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome
 from flux2_mcp.journal.records import TaskMatches
@@ -29,7 +29,7 @@ async def listed(tmp_path: Path, limit: int, states: tuple[State, ...] | None = 
     async with fronted(tmp_path) as front:
         settings = front.settings(tmp_path)
         async with journals.opened(settings.home) as home:
-            journal = home.journal("elsewhere", account=account(settings))
+            journal = home.journal("elsewhere", account=account_name(settings))
             for number in range(ALL):
                 key = f"k{number}"
                 await new(journal, intent(key, usd="0.05"), at=AT + timedelta(minutes=number))
@@ -38,7 +38,7 @@ async def listed(tmp_path: Path, limit: int, states: tuple[State, ...] | None = 
                 else:
                     failed = number < 2
                     await steps(journal, key, Event.ACCEPTED, Event.FAILED if failed else Event.COMPLETED, usd="0.05")
-        # Only now: its keeper takes over what nobody looks after.
+        # Only now: its runner takes over what no process looks after.
         async with Service.opened(settings) as service:
             return await service.recent(limit=limit, states=states)
 
@@ -71,7 +71,7 @@ async def test_what_has_not_ended_and_is_not_listed_is_reached_by_the_next_actio
 
 async def test_no_next_action_names_more_tasks_than_a_call_takes(tmp_path: Path) -> None:
     (one,) = (await listed(tmp_path, 1, (State.SUBMITTED,))).tasks
-    many = tuple(replace(one, entry=replace(one.entry, task_id=f"task-{number}")) for number in range(100))
+    many = tuple(replace(one, record=replace(one.record, task_id=f"task-{number}")) for number in range(100))
     result = task_results.generation(Outcome(tasks=many, sandbox=False))
     assert result.next_action is not None
     assert len(result.next_action.arguments["task_ids"]) == MAX_IDS
@@ -91,11 +91,11 @@ async def test_the_sums_are_of_what_matched(tmp_path: Path) -> None:
         states={State.FAILED: 2, State.SUBMITTED: 1}, quoted_usd=Decimal("0.15"), charged_usd=Decimal(0)
     )
     async with journals.opened(tmp_path / "home") as home:
-        journal = home.journal(account=outcome.tasks[0].entry.account)
-        late = await journal.matched(since=AT + timedelta(minutes=20), workspace="/work")
+        journal = home.journal(account=outcome.tasks[0].record.account)
+        late = await journal.history.matched(since=AT + timedelta(minutes=20), workspace="/work")
         assert (late.tasks, late.charged_usd) == (3, Decimal("0.15"))
-        assert (await journal.matched(workspace="/elsewhere")) == TaskMatches(
+        assert (await journal.history.matched(workspace="/elsewhere")) == TaskMatches(
             states={}, quoted_usd=None, charged_usd=None
         )
-        running = await journal.matched(states=[State.SUBMITTED])
+        running = await journal.history.matched(states=[State.SUBMITTED])
         assert (running.quoted_usd, running.charged_usd) == (Decimal("0.05"), None)

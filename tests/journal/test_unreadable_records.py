@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.cli.tasks import _listed as listed_words
+from flux2_mcp.cli.tasks import listed as listed_words
 from flux2_mcp.domain.budget import SpendingBy
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import NameOwner, UploadedFile
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import LeaseLostError, TaskRecord, dump
-from flux2_mcp.journal.sqlite.shared import LEASE_SECONDS
 from flux2_mcp.server.results import tasks as task_results
 from tests.journal.test_journal_images import delivered, stored
 from tests.support import journals
@@ -75,20 +75,20 @@ async def test_the_others_are_read_and_kept_and_no_bad_record_is_touched(home: H
     await new(one, intent("good"), *map(intent, bad), intent("young"))
     for key in bad:
         await steps(one, key, Event.ACCEPTED)
-    await one.release()
+    await one.leases.release()
     for key, broken in zip(bad, BROKEN.values(), strict=True):
         spoil(home.path, key, broken)
     before = [row(home.path, key) for key in bad]
-    assert [entry.key for entry in await two.claim()] == ["good", "young"]
-    assert [entry.key for entry in await two.recent(limit=99)] == ["young", *reversed(bad), "good"]
-    for entry in await two.find([f"task-{key}" for key in bad]):
-        assert (entry.readable, entry.state) == (False, State.UNKNOWN), entry.key
-        assert "can't read the record of this task" in (entry.error or "")
-        assert "left as it is" in (entry.error or "")
-    await two.durations()
-    await two.spent(at=AT, session="s")
+    assert [record.key for record in await two.leases.claim()] == ["good", "young"]
+    assert [record.key for record in await two.tasks.recent(limit=99)] == ["young", *reversed(bad), "good"]
+    for record in await two.tasks.find([f"task-{key}" for key in bad]):
+        assert (record.readable, record.state) == (False, State.UNKNOWN), record.key
+        assert "can't read the record of this task" in (record.error or "")
+        assert "left as it is" in (record.error or "")
+    await two.history.durations()
+    await two.money.spent(at=AT, session="s")
     for by in SpendingBy:
-        assert sum(group.tasks for group in await two.spending(by, None)) == len(bad) + 2
+        assert sum(group.tasks for group in await two.history.spending(by, None)) == len(bad) + 2
     assert [row(home.path, key) for key in bad] == before
 
 
@@ -98,8 +98,8 @@ async def test_a_record_that_can_not_be_read_stands_in_nobodys_way_and_for_nobod
     spoil(home.path, "bad", "urls = '7'")
     before = row(home.path, "bad")
     fresh = await intend(journal, intent("new", CAT), join=True)
-    assert (fresh.joined, [entry.key for entry in fresh.entries]) == (False, ["new"])
-    (again,) = (await intend(journal, intent("bad", CAT))).entries
+    assert (fresh.joined, [record.key for record in fresh.records]) == (False, ["new"])
+    (again,) = (await intend(journal, intent("bad", CAT))).records
     assert (again.readable, again.state) == (False, State.UNKNOWN)
     assert row(home.path, "bad") == before
 
@@ -108,8 +108,8 @@ async def test_a_newer_versions_state_is_found_as_unknown(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("bad"), intent("good"))
     spoil(home.path, "bad", "state = 'paused'")
-    assert [entry.key for entry in await journal.recent(limit=9, states=[State.UNKNOWN])] == ["bad"]
-    assert [entry.key for entry in await journal.recent(limit=9, states=[State.INTENT])] == ["good"]
+    assert [record.key for record in await journal.tasks.recent(limit=9, states=[State.UNKNOWN])] == ["bad"]
+    assert [record.key for record in await journal.tasks.recent(limit=9, states=[State.INTENT])] == ["good"]
 
 
 async def test_pruning_goes_on_and_keeps_what_a_broken_record_may_name(home: Home, tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ async def test_pruning_goes_on_and_keeps_what_a_broken_record_may_name(home: Hom
     await delivered(journal, "bad", shared)
     await delivered(journal, "good", shared, other)
     spoil(home.path, "bad", "images = images || '!'")
-    assert [entry.key for entry in await journal.with_images(AT + timedelta(days=1))] == ["good"]
-    await journal.keep_images("good", [])
-    assert await journal.still_used([shared.path, other.path]) == {shared.path}
+    assert [record.key for record in await journal.history.with_images(AT + timedelta(days=1))] == ["good"]
+    await journal.history.keep_images("good", [])
+    assert await journal.history.still_used([shared.path, other.path]) == {shared.path}
 
 
 @pytest.fixture
@@ -133,8 +133,8 @@ async def spoilt(front: Front, tmp_path: Path, broken: str) -> TaskRecord:
     """An open task of a process that has ended, whose record then broke."""
     async with opened(front.settings(tmp_path)) as service:
         (told,) = (await made(service, "a red fox [sandbox:stuck]", wait=0)).tasks
-    spoil(service.settings.home, told.entry.key, BROKEN[broken])
-    return told.entry
+    spoil(service.settings.home, told.record.key, BROKEN[broken])
+    return told.record
 
 
 @pytest.mark.parametrize("broken", SOME)
@@ -145,14 +145,14 @@ async def test_a_new_task_is_sent_and_delivered_and_the_record_is_listed_with_wh
     async with opened(front.settings(tmp_path)) as service:
         before = row(service.settings.home, bad.key)
         first = await made(service, "a blue fox")
-        assert first.tasks[0].entry.state is State.DELIVERED
+        assert first.tasks[0].record.state is State.DELIVERED
         listed = await service.recent(limit=9)
         result = task_results.generation(listed)
         assert [task.status for task in result.tasks] == ["completed", "unknown"]
         assert "Update flux2-mcp" in (result.tasks[1].error or "")
         assert (result.next_action, result.quoted_usd) == (None, 0.1)
-        checked = await service.check([bad.task_id or "", first.tasks[0].entry.key], wait_seconds=0)
-        assert [told.entry.readable for told in checked.tasks] == [False, True]
+        checked = await service.check([bad.task_id or "", first.tasks[0].record.key], wait_seconds=0)
+        assert [told.record.readable for told in checked.tasks] == [False, True]
         assert row(service.settings.home, bad.key) == before
         notices = [first.notice, listed.notice, checked.notice, (await service.recent(limit=1)).notice]
         assert [notice is not None for notice in notices].count(True) == 1
@@ -183,7 +183,7 @@ FINE = {
     **dict.fromkeys(("sent_at", "submitted_at", "completed_at", "delivered_at"), ("a fraction", "NULL")),
     "created_at": ("a fraction",),
     "fence": ("a number",),
-    # Not of the entry: they repeat the request, or are overwritten.
+    # Not of the record: they repeat the request, or are overwritten.
     **dict.fromkeys(("digest", "model", "resolution", "nudged", "told_at", "lease_until"), tuple(VALUES)),
 }
 """What a column may hold, so that the record can be read."""
@@ -273,17 +273,17 @@ async def test_whatever_stands_in_a_column_only_its_own_record_is_set_aside(home
     one, two = home.journal("one"), home.journal("two")
     await new(one, intent("good"))
     await steps(one, "good", Event.ACCEPTED)
-    await one.release()
+    await one.leases.release()
     made = copies(home.path, "good")
     await new(one, intent("young"))
-    await one.release()
+    await one.leases.release()
     before = states_of(home.path, made)
-    claimed = {entry.key for entry in await two.claim()}
+    claimed = {record.key for record in await two.leases.claim()}
     assert {"good", "young"} <= claimed
-    listed = await two.recent(limit=9999)
-    assert await two.claim()
+    listed = await two.tasks.recent(limit=9999)
+    assert await two.leases.claim()
     ours = [(n, name, fine) for n, name, fine in reversed(made) if not name.startswith("account: ")]
-    told = [(entry.readable, entry.error) for entry in listed if entry.key not in {"good", "young"}]
+    told = [(record.readable, record.error) for record in listed if record.key not in {"good", "young"}]
     with each_row() as case:
         for (_, name, fine), (readable, error) in zip(ours, told, strict=True):
             with case(name):
@@ -291,15 +291,15 @@ async def test_whatever_stands_in_a_column_only_its_own_record_is_set_aside(home
                 assert fine or "left as it is" in (error or "")
     assert states_of(home.path, made) == before
     for number, (_, name, fine) in enumerate(made):
-        (found,) = await two.find([f"task-{number}"]) or [None]
+        (found,) = await two.tasks.find([f"task-{number}"]) or [None]
         assert found is None or found.readable is fine, name
-    await two.matched()
-    await two.durations()
+    await two.history.matched()
+    await two.history.durations()
     for by in SpendingBy:
-        await two.spending(by, None)
+        await two.history.spending(by, None)
     notice = two.unread_notice() or ""  # each was met often
     assert notice.startswith(f"The journal holds {sum(not fine for _, _, fine in ours)} records")
-    await two.recent(limit=9999)
+    await two.tasks.recent(limit=9999)
     assert two.unread_notice() is None
 
 
@@ -309,13 +309,13 @@ async def test_beside_such_records_a_new_task_is_delivered_and_all_are_listed_an
     async with opened(front.settings(tmp_path)) as service:
         (stuck,) = (await made(service, "a red fox [sandbox:stuck]", wait=0)).tasks
     path = service.settings.home
-    bad = [one for one in copies(path, stuck.entry.key) if not one[2] and not one[1].startswith("account: ")]
+    bad = [one for one in copies(path, stuck.record.key) if not one[2] and not one[1].startswith("account: ")]
     numbers = json.dumps([1, *(n for n, _, _ in bad)])
     sql(path, "DELETE FROM task WHERE n NOT IN (SELECT value FROM json_each(?))", numbers)
     before = states_of(path, bad)
     async with opened(front.settings(tmp_path)) as service:
         first = await made(service, "a blue fox")
-        assert first.tasks[0].entry.state is State.DELIVERED
+        assert first.tasks[0].record.state is State.DELIVERED
         outcome = await service.recent(limit=9999)
         result = task_results.generation(outcome)
         assert len(result.tasks) == len(bad) + 2
@@ -323,7 +323,7 @@ async def test_beside_such_records_a_new_task_is_delivered_and_all_are_listed_an
             words.encode()
         ids = [task.task_id for task in result.tasks]
         checked = await service.check(ids, wait_seconds=0)
-        assert {told.entry.state for told in checked.tasks} >= {State.DELIVERED, State.UNKNOWN}
+        assert {told.record.state for told in checked.tasks} >= {State.DELIVERED, State.UNKNOWN}
         task_results.words(task_results.generation(checked))
     assert states_of(path, bad) == before
 
@@ -336,7 +336,7 @@ async def test_a_record_that_can_not_be_read_takes_no_place_among_the_tasks_unde
     (waiting,) = await new(journal, intent("new"), in_flight=2)
     assert not waiting.started  # whoever had it may still be at it
     home.clock.now += LEASE_SECONDS + 1
-    await journal.claim()
+    await journal.leases.claim()
     assert (await start(journal, "new", in_flight=2)).started
     (third,) = await new(journal, intent("third"), in_flight=2)
     assert not third.started
@@ -348,15 +348,15 @@ async def test_durations_without_an_end_are_not_planned_from(home: Home) -> None
     for key in ("bad", "good"):
         await steps(journal, key, Event.ACCEPTED, Event.COMPLETED)
     spoil(home.path, "bad", "completed_at = 9e999")
-    assert list((await journal.durations()).values()) == [(1.0,)]
+    assert list((await journal.history.durations()).values()) == [(1.0,)]
 
 
 async def test_a_record_that_breaks_under_way_is_let_go_of(home: Home) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent("bad"))
+    (record,) = await new(journal, intent("bad"))
     spoil(home.path, "bad", "urls = '7'")
     with pytest.raises(LeaseLostError):
-        await journal.hold(entry)
+        await journal.leases.hold(record)
 
 
 async def test_a_sum_beyond_all_is_left_out_of_what_all_tasks_cost(home: Home) -> None:
@@ -364,8 +364,8 @@ async def test_a_sum_beyond_all_is_left_out_of_what_all_tasks_cost(home: Home) -
     await new(journal, intent("bad"), intent("bad too"), intent("good"))
     for key in ("bad", "bad too"):
         spoil(home.path, key, "quoted = 9223372036854775807, charged = 9223372036854775807")
-    assert (await journal.matched()).quoted_usd == Decimal("0.05")
-    (day,) = await journal.spending(SpendingBy.DAY, None)
+    assert (await journal.history.matched()).quoted_usd == Decimal("0.05")
+    (day,) = await journal.history.spending(SpendingBy.DAY, None)
     assert (day.tasks, day.unquoted, day.quoted_usd, day.charged_usd) == (3, 2, Decimal("0.05"), Decimal(0))
 
 
@@ -376,12 +376,12 @@ async def test_a_broken_note_of_an_upload_means_that_it_is_sent_once_more(home: 
     )
     with each_row() as case:
         for broken in ("url = x'ff'", "size_bytes = 'large'", "expires_at = 'later'", "expires_at = 9e999"):
-            await journal.uploaded("a", file)
+            await journal.uploads.add("a", file)
             sql(home.path, f"UPDATE upload SET {broken}")  # noqa: S608  # from above
             with case(broken):
-                assert await journal.upload("a", at=AT) is None
-    await journal.uploaded("a", file)
-    assert await journal.upload("a", at=AT) == file
+                assert await journal.uploads.find("a", at=AT) is None
+    await journal.uploads.add("a", file)
+    assert await journal.uploads.find("a", at=AT) == file
 
 
 async def test_a_broken_pace_keeps_nobody_from_calling(home: Home) -> None:
@@ -396,23 +396,23 @@ async def test_a_broken_pace_keeps_nobody_from_calling(home: Home) -> None:
             "UPDATE turn SET at = 'x'",
             "UPDATE turn SET at = 9e999",
         ):
-            await journal.pace(10.0, 5.0)
+            await journal.pace.turn(10.0, 5.0)
             sql(home.path, broken)
             with case(broken):
-                assert 0 <= await journal.pace(10.0, 5.0) - home.clock.now < 5
+                assert 0 <= await journal.pace.turn(10.0, 5.0) < 5
 
 
 async def test_a_broken_note_of_whose_a_key_is_means_that_it_is_asked_anew(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("good"))
-    await journal.belongs("account:1")
+    await journal.accounts.belongs("account:1")
     sql(home.path, "UPDATE holder SET tasks = x'ff'")
-    assert [entry.key for entry in await journal.recent(limit=9)] == ["good"]
+    assert [record.key for record in await journal.tasks.recent(limit=9)] == ["good"]
 
 
 async def test_a_broken_note_of_a_files_name_makes_it_taken(home: Home) -> None:
     journal = home.journal()
-    (entry,) = await new(journal, intent("good"))
-    await journal.take(entry, "/pictures/a.png")
+    (record,) = await new(journal, intent("good"))
+    await journal.tasks.claim_name(record, "/pictures/a.png")
     sql(home.path, "UPDATE placed SET task = 'x', newest = 'x'")
-    assert await journal.take(entry, "/pictures/a.png") is NameOwner.TAKEN
+    assert await journal.tasks.claim_name(record, "/pictures/a.png") is NameOwner.TAKEN

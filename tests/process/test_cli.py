@@ -32,6 +32,7 @@ from flux2_mcp.cli.main import flux2
 from flux2_mcp.cli.task_output import LATER, NO_CANCEL, exit_code, waiting_on
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.models import Action
 from flux2_mcp.engine.live_prices import PriceList
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import Outcome, TaskReport
@@ -201,13 +202,15 @@ def test_over_the_callers_own_cap_is_4_in_the_command_lines_words(here: Here) ->
 
 def test_all_that_breaks_the_contract_is_told_at_once_and_is_4(here: Here) -> None:
     broken = here("generate", "ox", "--variant", "max", "--output-resolution", "2k", "--source", "ox.png")
+    remixes = [model for model in catalog.models().values() if model.action is Action.REMIX_IMAGE]
+    in_2k = ", ".join(model.variant for model in remixes if "2k" in model.resolutions)
     assert broken == (
         4,
         "",
         (
             "Error: prompt: got 2 characters; max allows 3 to 5000.\n"
             "       --aspect-ratio: max needs it; allowed: 1:1, 4:3, 3:4, 16:9, 9:16, 3:2, 2:3.\n"
-            '       --output-resolution: got "2k"; allowed: 1k. Allowed by: pro, flex.\n'
+            f'       --output-resolution: got "2k"; allowed: 1k. Allowed by: {in_2k}.\n'
             "       --source: item 1 can't be read: No such file or directory.\n"
             "Nothing was sent and nothing was charged.\n"
             "Next: Mend the arguments named above and run this again.\n"
@@ -422,18 +425,19 @@ def test_variants_tell_in_words_what_the_tool_tells_as_data(here: Here) -> None:
     assert (code, json.loads(data), err) == (0, result, "")
     _, words, _ = here("variants", "--action", "remix_image")
     assert max(map(len, words.splitlines())) <= output.WIDTH_COLUMNS
-    assert words.splitlines()[:4] == [
+    lines = words.splitlines()
+    assert lines[:4] == [
         "pro, from $0.05",
         "  Start here: the cheapest, in 1k and 2k, with up to 8 source images.",
         "  flux-2-pro-remix-image, needs --source (1 to 8)",
         "    --aspect-ratio 1:1 4:3 3:4 16:9 9:16 3:2 2:3 auto; --output-resolution 1k 2k",
     ]
-    assert words.splitlines()[-3:] == [
-        "  flux-2-max-remix-image, needs --source (1), --aspect-ratio",
-        "    --aspect-ratio 1:1 4:3 3:4 16:9 9:16 3:2 2:3; --output-resolution 1k; not --safety-checker",
-        "Commercial use: included for every variant unless a model licence says otherwise.",
-    ]
-    assert "max, price known only live" in words
+    of_max = lines.index("  flux-2-max-remix-image, needs --source (1), --aspect-ratio")
+    assert lines[of_max + 1] == (
+        "    --aspect-ratio 1:1 4:3 3:4 16:9 9:16 3:2 2:3; --output-resolution 1k; not --safety-checker"
+    )
+    assert lines[-1] == "Commercial use: included for every variant unless a model licence says otherwise."
+    assert "max, price known only live" in lines
     assert "text-to-image" not in words
 
 
@@ -520,8 +524,7 @@ def test_what_the_tools_call_so_the_command_line_calls_by_its_options() -> None:
     own = {"as_json", "no_picture"}  # no tool has those
     options = [(option.name, option.opts[0]) for option in generate.params if option.name not in own]
     named = {name: option for name, option in options if name and "_" in name}
-    assert {name: output.spoken(name) for name in named} == named
-    assert output.spoken("Call again; check_pricing tells.") == "Run this again; flux2-mcp pricing tells."
+    assert {name: output.NAMES[name] for name in named} == named
 
 
 # --- the sandbox alone ------------------------------------------------------------------------------------------------
@@ -602,13 +605,13 @@ def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(
     code, out, err = here("variants")
     assert (code, out) == (1, "")
     assert err == (
-        "Error: This was not foreseen: TypeError.\n"
+        "Error: Unexpected error: TypeError.\n"
         "What RunAPI took, if anything, is in the journal and not lost.\n"
         "Next: Look closer with FLUX2_LOG=debug.\n"
     )
     *failed, whole = here("variants", FLUX2_LOG="debug")
     assert failed == [1, ""]
-    assert whole.startswith("DEBUG flux2_mcp.cli unforeseen\nTraceback")
+    assert whole.startswith("DEBUG flux2_mcp.cli unexpected error\nTraceback")
     assert whole.endswith(err)
 
 

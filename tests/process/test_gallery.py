@@ -44,7 +44,7 @@ class Visitor:
         parts = urlsplit(url)
         self.port = parts.port or 0
         self.host = parts.netloc
-        self.entry = f"{parts.path}?{parts.query}"
+        self.record = f"{parts.path}?{parts.query}"
         self.cookie: str | None = None
 
     def ask(self, method: str, target: str, body: bytes | None = None, **headers: str | None) -> Answer:
@@ -68,7 +68,7 @@ class Visitor:
 
     def enter(self) -> Answer:
         """With the token; keeps the cookie."""
-        answer = self.ask("GET", self.entry)
+        answer = self.ask("GET", self.record)
         self.cookie = answer[1].get("set-cookie", "").partition(";")[0] or self.cookie
         return answer
 
@@ -117,10 +117,10 @@ async def test_the_token_is_exchanged_for_a_cookie_and_leaves_the_address(sandbo
 
 async def test_without_the_token_or_the_cookie_nobody_gets_in(sandbox_settings: Settings) -> None:
     async with visiting(sandbox_settings) as (visitor, _), visiting(sandbox_settings) as (other, _):
-        token = visitor.entry.partition("=")[2]
+        token = visitor.record.partition("=")[2]
         wrong = [
             "/", "/gallery", "/?token=", f"/?token={token[:-1]}", f"/?token={token}x", f"/?token={token[::-1]}",
-            "/?token=%C3%A9%00", f"/?Token={token}", f"/gallery?token={token}", other.entry,
+            "/?token=%C3%A9%00", f"/?Token={token}", f"/gallery?token={token}", other.record,
         ]  # fmt: skip
         for target in wrong:
             status, headers, body = await off(visitor.ask, "GET", target)
@@ -147,9 +147,9 @@ async def test_without_the_token_or_the_cookie_nobody_gets_in(sandbox_settings: 
 async def test_a_ticket_opens_once_and_the_printed_url_as_often_as_wanted(sandbox_settings: Settings) -> None:
     async with visiting(sandbox_settings) as (visitor, guard):
         ticket = Visitor(guard.ticket())
-        assert ticket.entry != visitor.entry
-        assert [(await off(ticket.ask, "GET", ticket.entry))[0] for _ in range(2)] == [303, 403]
-        assert [(await off(visitor.ask, "GET", visitor.entry))[0] for _ in range(2)] == [303, 303]
+        assert ticket.record != visitor.record
+        assert [(await off(ticket.ask, "GET", ticket.record))[0] for _ in range(2)] == [303, 403]
+        assert [(await off(visitor.ask, "GET", visitor.record))[0] for _ in range(2)] == [303, 303]
 
 
 async def test_only_loopback_names_with_our_port_are_hosts(sandbox_settings: Settings) -> None:
@@ -164,7 +164,7 @@ async def test_only_loopback_names_with_our_port_are_hosts(sandbox_settings: Set
             f"127.1:{port}", f"2130706433:{port}", f"[::1]:{port}", f"127.0.0.1:0{port}", f"127.0.0.1:{port}.", "",
         ]  # fmt: skip
         for host in refused:
-            status, headers, body = await off(visitor.ask, "GET", visitor.entry, Host=host)
+            status, headers, body = await off(visitor.ask, "GET", visitor.record, Host=host)
             assert (status, body, "set-cookie" in headers) == (403, "Not from here.\n", False), host
         assert (await off(visitor.ask, "GET", "/", Host=None))[0] == 400
 

@@ -16,7 +16,7 @@ from bench import kill
 from bench.kill import DOWNLOADS, STEPS
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.service import Service
-from flux2_mcp.journal.sqlite.shared import LEASE_SECONDS
+from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.settings import Settings
 from tests.support.services import until
@@ -68,11 +68,12 @@ async def test_what_a_killed_process_left_is_taken_over_by_the_one_beside_it_wit
                     """The leases never lapse meanwhile."""
                     sql = "UPDATE task SET lease_until = ? WHERE owner <> ?"
                     journal.execute(sql, (time.monotonic() + LEASE_SECONDS / 2, beside.session))
-                    return len(beside._keeper._kept) == 3
+                    ours = journal.execute("SELECT count(*) FROM task WHERE owner = ?", (beside.session,))
+                    return bool(ours.fetchone()[0] == 3)
 
                 await until(taken_over)
             outcome = await beside.check(ids, wait_seconds=60)
-        assert [told.entry.state for told in outcome.tasks] == [State.DELIVERED] * 3
+        assert [told.record.state for told in outcome.tasks] == [State.DELIVERED] * 3
         assert sorted(task.id for task in runapi.tasks()) == sorted(ids)
         assert [task.creates for task in runapi.tasks()] == [1, 1, 1]
 

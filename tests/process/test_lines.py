@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 
+from flux2_mcp.domain import catalog
 from flux2_mcp.server.transports.stdio import CHUNK_BYTES, MAX_LINE_BYTES, TAIL_BYTES, LineReader
 from tests.support.deep import thin
 from tests.support.openings import opening
@@ -274,7 +275,7 @@ def test_messages_at_random_leave_the_process_alive_and_answering(
         awaited = fuzz.asked - fuzz.cancelled
         while awaited:
             awaited.discard(host.next().get("id"))
-        assert len(host.call("list_variants")["structuredContent"]["variants"]) == 6
+        assert len(host.call("list_variants")["structuredContent"]["variants"]) == len(catalog.models())
         assert host.process.poll() is None
         errors = host.close()
     assert host.process.returncode == 0

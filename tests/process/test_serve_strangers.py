@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from flux2_mcp.cli.serve import MAX_BODY_BYTES, MAX_CONNECTIONS
+from flux2_mcp.server.http import MAX_BODY_BYTES, MAX_CONNECTIONS
 from tests.conftest import environment
 from tests.support.sandboxed import TLS
 from tests.support.stdio import DEADLINE, LEGACY, MODERN, hello

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.__main__ import _project
+from flux2_mcp.__main__ import project
 from tests.support.deep import thin
 from tests.support.openings import opening
 from tests.support.stdio import ERAS, LEGACY, MODERN, NO_HURRY, Host, Raw, patched
@@ -62,7 +62,7 @@ def test_a_folder_that_nobody_chose_is_no_project(tmp_path: Path, monkeypatch: p
     found = {}
     for folder in (tmp_path, tmp_path / "HOME", tmp_path / "PLUGIN_ROOT", Path(tmp_path.anchor)):
         monkeypatch.chdir(folder)
-        found[folder] = _project()
+        found[folder] = project()
     assert [*found.values()] == [str(tmp_path), None, None, None]
 
 

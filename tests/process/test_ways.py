@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from flux2_mcp.domain import catalog
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.tasks_extension import ID
 from tests.support.stdio import DEADLINE, LEGACY, MODERN, Host, dressed
@@ -38,7 +39,7 @@ def test_each_tool_can_be_called_and_what_was_made_is_a_resource(host: Host | We
     checked = host.call("check_task", task_ids=[made["tasks"][0]["task_id"]])["structuredContent"]
     assert checked["tasks"] == made["tasks"]
     assert round(before - host.call("check_pricing")["structuredContent"]["balance_usd"], 2) == 0.05
-    assert len(host.call("list_variants")["structuredContent"]["variants"]) == 6
+    assert len(host.call("list_variants")["structuredContent"]["variants"]) == len(catalog.models())
     refused = host.call("generate", prompt="a red fox", seed=7)
     assert refused["isError"] is True
     assert refused["content"][0]["text"].startswith("seed: no such argument")

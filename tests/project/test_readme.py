@@ -17,6 +17,7 @@ import pytest
 from flux2_mcp import __main__ as entry
 from flux2_mcp import errors, settings
 from flux2_mcp.cli.main import flux2
+from flux2_mcp.domain.variables import VARIABLES
 from flux2_mcp.errors import Flux2Error
 
 ROOT = Path(__file__).parents[2]
@@ -32,22 +33,6 @@ EXIT_CODES: dict[str, type[Flux2Error] | None] = {
 }
 
 
-def table(text: str, first: str) -> list[list[str]]:
-    """The cells of the Markdown table whose first heading is `first`, without its head."""
-    lines = text.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
-    rows = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
-
-
-def plain(cell: str) -> str:
-    return cell.replace("`", "")
-
-
 def commands() -> list[list[str]]:
     """The lines of the README's shell blocks that call us, and what stands so in its text, without what comes before our name."""
     blocks = [*re.findall(r"```sh\n(.*?)```", README, re.DOTALL), *re.findall(r"`(flux2-mcp [^`]+)`", README)]
@@ -60,10 +45,8 @@ def commands() -> list[list[str]]:
 
 
 def test_every_variable_that_is_read_is_documented() -> None:
-    source = Path(settings.__file__).read_text("utf-8")
-    names = {name for name, _, _ in table(source, "variable")} | {"RUNAPI_KEY"}
-    readers = source + Path(entry.__file__).read_text("utf-8")
-    assert set(re.findall(r'"((?:FLUX2|RUNAPI)_[A-Z_0-9]+)"', readers)) == names
+    readers = Path(settings.__file__).read_text("utf-8") + Path(entry.__file__).read_text("utf-8")
+    assert set(re.findall(r'"((?:FLUX2|RUNAPI)_[A-Z_0-9]+)"', readers)) == {each.name for each in VARIABLES}
 
 
 # --- the sentences ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from anyio.abc import SocketAttribute
 
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.errors import LoginError, TransportError
-from flux2_mcp.runapi.login.callback import LoginCallback
+from flux2_mcp.runapi.login.callback import LAST_WORDS_SECONDS, LoginCallback
 from flux2_mcp.runapi.login.page import LOGIN_LOST, LOGIN_USED, NOT_OUR_LOGIN
 from flux2_mcp.runapi.login.pkce import LoginAttempt
 from flux2_mcp.runapi.login.redeem import LoginResult
@@ -59,7 +59,11 @@ class Login:
 
 
 @asynccontextmanager
-async def waiting(result: LoginResult | Exception = REDEEMED, seconds: float = DEADLINE) -> AsyncIterator[Login]:
+async def waiting(
+    result: LoginResult | Exception = REDEEMED,
+    seconds: float = DEADLINE,
+    last_words_seconds: float = LAST_WORDS_SECONDS,
+) -> AsyncIterator[Login]:
     """A login that waits on a port of its own, until it has ended."""
     listener = await one_shot_http.listen(0)
     attempt = LoginAttempt(port=listener.extra(SocketAttribute.local_port))  # noqa: S610  # no Django here
@@ -72,7 +76,7 @@ async def waiting(result: LoginResult | Exception = REDEEMED, seconds: float = D
             raise result
         return result
 
-    login = Login(attempt, LoginCallback(attempt, finish), anyio.Event())
+    login = Login(attempt, LoginCallback(attempt, finish, last_words_seconds=last_words_seconds), anyio.Event())
     login.hold.set()
 
     async def run() -> None:
@@ -238,15 +242,14 @@ async def test_who_came_in_time_is_seen_to_however_long_that_takes() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(login.allow)
             await login.began.wait()
-            assert login.callback._waiting.deadline == math.inf
+            assert login.callback.deadline == math.inf
             assert not login.ended.is_set()
             login.hold.set()
     assert login.callback.result() is REDEEMED
 
 
-async def test_connections_that_say_nothing_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.runapi.login.callback.LAST_WORDS_SECONDS", 10 * DEADLINE)
-    async with waiting() as login:
+async def test_connections_that_say_nothing_do_not_hold_up_the_end() -> None:
+    async with waiting(last_words_seconds=10 * DEADLINE) as login:
         silent = [await anyio.connect_tcp("127.0.0.1", login.attempt.port) for _ in range(5)]
         await login.allow()
         await login.ended.wait()

@@ -16,8 +16,9 @@ import trustme
 from flux2_mcp.errors import DeliveryError, TransportError
 from flux2_mcp.images.download import deliver
 from flux2_mcp.runapi import routes
+from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.runapi.routes import DIRECT, ENVIRONMENT, Resolve, Route, not_public, routes_to
-from flux2_mcp.runapi.transport import HttpRunApi
+from flux2_mcp.runapi.transport import HttpTransport
 from tests.images.test_download import AT, PNG
 
 pytestmark = pytest.mark.anyio
@@ -288,11 +289,10 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    """A host whose certificate names it, on an address that this test alone takes for a public one."""
+    """A host whose certificate names it, on an address that `fetched` alone takes for a public one."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    monkeypatch.setattr(routes, "not_public", lambda address: None if address.startswith("127.") else "private")
     with Host(authority) as host:
         serving = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.01})
         serving.start()
@@ -301,8 +301,12 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         serving.join()
 
 
+def here_is_public(address: str) -> str | None:
+    return None if address.startswith("127.") else "private"
+
+
 async def fetched(url: str, tmp_path: Path, resolve: Resolve) -> bytes:
-    api = HttpRunApi(LIVE, "key", version="0", resolve=resolve)
+    api = RunApi(LIVE, "key", version="0", transport=HttpTransport(LIVE, resolve=resolve, judge=here_is_public))
     try:
         with anyio.fail_after(30):
             stored = await deliver(api.download, url, folder=tmp_path / "images", prompt="a cat", at=AT)

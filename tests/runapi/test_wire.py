@@ -15,7 +15,6 @@ from flux2_mcp.domain.models import (
     Balance,
     ImageRequest,
     PriceSchedule,
-    Quote,
     RemoteTask,
     RunApiAccount,
     Status,
@@ -61,16 +60,6 @@ def test_a_body_holds_every_field_of_the_contract_always_in_the_same_order() -> 
 
 def test_source_images_are_sent_only_with_a_remix() -> None:
     assert "source_image_urls" not in wire.body(replace(REMIX, action=Action.TEXT_TO_IMAGE))
-
-
-def test_a_quote_carries_the_tasks_parameters_beside_service_action_and_model() -> None:
-    params = {name: value for name, value in REMIX_BODY.items() if name not in {"model", "callback_url"}}
-    assert wire.quote_body(REMIX) == {
-        "service": "flux-2",
-        "action": "remix_image",
-        "model": "flux-2-flex-remix-image",
-        "params": params,
-    }
 
 
 def read(said: object) -> RemoteTask:
@@ -404,8 +393,7 @@ def test_schedules_need_no_more_than_model_and_price_and_strangers_are_left_out(
 def test_what_an_answer_says_of_itself_is_repeated_in_short() -> None:
     long = "now " * 9000
     (priced,) = wire.price_schedules({"as_of": long, "price_schedules": [schedule()]})
-    quoted = wire.quote({"price_quote": QUOTED | {"as_of": long, "model": long}}, PLAIN)
-    assert {len(text) for text in (priced.as_of, quoted.as_of, quoted.model)} == {300}
+    assert len(priced.as_of) == 300
     file = wire.uploaded_file(UPLOADED | {"file_name": long, "mime_type": long})
     assert {len(text) for text in (file.file_name, file.mime_type)} == {300}
     with pytest.raises(WireError, match="no url"):
@@ -416,25 +404,6 @@ def test_what_an_answer_says_of_itself_is_repeated_in_short() -> None:
 def test_a_price_list_without_a_list_makes_no_sense(said: dict[str, Any]) -> None:
     with pytest.raises(WireError, match="price_schedules"):
         wire.price_schedules(said)
-
-
-QUOTED = {"model": "flux-2-pro-text-to-image", "currency": "USD", "reservation_amount_cents": 5, "as_of": "now"}
-
-
-@pytest.mark.parametrize("said", [{"price_quote": QUOTED}, QUOTED])
-def test_a_quote_is_read_in_dollars(said: dict[str, Any]) -> None:
-    assert wire.quote(said, PLAIN) == Quote(model="flux-2-pro-text-to-image", usd=Decimal("0.05"), as_of="now")
-
-
-def test_a_quote_without_model_or_time_is_for_what_was_asked() -> None:
-    said = {"price_quote": {"reservation_amount_cents": 24}}
-    assert wire.quote(said, REMIX) == Quote(model="flux-2-flex-remix-image", usd=Decimal("0.24"), as_of="")
-
-
-@pytest.mark.parametrize("fields", [{"reservation_amount_cents": None}, {"currency": "EUR"}])
-def test_a_quote_without_an_amount_in_dollars_makes_no_sense(fields: dict[str, Any]) -> None:
-    with pytest.raises(WireError, match="amount in USD"):
-        wire.quote({"price_quote": QUOTED | fields}, PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -572,8 +541,8 @@ def test_an_uploaded_file_needs_no_more_than_its_url() -> None:
 
 def test_a_login_gives_the_key_its_name_and_whose_it_is() -> None:
     said = {"key": "sk-new", "name": "laptop", "user": {"email": "a@example.com"}}
-    assert wire.login(said) == ("sk-new", "laptop", "a@example.com")
-    assert wire.login({"key": "sk-new"}) == ("sk-new", "", "")
+    assert wire.login(said) == wire.IssuedKey(key="sk-new", name="laptop", email="a@example.com")
+    assert wire.login({"key": "sk-new"}) == wire.IssuedKey(key="sk-new", name="", email="")
 
 
 @pytest.mark.parametrize("key", [None, "", " ", "sk\r\nX-Evil: 1", "schlüssel", 7])

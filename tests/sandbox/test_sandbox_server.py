@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -22,7 +28,6 @@ from flux2_mcp.errors import SandboxError
 from flux2_mcp.sandbox.app import create
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.sandbox.state import SandboxState
-from flux2_mcp.system import http_server
 from tests.support.sandboxed import TEXT, TLS, running
 
 OTHER_PROCESS = """
@@ -86,18 +91,25 @@ def test_a_close_leaves_the_event_loop_and_signals_of_the_process_alone(tmp_path
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_an_answer_is_not_held_back_by_nagles_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_not_held_back_by_nagles_algorithm(tmp_path: Path) -> None:
     """With it, each would take 40 ms once the connection is past its first few."""
-    made, without = http_server._Protocol.connection_made, list[int]()
-
-    def seen(self: http_server._Protocol, transport: asyncio.Transport) -> None:
-        without.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-        made(self, transport)
-
-    monkeypatch.setattr(http_server._Protocol, "connection_made", seen)
     with running(tmp_path) as api:
-        assert api.http.get("/api/v1/me").status_code == 200
-    assert without == [1]
+        port = int(api.sandbox.base_url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(b"GET /api/v1/price_schedules HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 200"
+            (other,) = other_ends(client)
+            assert other.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def other_ends(client: socket.socket) -> list[socket.socket]:
+    """The sockets of this process, where the server runs too, whose peer a connection is."""
+    every = (found for found in gc.get_objects() if type(found) is socket.socket and found.fileno() >= 0)
+    found = []
+    for one in every:
+        with suppress(OSError):  # one that listens, or has ended, has no peer
+            found += [one] if one.getpeername() == client.getsockname() else []
+    return found
 
 
 def test_nothing_is_written_on_stdout_or_stderr_or_logged_by_uvicorn(
@@ -139,10 +151,11 @@ def test_before_and_after_its_life_it_has_no_address(tmp_path: Path) -> None:
 
 
 def test_a_loop_that_cannot_start_is_a_sandbox_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(serving: Coroutine[Any, Any, None]) -> None:
+        serving.close()
         raise OSError("no more files")
 
-    monkeypatch.setattr("flux2_mcp.sandbox.app.create", broken)
+    monkeypatch.setattr(asyncio, "run", broken)
     with pytest.raises(SandboxError, match="did not come up"):
         Sandbox(tmp_path / "sandbox").start()
 
@@ -161,23 +174,19 @@ def test_a_handler_that_breaks_answers_500_and_is_logged(
     assert [record.levelno for record in caplog.records if "broke" in record.message] == [logging.ERROR]
 
 
-def test_drawing_does_not_hold_up_other_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawing, go_on = threading.Event(), threading.Event()
-
-    def draw(*_: object) -> bytes:
-        drawing.set()
-        assert go_on.wait(60)
-        return b"drawn"
-
-    monkeypatch.setattr("flux2_mcp.sandbox.pictures.delivered", draw)
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes with a name there")
+def test_a_picture_that_takes_long_does_not_hold_up_other_calls(tmp_path: Path) -> None:
     with running(tmp_path) as api:
         url = api.image()
+        # In the place of the picture a pipe: whoever wants it waits until somebody has written it.
+        pipe = api.sandbox.state.results / PurePosixPath(urlsplit(url).path).name
+        os.mkfifo(pipe)
         fetched: list[bytes] = []
         fetch = threading.Thread(target=lambda: fetched.append(httpx.get(url, timeout=60).content))
         fetch.start()
-        assert drawing.wait(60)
-        assert api.http.get("/api/v1/me").status_code == 200
-        go_on.set()
+        with pipe.open("wb") as picture:  # waits until the server has begun to read
+            assert api.http.get("/api/v1/me").status_code == 200
+            picture.write(b"drawn")
         fetch.join(60)
     assert fetched == [b"drawn"]
 

@@ -16,10 +16,19 @@ from flux2_mcp.sandbox.drawing import draw
 from flux2_mcp.sandbox.http import HttpError
 from flux2_mcp.sandbox.scenarios import Fault
 from flux2_mcp.sandbox.state import Money, SandboxState
-from flux2_mcp.sandbox.tasks import MEDIAN_SECONDS, UNPRICED_CENTS, TaskOrder
+from flux2_mcp.sandbox.tasks import OTHER_MEDIAN_SECONDS, UNPRICED_CENTS, TaskOrder
 from tests.support.sandbox_folder import NOON, Clock, make, opened, order
 
 # --- progress ---------------------------------------------------------------------------------------------------------
+
+MEDIANS = {
+    (model.variant, resolution): catalog.variant_notes(model.variant)
+    .get("sandbox", {})
+    .get("median_seconds", {})
+    .get(resolution, OTHER_MEDIAN_SECONDS)
+    for model in catalog.models().values()
+    for resolution in model.resolutions
+}
 
 
 def test_a_tasks_status_follows_from_its_row_and_the_time(tmp_path: Path) -> None:
@@ -59,12 +68,17 @@ def test_a_seed_makes_durations_follow_from_it_and_the_tasks_number(tmp_path: Pa
     assert ends("f", None) != ends("g", None)
 
 
-@pytest.mark.parametrize(("variant", "resolution"), MEDIAN_SECONDS)
+def test_pro_flex_and_max_have_a_pace_of_their_own_each() -> None:
+    paces = {catalog.variant_notes(variant)["sandbox"]["median_seconds"]["1k"] for variant in ("pro", "flex", "max")}
+    assert len(paces) == 3
+
+
+@pytest.mark.parametrize(("variant", "resolution"), MEDIANS)
 def test_durations_spread_around_their_median(tmp_path: Path, variant: str, resolution: str) -> None:
     with opened(tmp_path, seed=1, opening_cents=100_000) as state:
         made = [make(state, order(variant=variant, resolution=resolution)) for _ in range(100)]
     seconds = [math.log((task.ends_at or 0) - task.created_at) for task in made]
-    assert statistics.fmean(seconds) == pytest.approx(math.log(MEDIAN_SECONDS[variant, resolution]), abs=0.12)
+    assert statistics.fmean(seconds) == pytest.approx(math.log(MEDIANS[variant, resolution]), abs=0.12)
     assert statistics.stdev(seconds) == pytest.approx(0.3, abs=0.1)
 
 
@@ -202,12 +216,18 @@ def test_prices_are_the_published_ones_and_the_sandboxs_own_where_none_is() -> N
         for model in catalog.models().values()
         for name in model.resolutions
     }
-    assert prices == {
+    known = {
         ("pro", "1k"): 5,
         ("pro", "2k"): 7,
         ("flex", "1k"): 14,
         ("flex", "2k"): 24,
         ("max", "1k"): UNPRICED_CENTS,
+    }
+    assert {one: cents for one, cents in prices.items() if one[0] in {"pro", "flex", "max"}} == known
+    assert prices == {
+        (model.variant, name): model.published_cents.get(name, UNPRICED_CENTS)
+        for model in catalog.models().values()
+        for name in model.resolutions
     }
 
 
@@ -220,6 +240,7 @@ def test_from_a_speed_of_a_hundred_on_a_picture_is_plain(tmp_path: Path, speed: 
         task = make(state, order("[sandbox:instant] a cat"))
         drawn = draw.render(
             prompt=task.body["prompt"], variant="pro", model=task.model, action=task.action,
-            aspect_ratio=task.aspect_ratio, output_resolution=task.resolution, take=task.idempotency_key or "", plain=plain,
+            aspect_ratio=task.aspect_ratio, output_resolution=task.resolution, take=task.idempotency_key or "",
+            accent=pictures.accent("pro"), plain=plain,
         )  # fmt: skip
         assert pictures.delivered(state, task) == drawn

@@ -43,7 +43,7 @@ def test_of_many_who_start_at_once_one_makes_it_and_all_have_the_same(tmp_path: 
 
 def test_who_comes_second_to_making_it_leaves_it_as_it_is(tmp_path: Path) -> None:
     token, _ = bearer.token(tmp_path)
-    assert bearer._made(tmp_path, bearer.path(tmp_path)) is False
+    assert bearer.make(tmp_path) is False
     assert bearer.token(tmp_path) == (token, False)
     assert [path.name for path in tmp_path.iterdir()] == ["http-token"]
 

@@ -22,6 +22,7 @@ from flux2_mcp.server.results.tasks import SANDBOX_NOTICE
 
 AS_OF = "2026-11-20T10:00:00Z"
 RATIOS = ["1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3"]
+ALL_PRICES = sum(len(model.resolutions) for model in catalog.models().values())
 COMMERCIAL = "included for every variant unless a model licence says otherwise"
 LIVE = PriceBook(
     (
@@ -119,7 +120,7 @@ def test_the_estimate_is_for_the_request_that_these_arguments_would_make(
 
 
 def test_all_prices_come_without_a_filter() -> None:
-    assert len(listed().prices) == 10
+    assert len(listed().prices) == ALL_PRICES
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_a_balance_that_could_not_be_read_is_said_and_the_prices_stand() -> None
     result = listed(trouble="RunAPI is in trouble.", sandbox=True)
     assert result.notice == f"{SANDBOX_NOTICE} The balance could not be read: RunAPI is in trouble."
     assert result.balance_usd is None
-    assert len(result.prices) == 10
+    assert len(result.prices) == ALL_PRICES
     assert catalog_results.pricing_words(result).endswith(f"balance: unknown\n{result.notice}")
 
 
@@ -172,7 +173,7 @@ def test_a_variant_is_told_as_generate_takes_it() -> None:
         (
             "text_to_image",
             None,
-            ["flux-2-pro-text-to-image", "flux-2-flex-text-to-image", "flux-2-max-text-to-image"],
+            [f"flux-2-{variant}-text-to-image" for variant in catalog.variants()],
         ),
         (None, "pro", ["flux-2-pro-text-to-image", "flux-2-pro-remix-image"]),
         (None, "flux-2-pro-remix-image", ["flux-2-pro-remix-image"]),
@@ -191,7 +192,15 @@ def test_a_variant_that_nobody_knows_is_refused_with_those_there_are() -> None:
 
 def test_starting_prices_are_the_cheapest_published_ones() -> None:
     found = catalog_results.variants(action=None, variant=None).variants
-    assert [each.from_usd for each in found] == [0.05, 0.05, 0.14, 0.14, None, None]
+    told = {each.model: each.from_usd for each in found}
+    known = {"pro": 0.05, "flex": 0.14, "max": None}
+    assert {name: told[name] for name, model in catalog.models().items() if model.variant in known} == {
+        f"flux-2-{variant}-{action.replace('_', '-')}": usd for variant, usd in known.items() for action in Action
+    }
+    assert told == {
+        name: min((float(cents / 100) for cents in model.published_cents.values()), default=None)
+        for name, model in catalog.models().items()
+    }
 
 
 def test_every_constraint_that_is_told_is_one_that_the_catalogue_holds_to() -> None:

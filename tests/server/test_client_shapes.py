@@ -28,11 +28,13 @@ from mcp_types import (
 )
 from PIL import Image
 
-from flux2_mcp.server import clients
+from flux2_mcp.engine.backend import account_name
+from flux2_mcp.server import clients, resources
 from flux2_mcp.server.app import build
 from flux2_mcp.server.docs import uris
 from flux2_mcp.settings import Settings
 from tests.server.conftest import BOTH_ERAS, ERAS
+from tests.support.journals import failed
 from tests.support.rows import each_row
 
 pytestmark = pytest.mark.anyio
@@ -158,19 +160,13 @@ async def test_a_resource_that_is_not_there_is_not_found(client: Client) -> None
         assert caught.value.error.code == INVALID_PARAMS, uri
 
 
-async def test_resources_come_in_pages_newest_first(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux2_mcp.server.resources.PAGE_TASKS", 2)
-    ids = []
-    for number in range(3):
-        made = await client.call_tool("generate", {"prompt": f"fox {number} [sandbox:stuck]", "wait_seconds": 0})
-        assert isinstance(made.structured_content, dict)
-        ids.append(made.structured_content["tasks"][0]["task_id"])
+async def test_resources_come_in_pages_newest_first(client: Client, sandbox_settings: Settings) -> None:
+    ids = await failed(sandbox_settings.home, account_name(sandbox_settings), resources.PAGE_TASKS + 1)
     first = await client.list_resources()
     second = await client.list_resources(cursor=first.next_cursor)
-    assert [resource.uri for resource in first.resources][-3:] == [
+    assert [resource.uri for resource in first.resources][-len(ids) :] == [
         "flux2://tasks",
-        f"flux2://tasks/{ids[2]}",
-        f"flux2://tasks/{ids[1]}",
+        *(f"flux2://tasks/{ident}" for ident in reversed(ids[1:])),
     ]
     assert ([resource.uri for resource in second.resources], second.next_cursor) == ([f"flux2://tasks/{ids[0]}"], None)
 

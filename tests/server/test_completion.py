@@ -13,13 +13,18 @@ from mcp_types import INVALID_PARAMS, Completion, PromptReference, ResourceTempl
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import Action
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.server import completion
 from flux2_mcp.server.docs import examples, uris
+from flux2_mcp.settings import Settings
 from tests.server.conftest import BOTH_ERAS
+from tests.support.journals import failed
 from tests.support.rows import each_row
 
 pytestmark = pytest.mark.anyio
 
+VARIANTS = list(catalog.variants())
+BESIDE_PRO = [f"pro, {variant}" for variant in VARIANTS if variant != "pro"]
 RATIOS = ["1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3"]
 
 
@@ -29,8 +34,8 @@ async def offered(client: Client, of: str, name: str, value: str = "", **given: 
 
 
 OFFERED: list[tuple[str, str, str, dict[str, str], list[str]]] = [
-    ("generate", "variant", "", {}, ["pro", "flex", "max"]),
-    ("generate", "variant", "F", {}, ["flex"]),
+    ("generate", "variant", "", {}, VARIANTS),
+    ("generate", "variant", "F", {}, [variant for variant in VARIANTS if variant.startswith("f")]),
     ("generate", "variant", "ultra", {}, []),
     ("generate", "aspect_ratio", "", {}, RATIOS),
     ("generate", "aspect_ratio", "1", {"variant": "pro"}, ["1:1", "16:9"]),
@@ -45,10 +50,10 @@ OFFERED: list[tuple[str, str, str, dict[str, str], list[str]]] = [
     ("compare_variants", "output_resolution", "", {}, ["1k"]),
     ("compare_variants", "output_resolution", "", {"variants": "pro, flex"}, ["1k", "2k"]),
     ("compare_variants", "output_resolution", "", {"variants": "pro, max"}, ["1k"]),
-    ("compare_variants", "variants", "", {}, ["pro", "flex", "max"]),
-    ("compare_variants", "variants", "pro, ", {}, ["pro, flex", "pro, max"]),
-    ("compare_variants", "variants", "pro,", {}, ["pro, flex", "pro, max"]),
-    ("compare_variants", "variants", "pro, m", {}, ["pro, max"]),
+    ("compare_variants", "variants", "", {}, VARIANTS),
+    ("compare_variants", "variants", "pro, ", {}, BESIDE_PRO),
+    ("compare_variants", "variants", "pro,", {}, BESIDE_PRO),
+    ("compare_variants", "variants", "pro, m", {}, [both for both in BESIDE_PRO if both.startswith("pro, m")]),
     ("add_to_app", "language", "", {}, list(examples.LANGUAGES)),
     ("add_to_app", "language", "p", {}, ["python", "php"]),
     ("add_to_app", "action", "", {}, list(Action)),
@@ -97,11 +102,10 @@ async def test_recent_tasks_are_offered_newest_first_and_as_sources_only_those_w
     assert (await offered(client, "flux2://images/{id}{?max}", "id", second[:8])).values == [second]
 
 
-async def test_where_there_may_be_more_tasks_it_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "MAX_CHOICES", 2)
-    tasks = [await made(client, prompt=f"fox {number} [sandbox:stuck]", wait_seconds=0) for number in range(3)]
+async def test_where_there_may_be_more_tasks_it_says_so(client: Client, sandbox_settings: Settings) -> None:
+    tasks = await failed(sandbox_settings.home, account_name(sandbox_settings), completion.MAX_CHOICES + 1)
     found = await offered(client, "flux2://tasks/{id}", "id")
-    assert (found.values, found.total, found.has_more) == ([tasks[2], tasks[1]], None, True)
+    assert (found.values, found.total, found.has_more) == (tasks[:0:-1], None, True)
 
 
 async def test_with_nothing_made_no_task_is_offered(client: Client) -> None:

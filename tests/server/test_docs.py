@@ -6,11 +6,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -30,8 +28,9 @@ from flux2_mcp.runapi.wire import MAX_ID_CHARS
 from flux2_mcp.sandbox import uploads
 from flux2_mcp.sandbox.scenarios import SCENARIOS
 from flux2_mcp.server.docs import examples, index, reference, schemas, uris
-from tests.project.test_readme import README, plain, table
+from tests.project.test_readme import README
 from tests.server.conftest import BOTH_ERAS
+from tests.support.markdown import plain, table
 from tests.support.rows import each_row
 
 LISTED = [document for document in index.documents().values() if document.listed]
@@ -39,8 +38,7 @@ EVERY = list(index.documents().values())
 MODELS = catalog.models()
 
 
-@pytest.fixture
-def another_catalogue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def another_catalogue() -> dict[str, Model]:
     """pro has learnt a ratio, costs more and takes longer prompts."""
 
     def changed(model: Model) -> Model:
@@ -51,11 +49,7 @@ def another_catalogue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         cents = {name: value + 36 for name, value in model.published_cents.items()}
         return replace(model, fields={**model.fields, **fields}, published_cents=cents)
 
-    found = MappingProxyType({name: changed(model) for name, model in MODELS.items()})
-    monkeypatch.setattr(catalog, "models", lambda: found)
-    index.documents.cache_clear()
-    yield
-    index.documents.cache_clear()
+    return {name: changed(model) for name, model in MODELS.items()}
 
 
 # --- found and read ---
@@ -233,9 +227,8 @@ def test_what_is_told_in_words_is_what_the_code_holds_to() -> None:
     assert uploads.URL_SECONDS == 3600
 
 
-def test_what_the_catalogue_learns_the_documents_say(another_catalogue: None) -> None:
-    del another_catalogue
-    text = {uri: document.text() for uri, document in index.documents().items()}
+def test_what_the_catalogue_learns_the_documents_say() -> None:
+    text = {uri: document.text() for uri, document in index.documents_of(another_catalogue()).items()}
     schema = json.loads(text[uris.request_schema("flux-2-pro-remix-image")])
     assert schema["properties"]["aspect_ratio"]["enum"][-1] == "21:9"
     assert schema["properties"]["prompt"]["maxLength"] == 6001

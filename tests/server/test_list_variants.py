@@ -18,8 +18,10 @@ async def variants(client: Client, **arguments: object) -> list[dict[str, Any]]:
     return found
 
 
-async def test_all_six_models_are_listed_the_cheapest_first(client: Client) -> None:
-    assert [each["model"] for each in await variants(client)] == list(catalog.models())
+async def test_all_models_are_listed_as_the_catalogue_has_them_pro_first(client: Client) -> None:
+    found = [each["model"] for each in await variants(client)]
+    assert found == list(catalog.models())
+    assert found[0] == "flux-2-pro-text-to-image"
 
 
 async def test_constraints_are_data(client: Client) -> None:
@@ -46,4 +48,4 @@ async def test_an_unknown_variant_is_refused_with_what_there_is(client: Client) 
     result = await client.call_tool("list_variants", {"variant": "ultra"})
     assert result.is_error
     assert isinstance(result.content[0], TextContent)
-    assert result.content[0].text.startswith('variant: got "ultra"; allowed: pro, flex, max, ')
+    assert result.content[0].text.startswith(f'variant: got "ultra"; allowed: {", ".join(catalog.variants())}, ')

@@ -14,7 +14,7 @@ from PIL import Image
 
 from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import StoredImage
-from flux2_mcp.engine.backend import account
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.server.app import build
 from flux2_mcp.settings import Settings
@@ -27,16 +27,16 @@ async def delivered(settings: Settings, folder: Path, count: int, saved: str | N
     """So many tasks with the ids `task-0` and so on, each with an image of 600 x 600 pixels, and a copy where one is named."""
     files = [folder / f"{number}.png" for number in range(count)]
     async with opened(settings.home) as home:
-        journal, at = home.journal(account=account(settings)), datetime.now(UTC)
+        journal, at = home.journal(account=account_name(settings)), datetime.now(UTC)
         for number, file in enumerate(files):
             Image.new("RGB", (600, 600), "red").save(file)
             image = StoredImage(
                 path=str(file), mime_type="image/png", width=600, height=600, size_bytes=1, sha256="0", saved=saved
             )
             (entry,) = await new(journal, intent(f"k{number}"), at=at)
-            entry = await journal.apply(entry, Event.ACCEPTED, TaskChange(at=at, task_id=f"task-{number}"))
-            entry = await journal.apply(entry, Event.COMPLETED, TaskChange(at=at))
-            await journal.apply(entry, Event.DELIVERED, TaskChange(at=at, images=(image,)))
+            entry = await journal.tasks.apply(entry, Event.ACCEPTED, TaskChange(at=at, task_id=f"task-{number}"))
+            entry = await journal.tasks.apply(entry, Event.COMPLETED, TaskChange(at=at))
+            await journal.tasks.apply(entry, Event.DELIVERED, TaskChange(at=at, images=(image,)))
     return files
 
 

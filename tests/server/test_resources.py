@@ -13,7 +13,7 @@ from PIL import Image
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import StoredImage
-from flux2_mcp.engine.backend import account
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.journal.records import TaskChange
@@ -21,7 +21,7 @@ from flux2_mcp.server import resources
 from flux2_mcp.server.results.tasks import stamp
 from flux2_mcp.server.session import ServerSession
 from flux2_mcp.settings import Settings
-from tests.support.journals import AT, apply, intent, new, opened, steps
+from tests.support.journals import AT, apply, failed, intent, new, opened, steps
 
 pytestmark = pytest.mark.anyio
 
@@ -29,11 +29,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def service(sandbox_settings: Settings) -> AsyncIterator[Service]:
     """One that knows a page of tasks and one more, which all have failed."""
-    async with opened(sandbox_settings.home) as home:
-        journal = home.journal(account=account(sandbox_settings))
-        for number in range(resources.PAGE_TASKS + 1):
-            await new(journal, intent(f"k{number}"))
-            await steps(journal, f"k{number}", Event.ACCEPTED, Event.FAILED)
+    await failed(sandbox_settings.home, account_name(sandbox_settings), resources.PAGE_TASKS + 1)
     async with Service.opened(sandbox_settings) as service:
         yield service
 
@@ -57,7 +53,7 @@ async def test_a_task_stands_in_the_list_under_a_short_title_with_the_time_of_it
     Image.new("RGB", (64, 48), "red").save(picture)
     image = StoredImage(path=str(picture), mime_type="image/png", width=64, height=48, size_bytes=9, sha256="0")
     async with opened(sandbox_settings.home) as home:
-        journal = home.journal(account=account(sandbox_settings))
+        journal = home.journal(account=account_name(sandbox_settings))
         await new(journal, intent("k", catalog.request(prompt="a red\n fox " * 20)))
         await steps(journal, "k", Event.ACCEPTED)
         done = AT + timedelta(hours=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from mcp_types import (
 )
 from pydantic import RootModel
 
+from flux2_mcp.engine.seam import Timing
 from flux2_mcp.server.app import build
 from flux2_mcp.server.results.tasks import JOINED_NOTICE
 from flux2_mcp.server.tasks_extension import ID, NO_CANCEL, NO_PREVIEW, handle
@@ -119,6 +121,15 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 @pytest.fixture
 async def asking(front: Front, tmp_path: Path) -> AsyncIterator[Client]:
     async with Client(build(front.settings(tmp_path)), extensions=[Asking()]) as client:
+        yield client
+
+
+@pytest.fixture
+async def impatient(front: Front, tmp_path: Path) -> AsyncIterator[Client]:
+    """The same, of a server that waits a fifth of a second where it would wait ten."""
+    timing = Timing(answer_seconds=0.2, key_trouble_seconds=0.2)
+    server = build(front.settings(tmp_path), seam=lambda usual: replace(usual, timing=timing))
+    async with Client(server, extensions=[Asking()]) as client:
         yield client
 
 
@@ -305,9 +316,9 @@ async def test_a_failed_image_is_a_completed_task_whose_result_says_so(asking: C
 
 @pytest.mark.parametrize(("trouble", "said"), [(BUSY, "Service unavailable"), (WRONG_KEY, "Invalid API key")])
 async def test_trouble_on_the_way_stands_in_the_status_and_is_not_the_end(
-    front: Front, asking: Client, monkeypatch: pytest.MonkeyPatch, trouble: Reply, said: str
+    front: Front, impatient: Client, trouble: Reply, said: str
 ) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.steps.KEY_TROUBLE_SECONDS", 0.2)
+    asking = impatient
     front.rule = constantly(POLL, trouble)
     task_id = await made(asking)
 
@@ -329,11 +340,8 @@ async def test_a_task_whose_image_can_not_be_fetched_ends_with_its_url(front: Fr
     assert image["path"] is None
 
 
-async def test_an_answer_that_never_came_gives_a_handle_by_our_own_key(
-    front: Front, asking: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.waiting.ANSWER_SECONDS", 0.2)
-    release = anyio.Event()
+async def test_an_answer_that_never_came_gives_a_handle_by_our_own_key(front: Front, impatient: Client) -> None:
+    asking, release = impatient, anyio.Event()
 
     async def rule(seen: Seen) -> Reply | None:
         if seen.is_(CREATE):
@@ -354,10 +362,9 @@ async def test_an_answer_that_never_came_gives_a_handle_by_our_own_key(
 
 
 async def test_refused_after_the_handle_was_given_it_ends_with_the_error_that_the_call_would_have_been(
-    front: Front, asking: Client, monkeypatch: pytest.MonkeyPatch
+    front: Front, impatient: Client
 ) -> None:
-    monkeypatch.setattr("flux2_mcp.engine.waiting.ANSWER_SECONDS", 0.2)
-    release = anyio.Event()
+    asking, release = impatient, anyio.Event()
 
     async def rule(seen: Seen) -> Reply | None:
         if seen.is_(CREATE):

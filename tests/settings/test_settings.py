@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.urls import is_loopback
+from flux2_mcp.domain.variables import VARIABLES, Variable
 from flux2_mcp.errors import SettingsError
 from flux2_mcp.runapi.key_file import ConfigText, UnreadableFile, config_file
 from flux2_mcp.settings import BASE_URL, Settings, from_env
@@ -24,6 +25,11 @@ HOME = {"FLUX2_HOME": str(Path("/home/ada/flux2").absolute())}
 
 def told(**env: str) -> Settings:
     return from_env(HOME | env)
+
+
+@pytest.mark.parametrize("row", [row for row in VARIABLES if row.default.startswith("`")], ids=lambda row: row.name)
+def test_the_default_that_people_are_told_is_the_one_that_counts(row: Variable) -> None:
+    assert told(**{row.name: row.default.strip("`")}) == told()
 
 
 def refusal(config_text: str | None = None, **env: str) -> str:

@@ -19,7 +19,7 @@ from flux2_mcp.server.results.tasks import (
     TaskResult,
     TaskStatus,
 )
-from flux2_mcp.server.tools.shared import REQUESTS_KEY
+from flux2_mcp.server.tools.answers import REQUESTS_KEY
 
 PROMPTS = (
     "A quiet harbour at dawn, sailboats in the mist, film grain",

@@ -10,11 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anyio
 import pytest
 
-from flux2_mcp.cli import main
+from flux2_mcp.cli import doctor_hosts, installation, main
+from flux2_mcp.cli.doctor_checks import Check
+from flux2_mcp.cli.invocation import Invocation
+from flux2_mcp.hosts.table import host
 
 WRONG_KEY = "canary-5d1c9b7e4f00"
+ALONE: Mapping[str, str] = {}
+"""No variables beside those that a doctor has."""
+Finding = tuple[str, str, str | None]
+"""Status, what is said, and what mends it."""
 
 
 class Seen(NamedTuple):
@@ -24,7 +32,7 @@ class Seen(NamedTuple):
     checks: dict[str, dict[str, Any]]
     text: str
 
-    def __call__(self, check: str) -> tuple[str, str, str | None]:
+    def __call__(self, check: str) -> Finding:
         found = self.checks[check]
         return found["status"], found["detail"], found["mend"]
 
@@ -57,6 +65,17 @@ class Doctor:
         assert all(check["mend"] for check in report["checks"] if check["status"] == "fail")
         assert report["ok"] == (code == 0) == ("fail" not in {check["status"] for check in report["checks"]})
         return Seen(code, found, out)
+
+    def looked_at(self, name: str, command: str, env: Mapping[str, str] = ALONE, **bounds: float) -> Finding:
+        """What is told of one host of the user's whose entry has to start this program; the bounds are those of `doctor_hosts.host`."""
+        machine = installation.machine(Invocation({**self._env, **env}, None, None))
+
+        async def work() -> list[Check]:
+            found = doctor_hosts.host(host(name), machine, [command], wanted=True, **bounds)
+            return [check async for check in found]
+
+        (check,) = anyio.run(work)
+        return check.status, check.detail, check.mend
 
 
 @contextmanager

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import sqlite3
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+)
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +23,7 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import ImageRequest
+from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 
@@ -20,6 +31,15 @@ AT = datetime(2026, 11, 20, 10, 0, 0, 250_000, tzinfo=UTC)
 ACCOUNT = "runapi.ai:0123456789ab"
 NO_CAPS = Caps()
 CAT = catalog.request(prompt="a cat")
+FULL = catalog.request(
+    prompt="ein Hund — «zwei»",
+    variant="flex",
+    source_image_urls=["https://example.com/a.png", "https://example.com/b.png"],
+    aspect_ratio="auto",
+    output_resolution="2k",
+    enable_safety_checker=False,
+    callback_url="https://example.com/hook",
+)
 
 
 class Clock:
@@ -32,24 +52,58 @@ class Clock:
         return self.now
 
 
-class Home:
-    """One FLUX2_HOME: `journal(owner)` opens it as another process would."""
+class Home(ABC):
+    """One FLUX2_HOME, whose journals stand in one database: all that the contract's suite knows of it."""
 
     def __init__(self, path: Path, stack: AsyncExitStack) -> None:
         self.path = path
         self.clock = Clock()
+        """The clock by which its journals keep time: leases, turns."""
         self._stack = stack
 
-    def journal(self, owner: str = "a", *, account: str = ACCOUNT, clock: Clock | None = None) -> SqliteJournal:
+    @abstractmethod
+    def journal(self, owner: str = "a", *, account: str = ACCOUNT) -> Journal:
+        """The journal as a process of this name would open it; it is closed at the end."""
+
+    @abstractmethod
+    def busy(self) -> AbstractContextManager[None]:
+        """While another process is in the middle of a write."""
+
+
+class SqliteHome(Home):
+    @property
+    def file(self) -> Path:
+        return self.path / "journal.sqlite3"
+
+    def journal(
+        self, owner: str = "a", *, account: str = ACCOUNT, clock: Callable[[], float] | None = None
+    ) -> SqliteJournal:
         journal = SqliteJournal(self.path, account, owner, monotonic=clock or self.clock)
         self._stack.push_async_callback(journal.close)
         return journal
 
+    @contextmanager
+    def connected(self) -> Iterator[sqlite3.Connection]:
+        """A connection of another program's, in a transaction that is committed at the end. The file must be there."""
+        with closing(sqlite3.connect(f"{self.file.as_uri()}?mode=rw", uri=True, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        with self.connected():
+            yield
+
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[Home]:
+async def opened(path: Path) -> AsyncIterator[SqliteHome]:
     async with AsyncExitStack() as stack:
-        yield Home(path, stack)
+        yield SqliteHome(path, stack)
+
+
+HOMES: dict[str, Callable[[Path], AbstractAsyncContextManager[Home]]] = {"sqlite": opened}
+"""Every implementation of `journal.contract`: the contract's suite runs over each."""
 
 
 def intent(key: str = "k", request: ImageRequest = CAT, usd: str | None = "0.05", **more: Any) -> Intent:  # noqa: ANN401  # Intent's own fields
@@ -59,43 +113,52 @@ def intent(key: str = "k", request: ImageRequest = CAT, usd: str | None = "0.05"
 
 
 async def intend(
-    journal: SqliteJournal,
+    journal: Journal,
     *intents: Intent,
     at: datetime = AT,
     caps: Caps = NO_CAPS,
     join: bool = False,
     in_flight: int = 100,
 ) -> IntentResult:
-    return await journal.intend(intents, at=at, caps=caps, join=join, in_flight=in_flight)
+    return await journal.tasks.intend(intents, at=at, caps=caps, join=join, in_flight=in_flight)
 
 
-async def new(journal: SqliteJournal, *intents: Intent, **more: Any) -> tuple[TaskRecord, ...]:  # noqa: ANN401  # as intend
+async def new(journal: Journal, *intents: Intent, **more: Any) -> tuple[TaskRecord, ...]:  # noqa: ANN401  # as intend
     """Intents that are written down, as they must be here."""
     intended = await intend(journal, *intents, **more)
     assert (intended.over, intended.joined) == (None, False)
-    return intended.entries
+    return intended.records
 
 
-async def apply(journal: SqliteJournal, key: str, event: Event, change: TaskChange) -> TaskRecord:
+async def apply(journal: Journal, key: str, event: Event, change: TaskChange) -> TaskRecord:
     """A step of a task as the journal has it, by the process that holds it."""
-    (entry,) = await journal.find([key])
-    return await journal.apply(entry, event, change)
+    (record,) = await journal.tasks.find([key])
+    return await journal.tasks.apply(record, event, change)
 
 
-async def start(journal: SqliteJournal, key: str, *, in_flight: int, at: datetime = AT) -> TaskRecord:
-    (entry,) = await journal.find([key])
-    return await journal.start(entry, at=at, in_flight=in_flight)
+async def start(journal: Journal, key: str, *, in_flight: int, at: datetime = AT) -> TaskRecord:
+    (record,) = await journal.tasks.find([key])
+    return await journal.tasks.start(record, at=at, in_flight=in_flight)
 
 
-async def steps(
-    journal: SqliteJournal, key: str, *events: Event, at: datetime = AT, usd: str | None = None
-) -> TaskRecord:
+async def failed(home: Path, account: str, count: int) -> list[str]:
+    """So many tasks that have all failed, written down as another process would; their ids, oldest first."""
+    async with opened(home) as there:
+        # The machine's own clock: a server beside it sees that these tasks are looked after.
+        journal = there.journal(account=account, clock=time.monotonic)
+        for number in range(count):
+            await new(journal, intent(f"k{number}"))
+            await steps(journal, f"k{number}", Event.ACCEPTED, Event.FAILED)
+    return [f"task-k{number}" for number in range(count)]
+
+
+async def steps(journal: Journal, key: str, *events: Event, at: datetime = AT, usd: str | None = None) -> TaskRecord:
     """Several steps of one task's life, a second apart; `usd` is charged with the last."""
-    entry: TaskRecord | None = None
+    record: TaskRecord | None = None
     for number, event in enumerate(events):
         charged = Decimal(usd) if usd is not None and number == len(events) - 1 else None
         task_id = f"task-{key}" if event is Event.ACCEPTED else None
         change = TaskChange(at=at + timedelta(seconds=number), task_id=task_id, charged_usd=charged)
-        entry = await apply(journal, key, event, change)
-    assert entry is not None
-    return entry
+        record = await apply(journal, key, event, change)
+    assert record is not None
+    return record

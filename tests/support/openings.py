@@ -20,6 +20,7 @@ from mcp_types import (
 from mcp_types.jsonrpc import jsonrpc_message_adapter
 from pydantic import ValidationError
 
+from flux2_mcp.server import sdk
 from flux2_mcp.server.app import Flux2Server
 
 DEADLINE = 60.0
@@ -91,7 +92,7 @@ async def live(server: Flux2Server, lines: Sequence[str]) -> dict[RequestId, byt
     answers: dict[RequestId, bytes] = {}
     with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as group, from_server:
-            group.start_soon(server.run_over, received, sent)
+            group.start_soon(sdk.run_over, server, received, sent)
             async with to_server:
                 for line in lines:
                     try:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import anyio
 import h11
 import httpx
-import pytest
-from anyio.abc import SocketAttribute, SocketStream
 from PIL import Image
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.engine import forecast
+from flux2_mcp.engine import planner
+from flux2_mcp.engine.backend import Backend, Connect
+from flux2_mcp.engine.forecast import Kind
+from flux2_mcp.engine.planner import OpenTask, PollTime
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.engine.waiting import Outcome
+from flux2_mcp.journal.contract import Journal
+from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.sandbox.tasks import SandboxTask
 from flux2_mcp.settings import Settings
@@ -136,6 +142,7 @@ class Front:
         self.other_keys: set[str] = set()
         """Keys that are as good as the sandbox's own."""
         self._http = http
+        self.serving: set[asyncio.Task[Any]] = set()
 
     @property
     def base_url(self) -> str:
@@ -151,36 +158,40 @@ class Front:
         given: dict[str, Any] = {"rate": 1000.0, "in_flight": 100, "workspace": "/work"} | more
         return Settings(mode="live", home=home / "home", base_url=self.base_url, api_key=self.sandbox.api_key, **given)
 
-    async def serve(self, stream: SocketStream) -> None:
-        connection = h11.Connection(h11.SERVER)
-        async with stream:
-            try:
-                while (call := await self._read(connection, stream)) is not None:
-                    self.seen.append(call)
-                    reply = await self.rule(call)
-                    if reply is None:
-                        return
-                    headers = [*reply.headers.items(), ("Content-Length", str(len(reply.body)))]
-                    for event in (
-                        h11.Response(status_code=reply.status, headers=headers),
-                        h11.Data(reply.body),
-                        h11.EndOfMessage(),
-                    ):
-                        await stream.send(connection.send(event) or b"")
-                    if connection.our_state is h11.MUST_CLOSE:  # the caller asked for it
-                        return
-                    connection.start_next_cycle()
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                return
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection, task = h11.Connection(h11.SERVER), asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        try:
+            while (call := await self._read(connection, reader)) is not None:
+                self.seen.append(call)
+                reply = await self.rule(call)
+                if reply is None:
+                    return
+                headers = [*reply.headers.items(), ("Content-Length", str(len(reply.body)))]
+                for event in (
+                    h11.Response(status_code=reply.status, headers=headers),
+                    h11.Data(reply.body),
+                    h11.EndOfMessage(),
+                ):
+                    writer.write(connection.send(event) or b"")
+                await writer.drain()
+                if connection.our_state is h11.MUST_CLOSE:  # the caller asked for it
+                    return
+                connection.start_next_cycle()
+        except ConnectionError:
+            return
+        finally:
+            writer.close()
+            self.serving.discard(task)
 
-    async def _read(self, connection: h11.Connection, stream: SocketStream) -> Seen | None:
+    async def _read(self, connection: h11.Connection, reader: asyncio.StreamReader) -> Seen | None:
         request, body = None, b""
         while not isinstance(event := connection.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
-                try:
-                    connection.receive_data(await stream.receive())
-                except anyio.EndOfStream:
+                if not (data := await reader.read(65_536)):
                     return None
+                connection.receive_data(data)
             elif isinstance(event, h11.Request):
                 request = event
             elif isinstance(event, h11.Data):
@@ -214,29 +225,92 @@ class Front:
 async def fronted(folder: Path, **options: Any) -> AsyncIterator[Front]:  # noqa: ANN401  # whatever Sandbox takes
     """A sandbox a thousand times faster than life, without a rate limit, behind a front."""
     with Sandbox(folder / "runapi", **({"speed": SPEED, "rate": None, "seed": 1} | options)) as sandbox:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        async with httpx.AsyncClient(verify=TLS, timeout=PATIENCE) as http, listener:
+        async with httpx.AsyncClient(verify=TLS, timeout=PATIENCE) as http:
             front = Front(sandbox, http)
-            front.port = listener.extra(SocketAttribute.local_port)  # noqa: S610  # no Django here
-            async with anyio.create_task_group() as group:
-                group.start_soon(listener.serve, front.serve)
+            # asyncio's own server: anyio's listener can lose a connection that is accepted while it is cancelled.
+            server = await asyncio.start_server(front.serve, "127.0.0.1", 0)
+            front.port = server.sockets[0].getsockname()[1]
+            try:
                 yield front
-                group.cancel_scope.cancel()
+            finally:
+                server.close()
+                serving = [*front.serving]
+                for task in serving:
+                    task.cancel()
+                await asyncio.gather(*serving, return_exceptions=True)
+
+
+_SEAMS: WeakKeyDictionary[Service, Seam] = WeakKeyDictionary()
+
+
+def journal_of(service: Service) -> Journal:
+    """The journal that stands in the seam of a service that was opened here."""
+    return _SEAMS[service].journal
+
+
+def backend_of(service: Service) -> Backend:
+    """The way to RunAPI of a service that was opened here."""
+    return _SEAMS[service].backend
+
+
+def same(usual: Journal) -> Journal:
+    return usual
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Service]:
-    """A service whose planner knows how fast the sandbox's tasks are."""
-    async with Service.opened(settings) as service:
-        service._keeper._speed = SPEED
+async def opened(
+    settings: Settings,
+    *,
+    journal: Callable[[Journal], Journal] = same,
+    connect: Connect | None = None,
+    keep: bool = True,
+    **seam: Any,  # noqa: ANN401  # other fields of Seam
+) -> AsyncIterator[Service]:
+    """A service whose planner knows how fast the sandbox's tasks are.
+
+    `journal` makes another of the usual one, `connect` the client of a way to RunAPI without a limiter; the rest goes into
+    the seam as it is.
+    """
+    async with AsyncExitStack() as stack:
+
+        def given(usual: Seam) -> Seam:
+            mine = replace(usual, **({"speed": SPEED} | seam), journal=journal(usual.journal))
+            if connect is not None:
+                mine = replace(mine, backend=Backend(settings, gate=nothing, on_limited=nothing, connect=connect))
+                stack.push_async_callback(mine.backend.close)
+            if mine.journal is not usual.journal:
+                stack.push_async_callback(mine.journal.close)
+            made_here.append(mine)
+            return mine
+
+        made_here: list[Seam] = []
+        service = await stack.enter_async_context(Service.opened(settings, keep=keep, seam=given))
+        _SEAMS[service] = made_here[0]
         yield service
 
 
+class Counted:
+    """How many calls to RunAPI a service makes of which this is the client."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def connect(self, base_url: str, key: str | None) -> RunApi:
+        return RunApi(base_url, key, version="0", gate=self._gate)
+
+    async def _gate(self) -> None:
+        self.calls += 1
+
+
+async def nothing(*_: object) -> None:
+    """No gate, and nobody to tell."""
+
+
 @asynccontextmanager
-async def opened_twice(settings: Settings) -> AsyncIterator[tuple[Service, Service]]:
-    """Two processes' worth: each with a journal, an owner and a keeper of its own, on one home."""
-    async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(opened(settings)), await stack.enter_async_context(opened(settings))
+async def opened_twice(settings: Settings, **more: Any) -> AsyncIterator[tuple[Service, Service]]:  # noqa: ANN401  # as opened
+    """Two processes' worth: each with a journal, an owner and a runner of its own, on one home."""
+    async with opened(settings, **more) as one, opened(settings, **more) as two:
+        yield one, two
 
 
 async def made(service: Service, prompt: str = "a red fox", wait: float = PATIENCE, **more: Any) -> Outcome:  # noqa: ANN401  # arguments of generate
@@ -251,20 +325,29 @@ async def made(service: Service, prompt: str = "a red fox", wait: float = PATIEN
 
 
 def states(outcome: Outcome) -> list[State]:
-    return [told.entry.state for told in outcome.tasks]
+    return [told.record.state for told in outcome.tasks]
 
 
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[list[forecast.OpenTask]]:
-    """What each plan is made from, from now on."""
-    made_from: list[list[forecast.OpenTask]] = []
-    plan = forecast.plan
+class Plans:
+    """A planner as the usual one, which keeps what each of its plans was made from. `rates`: those that it was given."""
 
-    def seen(tasks: list[forecast.OpenTask], *given: Any, **more: Any) -> tuple[forecast.PollTime, ...]:  # noqa: ANN401  # as it is
-        made_from.append(tasks)
-        return plan(tasks, *given, **more)
+    def __init__(self) -> None:
+        self.tasks: list[list[OpenTask]] = []
+        self.histories: list[Mapping[Kind, Sequence[float]]] = []
+        self.rates: list[float] = []
 
-    monkeypatch.setattr("flux2_mcp.engine.forecast.plan", seen)
-    return made_from
+    def __call__(
+        self, tasks: Collection[OpenTask], history: Mapping[Kind, Sequence[float]], *, now: float, rate: float
+    ) -> tuple[PollTime, ...]:
+        self.tasks.append(list(tasks))
+        self.histories.append(history)
+        self.rates.append(rate)
+        return planner.plan(tasks, history, now=now, rate=rate)
+
+    def clear(self) -> None:
+        """Forget the plans so far."""
+        for each in (self.tasks, self.histories, self.rates):
+            each.clear()
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:

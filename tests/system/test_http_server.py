@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flux2_mcp.server.transports.bearer import BearerOnly
 from flux2_mcp.server.viewer.guard import ViewerGuard
 from flux2_mcp.system import http_server
+from flux2_mcp.system.loopback import HOST
 from tests.support.sandboxed import TLS
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +47,7 @@ class Server:
     go_on: anyio.Event
 
     async def connect(self, said: str = "") -> SocketStream:
-        stream = await self.stack.enter_async_context(await anyio.connect_tcp(http_server.HOST, self.port))
+        stream = await self.stack.enter_async_context(await anyio.connect_tcp(HOST, self.port))
         if said:
             with suppress(anyio.BrokenResourceError):  # it had to make room
                 await stream.send(said.encode())

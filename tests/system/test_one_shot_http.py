@@ -11,6 +11,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from flux2_mcp.system import one_shot_http
+from flux2_mcp.system.loopback import HOST
 from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +40,7 @@ async def opened(door: OneShotServer) -> AsyncIterator[Connect]:
             async with AsyncExitStack() as stack:
 
                 async def connect() -> SocketStream:
-                    return await stack.enter_async_context(await anyio.connect_tcp(one_shot_http.HOST, port))
+                    return await stack.enter_async_context(await anyio.connect_tcp(HOST, port))
 
                 yield connect
             group.cancel_scope.cancel()

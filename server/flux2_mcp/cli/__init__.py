@@ -1,3 +1,6 @@
-"""The command line: one command a file, over the same service as the tools."""
+"""The command line: one file for each command, over the same service as the tools.
+
+Face: `main`.
+"""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`flux2-mcp balance`: the account's money."""
+"""`flux2-mcp balance`: the balance of the account."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from flux2_mcp.cli import output
-from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.cli.output import usd
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.engine.account import Account
 from flux2_mcp.server.results import account as account_results
@@ -44,6 +44,6 @@ def _words(result: BalanceResult) -> str:
         "Spent today": result.spent_today_usd,
         "Spent in all": result.spent_total_usd,
     }
-    told = [(name, usd(amount)) for name, amount in rows.items() if amount is not None]
-    lines = output.columns(told, right={1})
-    return "\n".join([*lines, spoken(result.notice)] if result.notice else lines)
+    cells = [(name, usd(amount)) for name, amount in rows.items() if amount is not None]
+    lines = output.columns(cells, right={1})
+    return "\n".join([*lines, result.notice] if result.notice else lines)

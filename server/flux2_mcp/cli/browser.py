@@ -1,4 +1,4 @@
-"""Opening the user's browser, by the interpreter's own means in a process of its own: what it prints goes nowhere."""
+"""Opens the user's browser with Python's `webbrowser`, in a separate process whose output is discarded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def is_here(env: Mapping[str, str]) -> bool:
 
 
 def open_at(address: str, env: Mapping[str, str], *, failing: str | None = None) -> None:
-    """Open a browser with windows. Nobody waits for it: some run until their window is closed.
+    """Open a graphical browser, and do not wait for it: some browsers run until their window is closed.
 
     Args:
-        address: An address that we made. Who looks at the machine's processes sees it for a moment.
-        env: The process's. Without its TERM the opener takes no browser that would fill the terminal.
-        failing: Said on standard error where there is none.
+        address: A URL made here. It is visible for a moment in the machine's list of processes.
+        env: The environment. TERM is removed from it, so that no text browser takes over the terminal.
+        failing: A message for standard error if there is no browser.
     """
 
     def work() -> None:

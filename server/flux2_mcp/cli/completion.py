@@ -1,4 +1,4 @@
-"""`flux2-mcp completion`: the shell's Tab. click writes the script and answers it; ids come from the journal."""
+"""`flux2-mcp completion`: Tab completion in shells. click writes and serves the script; ids come from the journal."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete
 
 from flux2_mcp.cli.output import PROGRAM
-from flux2_mcp.engine.backend import account
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.errors import Flux2Error
-from flux2_mcp.journal import owners
+from flux2_mcp.journal import open_journal
 from flux2_mcp.journal.records import TaskRecord
-from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.server.results.tasks import STATUSES
 from flux2_mcp.settings import Settings
 
 VARIABLE = f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"
-"""click's own name for what the shell's script sets when Tab is pressed; `__main__` knows it too."""
+"""The variable that click's script sets when the user presses Tab; `__main__` has this name too."""
 SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 MAX_IDS = 50
 EPILOG = """
@@ -39,11 +38,11 @@ def completion(context: click.Context, *, shell: str) -> None:
 
 
 def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The newest tasks of the journal whose id begins so. Whatever is wrong, Tab says nothing of it."""
-    found: tuple[TaskRecord, ...] = ()
+    """Complete a task id from the newest tasks in the journal. Errors are not shown during completion."""
+    records: tuple[TaskRecord, ...] = ()
     with suppress(Flux2Error):
-        found = anyio.run(_newest, context.obj())
-    named = [(entry.task_id or entry.key, STATUSES[entry.state], entry.request.prompt) for entry in found]
+        records = anyio.run(_newest, context.obj())
+    named = [(record.task_id or record.key, STATUSES[record.state], record.request.prompt) for record in records]
     return [
         CompletionItem(ident, help=f"{status}: {' '.join(prompt.split())[:40]}")
         for ident, status, prompt in named
@@ -52,8 +51,8 @@ def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) ->
 
 
 async def _newest(settings: Settings) -> tuple[TaskRecord, ...]:
-    journal = SqliteJournal(settings.home, account(settings), owners.name())
+    journal = open_journal(settings.home, account_name(settings))
     try:
-        return await journal.recent(limit=MAX_IDS) if journal.exists else ()
+        return await journal.tasks.recent(limit=MAX_IDS) if journal.exists else ()
     finally:
         await journal.close()

@@ -1,4 +1,4 @@
-"""`flux2-mcp doctor`: whether everything works, and the command that mends what does not."""
+"""`flux2-mcp doctor`: checks whether everything works, and names the command that repairs each failure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.errors import HostFileError, SettingsError
 from flux2_mcp.hosts.table import Host, host
 
-if TYPE_CHECKING:  # the service is loaded when it is asked about, not for --help
+if TYPE_CHECKING:  # the service is loaded when it is checked, not for --help
     from flux2_mcp.cli.doctor_checks import Check, DoctorReport
     from flux2_mcp.settings import Settings
 
@@ -87,7 +87,7 @@ async def _checks(invocation: Invocation, rows: list[Host], show: Callable[[str]
             show(f"starting what {row.title} would start")
             async for check in doctor_hosts.host(row, machine, command, wanted=bool(rows)):
                 yield check
-    except HostFileError as exc:  # without a home folder there are no hosts; what was seen before is told all the same
+    except HostFileError as exc:  # without a home folder there are no hosts; the checks before this one are still shown
         yield doctor_checks.fail("hosts", exc.message, "unset HOME; export HOME=~")
 
 

@@ -1,4 +1,4 @@
-"""What `flux2-mcp doctor` looks at apart from hosts: this installation, the key, RunAPI, the journal, the disk."""
+"""The checks of `flux2-mcp doctor` except those of hosts: this installation, the key, RunAPI, the journal, the disk."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from pydantic import BaseModel
 
 from flux2_mcp import __version__
 from flux2_mcp.cli.invocation import Invocation
-from flux2_mcp.engine.backend import Backend, account
+from flux2_mcp.engine.backend import Backend, account_name
 from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError, TransportError
+from flux2_mcp.journal.records import Health, Inspection
 from flux2_mcp.runapi.causes import CERTIFICATES
 from flux2_mcp.runapi.key_file import config_file
 from flux2_mcp.settings import Settings
@@ -27,16 +28,17 @@ LOGIN = "flux2-mcp login"
 SALVAGE = "flux2-mcp doctor --salvage"
 ELSEWHERE = "export FLUX2_HOME=/a/folder/with/room"
 PATIENCE_SECONDS = 15.0
-"""Seconds that RunAPI has for each answer."""
+"""The maximum wait for each answer of RunAPI, seconds."""
 MAX_SKEW_SECONDS = 120.0
-"""Seconds that a clock may be wrong: beyond, signed upload URLs and certificates begin to fail, and caps count another day."""
+"""The maximum error of the clock, seconds. With a larger one, signed upload URLs and certificates begin to fail, and
+caps count the wrong day."""
 MEGABYTE_BYTES = 1_000_000
 MIN_FREE_BYTES, LOW_FREE_BYTES = 100 * MEGABYTE_BYTES, 1_000 * MEGABYTE_BYTES
-"""Bytes. An image takes 1 to 8 MB, and none is delivered to a full disk."""
+"""Bytes. An image takes 1 to 8 MB, and a full disk takes no image."""
 MAX_LISTED = 8
-"""Ids of tasks that are named."""
+"""The maximum number of task ids in one line."""
 SHOWN_KEY_CHARS, LONG_KEY_CHARS = 4, 12
-"""Characters of a key that are shown, and how long it must be for that."""
+"""The number of characters of a key that are shown, and the minimum length of such a key."""
 SET_CLOCK = {
     "Linux": "sudo timedatectl set-ntp true",
     "Darwin": "sudo sntp -sS time.apple.com",
@@ -45,7 +47,7 @@ SET_CLOCK = {
 
 
 class Check(BaseModel):
-    """One line: `mend` is the command that mends a failure, or carries a note further."""
+    """One line of the report. `mend` is the command that repairs a failure, or that follows from a note."""
 
     check: str
     status: Literal["ok", "note", "fail"]
@@ -54,29 +56,29 @@ class Check(BaseModel):
 
 
 class DoctorReport(BaseModel):
-    """All that was looked at; `ok` is False where something fails."""
+    """All checks; `ok` is False if one of them failed."""
 
     ok: bool
     checks: list[Check]
 
 
 def ok(check: str, detail: str) -> Check:
-    """All is well."""
+    """Make a check that passed."""
     return Check(check=check, status="ok", detail=detail)
 
 
 def note(check: str, detail: str, mend: str | None = None) -> Check:
-    """Nothing is broken, but somebody may want it otherwise."""
+    """Make a check that found nothing broken, but something that the user may want to change."""
     return Check(check=check, status="note", detail=detail, mend=mend)
 
 
 def fail(check: str, detail: str, mend: str) -> Check:
-    """Broken, and how to mend it."""
+    """Make a check that failed, with the command that repairs it."""
     return Check(check=check, status="fail", detail=detail, mend=mend)
 
 
 def installation(invocation: Invocation) -> Iterator[Check]:
-    """Python, version, and whether the settings can be read."""
+    """Check Python, the version, and whether the settings are usable."""
     yield ok("python", f"{platform.python_version()} ({sys.executable})")
     yield ok("version", f"{__version__} ({Path(__file__).parents[1]})")
     if isinstance(invocation.read, SettingsError):
@@ -84,17 +86,20 @@ def installation(invocation: Invocation) -> Iterator[Check]:
 
 
 async def service(invocation: Invocation, settings: Settings) -> AsyncIterator[Check]:
-    """The key, RunAPI, its clock and its prices. Calls past the limiter: four, and they must tell when the journal can't."""
-    gateway = Backend(settings, gate=anyio.lowlevel.checkpoint, on_limited=lambda _: anyio.lowlevel.checkpoint())
+    """Check the key, RunAPI, its clock and its prices.
+
+    The four calls bypass the limiter: it needs the journal, and the checks must work without the journal.
+    """
+    backend = Backend(settings, gate=anyio.lowlevel.checkpoint, on_limited=lambda _: anyio.lowlevel.checkpoint())
     try:
-        reached = [check async for check in _runapi(gateway, settings)]
+        reached = [check async for check in _runapi(backend, settings)]
         for check in _key_file(invocation):
             yield check
-        yield await _key(gateway, settings, answers=reached[0].status == "ok")
+        yield await _key(backend, settings, answers=reached[0].status == "ok")
         for check in reached:
             yield check
     finally:
-        await gateway.close()
+        await backend.close()
 
 
 def _key_file(invocation: Invocation) -> Iterator[Check]:
@@ -106,36 +111,36 @@ def _key_file(invocation: Invocation) -> Iterator[Check]:
             yield fail("key file", detail, shlex.join(["chmod", "600", str(path)]))
 
 
-async def _key(gateway: Backend, settings: Settings, *, answers: bool) -> Check:
+async def _key(backend: Backend, settings: Settings, *, answers: bool) -> Check:
     key = settings.api_key
     if key is None:
         drawn = "none: the sandbox draws the images, and no money moves"
-        return note("key", drawn, LOGIN) if gateway.sandbox else fail("key", "none, and FLUX2_MODE is live", LOGIN)
+        return note("key", drawn, LOGIN) if backend.sandbox else fail("key", "none, and FLUX2_MODE is live", LOGIN)
     shown = f"from {settings.key_source}" + (
         f", ends in {key[-SHOWN_KEY_CHARS:]}" if len(key) >= LONG_KEY_CHARS else ""
     )
-    if gateway.sandbox:
+    if backend.sandbox:
         return note("key", f"{shown}; not used: FLUX2_MODE is sandbox", "unset FLUX2_MODE")
     if not answers:
         return note("key", f"{shown}; nobody was there to try it with")
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
-            await (await gateway.api()).balance()
+            await (await backend.api()).balance()
     except (Flux2Error, TimeoutError) as exc:
         detail = f"{shown}; {_words(exc)}"
         return fail("key", detail, LOGIN) if isinstance(exc, AuthenticationError) else note("key", detail)
     return ok("key", f"{shown}; RunAPI takes it")
 
 
-async def _runapi(gateway: Backend, settings: Settings) -> AsyncIterator[Check]:
-    where = "the embedded sandbox" if gateway.sandbox else settings.base_url
+async def _runapi(backend: Backend, settings: Settings) -> AsyncIterator[Check]:
+    where = "the embedded sandbox" if backend.sandbox else settings.base_url
     began = anyio.current_time()
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
-            ahead = await (await gateway.api()).clock_ahead()
+            ahead = await (await backend.api()).clock_ahead()
     except (Flux2Error, TimeoutError) as exc:
         mend = (
-            ELSEWHERE if gateway.sandbox else _unset(exc) or f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
+            ELSEWHERE if backend.sandbox else _unset(exc) or f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
         )
         yield fail("base URL", f"{where}: {_advice(exc)}", mend)
         return
@@ -148,13 +153,13 @@ async def _runapi(gateway: Backend, settings: Settings) -> AsyncIterator[Check]:
         yield fail("clock", detail, SET_CLOCK.get(platform.system(), SET_CLOCK["Linux"]))
     else:
         yield ok("clock", f"within {max(1, round(abs(ahead)))} s of RunAPI's")
-    yield await _prices(gateway)
+    yield await _prices(backend)
 
 
-async def _prices(gateway: Backend) -> Check:
+async def _prices(backend: Backend) -> Check:
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
-            schedules = await (await gateway.api()).price_schedules()
+            schedules = await (await backend.api()).price_schedules()
     except (Flux2Error, TimeoutError) as exc:
         return fail("prices", f"{_words(exc)} The published ones serve, but max has none.", "flux2-mcp pricing")
     if not schedules:
@@ -163,37 +168,18 @@ async def _prices(gateway: Backend) -> Check:
 
 
 def storage(settings: Settings) -> Iterator[Check]:
-    """The journal and the disk under FLUX2_HOME."""
-    from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
-    from flux2_mcp.system.sqlite_file import Error, looked_at, mark_of
+    """Check the journal and the disk under FLUX2_HOME."""
+    from flux2_mcp.journal import health
 
-    home, journal = settings.home, settings.home / "journal.sqlite3"
-    # `Path.exists` raises where a folder may not be looked into.
+    home = settings.home
+    # `Path.exists` raises an error for a folder without read permission.
     there = next(folder for folder in (home, *home.parents) if os.path.exists(folder))  # noqa: PTH110  # see above
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield fail("journal", f"{there} is not to be written", shlex.join(["chmod", "u+rwx", str(there)]))
-    elif there == home and not journal.exists() and (mark_of(journal).exists() or has_left_images(journal)):
-        detail = (
-            f"{journal} has vanished; what was spent in the last 24 hours is not known until flux2-mcp spend --lost USD"
-        )
-        yield fail("journal", detail, SALVAGE)
-    elif there != home or not journal.exists():
-        yield ok("journal", f"none yet; the first task makes {journal}")
-    elif not journal.is_file():
-        yield fail("journal", f"{journal} is no file", shlex.join(["mv", str(journal), f"{journal}.moved"]))
+    elif there != home:
+        yield ok("journal", f"none yet; the first task makes one in {home}")
     else:
-        files = [path for path in home.glob("journal.sqlite3*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files) / MEGABYTE_BYTES
-        try:
-            sound, tasks = looked_at(journal, "SELECT count(*) FROM task", whole)
-        except Error as exc:
-            yield fail("journal", f"{journal} can't be read: {exc}", SALVAGE)
-        else:
-            detail = f"{tasks} tasks, {size:.1f} MB ({journal})"
-            broken = f"{journal} is broken, or lacks what was written into it"
-            yield ok("journal", f"sound, {detail}") if sound else fail("journal", broken, SALVAGE)
-            if sound:
-                yield from _records(journal, settings)
+        yield from _journal(health(home, account_name(settings)))
     free = shutil.disk_usage(there).free
     detail = f"{free / MEGABYTE_BYTES:,.0f} MB free at {there}"
     if free < MIN_FREE_BYTES:
@@ -204,28 +190,44 @@ def storage(settings: Settings) -> Iterator[Check]:
         yield ok("disk", detail)
 
 
-def _records(journal: Path, settings: Settings) -> Iterator[Check]:
-    """Records of the journal that nobody can go on with."""
-    from flux2_mcp.journal.sqlite.inspection import inspect
-    from flux2_mcp.system.sqlite_file import Error
+def _journal(found: Health) -> Iterator[Check]:
+    """Check whether the journal is sound, and whether it has records that no process can continue."""
+    path = found.path
+    if found.soundness == "sound":
+        detail = f"{found.tasks} tasks, {found.size_bytes / MEGABYTE_BYTES:.1f} MB ({path})"
+        yield ok("journal", f"sound, {detail}")
+        if found.inspection is not None:
+            yield from _records(found.inspection)
+    elif found.soundness == "none":
+        yield ok("journal", f"none yet; the first task makes {path}")
+    elif found.soundness == "vanished":
+        detail = (
+            f"{path} has vanished; what was spent in the last 24 hours is not known until flux2-mcp spend --lost USD"
+        )
+        yield fail("journal", detail, SALVAGE)
+    elif found.soundness == "no_file":
+        yield fail("journal", f"{path} is no file", shlex.join(["mv", str(path), f"{path}.moved"]))
+    elif found.soundness == "unreadable":
+        yield fail("journal", f"{path} can't be read: {found.reason}", SALVAGE)
+    else:
+        yield fail("journal", f"{path} is broken, or lacks what was written into it", SALVAGE)
 
-    try:
-        found = inspect(journal, account(settings))
-    except Error:  # another process has it for long: what was sound before is no failure
-        return
+
+def _records(found: Inspection) -> Iterator[Check]:
+    """Note the records of the journal that no process can continue."""
     if found.lost:
         detail = f"{_named(found.lost)}: lost, and not all of it could be read, so the day's cap is closed"
         yield note("lost", detail, "flux2-mcp spend --lost USD")
     if found.unread:
         detail = f"this version can't read {_named(found.unread)}; left as they are, for a newer flux2-mcp"
         yield note("records", detail, "flux2-mcp tasks")
-    if found.strangers:
+    if found.foreign:
         of = "made with another key" + (", of another RunAPI account as far as is known" if found.known else "")
-        mend = f"RUNAPI_API_KEY=KEY_THAT_MADE_THEM flux2-mcp wait {shlex.join(found.strangers[:MAX_LISTED])}"
-        detail = f"under way, {of}, and nobody collects them: {_named(found.strangers)}"
-        # Where it was never asked whose this key is, the next command that looks for tasks asks.
+        mend = f"RUNAPI_API_KEY=KEY_THAT_MADE_THEM flux2-mcp wait {shlex.join(found.foreign[:MAX_LISTED])}"
+        detail = f"under way, {of}, and nobody collects them: {_named(found.foreign)}"
+        # If the account of this key is not known yet, the next command that searches tasks asks RunAPI for it.
         yield note("other keys", detail, mend if found.known else "flux2-mcp tasks")
-    for service, ids in found.away.items():
+    for service, ids in found.elsewhere.items():
         place = f"{'http' if service.partition(':')[0] == 'localhost' else 'https'}://{service}"
         way = f"RUNAPI_BASE_URL={shlex.quote(place)} RUNAPI_API_KEY=KEY_THAT_MADE_THEM"
         detail = f"under way at {service}, and nobody collects them: {_named(ids)}"
@@ -237,12 +239,12 @@ def _named(ids: Sequence[str]) -> str:
 
 
 def _advice(exc: Flux2Error | TimeoutError) -> str:
-    """What happened, and what to do where a command alone does not say it."""
+    """Return what happened, and for some errors what to do, if the command alone does not explain it."""
     return f"{exc.message} {exc.next_step}" if isinstance(exc, SettingsError | TransportError) else _words(exc)
 
 
 def _unset(exc: Flux2Error | TimeoutError) -> str | None:
-    """The command that mends what a variable does; None where none does."""
+    """Return the command that corrects the variable behind an error; None if no variable is the cause."""
     setting = exc.setting if isinstance(exc, SettingsError | TransportError) else None
     if setting == CERTIFICATES and isinstance(exc, TransportError):
         return f"export {CERTIFICATES}=/path/to/certificate.pem"

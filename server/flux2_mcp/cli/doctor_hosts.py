@@ -1,4 +1,4 @@
-"""What `flux2-mcp doctor` looks at in hosts: each entry of ours, and whether a server answers when it is started from it."""
+"""The checks of `flux2-mcp doctor` on hosts: each entry of ours, and whether a server that it starts answers."""
 
 from __future__ import annotations
 
@@ -27,20 +27,30 @@ from flux2_mcp.runapi.key_file import config_file
 from flux2_mcp.settings import from_env
 
 MAX_START_SECONDS = 30.0
-"""Seconds until an entry is given up: no host waits longer unless it is told to."""
+"""The maximum wait for a server to start, seconds: no host waits longer by default."""
 LATE_START_SECONDS = 3.0
 """Seconds after which hosts begin their first turn without the server's tools (`hosts.md`, eras and start-up)."""
 MAX_SHOWN_CHARS = 200
 
 
-async def host(row: Host, machine: Machine, command: list[str], *, wanted: bool) -> AsyncIterator[Check]:
-    """The entries of one host.
+async def host(
+    row: Host,
+    machine: Machine,
+    command: list[str],
+    *,
+    wanted: bool,
+    late_seconds: float = LATE_START_SECONDS,
+    max_seconds: float = MAX_START_SECONDS,
+) -> AsyncIterator[Check]:
+    """Check the entries of one host.
 
     Args:
-        row: Its row.
-        machine: Where its files are.
+        row: The row of the host.
+        machine: Has the places of the host's files.
         command: What the entry should start.
-        wanted: Whether it was asked for by name: then a missing entry is a failure.
+        wanted: Whether the user named this host: then a missing entry is a failure.
+        late_seconds: A start that takes longer is late.
+        max_seconds: A start that takes longer is given up.
     """
     found = False
     for path, scope in _places(row, machine).items():
@@ -53,14 +63,14 @@ async def host(row: Host, machine: Machine, command: list[str], *, wanted: bool)
             continue
         for name, standing in entries.items():
             found = True
-            yield await _entry(row, machine, scope, path, name, standing, command)
+            yield await _entry(row, machine, scope, path, name, standing, command, late_seconds, max_seconds)
     if not found:
         say = fail if wanted else note
         yield say(row.name, "no entry", f"{PROGRAM} install {row.name}")
 
 
 def _places(row: Host, machine: Machine) -> dict[Path, Scope]:
-    """The files of a host; in the home folder itself a project's file may be the user's."""
+    """Return the files of a host. If the workspace is the home folder, one file may have both scopes: it is "user"."""
     scopes = [scope for scope in SCOPES if scope == "user" or (row.project and machine.workspace)]
     return {path: scope for scope in reversed(scopes) for path in machine.files(row, scope)}
 
@@ -71,7 +81,15 @@ def _ours(row: Host, text: str) -> dict[str, Object]:
 
 
 async def _entry(
-    row: Host, machine: Machine, scope: Scope, path: Path, name: str, standing: Object, command: list[str]
+    row: Host,
+    machine: Machine,
+    scope: Scope,
+    path: Path,
+    name: str,
+    standing: Object,
+    command: list[str],
+    late_seconds: float,
+    max_seconds: float,
 ) -> Check:
     where, file = f"{name} in {path}", files.read(path)
     if (wrong := _wrong(row, machine, scope, where, file, name, standing, command)) is not None:
@@ -79,10 +97,9 @@ async def _entry(
     folder = machine.workspace if scope == "project" else None
     env = _inherited(machine.env) | entry.environment(row, standing, machine.env)
     try:
-        from_env(
-            env, key_file.read(config_file(env))
-        )  # the server goes on with what it can't use, for its answers to say so
-        seconds, ready, tools = await handshake(entry.words(standing), env, folder)
+        # The server would start in spite of unusable settings, and name them in its answers. So they are checked here.
+        from_env(env, key_file.read(config_file(env)))
+        seconds, ready, tools = await handshake(entry.words(standing), env, folder, max_seconds)
     except SettingsError as exc:
         held = path if exc.setting else config_file(env) or path
         line = entry.EDITORS[row.format].line(file.text or "", row.servers, name) if exc.setting else None
@@ -90,7 +107,7 @@ async def _entry(
     except HostFileError as exc:
         return fail(row.name, f"{where}: {exc.why}", _try(standing))
     detail = f"{where}: answers in {seconds:.2f} s with {tools} tools, works in {ready:.2f} s"
-    if seconds > LATE_START_SECONDS:
+    if seconds > late_seconds:
         package = str(Path(__file__).parents[1])
         return note(
             row.name,
@@ -103,7 +120,7 @@ async def _entry(
 def _wrong(
     row: Host, machine: Machine, scope: Scope, where: str, file: File, name: str, standing: Object, command: list[str]
 ) -> tuple[str, str] | None:
-    """What is wrong with an entry as it is written, and the command that mends it."""
+    """Return what is wrong with the text of an entry, and the command that repairs it; None if it is right."""
     install = f"{PROGRAM} install {row.name}"
     install += "" if scope == "user" else f" --scope {scope}"
     install += "" if name == "flux-2" else f" --name {name}"
@@ -120,53 +137,57 @@ def _wrong(
 
 
 def _literals(row: Host, standing: Object) -> list[str]:
-    """The keys that stand in an entry as they are."""
-    given = standing.get(row.env)
-    handed = given if isinstance(given, dict) else {}
+    """Return the names of the variables whose keys an entry holds in clear text."""
+    env = standing.get(row.env)
+    variables = env if isinstance(env, dict) else {}
     return [
         name
-        for name, value in handed.items()
+        for name, value in variables.items()
         if name in {"RUNAPI_API_KEY", "RUNAPI_KEY"} and not entry.refers(str(value))
     ]
 
 
 def _inherited(env: Mapping[str, str]) -> dict[str, str]:
-    """What a host that was not started from a shell hands on of its own environment."""
+    """Return the variables that a host passes on to a server if the host was not started from a shell."""
     from mcp.client.stdio import DEFAULT_INHERITED_ENV_VARS
 
     return {name: env[name] for name in DEFAULT_INHERITED_ENV_VARS if name in env} | {"PATH": os.defpath}
 
 
-async def handshake(words: list[str], env: Mapping[str, str], folder: str | None) -> tuple[float, float, int]:
-    """Start a server as a host without a shell does, and use a tool that costs nothing.
+async def handshake(
+    words: list[str], env: Mapping[str, str], folder: str | None, max_seconds: float = MAX_START_SECONDS
+) -> tuple[float, float, int]:
+    """Start a server as a host without a shell does, and call a free tool.
 
-    The first answers may come from a snapshot, before the server has read a setting: only a call shows that all of it is there.
+    The first answers may come from a snapshot, before the server has read its settings. Only a call proves that the
+    whole server works.
 
-    Gives the seconds to its first answer, those until it had done something, and how many tools it has.
+    Returns:
+        The seconds to the first answer, the seconds to the result of the call, and the number of tools.
 
     Raises:
-        HostFileError: It did not start or did not answer; says why in its own first words, where it has any.
+        HostFileError: The server did not start or did not answer; with the first line of its output, if there is one.
     """
     from mcp.client.client import Client
     from mcp.client.stdio import StdioServerParameters, stdio_client
 
     parameters = StdioServerParameters(command=words[0], args=words[1:], env=dict(env), cwd=folder)
-    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # what it logs of a broken server is said below, in one line
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as heard:
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # the error below reports a broken server in one line
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         began = anyio.current_time()
         try:
-            with anyio.fail_after(MAX_START_SECONDS):
-                async with Client(stdio_client(parameters, cast("TextIO", heard)), mode="legacy") as client:
+            with anyio.fail_after(max_seconds):
+                async with Client(stdio_client(parameters, cast("TextIO", stderr)), mode="legacy") as client:
                     first = anyio.current_time() - began
                     tools = len((await client.list_tools()).tools)
                     await client.call_tool("list_variants", {})
                     return first, anyio.current_time() - began, tools
         except TimeoutError as exc:
-            raise HostFileError(f"no answer in {MAX_START_SECONDS:.0f} s") from exc
+            raise HostFileError(f"no answer in {max_seconds:.0f} s") from exc
         except Exception as exc:  # a foreign process may end in any way, and the SDK wraps most of them in groups
-            heard.seek(0)
-            said = heard.readline().strip()[:MAX_SHOWN_CHARS]
-            raise HostFileError(f"it does not start: {said or _kind(exc)}") from exc
+            stderr.seek(0)
+            first_line = stderr.readline().strip()[:MAX_SHOWN_CHARS]
+            raise HostFileError(f"it does not start: {first_line or _kind(exc)}") from exc
 
 
 def _kind(exc: Exception) -> str:
@@ -188,5 +209,5 @@ def _editor(env: Mapping[str, str], line: int | None, path: Path) -> str:
 
 
 def _try(standing: Object) -> str:
-    """The command to see for oneself."""
+    """Return the command that starts the entry's server by hand."""
     return shlex.join(entry.words(standing))

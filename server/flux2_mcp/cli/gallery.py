@@ -1,4 +1,4 @@
-"""`flux2-mcp gallery`: what was made, in the browser."""
+"""`flux2-mcp gallery`: the recorded images, in the browser."""
 
 from __future__ import annotations
 

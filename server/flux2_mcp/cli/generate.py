@@ -9,14 +9,15 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from flux2_mcp.cli import output, task_output
 from flux2_mcp.cli.invocation import Invocation
-from flux2_mcp.cli.output import spoken
 from flux2_mcp.cli.task_output import NO_CANCEL
 from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.confirmation import Quotation
 from flux2_mcp.engine.service import MAX_COUNT, Service
 from flux2_mcp.engine.waiting import OnProgress, Outcome, Progress
@@ -24,7 +25,7 @@ from flux2_mcp.settings import MAX_WAIT_SECONDS
 
 WAIT_SECONDS = 300
 MAX_KEY_CHARS = 500
-"""Characters; RunAPI takes 512, and each of several tasks gets its number at the end."""
+"""Characters. RunAPI accepts 512, and the key of each further task of a call ends with its number."""
 
 SENT = "RunAPI has no cancel: a task that was sent runs on, and is charged when it completes. A failed one is not."
 EPILOG = f"""
@@ -64,10 +65,10 @@ def _key(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
 
 
 def _ask(offer: Quotation) -> None:
-    """Ask on the terminal whether it shall be made, where that needs to be asked.
+    """Ask the user on the terminal to confirm the call, if it needs a confirmation.
 
     Raises:
-        BudgetError: The user declines, or there is no terminal to ask on.
+        BudgetError: The user declines, or there is no terminal.
     """
     if (needed := offer.to_ask) is None:
         return
@@ -77,7 +78,7 @@ def _ask(offer: Quotation) -> None:
             "The user was not asked: there is no terminal.",
             f"With the user's yes, run this again with --yes or {amount}.",
         )
-    click.echo(spoken(needed.question), err=True)
+    click.echo(needed.question, err=True)
     if not click.confirm("Spend it?", err=True):
         raise needed.refused("The user declined.", "Run this again if it shall be made after all.")
 
@@ -85,7 +86,7 @@ def _ask(offer: Quotation) -> None:
 @click.command(epilog=EPILOG)
 @click.argument("prompt", nargs=-1, required=True, metavar='"PROMPT"', callback=_prompt)
 @click.option(
-    "--variant", default=catalog.DEFAULT_VARIANT, metavar="NAME", help="pro (default), flex, max, or a model id."
+    "--variant", default=catalog.DEFAULT_VARIANT, metavar="NAME", help=f"{catalog.variant_names()}, or a model id."
 )
 @click.option(
     "--source", "source_images", multiple=True, metavar="IMAGE",
@@ -116,27 +117,24 @@ def _ask(offer: Quotation) -> None:
 @click.pass_obj
 def generate(
     invocation: Invocation,
+    /,
     *,
-    prompt: str,
-    variant: str,
     source_images: tuple[str, ...],
-    aspect_ratio: str | None,
-    output_resolution: str | None,
-    enable_safety_checker: bool | None,
     count: int,
     save_to: str | None,
     overwrite: bool,
     max_cost_usd: Decimal | None,
     yes: bool,
     wait_seconds: float | None,
-    callback_url: str | None,
     idempotency_key: str | None,
     no_picture: bool,
     as_json: bool,
+    **request: Any,  # noqa: ANN401  # the options that have the names of RequestArgs' fields
 ) -> int:
     """Make images from a PROMPT, or remix source images. Prints the file of each first."""
     settings = invocation()
     folders = [] if settings.workspace is None else [Path(settings.workspace)]
+    args = RequestArgs(source_images=source_images or None, **request)
     waits = (wait_seconds, settings.wait_seconds, WAIT_SECONDS)
 
     @asynccontextmanager
@@ -164,19 +162,12 @@ def generate(
         )
 
     async def work() -> Outcome | Quotation:
-        """Gives what became of the call; or its offer, where the user must be asked, which would hold the keeper up."""
+        """Make the images; or return the offer if the user must confirm it, so that no open service waits for that."""
         async with running() as (service, on_progress):
-            asked = await service.request(
-                prompt=prompt,
-                variant=variant,
-                source_images=list(source_images) or None,
-                aspect_ratio=aspect_ratio,
-                output_resolution=output_resolution,
-                enable_safety_checker=enable_safety_checker,
-                callback_url=callback_url,
-                folders=folders,
+            checked = await service.request(args, folders=folders)
+            offer = await service.offer(
+                checked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key
             )
-            offer = await service.offer(asked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key)
             return offer if offer.to_ask and not yes else await make(service, offer, on_progress, approved=yes)
 
     async def agreed(offer: Quotation) -> Outcome:

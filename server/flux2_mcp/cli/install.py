@@ -1,4 +1,4 @@
-"""`flux2-mcp install`: the server's entry into the configuration of agent hosts, and out again."""
+"""`flux2-mcp install`: adds the server's entry to the configuration of agent hosts, or removes it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _asked(found: list[Host], machine: Machine, name: str, *, uninstall: bool) -
 
 
 def _found(machine: Machine, scope: Scope, name: str, *, uninstall: bool) -> list[Host]:
-    """The hosts that are there and keep servers in this scope; to take an entry out, those that are gone and have it, too."""
+    """Return the detected hosts that support this scope; to uninstall, also hosts that are gone but have the entry."""
     rows = [row for row in TABLE if scope == "user" or (row.project and machine.workspace)]
     return [row for row in rows if machine.has(row) or (uninstall and _is_there(row, machine, scope, name))]
 
@@ -126,7 +126,7 @@ def _is_there(row: Host, machine: Machine, scope: Scope, name: str) -> bool:
 def _one(
     invocation: Invocation, row: Host, *, scope: Scope, name: str, command: list[str] | None, dry_run: bool
 ) -> str:
-    """What became of one host, or would, in words. Without a command the entry is taken out."""
+    """Install into one host, or plan it for a dry run, and report in words. Without a command, remove the entry."""
     machine = installation.machine(invocation)
     if command is None:
         plan = host_plan.to_remove(machine, row, scope, name)
@@ -138,26 +138,26 @@ def _one(
             host_plan.tidy(plan, machine)
         state = f"nothing to take out of {path}" if command is None else f"stands in {path} as it should"
         return "\n".join([f"{_bold(row.title)}: {state}.", *_off(plan, machine, scope)])
-    told = [*_diff(plan), *_switched(plan), *_off(plan, machine, scope)]
+    details = [*_diff(plan), *_switched(plan), *_off(plan, machine, scope)]
     if dry_run:
-        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *told])
+        return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *details])
     way, backup = host_plan.carry_out(plan, machine)
     done = "removed from" if command is None else "added to" if plan.old is None else "changed in"
-    lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *told]
+    lines = [f"{_bold(row.title)}: {name} {done} {path} {way}.", *details]
     if backup is not None:
         lines.append(f"Before: {backup}")
     return "\n".join(lines if command is None else [*lines, *_next(invocation, row, scope, name, command)])
 
 
 def _switched(plan: HostPlan) -> Iterator[str]:
-    """What kept the host from starting the entry before: some of it stands elsewhere in the file."""
+    """Report the switches in this file that kept the host from starting the entry, and that are on now."""
     if plan.new is not None:
         off = entry.off(plan.host, plan.file.text or "", plan.name, plan.old or plan.new)
         yield from (f"Switched on: {switch} kept {plan.name} from being started." for switch in off)
 
 
 def _off(plan: HostPlan, machine: Machine, scope: Scope) -> Iterator[str]:
-    """What keeps the host from starting the entry and stands in another file, which is its user's to change."""
+    """Report the switches in other files that keep the host from starting the entry. Only the user may change those."""
     if plan.new is not None:
         file = File(plan.file.path, plan.after)
         for switch, path in elsewhere(machine, plan.host, scope, file, plan.name, plan.new):
@@ -165,7 +165,7 @@ def _off(plan: HostPlan, machine: Machine, scope: Scope) -> Iterator[str]:
 
 
 def _next(invocation: Invocation, row: Host, scope: Scope, name: str, command: list[str]) -> Iterator[str]:
-    """What to do in the host, and with what else it can be done."""
+    """Report the next step in the host, and other ways to install."""
     yield f"{_bold('Next:')} {row.then}"
     if scope == "project":
         yield "The entry holds a path of this machine: keep the file out of version control."
@@ -176,7 +176,7 @@ def _next(invocation: Invocation, row: Host, scope: Scope, name: str, command: l
 
 
 def _diff(plan: HostPlan) -> list[str]:
-    """The entry before and after. Not the file's lines: next to ours stand those of others, with their keys."""
+    """Return the entry before and after as a diff. Not of the whole file: other entries in it may hold keys."""
     path = str(plan.file.path)
     old, new = _shown(plan, plan.old), _shown(plan, plan.new)
     lines = list(unified_diff(old, new, fromfile=path, tofile=path, n=len(old), lineterm=""))
@@ -186,8 +186,8 @@ def _diff(plan: HostPlan) -> list[str]:
 def _shown(plan: HostPlan, standing: Object | None) -> list[str]:
     if standing is None:
         return []
-    kept = standing.get(plan.host.env)
-    hidden: Object = {plan.host.env: dict.fromkeys(kept, HIDDEN)} if isinstance(kept, Mapping) else {}
+    env = standing.get(plan.host.env)
+    hidden: Object = {plan.host.env: dict.fromkeys(env, HIDDEN)} if isinstance(env, Mapping) else {}
     return entry.EDITORS[plan.host.format].shown(plan.host.servers, plan.name, standing | hidden).splitlines()
 
 

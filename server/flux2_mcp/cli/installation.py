@@ -1,4 +1,4 @@
-"""This machine and this installation, for the commands that speak of hosts. The only reader of `sys` and `sysconfig` for them."""
+"""This machine and this installation, for the commands about hosts. They read `sys` and `sysconfig` only here."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from flux2_mcp.hosts.table import SYSTEMS, System
 
 
 def machine(invocation: Invocation) -> Machine:
-    """Where hosts are looked for. What is none of the three systems has its files where Linux has them."""
-    told = platform.system()
+    """Return the machine in which hosts are searched. An unknown system counts as Linux."""
+    name = platform.system()
     fallback: System = "Linux"
-    system = next((known for known in SYSTEMS if known == told), fallback)
+    system = next((known for known in SYSTEMS if known == name), fallback)
     try:
         made = MadeFolders(Path(places.own_folder(system, invocation.env)) / FOLDERS_FILE)
     except HostFileError:
-        made = None  # there is no home to write them down in
+        made = None  # without a home folder they can't be recorded
     return Machine(system=system, env=invocation.env, workspace=invocation.workspace, made=made)
 
 
 def server(invocation: Invocation) -> list[str]:
-    """What starts this very installation as a server, the program first, absolute.
+    """Return the command that starts this installation as a server; its first word is an absolute path.
 
     Raises:
-        HostFileError: It won't last, so nothing may point at it.
+        HostFileError: The installation is temporary, so no entry may point to it.
     """
     schemes = [sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")]
     scripts = [Path(sysconfig.get_path("scripts", scheme)) for scheme in schemes]
     if sys.prefix != sys.base_prefix:
-        scripts = scripts[:1]  # what stands in the user's own folder is another installation
+        scripts = scripts[:1]  # a script in the user's own folder belongs to another installation
     return command.words(scripts, sys.executable, shutil.which("uvx", path=invocation.env.get("PATH", "")))

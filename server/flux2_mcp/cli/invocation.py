@@ -1,4 +1,4 @@
-"""What a command was started with."""
+"""The environment, the config file and the folder that a command was started with."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from flux2_mcp.settings import Settings, from_env
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """Every command's object. Calling it gives the settings: only who needs them meets a bad one, and nobody before --help.
+    """The object of every command. A call returns the settings, so --help works even if a setting is unusable.
 
-    `config` is what stood in RunAPI's config file when the process started.
+    `config` is the content of RunAPI's config file when the process started.
     """
 
     env: Mapping[str, str] = field(repr=False)
@@ -22,16 +22,16 @@ class Invocation:
     workspace: str | None
 
     def __call__(self) -> Settings:
-        """The settings.
+        """Return the settings.
 
         Raises:
-            SettingsError: A variable, or the config file, holds something that can't be used.
+            SettingsError: A variable or the config file has an unusable value.
         """
         return from_env(self.env, self.config, workspace=self.workspace)
 
     @property
     def read(self) -> Settings | SettingsError:
-        """The settings, or why there are none."""
+        """The settings, or the error that they raise."""
         try:
             return self()
         except SettingsError as exc:

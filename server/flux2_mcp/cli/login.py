@@ -1,4 +1,4 @@
-"""`flux2-mcp login`: a key for this computer, by the browser or from standard input. It never stands on a command line."""
+"""`flux2-mcp login`: gets a key for this computer, from the browser or from standard input, never from an argument."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from flux2_mcp.system.logs import masked
 WAIT_SECONDS = 300
 MAX_WAIT_SECONDS = 3600
 MAX_KEY_CHARS = 4096
-"""Bytes of standard input that are looked at."""
+"""The maximum number of bytes read from standard input."""
 MAX_LINE_BYTES = 65_536
 NO_BROWSER = "No browser could be opened here: open the address above yourself."
 EPILOG = """
@@ -65,29 +65,29 @@ def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int,
     base_url, path = invocation().base_url, config_file(invocation.env)
     if path is None:
         raise SettingsError("There is no home folder to keep a key in.", next_step="Set HOME or XDG_CONFIG_HOME.")
-    config_fields(invocation.config, path)  # what can't be changed must not cost a code
+    config_fields(invocation.config, path)  # checked first: a file that can't be changed must not cost a login code
     if from_stdin:
-        key, who = _read_key(), "The key works"
+        key, success = _read_key(), "The key works"
         balance = output.run(lambda: _proven(base_url, key, path), stopped="Stopped. The key was not saved.")
     else:
-        way = _LoginRoute(
+        route = _LoginRoute(
             base_url, path, port, seconds, invocation.env if browser and web_browser.is_here(invocation.env) else None
         )
-        found = output.run(way.go, stopped="Stopped. Nobody waits for the browser any more.")
-        key, balance, who = found.key, found.balance, f"Logged in{f' as {found.email}' if found.email else ''}"
-    click.echo(f"{who}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
+        result = output.run(route.go, stopped="Stopped. Nobody waits for the browser any more.")
+        key, balance, success = result.key, result.balance, f"Logged in{f' as {result.email}' if result.email else ''}"
+    click.echo(f"{success}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
     for notice in _notices(invocation, path, key):
         click.echo(notice, err=True)
 
 
 def _read_key() -> str:
-    """A key from standard input; typed unseen where that is a terminal."""
+    """Read a key from standard input; a terminal does not show it."""
     if sys.stdin is not None and sys.stdin.isatty():
-        given = str(click.prompt("The key (not shown)", hide_input=True, err=True))
+        text = str(click.prompt("The key (not shown)", hide_input=True, err=True))
     else:
         read = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_KEY_CHARS + 1)
-        given = read.decode("utf-8", "replace")
-    key = said_key(given) or ""
+        text = read.decode("utf-8", "replace")
+    key = said_key(text) or ""
     if not sendable(key) or " " in key or len(key) > MAX_KEY_CHARS:
         raise InvalidRequestError(Problem("standard input", "holds no key: one line of printable ASCII characters."))
     return key
@@ -101,7 +101,7 @@ async def _proven(base_url: str, key: str, path: Path) -> Balance:
 
 @dataclass(frozen=True, slots=True)
 class _LoginRoute:
-    """Through the browser. `env` is the browser's; None: the person opens it."""
+    """A login through the browser. `env` is the environment for the browser; None: the user opens it."""
 
     base_url: str
     path: Path
@@ -153,14 +153,14 @@ class _LoginRoute:
 
 
 def _listen_to_keys(portal: BlockingPortal, callback: LoginCallback, attempt: LoginAttempt) -> None:
-    """Take what is pasted into the terminal, line by line. The thread is left behind when the login ends otherwise."""
+    """Read lines that the user pastes into the terminal. The thread stays behind if the login ends in another way."""
 
     def work() -> None:
-        # Not through sys.stdin: its lock, held by a thread that is left behind, would break the interpreter's end.
+        # `sys.stdin` is not used: a thread that stays behind would hold its lock and break the interpreter's exit.
         while line := os.read(0, MAX_LINE_BYTES):
-            found = attempt.pasted(line.decode("utf-8", "replace"))
-            if found is not None:
-                portal.start_task_soon(callback.take, found)
+            code = attempt.pasted(line.decode("utf-8", "replace"))
+            if code is not None:
+                portal.start_task_soon(callback.take, code)
                 return
             if line.strip():
                 click.echo("That is not this login's address, nor a code. Paste it again, whole:", err=True)
@@ -169,7 +169,7 @@ def _listen_to_keys(portal: BlockingPortal, callback: LoginCallback, attempt: Lo
 
 
 def _notices(invocation: Invocation, path: Path, key: str) -> list[str]:
-    """What stands between the key that was just saved and its use."""
+    """Return notices about settings that keep the saved key from being used."""
     now = replace(invocation, config=key_file.read(path))()
     plain: Mapping[str, str] = {name: value for name, value in invocation.env.items() if name != "RUNAPI_BASE_URL"}
     elsewhere = replace(invocation, env=plain, config=key_file.read(path))().base_url

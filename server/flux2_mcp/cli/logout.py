@@ -1,4 +1,4 @@
-"""`flux2-mcp logout`: the key out of RunAPI's config file, and nothing else."""
+"""`flux2-mcp logout`: removes the key from RunAPI's config file, and nothing else."""
 
 from __future__ import annotations
 

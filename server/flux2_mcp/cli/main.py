@@ -1,4 +1,4 @@
-"""The group of commands, and how their ends become exit codes (the vendor's CLI uses the same: `api/runapi.md`)."""
+"""The group of commands, and their exit codes (the vendor's CLI uses the same: `api/runapi.md`)."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ COMMANDS: Mapping[str, str] = {
     "completion": "completion.completion",
     "sandbox": "sandbox.sandbox",
 }
-"""Each command's module and name in it. What is used most comes first, as in the help."""
+"""The module of each command and its name there. The most used come first, also in the help."""
 
 
 class Commands(click.Group):
-    """Loads a command when it is used: all of them together take 0.1 s of each start."""
+    """Imports a command only when it is used: to import all of them takes 0.1 s at each start."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in their order."""
+        """Return the names of the commands, in the order of the help."""
         del ctx
         return [*COMMANDS, *self.commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name; None where there is none."""
+        """Return the command of this name, or None."""
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
         module, _, name = COMMANDS[cmd_name].partition(".")
@@ -94,13 +94,13 @@ def version() -> None:
 
 
 def run(argv: Sequence[str], env: Mapping[str, str], config_text: ConfigText, workspace: str | None) -> int:
-    """Run one command and give its exit code.
+    """Run one command and return its exit code.
 
     Args:
-        argv: Without the program's name.
+        argv: The arguments without the program's name.
         env: The environment.
-        config_text: RunAPI's config file, where there is one.
-        workspace: The folder that the process was started in, where there still is one.
+        config_text: The content of RunAPI's config file, if there is one.
+        workspace: The folder in which the process was started, if it still exists.
     """
     invocation = Invocation(env, config_text, workspace)
     read = invocation.read
@@ -108,28 +108,28 @@ def run(argv: Sequence[str], env: Mapping[str, str], config_text: ConfigText, wo
     to_stderr("warning" if isinstance(read, SettingsError) else read.log_level, people=True)
     color = False if env.get("NO_COLOR") or env.get("TERM") == "dumb" else None
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A path that the terminal's encoding does not have is better shown escaped than not at all.
+        # A path that the terminal's encoding can't show is shown with escapes.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = flux2.main(list(argv), prog_name=PROGRAM, standalone_mode=False, obj=invocation, color=color)
     except click.Abort:
         return INTERRUPTED
     except click.UsageError as exc:
-        asked = exc.ctx.command_path if exc.ctx else PROGRAM
-        complain(exc.format_message(), "", f"{asked} --help shows what it takes.", color=color)
+        command = exc.ctx.command_path if exc.ctx else PROGRAM
+        complain(exc.format_message(), "", f"{command} --help shows what it takes.", color=color)
         return InvalidRequestError.exit_code
-    except Exception as exc:  # noqa: BLE001  # nobody is above this to catch it: people get words, never a stack trace
-        error = exc if isinstance(exc, Flux2Error) else _unforeseen(exc)
+    except Exception as exc:  # noqa: BLE001  # the outermost handler: people get a message, never a stack trace
+        error = exc if isinstance(exc, Flux2Error) else _unexpected(exc)
         complain(error.message, error.cost, error.next_step, color=color)
         return error.exit_code
     return code if isinstance(code, int) else 0
 
 
-def _unforeseen(exc: Exception) -> Flux2Error:
-    log.debug("unforeseen", exc_info=exc)
-    message = f"This was not foreseen: {type(exc).__name__}."
+def _unexpected(exc: Exception) -> Flux2Error:
+    log.debug("unexpected error", exc_info=exc)
+    message = f"Unexpected error: {type(exc).__name__}."
     if isinstance(exc, OSError) and sys.stdout is not None:
-        # Mostly the output's: what could not be written must not be tried again when the interpreter ends.
+        # Mostly an error of the output: the interpreter must not try to write the rest again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         message = f"The system refused to go on: {exc.strerror}."
     return Flux2Error(

@@ -1,21 +1,20 @@
-"""What people see. Results go to standard output; progress, advice and errors go to standard error."""
+"""The output for people. Results go to standard output; progress, advice and errors go to standard error."""
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 import click
 
 from flux2_mcp.domain import budget, times
-from flux2_mcp.errors import InvalidRequestError, shortened
+from flux2_mcp.errors import InvalidRequestError, reworded, shortened
 
 if TYPE_CHECKING:  # results take 0.1 s to load, and not every command has one
     from flux2_mcp.server.results.tasks import Result
@@ -25,13 +24,12 @@ R = TypeVar("R", bound="Result")
 
 PROGRAM = "flux2-mcp"
 WIDTH_COLUMNS = 100
-"""Columns that help and lists keep to."""
+"""The maximum width of help texts and lists, columns."""
 MAX_USD = 10_000
 INTERRUPTED = 128 + signal.SIGINT
-"""Exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C, as in shells."""
 
-# Messages are written for both: what the tools call so, the command line calls so.
-_SPOKEN = {
+NAMES: Final[Mapping[str, str]] = {
     "source_images": "--source",
     "save_to": "--save-to",
     "overwrite: true": "--overwrite",
@@ -47,13 +45,13 @@ _SPOKEN = {
     "start the server again": "run this again",
     "call again": "run this again",
 }
-_NAMES = re.compile(rf"\b({'|'.join(_SPOKEN)})\b", re.IGNORECASE)
+"""The command line's names for the tools' names: see `errors.Wording`."""
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, as the tool gives it.")
 
 
 def tell(result: R, words: Callable[[R], str], *, as_json: bool) -> None:
-    """Print a result: in words, or as JSON, which is UTF-8 whatever the terminal speaks."""
+    """Print a result in words, or as JSON, which is always UTF-8, in any encoding of the terminal."""
     click.echo(f"{result.model_dump_json(indent=2)}\n".encode() if as_json else words(result), nl=not as_json)
 
 
@@ -62,29 +60,27 @@ def complain(message: str, cost: str, next_step: str, *, color: bool | None) -> 
 
     Args:
         message: One line or several.
-        cost: Empty where nothing can have cost anything.
+        cost: A sentence; empty if a cost is not possible.
         next_step: A sentence.
-        color: False: none; None: on a terminal.
+        color: False: no colour; None: colour on a terminal.
     """
     label = click.style("Error:", fg="red", bold=True)
-    text = spoken(message).replace("\n", "\n       ")
-    lines = [f"{label} {text}", cost, f"{click.style('Next:', bold=True)} {spoken(next_step)}"]
+    text = own_words(message).replace("\n", "\n       ")
+    lines = [f"{label} {text}", cost, f"{click.style('Next:', bold=True)} {own_words(next_step)}"]
     click.echo("\n".join(filter(None, lines)), err=True, color=color)
 
 
-def spoken(text: str) -> str:
-    """A message in the command line's words."""
-    return _NAMES.sub(lambda found: _said(found[0]), text)
-
-
-def _said(name: str) -> str:
-    said = _SPOKEN[name.lower()]
-    return said if name[0].islower() else said[0].upper() + said[1:]
+def own_words(text: str) -> str:
+    """Return a text with the command line's names. A text that is no `Wording` or `Name` is not changed."""
+    return reworded(text, NAMES)
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """One line on standard error that each call of what this gives replaces; gone at the end. Only for a terminal."""
+    """Yield a function that shows one line on standard error and replaces the line before. Only on a terminal.
+
+    The line is removed at the end.
+    """
     plain = click.get_current_context().color is False
     terminal = not plain and sys.stderr is not None and sys.stderr.isatty()
 
@@ -99,11 +95,12 @@ def progress() -> Iterator[Callable[[str], None]]:
 
 
 def run(work: Callable[[], Awaitable[T]], *, stopped: str) -> T:
-    """What `work` gives, from an event loop of its own.
+    """Run `work` in a new event loop and return its result.
 
     Args:
-        work: Without arguments.
-        stopped: Said at Ctrl-C, which ends the command. A second one may land in any task group, wrapped by it.
+        work: A function without arguments.
+        stopped: The message at Ctrl-C, which ends the command. A second Ctrl-C may arrive inside a task group, which
+            wraps it in an exception group.
     """
     try:
         return anyio.run(work)
@@ -115,7 +112,7 @@ def run(work: Callable[[], Awaitable[T]], *, stopped: str) -> T:
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
-    """Rows of cells as aligned lines; the columns with these numbers to the right."""
+    """Format rows of cells as aligned lines; the columns with the numbers in `right` are aligned to the right."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     aligned = [
         [
@@ -128,7 +125,7 @@ def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> li
 
 
 def moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
-    """A point in time that an option names, such as 24h or 2026-11-20."""
+    """Parse a point in time from an option, such as 24h or 2026-11-20."""
     if text is None:
         return None
     try:
@@ -138,7 +135,7 @@ def moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime 
 
 
 def amount(_: click.Context, __: click.Parameter, text: str | None) -> Decimal | None:
-    """An amount in USD that an option names, such as 0.50."""
+    """Parse an amount in USD from an option, such as 0.50."""
     if text is None:
         return None
     try:
@@ -146,11 +143,11 @@ def amount(_: click.Context, __: click.Parameter, text: str | None) -> Decimal |
     except InvalidOperation:
         value = Decimal("NaN")
     if not value.is_finite() or not 0 <= value <= MAX_USD:
-        # A cap that can't be read must not be a cap that isn't there.
+        # An unreadable cap must not count as no cap.
         raise click.BadParameter(f"{shortened(text)!r} is not an amount in USD, such as 0.50, up to {MAX_USD:,}.")
     return value
 
 
 def usd(amount: float | None) -> str:
-    """An amount in USD."""
+    """Format an amount in USD."""
     return "unknown" if amount is None else budget.dollars(Decimal(str(amount)))

@@ -1,4 +1,4 @@
-"""`flux2-mcp pricing`: the tool `check_pricing`, for people."""
+"""`flux2-mcp pricing`: the tool `check_pricing` as a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 import click
 
 from flux2_mcp.cli import output
-from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.cli.output import own_words, usd
+from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import Action
 from flux2_mcp.engine.service import MAX_COUNT, Service
 from flux2_mcp.server.results import catalog as catalog_results
@@ -24,7 +25,7 @@ ACTIONS = click.Choice([action.value for action in Action])
 
 
 @click.command(epilog=EPILOG)
-@click.option("--variant", metavar="NAME", help="Only pro, flex, max, or a model id.")
+@click.option("--variant", metavar="NAME", help=f"Only {', '.join(catalog.variants())}, or a model id.")
 @click.option("--action", type=ACTIONS, help="Only models doing this.")
 @click.option("--output-resolution", type=click.Choice(["1k", "2k"]), help="Only this size.")
 @click.option(
@@ -45,7 +46,7 @@ def pricing(
     settings = read_settings()
 
     async def work() -> PricingResult:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             found = await service.prices.listed(
                 variant=variant, action=Action(action) if action else None, output_resolution=output_resolution
             )
@@ -59,8 +60,8 @@ def pricing(
 def _words(result: PricingResult) -> str:
     rows = [("MODEL", "SIZE", "USD", "SOURCE")]
     for price in result.prices:
-        told = ", ".join(filter(None, (price.source, (price.as_of or "")[:10])))
-        source = told if price.note is None else "not published"
+        origin = ", ".join(filter(None, (price.source, (price.as_of or "")[:10])))
+        source = origin if price.note is None else "not published"
         rows.append((price.model, price.output_resolution, usd(price.usd), source))
     estimate = result.estimate
     notes = dict.fromkeys(price.note for price in result.prices)
@@ -69,6 +70,6 @@ def _words(result: PricingResult) -> str:
             *output.columns(rows),
             f"Estimate: {estimate.count} x {estimate.model} at {estimate.output_resolution}: {usd(estimate.usd)}",
             f"Balance: {usd(result.balance_usd)}",
-            *(spoken(note) for note in (*notes, result.notice) if note),
+            *(own_words(note) for note in (*notes, result.notice) if note),
         ]
     )

@@ -1,4 +1,4 @@
-"""`flux2-mcp remix`: `generate` with the source images as arguments, which a shell completes."""
+"""`flux2-mcp remix`: `generate` with the source images as arguments, so that a shell can complete them."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def remix(context: click.Context, /, *, prompt: str, files: tuple[str, ...], **o
     return code
 
 
-# All that `generate` takes, but how the sources are named.
+# All parameters of `generate`, except the prompt and the sources.
 remix.params += [option for option in generate.params if option.name not in {"prompt", "source_images"}]
 
 
 def _expanded(files: Sequence[str], workspace: Path) -> tuple[str, ...]:
-    """The sources, each pattern replaced by the files that it fits, by name: not every shell does it.
+    """Return the sources, with each pattern replaced by its matching files, by name: not every shell does this.
 
-    A name that a file has is no pattern. A pattern that fits nothing is left, and told like a file that is not there.
+    A name of an existing file is no pattern. A pattern without a match stays, and is reported as a missing file.
     """
     found: list[str] = []
     for text in files:

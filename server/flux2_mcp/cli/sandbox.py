@@ -1,4 +1,4 @@
-"""`flux2-mcp sandbox`: the embedded RunAPI alone, for people who build applications on RunAPI."""
+"""`flux2-mcp sandbox`: only the embedded RunAPI, for developers of applications on RunAPI."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flux2_mcp.cli import output
 from flux2_mcp.settings import Settings
 
 LOOK_SECONDS = 0.2
-"""How often Windows, which can't interrupt a wait, looks for Ctrl-C."""
+"""The interval at which Ctrl-C is checked, seconds: Windows can't interrupt a longer wait."""
 EPILOG = """
 \b
 Examples:

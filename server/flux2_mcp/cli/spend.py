@@ -1,4 +1,4 @@
-"""`flux2-mcp spend`: what was quoted and what was charged, from the journal."""
+"""`flux2-mcp spend`: the quoted and the charged amounts, from the journal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 import click
 
 from flux2_mcp.cli import output
-from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.cli.output import own_words, usd
 from flux2_mcp.domain.budget import DAILY_VARIABLE, SpendingBy, dollars
 from flux2_mcp.engine.account import Account
 from flux2_mcp.server.results import account as account_results
@@ -60,7 +60,7 @@ def spend(
 
 
 def _words(result: SpendResult, cap_usd: Decimal | None) -> str:
-    notice = [spoken(result.notice)] if result.notice else []
+    notice = [own_words(result.notice)] if result.notice else []
     if cap_usd is not None:
         counted = f"{usd(result.counted_usd)} of {dollars(cap_usd)} counted in the last 24 hours, over all keys."
         notice = [f"{DAILY_VARIABLE}: {counted}", *notice]

@@ -1,4 +1,4 @@
-"""What became of tasks, as a command tells it: the wait while it lasts, the files first, the exit code."""
+"""How a command reports on tasks: the progress of the wait, then the files and the costs, and the exit code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from flux2_mcp.cli import output, terminal_images
-from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.cli.output import own_words, usd
 from flux2_mcp.cli.terminal_images import Draw
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.waiting import Outcome, Progress
@@ -19,14 +19,13 @@ from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import MAX_SHOWN_URL_CHARS, STATUSES, GenerationResult, TaskResult
 
 BAR_COLUMNS = 20
-"""Columns."""
 COLORS = {"completed": "green", "failed": "red"}
 LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
 NO_CANCEL = "Stopped waiting. RunAPI has no cancel: what was sent runs on, and is charged when it completes."
 
 
 def waiting_on(*ids: str) -> str:
-    """How to wait for tasks that have not ended."""
+    """Return the advice how to wait for tasks that have not ended."""
     return f"{output.PROGRAM} wait {' '.join(ids)} waits on, and costs nothing."
 
 
@@ -34,13 +33,13 @@ no_picture_option = click.option("--no-picture", is_flag=True, help="Show no pic
 
 
 def tell(outcome: Outcome, again: str | None, *, as_json: bool, env: Mapping[str, str] | None) -> int:
-    """Print what became of a call, and give the exit code.
+    """Print the outcome of a call, and return the exit code.
 
     Args:
-        outcome: What became of it.
-        again: What the same command would do.
-        as_json: As data instead.
-        env: The terminal's, to show pictures if it is known to; None: without. Never into a pipe.
+        outcome: The outcome.
+        again: A sentence that says what the same command would do if it ran again.
+        as_json: Whether to print JSON instead of words.
+        env: The environment, to find out whether the terminal shows pictures; None: no pictures. A pipe gets none.
     """
     terminal = sys.stdout is not None and sys.stdout.isatty()
     draw = terminal_images.drawer(env) if terminal and env is not None else None
@@ -49,24 +48,27 @@ def tell(outcome: Outcome, again: str | None, *, as_json: bool, env: Mapping[str
 
 
 def exit_code(outcome: Outcome) -> int:
-    """0 when every image is on disk; else that of what stands in the way, of a failed task, or of a time-out."""
-    left = [told for told in outcome.tasks if told.entry.state is not State.DELIVERED]
-    troubles = [told.trouble for told in left if told.trouble is not None]
+    """Return 0 if every image is on disk, or else the code of the first error, of a failed task, or of a time-out."""
+    left = [report for report in outcome.tasks if report.record.state is not State.DELIVERED]
+    troubles = [report.trouble for report in left if report.trouble is not None]
     if not left or troubles:
         return troubles[0].exit_code if troubles else 0
-    ended = not any(told.entry.state.unfinished for told in left)
-    failed = any(told.entry.state in {State.FAILED, State.REJECTED} for told in left)
+    ended = not any(report.record.state.unfinished for report in left)
+    failed = any(report.record.state in {State.FAILED, State.REJECTED} for report in left)
     return TaskFailedError.exit_code if ended and failed else ServiceError.exit_code
 
 
 class WaitLine:
-    """How a wait stands, in less than a terminal's width. Its bar never goes back: what is left is a forecast, and may grow."""
+    """Formats the progress of a wait in one short line.
+
+    The bar never goes back, although the forecast of the remaining time may grow.
+    """
 
     def __init__(self) -> None:
         self._share = 0.0
 
     def __call__(self, progress: Progress) -> str:
-        """The line for now."""
+        """Return the line for this progress."""
         still = [state for state in progress.states if state.unfinished]
         done, together = len(progress.states) - len(still), len(progress.states)
         alone = "fetching" if State.COMPLETED in still else STATUSES[progress.states[0]]
@@ -80,7 +82,7 @@ class WaitLine:
 
 
 def bar(share: float) -> str:
-    """A bar that is full by this share (0 to 1), in what the terminal can show."""
+    """Return a bar that is filled to this share (0 to 1), in characters that the terminal can show."""
     full = round(BAR_COLUMNS * share)
     drawn = "━" * full + "─" * (BAR_COLUMNS - full)
     try:
@@ -91,7 +93,7 @@ def bar(share: float) -> str:
 
 
 def _words(result: GenerationResult, again: str | None, draw: Draw | None) -> str:
-    """The result for a terminal: the files first, then where they came from and what they cost."""
+    """Format the result for a terminal: the files first, then their sources and costs."""
     lines = [line for task in result.tasks for line in [*_drawn(task, draw), *_task(task)]]
     quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
     unknown = "not known yet" if result.next_action else "not told by RunAPI"
@@ -103,7 +105,7 @@ def _words(result: GenerationResult, again: str | None, draw: Draw | None) -> st
         ids = result.next_action.arguments["task_ids"]
         lines += [LATER, waiting_on(*ids), *([again] if again else [])]
     if result.notice:
-        lines.append(spoken(result.notice))
+        lines.append(own_words(result.notice))
     return "\n".join(lines)
 
 
@@ -127,5 +129,5 @@ def _task(task: TaskResult) -> list[str]:
         lines += [f"  {image.note}"] if image.note else []
     lines += [f"  sent: {source.source} ({source.sent})" for source in task.sources]
     if task.error or not any(image.path for image in task.images):
-        lines.append(f"{task.task_id}: {task.status}{f': {spoken(task.error)}' if task.error else ''}")
+        lines.append(f"{task.task_id}: {task.status}{f': {own_words(task.error)}' if task.error else ''}")
     return lines

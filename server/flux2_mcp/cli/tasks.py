@@ -1,4 +1,4 @@
-"""`flux2-mcp tasks`, `open` and `prune`: the journal, for people."""
+"""`flux2-mcp tasks`, `open` and `prune`: the commands over the journal."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from flux2_mcp.settings import Settings
 
 MAX_TASKS = 1000
 MAX_PROMPT_CHARS = 48
-"""Characters of a prompt in a list."""
+"""The maximum number of characters of a prompt in a list."""
 MEGA = 1_000_000
 MIN_PRUNE_AGE = timedelta(days=1)
-"""What is pruned is at least this old: today's work is nobody's rubbish."""
+"""The minimum age of images that may be removed: images of today may still be in use."""
 
 
 @click.command(
@@ -60,7 +60,7 @@ def tasks(
     folder = None if workspace is None else str(Path(workspace).absolute())
 
     async def work() -> Outcome:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             return await service.recent(
                 limit=limit,
                 states=None if status is None else task_results.states(status),
@@ -69,28 +69,31 @@ def tasks(
             )
 
     outcome = output.run(work, stopped="Stopped.")
-    output.tell(task_results.generation(outcome), partial(_listed, outcome=outcome), as_json=as_json)
+    output.tell(task_results.generation(outcome), partial(listed, outcome=outcome), as_json=as_json)
 
 
-def _listed(result: GenerationResult, outcome: Outcome) -> str:
-    notice = [output.spoken(outcome.notice)] if outcome.notice else []
+def listed(result: GenerationResult, outcome: Outcome) -> str:
+    """Format the list: a line for each task, and below it its id and its files."""
+    notice = [output.own_words(outcome.notice)] if outcome.notice else []
     if not result.tasks:
         nothing = f"Nothing was made yet, or nothing that matches. {output.PROGRAM} generate makes the first."
         return "\n".join([nothing, *notice])
     rows = [("MADE", "STATUS", "MODEL", "CHARGED", "PROMPT")]
     blocks = []
-    for task, told in zip(result.tasks, outcome.tasks, strict=True):
-        prompt = shortened(" ".join(told.entry.request.prompt.split()), MAX_PROMPT_CHARS)
-        made = told.entry.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
+    for task, report in zip(result.tasks, outcome.tasks, strict=True):
+        prompt = shortened(" ".join(report.record.request.prompt.split()), MAX_PROMPT_CHARS)
+        made = report.record.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
         rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), prompt))
         files = [image.saved or image.path for image in task.images if image.saved or image.path]
-        # What was paid and brought no image says why; a failure cost nothing, and its reason is one `wait` away.
-        why = [f"  {output.spoken(task.error)}"] if task.error and task.status in {"completed", "unknown"} else []
+        # A paid task without an image shows its reason here. A failed task cost nothing, and `wait` shows its reason.
+        why = [f"  {output.own_words(task.error)}"] if task.error and task.status in {"completed", "unknown"} else []
         blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files), *why])
     head, *lines = output.columns(rows)
-    listed, matched = len(result.tasks), outcome.matched
+    matched = outcome.matched
     rest = (
-        [f"The newest {listed} of {matched.tasks}; all {matched.tasks} were charged {usd(result.charged_usd)}."]
+        [
+            f"The newest {len(result.tasks)} of {matched.tasks}; all {matched.tasks} were charged {usd(result.charged_usd)}."
+        ]
         if matched is not None
         else []
     )
@@ -120,17 +123,17 @@ def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: boo
     settings = read_settings()
 
     async def work() -> TaskRecord | None:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             return await service.known(ident)
 
-    entry = output.run(work, stopped="Stopped.")
-    here = [] if entry is None else [file for image in entry.images for file in (image.saved, image.path) if file]
+    record = output.run(work, stopped="Stopped.")
+    here = [] if record is None else [file for image in record.images for file in (image.saved, image.path) if file]
     paths = [path for path in map(Path, here) if path.is_file()]
     if not paths:
         what = (
             "The journal knows no such task."
-            if entry is None
-            else f"The task is {STATUSES[entry.state]}, and no file of it is there."
+            if record is None
+            else f"The task is {STATUSES[record.state]}, and no file of it is there."
         )
         raise NotFoundError(what, status=404, next_step=f"{output.PROGRAM} tasks lists what was made.")
     click.echo(paths[0])
@@ -163,7 +166,7 @@ def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool)
         raise click.BadParameter("what is younger than a day is not removed.", param_hint="--older-than")
 
     async def find() -> PrunePlan:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             return await service.pruner.find(before)
 
     old = output.run(find, stopped="Stopped.")
@@ -171,13 +174,13 @@ def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool)
         click.echo(f"No image is older than {before.date()}.")
         return
     click.echo(
-        f"{len(old.files)} images of {len(old.entries)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
+        f"{len(old.files)} images of {len(old.records)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
     )
     if not yes:
         click.confirm("Remove them? RunAPI does not have them any more after 7 days", abort=True)
 
     async def remove() -> int:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, keep=False) as service:
             return await service.pruner.remove(old)
 
     click.echo(f"{output.run(remove, stopped='Stopped.') / MEGA:.1f} MB freed.")

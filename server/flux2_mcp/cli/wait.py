@@ -1,4 +1,4 @@
-"""`flux2-mcp wait`: the tool `check_task` for tasks that are known by their ids, for people."""
+"""`flux2-mcp wait`: the tool `check_task` with task ids, as a command."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from flux2_mcp.cli import output
-from flux2_mcp.cli.output import spoken, usd
+from flux2_mcp.cli.output import usd
 from flux2_mcp.engine.account import Account, AccountInfo
 from flux2_mcp.server.results import account as account_results
 from flux2_mcp.server.results.account import AccountResult
@@ -45,4 +45,4 @@ def _words(result: AccountResult) -> str:
         "RunAPI": result.base_url,
     }
     lines = output.columns([(name, value) for name, value in rows.items() if value])
-    return "\n".join([*lines, spoken(result.notice)] if result.notice else lines)
+    return "\n".join([*lines, result.notice] if result.notice else lines)

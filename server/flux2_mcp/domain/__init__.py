@@ -1,1 +1,4 @@
-"""Facts and rules about images, tasks and money. No I/O, no clock."""
+"""Facts and rules about images, tasks and money. No I/O, no clock.
+
+Face: all of it.
+"""

@@ -1,4 +1,4 @@
-"""Caps on spending. Pure; they fail closed: what can't be priced can't be paid under a cap."""
+"""Caps on spending. Pure. They fail closed: under a cap, a request without a price is refused."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from flux2_mcp.errors import BudgetError
+from flux2_mcp.errors import BudgetError, Wording
 
 DAILY_VARIABLE = "FLUX2_DAILY_BUDGET_USD"
-REOPEN = (
+REOPEN = Wording(
     "The user opens it with flux2-mcp spend --lost USD: what of the last 24 hours is missing from flux2-mcp spend,"
-    " 0 for nothing (flux2-mcp balance tells what RunAPI charged today). Then call again."
+    " 0 for nothing (flux2-mcp balance tells what RunAPI charged today). Then {name:call again}."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caps:
-    """What may be spent, in USD; None: no such cap. A day is any 24 hours, a session is one server process."""
+    """The caps on spending, in USD; None: no such cap. A day is any 24 hours, a session is one server process."""
 
     call_usd: Decimal | None = None
     session_usd: Decimal | None = None
@@ -26,15 +26,15 @@ class Caps:
 
     @property
     def any(self) -> bool:
-        """True where there is a cap at all."""
+        """True if at least one cap is set."""
         return any(cap is not None for cap in (self.call_usd, self.session_usd, self.daily_usd))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpentSums:
-    """Charged or reserved so far, in USD, by every process on the same home, whatever its key.
+    """The sums charged or reserved so far, in USD, by all processes on the same home, whatever their keys.
 
-    `lost` names a journal that was lost and whose spending the user has not told: the day's sum is not known then.
+    `lost` names a lost journal whose spending the user has not stated yet: the day's sum is not known then.
     """
 
     session_usd: Decimal = Decimal(0)
@@ -44,9 +44,9 @@ class SpentSums:
 
 @dataclass(frozen=True, slots=True)
 class CapRoom:
-    """A cap: the setting's name, its value and what is left of it, in USD.
+    """A cap: the setting's name, its value and the rest of it, in USD.
 
-    `lost` names the journal without which that can't be known; nothing is left then.
+    `lost` names a lost journal without which the rest is not known; the rest is 0 then.
     """
 
     name: str
@@ -56,57 +56,66 @@ class CapRoom:
 
 
 def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Caps) -> Decimal | None:
-    """What to set aside for a call, in USD: its quote, else what the caller stated; None where no cap needs it.
+    """The reservation for a call, in USD: its quote, else the caller's amount; None if there is neither and no cap.
 
     Args:
-        quoted_usd: The price of the whole call, the dearest that is known; None where no price is.
+        quoted_usd: The highest known price of the whole call; None if no price is known.
         stated_usd: `max_cost_usd` of the call.
         caps: The caps in force.
 
     Raises:
-        BudgetError: The quote passes what the caller stated; or there is no quote, and the caller stated nothing under
-            a cap, or an amount of nothing.
+        BudgetError: The quote is above the caller's amount; or there is no quote and the caller's amount is 0, or
+            missing under a cap.
     """
     if quoted_usd is None:
-        # What reserves nothing would pass any cap.
+        # A reservation of 0 would fit every cap.
         if stated_usd == 0 or (stated_usd is None and caps.any):
-            why = "a spending cap is set" if stated_usd is None else "max_cost_usd allows nothing"
+            allows_nothing = Wording("{name:max_cost_usd} allows nothing")
+            why = "a spending cap is set" if stated_usd is None else allows_nothing
             raise BudgetError(
-                f"Nobody publishes a price for this, and {why}.",
-                next_step="State max_cost_usd, the most this call may cost, or choose a variant with a published price.",
+                Wording("Nobody publishes a price for this, and {why}.", why=why),
+                next_step=Wording(
+                    "State {name:max_cost_usd}, the most this call may cost, or choose a variant with a published price."
+                ),
             )
         return stated_usd
     if stated_usd is not None and quoted_usd > stated_usd:
         raise BudgetError(
-            f"The quote is {dollars(quoted_usd)} and max_cost_usd allows {dollars(stated_usd)}.",
-            next_step="Raise max_cost_usd, or ask for less.",
+            Wording(
+                "The quote is {quoted} and {name:max_cost_usd} allows {stated}.",
+                quoted=dollars(quoted_usd),
+                stated=dollars(stated_usd),
+            ),
+            next_step=Wording("Raise {name:max_cost_usd}, or ask for less."),
         )
     return quoted_usd
 
 
 def first_alone(together: int) -> None:
-    """Tasks whose price is not known are admitted one at a time: what the first is charged is the price of the next.
+    """Admit tasks without a known price one at a time: the charge for the first is the price of the next.
 
     Args:
-        together: How many would be under way at once.
+        together: The number of such tasks that would be under way at once.
 
     Raises:
-        BudgetError: More than one.
+        BudgetError: The number is more than one.
     """
     if together > 1:
         raise BudgetError(
-            "Nobody publishes a price for this, and a spending cap is set (max_cost_usd is one, too): one image is made at"
-            " a time until RunAPI has said what one costs.",
+            Wording(
+                "Nobody publishes a price for this, and a spending cap is set ({name:max_cost_usd} is one, too): one image is"
+                " made at a time until RunAPI has said what one costs."
+            ),
             next_step="Wait for the one that is under way (check_task), or ask for count 1;"
             " or choose a variant with a published price.",
         )
 
 
 def untold(caps: Caps) -> None:
-    """An image whose price nobody published was made, and its charge never told: its sum is not known, nor the next one's.
+    """Refuse a task whose price is not known because RunAPI never said the charge for the last one of its kind.
 
     Raises:
-        BudgetError: A cap on a sum is set.
+        BudgetError: A cap on a sum is set, and this sum is not known.
     """
     if caps.session_usd is not None or caps.daily_usd is not None:
         raise BudgetError(
@@ -117,7 +126,7 @@ def untold(caps: Caps) -> None:
 
 
 def left(caps: Caps, spent: SpentSums) -> list[CapRoom]:
-    """Each cap that is set, with what is left of it."""
+    """Each cap that is set, with the rest of it."""
     limits: Mapping[str, tuple[Decimal | None, Decimal]] = {
         "FLUX2_MAX_COST_USD": (caps.call_usd, Decimal(0)),
         "FLUX2_SESSION_BUDGET_USD": (caps.session_usd, spent.session_usd),
@@ -133,7 +142,7 @@ def left(caps: Caps, spent: SpentSums) -> list[CapRoom]:
 
 
 def exceeded(wanted_usd: Decimal, caps: Caps, spent: SpentSums) -> CapRoom | None:
-    """The first cap that `wanted_usd` does not fit, or None. A cap that is used up takes nothing more, not even $0.00."""
+    """The first cap that `wanted_usd` does not fit, or None. A cap without a rest fits nothing, not even $0.00."""
     return next((cap for cap in left(caps, spent) if wanted_usd > cap.left_usd or not cap.left_usd), None)
 
 
@@ -141,8 +150,8 @@ def refusal(wanted_usd: Decimal, over: CapRoom, fitting: str | None) -> BudgetEr
     """The refusal in words.
 
     Args:
-        wanted_usd: What the call would cost.
-        over: The cap it does not fit.
+        wanted_usd: The price of the call.
+        over: The cap that it does not fit.
         fitting: The cheapest request of the same kind that would fit, in words, or None.
     """
     if over.lost is not None:
@@ -156,18 +165,18 @@ def refusal(wanted_usd: Decimal, over: CapRoom, fitting: str | None) -> BudgetEr
 
 
 def closed(lost: str) -> str:
-    """Why the day's sum is not known, in a sentence; `lost` is `SpentSums.lost`."""
+    """A sentence that says why the day's sum is not known; `lost` is `SpentSums.lost`."""
     return f"What was spent in the last 24 hours can't be told: {lost} was lost, and not all of it could be read."
 
 
 def dollars(usd: Decimal) -> str:
-    """An amount for people: whole cents, and more places where they are there."""
+    """An amount for people: with two decimal places, or more if it has fractions of a cent."""
     cents = f"{usd:.2f}"
     return f"${cents}" if Decimal(cents) == usd else f"${usd.normalize():f}"
 
 
 class SpendingBy(StrEnum):
-    """What tasks are summed up by. Days are the machine's own, from midnight to midnight."""
+    """How tasks are grouped for sums. Days go from midnight to midnight in the machine's time zone."""
 
     DAY = "day"
     VARIANT = "variant"
@@ -176,11 +185,11 @@ class SpendingBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendingGroup:
-    """Tasks that belong together. Amounts are USD.
+    """The sums of a group of tasks. Amounts are USD.
 
-    `failed` tasks were quoted and cost nothing. Of `open` ones the charge is not known: they run, or RunAPI never told.
-    `unquoted` ones had no price when they were asked for, so that only their charge is counted.
-    `name` is the day (ISO 8601), the variant or the folder; None where a task had none.
+    `failed` tasks were quoted and cost nothing. The charge of `open` tasks is not known: they run, or RunAPI never said
+    it. `unquoted` tasks had no price when they were made; only their charge is counted. `name` is the day (ISO 8601),
+    the variant or the folder; None for tasks without one.
     """
 
     name: str | None
@@ -193,7 +202,7 @@ class SpendingGroup:
 
 
 def total(groups: Iterable[SpendingGroup]) -> SpendingGroup:
-    """All of them together, without a name."""
+    """The sums of all groups together, without a name."""
     found = list(groups)
     return SpendingGroup(
         name=None,

@@ -1,31 +1,31 @@
 """The variants and their constraints, over `catalog.json` (the vendor's published contract, `api/flux-2.json`). Pure.
 
-To add a variant, add its two models to `catalog.json`: names, validation, schemas and prices follow from there.
+To add a variant, add its two models to `catalog.json` and its name to `variants` there: CONTRIBUTING.md, "Add a variant".
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from flux2_mcp.domain.models import Action, ImageRequest
-from flux2_mcp.errors import InvalidRequestError, Problem, shortened
+from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
+from flux2_mcp.errors import InvalidRequestError, Problem, Wording, shortened, together
 
 DEFAULT_VARIANT = "pro"
 DEFAULT_ASPECT_RATIO = "1:1"
 DEFAULT_RESOLUTION = "1k"
 AUTO = "auto"
-"""The aspect ratio that is the first source image's."""
+"""The value for the aspect ratio of the first source image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field's bounds, as published. `low` and `high` bound a string's length or a list's items."""
+    """One field's bounds, as published. `low` and `high` bound a string's length or the number of a list's items."""
 
     name: str
     kind: str
@@ -38,7 +38,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model id: a variant doing one action. `published_cents` is by resolution; empty where no number is published."""
+    """One model id: a variant for one action. `published_cents` is by resolution; empty if no price is published."""
 
     id: str
     variant: str
@@ -50,8 +50,12 @@ class Model:
 
     @property
     def resolutions(self) -> tuple[str, ...]:
-        """The output resolutions it makes, smallest first."""
+        """The output resolutions of the model, smallest first."""
         return tuple(str(value) for value in self.fields["output_resolution"].enum)
+
+    def needs(self, field: str) -> bool:
+        """Whether a request must have this field."""
+        return field in self.fields and self.fields[field].required
 
 
 def _field(name: str, spec: Mapping[str, Any]) -> Field:
@@ -75,7 +79,7 @@ def document() -> dict[str, Any]:
 
 @cache
 def models() -> Mapping[str, Model]:
-    """All models by id, in the order pro, flex, max, text to image before remix."""
+    """All models by id, in the variants' order, text to image before remix."""
     data = document()
     found: dict[str, Model] = {}
     for variant, notes in data["variants"].items():
@@ -90,7 +94,7 @@ def models() -> Mapping[str, Model]:
                 fields={name: _field(name, field) for name, field in spec["fields_by_model"][model_id].items()},
                 forbidden=frozenset(name for rule in rules for name in rule["forbidden"]),
                 published_cents={k: Decimal(v) for k, v in (data["prices_cents"][model_id] or {}).items()},
-                choose=notes["choose"],
+                choose=Wording(notes["choose"]),
             )
     return found
 
@@ -99,6 +103,27 @@ def models() -> Mapping[str, Model]:
 def variants() -> tuple[str, ...]:
     """The variants' names, the cheapest first."""
     return tuple(document()["variants"])
+
+
+def variant_notes(variant: str) -> Mapping[str, Any]:
+    """The data file's notes on a variant: `choose`, `best_for`, and values for the sandbox."""
+    notes: Mapping[str, Any] = document()["variants"][variant]
+    return notes
+
+
+def variant_names(*, needs: bool = False) -> str:
+    """The variants' names for a help text, the default marked; with `needs`, also those that need an aspect ratio."""
+    marks = {DEFAULT_VARIANT: " (default)"}
+    if needs:
+        required = {model.variant for model in models().values() if model.needs("aspect_ratio")}
+        marks |= dict.fromkeys(required, " (needs aspect_ratio)")
+    return ", ".join(name + marks.get(name, "") for name in variants())
+
+
+def allowed_values(field: str) -> list[Any]:
+    """Every value of a field that some model allows; the values of the model that allows most come first."""
+    known = [model.fields[field].enum for model in models().values() if field in model.fields]
+    return list(dict.fromkeys(value for enum in sorted(known, key=len, reverse=True) for value in enum))
 
 
 def find(variant: str | None, action: Action) -> Model:
@@ -113,10 +138,11 @@ def find(variant: str | None, action: Action) -> Model:
             return model
         right = _sibling(model.variant, action)
         if action is Action.REMIX_IMAGE:
-            reason = f"{name} makes images from text alone, and source_images were given."
+            reason = "{model} makes images from text alone, and {name:source_images} were given."
         else:
-            reason = f"{name} remixes source images, and no source_images were given."
-        raise InvalidRequestError(Problem("variant", f"{reason} Use {right.id}, or variant {right.variant}."))
+            reason = "{model} remixes source images, and no {name:source_images} were given."
+        advice = f"Use {right.id}, or variant {right.variant}."
+        raise InvalidRequestError(Problem("variant", together([Wording(reason, model=name), advice])))
     if name in variants():
         return _sibling(name, action)
     allowed = ", ".join((*variants(), *models()))
@@ -127,53 +153,46 @@ def _sibling(variant: str, action: Action) -> Model:
     return next(m for m in models().values() if m.variant == variant and m.action is action)
 
 
-def request(  # one argument for each of the tool's own
-    *,
-    prompt: object,
-    variant: str | None = None,
-    source_image_urls: object = None,
-    aspect_ratio: object = None,
-    output_resolution: object = None,
-    enable_safety_checker: object = None,
-    callback_url: object = None,
-    also: Sequence[Problem] = (),
-) -> ImageRequest:
-    """Validate everything and make the request; nothing is guessed and nothing is dropped.
+def request_of(args: RequestArgs, *, also: Sequence[Problem] = ()) -> ImageRequest:
+    """The request made from a caller's arguments. It calls `request`, which uses RunAPI's name for the sources."""
+    values = {each.name: getattr(args, each.name) for each in fields(args)}
+    return request(source_image_urls=values.pop("source_images"), also=also, **values)
 
-    Args, beside RunAPI's own fields:
-        also: What was found wrong elsewhere, so that all of it is told together.
+
+def request(*, variant: str | None = None, also: Sequence[Problem] = (), **values: Any) -> ImageRequest:  # noqa: ANN401  # checked here
+    """Validate all fields and make the request; nothing is guessed and nothing is dropped.
+
+    Args:
+        variant: A variant's name or a full model id.
+        also: Problems found elsewhere, so that one error names them all.
+        values: RunAPI's own fields by their names. A field that no model has is a problem like any other.
 
     Raises:
-        InvalidRequestError: Naming every field that is wrong, what is allowed, and which variants would allow it.
+        InvalidRequestError: It names every wrong field, the allowed values, and the variants that would allow its
+            value.
     """
-    sources = None if source_image_urls in (None, [], ()) else source_image_urls
+    sources = values.get("source_image_urls")
+    sources = None if sources in (None, [], ()) else sources
     action = Action.TEXT_TO_IMAGE if sources is None else Action.REMIX_IMAGE
-    given = {
-        "prompt": prompt,
-        "source_image_urls": sources,
-        "aspect_ratio": aspect_ratio,
-        "output_resolution": output_resolution,
-        "enable_safety_checker": enable_safety_checker,
-        "callback_url": callback_url,
-    }
+    given = values | {"source_image_urls": sources}
     try:
         model = find(variant, action)
     except InvalidRequestError as exc:
         raise InvalidRequestError(*exc.problems, *also) from None
     if found := [*problems(model, given), *also]:
         raise InvalidRequestError(*found)
-    values: dict[str, Any] = given | {"source_image_urls": tuple(sources or ())}  # type: ignore[arg-type]  # problems() proved it a list
-    return ImageRequest(action=action, variant=model.variant, model=model.id, **values)
+    proven = given | {"source_image_urls": tuple(sources or ())}  # problems() has checked that it is a list
+    return ImageRequest(action=action, variant=model.variant, model=model.id, **proven)
 
 
 def shaped(wanted: ImageRequest) -> ImageRequest:
-    """The request with its source's shape, where it is a remix that names no ratio and its model can: RunAPI's is square."""
+    """The request; a remix without a ratio gets `AUTO` if its model has that, since RunAPI's default is square."""
     able = AUTO in models()[wanted.model].fields["aspect_ratio"].enum
     return replace(wanted, aspect_ratio=AUTO) if able and wanted.aspect_ratio is None else wanted
 
 
 def problems(model: Model, given: Mapping[str, object]) -> list[Problem]:
-    """Every way in which `given` (RunAPI's field names; None: not given) breaks the model's published constraints."""
+    """Each violation of the model's published constraints in `given` (by RunAPI's field names; None: not given)."""
     found = []
     for name in {**model.fields, **given}:
         text = _wrong(model, name, given.get(name))
@@ -185,7 +204,7 @@ def problems(model: Model, given: Mapping[str, object]) -> list[Problem]:
 
 
 def _allowing(model: Model, name: str, value: object) -> list[str]:
-    """Who would take this value: variants doing the same action, else models doing the other."""
+    """The variants that allow this value for the same action, else the models that allow it for the other action."""
     taking = [m for m in models().values() if value is not None and _wrong(m, name, value) is None]
     return [m.variant for m in taking if m.action is model.action] or [m.id for m in taking]
 
@@ -211,7 +230,7 @@ def _out_of_bounds(model: Model, field: Field, value: object) -> str | None:
     if isinstance(value, str):
         if not _encodes(value):
             return "is not valid Unicode text."
-        # Blank text is no text: the vendor's clients drop it before sending.
+        # Blank text counts as empty: the vendor's clients drop it before sending.
         size, unit = (len(value) if value.strip() else 0), "characters"
     elif isinstance(value, list | tuple):
         if strange := [item for item in value if not isinstance(item, str)]:

@@ -5,8 +5,9 @@
       ├──refused──> REJECTED              └──failed──> FAILED             └──expired──> UNDELIVERED
       └──expired──> UNKNOWN <──vanished── SUBMITTED, PROCESSING
 
-INTENT is written before the first byte is sent. UNKNOWN is never sent again: whether it was paid can't be known any more.
-DELIVERED means that the images are on disk, checked; UNDELIVERED that they could not be fetched while their URLs lived.
+INTENT is written before the first byte is sent. UNKNOWN is never sent again, since it may have been paid for.
+DELIVERED means that the images are on disk, checked; UNDELIVERED that they could not be fetched while their URLs were
+valid.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from flux2_mcp.domain.models import Status
 from flux2_mcp.errors import Flux2Error
 
 RESULT_LIFETIME = timedelta(days=7)
-"""How long result URLs work at most (`api/flux-2.json`, result_url_lifetime_days)."""
+"""The longest time for which result URLs are valid (`api/flux-2.json`, result_url_lifetime_days)."""
 
 
 class State(StrEnum):
-    """Where a task stands in the journal."""
+    """A task's state in the journal."""
 
     INTENT = "intent"
     SUBMITTED = "submitted"
@@ -37,7 +38,7 @@ class State(StrEnum):
 
     @property
     def unfinished(self) -> bool:
-        """True while there is work to do: to send, to ask, or to fetch."""
+        """True while there is work left to do."""
         return self in UNFINISHED
 
 
@@ -56,6 +57,14 @@ class Event(StrEnum):
 
 
 UNFINISHED = frozenset({State.INTENT, State.SUBMITTED, State.PROCESSING, State.COMPLETED})
+"""States in which there is work left to do: to send, to poll, or to fetch."""
+BEFORE_RESULT = frozenset({State.INTENT, State.SUBMITTED, State.PROCESSING})
+"""States in which RunAPI has not made the image yet, as far as is known."""
+AT_RUNAPI = frozenset({State.SUBMITTED, State.PROCESSING})
+"""States in which RunAPI works on the task, so it is polled."""
+MADE = frozenset({State.COMPLETED, State.DELIVERED})
+UNPAID = frozenset({State.FAILED, State.REJECTED})
+"""States in which the task has ended and costs nothing."""
 
 TABLE: Mapping[State, Mapping[Event, State]] = {
     State.INTENT: {
@@ -77,7 +86,7 @@ TABLE: Mapping[State, Mapping[Event, State]] = {
         Event.FAILED: State.FAILED,
         Event.VANISHED: State.UNKNOWN,
     },
-    # A finished task is asked again to refresh its URLs; it stays finished.
+    # A completed task may be polled again to refresh its URLs; it stays completed.
     State.COMPLETED: {
         Event.COMPLETED: State.COMPLETED,
         Event.DELIVERED: State.DELIVERED,
@@ -95,13 +104,13 @@ EVENT_OF_STATUS: Mapping[Status, Event] = {
     Status.PROCESSING: Event.PROCESSING,
     Status.COMPLETED: Event.COMPLETED,
     Status.FAILED: Event.FAILED,
-    # A word RunAPI never promised: the task goes on, it is neither success nor failure.
+    # RunAPI never documented this status: it is neither success nor failure, so the task goes on.
     Status.UNKNOWN: Event.PENDING,
 }
 
 
 class IllegalTransitionError(Flux2Error):
-    """The event can't happen to a task in this state. A bug of ours, or two writers that did not see each other."""
+    """The event can't happen to a task in this state: a bug of ours, or two processes that wrote at once."""
 
     code = "illegal_transition"
 
@@ -112,7 +121,7 @@ class IllegalTransitionError(Flux2Error):
 
 
 def after(state: State, event: Event) -> State:
-    """The state that follows.
+    """The state that follows an event.
 
     Raises:
         IllegalTransitionError: The table has no such step.

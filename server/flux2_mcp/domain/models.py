@@ -1,7 +1,8 @@
-"""The domain's own words, frozen. No I/O, no JSON: `runapi.wire` speaks to RunAPI, `tools.results` to the host."""
+"""The domain's frozen types. No I/O, no JSON: `runapi.wire` translates for RunAPI, `server.results` for the host."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -11,18 +12,18 @@ from typing import Literal
 SERVICE = "flux-2"
 """The service's name in RunAPI's price calls."""
 SANDBOX = "sandbox"
-"""The account of the embedded sandbox, where no money moves. Every other account spends."""
+"""The account of the embedded sandbox, which spends no money. Every other account spends."""
 
 
 class Action(StrEnum):
-    """What is asked of the model. The value is RunAPI's endpoint (`/api/v1/flux_2/<action>`)."""
+    """The model's action. The value is RunAPI's endpoint (`/api/v1/flux_2/<action>`)."""
 
     TEXT_TO_IMAGE = "text_to_image"
     REMIX_IMAGE = "remix_image"
 
 
 class Status(StrEnum):
-    """A task's state at RunAPI. Words that RunAPI never promised read as UNKNOWN, which is never success."""
+    """A task's status at RunAPI. A status that RunAPI never documented is read as UNKNOWN, which is never success."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -32,17 +33,17 @@ class Status(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """True once nothing more will come."""
+        """True if the status is final."""
         return self in {Status.COMPLETED, Status.FAILED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceImage:
-    """A source image as it was given, and what of it went to RunAPI.
+    """A source image: the caller's name for it, and what was sent to RunAPI.
 
-    `given` is short enough to show: a path, a URL, `task:ID`, or a word for a `data:` URI. `identity` stays the same
-    while the picture does, whatever address it is sent under. `uploaded_bytes` is None where nothing left this machine but an
-    address; `width` and `height`, in pixels and upright, are None where the picture was not seen here.
+    `given` is short enough to show: a path, a URL, `task:ID`, or a word for a `data:` URI. `identity` is the same for
+    the same picture, whatever address it is sent under. `uploaded_bytes` is None if only an address left this machine.
+    `width` and `height`, of the upright picture in pixels, are None if this machine never read the picture.
     """
 
     given: str
@@ -53,10 +54,26 @@ class SourceImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestArgs:
+    """A caller's request, unchecked, with the names of `generate`'s arguments. `catalog.request_of` checks it.
+
+    The tool and the command line make it. None means: not given.
+    """
+
+    prompt: str
+    variant: str | None = None
+    source_images: Sequence[str] | None = None
+    aspect_ratio: str | None = None
+    output_resolution: str | None = None
+    enable_safety_checker: bool | None = None
+    callback_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """One validated request for one image (`catalog.request` makes it). None means: not sent, the service's default.
 
-    `sources` says where the `source_image_urls` come from, in the same order; empty where nobody knows.
+    `sources` says where the `source_image_urls` come from, in the same order; it is empty if that is not known.
     """
 
     action: Action
@@ -73,11 +90,11 @@ class ImageRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteTask:
-    """What RunAPI says of a task, after liberal reading.
+    """RunAPI's answer about a task, read liberally.
 
-    `cost_usd` is what RunAPI says that it charged, in USD: final only once the task has ended. `refunded`: it was given
-    back, and nothing is charged. `reserved_usd` is what RunAPI holds of the balance for the task. `retry_after` is in
-    seconds: ask no sooner.
+    `cost_usd` is the charge in USD by RunAPI's answer; it is final only after the task has ended. `refunded`: the money
+    was given back, and nothing is charged. `reserved_usd` is what RunAPI holds of the balance for the task.
+    `retry_after` is the shortest wait before the next poll, in seconds.
     """
 
     task_id: str
@@ -92,10 +109,10 @@ class RemoteTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSchedule:
-    """The live price of one model: cents an image by resolution (None: not told).
+    """The live price of one model: cents an image by resolution (None: not stated).
 
-    `dearest_cents` is the dearest amount that is named at all: it stands in where what applies is not told. `as_of` is
-    RunAPI's own time stamp, as it gave it.
+    `dearest_cents` is the highest amount in the schedule; it is used if the schedule does not state which amount
+    applies. `as_of` is RunAPI's own time stamp, unchanged.
     """
 
     model: str
@@ -106,17 +123,8 @@ class PriceSchedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quote:
-    """What one task would reserve, in USD."""
-
-    model: str
-    usd: Decimal
-    as_of: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """The account's money in USD: what it has, of that what was paid for and what was given, and what was spent."""
+    """The account's money in USD: the balance, its paid part and its bonus part, and the sums spent."""
 
     balance_usd: Decimal
     paid_usd: Decimal | None = None
@@ -127,7 +135,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunApiAccount:
-    """Whose key it is. `account_id` is the same for all keys of an account; empty where RunAPI does not tell it."""
+    """The owner of a key. `account_id` is the same for all keys of an account; empty if RunAPI does not state it."""
 
     name: str
     email: str
@@ -137,7 +145,7 @@ class RunApiAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadedFile:
-    """A source image that RunAPI holds for its hour. `expires_at` is UTC."""
+    """A source image that RunAPI holds for an hour. `expires_at` is UTC."""
 
     file_name: str
     url: str
@@ -147,15 +155,15 @@ class UploadedFile:
 
 
 PriceSource = Literal["live", "cached", "published", "charged", "unknown"]
-"""Who says what an image costs. "charged": nobody publishes it, and it is what RunAPI took for the last one."""
+"""The source of a price. "charged": no price is published, and this is RunAPI's charge for the last image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """An image on disk, checked. `path` is absolute; sizes in pixels and bytes.
+    """An image on disk, checked. `path` is absolute; sizes are in pixels and bytes.
 
-    `saved` is the absolute path of its copy in the workspace, where one was asked for and made; `note` says what a user
-    should know about that copy.
+    `saved` is the absolute path of its copy in the workspace, if the caller wanted one and it was made. `note` is a
+    text for the user about that copy.
     """
 
     path: str
@@ -170,18 +178,19 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Where in the workspace a task's image is wanted: `target` is relative to it, with `/`; a folder ends in `/`."""
+    """Where in the workspace a task's image is saved. `target` is relative to it, with `/`; a folder ends in `/`."""
 
     target: str
     overwrite: bool = False
 
 
 class NameOwner(StrEnum):
-    """Whose a file's name in the workspace is, for a task whose image is about to get it.
+    """Which task owns a file name in the workspace, seen from a task whose image is about to get it.
 
-    FREE: no other task has taken it since this one was asked for, so what stands there may be replaced, where the caller
-    wants that. OURS: this task took it before, so what stands there is its own image, or was changed since. TAKEN: another
-    task took it while this one was under way.
+    FREE: no other task has claimed it since this one was made, so a file there may be replaced if the caller wants
+        that.
+    OURS: this task claimed it before, so a file there is its own image, perhaps changed since. TAKEN: another task
+    claimed it while this one was under way.
     """
 
     FREE = "free"

@@ -1,8 +1,8 @@
-"""What an image costs, and who says so. Pure.
+"""Prices of images, and their sources. Pure.
 
-Prices come from RunAPI's live schedule where it can be had; else from the published page (`catalog.json`); else from
-what the last image was charged; else from the dearest amount of a schedule that does not tell which of its amounts applies.
-What no source prices is None: nobody invents a number. What guards money counts with the dearest of all that is known.
+A price comes from RunAPI's live schedule if it is available; else from the published page (`catalog.json`); else from
+the charge for the last image; else it is the highest amount of a schedule that does not state which of its amounts
+applies. If no source has a price, it is None: no number is invented. Caps count with the highest of all known prices.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CENTS = Decimal(100)
 
 @dataclass(frozen=True, slots=True)
 class PriceBook:
-    """The schedules at hand. `source` is "live" when they were just fetched, "cached" when fetched earlier.
+    """The known schedules. `source` is "live" if they were just fetched, "cached" if they were fetched earlier.
 
-    `charged` is what the last image was charged, in USD, by model id and resolution.
+    `charged` is the charge for the last image, in USD, by model id and resolution.
     """
 
     schedules: tuple[PriceSchedule, ...] = ()
@@ -32,7 +32,7 @@ class PriceBook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitPrice:
-    """One image of one model at one resolution. `usd` is None where nobody publishes a number."""
+    """The price of one image of one model at one resolution. `usd` is None if no price is known."""
 
     model: Model
     output_resolution: str
@@ -42,25 +42,25 @@ class UnitPrice:
 
 
 _Statement = tuple[Decimal | None, PriceSource, str | None]
-"""What a source says of one image: USD, which source it is, the time it speaks of."""
+"""A source's price of one image: USD, the source, and the time of the price."""
 
 
 def price(book: PriceBook, model: Model, output_resolution: str) -> UnitPrice:
-    """The price of one image: the schedule's, else the published one, else what the last one was charged."""
+    """The price of one image, from the best source that has one; the order is in the module's docstring."""
     unknown: _Statement = (None, "unknown", None)
     usd, source, as_of = next(_known(book, model, output_resolution), unknown)
     return UnitPrice(model=model, output_resolution=output_resolution, usd=usd, source=source, as_of=as_of)
 
 
 def dearest(book: PriceBook, model: Model, output_resolution: str) -> Decimal | None:
-    """The most that any source says one image costs, in USD; None where none knows. Nothing is no price."""
+    """The highest price of one image in any source, in USD; None if no source has one. A price of 0 does not count."""
     return max((usd for usd, _, _ in _known(book, model, output_resolution) if usd), default=None)
 
 
 def _known(book: PriceBook, model: Model, output_resolution: str) -> Iterator[_Statement]:
-    """What each source says of one image, the best first.
+    """Each source's price of one image, the best source first.
 
-    A schedule that prices the model and does not tell this resolution comes last: its dearest amount is all that is sure.
+    A schedule that has the model but not this resolution comes last: only its highest amount is certain.
     """
     ours = [each for each in book.schedules if each.model == model.id and each.action is model.action]
     for schedule in ours:
@@ -76,24 +76,24 @@ def _known(book: PriceBook, model: Model, output_resolution: str) -> Iterator[_S
 
 
 def price_of(book: PriceBook, request: ImageRequest) -> UnitPrice:
-    """The price of what a request asks for."""
+    """The price of a request's image."""
     return price(book, *_kind(request))
 
 
 def dearest_of(book: PriceBook, request: ImageRequest) -> Decimal | None:
-    """The most that what a request asks for may cost, in USD, by all that is known."""
+    """The highest known price of a request's image, in USD."""
     return dearest(book, *_kind(request))
 
 
 def _kind(request: ImageRequest) -> tuple[Model, str]:
-    """What its price hangs on."""
+    """Model and resolution, on which the price depends."""
     return catalog.models()[request.model], request.output_resolution or DEFAULT_RESOLUTION
 
 
 def prices(
     book: PriceBook, *, variant: str | None, action: Action | None, output_resolution: str | None
 ) -> tuple[UnitPrice, ...]:
-    """The prices of all that matches; `variant` may be a model id.
+    """The prices of all models and resolutions that match; `variant` may be a model id.
 
     Raises:
         InvalidRequestError: No variant or model has that name.

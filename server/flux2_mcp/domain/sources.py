@@ -1,4 +1,4 @@
-"""What a source image may be: an https URL, `task:ID`, a path, or a `data:` URI. Pure."""
+"""The forms of a source image: an https URL, `task:ID`, a path, or a `data:` URI. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flux2_mcp.errors import Flux2Error
 
 TASK, DATA, FILE = "task:", "data:", "file:"
 MAX_SOURCE_BYTES = 32 * 1024 * 1024
-"""Bytes of one source image. RunAPI names no bound (`api/runapi.md`, files); a photo of 50 megapixels has half of this."""
+"""Bytes of one source image. RunAPI states no limit (`api/runapi.md`, files); a photo of 50 megapixels has half."""
 
 Kind = Literal["url", "task", "file", "data"]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRef:
-    """One source as the caller named it: for a task its id, for a file its path, for a `data:` URI its bytes."""
+    """One source, parsed: `text` is a URL, a task's id or a file's path; `data` has the bytes of a `data:` URI."""
 
     kind: Kind
     text: str
@@ -29,25 +29,26 @@ class SourceRef:
 
 
 class UnreadableError(Flux2Error):
-    """A source that can't be sent. The message ends a sentence that begins with its place among the sources."""
+    """A source can't be sent. The message is the end of a sentence that begins with the source's number."""
 
     code = "unreadable_source"
 
 
-def parse(text: str, *, local: bool) -> SourceRef:
-    """What a source is.
+def parse(text: str, *, local: bool, max_bytes: int = MAX_SOURCE_BYTES) -> SourceRef:
+    """Parse a source.
 
     Args:
-        text: As the caller gave it.
-        local: True where RunAPI itself stands on loopback, so that its own results may be sources.
+        text: The caller's text.
+        local: True if RunAPI itself is on loopback (the sandbox), so that its own results may be sources.
+        max_bytes: A `data:` URI with more bytes is refused.
 
     Raises:
-        UnreadableError: It is none of them.
+        UnreadableError: The text has none of the forms.
     """
     if text.startswith(TASK):
         return SourceRef("task", text.removeprefix(TASK))
     if text.startswith(DATA):
-        return _data(text)
+        return _data(text, max_bytes)
     if text.startswith(FILE):
         if (path := file_path(text)) is None:
             raise UnreadableError("is a file: URI of another machine, or a broken one.")
@@ -72,19 +73,19 @@ def file_path(uri: str) -> str | None:
 
 
 def is_local(text: str) -> bool:
-    """True for a path: what it means depends on where the caller works."""
+    """True for a path, whose meaning depends on the caller's working folder."""
     try:
         return not text.startswith(DATA) and parse(text, local=False).kind == "file"
     except UnreadableError:
         return False
 
 
-def _data(text: str) -> SourceRef:
+def _data(text: str, max_bytes: int) -> SourceRef:
     head, comma, payload = text.partition(",")
     if not comma or not head.endswith(";base64"):
         raise UnreadableError("is a data: URI that is not base64.")
-    if len(payload) > MAX_SOURCE_BYTES * 4 // 3 + 4:
-        raise UnreadableError(f"holds more than {MAX_SOURCE_BYTES // 2**20} MB.")
+    if len(payload) > max_bytes * 4 // 3 + 4:
+        raise UnreadableError(f"holds more than {max_bytes // 2**20} MB.")
     try:
         data = base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as exc:

@@ -1,4 +1,4 @@
-"""Times as people say them. Pure."""
+"""Reads times as people write them. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(day
 
 
 def since(text: str, now: datetime) -> datetime:
-    """A point in time, UTC: "30m", "24h", "7d", "2w" ago, or an ISO 8601 date or time (UTC where it names no zone).
+    """A point in time, UTC, from an age ("30m", "24h", "7d", "2w") or an ISO 8601 date or time (UTC if it has no zone).
 
     Raises:
-        InvalidRequestError: It is neither.
+        InvalidRequestError: The text is neither.
     """
     if ago := _AGO.fullmatch(text.strip().lower()):
         return now - int(ago[1]) * _UNITS[ago[2]]

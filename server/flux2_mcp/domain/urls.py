@@ -1,4 +1,4 @@
-"""Addresses: which are whole and may leave, which are of this machine, and when two name the same service. Pure."""
+"""Checks of URLs: which are valid and may be sent, which are of this machine, which name the same service. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_URL_CHARS = 2048
 
 
 def is_loopback(host: str | None) -> bool:
-    """True for localhost and the loopback addresses, whichever way they are written plainly."""
+    """True for localhost and for loopback addresses in any standard form."""
     name = (host or "").lower()
     if name.removesuffix(".") == "localhost":
         return True
@@ -24,10 +24,10 @@ def is_loopback(host: str | None) -> bool:
 
 
 def one_spelling(netloc: str) -> str:
-    """One spelling of a service's host and port: small letters, no default port, `localhost` for all of loopback.
+    """One spelling of a service's host and port: lower case, no default port, `localhost` for every loopback address.
 
     Args:
-        netloc: As in a URL. Plain http is for loopback alone, so everywhere else 443 is the default.
+        netloc: Host and port, as in a URL. Plain http is allowed on loopback only, so 443 is the default elsewhere.
     """
     try:
         parts = urlsplit(f"//{netloc}")
@@ -43,7 +43,7 @@ def _one_host(host: str) -> str:
     with suppress(UnicodeError, OSError):
         if not host.isascii():
             host = host.encode("idna").decode()
-        if host[:1].isdigit():  # the system reads fewer than four numbers, too: 127.1
+        if host[:1].isdigit():  # the system also accepts fewer than four numbers, such as 127.1
             host = socket.inet_ntoa(socket.inet_aton(host))
     try:
         address = ipaddress.ip_address(host)
@@ -57,14 +57,14 @@ def _one_host(host: str) -> str:
 
 
 def callback_problems(url: str | None, *, local: bool) -> list[Problem]:
-    """What is wrong with a callback URL."""
+    """The problems of a callback URL."""
     if url is None or is_url(url, local=local):
         return []
     return [Problem("callback_url", "is not an https URL that RunAPI could reach.")]
 
 
 def is_url(text: str, *, local: bool) -> bool:
-    """True for https with a host and no credentials; with `local`, for plain http on loopback too."""
+    """True for https with a host and without credentials; with `local`, also for plain http on loopback."""
     try:
         parts = urlsplit(text)
         _ = parts.port

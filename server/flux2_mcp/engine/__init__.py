@@ -1,1 +1,4 @@
-"""One task from the wish to the file: submit, poll, fetch, wait, resume."""
+"""One task from the request to the file on disk: submit, poll, fetch, wait, resume.
+
+Face: `account`, `backend`, `confirmation`, `live_prices`, `pruning`, `seam`, `service`, `submission`, `waiting`.
+"""

@@ -1,26 +1,23 @@
-"""Whose key it is, what money is behind it, and what was spent: what needs no keeper and sends nothing that costs."""
+"""The account behind the key, its balance, and what was spent. It needs no runner and sends no paid request."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums
 from flux2_mcp.domain.models import Balance, RunApiAccount
-from flux2_mcp.engine.backend import Backend, account
-from flux2_mcp.engine.rate_limit import RateLimiter
+from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
-from flux2_mcp.journal import owners
-from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountInfo:
-    """An account as RunAPI tells of it at `base_url`."""
+    """An account as RunAPI at `base_url` reports it."""
 
     account: RunApiAccount
     balance: Balance
@@ -28,86 +25,78 @@ class AccountInfo:
 
 
 class Account:
-    """Asks RunAPI and the journal. Use `RunApiAccount.opened`.
+    """Reads the account from RunAPI and the journal. Create it with `Account.opened`.
 
     Args:
-        gateway: The way to RunAPI.
-        journal: What was asked for with this key.
+        seam: The journal and the way to RunAPI.
     """
 
-    def __init__(self, gateway: Backend, journal: SqliteJournal) -> None:
-        self._gateway = gateway
-        self._journal = journal
+    def __init__(self, seam: Seam) -> None:
+        self._backend = seam.backend
+        self._journal = seam.journal
+        self._now = seam.now
 
     @classmethod
     @asynccontextmanager
     async def opened(cls, settings: Settings) -> AsyncIterator[Account]:
-        """The accounts of these settings. Nothing is opened until it is asked for."""
-        journal = SqliteJournal(settings.home, account(settings), owners.name())
-        limiter = RateLimiter(journal, settings.rate)
-        gateway = Backend(settings, gate=limiter.turn, on_limited=limiter.limited)
-        try:
-            yield cls(gateway, journal)
-        finally:
-            try:
-                await gateway.close()
-            finally:
-                await journal.close()
+        """Make the account of these settings. Nothing is opened before the first use."""
+        async with opened(settings) as seam:
+            yield cls(seam)
 
     async def known(self) -> AccountInfo:
-        """Whose key it is, and its money.
+        """Return the account that the key belongs to, and its balance.
 
         Raises:
             AuthenticationError: There is no key, or RunAPI does not know it.
             TransportError: RunAPI gave no answer.
         """
-        self._gateway.require_key()
-        api = await self._gateway.api()
-        found = await api.me()
-        if found.account_id and not self._gateway.sandbox and self._journal.path.exists():
-            with suppress(JournalError):  # it can be learnt another time
-                await self._journal.belongs(found.account_id)
-        return AccountInfo(account=found, balance=await api.balance(), base_url=self._gateway.base_url)
+        self._backend.require_key()
+        api = await self._backend.api()
+        account = await api.me()
+        if account.account_id and not self._backend.sandbox and self._journal.exists:
+            with suppress(JournalError):  # a later call can record it
+                await self._journal.accounts.belongs(account.account_id)
+        return AccountInfo(account=account, balance=await api.balance(), base_url=self._backend.base_url)
 
     async def balance(self) -> Balance:
-        """The money alone. Raises as `known`."""
-        self._gateway.require_key()
-        return await (await self._gateway.api()).balance()
+        """Return only the balance. Raises as `known`."""
+        self._backend.require_key()
+        return await (await self._backend.api()).balance()
 
     async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
-        """What was spent with this key, from the journal alone: nobody is asked.
+        """Sum up what was spent with this key, from the journal only.
 
         Raises:
             JournalError: The journal can't be read.
         """
-        return await self._journal.spending(by, since) if self._journal.was_made else ()
+        return await self._journal.history.spending(by, since) if self._journal.was_made else ()
 
     async def day(self) -> SpentSums:
-        """What the day's cap counts: the last 24 hours of all keys on this home; the sandbox's apart.
+        """Return what the daily cap counts: the last 24 hours of all keys in this FLUX2_HOME, the sandbox separately.
 
         Raises:
             JournalError: The journal can't be read.
         """
         if not self._journal.was_made:
             return SpentSums()
-        return await self._journal.spent(at=datetime.now(UTC), session=None)
+        return await self._journal.money.spent(at=self._now(), session=None)
 
     async def settle(self, missing_usd: Decimal) -> None:
-        """Note how much a lost journal held of the last 24 hours beside what could be read: the day's cap is open again.
+        """Record the spending of the last 24 hours that was lost with a journal. This opens the daily cap again.
 
         Raises:
-            InvalidRequestError: None was lost.
+            InvalidRequestError: No journal was lost.
             JournalError: The journal can't be written.
         """
-        if not await self._journal.settle(missing_usd):
+        if not await self._journal.money.settle(missing_usd):
             raise InvalidRequestError(Problem("--lost", "no journal was lost here, so nothing is missing."))
 
     async def salvage(self) -> None:
-        """Put a new journal in the place of one that is broken or gone; see `SqliteJournal.salvage`. Raises as `day`."""
+        """Replace a broken or missing journal; see `journal.contract.Journal.salvage`. Raises as `day`."""
         if self._journal.was_made:
             await self._journal.salvage()
 
     @property
     def notice(self) -> str | None:
-        """What a user should know about the journal: see `SqliteJournal.notice`."""
+        """A notice for the user about the journal; see `journal.contract.Journal.notice`."""
         return self._journal.notice

@@ -1,10 +1,11 @@
-"""The one way to RunAPI, opened at its first use: the live service, or the embedded sandbox over the same HTTP."""
+"""The only way to RunAPI: the live service, or the embedded sandbox over the same HTTP. It opens at its first use."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 import anyio
@@ -13,18 +14,21 @@ import anyio.to_thread
 from flux2_mcp import __version__
 from flux2_mcp.domain.models import SANDBOX
 from flux2_mcp.domain.urls import one_spelling
-from flux2_mcp.errors import AuthenticationError
+from flux2_mcp.errors import AuthenticationError, Wording
 from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:
-    from flux2_mcp.runapi.transport import HttpRunApi
+    from flux2_mcp.runapi.client import RunApi
     from flux2_mcp.sandbox.server import Sandbox
 
 UNAUTHORIZED = 401
 
+Connect: TypeAlias = "Callable[[str, str | None], RunApi]"
+"""Makes a client of RunAPI from its base URL and a key."""
 
-def account(settings: Settings) -> str:
-    """Names the service and the key, without the key: tasks answer only to what made them."""
+
+def account_name(settings: Settings) -> str:
+    """Return a name for the service and the key that does not reveal the key. The journal files tasks under it."""
     if settings.mode == "sandbox":
         return SANDBOX
     fingerprint = hashlib.sha256((settings.api_key or "").encode()).hexdigest()[:12]
@@ -35,9 +39,10 @@ class Backend:
     """Holds the process's one client and, in sandbox mode, its embedded RunAPI.
 
     Args:
-        settings: Decide which service and which key.
+        settings: Name the service and the key.
         gate: Awaited before each call to RunAPI: the limiter that all processes share.
-        on_limited: Told of each 429, with its `Retry-After` in seconds.
+        on_limited: Called at each 429 with its `Retry-After` in seconds.
+        connect: Makes the client from a base URL and a key, at the first use.
     """
 
     def __init__(
@@ -46,26 +51,26 @@ class Backend:
         *,
         gate: Callable[[], Awaitable[None]],
         on_limited: Callable[[float | None], Awaitable[None]],
+        connect: Connect | None = None,
     ) -> None:
         self._settings = settings
-        self._gate = gate
-        self._on_limited = on_limited
+        self._connect = connect or partial(_http, gate=gate, on_limited=on_limited)
         self._lock = anyio.Lock()
-        self._api: HttpRunApi | None = None
+        self._api: RunApi | None = None
         self._sandbox: Sandbox | None = None
 
     @property
     def sandbox(self) -> bool:
-        """True where images are drawn by the sandbox and no money moves."""
+        """Whether the sandbox draws the images and nothing is paid."""
         return self._settings.mode == "sandbox"
 
     @property
     def base_url(self) -> str:
-        """Where RunAPI stands; in sandbox mode, once it was started."""
+        """The base URL of RunAPI; in sandbox mode, that of the sandbox once it has started."""
         return self._sandbox.base_url if self._sandbox is not None else self._settings.base_url
 
     def require_key(self) -> None:
-        """Nothing that costs money is begun without a key.
+        """Check that there is a key, before a call that costs money.
 
         Raises:
             AuthenticationError: Live mode without a key.
@@ -74,17 +79,19 @@ class Backend:
             raise AuthenticationError(
                 "There is no RunAPI key and FLUX2_MODE is live.",
                 status=UNAUTHORIZED,
-                next_step="Run flux2-mcp login or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key;"
-                " then start the server again.",
+                next_step=Wording(
+                    "Run flux2-mcp login or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key;"
+                    " then {name:start the server again}."
+                ),
             )
 
     @property
     def has_key(self) -> bool:
-        """True where calls that need a key can be made; the sandbox brings its own."""
+        """Whether calls that need a key are possible; the sandbox has its own key."""
         return self.sandbox or self._settings.api_key is not None
 
-    async def api(self) -> HttpRunApi:
-        """The client. Without a key it answers only what needs none.
+    async def api(self) -> RunApi:
+        """Return the client. Without a key, only calls that need no key work.
 
         Raises:
             SandboxError: The sandbox could not start.
@@ -94,9 +101,7 @@ class Backend:
                 self._api = await self._open()
             return self._api
 
-    async def _open(self) -> HttpRunApi:
-        from flux2_mcp.runapi.transport import HttpRunApi
-
+    async def _open(self) -> RunApi:
         settings = self._settings
         base_url, key = settings.base_url, settings.api_key
         if self.sandbox:
@@ -105,7 +110,7 @@ class Backend:
             self._sandbox = Sandbox(settings.home / "sandbox", speed=settings.sandbox_speed)
             await anyio.to_thread.run_sync(self._sandbox.start)
             base_url, key = self._sandbox.base_url, self._sandbox.api_key
-        return HttpRunApi(base_url, key, version=__version__, gate=self._gate, on_limited=self._on_limited)
+        return self._connect(base_url, key)
 
     async def close(self) -> None:
         """Close the client and stop the sandbox."""
@@ -113,3 +118,15 @@ class Backend:
             await self._api.aclose()
         if self._sandbox is not None:
             await anyio.to_thread.run_sync(self._sandbox.close)
+
+
+def _http(
+    base_url: str,
+    key: str | None,
+    *,
+    gate: Callable[[], Awaitable[None]],
+    on_limited: Callable[[float | None], Awaitable[None]],
+) -> RunApi:
+    from flux2_mcp.runapi.client import RunApi
+
+    return RunApi(base_url, key, version=__version__, gate=gate, on_limited=on_limited)

@@ -1,7 +1,7 @@
-"""A listener for RunAPI's callbacks. A callback is only a hint to look: its body is not read, and what is true is asked for.
+"""A listener for RunAPI's callbacks. A callback is only a hint: its body is not read, and the task is polled instead.
 
-The signature scheme of the callbacks is not published (`api/runapi.md`, webhooks). So each task's address holds a token that
-only RunAPI was told, and all that a forged, duplicated or late callback can do is to make us ask once.
+The signature scheme of the callbacks is not published (`api/runapi.md`, webhooks). So the callback URL of each task
+holds a token that only RunAPI receives. A forged, duplicated or late callback can only cause one extra poll.
 """
 
 from __future__ import annotations
@@ -9,78 +9,101 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import anyio
+from anyio.abc import SocketStream
+from anyio.streams.stapled import MultiListener
 
 from flux2_mcp.errors import JournalError
-from flux2_mcp.journal.records import Journal
+from flux2_mcp.journal.contract import Callbacks, Leases
 from flux2_mcp.system import one_shot_http
+from flux2_mcp.system.logs import fields
 from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
 
 log = logging.getLogger("flux2_mcp.engine.callback_listener")
 
 LOOK_SECONDS = 0.05
-"""How often the journal is looked at for calls that another process took."""
+"""The interval at which the journal is checked for callbacks that another process received, seconds."""
 RETRY_SECONDS = 1.0
-"""Seconds until a taken port is tried again: it belongs to another process of ours, which may end."""
 
 
 def address(base_url: str, secret: str, key: str) -> str:
-    """Where RunAPI calls back for the task with this idempotency key. The same in every process that knows the secret."""
+    """Return the callback URL for the task with this idempotency key. Every process with this secret gets the same."""
     token = hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()[:32]
     return f"{base_url.rstrip('/')}/{token}"
 
 
 class CallbackListener:
-    """Listens on loopback; a tunnel or a reverse proxy of the user's leads there.
+    """Listens on loopback. The user's tunnel or reverse proxy forwards the callbacks to it.
 
     Args:
-        port: On 127.0.0.1.
-        base_url: `FLUX2_CALLBACK_URL`, which leads to that port.
-        journal: Carries a call to the process that keeps the task.
-        nudge: Told the key of each task of this process that RunAPI called for.
+        port: The port on 127.0.0.1.
+        base_url: `FLUX2_CALLBACK_URL`, which is forwarded to that port.
+        callbacks: Passes a callback to the process that holds the lease of the task.
+        leases: Has a version that changes when another process writes to the journal.
+        nudge: Called with the key of each task of this process for which a callback came.
+        retry_seconds: The delay before a busy port is tried again: another process of ours has it, and may end.
+        sleep: Waits for a number of seconds.
+        listen: Opens the port.
+        call_seconds: The maximum time for a caller to send its request.
     """
 
-    def __init__(self, port: int, base_url: str, journal: Journal, nudge: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        port: int,
+        base_url: str,
+        callbacks: Callbacks,
+        leases: Leases,
+        nudge: Callable[[str], None],
+        *,
+        retry_seconds: float = RETRY_SECONDS,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        listen: Callable[[int], Awaitable[MultiListener[SocketStream]]] = one_shot_http.listen,
+        call_seconds: float = one_shot_http.CALL_SECONDS,
+    ) -> None:
         self._port = port
         self._base_url = base_url.rstrip("/")
-        self._journal = journal
+        self._callbacks = callbacks
+        self._leases = leases
+        self._retry_seconds = retry_seconds
+        self._sleep = sleep
         self._nudge = nudge
-        self._door = OneShotServer(self._answer)
+        self._open = listen
+        self._server = OneShotServer(self._answer, call_seconds=call_seconds)
 
     async def run(self) -> None:
-        """Listen, for all our processes, and look for what another one heard for us, until cancelled."""
+        """Listen for all our processes, and read the callbacks that another one received for us, until cancelled."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._listen)
             version = None
             while True:
-                await anyio.sleep(LOOK_SECONDS)
+                await self._sleep(LOOK_SECONDS)
                 try:
-                    if (latest := await self._journal.version()) != version:
+                    if (latest := await self._leases.version()) != version:
                         version = latest
                         await self._pass_on()
                 except JournalError as exc:
-                    log.warning("callbacks not looked for: %s", exc.message)
+                    log.warning("callbacks not looked for", extra=fields(reason=exc.reason))
 
     async def _listen(self) -> None:
-        """One process has the port; another takes over when it ends."""
+        """Listen while this process has the port. When the process that has it ends, another takes over."""
         while True:
             try:
-                async with await one_shot_http.listen(self._port) as listener:
-                    await listener.serve(self._door.serve)
+                async with await self._open(self._port) as listener:
+                    await listener.serve(self._server.serve)
             except OSError:
-                log.info("port %d is taken; callbacks come by the process that has it", self._port)
-            await anyio.sleep(RETRY_SECONDS)
+                log.info("port %d is taken; the process that has it passes callbacks on", self._port)
+            await self._sleep(self._retry_seconds)
 
     async def _answer(self, request: LocalRequest) -> LocalReply:
-        await self._journal.nudge(f"{self._base_url}/{_token(request.target)}")
+        await self._callbacks.mark(f"{self._base_url}/{_token(request.target)}")
         await self._pass_on()
         return LocalReply(HTTPStatus.NO_CONTENT)
 
     async def _pass_on(self) -> None:
-        for key in await self._journal.nudged():
+        for key in await self._callbacks.take():
             self._nudge(key)
 
 

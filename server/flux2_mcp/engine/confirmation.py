@@ -1,10 +1,9 @@
-"""What a call would cost, worked out once, and whether its user is asked first: the same for the tool and the command line."""
+"""Prices a call, and decides whether the user must confirm it first: for the tool and for the command line alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 
 from flux2_mcp.domain import budget, pricing
@@ -13,9 +12,9 @@ from flux2_mcp.domain.catalog import resolution
 from flux2_mcp.domain.models import ImageRequest
 from flux2_mcp.engine import submission
 from flux2_mcp.engine.live_prices import LivePrices
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.submission import CheckedRequest
-from flux2_mcp.errors import BudgetError, shortened
-from flux2_mcp.journal.records import Journal
+from flux2_mcp.errors import BudgetError, shortened, together
 from flux2_mcp.settings import Settings
 
 MAX_PROMPT_CHARS = 120
@@ -26,8 +25,12 @@ MAX_PROMPT_CHARS = 120
 class Confirmation:
     """What a user must agree to before a call is sent.
 
-    `question` is for the user, several lines; `quoted_usd` is the price of the whole call, None where nobody knows it;
-    `cheaper` says in words what would cost less, None where nothing does. `over`: a cap refuses the call as things stand.
+    Attributes:
+        question: For the user, several lines.
+        quoted_usd: The price of the whole call; None if unknown.
+        threshold_usd: What a call may cost without a confirmation.
+        cheaper: A cheaper request, in words; None if there is none.
+        over: A cap would refuse the call now.
     """
 
     question: str
@@ -37,45 +40,44 @@ class Confirmation:
     over: bool = False
 
     def refused(self, why: str, next_step: str) -> BudgetError:
-        """The error for a call that was not agreed to.
+        """Return the error for a call that the user has not confirmed.
 
         Args:
             why: A sentence.
             next_step: A sentence.
         """
         cost = (
-            "Nobody publishes its price"
+            "It has no published price"
             if self.quoted_usd is None
             else f"It would cost {budget.dollars(self.quoted_usd)}"
         )
-        cheaper = f" Cheaper: {self.cheaper}." if self.cheaper else ""
         return BudgetError(
             f"{why} {cost}; FLUX2_CONFIRM_USD, {budget.dollars(self.threshold_usd)}, is what a call may cost unasked.",
-            next_step=f"{next_step}{cheaper}",
+            next_step=together([next_step, f"Cheaper: {self.cheaper}." if self.cheaper else None]),
         )
 
     @property
     def stated(self) -> str:
-        """The amount that confirms the call, as an argument is written; in words where the price is not known."""
+        """The amount that confirms the call, as the value of an argument; in words if the price is unknown."""
         return "the most it may cost" if self.quoted_usd is None else f"{self.quoted_usd.normalize():f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quotation:
-    """A call that was priced and not made yet.
+    """A call that has a price and was not made yet.
 
     Attributes:
-        asked: What it asks for.
+        checked: The validated request.
         keys: The idempotency key of each of its tasks.
-        new: How many of its tasks are not written down yet. Only they cost something.
-        joinable: Whether an identical task that is under way may be given instead.
-        quoted_usd: The price of one image; None where it is not known.
+        new: How many of its tasks the journal does not have yet. Only these cost something.
+        joinable: Whether an identical task under way may be returned instead.
+        quoted_usd: The price of one image; None if unknown.
         stated_usd: `max_cost_usd` of the call.
-        reserved_usd: What each new task sets aside of the caps: the dearest price that is known, else what the caller stated.
-        confirmation: What the user must agree to before anything is paid; None where nothing needs to be asked.
+        reserved_usd: What each new task reserves from the caps: the highest known price, or else the caller's maximum.
+        confirmation: What the user must agree to before anything is paid; None if no confirmation is needed.
     """
 
-    asked: CheckedRequest
+    checked: CheckedRequest
     keys: tuple[str, ...]
     new: int
     joinable: bool
@@ -86,70 +88,71 @@ class Quotation:
 
     @property
     def to_ask(self) -> Confirmation | None:
-        """What to ask the user now: nothing where a cap is going to refuse the call anyway."""
+        """What to ask the user now; None if a cap will refuse the call anyway."""
         return None if self.confirmation is None or self.confirmation.over else self.confirmation
 
 
 class Quotations:
-    """Prices calls, and decides which of them need the user's yes.
+    """Prices calls, and decides which of them the user must confirm.
 
     Args:
-        prices: What things cost.
-        journal: What was spent, and which keys are known.
-        session: This process's name in the journal.
-        settings: The caps in force, and what a call may cost unasked.
+        prices: The price schedules.
+        seam: The journal, which has the amounts spent and the keys used; the clock.
+        settings: The caps, and the amount that a call may cost without a confirmation.
     """
 
-    def __init__(self, prices: LivePrices, journal: Journal, session: str, settings: Settings) -> None:
+    def __init__(self, prices: LivePrices, seam: Seam, settings: Settings) -> None:
         self._prices = prices
-        self._journal = journal
-        self._session = session
+        self._tasks = seam.journal.tasks
+        self._money = seam.journal.money
+        self._session = seam.journal.owner
+        self._now = seam.now
         self._caps = settings.caps
         self._threshold_usd = settings.confirm_usd
 
-    async def offer(
-        self, asked: CheckedRequest, *, count: int, stated_usd: Decimal | None, key: str | None
+    async def quote(
+        self, checked: CheckedRequest, *, count: int, stated_usd: Decimal | None, key: str | None
     ) -> Quotation:
-        """Price a call. Only its new tasks cost something: what was sent under a key is not paid again.
+        """Price a call. Only its new tasks cost something: a task that was sent under a key is not paid again.
 
         Args:
-            asked: Validated.
+            checked: Validated.
             count: How many images.
-            stated_usd: `max_cost_usd` of the call: who states it has agreed to it.
+            stated_usd: `max_cost_usd` of the call. A caller that states it has confirmed the call.
             key: The caller's own idempotency key.
 
         Raises:
-            InvalidRequestError: RunAPI would never take the key.
-            BudgetError: The price is more than what was stated, or not known under a cap.
+            InvalidRequestError: RunAPI does not accept such a key.
+            BudgetError: The price is above the stated maximum, or it is unknown and there is a cap.
         """
         keys = submission.keys(key, count)
         known: set[str] = set()
         if key is not None:
             first = submission.numbered_first(key)
-            known = {entry.key for entry in await self._journal.find([*keys, first])}
+            known = {record.key for record in await self._tasks.find([*keys, first])}
             if key not in known and first in known:
                 keys[0] = first
         new = sum(each not in known for each in keys)
         book = await self._prices.book()
-        each = pricing.dearest_of(book, asked.request)
+        each = pricing.dearest_of(book, checked.request)
         total = None if each is None else each * new
         reserved = budget.reservation(total, stated_usd, self._caps) if new else None
         return Quotation(
-            asked=asked,
+            checked=checked,
             keys=tuple(keys),
             new=new,
             joinable=key is None and count == 1,
-            quoted_usd=None if each is None else pricing.price_of(book, asked.request).usd,
+            quoted_usd=None if each is None else pricing.price_of(book, checked.request).usd,
             stated_usd=stated_usd,
             reserved_usd=reserved / new if each is None and reserved is not None else each,
-            confirmation=await self._confirmation(asked.request, new, total) if new and stated_usd is None else None,
+            confirmation=await self._confirmation(checked.request, new, total) if new and stated_usd is None else None,
         )
 
     async def _confirmation(self, request: ImageRequest, new: int, quoted: Decimal | None) -> Confirmation | None:
-        """What the user must agree to; None where nothing needs to be asked."""
+        """Return what the user must agree to; None if no confirmation is needed."""
         if self._threshold_usd is None or (quoted is not None and quoted <= self._threshold_usd):
             return None
-        spent = await self._journal.spent(at=datetime.now(UTC), session=self._session)
+        spent = await self._money.spent(at=self._now(), session=self._session)
         cheaper = None if quoted is None else await self._prices.fitting(request.action, new, quoted, below=True)
         return Confirmation(
             question=_question(request, new, quoted, budget.left(self._caps, spent), cheaper),
@@ -165,7 +168,7 @@ def _question(
 ) -> str:
     prompt = shortened(" ".join(request.prompt.split()), MAX_PROMPT_CHARS)
     images = "1 image" if count == 1 else f"{count} images"
-    price = "a price that nobody publishes" if quoted is None else budget.dollars(quoted)
+    price = "a price that is not published" if quoted is None else budget.dollars(quoted)
     lines = [f"Make {images} with {request.model} at {resolution(request)} for {price}?", f"Prompt: {prompt}"]
     lines += [f"Left of {cap.name}: {budget.dollars(cap.left_usd)}." for cap in left]
     lines += [f"Cheaper: {cheaper}."] if cheaper else []

@@ -1,9 +1,10 @@
-"""The price schedules at hand: live where RunAPI answers in time, else those fetched before, else the published ones."""
+"""The price schedules: live if RunAPI answers in time, or else the last fetched ones, or else the published ones."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -15,22 +16,21 @@ from flux2_mcp.domain.models import Action, Balance
 from flux2_mcp.domain.pricing import PriceBook, UnitPrice
 from flux2_mcp.engine.backend import Backend
 from flux2_mcp.errors import Flux2Error, JournalError
-from flux2_mcp.journal.records import Journal
+from flux2_mcp.journal.contract import Money
 from flux2_mcp.system.logs import fields
 
 log = logging.getLogger("flux2_mcp.engine.live_prices")
 
 SCHEDULES_SECONDS = 900.0
-"""Seconds that a fetched price schedule serves; it costs one conditional GET to renew."""
+"""A fetched price schedule is used for this time; its renewal costs one conditional GET."""
 RETRY_SECONDS = 30.0
-"""Seconds until a schedule that could not be fetched is asked for again: each such call may cost the whole patience."""
+"""The delay after a failed fetch of a schedule: each try may take the whole `PATIENCE_SECONDS`."""
 PATIENCE_SECONDS = 5.0
-"""Seconds. Where the schedule does not come in them, the price known before does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceList:
-    """Prices that match, the book they stand in, and the balance where there is a key (or why it could not be had)."""
+    """The matching prices, their price book, and the balance if there is a key, or the error of its request."""
 
     prices: tuple[UnitPrice, ...]
     book: PriceBook
@@ -40,47 +40,57 @@ class PriceList:
 
 
 class LivePrices:
-    """Fetches the schedules when they are asked for and old.
+    """Fetches the schedules when a caller needs them and they are too old.
 
     Args:
-        gateway: The way to RunAPI.
-        journal: Knows what images were charged.
+        backend: The way to RunAPI.
+        money: Has the amounts that images were charged.
+        patience_seconds: The maximum wait for a schedule; after it, the last known prices are used.
+        monotonic: Seconds on a clock that never jumps.
     """
 
-    def __init__(self, gateway: Backend, journal: Journal) -> None:
-        self._gateway = gateway
-        self._journal = journal
+    def __init__(
+        self,
+        backend: Backend,
+        money: Money,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend = backend
+        self._money = money
+        self._patience_seconds = patience_seconds
+        self._monotonic = monotonic
         self._book = PriceBook()
         self._good_until: float | None = None
         self._fetching = anyio.Lock()
 
     async def book(self) -> PriceBook:
-        """All that is known of prices, and where it comes from. Never fails: the published ones are always there."""
-        async with self._fetching:  # calls that come together wait for the same answer: prices decide what may be spent
+        """Return all known prices with their source. Never fails: the published prices are always available."""
+        async with self._fetching:  # simultaneous calls wait for one answer: prices decide what may be spent
             self._book = await self._scheduled()
-            with suppress(
-                JournalError
-            ):  # what was charged before it failed is known still; nothing is spent without it
-                self._book = replace(self._book, charged=await self._journal.charged())
+            # If the journal fails, the amounts read before stay in the book; nothing is spent without the journal.
+            with suppress(JournalError):
+                self._book = replace(self._book, charged=await self._money.charged())
             return self._book
 
     async def _scheduled(self) -> PriceBook:
-        """The book with the schedules of now, where they can be had in time."""
-        if self._good_until is not None and time.monotonic() <= self._good_until:
+        """Return the book with fresh schedules if they come in time, or else the current book."""
+        if self._good_until is not None and self._monotonic() <= self._good_until:
             return replace(self._book, source="cached")
         try:
-            with anyio.fail_after(PATIENCE_SECONDS):
-                api = await self._gateway.api()
+            with anyio.fail_after(self._patience_seconds):
+                api = await self._backend.api()
                 fetched = replace(self._book, schedules=await api.price_schedules(), source="live")
         except (Flux2Error, TimeoutError) as exc:
             log.info("price schedules not fetched", extra=fields(error=type(exc).__name__))
-            self._good_until = time.monotonic() + RETRY_SECONDS
+            self._good_until = self._monotonic() + RETRY_SECONDS
             return self._book
-        self._good_until = time.monotonic() + SCHEDULES_SECONDS
+        self._good_until = self._monotonic() + SCHEDULES_SECONDS
         return fetched
 
     async def listed(self, *, variant: str | None, action: Action | None, output_resolution: str | None) -> PriceList:
-        """Prices of all that matches; `variant` may be a model id.
+        """Return the prices of all matching models; `variant` may be a model id.
 
         Raises:
             InvalidRequestError: No variant or model has that name.
@@ -88,21 +98,21 @@ class LivePrices:
         book = await self.book()
         found = pricing.prices(book, variant=variant, action=action, output_resolution=output_resolution)
         balance, trouble = None, None
-        if self._gateway.has_key:
+        if self._backend.has_key:
             try:
-                balance = await (await self._gateway.api()).balance()
+                balance = await (await self._backend.api()).balance()
             except Flux2Error as exc:
-                trouble = exc  # prices are worth having without it
-        return PriceList(prices=found, book=book, balance=balance, trouble=trouble, sandbox=self._gateway.sandbox)
+                trouble = exc  # prices are useful without the balance
+        return PriceList(prices=found, book=book, balance=balance, trouble=trouble, sandbox=self._backend.sandbox)
 
     async def fitting(self, action: Action, count: int, left_usd: Decimal, *, below: bool = False) -> str | None:
-        """The cheapest request for an action that `left_usd` still pays for, in words; None where nothing fits.
+        """Return the cheapest request for an action that `left_usd` can pay, in words; None if nothing fits.
 
         Args:
-            action: What is asked of the model.
-            count: How many images were asked for.
-            left_usd: What a cap leaves.
-            below: Only what costs less than all of it.
+            action: The action of the request.
+            count: The requested number of images.
+            left_usd: The amount that a cap leaves.
+            below: Accept only a request that costs less than `left_usd`.
         """
         book = await self.book()
         priced = pricing.prices(book, variant=None, action=action, output_resolution=None)

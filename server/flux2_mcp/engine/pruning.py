@@ -1,4 +1,4 @@
-"""Letting go of old images: the files under FLUX2_HOME, never what was saved into a workspace, and never a task's record."""
+"""Removes old images under FLUX2_HOME. Files that were saved into a workspace stay, and so do the records of tasks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import anyio.to_thread
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError
-from flux2_mcp.journal.records import Journal, TaskRecord
+from flux2_mcp.journal.contract import History
+from flux2_mcp.journal.records import TaskRecord
 
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What would go: tasks, their files that are there, and how many bytes these have."""
+    """What would be removed: the tasks, their existing files, and the total size of these files in bytes."""
 
-    entries: tuple[TaskRecord, ...]
+    records: tuple[TaskRecord, ...]
     files: tuple[Path, ...]
     size_bytes: int
 
@@ -28,39 +29,41 @@ class Pruner:
     """Finds and removes the images of old tasks.
 
     Args:
-        journal: Knows them.
-        images: The folder they are kept in. Nothing outside it is removed, whatever the journal says.
+        history: Has the records of the tasks.
+        images: The folder of the images. A file outside it is never removed, even if the journal names it.
     """
 
-    def __init__(self, journal: Journal, images: Path) -> None:
-        self._journal = journal
+    def __init__(self, history: History, images: Path) -> None:
+        self._history = history
         self._images = images
 
     async def find(self, before: datetime) -> PrunePlan:
-        """What was made before then and is still kept."""
-        entries = await self._journal.with_images(before)
-        paths = dict.fromkeys(Path(image.path) for entry in entries for image in entry.images)
-        return await anyio.to_thread.run_sync(self._measured, entries, tuple(paths))
+        """Find the tasks created before then whose images still exist."""
+        records = await self._history.with_images(before)
+        paths = dict.fromkeys(Path(image.path) for record in records for image in record.images)
+        return await anyio.to_thread.run_sync(self._measured, records, tuple(paths))
 
-    def _measured(self, entries: Sequence[TaskRecord], paths: Sequence[Path]) -> PrunePlan:
+    def _measured(self, records: Sequence[TaskRecord], paths: Sequence[Path]) -> PrunePlan:
         sizes = {path: path.stat().st_size for path in paths if path.parent == self._images and path.is_file()}
-        return PrunePlan(tuple(entries), tuple(sizes), sum(sizes.values()))
+        return PrunePlan(tuple(records), tuple(sizes), sum(sizes.values()))
 
     async def remove(self, old: PrunePlan) -> int:
-        """Remove the files; the records stay, and name a copy in the workspace where there is one. Gives the bytes freed.
+        """Remove the files, and return the number of freed bytes.
+
+        The records stay. If the workspace has a copy of an image, the record then names the copy.
 
         Raises:
-            DeliveryError: A file can't be removed; those before it are.
+            DeliveryError: A file can't be removed; the files before it were removed.
         """
-        for entry in old.entries:
-            await self._journal.keep_images(entry.key, self._left(entry))
-        used = await self._journal.still_used([str(path) for path in old.files])
+        for record in old.records:
+            await self._history.keep_images(record.key, self._left(record))
+        used = await self._history.still_used([str(path) for path in old.files])
         return await anyio.to_thread.run_sync(_removed, [path for path in old.files if str(path) not in used])
 
-    def _left(self, entry: TaskRecord) -> list[StoredImage]:
+    def _left(self, record: TaskRecord) -> list[StoredImage]:
         return [
             image if image.saved is None else replace(image, path=image.saved)
-            for image in entry.images
+            for image in record.images
             if image.saved is not None or Path(image.path).parent != self._images
         ]
 

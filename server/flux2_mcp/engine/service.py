@@ -1,15 +1,15 @@
-"""The one orchestrator: what the tools and the command line do, said in the domain's words.
+"""The orchestrator: it does the work of the tools and of the command line, in the terms of the domain.
 
-generate: validate -> price -> caps and intent, on disk -> the keeper sends, asks, fetches -> wait as long as asked
-check:    from the journal; what it has never seen is asked of RunAPI and recorded
+generate: validate -> price -> check caps, write the intents -> the runner sends, polls, fetches -> wait for the caller
+check:    read the journal; an id that the journal does not have is looked up at RunAPI and recorded
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,179 +19,180 @@ from anyio.abc import TaskGroup
 
 from flux2_mcp.domain import budget, catalog
 from flux2_mcp.domain.lifecycle import UNFINISHED, State
-from flux2_mcp.domain.models import Action, ImageRequest
+from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
 from flux2_mcp.domain.urls import callback_problems, is_loopback
 from flux2_mcp.engine import callback_listener, submission
-from flux2_mcp.engine.backend import Backend, account
+from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
 from flux2_mcp.engine.key_holder import KeyHolder
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.pruning import Pruner
-from flux2_mcp.engine.rate_limit import RateLimiter
-from flux2_mcp.engine.runner import CLAIM_SECONDS, TaskRunner
+from flux2_mcp.engine.runner import TaskRunner
+from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, refusal
-from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, before_sending, shortened
-from flux2_mcp.journal import owners
-from flux2_mcp.journal.records import Intent, TaskRecord, adopted
-from flux2_mcp.journal.sqlite.holders import service_of
-from flux2_mcp.journal.sqlite.store import SqliteJournal
+from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, Wording, before_sending, shortened, together
+from flux2_mcp.journal.records import Intent, TaskRecord, adopted, service_of
 from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
-OTHER_KEY = "To collect it, set RUNAPI_API_KEY to the key that made it and start the server again; the image is kept for a week."
+OTHER_KEY = Wording(
+    "To collect it, set RUNAPI_API_KEY to the key that made it and {name:start the server again};"
+    " RunAPI keeps the image for a week."
+)
 OTHER_KEYS_TASKS = (
     "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"
-    f" about them: {{ids}}. {OTHER_KEY}"
+    " about them: {ids}. {advice}"
 )
-OTHER_SERVICE = (
-    "To collect it, set RUNAPI_BASE_URL to that address and RUNAPI_API_KEY to the key that made it and start the server again;"
-    " the image is kept for a week."
+OTHER_SERVICE = Wording(
+    "To collect it, set RUNAPI_BASE_URL to that address and RUNAPI_API_KEY to the key that made it and {name:start the server again};"
+    " RunAPI keeps the image for a week."
 )
-OTHER_ACCOUNT = (
-    f"Of tasks under way, {{count}} were made at {{service}}, where this server does not ask: {{ids}}. {OTHER_SERVICE}"
-)
+OTHER_ACCOUNT = "Of tasks under way, {count} were made at {service}, where this server does not ask: {ids}. {advice}"
 MAX_LISTED = 8
-"""Ids of such tasks that are named."""
+"""The maximum number of task ids that such a notice names."""
 MAX_COUNT = 8
-"""Tasks of one call."""
+"""The maximum number of tasks in one call."""
 
 
 class Service:
-    """Everything the product does. Use `Service.opened`.
+    """Makes images and reports on tasks. Create it with `Service.opened`.
 
     Args:
         settings: As parsed from the environment.
+        seam: The journal, the way to RunAPI, clocks and times.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, seam: Seam) -> None:
         self.settings = settings
-        self.session = owners.name()
-        self._account = account(settings)
-        self._journal = SqliteJournal(settings.home, self._account, self.session)
-        limiter = RateLimiter(self._journal, settings.rate)
-        self._gateway = Backend(settings, gate=limiter.turn, on_limited=limiter.limited)
-        self._keeper = TaskRunner(
-            self._journal,
-            self._gateway,
-            settings.home / "images",
-            rate=settings.rate,
-            in_flight=settings.in_flight,
-            speed=settings.sandbox_speed if settings.mode == "sandbox" else 1.0,
+        self.session = seam.journal.owner
+        self._seam = seam
+        self._account = account_name(settings)
+        self._journal = seam.journal
+        self._backend = seam.backend
+        images = settings.home / "images"
+        self._runner = TaskRunner(seam, images, rate=settings.rate, in_flight=settings.in_flight)
+        self._key_holder = KeyHolder(
+            seam.journal.accounts, seam.journal.leases, seam.backend, monotonic=seam.monotonic, sleep=seam.sleep
         )
-        self._holder = KeyHolder(self._journal, self._gateway)
-        self._waiter = Waiter(self._journal, self._keeper)
+        self._waiter = Waiter(seam, self._runner)
         self.background: TaskGroup
         self._begun = anyio.Event()
-        self._strangers_told = False
-        self.prices = LivePrices(self._gateway, self._journal)
-        self._offers = Quotations(self.prices, self._journal, self.session, settings)
-        self.pruner = Pruner(self._journal, settings.home / "images")
-        self._sourcing = SourceImages(self._journal, self._gateway, (settings.home / "images", *settings.allowed_dirs))
+        self._foreign_noticed = False
+        self.prices = LivePrices(
+            seam.backend,
+            seam.journal.money,
+            patience_seconds=seam.timing.prices_seconds,
+            monotonic=seam.monotonic,
+        )
+        self._quotations = Quotations(self.prices, seam, settings)
+        self.pruner = Pruner(seam.journal.history, images)
+        self._source_images = SourceImages(
+            seam.journal.tasks, seam.journal.uploads, seam.backend, (images, *settings.allowed_dirs), seam.now
+        )
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, settings: Settings) -> AsyncIterator[Service]:
-        """A service with its keeper running. Nothing heavy is loaded until there is something to do."""
-        service = cls(settings)
-        failure: Exception | None = None
-        try:
+    async def opened(
+        cls, settings: Settings, *, keep: bool = True, seam: Callable[[Seam], Seam] | None = None
+    ) -> AsyncIterator[Service]:
+        """Open a service. Heavy modules are loaded only when there is work for them.
+
+        Args:
+            settings: As parsed from the environment.
+            keep: Whether the service works on open tasks: sends them, polls them, fetches their images. If False, it
+                only reads the journal and does not wait for RunAPI's answers.
+            seam: Replaces parts of the usual seam: a clock, a planner, times.
+        """
+        async with opened(settings) as usual:
+            base = usual if keep else replace(usual, timing=replace(usual.timing, answer_seconds=0.0))
+            service = cls(settings, base if seam is None else seam(base))
+            failure: Exception | None = None
             async with anyio.create_task_group() as group:
                 service.background = group
-                group.start_soon(service._keep)
-                if (port := settings.callback_port) is not None and (url := settings.callback_url) is not None:
-                    group.start_soon(
-                        callback_listener.CallbackListener(port, url, service._journal, service._keeper.nudge).run
-                    )
+                if keep:
+                    service._start(group)
                 try:
                     yield service
-                except Exception as exc:  # noqa: BLE001  # carried past the group, which would wrap it; raised below
+                except Exception as exc:  # noqa: BLE001  # raised below, outside the group, which would wrap it
                     failure = exc
                 group.cancel_scope.cancel()
-        finally:
-            with anyio.CancelScope(shield=True):
-                try:
-                    await service._gateway.close()
-                finally:
-                    await service._journal.close()
-        if failure is not None:
-            raise failure
+            if failure is not None:
+                raise failure
+
+    def _start(self, group: TaskGroup) -> None:
+        """Start the background work: the runner of open tasks, and the listener for callbacks."""
+        group.start_soon(self._keep)
+        if (port := self.settings.callback_port) is not None and (url := self.settings.callback_url) is not None:
+            listener = callback_listener.CallbackListener(
+                port,
+                url,
+                self._journal.callbacks,
+                self._journal.leases,
+                self._runner.nudge,
+                retry_seconds=self._seam.timing.callback_retry_seconds,
+                sleep=self._seam.sleep,
+            )
+            group.start_soon(listener.run)
 
     async def _keep(self) -> None:
-        # Where nothing was ever asked for, by any process, there is nothing to keep and no file to make.
+        # Before the first task of any process there is nothing to work on, and no journal file should be made.
         while not (self._begun.is_set() or self._journal.exists):
-            with anyio.move_on_after(CLAIM_SECONDS):
+            with anyio.move_on_after(self._seam.timing.claim_seconds):
                 await self._begun.wait()
-        self.background.start_soon(self._holder.keep_learning)
-        await self._keeper.run()
+        self.background.start_soon(self._key_holder.keep_learning)
+        await self._runner.run()
 
     async def _one_account(self) -> None:
-        """See to it that what other keys of this account have made is this key's, before anything is looked for or paid again."""
-        if not self._holder.known and await self._journal.apart():
-            await self._holder.learn()
+        """Give this key the tasks of the account's other keys, before a task is searched for or paid a second time."""
+        if not self._key_holder.known and await self._journal.accounts.has_others():
+            await self._key_holder.learn()
 
     def _push_url(self, key: str) -> str | None:
         url = self.settings.callback_url
         return None if url is None else callback_listener.address(url, self.settings.api_key or self._account, key)
 
-    async def request(
-        self,
-        *,
-        prompt: str,
-        variant: str | None = None,
-        source_images: Sequence[str] | None = None,
-        aspect_ratio: str | None = None,
-        output_resolution: str | None = None,
-        enable_safety_checker: bool | None = None,
-        callback_url: str | None = None,
-        folders: Sequence[Path] = (),
-    ) -> submission.CheckedRequest:
-        """A validated request; nothing is dropped, and nothing leaves the machine yet. A remix keeps its source's shape.
+    async def request(self, args: RequestArgs, *, folders: Sequence[Path] = ()) -> submission.CheckedRequest:
+        """Validate a request. No field is dropped, and nothing is sent yet. A remix keeps the shape of its source.
 
-        Args, beside the tool's own:
-            folders: Where local sources may stand, the workspace first.
+        Args:
+            args: The arguments of the caller.
+            folders: The folders that may hold local sources, the workspace first.
 
         Raises:
-            InvalidRequestError: Naming every field that is wrong and what is allowed.
-            SettingsError: A setting that spending needs can't be used.
+            InvalidRequestError: It names every wrong field and what is allowed.
+            SettingsError: A setting that is needed for spending is not usable.
         """
         self.settings.need()
-        local = self._gateway.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
-        found, wrong = await self._sourcing.find(source_images or (), folders, local=local)
-        if source_images is not None and not source_images:  # a remix of nothing is not an image from the prompt alone
+        local = self._backend.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
+        found, wrong = await self._source_images.find(args.source_images or (), folders, local=local)
+        if (
+            args.source_images is not None and not args.source_images
+        ):  # a remix of nothing is not an image from the prompt alone
             wrong = (Problem("source_images", NO_SOURCE),)
-        request = catalog.request(
-            prompt=prompt,
-            variant=variant,
-            source_image_urls=source_images,
-            aspect_ratio=aspect_ratio,
-            output_resolution=output_resolution,
-            enable_safety_checker=enable_safety_checker,
-            callback_url=callback_url,
-            also=[*wrong, *callback_problems(callback_url, local=local)],
-        )
+        request = catalog.request_of(args, also=[*wrong, *callback_problems(args.callback_url, local=local)])
         return submission.CheckedRequest(catalog.shaped(request), found)
 
     async def offer(
         self,
-        asked: submission.CheckedRequest,
+        checked: submission.CheckedRequest,
         *,
         count: int = 1,
         max_cost_usd: Decimal | None = None,
         idempotency_key: str | None = None,
     ) -> Quotation:
-        """Price a call for `count` images, each a task of its own. Sends nothing that costs.
+        """Price a call for `count` images; each image is a separate task. No paid request is sent.
 
-        Args, beside the tool's own:
-            asked: From `request`.
+        Args, in addition to those of the tool:
+            checked: From `request`.
 
         Raises:
-            InvalidRequestError: The idempotency key can't be used.
+            InvalidRequestError: The idempotency key is not usable.
             BudgetError: The price is more than `max_cost_usd`, or not known under a cap.
         """
-        self._gateway.require_key()
+        self._backend.require_key()
         with before_sending():
-            return await self._offers.offer(asked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
+            return await self._quotations.quote(checked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
 
     async def generate(
         self,
@@ -205,29 +206,29 @@ class Service:
         overwrite: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Outcome:
-        """Make the images of an offer and wait for them.
+        """Make the images of a quotation and wait for them.
 
-        Args, beside the tool's own:
+        Args, in addition to those of the tool:
             offer: From `offer`.
-            approved: Whether the user has agreed to it, where it needs that. Where a cap refuses it, nobody needs to be asked.
-            client: The host's name, for the journal.
+            approved: Whether the user has agreed, if the call needs it. Not needed if a cap refuses the call.
+            client: The name of the host, for the journal.
             workspace: The folder that the caller works in.
-            on_progress: Told about once a second while waiting.
+            on_progress: Called about once a second during the wait.
 
         Raises:
-            InvalidRequestError: A source, or the place to save can't be used.
-            BudgetError: A cap, or no yes of the user's. Nothing was sent.
+            InvalidRequestError: A source image or the place to save is not usable.
+            BudgetError: A cap refuses the call, or the user has not agreed. Nothing was sent.
             ApiError: RunAPI refused every one of the tasks.
-            JournalError: The journal can't be written. Nothing was sent.
+            JournalError: The journal is not writable. Nothing was sent.
         """
         unasked = None if approved or offer.confirmation is None else offer.confirmation
-        not_asked = ("The user was not asked.", "Ask the user, then call again.")
+        not_asked = ("The user was not asked.", Wording("Ask the user, then {name:call again}."))
         if unasked is not None and not unasked.over:
             raise unasked.refused(*not_asked)
-        count, asked = len(offer.keys), offer.asked
+        count, checked = len(offer.keys), offer.checked
         saving = submission.saving(save_to, count, workspace, overwrite=overwrite)
-        urls, sources = await self._sourcing.send(asked.found)
-        request = replace(asked.request, source_image_urls=urls, sources=sources) if sources else asked.request
+        urls, sources = await self._source_images.send(checked.found)
+        request = replace(checked.request, source_image_urls=urls, sources=sources) if sources else checked.request
         intents = [
             Intent(
                 key=key,
@@ -245,40 +246,37 @@ class Service:
         with before_sending():
             await self._one_account()
 
-        def before() -> None:
-            saving.free()
-            if unasked is not None:  # the cap has room again
-                raise unasked.refused(*not_asked)
-
-        async with self._keeper.intake:
-            intended = await self._journal.intend(
+        # `intend` raises this only if it would write a new task and the caps have room for the task.
+        hindrance = saving.hindrance() or (None if unasked is None else unasked.refused(*not_asked))
+        async with self._runner.intake:
+            intended = await self._journal.tasks.intend(
                 intents,
-                at=datetime.now(UTC),
+                at=self._seam.now(),
                 caps=self.settings.caps,
                 join=offer.joinable,
                 in_flight=self.settings.in_flight,
                 stated_usd=offer.stated_usd,
-                before=before,
+                unless=hindrance,
             )
-            self._keep_ours(intended.entries)
-        self.background.start_soon(self._holder.learn)
+            self._keep_ours(intended.records)
+        self.background.start_soon(self._key_holder.learn)
         if intended.over is not None:
             fitting = await self.prices.fitting(request.action, offer.new, intended.over.left_usd)
             raise budget.refusal(intended.wanted_usd, intended.over, fitting)
-        tasks = await self._waiter.wait(intended.entries, wait_seconds, on_progress)
+        tasks = await self._waiter.wait(intended.records, wait_seconds, on_progress)
         if (refused := refusal(tasks)) is not None:
             raise refused
-        await self._holder.learn()  # whoever replaces the key next finds these tasks again
+        await self._key_holder.learn()  # a key that replaces this one later finds these tasks again
         return await self._outcome(tasks, joined=intended.joined)
 
     async def check(
         self, task_ids: Sequence[str], *, wait_seconds: float, on_progress: OnProgress | None = None
     ) -> Outcome:
-        """How tasks stand, waiting for those that have not ended.
+        """Report the state of tasks, and wait for those that have not ended.
 
         Args:
-            task_ids: RunAPI's ids, or our keys where there is no id yet.
-            wait_seconds: How long to wait for their end.
+            task_ids: RunAPI's ids, or our keys for tasks that have no id yet.
+            wait_seconds: The maximum wait for the tasks to end.
             on_progress: As in `generate`.
 
         Raises:
@@ -286,10 +284,10 @@ class Service:
         """
         await self._one_account()
         ids = list(dict.fromkeys(task_ids))
-        for one in ids:
-            await self._get_known(one)
-        # Read again and together: the first may have ended while RunAPI was asked about the last.
-        return await self._check(await self._journal.find(ids), wait_seconds, on_progress)
+        for task_id in ids:
+            await self._get_known(task_id)
+        # All are read again together: the first task may have ended while RunAPI answered about the last.
+        return await self._check(await self._journal.tasks.find(ids), wait_seconds, on_progress)
 
     async def recent(
         self,
@@ -301,51 +299,51 @@ class Service:
         wait_seconds: float = 0,
         on_progress: OnProgress | None = None,
     ) -> Outcome:
-        """What was made, newest first.
+        """List recorded tasks, newest first.
 
-        Args, beside those of `check`:
-            limit: How many at most.
+        Args, in addition to those of `check`:
+            limit: The maximum number of tasks.
             states: Only tasks in these states.
-            since: Only tasks made since then.
-            workspace: Only tasks that were asked for in this folder.
+            since: Only tasks created since then.
+            workspace: Only tasks that a caller in this folder created.
         """
         await self._one_account()
-        entries = await self._journal.recent(limit=limit, states=states, since=since, workspace=workspace)
-        self._strangers_told = False
-        outcome = await self._check(entries, wait_seconds, on_progress)
-        if len(entries) < limit:
+        records = await self._journal.tasks.recent(limit=limit, states=states, since=since, workspace=workspace)
+        self._foreign_noticed = False
+        outcome = await self._check(records, wait_seconds, on_progress)
+        if len(records) < limit:
             return outcome
-        matched = await self._journal.matched(states=states, since=since, workspace=workspace)
+        matched = await self._journal.history.matched(states=states, since=since, workspace=workspace)
         if matched.tasks <= limit:
             return outcome
         still = UNFINISHED if states is None else UNFINISHED.intersection(states)
-        unended = await self._journal.recent(limit=MAX_IDS, states=still, since=since, workspace=workspace)
+        unended = await self._journal.tasks.recent(limit=MAX_IDS, states=still, since=since, workspace=workspace)
         return replace(outcome, matched=matched, unended=unended)
 
     async def page(self, *, limit: int, before: str | None) -> tuple[TaskRecord, ...]:
-        """What was made, newest first, before the entry with the key `before`. From the journal alone."""
+        """Read a page of tasks from the journal, newest first: those older than the record with the key `before`."""
         await self._one_account()
-        return await self._journal.recent(limit=limit, before=before)
+        return await self._journal.tasks.recent(limit=limit, before=before)
 
     async def known(self, ident: str) -> TaskRecord | None:
-        """The entry of a task id or key that the journal has."""
+        """Return the journal's record of a task id or key, or None."""
         await self._one_account()
-        return next(iter(await self._journal.find([ident])), None)
+        return next(iter(await self._journal.tasks.find([ident])), None)
 
     async def _check(
-        self, entries: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
+        self, records: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
     ) -> Outcome:
         if wait_seconds > 0:
-            for entry in entries:
-                self._keeper.hurry(entry.key)
-        return await self._outcome(await self._waiter.wait(entries, wait_seconds, on_progress))
+            for record in records:
+                self._runner.hurry(record.key)
+        return await self._outcome(await self._waiter.wait(records, wait_seconds, on_progress))
 
     async def _get_known(self, task_id: str) -> None:
-        """See to it that the journal has a task id or key: an id it has never seen is asked of RunAPI and recorded."""
-        if await self._journal.find([task_id]):
+        """Make sure that the journal has this id or key. An unknown id is looked up at RunAPI and recorded."""
+        if await self._journal.tasks.find([task_id]):
             return
-        self._gateway.require_key()
-        api = await self._gateway.api()
+        self._backend.require_key()
+        api = await self._backend.api()
         missing: Flux2Error | None = None
         for action in Action:
             try:
@@ -355,7 +353,7 @@ class Service:
             else:
                 await self._adopt(action, task_id)
                 return
-        service = await self._journal.elsewhere(task_id)
+        service = await self._journal.accounts.service_of_task(task_id)
         if service is not None and service != service_of(self._account):
             raise NotFoundError(
                 f"The task {shortened(task_id)!r} was made at {service}, where this server does not ask.",
@@ -375,34 +373,40 @@ class Service:
         ) from missing
 
     async def _adopt(self, action: Action, task_id: str) -> None:
-        # What was asked for is not known here, and RunAPI does not tell it.
+        # The original request is not known here, and RunAPI does not return it.
         request = ImageRequest(action=action, variant="unknown", model="unknown", prompt="")
         intent = Intent(key=adopted(task_id), request=request, quoted_usd=None, session=self.session)
-        async with self._keeper.intake:
-            self._keep_ours([await self._journal.adopt(intent, task_id, at=datetime.now(UTC))])
+        async with self._runner.intake:
+            self._keep_ours([await self._journal.tasks.adopt(intent, task_id, at=self._seam.now())])
 
-    def _keep_ours(self, entries: Sequence[TaskRecord]) -> None:
-        """Take into care what was just written down, unless it was there before and another process has it."""
+    def _keep_ours(self, records: Sequence[TaskRecord]) -> None:
+        """Give the runner the tasks that were just recorded, except those that another process holds."""
         self._begun.set()
-        for entry in entries:
-            if entry.owner == self.session and entry.state.unfinished:
-                self._keeper.keep(entry)
+        for record in records:
+            if record.owner == self.session and record.state.unfinished:
+                self._runner.keep(record)
 
-    async def _strange(self) -> str | None:
-        """What a user should know about tasks that nobody collects, since their key or their service is another."""
+    async def _foreign_notice(self) -> str | None:
+        """Return a notice about tasks that no process can collect, because their key or service is another one."""
         found: dict[str, list[str]] = {}
-        for entry in await self._journal.strangers():
-            found.setdefault(service_of(entry.account), []).append(entry.task_id or entry.key)
-        told = [
-            (OTHER_KEYS_TASKS if service == service_of(self._account) else OTHER_ACCOUNT).format(
-                count=len(ids), ids=", ".join(ids[:MAX_LISTED]), service=service
+        for record in await self._journal.accounts.foreign_tasks():
+            found.setdefault(service_of(record.account), []).append(record.task_id or record.key)
+        here = service_of(self._account)
+        notices = [
+            Wording(
+                OTHER_KEYS_TASKS if service == here else OTHER_ACCOUNT,
+                count=len(ids),
+                ids=", ".join(ids[:MAX_LISTED]),
+                service=service,
+                advice=OTHER_KEY if service == here else OTHER_SERVICE,
             )
             for service, ids in found.items()
         ]
-        return " ".join(told) or None
+        return together(notices) or None
 
     async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False) -> Outcome:
-        told, self._strangers_told = self._strangers_told, True
-        notices = [self._journal.notice, self._journal.unread_notice(), None if told else await self._strange()]
-        notice = " ".join(filter(None, notices)) or None
-        return Outcome(tasks=tasks, sandbox=self._gateway.sandbox, joined=joined, notice=notice)
+        noticed, self._foreign_noticed = self._foreign_noticed, True
+        foreign = None if noticed else await self._foreign_notice()
+        notices = [self._journal.notice, self._journal.unread_notice(), foreign]
+        notice = together(notices) or None
+        return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)

@@ -1,7 +1,7 @@
-"""Where the sources of a remix come from: each becomes an address that RunAPI can fetch. What leaves is written down.
+"""The source images of a remix: each becomes a URL that RunAPI can fetch. Every upload is recorded.
 
-First everything is looked at, on this machine alone, and whatever is wrong with any of it is told together; only then is
-something sent. Local bytes go up once an hour at most, and nothing of them but their pixels.
+First all sources are checked on this machine, and all problems are reported together. Only then is anything sent. The
+same local image is uploaded at most once an hour, and only its pixels are sent.
 """
 
 from __future__ import annotations
@@ -21,58 +21,67 @@ from flux2_mcp.engine.backend import Backend
 from flux2_mcp.errors import ApiError, InvalidRequestError, Problem, shortened
 from flux2_mcp.images import workspace
 from flux2_mcp.images.upright import UprightImage, upright
-from flux2_mcp.journal.records import Journal, TaskRecord
+from flux2_mcp.journal.contract import Tasks, Uploads
+from flux2_mcp.journal.records import TaskRecord
 
 EXPIRY_MARGIN = timedelta(minutes=10)
-"""So long before its hour is over an upload is not used again: RunAPI fetches a source when the task's turn comes."""
+"""An upload that expires within this time is not used again: RunAPI fetches a source only when it starts the task."""
 MAX_SHOWN_CHARS = 200
-"""Characters of a source's name that are kept."""
+"""The maximum number of characters of a source's name that are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceSet:
-    """One source, looked at: its place among the sources, from 1, and how it is shown.
+    """One source that was checked.
 
-    For local bytes, what would be sent and what names them; for an earlier result, its entry; else it is an address.
+    Attributes:
+        number: Its place among the sources, from 1.
+        given: What the caller gave.
+        shown: Its name for lists and records.
+        local: For local bytes, their identity and the image to upload.
+        record: For an earlier result, its task. If `local` and `record` are None, the source is a URL.
     """
 
     number: int
     given: SourceRef
     shown: str
     local: tuple[str, UprightImage] | None = field(default=None, repr=False)
-    entry: TaskRecord | None = None
+    record: TaskRecord | None = None
 
 
 class SourceImages:
-    """Finds sources and brings them to RunAPI.
+    """Finds sources and makes them available to RunAPI.
 
     Args:
-        journal: Knows what was made, and what RunAPI holds.
-        gateway: The way to RunAPI.
-        allowed: Folders that may be read from beside the workspace.
+        tasks: Has the earlier results.
+        uploads: Has the files that were uploaded to RunAPI.
+        backend: The way to RunAPI.
+        allowed: Folders outside the workspace that may be read.
         now: UTC.
     """
 
     def __init__(
         self,
-        journal: Journal,
-        gateway: Backend,
+        tasks: Tasks,
+        uploads: Uploads,
+        backend: Backend,
         allowed: Sequence[Path],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._journal = journal
-        self._gateway = gateway
+        self._tasks = tasks
+        self._uploads = uploads
+        self._backend = backend
         self._allowed = tuple(allowed)
         self._now = now
 
     async def find(
         self, given: Sequence[str], folders: Sequence[Path], *, local: bool
     ) -> tuple[tuple[SourceSet, ...], tuple[Problem, ...]]:
-        """Look at every source. Sends nothing.
+        """Check every source, and send nothing.
 
         Args:
-            given: As the caller gave them.
-            folders: The workspace, and what else the client has opened.
+            given: The sources as the caller gave them.
+            folders: The workspace, and the other folders that the client has opened.
             local: See `sources.parse`.
         """
         found: list[SourceSet] = []
@@ -88,10 +97,10 @@ class SourceImages:
         given = sources.parse(text, local=local)
         shown = given.text if given.kind == "data" else shortened(text, MAX_SHOWN_CHARS)
         if given.kind == "task":
-            entries = await self._journal.find([given.text])
-            if not entries:
+            records = await self._tasks.find([given.text])
+            if not records:
                 raise UnreadableError("names a task that the journal does not know; check_task lists those it does.")
-            return SourceSet(number, given, shown, entry=entries[0])
+            return SourceSet(number, given, shown, record=records[0])
         if given.kind == "url":
             return SourceSet(number, given, shown)
         data = given.data
@@ -100,44 +109,44 @@ class SourceImages:
         return SourceSet(number, given, shown, await anyio.to_thread.run_sync(_ready, data))
 
     async def send(self, found: Sequence[SourceSet]) -> tuple[tuple[str, ...], tuple[SourceImage, ...]]:
-        """Bring the sources to RunAPI. Costs nothing. Gives their addresses, and what each is.
+        """Upload the sources where needed; this is free. Return their URLs, and a description of each.
 
         Raises:
-            InvalidRequestError: Naming each task that is not finished, or whose image is nowhere any more.
-            ApiError: RunAPI took a file not.
+            InvalidRequestError: It names each task that is not finished, or whose image does not exist any more.
+            ApiError: RunAPI refused a file.
         """
         sent: list[tuple[str, SourceImage]] = []
         wrong: list[Problem] = []
-        for one in found:
+        for source in found:
             try:
-                sent.append(await self._send(one))
+                sent.append(await self._send(source))
             except UnreadableError as exc:
-                wrong.append(Problem("source_images", f"item {one.number} {exc.message}"))
+                wrong.append(Problem("source_images", f"item {source.number} {exc.message}"))
         if wrong:
             raise InvalidRequestError(*wrong)
-        return tuple(url for url, _ in sent), tuple(source for _, source in sent)
+        return tuple(url for url, _ in sent), tuple(image for _, image in sent)
 
-    async def _send(self, one: SourceSet) -> tuple[str, SourceImage]:
-        if one.local is not None:
-            return await self._upload(one.shown, *one.local)
-        if one.entry is not None:
-            return await self._earlier(one, one.entry)
-        return one.given.text, SourceImage(given=one.shown, identity=one.given.text)
+    async def _send(self, source: SourceSet) -> tuple[str, SourceImage]:
+        if source.local is not None:
+            return await self._upload(source.shown, *source.local)
+        if source.record is not None:
+            return await self._earlier(source, source.record)
+        return source.given.text, SourceImage(given=source.shown, identity=source.given.text)
 
-    async def _earlier(self, one: SourceSet, entry: TaskRecord) -> tuple[str, SourceImage]:
-        """An earlier result: where RunAPI still has it, a fresh address of that; else the file that was kept."""
-        image = entry.images[0] if entry.images else None
+    async def _earlier(self, source: SourceSet, record: TaskRecord) -> tuple[str, SourceImage]:
+        """Send an earlier result: by a fresh URL if RunAPI still has the image, or else by an upload of our file."""
+        image = record.images[0] if record.images else None
         size = {} if image is None else {"width": image.width, "height": image.height}
         trouble = "names a task that RunAPI has not taken yet; wait for it with check_task."
-        if entry.task_id is not None:
+        if record.task_id is not None:
             try:
-                remote = await (await self._gateway.api()).get(entry.request.action, entry.task_id)
+                remote = await (await self._backend.api()).get(record.request.action, record.task_id)
             except ApiError as exc:
                 trouble = f"can't be had: {exc.message}"
             else:
                 if remote.image_urls and remote.status is Status.COMPLETED:
-                    source = SourceImage(given=one.shown, identity=f"task:{entry.task_id}", **size)
-                    return remote.image_urls[0], source
+                    sent = SourceImage(given=source.shown, identity=f"task:{record.task_id}", **size)
+                    return remote.image_urls[0], sent
                 ended = "RunAPI does not have the task's image any more."
                 trouble = (
                     ended
@@ -150,15 +159,15 @@ class SourceImages:
             data = await anyio.Path(image.path).read_bytes()
         except OSError as exc:
             raise UnreadableError(f"{trouble} Its file is gone, too.") from exc
-        return await self._upload(one.shown, *await anyio.to_thread.run_sync(_ready, data))
+        return await self._upload(source.shown, *await anyio.to_thread.run_sync(_ready, data))
 
     async def _upload(self, shown: str, identity: str, ready: UprightImage) -> tuple[str, SourceImage]:
-        held = await self._journal.upload(identity, at=self._now() + EXPIRY_MARGIN)
+        held = await self._uploads.find(identity, at=self._now() + EXPIRY_MARGIN)
         if held is None:
-            api = await self._gateway.api()
-            # RunAPI learns the picture, and not what the user calls it.
+            api = await self._backend.api()
+            # RunAPI receives the picture, but not the user's name of the file.
             held = await api.upload(f"{identity[-12:]}{ready.suffix}", ready.data)
-            await self._journal.uploaded(identity, held)
+            await self._uploads.add(identity, held)
         source = SourceImage(
             given=shown,
             identity=identity,
@@ -170,7 +179,7 @@ class SourceImages:
 
 
 def _ready(data: bytes) -> tuple[str, UprightImage]:
-    """What names the bytes, and what of them is sent. Refuses what can't be decoded to its end."""
+    """Return the identity of the bytes, and the image to upload. Raises UnreadableError if decoding fails."""
     if not data:
         raise UnreadableError("is empty.")
     return f"sha256:{hashlib.sha256(data).hexdigest()}", upright(data)

@@ -1,14 +1,13 @@
-"""The three pieces of work on one task: send its intent, ask RunAPI about it, fetch its images.
+"""The three steps of a task: send its intent, ask RunAPI about it, fetch its images.
 
-Each takes one step and writes it down. What can't be done now is noted as trouble, with the time of the next try; nothing
-that RunAPI may have taken is ever given up before its time.
+Each method does one step and records it. If a step fails, the error and the time of the next try are noted on the task.
+A task that RunAPI may have is never given up before its time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,7 +20,7 @@ import anyio.to_thread
 
 from flux2_mcp.domain.lifecycle import EVENT_OF_STATUS, RESULT_LIFETIME, TABLE, Event, IllegalTransitionError, State
 from flux2_mcp.domain.models import NameOwner, RemoteTask, Status
-from flux2_mcp.engine.backend import Backend
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.errors import (
     ApiError,
     AuthenticationError,
@@ -38,36 +37,36 @@ from flux2_mcp.errors import (
     StorageError,
     TransportError,
     WireError,
+    Wording,
     shortened,
 )
 from flux2_mcp.images import workspace
 from flux2_mcp.images.download import deliver
-from flux2_mcp.journal.records import Journal, SameIdError, TaskChange, TaskRecord
+from flux2_mcp.journal.records import SameIdError, TaskChange, TaskRecord
 from flux2_mcp.system.logs import fields
 
 log = logging.getLogger("flux2_mcp.tasks")
 
 REPLAY_WINDOW = timedelta(hours=24)
-"""How long an unanswered create may be sent again under its key: RunAPI promises no longer memory (`api/runapi.md`)."""
+"""An unanswered create may be sent again under its key for this time: then RunAPI forgets the key (`api/runapi.md`)."""
 VANISHED_SECONDS = 600.0
-"""Seconds. A task that RunAPI has said for so long not to know, each time it was asked, will not come back."""
+"""A task is lost if RunAPI has answered every poll for this time with "not found"."""
 MAX_FETCHES = 5
-"""Failures in a row, at least, before an image older than that is given up: one says little, and the clock may be wrong."""
+"""Failed fetches in a row that are needed before an image with expired URLs is given up: the clock may be wrong."""
 MAX_BROKEN_FETCHES = 3
-"""Failures in a row after which a user is told that an image can't be had: each is two fetches, the second from a new address."""
+"""Failed fetches in a row after which the user is informed. Each fetch is two tries, the second with a new URL."""
 SLOT_SECONDS = 0.25
-"""Seconds until the first of the intents that wait for a place among the tasks under way looks again whether another process
-has left one."""
+"""The interval at which the first waiting intent checks whether another process has freed a place among the tasks under
+way."""
 BACKOFF_FIRST_SECONDS, BACKOFF_SEND_SECONDS, BACKOFF_FETCH_SECONDS = 1.0, 60.0, 3600.0
-"""Seconds until the next try, doubling; the most for sending, and for fetching."""
-KEY_TROUBLE_SECONDS = 15.0
-"""Seconds until RunAPI is asked again after it refused the key."""
+"""The first delay before the next try, which then doubles; its maximum for sending; its maximum for fetching."""
 MAX_THREADS = 4
-"""Images that are written or decoded at once: each thread keeps memory. With 400 that came together, four held 115 MiB and as
-many as there were 174, in the same time. What a large image takes is bounded where it is decoded (`delivery.room`)."""
+"""Images that are written or decoded at once, because each thread keeps memory. With 400 images at once, four threads
+held 115 MiB, and a thread for each image 174 MiB, in the same time. `images.pixel_limit` bounds the memory of a large
+image."""
 
-_NOT_AGAIN = (
-    "It is never sent again. Look at RunAPI's own history, or at the balance (check_pricing), whether it was made;"
+_NOT_AGAIN = Wording(
+    "It is never sent again. Look at RunAPI's own history, or at the balance ({name:check_pricing}), whether it was made;"
     " only if not, call generate anew."
 )
 UNANSWERED = f"RunAPI did not answer for a day, so whether this was made and charged is not known. {_NOT_AGAIN}"
@@ -84,25 +83,40 @@ SAME_ID = (
 )
 NEVER_SENT = "It waited a day for a free place among the tasks under way (FLUX2_MAX_IN_FLIGHT) and was never sent."
 _UNSENT = (InvalidRequestError, SettingsError, SandboxError)
-"""Errors that come before anything is sent, and that trying again does not mend."""
+"""Errors that are raised before anything is sent, and that another try does not cure."""
 GONE = f"RunAPI took this task, and has said for ten minutes that it does not know it. {_NOT_AGAIN}"
 
 
+def explained(error: str) -> str:
+    """Return a recorded error with the advice at its end as a `Wording`: the journal stores only plain text."""
+    reason = error.removesuffix(_NOT_AGAIN)
+    return error if reason == error else Wording("{reason}{advice}", reason=reason, advice=_NOT_AGAIN)
+
+
 class _TooOldError(Exception):
-    """A create was about to be sent, and its key is older than RunAPI remembers. It was not sent."""
+    """A create was not sent, because RunAPI may have forgotten its idempotency key."""
 
 
 @dataclass(slots=True)
 class LeasedTask:
-    """One task in this process's care. Times are monotonic seconds.
+    """One task of which this process holds the lease. Times are monotonic seconds.
 
-    `lost` is True when a create of it went unanswered, so that RunAPI may have the task already. `nudged` is True when
-    RunAPI called back and was not asked since, `hurried` when somebody waits for an image and no fetch has begun since.
-    `submitted` is when RunAPI took it, `missing` since when it denies that. `failures` are those in a row, `spoilt` those in a row
-    in which RunAPI's side gave no image, whoever hurried it.
+    Attributes:
+        record: The task as the journal has it.
+        lost: A create of the task went unanswered, so RunAPI may have the task already.
+        busy: A step is working on it.
+        nudged: RunAPI has called back, and has not been polled since.
+        hurried: A caller waits for the image, and no fetch has begun since.
+        submitted: When RunAPI took the task.
+        missing: Since when RunAPI has answered "not found".
+        asked_at: When RunAPI was last polled.
+        not_before: The earliest time of the next try.
+        failures: Failed tries in a row.
+        spoilt: Failed fetches in a row for which RunAPI or the image's host is the cause.
+        trouble: The error of the last try.
     """
 
-    entry: TaskRecord
+    record: TaskRecord
     lost: bool = False
     busy: bool = False
     nudged: bool = False
@@ -117,302 +131,291 @@ class LeasedTask:
 
     @property
     def in_line(self) -> bool:
-        """Whether it waits for a place among the tasks under way, and nothing else is in its way."""
-        return self.entry.state is State.INTENT and not self.entry.started and self.trouble is None
+        """Whether it waits only for a place among the tasks under way."""
+        return self.record.state is State.INTENT and not self.record.started and self.trouble is None
 
 
 class TaskSteps:
-    """Works on kept tasks.
+    """Does one step of a task at a time.
 
     Args:
-        journal: Where steps are written down.
-        gateway: The way to RunAPI.
+        seam: The journal, the way to RunAPI, the clocks.
         images: Folder for finished images.
-        in_flight: Tasks that all processes together may have under way.
-        monotonic: Seconds on the machine's monotonic clock.
-        now: UTC.
+        in_flight: The maximum number of tasks under way, for all processes together.
     """
 
-    def __init__(
-        self,
-        journal: Journal,
-        gateway: Backend,
-        images: Path,
-        *,
-        in_flight: int,
-        monotonic: Callable[[], float],
-        now: Callable[[], datetime],
-    ) -> None:
-        self._journal = journal
-        self._gateway = gateway
+    def __init__(self, seam: Seam, images: Path, *, in_flight: int) -> None:
+        self._tasks = seam.journal.tasks
+        self._leases = seam.journal.leases
+        self._backend = seam.backend
+        self._monotonic = seam.monotonic
+        self._now = seam.now
+        self._key_trouble_seconds = seam.timing.key_trouble_seconds
         self._images = images
         self._in_flight = in_flight
         self._threads = anyio.CapacityLimiter(MAX_THREADS)
-        self._monotonic = monotonic
-        self._now = now
         self._refused_at: float | None = None
 
-    async def send(self, kept: LeasedTask) -> None:
-        """Take a place for an intent; then send it, again and again under the same key, until RunAPI has answered."""
-        entry, before = kept.entry, kept.lost
-        if self._old(entry):
-            await self._give_up(kept)
+    async def send(self, leased: LeasedTask) -> None:
+        """Take a place for an intent. Then send it, always under the same key, until RunAPI has answered."""
+        record, before = leased.record, leased.lost
+        if self._old(record):
+            await self._give_up(leased)
             return
-        if not entry.started:
-            kept.entry = entry = await self._journal.start(entry, at=self._now(), in_flight=self._in_flight)
-            if not entry.started:
-                kept.not_before = self._monotonic() + SLOT_SECONDS
+        if not record.started:
+            leased.record = record = await self._tasks.start(record, at=self._now(), in_flight=self._in_flight)
+            if not record.started:
+                leased.not_before = self._monotonic() + SLOT_SECONDS
             return  # it is sent in the next step, while the next intent asks for a place
-        request = replace(entry.request, callback_url=entry.request.callback_url or entry.push_url)
+        request = replace(record.request, callback_url=record.request.callback_url or record.push_url)
 
         async def permit() -> None:
-            # Between a try and the next the machine may have slept for days, or another process taken the task over.
-            if self._old(entry):
+            # Between two tries the machine may have slept for days, or another process may have taken the task over.
+            if self._old(record):
                 raise _TooOldError
-            await self._journal.hold(entry)
-            kept.lost = True  # whatever may cut off what follows, until RunAPI's answer is written down
+            await self._leases.hold(record)
+            leased.lost = True  # until RunAPI's answer is recorded, because this process may end at any moment
 
         try:
-            api = await self._gateway.api()
-            remote = await api.create(request, idempotency_key=entry.key, permit=permit)
+            api = await self._backend.api()
+            remote = await api.create(request, idempotency_key=record.key, permit=permit)
         except _TooOldError:
-            await self._give_up(kept)
+            await self._give_up(leased)
             return
         except Flux2Error as exc:
-            kept.lost = before or (kept.lost and _may_have_reached(exc))
-            await self._unmade(kept, exc)
+            leased.lost = before or (leased.lost and _may_have_reached(exc))
+            await self._unmade(leased, exc)
             return
-        with anyio.CancelScope(shield=True):  # what was heard is written down, even while the server stops
+        with anyio.CancelScope(shield=True):  # RunAPI's answer is recorded even while the server stops
             try:
-                await self._step(kept, Event.ACCEPTED, task_id=remote.task_id, reserved_usd=remote.reserved_usd)
-            except SameIdError:  # the task that had it first stays what it is
-                await self._step(kept, Event.EXPIRED, error=SAME_ID.format(id=shortened(remote.task_id)))
+                await self._step(leased, Event.ACCEPTED, task_id=remote.task_id, reserved_usd=remote.reserved_usd)
+            except SameIdError:  # the task that had this id first is not changed
+                await self._step(leased, Event.EXPIRED, error=SAME_ID.format(id=shortened(remote.task_id)))
             else:
-                await self._seen(kept, remote)
-        _well(kept)
+                await self._seen(leased, remote)
+        _well(leased)
 
-    def _old(self, entry: TaskRecord) -> bool:
-        """Whether a create may be older than RunAPI remembers keys. By the wall clock, which goes on while the machine sleeps.
+    def _old(self, record: TaskRecord) -> bool:
+        """Whether RunAPI may have forgotten the key of a create.
 
-        It may have jumped either way: what can't be shown to be young is not sent again.
+        The wall clock decides, because it goes on while the machine sleeps. It may also have jumped in either
+        direction, so a record from the future counts as old, too.
         """
-        return abs(self._now() - entry.created_at) > REPLAY_WINDOW
+        return abs(self._now() - record.created_at) > REPLAY_WINDOW
 
-    async def _give_up(self, kept: LeasedTask) -> None:
+    async def _give_up(self, leased: LeasedTask) -> None:
         """End an intent that is too old to be sent."""
-        if kept.entry.started or kept.lost:
-            await self._step(kept, Event.EXPIRED, error=UNANSWERED)
+        if leased.record.started or leased.lost:
+            await self._step(leased, Event.EXPIRED, error=UNANSWERED)
         else:
-            await self._step(kept, Event.REFUSED, error=NEVER_SENT)
+            await self._step(leased, Event.REFUSED, error=NEVER_SENT)
 
-    async def _unmade(self, kept: LeasedTask, exc: Flux2Error) -> None:
-        """A create failed: that is the end of its intent, or it is sent again later."""
-        event = _end(exc, lost=kept.lost)
+    async def _unmade(self, leased: LeasedTask, exc: Flux2Error) -> None:
+        """After a failed create, end the intent, or put it off to be sent again later."""
+        event = _end(exc, lost=leased.lost)
         if event is None:
-            self.put_off(kept, exc)
-            await self._offer(kept, exc)
+            self.put_off(leased, exc)
+            await self._offer(leased, exc)
             return
-        kept.trouble = exc
-        await self._step(kept, event, error=exc.message if event is Event.REFUSED else TAKEN)
+        leased.trouble = exc
+        await self._step(leased, event, error=exc.message if event is Event.REFUSED else TAKEN)
 
-    async def ask(self, kept: LeasedTask) -> None:
-        """Ask once what became of a task. A blip never ends anything: the planner decides when to ask next."""
-        kept.asked_at, kept.nudged = self._monotonic(), False
-        entry = kept.entry
+    async def ask(self, leased: LeasedTask) -> None:
+        """Poll RunAPI once for a task. A short fault never ends a task: the planner decides when to poll next."""
+        leased.asked_at, leased.nudged = self._monotonic(), False
+        record = leased.record
         try:
-            api = await self._gateway.api()
-            remote = await api.get(entry.request.action, entry.task_id or "")
+            api = await self._backend.api()
+            remote = await api.get(record.request.action, record.task_id or "")
         except NotFoundError as exc:
-            kept.trouble = exc
-            kept.missing = kept.asked_at if kept.missing is None else kept.missing
-            if self._monotonic() - kept.missing > VANISHED_SECONDS:
-                await self._step(kept, Event.VANISHED, error=GONE)
+            leased.trouble = exc
+            leased.missing = leased.asked_at if leased.missing is None else leased.missing
+            if self._monotonic() - leased.missing > VANISHED_SECONDS:
+                await self._step(leased, Event.VANISHED, error=GONE)
         except Flux2Error as exc:
-            kept.trouble = exc
-            kept.not_before = self._not_before(exc)
-            await self._offer(kept, exc)
+            leased.trouble = exc
+            leased.not_before = self._not_before(exc)
+            await self._offer(leased, exc)
         else:
-            await self._seen(kept, remote)
-            _well(kept)
+            await self._seen(leased, remote)
+            _well(leased)
 
-    async def fetch(self, kept: LeasedTask) -> None:
-        """Bring a finished task's images to disk; URLs that have died are asked for anew, once a try.
+    async def fetch(self, leased: LeasedTask) -> None:
+        """Download a finished task's images. If the URLs fail, ask RunAPI once for new URLs and try those.
 
-        What comes after RunAPI has answered is no trouble of this machine's network, even where the image's host is not reached.
+        If the download fails after RunAPI has answered, this machine's network works: the cause is the image's host.
         """
-        if kept.entry.state is not State.COMPLETED:
+        if leased.record.state is not State.COMPLETED:
             return
         answered = False
         try:
             try:
-                await self._deliver(kept)
+                await self._deliver(leased)
             except StorageError:
                 raise
             except (DeliveryError, TransportError):
-                named = await self._named_anew(kept)
+                named = await self._named_anew(leased)
                 answered = True
                 if not named:
                     raise
-                await self._deliver(kept)
-        except IllegalTransitionError:  # it stands elsewhere in the journal: the keeper's to see to
+                await self._deliver(leased)
+        except IllegalTransitionError:  # the journal has another state: the next claim reads it
             raise
         except Flux2Error as exc:
-            asked_not_before = kept.not_before
-            self.put_off(kept, exc, BACKOFF_FETCH_SECONDS)
-            kept.not_before = max(kept.not_before or 0.0, asked_not_before or 0.0)
-            await self._offer(kept, exc)
+            asked_not_before = leased.not_before
+            self.put_off(leased, exc, BACKOFF_FETCH_SECONDS)
+            leased.not_before = max(leased.not_before or 0.0, asked_not_before or 0.0)
+            await self._offer(leased, exc)
             if answered and not _of_this_machine(exc):
-                kept.spoilt += 1
-                await self._not_to_be_had(kept, exc)
+                leased.spoilt += 1
+                await self._not_to_be_had(leased, exc)
 
-    async def _named_anew(self, kept: LeasedTask) -> bool:
-        """Whether RunAPI says once more where a task's images are.
+    async def _named_anew(self, leased: LeasedTask) -> bool:
+        """Ask RunAPI for new URLs of a task's images. Return whether it named them.
 
-        Whatever else it says of a task that it has completed names no address: that it does not know it any more, that it failed,
-        a word that nobody knows.
+        Any other answer about a completed task has no URL: "not found", "failed", or an unknown status.
 
         Raises:
-            AuthenticationError: The key may not ask.
+            AuthenticationError: RunAPI refused the key.
             TransportError: No answer came.
         """
-        entry = kept.entry
-        api = await self._gateway.api()
+        record = leased.record
+        api = await self._backend.api()
         try:
-            remote = await api.get(entry.request.action, entry.task_id or "")
+            remote = await api.get(record.request.action, record.task_id or "")
         except AuthenticationError:
             raise
         except (ApiError, WireError, InvalidRequestError) as exc:
-            kept.not_before = self._not_before(exc)
+            leased.not_before = self._not_before(exc)
             return False
         if remote.status is not Status.COMPLETED:
             return False
-        await self._seen(kept, remote)
+        await self._seen(leased, remote)
         return True
 
-    async def _offer(self, kept: LeasedTask, exc: Flux2Error) -> None:
-        """Where RunAPI refuses the key, another process may have the one that took its place: let it have the task."""
+    async def _offer(self, leased: LeasedTask, exc: Flux2Error) -> None:
+        """If RunAPI refused the key, offer the task to other processes: one may have the key that replaced it."""
         if isinstance(exc, AuthenticationError):
             self._refused_at = self._monotonic()
-            await self._journal.offer(kept.entry)
+            await self._leases.offer(leased.record)
 
     @property
     def key_refused(self) -> bool:
-        """Whether RunAPI refused the key just now, so that nothing more should be taken over with it."""
-        return self._refused_at is not None and self._monotonic() - self._refused_at < KEY_TROUBLE_SECONDS
+        """Whether RunAPI refused the key a short time ago, so that no more tasks should be taken over with it."""
+        return self._refused_at is not None and self._monotonic() - self._refused_at < self._key_trouble_seconds
 
-    async def _not_to_be_had(self, kept: LeasedTask, exc: Flux2Error) -> None:
-        """Write down that RunAPI's side gives no image, for every later session; after its addresses have died, for good."""
-        entry = kept.entry
-        until = (entry.completed_at or entry.created_at) + RESULT_LIFETIME
-        if self._now() > until and kept.failures >= MAX_FETCHES:
-            await self._step(kept, Event.EXPIRED, error=f"{exc.message} {GIVEN_UP} {_INSTEAD}")
-        elif kept.spoilt >= MAX_BROKEN_FETCHES and entry.error is None:
+    async def _not_to_be_had(self, leased: LeasedTask, exc: Flux2Error) -> None:
+        """Record, for later sessions, that the image can't be fetched. After its URLs have expired, this is final."""
+        record = leased.record
+        until = (record.completed_at or record.created_at) + RESULT_LIFETIME
+        if self._now() > until and leased.failures >= MAX_FETCHES:
+            await self._step(leased, Event.EXPIRED, error=f"{exc.message} {GIVEN_UP} {_INSTEAD}")
+        elif leased.spoilt >= MAX_BROKEN_FETCHES and record.error is None:
             again = f"It is tried again, ever more seldom, until {until:%Y-%m-%d}."
-            await self._step(kept, Event.COMPLETED, error=f"{SPOILT} {exc.message} {again} {_INSTEAD}")
+            await self._step(leased, Event.COMPLETED, error=f"{SPOILT} {exc.message} {again} {_INSTEAD}")
 
-    async def _deliver(self, kept: LeasedTask) -> None:
-        entry = kept.entry
-        if not entry.image_urls:
+    async def _deliver(self, leased: LeasedTask) -> None:
+        record = leased.record
+        if not record.image_urls:
             raise DeliveryError("RunAPI says completed, and named no image.")
-        api = await self._gateway.api()
+        api = await self._backend.api()
         images = []
-        for index, url in enumerate(entry.image_urls):
+        for index, url in enumerate(record.image_urls):
             stored = await deliver(
                 api.download,
                 url,
                 folder=self._images,
-                prompt=entry.request.prompt,
-                at=entry.created_at,
+                prompt=record.request.prompt,
+                at=record.created_at,
                 threads=self._threads,
-                permit=partial(self._journal.hold, entry),
+                permit=partial(self._leases.hold, record),
             )
-            if entry.save is not None and entry.workspace is not None:
-                root, task = Path(entry.workspace), hashlib.sha256(entry.key.encode()).hexdigest()[:12]
+            if record.save is not None and record.workspace is not None:
+                root, task = Path(record.workspace), hashlib.sha256(record.key.encode()).hexdigest()[:12]
                 put = partial(
-                    workspace.place, root, entry.save, stored, index, task=task, take=partial(self._take, entry)
+                    workspace.place, root, record.save, stored, index, task=task, take=partial(self._take, record)
                 )
                 stored = await anyio.to_thread.run_sync(put, limiter=self._threads)
             images.append(stored)
-        await self._step(kept, Event.DELIVERED, images=tuple(images))
-        _well(kept)
+        await self._step(leased, Event.DELIVERED, images=tuple(images))
+        _well(leased)
 
-    def _take(self, entry: TaskRecord, path: Path) -> NameOwner:
-        """Called in the thread that places an image."""
-        return anyio.from_thread.run(self._journal.take, entry, str(path))
+    def _take(self, record: TaskRecord, path: Path) -> NameOwner:
+        """Claim a file name in the workspace for a task. Called in the thread that places the image."""
+        return anyio.from_thread.run(self._tasks.claim_name, record, str(path))
 
-    async def _seen(self, kept: LeasedTask, remote: RemoteTask) -> None:
+    async def _seen(self, leased: LeasedTask, remote: RemoteTask) -> None:
         event = EVENT_OF_STATUS[remote.status]
-        kept.not_before = None if remote.retry_after is None else self._monotonic() + remote.retry_after
+        leased.not_before = None if remote.retry_after is None else self._monotonic() + remote.retry_after
         # Most answers say what is known already, and some what can't be any more; only news is written.
-        after = TABLE[kept.entry.state].get(event)
-        if after is not None and (after is not kept.entry.state or event is Event.COMPLETED):
+        after = TABLE[leased.record.state].get(event)
+        if after is not None and (after is not leased.record.state or event is Event.COMPLETED):
             await self._step(
-                kept,
+                leased,
                 event,
                 reserved_usd=remote.reserved_usd,
-                charged_usd=_charged(kept.entry, remote),
+                charged_usd=_charged(leased.record, remote),
                 image_urls=remote.image_urls or None,
                 error=(remote.error or "RunAPI gave no reason.") if event is Event.FAILED else None,
             )
 
-    async def _step(self, kept: LeasedTask, event: Event, **news: object) -> None:
-        before = kept.entry
-        kept.entry = await self._journal.apply(before, event, TaskChange(at=self._now(), **news))  # type: ignore[arg-type]  # the callers above name Change's own fields
-        if kept.entry.state is not before.state:
-            log_step(kept.entry, self._now(), before)
+    async def _step(self, leased: LeasedTask, event: Event, **news: object) -> None:
+        before = leased.record
+        leased.record = await self._tasks.apply(before, event, TaskChange(at=self._now(), **news))  # type: ignore[arg-type]  # the callers above name Change's own fields
+        if leased.record.state is not before.state:
+            log_step(leased.record, self._now(), before)
 
-    def put_off(self, kept: LeasedTask, exc: Flux2Error, longest: float = BACKOFF_SEND_SECONDS) -> None:
-        """Note what stands in a task's way, and try again later: each time twice as long after, at most `longest` seconds."""
-        kept.trouble = exc
-        backoff = min(longest, BACKOFF_FIRST_SECONDS * 2.0 ** min(kept.failures, 60))
-        kept.failures += 1
-        kept.not_before = max(self._monotonic() + backoff, self._not_before(exc) or 0.0)
+    def put_off(self, leased: LeasedTask, exc: Flux2Error, longest: float = BACKOFF_SEND_SECONDS) -> None:
+        """Note an error on a task and try again later. The delay doubles each time, up to `longest` seconds."""
+        leased.trouble = exc
+        backoff = min(longest, BACKOFF_FIRST_SECONDS * 2.0 ** min(leased.failures, 60))
+        leased.failures += 1
+        leased.not_before = max(self._monotonic() + backoff, self._not_before(exc) or 0.0)
 
     def _not_before(self, exc: Flux2Error) -> float | None:
-        wait = KEY_TROUBLE_SECONDS if isinstance(exc, AuthenticationError) else None
+        wait = self._key_trouble_seconds if isinstance(exc, AuthenticationError) else None
         if isinstance(exc, ApiError) and exc.retry_after is not None:
             wait = exc.retry_after
         return None if wait is None else self._monotonic() + wait
 
 
-def log_step(entry: TaskRecord, now: datetime, before: TaskRecord | None = None) -> None:
-    """One line for each step of a task, with RunAPI's id (once known) and our key.
+def log_step(record: TaskRecord, now: datetime, before: TaskRecord | None = None) -> None:
+    """Log one line for a step of a task, with RunAPI's id (once known) and our key.
 
-    `after` is seconds since it was asked for, `took` since the step before.
-
-    When RunAPI began to work is written down nowhere, so what ends counts from when RunAPI took it.
+    `after` is seconds since the task was created, `took` seconds since the step before. The time when RunAPI began to
+    work is not recorded, so `took` of an ended task counts from the time when RunAPI took it.
     """
     took = None
     if before is not None:
         began = before.completed_at or before.submitted_at or before.created_at
         took = (now - began).total_seconds()
-    after = (now - entry.created_at).total_seconds()
+    after = (now - record.created_at).total_seconds()
     state = None if before is None else before.state
-    ids = {"task": entry.task_id, "key": entry.key}
-    log.info("task", extra=fields(**ids, from_=state, to=entry.state, after=after, took=took))
+    ids = {"task": record.task_id, "key": record.key}
+    log.info("task", extra=fields(**ids, from_=state, to=record.state, after=after, took=took))
 
 
-def _charged(entry: TaskRecord, remote: RemoteTask) -> Decimal | None:
-    """What a task cost, in USD; None: nothing new. Only its end settles that, and only a refund takes it back."""
+def _charged(record: TaskRecord, remote: RemoteTask) -> Decimal | None:
+    """Return what a task cost, in USD; None: nothing new. Only an ended task has a cost; only a refund lowers it."""
     if remote.cost_usd is None or not remote.status.ended:
         return None
-    return remote.cost_usd if remote.refunded else max(remote.cost_usd, entry.charged_usd or Decimal(0))
+    return remote.cost_usd if remote.refunded else max(remote.cost_usd, record.charged_usd or Decimal(0))
 
 
-def _well(kept: LeasedTask) -> None:
-    kept.trouble, kept.failures, kept.spoilt, kept.missing = None, 0, 0, None
+def _well(leased: LeasedTask) -> None:
+    leased.trouble, leased.failures, leased.spoilt, leased.missing = None, 0, 0, None
 
 
 def _of_this_machine(exc: Flux2Error) -> bool:
-    """Whether an image did not come for a reason that RunAPI and the image's host have no part in."""
+    """Whether a fetch failed because of this machine, not because of RunAPI or the image's host."""
     setting = isinstance(exc, TransportError) and exc.setting is not None
     return setting or isinstance(exc, StorageError | JournalError | SettingsError | SandboxError | AuthenticationError)
 
 
 def _may_have_reached(exc: Flux2Error) -> bool:
-    """Whether RunAPI may have taken the task although this is all that came back.
+    """Whether RunAPI may have taken the task although the create failed with this error.
 
-    No only for what certainly was not sent, or was refused: any other error may have come between two tries.
+    False only if the request was certainly not sent, or was refused. Any other error may have come between two tries.
     """
     if isinstance(exc, TransportError):
         return exc.sent
@@ -422,10 +425,10 @@ def _may_have_reached(exc: Flux2Error) -> bool:
 
 
 def _end(exc: Flux2Error, *, lost: bool) -> Event | None:
-    """How a failed create ends its intent; None: it does not. REFUSED: RunAPI certainly has no such task.
+    """Return the event that ends the intent of a failed create; None: send it again. REFUSED: RunAPI has no such task.
 
-    Where an earlier try went unanswered, RunAPI may have it: then a refusal of the key or the account says nothing about
-    the task, and a conflict says that something was made under its key, which can't be asked for.
+    If an earlier try went unanswered (`lost`), RunAPI may have the task. Then a refusal of the key or the account
+    proves nothing about the task, and a conflict means that a task exists under its key whose id can't be found out.
     """
     if not isinstance(exc, ApiError):
         return Event.REFUSED if isinstance(exc, (*_UNSENT, TransportError)) and not lost else None

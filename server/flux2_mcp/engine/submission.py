@@ -1,4 +1,4 @@
-"""What a call asks for, on its way from the caller's words to the journal's intents. Pure but for a look at the workspace."""
+"""From a caller's arguments to the intents of the journal: keys and places to save. Reads only the workspace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flux2_mcp.domain.models import ImageRequest, Save
 from flux2_mcp.engine.source_images import SourceSet
-from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.errors import InvalidRequestError, Problem, Wording
 from flux2_mcp.images.names import targets
 from flux2_mcp.images.workspace import NO_WORKSPACE, check, inside
 from flux2_mcp.runapi.exchange import sendable
@@ -17,65 +17,62 @@ from flux2_mcp.runapi.wire import MAX_ID_CHARS
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """A validated request whose sources were looked at and not sent yet."""
+    """A validated request. Its sources were checked, and not sent yet."""
 
     request: ImageRequest
     found: tuple[SourceSet, ...] = ()
 
 
 def keys(given: str | None, count: int) -> list[str]:
-    """The idempotency key of each task of a call: the caller's own, from the second on numbered, or new ones.
+    """Return an idempotency key for each task of a call: the caller's key, numbered from the second on, or new keys.
 
-    So a call for more images under the same key has those of the call before.
+    So a later call for more images under the same key includes the tasks of the first call.
 
     Raises:
-        InvalidRequestError: RunAPI would never take it.
+        InvalidRequestError: RunAPI does not accept such a key.
     """
     if given is None:
         return [str(uuid.uuid4()) for _ in range(count)]
-    found = [given, *(f"{given}-{number}" for number in range(2, count + 1))]
-    if not all(sendable(key) and len(key) <= MAX_ID_CHARS for key in found):
+    numbered = [given, *(f"{given}-{number}" for number in range(2, count + 1))]
+    if not all(sendable(key) and len(key) <= MAX_ID_CHARS for key in numbered):
         raise InvalidRequestError(
             Problem("idempotency_key", f"must be 1 to {MAX_ID_CHARS - 2} printable ASCII characters.")
         )
-    return found
+    return numbered
 
 
 def numbered_first(given: str) -> str:
-    """What earlier versions called the first task of a call for several images under a caller's own key."""
+    """Return the key that earlier versions gave to the first task of a call for several images."""
     return f"{given}-1"
 
 
 @dataclass(frozen=True, slots=True)
 class SavePlan:
-    """Where in the workspace the images of a call go, one for each task; None: nowhere.
-
-    `free` sees that they can be put there now.
-    """
+    """The places in the workspace for the images of a call, one for each task; None: no copy is saved."""
 
     workspace: Path | None
     saves: tuple[Save | None, ...]
 
-    def free(self) -> None:
-        """See that nothing stands in the way; looks at the disk.
-
-        Raises:
-            InvalidRequestError: Something does.
-        """
-        for save in self.saves:
-            if save is not None and self.workspace is not None:
-                check(self.workspace, save)
+    def hindrance(self) -> InvalidRequestError | None:
+        """Return the error that saving the images would meet now; None if there is none. Reads the disk."""
+        try:
+            for save in self.saves:
+                if save is not None and self.workspace is not None:
+                    check(self.workspace, save)
+        except InvalidRequestError as exc:
+            return exc
+        return None
 
 
 def saving(save_to: str | None, count: int, workspace: Path | None, *, overwrite: bool) -> SavePlan:
-    """Where the images of a call go. Of the disk it looks at links alone.
+    """Plan where the images of a call are saved. Of the disk, it reads only symbolic links.
 
     Raises:
-        InvalidRequestError: That can't be said, or is no place below the workspace.
+        InvalidRequestError: There is no workspace, the place is not inside it, or `overwrite` comes without `save_to`.
     """
     if save_to is None:
         if overwrite:
-            raise InvalidRequestError(Problem("overwrite", "goes with save_to only."))
+            raise InvalidRequestError(Problem("overwrite", Wording("goes with {name:save_to} only.")))
         return SavePlan(workspace, (None,) * count)
     if workspace is None:
         raise InvalidRequestError(Problem("save_to", NO_WORKSPACE))

@@ -1,17 +1,21 @@
-"""Waiting for tasks: in this process's care, or in another's through the journal. Cancelling it stops the waiting alone."""
+"""Waits for tasks: for this process's own in memory, for another process's through the journal.
+
+A cancelled wait does not cancel a task.
+"""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import anyio
 
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.engine.runner import TaskRunner, Watcher
+from flux2_mcp.engine.runner import TaskRunner
+from flux2_mcp.engine.seam import Seam
+from flux2_mcp.engine.steps import explained
+from flux2_mcp.engine.watchers import Watcher
 from flux2_mcp.errors import (
     NOTHING_CHARGED,
     AuthenticationError,
@@ -22,27 +26,24 @@ from flux2_mcp.errors import (
     StorageError,
     TaskFailedError,
 )
-from flux2_mcp.journal.records import Journal, TaskMatches, TaskRecord
+from flux2_mcp.journal.records import TaskMatches, TaskRecord
 from flux2_mcp.system.logs import fields
 
 log = logging.getLogger("flux2_mcp.tasks")
 
-ANSWER_SECONDS = 10.0
-"""However short the caller's wait: so long, since the task was asked for, until RunAPI has taken it. Its id is what the
-caller needs most."""
 LOOK_SECONDS = 0.05
-"""How often the journal is looked at for the news of another process."""
+"""The interval at which the journal is checked for changes by another process, seconds."""
 PROGRESS_SECONDS = 1.0
 MAX_IDS = 64
-"""Tasks that one call can ask about by their ids."""
+"""The maximum number of task ids in one call."""
 QUIET_SECONDS = 5.0
-"""How long news is waited for where nobody wants progress. Without news, only one thing can have happened: another process has
-the task now."""
+"""The interval at which a wait without progress reports checks the tasks although no change was signalled, seconds.
+Only a task that another process has taken over changes without a signal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How a wait stands: seconds since it began, seconds it may still take (None: nobody knows), tasks by state."""
+    """The progress of a wait: seconds since its start, expected seconds to its end (None: unknown), state per task."""
 
     elapsed: float
     remaining: float | None
@@ -51,32 +52,37 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """A task as a caller is told of it: its entry, what stands in its way just now, about how many seconds it still takes."""
+    """The report on one task: its record, the error that holds it up now, and its expected remaining seconds."""
 
-    entry: TaskRecord
+    record: TaskRecord
     trouble: Flux2Error | None = None
     remaining: float | None = None
 
     @property
-    def settled(self) -> bool:
-        """Whether waiting longer brings nothing: it has ended, or what stands in its way does not go by itself.
+    def error(self) -> str | None:
+        """The recorded reason why the task failed or its image is lost. Each face can put in its own names."""
+        return None if self.record.error is None else explained(self.record.error)
 
-        An image that did not come is soon tried again, until it is written down that it can't be had.
+    @property
+    def settled(self) -> bool:
+        """Whether a longer wait is useless: the task has ended, or its trouble does not end without help.
+
+        A failed download is soon tried again, so it does not settle the task until the journal records it as lost.
         """
-        if not self.entry.state.unfinished:
+        if not self.record.state.unfinished:
             return True
-        if self.entry.state is State.COMPLETED:
+        if self.record.state is State.COMPLETED:
             soon = isinstance(self.trouble, DeliveryError) and not isinstance(self.trouble, StorageError)
-            return self.trouble is not None and not (soon and self.entry.error is None)
+            return self.trouble is not None and not (soon and self.record.error is None)
         return isinstance(self.trouble, AuthenticationError | JournalError | SettingsError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a call. `joined`: an identical call was under way, and this is its task. `notice`: see the journal's.
+    """The result of a call. `joined`: the task is that of an identical call under way. `notice`: see `Journal`.
 
-    `matched` is what all tasks come to that were asked about, where only the newest of them are listed, and `unended` the newest
-    that have not ended, listed or not, as far as one call can ask about them.
+    If more tasks match than are listed, `matched` sums up all that match, and `unended` has the newest tasks that have
+    not ended, listed or not, up to `MAX_IDS`.
     """
 
     tasks: tuple[TaskReport, ...]
@@ -88,18 +94,18 @@ class Outcome:
 
 
 def remaining(tasks: Sequence[TaskReport]) -> float | None:
-    """About how many seconds it takes until all have settled; None where nobody can say, or where all have."""
-    each = [told.remaining for told in tasks if not told.settled]
+    """Return the expected seconds until all tasks have settled; None if unknown, or if all have settled."""
+    each = [report.remaining for report in tasks if not report.settled]
     known = [seconds for seconds in each if seconds is not None]
     return max(known) if known and len(known) == len(each) else None
 
 
 def refusal(tasks: Sequence[TaskReport]) -> Flux2Error | None:
-    """The error of a call whose every task was refused: RunAPI has made none of them, and charges nothing."""
-    if not tasks or any(told.entry.state is not State.REJECTED for told in tasks):
+    """Return the error of a call if RunAPI refused all of its tasks, and so charges nothing; otherwise None."""
+    if not tasks or any(report.record.state is not State.REJECTED for report in tasks):
         return None
     first = tasks[0]
-    return first.trouble or TaskFailedError(first.entry.error or "RunAPI refused it.", cost=NOTHING_CHARGED)
+    return first.trouble or TaskFailedError(first.record.error or "RunAPI refused it.", cost=NOTHING_CHARGED)
 
 
 OnProgress = Callable[[Progress], Awaitable[None]]
@@ -109,86 +115,91 @@ class Waiter:
     """Waits for tasks.
 
     Args:
-        journal: Tells of tasks that other processes keep.
-        keeper: Tells of those that this one keeps.
+        seam: The journal, which has the state of other processes' tasks; the clocks.
+        runner: Has the state of this process's tasks.
     """
 
-    def __init__(self, journal: Journal, keeper: TaskRunner) -> None:
-        self._journal = journal
-        self._keeper = keeper
+    def __init__(self, seam: Seam, runner: TaskRunner) -> None:
+        self._tasks = seam.journal.tasks
+        self._leases = seam.journal.leases
+        self._monotonic = seam.monotonic
+        self._now = seam.now
+        self._answer_seconds = seam.timing.answer_seconds
+        self._runner = runner
 
     async def wait(
-        self, entries: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
+        self, records: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
     ) -> tuple[TaskReport, ...]:
-        """Wait until all tasks have settled or the time is over, whichever comes first; tell how they stand then.
+        """Wait until all tasks have settled or the time is over, and report on each task.
 
         Args:
-            entries: As just read from the journal.
-            wait_seconds: 0 waits for no more than RunAPI's answer to what was sent just now.
-            on_progress: Told about once a second, and at each change.
+            records: As just read from the journal.
+            wait_seconds: 0 waits only for RunAPI's answer to tasks that were just sent.
+            on_progress: Called about once a second, and at each change.
         """
-        with self._keeper.watched([entry.key for entry in entries]) as watch:
-            told = await self._until_settled(entries, wait_seconds, on_progress, watch)
-        if ended := [one.entry.key for one in told if not one.entry.state.unfinished and one.entry.readable]:
+        with self._runner.watched([record.key for record in records]) as watcher:
+            reports = await self._until_settled(records, wait_seconds, on_progress, watcher)
+        records = [report.record for report in reports]
+        if ended := [record.key for record in records if not record.state.unfinished and record.readable]:
             try:
-                await self._journal.told(ended, at=datetime.now(UTC))
-            except JournalError as exc:  # at worst, the next identical call is given these
-                log.warning("not noted that tasks were told", extra=fields(reason=exc.message))
-        return told
+                await self._tasks.mark_reported(ended, at=self._now())
+            except JournalError as exc:  # at worst, the next identical call returns these tasks
+                log.warning("it could not be noted that tasks were reported", extra=fields(reason=exc.reason))
+        return reports
 
     async def _until_settled(
-        self, entries: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None, watch: Watcher
+        self, records: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None, watcher: Watcher
     ) -> tuple[TaskReport, ...]:
-        begun = time.monotonic()
-        ages = [(datetime.now(UTC) - entry.created_at).total_seconds() for entry in entries]
-        answer_seconds = ANSWER_SECONDS - max(0.0, min(ages, default=0.0))
-        told = tuple(TaskReport(entry) for entry in entries)
+        begun = self._monotonic()
+        ages = [(self._now() - record.created_at).total_seconds() for record in records]
+        answer_seconds = self._answer_seconds - max(0.0, min(ages, default=0.0))
+        reports = tuple(TaskReport(record) for record in records)
         while True:
             try:
-                # Both are taken before looking, so that no news falls between.
-                changed = watch.changed
-                version = await self._journal.version() if self._foreign(told) else None
-                told = await self._look(told)
-                elapsed = time.monotonic() - begun
-                answered = all(one.entry.task_id or one.trouble for one in told)
+                # Both are read before `_look`, so that no change is missed between the two.
+                changed = watcher.changed
+                version = await self._leases.version() if self._foreign(reports) else None
+                reports = await self._look(reports)
+                elapsed = self._monotonic() - begun
+                answered = all(report.record.task_id or report.trouble for report in reports)
                 left = (wait_seconds if answered else max(wait_seconds, answer_seconds)) - elapsed
-                if left <= 0 or all(one.settled for one in told):
-                    return told
+                if left <= 0 or all(report.settled for report in reports):
+                    return reports
                 if on_progress is not None:
-                    await on_progress(self._progress(told, elapsed))
+                    await on_progress(self._progress(reports, elapsed))
                 await self._news(
                     changed, version, min(left, QUIET_SECONDS if on_progress is None else PROGRESS_SECONDS)
                 )
-            except JournalError as exc:  # the tasks were sent all the same, and their ids are worth most
-                return tuple(one if one.settled else TaskReport(one.entry, exc) for one in told)
+            except JournalError as exc:  # the tasks may be sent already, so their ids must reach the caller
+                return tuple(report if report.settled else TaskReport(report.record, exc) for report in reports)
 
-    def _foreign(self, told: Sequence[TaskReport]) -> bool:
-        """Whether another process may have news of these tasks: only the journal tells then, at the price of a thread."""
-        return any(self._keeper.kept(one.entry.key) is None for one in told if not one.settled)
+    def _foreign(self, reports: Sequence[TaskReport]) -> bool:
+        """Whether another process may change these tasks. Then the journal must be read, which costs a thread."""
+        return any(self._runner.leased(report.record.key) is None for report in reports if not report.settled)
 
     async def _news(self, changed: anyio.Event, version: int | None, seconds: float) -> None:
-        """Return when there may be news: of our own tasks, or, given a version, in the journal; or when time is over."""
+        """Wait until our own tasks or, if a version is given, the journal may have changed; at most `seconds`."""
         with anyio.move_on_after(seconds):
             if version is None:
                 await changed.wait()
-            while not changed.is_set() and await self._journal.version() == version:
+            while not changed.is_set() and await self._leases.version() == version:
                 with anyio.move_on_after(LOOK_SECONDS):
                     await changed.wait()
 
-    async def _look(self, told: Sequence[TaskReport]) -> tuple[TaskReport, ...]:
-        """How the tasks stand: those in our care from memory, the rest from the journal."""
-        keys = [one.entry.key for one in told]
-        ours = {key: kept for key in keys if (kept := self._keeper.kept(key))}
+    async def _look(self, reports: Sequence[TaskReport]) -> tuple[TaskReport, ...]:
+        """Report on the tasks: on our own from memory, on the others from the journal."""
+        keys = [report.record.key for report in reports]
+        ours = {key: leased for key in keys if (leased := self._runner.leased(key))}
         rest = [key for key in keys if key not in ours]
-        read = {entry.key: self._told(entry) for entry in await self._journal.find(rest)} if rest else {}
-        known = read | {key: self._told(kept.entry, kept.trouble) for key, kept in ours.items()}
+        read = {record.key: self._report(record) for record in await self._tasks.find(rest)} if rest else {}
+        known = read | {key: self._report(leased.record, leased.trouble) for key, leased in ours.items()}
         lost = JournalError("The journal's file was found broken, and this task was in it.")
-        return tuple(known.get(one.entry.key) or TaskReport(one.entry, lost) for one in told)
+        return tuple(known.get(report.record.key) or TaskReport(report.record, lost) for report in reports)
 
-    def _told(self, entry: TaskRecord, trouble: Flux2Error | None = None) -> TaskReport:
-        return TaskReport(entry, trouble, self._keeper.expected(entry))
+    def _report(self, record: TaskRecord, trouble: Flux2Error | None = None) -> TaskReport:
+        return TaskReport(record, trouble, self._runner.expected(record))
 
     @staticmethod
-    def _progress(told: Sequence[TaskReport], elapsed: float) -> Progress:
-        states = tuple(one.entry.state for one in told)
-        return Progress(elapsed=elapsed, remaining=remaining(told), states=states)
+    def _progress(reports: Sequence[TaskReport], elapsed: float) -> Progress:
+        states = tuple(report.record.state for report in reports)
+        return Progress(elapsed=elapsed, remaining=remaining(reports), states=states)

@@ -1,10 +1,9 @@
-"""Agent hosts, as data, in two tables.
+"""Agent hosts, as data: where each keeps its servers, in which form, and how this server is installed and removed.
 
-`clients`: what a client does with results and how long our calls wait for it, found at run time by the name it gives itself.
-`table`: where a host keeps its servers, in which form, and how long it may let a call take; chosen on the command line by the name
-that people give it. The two meet in one rule, which a test holds: a host's limit is above its client's wait.
+What a host's client does with results is in `server.clients`. Only `files`, `switches` and `plan` read or write the
+disk.
 
-Everything but `files` and `installing` is pure, and nothing here needs more than the standard library.
+Face: `command`, `editors.jsonc`, `entry`, `files`, `links`, `places`, `plan`, `switches`, `table`.
 """
 
 from __future__ import annotations

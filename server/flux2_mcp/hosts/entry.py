@@ -1,4 +1,4 @@
-"""A host's entry for this server: what stands in it, whether it is ours, and what an installation would change. Pure."""
+"""A host's entry for this server: its content, whether it is ours, and what an installation changes. Pure."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ EDITORS: Mapping[str, JsonEditor | TomlEditor] = {
     "toml": TomlEditor(),
 }
 SWITCHES: Object = {"disabled": False, "enabled": True}
-"""What an entry must say for a server that is started, where it says anything: hosts have the one or the other."""
+"""The values of these members in an entry whose server is started. Hosts have one or the other; both may be missing."""
 # `${NAME}`, `${NAME:-else}`, `${env:NAME}`, `{env:NAME}`, `$NAME`
 _REFERENCE = re.compile(r"(?:\$\{(?:env:)?|\{env:)(\w+)(?::-([^}]*))?\}|\$(\w+)")
 
 
 def whole(host: Host, command: Sequence[str]) -> Object:
-    """The entry as it is written where there is none."""
+    """The whole entry, for a host that has none yet."""
     return changes(host, command, {})
 
 
 def changes(host: Host, command: Sequence[str], standing: Object) -> Object:
-    """What has to be set in an entry. What the user added stays, and so do limits that are higher.
+    """The members that must be set in an entry. Members that the user added stay, and so do higher limits.
 
     Args:
-        host: Its row.
-        command: What starts the server, the program first.
-        standing: The entry as it is; empty where there is none.
+        host: The host's row.
+        command: The command that starts the server, the program first.
+        standing: The present entry; empty if there is none.
     """
     run: Object = {"command": list(command)} if host.listed else {"command": command[0], "args": list(command[1:])}
     wanted: Object = dict(host.fixed) | run
@@ -51,16 +51,16 @@ def _at_least(value: Json, least: int) -> bool:
 
 
 def ours(entry: Json) -> bool:
-    """True where an entry starts this server, from wherever."""
+    """True if an entry starts this server, from any place."""
     program, *arguments = words(entry) or [""]
-    # It finds the name in the paths of every system. In an argument a path may be anything's, a folder of ours too.
+    # PureWindowsPath reads the paths of every system. Arguments are compared whole: a path may lead through our folder.
     return PureWindowsPath(program).name.lower().removesuffix(".exe") == PROGRAM or bool(
         {PROGRAM, MODULE} & set(arguments)
     )
 
 
 def words(entry: Json) -> list[str]:
-    """The command of an entry, the program first; empty where there is none."""
+    """The command of an entry, the program first; empty if it has none."""
     if not isinstance(entry, dict):
         return []
     command, arguments = entry.get("command"), entry.get("args", [])
@@ -70,22 +70,22 @@ def words(entry: Json) -> list[str]:
 
 
 def environment(host: Host, entry: Object, env: Mapping[str, str]) -> dict[str, str]:
-    """What an entry hands its server, with references to the environment followed; what they lead to may be missing."""
-    listed, given = entry.get("env_vars"), entry.get(host.env)
+    """The environment that an entry gives its server. References to `env` are replaced; a missing variable gives ""."""
+    listed, written = entry.get("env_vars"), entry.get(host.env)
     names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     handed = {name: env[name] for name in names if name in env}
-    for name, value in (given if isinstance(given, dict) else {}).items():
+    for name, value in (written if isinstance(written, dict) else {}).items():
         handed[name] = _REFERENCE.sub(lambda found: env.get(found[1] or found[3], found[2] or ""), str(value))
     return handed
 
 
 def refers(value: str) -> bool:
-    """True where a value leads elsewhere, in any dialect, instead of holding something itself."""
+    """True if a value is a reference, in any host's dialect, or is empty: it holds no value itself."""
     return _REFERENCE.search(value) is not None or said(value) is None
 
 
 def off(host: Host, text: str, name: str, standing: Object) -> list[str]:
-    """What keeps a host from starting an entry: members of it, or lists of servers elsewhere in the file.
+    """The places that keep a host from starting an entry: members of the entry, or lists of servers in the same file.
 
     Raises:
         HostFileError: The file does not parse.
@@ -95,15 +95,15 @@ def off(host: Host, text: str, name: str, standing: Object) -> list[str]:
 
 
 def off_by(host: Host, other: str, name: str, standing: Object, own: str, *, nearer: bool) -> list[str]:
-    """What keeps a host from starting an entry and stands in its file of the other scope.
+    """The places in the host's file of the other scope that keep it from starting an entry.
 
     Args:
-        host: Its row.
-        other: The text of that file.
-        name: The entry's.
+        host: The host's row.
+        other: The text of the other file.
+        name: The entry's name.
         standing: The entry.
-        own: The text of the file that the entry stands in.
-        nearer: Whether that file goes before: it is the project's, and the entry is the user's.
+        own: The text of the file with the entry.
+        nearer: Whether the other file takes precedence: it is the project's, and the entry is the user's.
 
     Raises:
         HostFileError: One of the files does not parse.
@@ -116,7 +116,7 @@ def off_by(host: Host, other: str, name: str, standing: Object, own: str, *, nea
 
 
 def _lists_off(host: Host, text: str, name: str, paths: Iterable[tuple[str, ...]]) -> list[str]:
-    """Those of the lists of servers at these paths that keep a server from being started; an empty one keeps none."""
+    """Those of the lists at these paths that keep a server from being started. An empty list keeps none."""
     lists = [(path, names) for path in paths if isinstance(names := _at(host, text, path), list) and names]
     return [".".join(path) for path, names in lists if (name in names) == (path == host.excluded)]
 
@@ -127,7 +127,7 @@ def _at(host: Host, text: str, path: Sequence[str]) -> Json:
 
 
 def _listed(host: Host, text: str, name: str, *, started: bool) -> str:
-    """The text with a server's name in the lists that a host starts its servers by, or in none of them."""
+    """The text with a server's name in the list of allowed servers and not in the excluded ones; or not in the list."""
     editor = EDITORS[host.format]
     if not isinstance(editor, JsonEditor) or not host.allowed:
         return text
@@ -137,7 +137,7 @@ def _listed(host: Host, text: str, name: str, *, started: bool) -> str:
 
 
 def standing(host: Host, text: str, name: str) -> Object | None:
-    """The entry with that name; None where there is none.
+    """The entry with that name, or None.
 
     Raises:
         HostFileError: The file does not parse, or the entry is no object.
@@ -150,7 +150,7 @@ def standing(host: Host, text: str, name: str) -> Object | None:
 
 
 def installed(host: Host, text: str, name: str, command: Sequence[str]) -> str:
-    """The text with the entry as it should stand, and switched on; the same text where it is.
+    """The text with the right entry, switched on; the same text if nothing has to change.
 
     Raises:
         HostFileError: The file can't be edited, or the entry with that name is another server's.
@@ -167,11 +167,11 @@ def removed(host: Host, text: str, name: str, before: str | None) -> str:
     """The text without the entry.
 
     Args:
-        host: Its row.
-        text: The file.
-        name: The entry's.
-        before: The file as it stood before the installation, where that is known. Where nothing else has changed since, it
-            comes back to the byte; else a map that was not in it goes too, if it is empty now.
+        host: The host's row.
+        text: The file's text.
+        name: The entry's name.
+        before: The file's text before the installation, if known. If nothing else has changed since, that text is
+            returned, equal to the byte. Otherwise a map that it did not have is removed too, if it is empty now.
 
     Raises:
         HostFileError: The file can't be edited, or the entry with that name is another server's.
@@ -194,7 +194,7 @@ def _anothers(host: Host, text: str, name: str, next_step: str) -> HostFileError
 
 
 def came_from(host: Host, text: str, name: str, before: str) -> bool:
-    """True where `text` is `before` with nothing but our entry put in."""
+    """True if `text` is `before` with our entry added and no other change."""
     entry = standing(host, text, name)
     try:
         if entry is None or standing(host, before, name) is not None:

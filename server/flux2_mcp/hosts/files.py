@@ -1,43 +1,42 @@
-"""Configuration files on disk: read with a limit, written whole or not at all, with what stood before beside them.
+"""Configuration files on disk: read with a limit of size, written whole or not at all, with a backup beside them.
 
-A link is followed, so that the file it leads to is edited and the link stays one. The mode stays, and so does the owner: a file
-that would change hands by being replaced is refused.
+Links are followed: the file behind a link is edited, and the link stays. Mode and owner stay: a file whose owner would
+change by the replacement is refused.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from flux2_mcp.errors import HostFileError
+from flux2_mcp.system.files import write_atomically
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
-"""Bytes. The largest that hosts keep are a few MB."""
+"""Bytes. The largest files of hosts have a few MB."""
 BACKUP_SUFFIX = ".flux2-backup"
-FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file as it was read: `path` is where links lead to, `text` None where there is none yet."""
+    """A file as it was read. `path` has its links followed; `text` is None if there is no file yet."""
 
     path: Path
     text: str | None
 
 
 def first(paths: tuple[PurePath, ...]) -> tuple[Path, ...]:
-    """Those of the paths that are there, in order; where none is, the one to make. A `*` is matched against folders."""
+    """Those of the paths that exist, in order; if none does, the path to make. A `*` is matched against folders."""
     found = [match for path in paths for match in _matches(Path(path))]
     return tuple(path for path in found if os.path.lexists(path)) or tuple(found[:1])
 
 
 def _matches(path: Path) -> list[Path]:
-    """The paths that a pattern stands for; only folders are matched, so that a file in one may be new."""
+    """The paths that match a pattern. Only folders are matched, so that a file in one may be new."""
     wild = next((part for part in path.parts if "*" in part), None)
     if wild is None:
         return [path]
@@ -48,15 +47,15 @@ def _matches(path: Path) -> list[Path]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is something at a path that can be looked at."""
-    return os.path.exists(path)  # noqa: PTH110  # pathlib's raises where the system refuses to look
+    """Whether a path exists, as far as this user may see."""
+    return os.path.exists(path)  # noqa: PTH110  # pathlib's raises if a folder can't be read
 
 
 def read(path: Path) -> File:
     """A file's text, line ends and byte order mark included.
 
     Raises:
-        HostFileError: It can't be read, is too large, no plain file, or not UTF-8.
+        HostFileError: The file can't be read, is too large, is no plain file, or is not UTF-8.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -79,7 +78,7 @@ def read(path: Path) -> File:
 
 
 def may_mention(path: Path, word: str) -> bool:
-    """Whether a word may stand in a file that `read` refuses: it does, in some encoding, or nobody can look."""
+    """Whether a file that `read` refuses may hold a word: it does, in some encoding, or it can't be searched."""
     try:
         if not path.is_file():
             return False
@@ -90,15 +89,16 @@ def may_mention(path: Path, word: str) -> bool:
 
 
 def replace(file: File, text: str | None, *, keep: str | None = None) -> Path | None:
-    """Give a file its new text, or take it away where that is None. Gives its backup, if it has one.
+    """Write a file's new text, or delete the file if that is None. Returns the path of the backup, if there is one.
 
     Args:
-        file: As it was read.
+        file: The file as it was read.
         text: Its new text.
-        keep: What the backup is to hold where not what stands in the file now. Where that is the new text, there is none.
+        keep: The text for the backup; None: the file's present text. If it equals the new text, no backup is kept.
 
     Raises:
-        HostFileError: It is read-only, somebody else's, was changed meanwhile, or the system refused. It stands as it did.
+        HostFileError: The file is read-only, belongs to another user, was changed meanwhile, or the system refused. It
+            is unchanged.
     """
     try:
         return _replace(file, text, file.text if keep is None else keep)
@@ -107,12 +107,12 @@ def replace(file: File, text: str | None, *, keep: str | None = None) -> Path | 
 
 
 def backup(file: File) -> Path:
-    """Where what stood in a file before is kept."""
+    """The path of a file's backup."""
     return file.path.with_name(file.path.name + BACKUP_SUFFIX)
 
 
 def before(file: File) -> str | None:
-    """What the backup holds; None where there is none that can be read."""
+    """The text of the backup, or None if there is none that can be read."""
     try:
         return read(backup(file)).text
     except HostFileError:
@@ -138,7 +138,7 @@ def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
     if text is None:
         file.path.unlink()
     if text is None or keep == text:
-        # What is taken away was all ours; what is brought back needs no copy.
+        # A deleted file held only our entry, and a restored file equals its backup: neither needs a copy.
         if text is not None:
             _write(file.path, text, kind)
         kept.unlink(missing_ok=True)
@@ -149,20 +149,20 @@ def _replace(file: File, text: str | None, keep: str | None) -> Path | None:
 
 
 class MadeFolders:
-    """The folders that are made for a new file, written down in a file of ours before they are.
+    """The folders that are made for a new file. They are recorded in a file of ours before they are made.
 
-    A host's folder is also the sign that the host is there: one that is left behind empty would be taken for it. And an empty one
-    that was there before is not ours to remove.
+    A host's folder is also the sign that the host is installed: an empty one must not be left behind. An empty folder
+    that was there before must not be removed.
 
     Args:
-        record: The file. It is there only while there is something in it.
+        record: The file. It exists only while it has content.
     """
 
     def __init__(self, record: Path) -> None:
         self._record = record
 
     def for_file(self, path: Path) -> None:
-        """Write down the folders that are about to be made for a file. What can't be written down stays behind empty some day."""
+        """Record the folders that are about to be made for a file. If that fails, they will not be removed later."""
         with suppress(OSError, HostFileError):
             if missing := _missing(path):
                 missing += _missing(self._record)
@@ -170,7 +170,7 @@ class MadeFolders:
                 self._write([*self._read(), *missing])
 
     def clear(self, path: Path) -> None:
-        """Remove the folders of a file that is gone, as far up as they were made for it and are empty."""
+        """Remove the folders of a deleted file, upwards, as long as they are recorded and empty."""
         with suppress(OSError, HostFileError):
             made = self._read()
             _remove(path, made)
@@ -189,17 +189,17 @@ class MadeFolders:
 
 
 def _missing(path: Path) -> list[str]:
-    """The folders that a file needs and that are not there, the deepest first."""
+    """The missing folders above a file, the deepest first."""
     return [str(folder) for folder in path.parents if not is_there(folder)]
 
 
 def _remove(path: Path, made: list[str]) -> None:
-    """Remove the folders above a path that are empty, up to the first that is not, or was not made."""
+    """Remove the empty folders above a path, up to the first that is not empty or not recorded."""
     with suppress(OSError):
         for folder in path.parents:
             if str(folder) not in made:
                 return
-            if is_there(folder):  # not all of them are there where one could not be made
+            if is_there(folder):  # some are missing if one could not be made
                 folder.rmdir()
 
 
@@ -208,22 +208,12 @@ def _meanwhile(file: File) -> HostFileError:
 
 
 def _write(path: Path, text: str, like: os.stat_result | None) -> None:
-    """A new file beside it, on disk, then in its place: at no moment is there half a file."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
-    new = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode())
-            stream.flush()
-            if like is not None:
-                _keep_owner(new, like, path)
-            new.chmod(FILE_MODE if like is None else stat.S_IMODE(like.st_mode))
-            os.fsync(stream.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    """Write a file whole or not at all, with the owner and the mode of the file that it replaces."""
+    if like is None:
+        write_atomically(path, text.encode())
+    else:
+        mode = stat.S_IMODE(like.st_mode)
+        write_atomically(path, text.encode(), mode=mode, prepare=lambda new: _keep_owner(new, like, path))
 
 
 def _keep_owner(new: Path, like: os.stat_result, path: Path) -> None:
@@ -236,15 +226,6 @@ def _keep_owner(new: Path, like: os.stat_result, path: Path) -> None:
                 raise HostFileError(
                     "the file belongs to another user or group", path=str(path), next_step="Run it as that user."
                 ) from exc
-
-
-def _sync_folder(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder can't be opened, and its entries are written with the file
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _refused(exc: OSError, path: Path) -> HostFileError:

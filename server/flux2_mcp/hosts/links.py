@@ -1,4 +1,4 @@
-"""Links that open a host and have it ask whether to take the server. Pure."""
+"""Links that open a host, which then asks the user whether to install the server. Pure."""
 
 from __future__ import annotations
 

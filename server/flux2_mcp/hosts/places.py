@@ -1,4 +1,4 @@
-"""Where a host's files are on a system, from the table's templates. Pure: system and environment are given."""
+"""The paths of a host's files, from the table's templates. Pure: the caller gives system and environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
 
 def user_files(host: Host, system: System, env: Mapping[str, str]) -> tuple[PurePath, ...]:
-    """The files of its user scope, best first. A `*` in one stands for a folder that the system named.
+    """The host's files of the user scope, best first. A `*` stands for a folder whose name the system chose.
 
     Raises:
         HostFileError: There is no home.
@@ -23,7 +23,7 @@ def user_files(host: Host, system: System, env: Mapping[str, str]) -> tuple[Pure
 
 
 def marks(host: Host, system: System, env: Mapping[str, str]) -> tuple[PurePath, ...]:
-    """What is there where the host was ever started.
+    """The paths that exist after the host was first started.
 
     Raises:
         HostFileError: There is no home.
@@ -39,18 +39,18 @@ _DATA: Paths = {
 
 
 def own_folder(system: System, env: Mapping[str, str]) -> PurePath:
-    """FLUX2_HOME, as the server finds it.
+    """FLUX2_HOME, found in the same way as the server does.
 
     Raises:
         HostFileError: There is no home.
     """
     kind = PureWindowsPath if system == "Windows" else PurePosixPath
-    told = said_path(env.get("FLUX2_HOME"), env)
-    return kind(told) if told is not None and kind(told).is_absolute() else paths(_DATA, system, env)[0]
+    home = said_path(env.get("FLUX2_HOME"), env)
+    return kind(home) if home is not None and kind(home).is_absolute() else paths(_DATA, system, env)[0]
 
 
 def paths(templates: Paths, system: System, env: Mapping[str, str]) -> tuple[PurePath, ...]:
-    """The paths that templates of the table stand for on a system.
+    """The paths of the table's templates on a system.
 
     Raises:
         HostFileError: There is no home.
@@ -60,12 +60,16 @@ def paths(templates: Paths, system: System, env: Mapping[str, str]) -> tuple[Pur
 
 
 def _expanded(template: str, system: System, env: Mapping[str, str]) -> str:
-    """Relative values are left out, as the hosts and the XDG specification do: they would mean another folder each time."""
+    """The template with its variables replaced.
+
+    Relative values are ignored, as by the hosts and the XDG specification: in each working directory they would mean
+    another folder.
+    """
     kind = PureWindowsPath if system == "Windows" else PurePosixPath
 
     def value(found: re.Match[str]) -> str:
-        told = env.get(found[1], "").strip()
-        return told if kind(told).is_absolute() else found[2]
+        folder = env.get(found[1], "").strip()
+        return folder if kind(folder).is_absolute() else found[2]
 
     path = _VARIABLE.sub(value, template)
     if not path.startswith("~"):

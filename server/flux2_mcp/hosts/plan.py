@@ -1,4 +1,4 @@
-"""One host's installation, planned from what is there and then carried out: by the host's own command line, or as an edit."""
+"""One host's installation: planned from its present files, then done by the host's command line or as an edit."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from flux2_mcp.hosts.files import File, MadeFolders
 from flux2_mcp.hosts.table import TABLE, Host, Scope, System
 
 FOLDERS_FILE = "made-folders"
-"""In FLUX2_HOME: the folders that were made for hosts' files."""
+"""The file in FLUX2_HOME that records the folders made for hosts' files."""
 COMMAND_SECONDS = 60
-"""How long a host's own command line may take; they take half a second, and Node some on a cold disk."""
+"""How long a host's own command line may take. It takes half a second; Node may need some seconds on a cold disk."""
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""What every host takes as a server's name."""
+"""The names of servers that every host accepts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Where hosts are looked for. `workspace` is the folder that a project's files are below.
+    """The machine whose hosts are configured. `workspace` is the folder of the project, which holds its files.
 
-    `made` knows the folders that were made for hosts' files; where it is None, they stay when an entry goes.
+    `made` records the folders that were made for hosts' files; if it is None, these stay when an entry is removed.
     """
 
     system: System
@@ -38,10 +38,10 @@ class Machine:
     made: MadeFolders | None = None
 
     def files(self, host: Host, scope: Scope) -> tuple[Path, ...]:
-        """The files of a scope that are there, best first; where none is, the one to make.
+        """The existing files of a scope, best first; if there is none, the file to make.
 
         Raises:
-            InvalidRequestError: The host has no such scope, or there is no folder to be a project.
+            InvalidRequestError: The host has no such scope, or there is no project folder.
         """
         if scope == "user":
             return files.first(places.user_files(host, self.system, self.env))
@@ -51,18 +51,18 @@ class Machine:
         return (Path(self.workspace) / host.project,)
 
     def has(self, host: Host) -> bool:
-        """True where the host was ever started or is installed."""
+        """True if the host was ever started or is installed."""
         marks = files.first(places.marks(host, self.system, self.env))
         return any(files.is_there(mark) for mark in marks) or any(self.program(name) for name in host.programs)
 
     def detected(self) -> list[Host]:
-        """The hosts that are there, in the table's order."""
+        """The hosts found on the machine, in the table's order."""
         return [host for host in TABLE if self.has(host)]
 
     def program(self, name: str) -> str | None:
-        """The path of a program that can be started without a shell."""
+        """The path of a program that can be started without a shell, or None."""
         found = shutil.which(name, path=self.env.get("PATH", ""))
-        # A batch file is run by a shell, which reads arguments anew.
+        # A batch file is excluded: a shell runs it and parses the arguments again.
         return None if found is None or found.lower().endswith((".cmd", ".bat", ".ps1")) else found
 
 
@@ -71,10 +71,10 @@ EDITED = "by an edit"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPlan:
-    """What will become of one file. `old` and `new` are the entry; None where there is none.
+    """The planned change of one file. `old` and `new` are the entry before and after; None: no entry.
 
-    `own` is the host's command line that does it; None for an edit. `keep` is what the backup
-    holds afterwards, where that is not what stands in the file now.
+    `after` is the file's new text; None: no file. `own` is the host's command line that makes the change; None: an
+    edit. `keep` is the text for the backup; None: the file's present text.
     """
 
     host: Host
@@ -88,17 +88,17 @@ class HostPlan:
 
     @property
     def way(self) -> str:
-        """By what it is done, in words."""
+        """In words, what makes the change: an edit, or the host's command line."""
         return "an edit" if self.own is None else " ".join([Path(self.own[0]).stem, *self.own[1:]])
 
     @property
     def changes(self) -> bool:
-        """False where everything stands as it should."""
+        """Whether the file has to change at all."""
         return self.after != self.file.text
 
 
 def to_install(machine: Machine, host: Host, scope: Scope, name: str, command: Sequence[str]) -> HostPlan:
-    """How the entry comes into the host's file. Changes nothing.
+    """Plan how the entry gets into the host's file. This changes nothing.
 
     Raises:
         HostFileError: The file can't be edited.
@@ -115,7 +115,7 @@ def to_install(machine: Machine, host: Host, scope: Scope, name: str, command: S
         raise exc.at(str(with_path)) from exc
     kept = files.before(file)
     came = kept is not None and entry.came_from(host, after, name, kept)
-    # An entry that is there may hold what the user added, which only an edit keeps.
+    # An entry that exists may have members that the user added; only an edit keeps them.
     own = _own(machine, host, scope, name, "add") if old is None else None
     return HostPlan(
         host=host, name=name, file=file, after=file.text if after == file.text else after, old=old, new=new,
@@ -124,7 +124,7 @@ def to_install(machine: Machine, host: Host, scope: Scope, name: str, command: S
 
 
 def to_remove(machine: Machine, host: Host, scope: Scope, name: str) -> HostPlan:
-    """How the entry goes out of the host's file; a file that held nothing else and was not there before goes too.
+    """Plan how the entry is removed from the host's file. A file that we made and that holds nothing else is deleted.
 
     Raises:
         HostFileError: The file can't be edited, and may hold the entry.
@@ -137,7 +137,7 @@ def to_remove(machine: Machine, host: Host, scope: Scope, name: str) -> HostPlan
     try:
         old = entry.standing(host, file.text, name)
         after: str | None = entry.removed(host, file.text, name, kept)
-        # What stood there before may be an earlier entry of ours, in a file that we had made.
+        # The backup too may hold only an earlier entry of ours, in a file that we made.
         if all(entry.came_from(host, text, name, "") for text in (file.text, kept) if text is not None):
             after = None
     except HostFileError as exc:
@@ -151,7 +151,7 @@ def to_remove(machine: Machine, host: Host, scope: Scope, name: str) -> HostPlan
 
 
 def may_hold(path: Path, host: Host, name: str) -> bool:
-    """Whether a file holds the entry; where it can't be edited, whether it may, so that its trouble is told."""
+    """Whether a file holds the entry; for a file that can't be edited, whether it may, so that its error is shown."""
     try:
         return _holds(files.read(path), host, name)
     except HostFileError:
@@ -159,7 +159,7 @@ def may_hold(path: Path, host: Host, name: str) -> bool:
 
 
 def carry_out(plan: HostPlan, machine: Machine) -> tuple[str, Path | None]:
-    """Do it. Gives by what it was done, in words, and the backup where there is one.
+    """Carry out a plan. Returns in words what made the change, and the backup, if there is one.
 
     Raises:
         HostFileError: The file could not be written.
@@ -169,7 +169,7 @@ def carry_out(plan: HostPlan, machine: Machine) -> tuple[str, Path | None]:
     if plan.file.text is None and machine.made is not None:
         machine.made.for_file(plan.file.path)
     file = files.read(plan.file.path)
-    if file.text != plan.file.text:  # the host's own command line left something behind
+    if file.text != plan.file.text:  # the host's command line failed, but changed the file
         text = file.text or ""
         if plan.new is None:
             return EDITED, files.replace(file, entry.removed(plan.host, text, plan.name, None))
@@ -183,17 +183,17 @@ def carry_out(plan: HostPlan, machine: Machine) -> tuple[str, Path | None]:
 
 
 def tidy(plan: HostPlan, machine: Machine) -> None:
-    """Remove what was made for a file that is gone: an empty folder would be taken for its host."""
+    """Remove the folders made for a deleted file: an empty folder would look as if its host were installed."""
     if not files.is_there(plan.file.path) and machine.made is not None:
         machine.made.clear(plan.file.path)
 
 
 def _done_by_host(own: tuple[str, ...], plan: HostPlan, machine: Machine) -> bool:
-    """Whether the host's own command line brought the entry to what was planned."""
-    given, env = json.dumps(plan.new), dict(machine.env)
+    """Run the host's command line. Returns whether the entry is now as planned."""
+    wanted, env = json.dumps(plan.new), dict(machine.env)
     try:
         subprocess.run(  # noqa: S603  # a list of arguments; the program is the host's, found on the user's PATH
-            own, input=given, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True
+            own, input=wanted, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True
         )
         return entry.standing(plan.host, files.read(plan.file.path).text or "", plan.name) == plan.new
     except (OSError, subprocess.SubprocessError, HostFileError):
@@ -210,7 +210,7 @@ def _own(
 
 
 def _read(paths: tuple[Path, ...], host: Host, name: str) -> File:
-    """The file that has the entry; where none has, the first."""
+    """The first file that has the entry; if none has it, the first file."""
     found = [files.read(path) for path in paths]
     holding = (file for file in found if _holds(file, host, name))
     return next(holding, found[0])
@@ -225,5 +225,5 @@ def _holds(file: File, host: Host, name: str) -> bool:
 
 
 def _mentions(text: str, name: str) -> bool:
-    """Whether a text that does not parse speaks of an entry, also where it is UTF-16 without its mark."""
+    """Whether a text that does not parse holds an entry's name. UTF-16 without a byte order mark is searched too."""
     return name in text.replace("\0", "")

@@ -1,4 +1,4 @@
-"""What keeps a host from starting an entry and stands in another file than the entry."""
+"""Switches that keep a host from starting an entry, in other files than that of the entry."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _EDITOR = JsonEditor(strict=False)
 def elsewhere(
     machine: Machine, host: Host, scope: Scope, file: File, name: str, standing: Object
 ) -> list[tuple[str, Path]]:
-    """The switches that are off, each with its file. A file that can't be read is its host's business, and switches nothing.
+    """The switches that are off, each with its file. A file that can't be read counts as switching nothing off.
 
     Args:
-        machine: Where its files are.
-        host: Its row.
-        scope: The entry's.
-        file: The one that the entry stands in.
-        name: The entry's.
+        machine: The machine with the files.
+        host: The host's row.
+        scope: The entry's scope.
+        file: The file with the entry.
+        name: The entry's name.
         standing: The entry.
     """
     found: list[tuple[str, Path]] = []
@@ -44,11 +44,11 @@ def elsewhere(
 
 
 def _others(machine: Machine, host: Host, scope: Scope, file: File) -> Iterator[tuple[Path, bool]]:
-    """The files of the other scope, and whether they go before."""
+    """The files of the other scope, and whether they take precedence."""
     for other in SCOPES:
         if other != scope and (other == "user" or (host.project and machine.workspace)):
             for path in machine.files(host, other):
-                if path.resolve() != file.path:  # in the home folder itself they may be one
+                if path.resolve() != file.path:  # if the project is the home folder, both may be the same file
                     yield path, other == "project"
 
 
@@ -58,7 +58,7 @@ def _files(machine: Machine, switch: Switch) -> list[Path]:
 
 
 def _folders(workspace: str | None) -> list[str]:
-    """The names that a host may know a project by: its folder's, and that of the repository around it."""
+    """The paths that a host may use for a project: its folder, and that of the repository around it."""
     if workspace is None:
         return []
     folder = Path(workspace).resolve()
@@ -67,7 +67,7 @@ def _folders(workspace: str | None) -> list[str]:
 
 
 def _off(switch: Switch, text: str, name: str, folders: list[str]) -> Iterator[str]:
-    """The places in a file that switch a server off."""
+    """The places in a file that switch off a server."""
     for folder in folders if "{folder}" in switch.keys else [""]:
         keys = [{"{folder}": folder, "{name}": name}.get(key, key) for key in switch.keys]
         held = _EDITOR.at(text, keys)

@@ -1,7 +1,7 @@
-"""Where each agent host keeps its servers. One row a host, in the order that they are listed; facts of November 2026.
+"""Where each agent host keeps its servers. Each host has one row, in the order of lists; facts of November 2026.
 
-Claude Code, Codex, Gemini CLI, opencode and Copilot CLI were run for what stands here; the rest is from their documentation. Paths
-are templates: `~` is the user's home, `${NAME:-else}` a variable of the environment, `*` what the system put there.
+For Claude Code, Codex, Gemini CLI, opencode and Copilot CLI the facts were tested with the host; the rest is from
+documentation. Paths are templates: `~` is the user's home, `${NAME:-else}` a variable of the environment, `*` any name.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from flux2_mcp.domain import variables
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 from flux2_mcp.hosts.editors.jsonc import Json
 
@@ -20,27 +21,22 @@ SCOPES: tuple[Scope, ...] = ("user", "project")
 Paths = Mapping[System, tuple[str, ...]]
 
 TOOL_SECONDS = 960
-"""How long a tool call may take: the longest wait that a call can ask for, and a minute for what is around it."""
+"""How long a tool call may take: the longest wait that a call can ask for, and a minute for the rest of the call."""
 START_SECONDS = 60
-"""How long the server may take to start: a cold disk under load; otherwise it is below one second."""
-VARIABLES = (
-    "RUNAPI_API_KEY", "RUNAPI_KEY", "RUNAPI_BASE_URL", "FLUX2_MODE", "FLUX2_HOME", "FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS",
-    "FLUX2_WAIT_SECONDS", "FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD", "FLUX2_CONFIRM_USD",
-    "FLUX2_RATE", "FLUX2_MAX_IN_FLIGHT", "FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_SANDBOX_SPEED", "FLUX2_LOG",
-    "FLUX2_EARLY",
-)  # fmt: skip
-"""What the server reads; a host that scrubs the environment must let them through, or caps would be open there."""
+"""How long the server may take to start, on a cold disk under load. Usually it takes less than a second."""
+VARIABLES = tuple(variable.name for variable in variables.VARIABLES)
+"""The variables that the server reads. A host that clears the environment must pass them on, or no cap would hold."""
 SYSTEM_VARIABLES = (
     "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip
-"""What decides where the key's file and the journal are, and how RunAPI is reached."""
+"""The variables that decide where the key's file and the journal are, and how RunAPI is reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnCommand:
-    """A host's own command line, where it does better than an edit. `add` reads the entry as JSON from standard input.
+    """A host's own command line, where it is better than an edit. `add` reads the entry as JSON from standard input.
 
-    Those of the others know no limits (Codex), or write the same file without a lock, after seconds of starting up.
+    Those of other hosts can't set limits (Codex), or write the same file without a lock and take seconds to start.
     """
 
     program: str
@@ -50,10 +46,11 @@ class OwnCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switch:
-    """Where a host keeps what it does not start, in another file than its servers.
+    """A place where a host records servers that it does not start, in another file than its servers.
 
-    `user` are files in the home folder, `project` one below the project's. `keys` lead to a list of names, or to `false`; in them
-    `{folder}` is the project's folder and `{name}` the server. `scopes` are those of the entries that it switches.
+    `user` are files in the home folder, `project` a file below the project's folder. `keys` lead to a list of names, or
+    to `false`; in them `{folder}` is the project's folder and `{name}` the server. `scopes` are those of the entries
+    affected.
     """
 
     user: Paths | None = None
@@ -66,13 +63,19 @@ class Switch:
 class Host:
     """One row. `also` are other names that people give it.
 
-    `user` are the files that it reads, best first: the first that is there is edited, else the first is made. `project` is one
-    below the project's folder. `marks` are there where the host was ever started, `programs` on the PATH where it is installed.
-    `servers` is the key of the servers' map. An entry has `fixed` as it stands, `unless_set` where the user set nothing else,
-    and `limits` at least as high. `listed`: command and arguments are one list. `allowed` leads to the list of the only servers that
-    are started, where there is one, `excluded` to the list of those that are not: of each, the project's goes before the user's.
-    `switches` are in other files. `merged`: entries of one name are one entry, the project's members before the user's. `from_env` is what hands on a key from the
-    environment, in the entry's own form; empty where that is not known or not needed.
+    `user` are the files that the host reads, best first: the first that exists is edited; if none does, the first is
+    made. `project` is a file below the project's folder. `marks` exist if the host was ever started; `programs` are on
+    the PATH if it is installed.
+
+    `servers` is the key of the map of servers. An entry has the members of `fixed` unchanged, those of `unless_set` if
+    the user did not set them, and those of `limits` at least as high. `listed`: command and arguments are one list.
+    `env` is the member with the server's environment.
+
+    `allowed` leads to the list of the only servers that are started, if the file has one; `excluded` to the list of
+    servers that are not started. Of each, the project's list takes precedence over the user's. `switches` are in other
+    files. `merged`: entries with the same name are one entry, in which the project's members take precedence.
+    `from_env` is the text that passes on a key from the environment, in the entry's own form; empty if that is not
+    known or not needed. `then` tells the user what to do next.
     """
 
     name: str
@@ -142,9 +145,10 @@ TABLE = (
         marks=_everywhere("${CLAUDE_CONFIG_DIR:-~}/.claude.json", "${CLAUDE_CONFIG_DIR:-~/.claude}"),
         programs=("claude",),
         fixed={"type": "stdio"},
-        # A wall, and the least time that a silent call has. Start-up has MCP_TIMEOUT, in the environment only.
+        # The most time that a call has, and the least that a silent one has. The start has only MCP_TIMEOUT, a variable
+        # of the environment.
         limits={"timeout": TOOL_SECONDS * 1000},
-        # What /mcp switches off in a folder, and what its user did not approve of a project's file.
+        # Servers that /mcp switched off in a folder, and servers of a project's file that the user rejected.
         switches=(
             Switch(user=_CLAUDE_CODE, keys=("projects", "{folder}", "disabledMcpServers")),
             Switch(user=_CLAUDE_CODE, keys=("projects", "{folder}", *_REJECTED), scopes=("project",)),
@@ -153,7 +157,7 @@ TABLE = (
             Switch(project=".claude/settings.local.json", keys=_REJECTED, scopes=("project",)),
         ),
         from_env='"env": {"RUNAPI_API_KEY": "${RUNAPI_API_KEY}"}',
-        # Running sessions rewrite this file; only its own command line takes part in their lock.
+        # Running sessions rewrite this file under a lock, which only the host's own command line respects.
         own=OwnCommand(
             program="claude",
             add=("mcp", "add-json", "--scope", "user", "{name}", "-"),
@@ -171,7 +175,7 @@ TABLE = (
         format="toml",
         servers="mcp_servers",
         unless_set={"env_vars": [*VARIABLES, *SYSTEM_VARIABLES]},
-        # `codex mcp add` has no option for these, so the edit brings more.
+        # `codex mcp add` has no option for limits, so an edit is better.
         limits={"startup_timeout_sec": START_SECONDS, "tool_timeout_sec": TOOL_SECONDS},
         merged=True,
         then="Start a new session; /mcp shows it. A project's file counts only in a folder that Codex trusts.",
@@ -221,7 +225,7 @@ TABLE = (
         limits={"timeout": TOOL_SECONDS * 1000},
         allowed=("mcp", "allowed"),
         excluded=("mcp", "excluded"),
-        # What `gemini mcp disable` writes.
+        # `gemini mcp disable` writes this.
         switches=(
             Switch(
                 user=_everywhere("${GEMINI_CLI_HOME:-~}/.gemini/mcp-server-enablement.json"), keys=("{name}", "enabled")
@@ -239,7 +243,7 @@ TABLE = (
         marks=_everywhere("${COPILOT_HOME:-~/.copilot}"),
         programs=("copilot",),
         format="jsonc",
-        # It takes "stdio" for "local", and so the project's file, which Claude Code reads too, serves both.
+        # It reads "stdio" as "local". So one project's file serves both this host and Claude Code.
         fixed={"type": "stdio"},
         unless_set={"tools": ["*"]},
         limits={"timeout": TOOL_SECONDS * 1000},
@@ -275,7 +279,7 @@ TABLE = (
         format="jsonc",
         servers="mcp",
         fixed={"type": "local", "enabled": True},
-        # Of every request; 5 seconds where nothing is said.
+        # The limit of every request; the default is 5 seconds.
         limits={"timeout": TOOL_SECONDS * 1000},
         listed=True,
         merged=True,
@@ -318,10 +322,10 @@ TABLE = (
 
 
 def host(name: str) -> Host:
-    """The row of a host, by its name or another that people use.
+    """The row of a host, by its name or by another that people use.
 
     Raises:
-        InvalidRequestError: There is none.
+        InvalidRequestError: No host has this name.
     """
     wanted = name.strip().lower()
     found = next((row for row in TABLE if wanted == row.name or wanted in row.also), None)

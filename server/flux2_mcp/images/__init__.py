@@ -1,3 +1,6 @@
-"""Delivery: a finished image comes to disk whole, checked, under a name a person can read."""
+"""Picture files: stores a finished image whole, checked and under a readable name, and copies it into the workspace.
+
+Face: `download`, `names`, `preview`, `size_check`, `upright`, `workspace`.
+"""
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""PNG, JPEG and WebP as containers: what of a file is picture, and what stands beside it. Pure.
+"""PNG, JPEG and WebP as containers: separates the picture in a file from its metadata. Pure.
 
-Decoders read metadata, too, and fail by it: a long text, a wrong checksum, an index of further pictures that makes no
-sense. So they are given a file that holds its picture and nothing else. Of the rest, only EXIF data, a colour profile and
-a transparent colour change what a person sees. They are handed on beside it; what of them can't be read counts as absent.
+Decoders read metadata, too, and fail on it: a long text, a wrong checksum, an invalid index of further pictures. So
+they get a file that holds its picture and nothing else. Of the metadata, only EXIF data, a colour profile and a
+transparent colour change what a person sees. They are returned beside the picture; one that can't be read counts as
+absent.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["PNG", "JPEG", "WEBP"]
-"""By Pillow's names."""
+"""A kind of picture, by Pillow's name."""
 Transparency: TypeAlias = bytes | int | tuple[int, ...]
-"""As Pillow's `info` has it: an alpha for each entry of a palette, or the one grey or colour that is transparent."""
+"""Transparency as in Pillow's `info`: an alpha for each entry of a palette, or the one transparent grey or colour."""
 
 MAX_PROFILE_BYTES = 16 * 1024 * 1024
-"""Bytes of a colour profile once it is unpacked. Those of printers have about 2 MB."""
+"""Bytes of a colour profile after decompression. Printers' profiles have about 2 MB."""
 MAX_JUNK_BYTES = 64 * 1024
-"""Bytes that may stand between a JPEG's segments. Decoders skip what some programs leave there."""
+"""Bytes that may stand between a JPEG's segments. Some programs leave junk there, and decoders skip it."""
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -30,9 +31,9 @@ _GREY, _COLOUR, _PALETTE = 0, 2, 3
 _CHANNELS = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, 4: 2, 6: 4}
 _IN_ONE = ((0, 0, 1, 1),)
 _INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""The passes of a picture: its first column and row, and how many there are from one to the next."""
+"""The passes of an interlaced picture: first column, first row, step to the next column, step to the next row."""
 _PIECE = 1024 * 1024
-"""Bytes of pixels that are unpacked at once, to count them."""
+"""Bytes of pixels that are decompressed at once, to count them."""
 
 _START_OF_SCAN, _END, _COMMENT, _APP0, _APP1, _APP2, _APP14, _APP15 = 0xDA, 0xD9, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -40,7 +41,7 @@ _ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
 """Markers without a segment."""
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
 _COLOUR_SPACE = ((_APP0, b"JFIF\0", 14), (_APP14, b"Adobe", 12))
-"""Segments that say in which colour space the pixels are, and how many bytes of them that takes."""
+"""Segments that name the colour space of the pixels: marker, beginning, and the least length in bytes."""
 
 _WEBP_PICTURE = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"}
 _WEBP_METADATA = 0x20 | 0x08 | 0x04
@@ -50,12 +51,12 @@ _ORIENTATION, _SHORT = 0x0112, 3
 
 
 class BrokenError(Exception):
-    """The file does not hold together, or its picture is not whole. Never leaves `image`."""
+    """The file's structure is invalid, or its picture is not whole. It never leaves this room: see `decode`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file claims to be: kind, width and height in pixels, as they are stored."""
+    """What a file claims to be: its kind, and its stored width and height in pixels."""
 
     kind: Kind
     width: int
@@ -64,7 +65,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class PictureParts:
-    """A file without anything but its picture, and what stood beside it; empty or None where nothing did."""
+    """A file that holds only its picture, and the metadata that was beside it; empty or None if there was none."""
 
     data: bytes
     exif: bytes = b""
@@ -73,10 +74,10 @@ class PictureParts:
 
 
 def header(file: BinaryIO) -> Header | None:
-    """What a file claims to be, from its beginning; None where it is no PNG, JPEG or WebP.
+    """What a file claims to be, read from its beginning; None if it is no PNG, JPEG or WebP.
 
     Raises:
-        BrokenError: It begins as one of them, and does not say how large it is.
+        BrokenError: It begins as one of them, but its size can't be read.
     """
     head = file.read(30)
     if head.startswith(_PNG):
@@ -89,17 +90,17 @@ def header(file: BinaryIO) -> Header | None:
         return None
     file.seek(len(_JPEG))
     for marker, payload in _segments(file):
-        if marker in _FRAMES and len(payload) >= 6:  # noqa: PLR2004  # bits, height, width, and a count that is not read here
+        if marker in _FRAMES and len(payload) >= 6:  # noqa: PLR2004  # bits, height, width, count of channels
             height, width = struct.unpack(">HH", payload[1:5])
             return Header("JPEG", width, height)
     raise BrokenError
 
 
 def bare(file: BinaryIO, kind: Kind) -> PictureParts:
-    """Take a whole file apart.
+    """Separate a file's picture from its metadata.
 
     Raises:
-        BrokenError: What is picture in it is not whole.
+        BrokenError: The picture is not whole.
     """
     file.seek(0)
     try:
@@ -109,11 +110,11 @@ def bare(file: BinaryIO, kind: Kind) -> PictureParts:
 
 
 def orientation(exif: bytes) -> int:
-    """How the camera was held, 1 to 8, from EXIF data; 1, upright, where that does not say it."""
+    """The orientation from EXIF data, 1 to 8; 1, upright, if the data has none."""
     tiff = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is not None:
-        with suppress(struct.error):  # it ends too soon, or points nowhere
+        with suppress(struct.error):  # the data ends too soon, or an offset points beyond its end
             (at,) = struct.unpack_from(f"{order}I", tiff, 4)
             (count,) = struct.unpack_from(f"{order}H", tiff, at)
             for entry in range(count):
@@ -126,7 +127,7 @@ def orientation(exif: bytes) -> int:
 def _png(file: BinaryIO) -> PictureParts:
     data = file.read()
     bits, colours = data[24], data[25]
-    picture = {b"IHDR", b"IDAT"} | ({b"PLTE"} if colours == _PALETTE else set())  # elsewhere it is a mere suggestion
+    picture = {b"IHDR", b"IDAT"} | ({b"PLTE"} if colours == _PALETTE else set())  # in other modes it is only a hint
     kept: list[bytes | memoryview] = [_PNG]
     pixels: list[memoryview] = []
     exif, profile, transparency = b"", b"", None
@@ -142,7 +143,7 @@ def _png(file: BinaryIO) -> PictureParts:
         elif name == b"eXIf":
             exif = bytes(payload)
         elif name == b"iCCP":
-            profile = _unpacked(bytes(payload).partition(b"\0")[2][1:])  # behind its name, a byte says how it is packed
+            profile = _unpacked(bytes(payload).partition(b"\0")[2][1:])  # after the name: a byte for the compression
         elif name == b"tRNS":
             transparency = _transparency(bits, colours, bytes(payload))
     _count(pixels, data[16:29])
@@ -150,9 +151,9 @@ def _png(file: BinaryIO) -> PictureParts:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]:
-    """A PNG's chunks before its end, or up to where the file ends or its chunks make no sense any more.
+    """A PNG's chunks up to IEND, or up to the first that the file does not hold whole.
 
-    Gives name, payload, the whole chunk, and whether its checksum is right.
+    Yields name, payload, the whole chunk, and whether its checksum is right.
     """
     view, at = memoryview(data), len(_PNG)
     while at + 8 <= len(data):
@@ -166,7 +167,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]
 
 
 def _count(packed: list[memoryview], head: bytes) -> None:
-    """See that all rows are there: decoders take a stream that ends well before the picture does, and leave the rest black."""
+    """Check that the pixels of all rows are there: decoders accept a stream that ends early, and leave the rest black.
+
+    Raises:
+        BrokenError: Some are missing.
+    """
     width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", head)
     wanted = 0
     for column, row, across, down in _INTERLACED if interlaced else _IN_ONE:
@@ -193,7 +198,7 @@ def _unpacked(packed: bytes) -> bytes:
 
 
 def _transparency(bits: int, colours: int, body: bytes) -> Transparency | None:
-    """A tRNS chunk for pixels as Pillow has them: 8 bits a channel, but 16 for grey of 16."""
+    """A tRNS chunk's values for pixels as Pillow stores them: 8 bits a channel, except 16 for grey of 16 bits."""
     if colours == _PALETTE:
         return body[:256] or None
     count = {_GREY: 1, _COLOUR: 3}.get(colours, 0)
@@ -207,7 +212,7 @@ def _transparency(bits: int, colours: int, body: bytes) -> Transparency | None:
 
 
 def _segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """A JPEG's segments up to its first scan, as marker and payload. After the last, the file stands where pixels begin."""
+    """A JPEG's segments up to its first scan, as marker and payload. After the last, the file is at the first pixel."""
     junk = 0
     while True:
         byte = file.read(1)
@@ -241,8 +246,8 @@ def _jpeg(file: BinaryIO) -> PictureParts:
             number, pieces = payload[len(_ICC)], payload[len(_ICC) + 1]
             profile[number] = payload[len(_ICC) + 2 :]
         if marker == _COMMENT or _APP0 <= marker <= _APP15:
-            told = [(space, most) for where, space, most in _COLOUR_SPACE if where == marker]
-            if not any(payload.startswith(space) and len(payload) >= least for space, least in told):
+            spaces = [(space, least) for where, space, least in _COLOUR_SPACE if where == marker]
+            if not any(payload.startswith(space) and len(payload) >= least for space, least in spaces):
                 continue
         kept.append(bytes([0xFF, marker]) + (len(payload) + 2).to_bytes(2) + payload)
     whole = sorted(profile) == [*range(1, pieces + 1)]

@@ -1,7 +1,7 @@
-"""Picture files decoded: is it one, which kind, how large, and its pixels made normal. Sync; call from a thread.
+"""Decodes picture files: checks them, finds their kind and size, and normalizes their pixels. Sync; call from a thread.
 
-All is decided from the bytes, never from a name or a header. This is the only place where a decoder runs: here its room is
-bounded, and here whatever it raises becomes a `PictureError`.
+The bytes decide, never a file name or an HTTP header. Decoders run in this module only: it bounds their memory, and
+turns every error of theirs into a `PictureError`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ KINDS: dict[Kind, tuple[str, str]] = {
 MAX_PIXELS = 64_000_000
 """Sixteen times what the service makes at 2k; more is a bomb or a mistake."""
 COPIES: dict[Kind, int] = {"PNG": 1, "JPEG": 1, "WEBP": 4}
-"""How often a decoder has each pixel in memory. WebP's has three canvases of its own."""
+"""The number of copies of each pixel that a decoder has in memory. WebP's has three canvases of its own."""
 MORE_COPIES: dict[Kind, int] = {"PNG": 0, "JPEG": 1, "WEBP": 2}
-"""How often more an encoder has each pixel, beside the picture: JPEG's on white, WebP's in two canvases of its own."""
+"""The number of copies of each pixel that an encoder adds: JPEG's puts it on white, WebP's has two canvases."""
 ROOM = PixelLimit(MAX_PIXELS)
-"""The process's: for the largest picture alone, or for sixteen of 2k. Pillow takes 4 bytes a pixel."""
+"""The limit of this process: the largest picture alone, or sixteen of 2k. Pillow takes 4 bytes a pixel."""
 M_MMAP_THRESHOLD = -3
-"""As glibc's malloc.h names it: what is larger has a mapping of its own, which ends with it."""
+"""From glibc's malloc.h: a block above this threshold has a mapping of its own, which ends when the block is freed."""
 OWN_MAPPING_BYTES = 8 * 2**20
-"""More than a picture of 1k takes, for which fresh pages cost a sixth of the decoding; Pillow has large ones in blocks of 16 MiB."""
+"""Above the size of a 1k picture, for which new pages would take a sixth of the decoding's time. Pillow keeps large
+pictures in blocks of 16 MiB."""
 GREY16_DIVISOR = 257
-"""16 bits a channel hold so many times the numbers of 8."""
+"""65535 / 255: a value of 16 bits divided by this is the value of 8 bits."""
 
 _NO_PICTURE = ("What came is no PNG, JPEG or WebP image.", "is no PNG, JPEG or WebP image; convert it first.")
 _BROKEN = (
@@ -50,16 +51,16 @@ _BROKEN = (
     "is a broken image: it can't be decoded to its end.",
 )
 _NO_MEMORY = ("There is not enough memory to decode the image.", "needs more memory than there is.")
-# What each mode becomes with 8 bits a channel and no palette: without transparency, and with.
+# For each mode, the mode with 8 bits a channel and no palette: without transparency, and with it.
 _PLAIN = {"1": ("L", "LA"), "L": ("L", "LA"), "P": ("RGB", "RGBA"), "RGB": ("RGB", "RGBA")}
 
 
 class PictureError(DeliveryError):
-    """Bytes that are no picture to work with.
+    """The bytes are no usable picture.
 
     Args:
-        message: What is wrong with a result, a sentence.
-        source: The same of a source image: the end of a sentence.
+        message: What is wrong with a result: a sentence.
+        source: The same for a source image: the end of a sentence.
     """
 
     def __init__(self, message: str, source: str) -> None:
@@ -69,7 +70,7 @@ class PictureError(DeliveryError):
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
-    """What the bytes are: MIME type, the suffix that fits it, width and height in pixels, upright."""
+    """What the bytes are: MIME type, the suffix that fits it, and the upright picture's width and height in pixels."""
 
     mime_type: str
     suffix: str
@@ -77,58 +78,63 @@ class CheckedImage:
     height: int
 
 
-def check(path: Path) -> CheckedImage:
+def check(path: Path, *, max_pixels: int = MAX_PIXELS) -> CheckedImage:
     """Decode the whole file.
 
+    Args:
+        path: The file.
+        max_pixels: What claims more is refused before it is decoded.
+
     Raises:
-        PictureError: It is no PNG, JPEG or WebP, its picture is broken, or it is too large to be meant.
+        PictureError: It is no PNG, JPEG or WebP, its picture is broken, or it has more than `MAX_PIXELS`.
         OSError: It can't be read.
     """
-    with path.open("rb") as file, _header(file) as header, _translated():
+    with path.open("rb") as file, _header(file, max_pixels) as header, _translated():
         return _checked(header, _loaded(file, header)[1])
 
 
 @contextmanager
 def normal(
-    source: Path | bytes, *, longest: int | None = None, target: Kind | None = None
+    source: Path | bytes, *, longest: int | None = None, target: Kind | None = None, max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[CheckedImage, Image]]:
-    """A picture as a person sees it, for as long as it is in hand: upright, RGB or RGBA, 8 bits a channel, in sRGB.
+    """A picture as a person sees it, upright, RGB or RGBA, 8 bits a channel, in sRGB. `ROOM` counts it until the exit.
 
-    Nothing else is left of the file. What EXIF data or a profile say that can't be read, or does not fit, is not done.
+    Nothing else of the file is left. EXIF data or a profile that can't be read, or does not fit, is ignored.
 
     Args:
         source: The file, or its bytes.
         longest: Pixels of the longer side; larger pictures are scaled down. None: as it is.
         target: What it is going to be encoded as while it is in hand: an encoder needs room, too.
+        max_pixels: As `check`.
 
     Raises:
         PictureError: As `check`.
         OSError: The file can't be read.
     """
     opened: AbstractContextManager[BinaryIO] = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    with opened as file, _header(file, target) as header:
+    with opened as file, _header(file, max_pixels, target) as header:
         with _translated():
             found = _made_normal(file, header, longest)
         yield found
 
 
 def encoded(picture: Image, kind: Kind, **options: object) -> bytes:
-    """The file of a normal picture. JPEG knows no transparency: there, what is behind the picture is white.
+    """The bytes of a file with a normal picture. JPEG has no transparency: there, the picture is put on white.
 
     Raises:
-        PictureError: This kind can't hold it.
+        PictureError: This kind can't hold a picture of this size.
     """
     out = io.BytesIO()
     try:
         (on_white(picture) if kind == "JPEG" else picture).save(out, kind, **options)
-    except Exception as exc:  # Pillow's writers raise whatever they stumble over
+    except Exception as exc:  # Pillow's writers raise errors of any type
         size = f"{picture.width}x{picture.height} pixels"
         raise PictureError(f"A picture of {size} can't be written as {kind}.", f"has {size}, too many.") from exc
     return out.getvalue()
 
 
 def on_white(picture: Image) -> Image:
-    """A normal picture without its transparency."""
+    """A normal picture on a white background, without transparency."""
     if picture.mode == "RGB":
         return picture
     from PIL import Image
@@ -139,16 +145,16 @@ def on_white(picture: Image) -> Image:
 
 
 @contextmanager
-def _header(file: BinaryIO, target: Kind | None = None) -> Iterator[Header]:
+def _header(file: BinaryIO, max_pixels: int, target: Kind | None = None) -> Iterator[Header]:
     """What a file claims to be, and room for as much. Nothing but its beginning was read before there is room."""
     with _translated():
         header = containers.header(file)
     if header is None:
         raise PictureError(*_NO_PICTURE)
     pixels = header.width * header.height
-    if pixels > MAX_PIXELS:
+    if pixels > max_pixels:
         text = f"The image claims {header.width}x{header.height} pixels, which is too large to be meant."
-        raise PictureError(text, f"has more than {MAX_PIXELS // 1_000_000} megapixels.")
+        raise PictureError(text, f"has more than {max_pixels // 1_000_000} megapixels.")
     written = 0 if target is None else 1 + MORE_COPIES[target]
     with ROOM.hold(pixels * max(COPIES[header.kind], written)):
         yield header
@@ -158,14 +164,14 @@ def _header(file: BinaryIO, target: Kind | None = None) -> Iterator[Header]:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except Exception as exc:  # Pillow's readers raise whatever they stumble over
-        # Our own error is kept while the task is in trouble, and would keep pixels by the frames that it passed.
+    except Exception as exc:  # Pillow's readers raise errors of any type
+        # Our own error lives as long as the task's trouble; the frames of its cause would keep the pixels in memory.
         traceback.clear_frames(exc.__traceback__)
         raise PictureError(*(_NO_MEMORY if isinstance(exc, MemoryError) else _BROKEN)) from exc
 
 
 def _loaded(file: BinaryIO, header: Header, longest: int | None = None) -> tuple[Image, bytes, bytes]:
-    """The pixels as they are stored, EXIF data and profile."""
+    """The pixels as stored, the EXIF data and the profile."""
     from PIL import Image
 
     _give_memory_back()
@@ -183,10 +189,10 @@ def _loaded(file: BinaryIO, header: Header, longest: int | None = None) -> tuple
 
 @cache
 def _give_memory_back() -> None:
-    """Have glibc, where it is there, return to the system what a picture took, as soon as its memory is free.
+    """Make glibc return a picture's memory to the system as soon as it is freed.
 
-    Left to itself, it keeps such blocks in an arena for each thread once the first was freed, a gigabyte after four of the
-    largest pictures. macOS, Windows and musl do not keep them, and have no `mallopt`.
+    By default, glibc keeps such blocks in an arena for each thread after the first was freed: a gigabyte after four of
+    the largest pictures. macOS, Windows and musl do not keep them, and have no `mallopt`.
     """
     if sys.platform == "linux":
         with suppress(ImportError, OSError, AttributeError):
@@ -215,7 +221,7 @@ def _made_normal(file: BinaryIO, header: Header, longest: int | None) -> tuple[C
         8: Transpose.ROTATE_90,
     }
     image, exif, profile = _loaded(file, header, longest)
-    # One name for all: each step's picture goes when the next is there.
+    # The name is used again, so that each step's picture is freed when the next exists.
     image = _plain(image)
     if longest is not None:
         image.thumbnail((longest, longest), Resampling.LANCZOS)
@@ -227,7 +233,7 @@ def _made_normal(file: BinaryIO, header: Header, longest: int | None) -> tuple[C
 
 
 def _plain(image: Image) -> Image:
-    """8 bits a channel and no palette; with an alpha channel where there is transparency."""
+    """The picture with 8 bits a channel and no palette, and with an alpha channel if it has transparency."""
     if image.mode.startswith("I"):  # grey of 16 bits
         grey = image.point(lambda value: value * (1 / GREY16_DIVISOR) + 0.5).convert("L")
         key = image.info.get("transparency")
@@ -240,7 +246,7 @@ def _plain(image: Image) -> Image:
 
 
 def _in_srgb(image: Image, profile: bytes) -> Image:
-    """RGB or RGBA, in sRGB. A profile of other channels than the pixels' can't be applied; viewers then ignore it, too."""
+    """The picture as RGB or RGBA in sRGB. A profile for other channels can't be applied; viewers ignore it, too."""
     if image.mode == "LA":
         grey, alpha = image.split()
         coloured = _in_srgb(grey, profile)
@@ -250,7 +256,7 @@ def _in_srgb(image: Image, profile: bytes) -> Image:
     if profile:
         from PIL import ImageCms
 
-        with suppress(Exception):  # whatever is wrong with a profile, the picture is what counts
+        with suppress(Exception):  # a broken profile is ignored: the picture counts
             srgb, same = ImageCms.createProfile("sRGB"), image.mode == mode
             applied = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode=mode, inPlace=same)
             return image if applied is None else applied

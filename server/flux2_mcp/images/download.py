@@ -1,9 +1,10 @@
-"""Bring finished images to disk: streamed to a temporary file, checked, then renamed. Never a half image."""
+"""Store finished images: streamed to a temporary file, checked, then renamed. No half image has a final name."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -13,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import urljoin
 
 import anyio
@@ -30,14 +31,15 @@ MAX_IMAGE_BYTES = 64 * 1024 * 1024
 """Bytes. A 2k PNG is about 8 MB."""
 MAX_REDIRECTS = 3
 DOWNLOAD_SECONDS = 120.0
+"""How long the bytes of one image may take to come."""
 INCOMING = "incoming"
-"""Folder, beside that of the images, of what has not come whole yet."""
+"""Folder for incomplete files, beside the folder of images."""
 STALE_SECONDS = 600.0
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
 class DownloadAnswer(Protocol):
-    """An answer being read: `runapi.client` gives these."""
+    """An HTTP answer while it is read; `runapi.client` gives these."""
 
     @property
     def status(self) -> int:
@@ -66,44 +68,46 @@ async def deliver(
     at: datetime,
     threads: anyio.CapacityLimiter | None = None,
     permit: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
+    max_bytes: int = MAX_IMAGE_BYTES,
+    seconds: float = DOWNLOAD_SECONDS,
 ) -> StoredImage:
     """Fetch one result into `folder`.
 
     Args:
         fetch: Opens a URL without following redirects and without credentials; refuses places that are not public.
         url: The result's temporary URL.
-        folder: Where images are kept; made where missing.
+        folder: The folder of images; made if missing.
         prompt: For the file's name.
         at: When the task was made, for the file's name.
         threads: How many may write and decode at once; None: as many as anyio has.
         permit: Awaited right before the whole file gets its name; what it raises leaves nothing behind.
+        max_bytes: A larger image is refused, packed or unpacked.
+        seconds: How long its bytes may take to come.
 
     Raises:
-        DeliveryError: The URL is not allowed, has expired, or what came is not a whole image.
-        StorageError: It can't be written here.
+        DeliveryError: The URL is not allowed or has expired, or the answer is not a whole image.
+        StorageError: The image can't be written here.
         TransportError: No answer came.
     """
     in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
     incoming = folder.with_name(INCOMING)
     try:
         await in_thread(_make_room, folder, incoming)
-        handle, name = await in_thread(lambda: tempfile.mkstemp(dir=incoming))
     except OSError as exc:
         raise StorageError(f"The image folder can't be written: {exc.strerror}.") from exc
-    part = Path(name)
+    part = incoming / f"{secrets.token_hex(8)}.part"
     try:
-        with anyio.fail_after(DOWNLOAD_SECONDS), os.fdopen(handle, "wb") as file:
-            label = await _stream(fetch, url, partial(in_thread, file.write))
-            await in_thread(_sync, file)
+        with anyio.fail_after(seconds):
+            label = await _stream(fetch, url, part, in_thread, max_bytes)
         if (coding := codings.coding(label)) is not None:
-            await in_thread(_unpack, part, coding)
+            await in_thread(_unpack, part, coding, max_bytes)
         checked = await in_thread(decode.check, part)
         size, sha256 = await in_thread(_measured, part)
         final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
         await permit()
         await in_thread(os.replace, part, final)
     except TimeoutError as exc:
-        raise DeliveryError(f"The image did not come within {DOWNLOAD_SECONDS:.0f} s.") from exc
+        raise DeliveryError(f"The image did not come within {seconds:.0f} s.") from exc
     except OSError as exc:
         raise StorageError(f"The image can't be written: {exc.strerror}.") from exc
     finally:
@@ -120,7 +124,7 @@ async def deliver(
 
 
 def _make_room(*folders: Path) -> None:
-    """Make the folders, and clear away what dead processes left half-way: nobody writes for so long."""
+    """Make the folders, and delete incomplete files of dead processes: no download lasts `STALE_SECONDS`."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for part in folders[-1].iterdir():
@@ -129,18 +133,18 @@ def _make_room(*folders: Path) -> None:
                 part.unlink()
 
 
-def _unpack(part: Path, coding: str) -> None:
+def _unpack(part: Path, coding: str, max_bytes: int) -> None:
     """Take off the coding that a file is labelled with. Where it has none, it stays as it is.
 
     Raises:
-        DeliveryError: It is larger than any image.
+        DeliveryError: The decoded file is larger than any image.
     """
     size = 0
     with part.open("rb") as packed, tempfile.TemporaryFile(dir=part.parent) as plain:
         try:
             for piece in codings.unpacked(_pieces(packed), coding):
                 size += len(piece)
-                _bound(size)
+                _bound(size, max_bytes)
                 plain.write(piece)
         except codings.NotPackedError:
             return
@@ -161,9 +165,9 @@ def _measured(part: Path) -> tuple[int, str]:
         return file.tell(), digest
 
 
-def _bound(size: int) -> None:
-    if size > MAX_IMAGE_BYTES:
-        raise DeliveryError(f"The image is larger than {MAX_IMAGE_BYTES // 2**20} MB.")
+def _bound(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise DeliveryError(f"The image is larger than {max_bytes // 2**20} MB.")
 
 
 def _sync(file: BinaryIO) -> None:
@@ -171,8 +175,15 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[object]]) -> str:
-    """Give what a URL leads to, chunk by chunk, to `take`. Gives what it is labelled with, as `Content-Encoding`."""
+def _opened(part: Path) -> BinaryIO:
+    return os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+async def _stream(fetch: Fetch, url: str, part: Path, in_thread: Callable[..., Awaitable[Any]], max_bytes: int) -> str:
+    """Write what a URL leads to into a new file. Gives the `Content-Encoding` that the answer is labelled with.
+
+    The file is opened when the answer is there: of many images that wait for a connection, none holds a file open.
+    """
     for _ in range(MAX_REDIRECTS + 1):
         async with fetch(url) as answer:
             if answer.status in REDIRECT_STATUSES:
@@ -181,10 +192,14 @@ async def _stream(fetch: Fetch, url: str, take: Callable[[bytes], Awaitable[obje
             if answer.status != HTTPStatus.OK:
                 raise DeliveryError(f"The result's URL answered {answer.status}; it may have expired.")
             size = 0
-            async for chunk in answer.chunks():
-                size += len(chunk)
-                _bound(size)
-                await take(chunk)
+            with anyio.CancelScope(shield=True):  # a file that a thread is opening would be lost, and stay open
+                file = await in_thread(_opened, part)
+            with file:
+                async for chunk in answer.chunks():
+                    size += len(chunk)
+                    _bound(size, max_bytes)
+                    await in_thread(file.write, chunk)
+                await in_thread(_sync, file)
             return answer.headers.get("content-encoding", "")
     raise DeliveryError(f"The result's URL redirected more than {MAX_REDIRECTS} times.")
 

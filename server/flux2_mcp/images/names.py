@@ -1,4 +1,4 @@
-"""Names of image files, and which a user may give them. Pure."""
+"""Names of image files: those that we make, and those that a user may give. Pure."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from flux2_mcp.images.containers import Kind
 
 MAX_WORDS = 6
 DIGEST_DIGITS = 12
-"""Of the SHA-256 in a file's name: 48 bits, enough for more images than a disk holds."""
+"""Hex digits of the SHA-256 in a file's name: 48 bits, enough for more images than a disk holds."""
 MAX_STEM_CHARS = 48
 """Characters of the prompt in a file's name; the whole stays far below the 143 bytes of encrypted home folders."""
 
 SUFFIXES: dict[str, Kind] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""What images can be saved as, and Pillow's names of that."""
+"""The suffixes with which images can be saved, and Pillow's names of those kinds."""
 MAX_TARGET_CHARS = 1024
-"""Bytes of a place in the workspace: the least that a system takes of a whole path."""
+"""Characters and bytes of a path in the workspace: every system takes a whole path of this length."""
 MAX_NAME_BYTES = 200
-"""Bytes of one part of a path; systems take 255, and a number may be added."""
+"""Bytes of one part of a path. Systems take 255; the rest is for a number that may be added."""
 
 _FORBIDDEN = re.compile(r'[<>:"|?*\\]')
 # Names that Windows keeps for devices, whatever their suffix.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?$", re.IGNORECASE)
-# Windows refuses these as a file's first part; the date in front keeps us clear of them, and of hidden files.
+# The words that a name takes from a prompt. The date in front of them prevents reserved and hidden names.
 _WORD = re.compile(r"[a-z0-9]+")
 
 
 def image_name(prompt: str, *, at: datetime, sha256: str, suffix: str) -> str:
-    """A file name that a person can read and the content can be held against: date, words of the prompt, a short id.
+    """A file name that a person can read and that fits the content: date, words of the prompt, a short id.
 
-    The short id is the beginning of the content's SHA-256: the same image again has the same name, another never has.
+    The short id is the beginning of the content's SHA-256: the same image gets the same name, another image never does.
 
     Args:
         prompt: Only its first plain words are used.
@@ -52,7 +52,7 @@ def targets(save_to: str, count: int) -> list[str]:
     Raises:
         InvalidRequestError: It is no file name or folder below the workspace, on any system.
     """
-    # What stands for the folder itself says nothing, but that it is one.
+    # A part "." changes nothing, except that at the end it says that the target is a folder.
     text = "/".join(part for part in save_to.split("/") if part != ".") + ("/" if save_to.endswith("/.") else "")
     parts = text.rstrip("/").split("/")
     if save_to.startswith(("/", "~")) or not text.strip("/ "):

@@ -1,4 +1,4 @@
-"""How many pixels are in hand at once, in the whole process: what is decoded takes memory by its size, not by its number."""
+"""A limit of the pixels decoded at once in a process: the memory depends on pixels, not on the number of pictures."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 
 class PixelLimit:
-    """Room for so many pixels. Threads take what they need of it, in the order in which they came.
+    """A semaphore of pixels. Threads get their share in the order of their calls.
 
-    The order keeps a large picture from waiting behind ever more small ones. A thread that waits has read nothing yet.
+    The order keeps a large picture from waiting for ever behind small ones. A thread that waits has read no pixels yet.
 
     Args:
-        pixels: The most in hand at once; whatever needs more is alone in it.
+        pixels: The largest number held at once. A picture that needs more is held alone.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -24,12 +24,12 @@ class PixelLimit:
 
     @property
     def waiting(self) -> int:
-        """How many threads wait for room."""
+        """The number of threads that wait."""
         return len(self._line)
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room, and keep it meanwhile. Never inside of another `hold`: both would wait for ever."""
+        """Wait until `pixels` are free, and hold them in the block. Never nest two: both would wait for ever."""
         taken, me = min(pixels, self._pixels), object()
         with self._changed:
             self._line.append(me)

@@ -1,4 +1,4 @@
-"""A small picture of an image, for a model's eyes. Sync; call from a thread. Originals never travel inside a result."""
+"""Makes a small preview of an image for the model. A result never holds the original. Sync; call from a thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Picture = Literal["JPEG", "WEBP"]
 
 MIME_TYPES: dict[Picture, str] = {"JPEG": "image/jpeg", "WEBP": "image/webp"}
 MAX_SIDE_PX = 512
-"""The longer side, in pixels. Images of over 2,000 have bricked sessions of some hosts."""
+"""The longer side, in pixels. Images of over 2,000 pixels have made sessions of some hosts unusable."""
 MAX_PREVIEW_BYTES = 60_000
 QUALITIES = (82, 70, 55, 40, 25)
 
@@ -23,16 +23,16 @@ def scaled(
     most_bytes: int | None = MAX_PREVIEW_BYTES,
     kind: Picture | Literal["PNG"] = "JPEG",
 ) -> bytes:
-    """The image with its longer side at most `longest` pixels, upright, on white where it is transparent.
+    """The image, upright, on white where it is transparent, with its longer side at most `longest` pixels.
 
     Args:
         path: A checked image.
         longest: Pixels. Smaller images keep their size.
-        most_bytes: The quality falls until it fits; None: the first quality serves.
-        kind: JPEG, which every client takes, WebP, or PNG, for terminals, which has no quality to fall.
+        most_bytes: The quality, then the size, is lowered until the file fits; None: the best quality is used.
+        kind: JPEG, which every client takes; WebP; or PNG, for terminals, which has no quality to lower.
 
     Raises:
-        DeliveryError: The file is gone, or is not the image any more that it was.
+        DeliveryError: The file is gone, or is no sound image any more.
     """
     from PIL.Image import Resampling
 

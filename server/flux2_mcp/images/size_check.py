@@ -1,4 +1,4 @@
-"""Is what was delivered what was asked for? Pure: measured sizes against the request."""
+"""Compares the size of a delivered image with its request. Pure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from flux2_mcp.domain.catalog import AUTO, DEFAULT_ASPECT_RATIO, resolution
 from flux2_mcp.domain.models import Action, ImageRequest
 
 RATIO_TOLERANCE = 0.03
-"""Sides are multiples of 16 or 32 pixels, so 16:9 at 1k may be 1360x768. The nearest two ratios, 4:3 and 3:2, are 12 % apart."""
+"""Sides are multiples of 16 or 32 pixels, so 16:9 at 1k may be 1360x768. The two nearest ratios, 4:3 and 3:2, are 12 %
+apart."""
 MEGAPIXELS = {"1k": (0.5, 2.0), "2k": (2.0, 8.0)}
-"""What passes for a resolution, in millions of pixels. RunAPI publishes no sizes; 1k is about 1 megapixel, and 2k about 4,
-or 2.4 where it means the longer side of a wide picture."""
+"""The sizes accepted for each resolution, in millions of pixels. RunAPI publishes no sizes: 1k is about 1 megapixel.
+2k is about 4, or 2.4 if it means the longer side of a wide picture."""
 _RATIO = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})", re.ASCII)
 SQUARE = "It is square: no aspect_ratio was given, and without one this model does not keep its source's shape."
 
 
 def mismatch(request: ImageRequest, width: int, height: int) -> str | None:
-    """In which way an image of this many pixels is not what was asked for, in a sentence; None where it is.
+    """A sentence about how an image of this size differs from its request; None if it fits.
 
-    A ratio of `auto` is that of the first source, where that was seen here. A request that is not known matches anything, and so
-    does a ratio or a resolution that only a newer version knows.
+    A ratio of `auto` means that of the first source, if this process has measured it. A request that is not known fits
+    any size, and so does a ratio or a resolution that only a newer version knows.
     """
     if request.model == "unknown":
         return None
@@ -36,7 +37,7 @@ def mismatch(request: ImageRequest, width: int, height: int) -> str | None:
 
 
 def squared(request: ImageRequest) -> str | None:
-    """Says that a remix became square because nobody asked for a ratio; None where it did not, or its source is square."""
+    """A sentence that a remix is square because its request had no ratio; None if not, or if its source is square."""
     if request.action is not Action.REMIX_IMAGE or request.aspect_ratio is not None or request.model == "unknown":
         return None
     first = request.sources[0] if request.sources else None
@@ -44,10 +45,10 @@ def squared(request: ImageRequest) -> str | None:
 
 
 def _ratio(request: ImageRequest) -> tuple[str, float] | None:
-    asked = request.aspect_ratio or DEFAULT_ASPECT_RATIO
-    if asked != AUTO:
-        known = _RATIO.fullmatch(asked)
-        return None if known is None else (asked, int(known[1]) / int(known[2]))
+    ratio = request.aspect_ratio or DEFAULT_ASPECT_RATIO
+    if ratio != AUTO:
+        known = _RATIO.fullmatch(ratio)
+        return None if known is None else (ratio, int(known[1]) / int(known[2]))
     first = request.sources[0] if request.sources else None
     if first is None or not first.width or not first.height:
         return None

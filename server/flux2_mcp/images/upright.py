@@ -1,4 +1,4 @@
-"""A source image as it leaves this machine: upright, in sRGB, without a word about camera, place or time. Sync; in a thread."""
+"""Prepares a source image for upload: upright, in sRGB, without data about camera, place or time. Sync."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from flux2_mcp.images import decode
 from flux2_mcp.images.containers import Kind
 
 QUALITY = 95
-"""Of JPEG: what is encoded once more should not show it."""
+"""JPEG quality: high enough that the second encoding does not show."""
 
 
 @dataclass(frozen=True, slots=True)
 class UprightImage:
-    """What is sent: the bytes, the suffix and MIME type that fit them, width and height in pixels."""
+    """An image ready to send: the bytes, their suffix and MIME type, width and height in pixels."""
 
     data: bytes
     suffix: str
@@ -23,17 +23,21 @@ class UprightImage:
     height: int
 
 
-def upright(data: bytes) -> UprightImage:
+def upright(data: bytes, *, max_pixels: int = decode.MAX_PIXELS) -> UprightImage:
     """Decode the whole image, make it normal, and encode nothing but its pixels.
 
-    JPEG stays JPEG; what has transparency, or lost nothing so far, becomes PNG.
+    A PNG, which has lost nothing so far, and a picture with transparency become PNG; any other becomes JPEG.
+
+    Args:
+        data: The file.
+        max_pixels: What claims more is refused before it is decoded.
 
     Raises:
-        UnreadableError: It is no PNG, JPEG or WebP, is broken, or claims more than `image.MOST_PIXELS`.
+        UnreadableError: It is no PNG, JPEG or WebP, is broken, or claims too many pixels.
     """
     png = decode.KINDS["PNG"][0]
     try:
-        with decode.normal(data) as (found, picture):
+        with decode.normal(data, max_pixels=max_pixels) as (found, picture):
             target: Kind = "PNG" if picture.mode == "RGBA" or found.mime_type == png else "JPEG"
             ready = decode.encoded(picture, target, quality=QUALITY, subsampling=0)
     except decode.PictureError as exc:

@@ -1,7 +1,7 @@
-"""The user's own folders: what may be read from them, and how an image gets into them. Sync; call from a thread.
+"""The user's own folders: what may be read from them, and how an image is saved in them. Sync; call from a thread.
 
-Deny by default: nothing outside the workspace (or a folder that was allowed) is read or written, by whatever name: absolute
-paths, `..`, links, device files. Who may change these folders while we look is the user, and is trusted with that.
+Deny by default: nothing outside the workspace (or an allowed folder) is read or written, whatever names it: an absolute
+path, `..`, a link, a device file. Only the user can change these folders between a check and its use, and is trusted.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path, PurePosixPath
 
 from flux2_mcp.domain.models import NameOwner, Save, StoredImage
 from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
-from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.errors import InvalidRequestError, Problem, Wording
 from flux2_mcp.images.decode import KINDS, PictureError, encoded, normal
 from flux2_mcp.images.names import SUFFIXES
 
 MAX_NUMBER = 1000
 PART, CLAIM = ".flux2-part", ".flux2-claim"
-"""Ends of the names of files that are being written, and of names that are being given."""
+"""Suffixes of files that are being written, and of files that reserve a name while a file gets it."""
 STALE_SECONDS = 86_400.0
-"""After so long, nobody goes on with what was left half-way."""
+"""Files with these suffixes that are older belong to processes that have ended."""
 MAX_PATH_CHARS = 4096
-"""Characters: what Linux takes, and all but Windows take less."""
+"""Characters. Linux takes this many; other systems take less, except Windows."""
 QUALITY = 92
-"""Of a JPEG or WebP that an image is converted to."""
+"""Quality of a JPEG or WebP to which an image is converted."""
 
 # Not every system has them.
 _NO_LINKS, _NO_WAITING, _BINARY = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
@@ -43,16 +43,18 @@ NO_WORKSPACE = (
 
 
 def inside(root: Path, save_to: str) -> str:
-    """An absolute place in the workspace as one relative to it, by whichever of its names; a relative one as it is.
+    """A path in the workspace, made relative to it. The workspace may be named with or without links in its path.
+
+    A relative path is returned unchanged.
 
     Raises:
-        InvalidRequestError: It stands outside, or is the workspace itself.
+        InvalidRequestError: The path is outside, or is the workspace itself.
     """
     try:
         path = Path(save_to).expanduser()
         if not path.is_absolute():
             return save_to
-        # Links are followed, but for the last part's own; where `..` leads is known only once they are.
+        # Links are followed, except in the last part. Where `..` leads is known only after that.
         real, base = _real(path) if path.name == ".." else _real(path.parent) / path.name, _real(root)
         ways = ((real, base),) if ".." in path.parts else ((path, root), (path, base), (real, base))
         found = next((way.relative_to(above) for way, above in ways if way.is_relative_to(above)), None)
@@ -67,10 +69,10 @@ def inside(root: Path, save_to: str) -> str:
 
 
 def check(root: Path, save: Save) -> None:
-    """See that an image could be put there now. Makes nothing.
+    """Check that an image could be saved there now. Nothing is made.
 
     Raises:
-        InvalidRequestError: Something is there already, or in the way, or the way leads outside.
+        InvalidRequestError: A file is there already, or something is in the way, or the path leads outside.
     """
     try:
         trouble = _trouble(root, save)
@@ -97,7 +99,7 @@ def _trouble(root: Path, save: Save) -> str | None:
         ),
         (
             not folder and there and not save.overwrite,
-            f"{name} exists; give another name, or overwrite: true to replace it.",
+            Wording("{file} exists; give another name, or {name:overwrite: true} to replace it.", file=name),
         ),
         (not above.is_dir(), f"a part of {name} is a file, not a folder."),
         (not os.access(above, os.W_OK), "its folder can't be written to."),
@@ -106,7 +108,7 @@ def _trouble(root: Path, save: Save) -> str | None:
 
 
 Take = Callable[[Path], NameOwner]
-"""Takes a file name for a task; see `Journal.take`."""
+"""Claims a file name for a task; see `contract.Tasks.claim_name`."""
 
 
 def place(
@@ -118,18 +120,18 @@ def place(
     task: str = "",
     take: Take = lambda _: NameOwner.FREE,
 ) -> StoredImage:
-    """Put a copy of a stored image into the workspace; what can't be done is said in the image's `note`.
+    """Save a copy of a stored image in the workspace. If that fails, the image's `note` says why.
 
-    The type is what the name says: an image of another type is converted. Where something else has come to stand there
-    meanwhile, the next free number is taken. Done again after a crash, it finds its own copy and makes no second one.
+    The name decides the type: an image of another type is converted. If another file has appeared there meanwhile, the
+    next free number is used. A second call after a crash finds the first copy and makes no other.
 
     Args:
         root: The workspace.
         save: Where in it.
         image: A checked image.
-        index: Which image of its task, from 0.
-        task: Names the task among others, in letters and digits: what a killed process left of it is cleared away.
-        take: Asked right before a name is given; what it raises leaves nothing behind.
+        index: The number of the image in its task, from 0.
+        task: Identifies the task, in letters and digits: files that a killed process left of it are deleted.
+        take: Called right before a file gets its name. If it raises, no file is left behind.
     """
     try:
         return _placed(root, save, image, index, task, take)
@@ -157,16 +159,20 @@ def _placed(root: Path, save: Save, image: StoredImage, index: int, task: str, t
     return replace(image, saved=str(saved), note=note)
 
 
-def read(text: str, folders: Sequence[Path], allowed: Sequence[Path] = ()) -> bytes:
+def read(
+    text: str, folders: Sequence[Path], allowed: Sequence[Path] = (), *, max_bytes: int = MAX_SOURCE_BYTES
+) -> bytes:
     """The bytes of a source image.
 
     Args:
         text: A path, absolute or relative to the first of the folders.
         folders: What the caller works in, the workspace first.
         allowed: What may be read beside them.
+        max_bytes: A larger file is refused.
 
     Raises:
-        UnreadableError: Outside the folders, whether a file exists is not told.
+        UnreadableError: The file can't or must not be read. For a path outside, it does not reveal whether a file
+            exists.
     """
     try:
         path = Path(text).expanduser()
@@ -177,22 +183,22 @@ def read(text: str, folders: Sequence[Path], allowed: Sequence[Path] = ()) -> by
             raise UnreadableError(
                 "stands outside the workspace; move it there, or name its folder in FLUX2_ALLOWED_DIRS."
             )
-        # Neither a link that came meanwhile nor a pipe that nobody writes to.
+        # The flags guard against a link that was made meanwhile, and a pipe without a writer.
         handle = os.open(real, os.O_RDONLY | _NO_LINKS | _NO_WAITING | _BINARY)
         with os.fdopen(handle, "rb") as file:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
                 raise UnreadableError("is no plain file.")
-            if about.st_size > MAX_SOURCE_BYTES:
-                raise UnreadableError(f"is larger than {MAX_SOURCE_BYTES // 2**20} MB.")
-            return file.read(MAX_SOURCE_BYTES + 1)
+            if about.st_size > max_bytes:
+                raise UnreadableError(f"is larger than {max_bytes // 2**20} MB.")
+            return file.read(max_bytes + 1)
     except (OSError, ValueError, RuntimeError) as exc:  # no system takes a null byte, and `~nobody` has no home
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no usable path"
         raise UnreadableError(f"can't be read: {reason}.") from exc
 
 
 def _below(root: Path, relative: str) -> Path | None:
-    """The place, with every link on the way to it followed, the last part's own not; None where that leads outside or in circles."""
+    """The path with every link followed, except in its last part; None if it leads outside or in circles."""
     real = _real(root)
     wanted = real / relative
     try:
@@ -205,10 +211,10 @@ def _below(root: Path, relative: str) -> Path | None:
 def _real(path: Path) -> Path:
     """The path with every link in it followed.
 
-    `Path.resolve` raises RuntimeError on a loop of links up to Python 3.12, and gives the loop back as it is from 3.13 on.
+    `Path.resolve` raises RuntimeError on a loop of links up to Python 3.12; from 3.13 on it returns the loop unchanged.
 
     Raises:
-        OSError: Links lead in circles, or it is longer than any path: each part of it would be looked at.
+        OSError: Links lead in circles, or the path is too long: each part of it would be read from disk.
     """
     if len(os.fspath(path)) > MAX_PATH_CHARS:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
@@ -231,9 +237,9 @@ def _converted(image: StoredImage, target: str) -> tuple[bytes, str | None]:
 
 
 def _written(wanted: Path, data: bytes, *, overwrite: bool, task: str, take: Take) -> Path:
-    """Write a whole file or none, under the wanted name or the next free number of it."""
+    """Write a whole file or none, under the wanted name or that name with the next free number."""
     _clear(wanted, task)
-    # No other thread or process writes to this one, and the next free number may be as long as the longest name.
+    # A random name: no other thread or process writes to it.
     part = wanted.with_name(f".{wanted.name}.{task}-{secrets.token_hex(6)}{PART}")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666), "wb") as file:
@@ -251,13 +257,13 @@ def _written(wanted: Path, data: bytes, *, overwrite: bool, task: str, take: Tak
 
 
 def _put(part: Path, place: Path, data: bytes, take: Take, *, overwrite: bool) -> bool:
-    """Give a whole file its name. False where that is taken by something else than these very bytes."""
+    """Give a complete file its name. False if a file with other bytes has that name."""
     plain, same = not place.is_symlink() and (place.is_file() or not place.exists()), _holds(place, data)
     if os.path.lexists(place) and not (same or (overwrite and plain)):
         return False
-    whose = take(place)  # of these very bytes too: the name would be free for another task, which may write over it
+    whose = take(place)  # even if the same bytes are there: another task could claim the name and overwrite it
     if same or whose is NameOwner.TAKEN:
-        return _holds(place, data)  # another may have done so before the name was taken
+        return _holds(place, data)  # another process may have written it before the claim
     if overwrite and plain and whose is NameOwner.FREE:
         part.replace(place)
         return True
@@ -269,16 +275,16 @@ def _put(part: Path, place: Path, data: bytes, take: Take, *, overwrite: bool) -
 
 
 def _holds(place: Path, data: bytes) -> bool:
-    """Whether these very bytes stand there, in a plain file."""
+    """Whether a plain file with exactly these bytes is there."""
     plain = place.is_file() and not place.is_symlink()
     return plain and place.stat().st_size == len(data) and place.read_bytes() == data
 
 
 def _name(part: Path, place: Path) -> None:
-    """Give a file a name that nothing has.
+    """Rename a file to a name that must be free.
 
     Raises:
-        FileExistsError: Something has it.
+        FileExistsError: The name is taken.
     """
     if hasattr(os, "link"):
         try:
@@ -289,7 +295,7 @@ def _name(part: Path, place: Path) -> None:
             pass  # a disk without hard links
         else:
             return
-    # To rename would replace what somebody put there since it was looked at: so one at a time looks.
+    # A rename would replace a file made since the check. So the check and the rename are guarded by a claim file.
     claim = place.with_name(f".{place.name}{CLAIM}")
     os.close(os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     try:
@@ -301,7 +307,7 @@ def _name(part: Path, place: Path) -> None:
 
 
 def _clear(wanted: Path, task: str) -> None:
-    """Clear away what killed processes left half-way: of this task, which is nobody else's now, and of long ago."""
+    """Delete unfinished files of killed processes: those of this task, which no other process holds, and old ones."""
     for path in wanted.parent.iterdir():
         if path.name.startswith(".") and path.name.endswith((PART, CLAIM)):
             with suppress(OSError):

@@ -1,3 +1,37 @@
-"""The journal: what was asked for, what it cost and what became of it, on disk before money moves."""
+"""The journal: each task's request, cost and outcome, written to disk before money moves.
+
+No other room knows which database holds it.
+
+Face: `journal`, `contract`, `records`.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flux2_mcp.journal import owners
+
+if TYPE_CHECKING:
+    from flux2_mcp.journal.contract import Journal
+    from flux2_mcp.journal.records import Health
+
+
+def open_journal(home: Path, account: str) -> Journal:
+    """The journal of a home, for this process. Nothing is read or made until its first use.
+
+    Args:
+        home: FLUX2_HOME.
+        account: A name made from the service and the key, which does not hold the key; see
+            `engine.backend.account_name`.
+    """
+    from flux2_mcp.journal.sqlite.store import SqliteJournal
+
+    return SqliteJournal(home, account, owners.name())
+
+
+def health(home: Path, account: str) -> Health:
+    """Inspect the journal of a home. It changes nothing. The arguments are those of `open_journal`."""
+    from flux2_mcp.journal.sqlite.inspection import health
+
+    return health(home, account)

@@ -1,4 +1,4 @@
-"""Names of processes, and whether they are known to be dead: then nobody need wait for their leases to lapse."""
+"""Names of processes, and whether a process is known to be dead: then its leases are free before they lapse."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 def name() -> str:
-    """A name for this process: where it runs, its process id, and something that no later process has."""
+    """A name for this process: where it runs, its process id, and a random part that no later process has."""
     return f"{_place()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
 
 
 def is_dead(owner: str) -> bool:
-    """True where the process certainly ended; False where it lives or nobody here can tell."""
+    """True if the process has certainly ended; False if it lives, or if this machine can't know."""
     place, _, rest = owner.rpartition("/")[0].rpartition("/")
-    if place != _place() or not rest.isdecimal() or sys.platform == "win32":  # there, asking by signal 0 would kill
+    if place != _place() or not rest.isdecimal() or sys.platform == "win32":  # on Windows, signal 0 would kill it
         return False
     try:
         os.kill(int(rest), 0)
@@ -31,7 +31,7 @@ def is_dead(owner: str) -> bool:
 
 @cache
 def _place() -> str:
-    """The machine and, on Linux, the container: process ids mean nothing beyond it."""
+    """The machine and, on Linux, the container: process ids are only unique in it."""
     try:
         namespace = Path("/proc/self/ns/pid").readlink().name
     except OSError:

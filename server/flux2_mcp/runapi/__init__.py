@@ -1,3 +1,8 @@
-"""RunAPI over HTTP. Import `flux2_mcp.runapi.transport` at first use: it brings httpx with it."""
+"""RunAPI over HTTP: its calls, its login, the file with its key.
+
+Import `client` at its first use. The first `RunApi` that is made imports httpx.
+
+Face: `causes`, `client`, `exchange`, `key_file`, `login.callback`, `login.pkce`, `login.redeem`, `responses`, `retry`, `wire`.
+"""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Why no connection came: each cause in a sentence of its own, with its own cure. Pure: it reads what was raised.
+"""Why a connection failed: each cause in a sentence of its own, with its own cure. Pure: it reads the raised error.
 
-The libraries raise one error for all of them; what happened is told by what they raised it from. Their own words may hold a
-URL with its signature, so none of theirs is shown, but what OpenSSL says of a certificate.
+The libraries raise one error for all causes; the error that it was raised from shows the cause. The libraries' texts
+may hold a URL with its signature, so they are not shown, except OpenSSL's text about a certificate.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from flux2_mcp.errors import Wording, together
 from flux2_mcp.runapi.proxies import Proxy
 
 CERTIFICATES, CERTIFICATE_FOLDER = "SSL_CERT_FILE", "SSL_CERT_DIR"
@@ -24,7 +25,7 @@ UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Whom a connection was to lead to, by way of which proxy. `base_url`: RUNAPI_BASE_URL says so."""
+    """The other end of a connection, and the proxy on the way. `base_url`: RUNAPI_BASE_URL names this end."""
 
     host: str
     port: int | None
@@ -33,25 +34,28 @@ class Peer:
 
     @property
     def first(self) -> str:
-        """The first that is connected to."""
+        """The first host on the way, in words: the proxy or the host itself."""
         if self.proxy is not None:
             return f"{self.proxy.place}, the proxy that {self.proxy.variable} names"
         return f"{self.host}:{self.port}" if self.port else self.host
 
     def check(self, what: str) -> str:
-        """What to look at where that can't be reached.
+        """What the user can check if that host can't be reached.
 
         Args:
-            what: Of RUNAPI_BASE_URL, where that says who it is.
+            what: Which part of RUNAPI_BASE_URL to check, if that names the host.
         """
         if self.proxy is not None:
-            return f"Check {self.proxy.variable}, or unset it; then start the server again."
-        return f"Check the network{f' and {what}RUNAPI_BASE_URL' if self.base_url else ''}, then call again."
+            return Wording(
+                "Check {variable}, or unset it; then {name:start the server again}.", variable=self.proxy.variable
+            )
+        also = f" and {what}RUNAPI_BASE_URL" if self.base_url else ""
+        return Wording("Check the network{also}, then {name:call again}.", also=also)
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What happened, what to do, and the variable that mends it, where one does."""
+    """What happened, what to do, and the variable that would mend it, or None."""
 
     words: str
     cure: str
@@ -59,16 +63,16 @@ class Cause:
 
 
 def of(error: BaseException, peer: Peer, *, in_time: bool = True) -> Cause:
-    """Why a connection did not come.
+    """Why a connection failed.
 
     Args:
-        error: What was raised.
-        peer: Whom it was to lead to.
-        in_time: False where nothing came of it for so long that it was given up.
+        error: The raised error.
+        peer: The other end.
+        in_time: False if the attempt was given up at its timeout.
     """
     setting = None if peer.proxy is None else peer.proxy.variable
     if not in_time:
-        cure = peer.check("") if setting else f"{LET_THROUGH} {peer.check('')}"
+        cure = peer.check("") if setting else together([LET_THROUGH, peer.check("")])
         return Cause(f"no connection in time with {peer.first}", cure, setting)
     raised = list(_chain(error))
     certificate = next((each for each in raised if isinstance(each, ssl.SSLCertVerificationError)), None)
@@ -81,17 +85,18 @@ def of(error: BaseException, peer: Peer, *, in_time: bool = True) -> Cause:
     elif any(isinstance(each, ConnectionRefusedError) for each in raised):
         words, cure = f"nothing listens at {peer.first}", peer.check("")
     elif any(isinstance(each, OSError) and each.errno in UNREACHABLE for each in raised):
-        words, cure = f"no network leads to {peer.first}", "Check the network (cable, Wi-Fi, VPN), then call again."
+        words = f"no network leads to {peer.first}"
+        cure = Wording("Check the network (cable, Wi-Fi, VPN), then {name:call again}.")
     else:
         words, cure = f"{peer.first} hung up", peer.check("")
     return Cause(f"no connection, since {words}", cure, setting)
 
 
 def of_proxy(said: str, proxy: Proxy) -> Cause:
-    """Why a proxy did not let a call through.
+    """Why a proxy refused a call.
 
     Args:
-        said: What the library says of it, with the proxy's status first.
+        said: The library's text, which begins with the proxy's status.
         proxy: The proxy.
     """
     status = said[:3] if said[:3].isdecimal() else ""
@@ -100,7 +105,7 @@ def of_proxy(said: str, proxy: Proxy) -> Cause:
         cure = f"Write its user and password into {proxy.variable}, as http://user:password@host:port"
     else:
         cure = f"Ask who runs it to let it through, or name the host in NO_PROXY, or mend {proxy.variable}"
-    return Cause(words, f"{cure}; then start the server again.", proxy.variable)
+    return Cause(words, Wording("{cure}; then {name:start the server again}.", cure=cure), proxy.variable)
 
 
 def _of_certificate(error: ssl.SSLCertVerificationError, peer: Peer) -> Cause:
@@ -110,27 +115,31 @@ def _of_certificate(error: ssl.SSLCertVerificationError, peer: Peer) -> Cause:
     if error.verify_code in BAD_NAMES:
         where = "Check RUNAPI_BASE_URL: another host answers there." if peer.base_url else "Another host answers there."
         return Cause(words, where, None)
-    cure = (
-        f"Where a company's proxy or a virus scanner signs for it, {CERTIFICATES} must name a PEM file with that"
-        " certificate; then start the server again."
+    cure = Wording(
+        "Where a company's proxy or a virus scanner signs for it, {variable} must name a PEM file with that"
+        " certificate; then {name:start the server again}.",
+        variable=CERTIFICATES,
     )
     return Cause(words, cure, CERTIFICATES)
 
 
 def _of_tls(peer: Peer) -> Cause:
-    """A proxy that is written with https:// but speaks plain HTTP is the usual one."""
+    """The cause of a failed TLS handshake. Usually, a proxy was written with https:// but speaks plain HTTP."""
     if peer.proxy is None or not peer.proxy.url.startswith("https"):
         return Cause(f"no connection, since {peer.host} does not speak TLS as it should", peer.check(""), None)
     variable = peer.proxy.variable
     return Cause(
         f"no connection, since {peer.first} does not speak TLS",
-        f"Write http:// in {variable} where the proxy itself is reached so; then start the server again.",
+        Wording(
+            "Write http:// in {variable} where the proxy itself is reached so; then {name:start the server again}.",
+            variable=variable,
+        ),
         variable,
     )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it was raised from."""
+    """An error, and all errors that it was raised from."""
     left, seen = [error], set[int]()
     while left:
         each = left.pop()

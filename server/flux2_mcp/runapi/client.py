@@ -1,13 +1,18 @@
-"""Every call of `api/runapi.md` by name: what goes out, what comes back as our models."""
+"""The calls of `api/runapi.md` as methods that take and return our models. The first client imports httpx."""
 
 from __future__ import annotations
 
+import random
+import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from hashlib import md5
 from http import HTTPStatus
 from urllib.parse import quote, urlencode, urlsplit
+
+import anyio
 
 from flux2_mcp.domain.models import (
     SERVICE,
@@ -15,57 +20,113 @@ from flux2_mcp.domain.models import (
     Balance,
     ImageRequest,
     PriceSchedule,
-    Quote,
     RemoteTask,
     RunApiAccount,
     UploadedFile,
 )
 from flux2_mcp.domain.urls import is_loopback
-from flux2_mcp.errors import InvalidRequestError, Problem, ServiceError, WireError
-from flux2_mcp.runapi import wire
-from flux2_mcp.runapi.exchange import Exchange, Permit, sendable
+from flux2_mcp.errors import InvalidRequestError, Problem, ServiceError, SettingsError, WireError, Wording
+from flux2_mcp.runapi import retry, wire
+from flux2_mcp.runapi.exchange import Exchange, Permit, Transport, sendable
 from flux2_mcp.runapi.responses import DownloadStream, Response, failure, payload
-from flux2_mcp.runapi.retry import http_date
+from flux2_mcp.system import logs
 
 _TASKS, _FILES = "/api/v1/flux_2", "/api/v1/files"
 
 
 class RunApi:
-    """The calls, over whatever carries them; `client.RunApi` is the one to make."""
+    """RunAPI's calls. It is made without I/O; connections open at their first use, and `aclose` closes them.
 
-    def __init__(self, calls: Exchange) -> None:
-        self._calls = calls
+    All calls raise `ApiError` by status, `TransportError` if no answer came, `WireError` if the answer makes no sense,
+    and `SettingsError` if the environment's proxy or certificates can't be used. No error shows the key.
+
+    Args:
+        base_url: As `settings` validated it, without a slash at the end.
+        api_key: The key; None: calls that need one raise `AuthenticationError` before anything is sent.
+        version: Our version, for the `User-Agent`.
+        transport: Carries the calls; `aclose` closes it. None: `transport.HttpTransport`.
+        policy: How long GETs and creates are retried.
+        gate: Awaited before every call to RunAPI, retries included; a limiter waits here.
+        on_limited: Awaited at every 429 with its `Retry-After` in seconds.
+        sleep: Waits for a number of seconds. This and the next three are the only clocks and the only randomness here.
+        monotonic: Seconds on a clock that never goes back.
+        now: The present time, aware.
+        jitter: A random number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        version: str,
+        transport: Transport | None = None,
+        policy: retry.Policy = retry.STANDARD,
+        gate: Callable[[], Awaitable[None]] | None = None,
+        on_limited: Callable[[float | None], Awaitable[None]] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        if api_key is not None and not sendable(api_key):
+            raise SettingsError("The API key holds characters that no key has.")
+        logs.hide(api_key)
+        if transport is None:
+            from flux2_mcp.runapi.transport import HttpTransport
+
+            transport = HttpTransport(base_url)
+        self._calls = Exchange(
+            transport=transport,
+            base=base_url,
+            key=api_key,
+            agent=f"flux2-mcp/{version}",
+            policy=policy,
+            gate=gate,
+            on_limited=on_limited,
+            sleep=sleep,
+            monotonic=monotonic,
+            now=now,
+            jitter=jitter,
+        )
         self._schedules: dict[str, tuple[str, tuple[PriceSchedule, ...]]] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._calls.base!r})"
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._calls.transport.aclose()
 
     async def create(
         self,
         request: ImageRequest,
         *,
         idempotency_key: str,
-        client_request_id: str | None = None,
         permit: Permit | None = None,
     ) -> RemoteTask:
-        """Create a task, or find the one that this key has made already. Retried under the same key.
+        """Create a task, or find the one that was made with this key before. Retries use the same key.
 
-        After `TransportError`, `ServiceError` or `WireError` the task may exist and be charged: only the same key tells.
+        After `TransportError`, `ServiceError` or `WireError` the task may exist and be charged: a call with the same
+        key finds it.
 
         Args:
-            request: What to make.
-            idempotency_key: 1 to 512 printable ASCII characters, one for each logical task.
-            client_request_id: The same bounds; RunAPI stores it with the task.
-            permit: Awaited right before each attempt's body goes out, the retries' too; what it raises ends the call.
+            request: The request for the image.
+            idempotency_key: 1 to 512 printable ASCII characters, one key for each logical task.
+            permit: Awaited right before the body of each attempt is sent, retries included. If it raises, the call
+                ends.
         """
         headers = self._calls.bearer()
-        if client_request_id is not None:
-            headers["X-Client-Request-Id"] = _bounded("client_request_id", client_request_id)
-        key = _bounded("idempotency_key", idempotency_key)
+        if not sendable(idempotency_key) or len(idempotency_key) > wire.MAX_ID_CHARS:
+            bounds = f"must be 1 to {wire.MAX_ID_CHARS} printable ASCII characters."
+            raise InvalidRequestError(Problem("idempotency_key", bounds))
         path = f"{_TASKS}/{request.action}"
         body = wire.body(request)
-        answer = await self._calls.post(path, body, headers, idempotency_key=key, permit=permit)
+        answer = await self._calls.post(path, body, headers, idempotency_key=idempotency_key, permit=permit)
         return self._task(answer, path)
 
     async def get(self, action: Action, task_id: str, *, attempts: int = 1) -> RemoteTask:
-        """Ask about a task, by default once: a poller has a plan of its own. A 429 or 503 carries its `retry_after`."""
+        """Poll a task, by default with one attempt: a poller plans retries itself. A 429 or 503 has a `retry_after`."""
         if not wire.can_be_asked(task_id):
             raise InvalidRequestError(Problem("task_ids", "holds something that is not a task's id."))
         path = f"{_TASKS}/{action}/{quote(task_id, safe='', errors='replace')}"
@@ -74,7 +135,7 @@ class RunApi:
     async def price_schedules(
         self, *, action: Action | None = None, model: str | None = None
     ) -> tuple[PriceSchedule, ...]:
-        """The live prices, all or of one action or model. Needs no key; unchanged lists are not sent again (`ETag`)."""
+        """The live prices of all models, one action or one model. No key is needed; `ETag` saves unchanged lists."""
         filters = {"service": SERVICE, "action": action, "model": model}
         path = f"/api/v1/price_schedules?{urlencode({name: value for name, value in filters.items() if value})}"
         etag, kept = self._schedules.get(path, ("", ()))
@@ -88,36 +149,32 @@ class RunApi:
         return schedules
 
     async def clock_ahead(self) -> float | None:
-        """Seconds that this machine's clock is ahead of RunAPI's, to about one; None where it tells none. Needs no key.
+        """How far this machine's clock is ahead of RunAPI's, to about a second; None if the answer has no `Date`.
 
-        One attempt: who asks wants to know how things stand.
+        No key is needed. There is one attempt only: this call checks the present state of the connection.
         """
         path = f"/api/v1/price_schedules?{urlencode({'service': SERVICE})}"
         answer = await self._calls.get(path, {}, attempts=1)
         now = self._calls.now()
-        moment = http_date(answer.headers.get("date"))
+        moment = retry.http_date(answer.headers.get("date"))
         return None if moment is None else (now - moment).total_seconds()
-
-    async def quote(self, request: ImageRequest) -> Quote:
-        """What the request would reserve now. Not retried."""
-        return wire.quote(payload(await self._calls.post("/api/v1/price_quotes", wire.quote_body(request))), request)
 
     async def balance(self) -> Balance:
         """The account's money."""
         return wire.balance(payload(await self._calls.get("/api/v1/me/balance")))
 
     async def me(self, *, attempts: int | None = None) -> RunApiAccount:
-        """Whose key it is; retried by the policy, or for so many attempts."""
+        """The owner of the key; retried by the policy, or up to `attempts` times in all."""
         return wire.account(payload(await self._calls.get("/api/v1/me", attempts=attempts)))
 
     async def upload(self, filename: str, data: bytes) -> UploadedFile:
-        """Bring bytes to RunAPI's store for an hour. Nothing here is retried: call again, and it starts afresh."""
+        """Upload bytes to RunAPI's store, for an hour. Nothing is retried: another call starts from the beginning."""
         checksum = b64encode(md5(data, usedforsecurity=False).digest()).decode()
         asked = {"filename": filename, "byte_size": len(data), "checksum": checksum}
         place = wire.preparation(payload(await self._calls.post(f"{_FILES}/prepare", asked)))
         if not _private(place.upload_url):
             raise WireError("RunAPI named an upload address that is not https.")
-        # Another host: its own headers and nothing else, above all not the key.
+        # The store is another host: it gets its own headers and nothing else, above all not the key.
         whom = "The upload store"
         answer = await self._calls.transport.send(
             "PUT", place.upload_url, headers=place.headers, content=data, whom=whom
@@ -125,22 +182,14 @@ class RunApi:
         if not answer.ok:
             refusal = failure(answer, now=self._calls.now(), key=self._calls.key, whom=whom)
             text = refusal.message if refusal else f"{whom} answered {answer.status}."
-            raise ServiceError(text, status=answer.status, next_step="Call again: the file is uploaded afresh.")
+            raise ServiceError(
+                text, status=answer.status, next_step=Wording("{name:Call again}: the file is uploaded afresh.")
+            )
         confirmed = await self._calls.post(f"{_FILES}/confirm", {"signed_id": place.signed_id})
         return self._uploaded(confirmed, filename, len(data))
 
-    async def register(
-        self, *, url: str | None = None, base64: str | None = None, file_name: str | None = None
-    ) -> UploadedFile:
-        """Let RunAPI keep, for an hour, what stands at a URL or in base64; exactly one of them. Not retried."""
-        if (url is None) == (base64 is None):
-            raise InvalidRequestError(Problem("source", "needs either a URL or base64."))
-        source = {"type": "base64", "data": base64} if url is None else {"type": "url", "url": url}
-        body = {"source": source} | ({} if file_name is None else {"file_name": file_name})
-        return self._uploaded(await self._calls.post(_FILES, body), file_name or "")
-
-    async def exchange(self, code: str, code_verifier: str, redirect_port: int, hostname: str) -> tuple[str, str, str]:
-        """Turn a browser login's code into (key, the key's name, e-mail). Sends no key of ours; not retried."""
+    async def exchange(self, code: str, code_verifier: str, redirect_port: int, hostname: str) -> wire.IssuedKey:
+        """Exchange a browser login's code for a key. No key of ours is sent, and nothing is retried."""
         body = {"code": code, "code_verifier": code_verifier, "redirect_port": redirect_port}
         headers = {"X-CLI-Hostname": "".join(c if c.isascii() and c.isprintable() else "?" for c in hostname).strip()}
         return wire.login(payload(await self._calls.post("/api/v1/cli/exchange", body, headers)))
@@ -148,10 +197,10 @@ class RunApi:
     def download(
         self, url: str, *, headers: Mapping[str, str] | None = None
     ) -> AbstractAsyncContextManager[DownloadStream]:
-        """Open a URL, any host's, without key or cookies. Redirects and statuses are the caller's to judge.
+        """Open a URL of any host, without key or cookies. The caller must handle redirects and statuses.
 
         Raises:
-            TransportError: On entering, or later from `chunks()`.
+            TransportError: When the context is entered, or later from `chunks()`.
         """
         sent = {"User-Agent": self._calls.agent, "Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
         return self._calls.transport.download(url, sent, "The image's host")
@@ -171,14 +220,8 @@ class RunApi:
         )
 
 
-def _bounded(name: str, value: str) -> str:
-    if not sendable(value) or len(value) > wire.MAX_ID_CHARS:
-        raise InvalidRequestError(Problem(name, f"must be 1 to {wire.MAX_ID_CHARS} printable ASCII characters."))
-    return value
-
-
 def _private(url: str) -> bool:
-    """True for https, and for http that never leaves the machine."""
+    """True for https, and for http on loopback, which never leaves the machine."""
     try:
         parts = urlsplit(url)
         return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))

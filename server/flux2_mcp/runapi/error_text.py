@@ -1,4 +1,4 @@
-"""RunAPI's words as data: JSON exact, errors in one line, never a page and never the key. Pure."""
+"""Reads RunAPI's texts: JSON with exact numbers, and errors as one line, never a whole page, never the key. Pure."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from flux2_mcp.errors import shortened
 from flux2_mcp.system.logs import redact
 
 MAX_ERROR_CHARS = 300
-"""Characters of RunAPI's words that an error may carry."""
+"""Characters of RunAPI's text that an error may hold."""
 
 _KEYS = ("error", "message", "detail", "errorMessage", "msg", "code")
 _DEEPEST = 4
 _HEADINGS = 4
-# Bounded, so that no page can make the search slow. Stores answer in XML, with a <Message>.
+# The expressions are bounded, so that no page can make the search slow. Upload stores answer in XML, with a <Message>.
 _HEADING = re.compile(r"<(?:title|h1|message)\b[^>]{0,200}>(?=(.{0,1000}))", re.IGNORECASE | re.DOTALL)
 _HEADING_END = re.compile(r"</(?:title|h1|message)\b", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]{0,1000}>")
 
 
 def loads(text: str) -> object:
-    """JSON as Python objects, decimal numbers exact as `Decimal`; NaN and Infinity read as None.
+    """JSON as Python objects. Decimal numbers are exact, as `Decimal`; NaN and Infinity become None.
 
     Raises:
-        ValueError: Not JSON, or beyond what a reader can hold.
+        ValueError: The text is not JSON, is nested too deep, or has too long an exponent.
     """
     try:
         loaded: object = json.loads(text, parse_float=Decimal, parse_constant=lambda _: None)
@@ -37,7 +37,7 @@ def loads(text: str) -> object:
 
 
 def said(value: object, depth: int = _DEEPEST) -> str:
-    """The words in an error, whichever of its known shapes it has."""
+    """The text in an error that has one of the known shapes."""
     if isinstance(value, str):
         return value
     if depth and isinstance(value, list):
@@ -54,15 +54,15 @@ def said(value: object, depth: int = _DEEPEST) -> str:
 
 
 def is_page(text: str, content_type: str) -> bool:
-    """True for markup, HTML or XML: never RunAPI's own answer, which is JSON."""
+    """True for HTML or XML. RunAPI's own answers are JSON."""
     return "html" in content_type.lower() or text.lstrip().startswith("<")
 
 
 def error_message(text: str, content_type: str, key: str | None = None) -> str:
-    """The words of an error's body in one line, at most 300 characters; empty where it has none. Never shows the key."""
+    """The text of an error's body in one line of at most 300 characters, or "". It never shows the key."""
     if is_page(text, content_type):
         heads = (_HEADING_END.split(found[1], maxsplit=1)[0] for found in islice(_HEADING.finditer(text), _HEADINGS))
-        # Twice: what was an entity may be a tag once it is read.
+        # Tags are removed twice: an entity may become a tag.
         plain = (_TAG.sub(" ", html.unescape(_TAG.sub(" ", head))) for head in heads)
         return clean(next((words for words in plain if words.strip()), ""), key)
     try:
@@ -73,8 +73,8 @@ def error_message(text: str, content_type: str, key: str | None = None) -> str:
 
 
 def clean(text: str, key: str | None = None) -> str:
-    """One line of printable characters without the key, at most 300 of them."""
+    """The text as one line of at most 300 printable characters, without the key."""
     words = ("".join(char for char in word if char.isprintable()) for word in text.split())
-    # The key goes before the cut, or the cut could leave a part of it.
+    # The key is removed before the line is cut: otherwise a part of it could stay.
     line = redact(" ".join(word for word in words if word), key or "")
     return shortened(line, MAX_ERROR_CHARS)

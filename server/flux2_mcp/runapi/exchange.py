@@ -1,4 +1,4 @@
-"""The way of every call to RunAPI: headers, gate, attempts, errors. `retry` decides; clock, dice and sleep are given."""
+"""Every call to RunAPI passes through here: headers, gate, attempts, errors. `retry` decides when to try again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
-from inspect import isawaitable
 from typing import Protocol
 
 from flux2_mcp.errors import NOTHING_SENT, ApiError, AuthenticationError, RateLimitedError, ServiceError, TransportError
@@ -20,12 +19,12 @@ logger = logging.getLogger("flux2_mcp.runapi")
 
 
 Permit = Callable[[], Awaitable[None]]
-"""Awaited at each attempt when its connection stands and before the first byte of its body goes out. What it raises ends
-the call, and without its body RunAPI takes no request."""
+"""Awaited at each attempt, after the connection is open and before the first byte of the body is sent. If it raises,
+the call ends: RunAPI accepts no request without its body."""
 
 
 class Transport(Protocol):
-    """What carries the calls. Raises `TransportError` when no answer came; `whom` names the other side in it."""
+    """Carries the calls. It raises `TransportError` if no answer came; `whom` is the other side's name in it."""
 
     async def send(
         self,
@@ -37,17 +36,21 @@ class Transport(Protocol):
         whom: str = "RunAPI",
         permit: Permit | None = None,
     ) -> Response:
-        """One exchange, read whole."""
+        """Send one request, and read its whole answer."""
         ...
 
     def download(self, url: str, headers: Mapping[str, str], whom: str) -> AbstractAsyncContextManager[DownloadStream]:
-        """A GET whose body is read piece by piece."""
+        """Send a GET, whose answer the caller reads piece by piece."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """What calls have in common. The arguments are those of `client.RunApi`, and `transport` is its pool."""
+    """The common part of all calls. The arguments are those of `client.RunApi`."""
 
     transport: Transport
     base: str
@@ -55,17 +58,17 @@ class Exchange:
     agent: str
     policy: retry.Policy
     gate: Callable[[], Awaitable[None]] | None
-    on_limited: Callable[[float | None], Awaitable[None] | None] | None
+    on_limited: Callable[[float | None], Awaitable[None]] | None
     sleep: Callable[[float], Awaitable[None]]
     monotonic: Callable[[], float]
     now: Callable[[], datetime]
     jitter: Callable[[], float]
 
     def bearer(self) -> dict[str, str]:
-        """The header that carries the key.
+        """The header with the key.
 
         Raises:
-            AuthenticationError: There is none.
+            AuthenticationError: There is no key.
         """
         if self.key is None:
             raise AuthenticationError("No RunAPI API key is configured.", status=401, cost=NOTHING_SENT)
@@ -74,7 +77,7 @@ class Exchange:
     async def get(
         self, path: str, headers: Mapping[str, str] | None = None, *, attempts: int | None = None
     ) -> Response:
-        """GET, with the key unless `headers` are given; retried by the policy, or for so many attempts."""
+        """GET, with the key unless `headers` are given; retried by the policy, or up to `attempts` times in all."""
         policy = self.policy if attempts is None else replace(self.policy, attempts=attempts)
         return await self._insist("GET", path, self.bearer() if headers is None else headers, b"", policy)
 
@@ -87,7 +90,7 @@ class Exchange:
         idempotency_key: str | None = None,
         permit: Permit | None = None,
     ) -> Response:
-        """POST JSON, with the key unless `headers` are given; retried only under an idempotency key."""
+        """POST JSON, with the key unless `headers` are given; retried only with an idempotency key."""
         sent = dict(self.bearer() if headers is None else headers) | {"Content-Type": "application/json"}
         if idempotency_key is None:
             policy = replace(self.policy, attempts=1)
@@ -95,7 +98,7 @@ class Exchange:
             policy = self.policy
             sent["Idempotency-Key"] = idempotency_key
         text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        # A file's name may hold bytes that were never text.
+        # A file name may hold bytes that are not valid text.
         content = text.encode(errors="replace")
         return await self._insist("POST", path, sent, content, policy, permit)
 
@@ -108,9 +111,10 @@ class Exchange:
         policy: retry.Policy,
         permit: Permit | None = None,
     ) -> Response:
-        """Call until it succeeds or the policy gives up, then raise what came last.
+        """Call until an attempt succeeds or the policy gives up; then raise the last error.
 
-        That error also tells of the tries before it: `unanswered`, or `sent`, where one of them may have reached RunAPI.
+        That error also covers the earlier attempts: its `unanswered` or `sent` is True if one of them may have reached
+        RunAPI.
         """
         sent = {"User-Agent": self.agent, "Accept": "application/json", "Accept-Encoding": "gzip"} | dict(headers)
         attempt, started, reached = 1, self.monotonic(), False
@@ -118,7 +122,7 @@ class Exchange:
             try:
                 if self.gate is not None:
                     await self.gate()
-                # Waiting for the first place is the limiter's time, not the attempts'.
+                # The first wait for the limiter does not count as time of the attempts.
                 started = self.monotonic() if attempt == 1 else started
                 return await self._once(method, path, sent, content, permit)
             except (ApiError, TransportError) as error:
@@ -151,14 +155,12 @@ class Exchange:
         if error is None:
             return answer
         if isinstance(error, RateLimitedError) and self.on_limited is not None:
-            told = self.on_limited(error.retry_after)
-            if isawaitable(told):
-                await told
+            await self.on_limited(error.retry_after)
         raise error
 
 
 def _passing(error: ApiError | TransportError) -> bool:
-    """True where the same request may fare better: RunAPI's own statuses, a proxy's page, or no answer."""
+    """True if the same request may succeed later: after one of `RETRIED_STATUSES`, a proxy's page, or no answer."""
     if isinstance(error, ApiError):
         page = isinstance(error, ServiceError) and error.status < HTTPStatus.MULTIPLE_CHOICES
         return page or error.status in retry.RETRIED_STATUSES
@@ -170,5 +172,5 @@ def _shown(path: str) -> str:
 
 
 def sendable(value: str) -> bool:
-    """True for what may stand in a header as it is."""
+    """True for text that may be the value of a header unchanged."""
     return bool(value) and value.isascii() and value.isprintable() and value == value.strip()

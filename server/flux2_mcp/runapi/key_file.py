@@ -1,51 +1,50 @@
-"""RunAPI's own config file, which its tools share (`api/runapi.md`, base): what it says, and its key set or removed.
+"""Reads RunAPI's own config file, which its tools share (`api/runapi.md`, base), and sets or removes the key in it.
 
-Nothing else in it is touched. A change is written beside the file and takes its place at once: a reader sees the old or the new, and never half of one.
+Nothing else in it is changed. The new file is written beside the old one and then replaces it: a reader sees the old or
+the new, never half of one.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from flux2_mcp.errors import SettingsError
+from flux2_mcp.errors import SettingsError, Wording
 from flux2_mcp.system.environment import said, said_key, said_path
+from flux2_mcp.system.files import write_atomically
 
 KEY_FIELDS, URL_FIELDS = ("api_key", "apiKey"), ("base_url", "baseUrl")
-"""Where the key and RunAPI's address stand, the present names first (`api/runapi.md`, base)."""
+"""The fields with the key and with RunAPI's address, the present names first (`api/runapi.md`, base)."""
 KEY_NAMES = frozenset(
     {
         *("key", "apikey", "xapikey", "runapikey", "runapiapikey", "secret", "secretkey", "apisecret"),
         *("token", "apitoken", "accesstoken", "authtoken", "bearertoken", "runapitoken", "bearer", "authorization"),
     }
 )
-"""What people call a key elsewhere in the file, in small letters and without marks."""
+"""Names that people give to a key elsewhere in the file, in lower case, letters only."""
 MEND_FILE = "Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key; it was left as it is."
 _KINDS: Mapping[type, str] = {bool: "true or false", dict: "an object", list: "a list"}
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableFile:
-    """What stands for a config file that is there and can't be read. `reason` is in the system's words."""
+    """A config file that exists and can't be read. `reason` is the system's text."""
 
     reason: str
 
 
 ConfigText: TypeAlias = "str | UnreadableFile | None"
-"""What a config file holds; None: there is none."""
+"""A config file's text; None: there is no file."""
 
 
 def config_file(env: Mapping[str, str]) -> Path | None:
-    """Where RunAPI's own tools keep the key (`api/runapi.md`, base); None where there is no home."""
+    """The file in which RunAPI's own tools keep the key (`api/runapi.md`, base); None if there is no home folder."""
     base = said_path(env.get("XDG_CONFIG_HOME"), env)
-    # A folder that depends on where the process was started is none (XDG Base Directory Specification).
+    # A relative path is ignored (XDG Base Directory Specification).
     if base is not None and Path(base).is_absolute():
         return Path(base) / "runapi" / "config.json"
     home = said(env.get("HOME")) or said(env.get("USERPROFILE"))
@@ -53,10 +52,11 @@ def config_file(env: Mapping[str, str]) -> Path | None:
 
 
 def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:
-    """What the config file says, as it stands there; nothing where there is none, or an empty one.
+    """The config file's fields, unchanged; empty if there is no file, or an empty one.
 
     Raises:
-        SettingsError: It can't be read, or is not a JSON object. It names the file and shows nothing of it.
+        SettingsError: The file can't be read, or is no JSON object. The error names the file and shows none of its
+            text.
     """
     named = _named(path)
     if isinstance(text, UnreadableFile):
@@ -76,15 +76,16 @@ def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:
 
 
 def config_key(fields: Mapping[str, object], path: Path | None, *, required: bool) -> str | None:
-    """The key in the config file; None where there is none.
+    """The key in the config file, or None.
 
     Args:
         fields: See `config_fields`.
         path: The file.
-        required: Whether there is no other key: then the sandbox would draw in the stead of one that can't be used.
+        required: Whether there is no other key. Then a key that can't be used is an error: otherwise the sandbox would
+            silently draw instead.
 
     Raises:
-        SettingsError: One is required and there, but of another type than text, or in another place.
+        SettingsError: A key is required, and the file has one that is no text, or has it in a wrong place.
     """
     if not required:
         fields = {name: value for name, value in fields.items() if isinstance(value, str)}
@@ -93,31 +94,36 @@ def config_key(fields: Mapping[str, object], path: Path | None, *, required: boo
     if (place := _misplaced(fields)) is not None:
         raise SettingsError(
             f"{_named(path)} has a key at {place}, where none is looked for.",
-            next_step=f"Put it at the top of the file as {KEY_FIELDS[0]}, or set RUNAPI_API_KEY; then start the server again.",
+            next_step=Wording(
+                "Put it at the top of the file as {field}, or set RUNAPI_API_KEY; then {name:start the server again}.",
+                field=KEY_FIELDS[0],
+            ),
         )
     return None
 
 
 def config_url(fields: Mapping[str, object], path: Path | None) -> str | None:
-    """RunAPI's address in the config file; None where there is none.
+    """RunAPI's address in the config file, or None.
 
     Raises:
-        SettingsError: It is of another type than text.
+        SettingsError: The address is no text.
     """
     return said(_text(fields, URL_FIELDS, path))
 
 
 def unusable_url(path: Path | None) -> SettingsError:
-    """The error for an address in the config file that can't be used. It shows nothing of it."""
+    """The error for an address in the config file that can't be used. It does not show the address."""
     return SettingsError(
         f"{_named(path)} has a {URL_FIELDS[0]} that can't be used: it must be https://host[:port][/path], or http:// on"
         " loopback, since the key travels with each call.",
-        next_step=f"Mend {URL_FIELDS[0]} there, or set RUNAPI_BASE_URL; then start the server again.",
+        next_step=Wording(
+            "Mend {field} there, or set RUNAPI_BASE_URL; then {name:start the server again}.", field=URL_FIELDS[0]
+        ),
     )
 
 
 def _text(fields: Mapping[str, object], names: tuple[str, ...], path: Path | None) -> str | None:
-    """The first of these fields that says something."""
+    """The first of these fields that has a value by `said`."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, str | None):
@@ -127,13 +133,13 @@ def _text(fields: Mapping[str, object], names: tuple[str, ...], path: Path | Non
         kind = _KINDS.get(type(value), "a number")
         raise SettingsError(
             f"{_named(path)} has {kind} as {name}, which must be text.",
-            next_step=f'Write it in quotes, "{name}": "...", then start the server again.',
+            next_step=Wording('Write it in quotes, "{field}": "...", then {name:start the server again}.', field=name),
         )
     return None
 
 
 def _misplaced(fields: Mapping[str, object]) -> str | None:
-    """Where a key stands that nobody looks for, as `profiles.default.api_key`, whatever its type; None where none does."""
+    """Where a key of any type stands that is never read there, such as `profiles.default.api_key`; or None."""
     left = [(name, value, _names_key(name)) for name, value in fields.items()]
     while left:
         place, value, is_key = left.pop(0)
@@ -154,7 +160,7 @@ def _named(path: Path | None) -> str:
 
 
 def read(path: Path | None) -> ConfigText:
-    """The file's text. A file that can't be read is not the same as none: it may hold the key."""
+    """The file's text. A file that can't be read differs from no file: it may hold the key."""
     try:
         return None if path is None else path.read_text("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
@@ -166,10 +172,10 @@ def read(path: Path | None) -> ConfigText:
 
 
 def save(path: Path, key: str) -> None:
-    """Put the key into the file; the file is made, for its owner alone, where there is none.
+    """Put the key into the file. A missing file is made, readable by its owner alone.
 
     Raises:
-        SettingsError: What stands there can't be read, so it is left alone; or nothing can be written there.
+        SettingsError: The present file can't be read, and stays unchanged; or the new one can't be written.
     """
     kept = config_fields(read(path), path)
     name, *older = KEY_FIELDS
@@ -177,7 +183,7 @@ def save(path: Path, key: str) -> None:
 
 
 def forget(path: Path) -> bool:
-    """Remove the key from the file. True where there was one.
+    """Remove the key from the file. Returns whether there was one.
 
     Raises:
         SettingsError: As `save`.
@@ -194,18 +200,8 @@ def _write(path: Path, fields: dict[str, object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.parent.chmod(0o700)
-        # A link stays one: people keep their settings elsewhere and link to them.
-        target = path.resolve()
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=target.parent)  # 0600
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-            Path(beside).replace(target)
-        finally:
-            with suppress(FileNotFoundError):
-                Path(beside).unlink()
+        # A link stays a link: people keep their settings elsewhere and link to them.
+        write_atomically(path, text.encode(), follow=True)
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
         raise SettingsError(

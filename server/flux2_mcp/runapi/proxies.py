@@ -1,7 +1,8 @@
-"""Which proxy leads to a host, by the environment's variables: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY.
+"""Finds the proxy for a host from the environment's variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
 
-They are read here, as data, and not by the HTTP library: that refuses all traffic for one value that it can't read. Loopback
-never asks the environment. What can't be read of NO_PROXY names no host; a proxy that can't be used is refused by its name.
+This module reads them, not the HTTP library, which refuses all traffic if it can't read one value. Loopback never goes
+through a proxy. An entry of NO_PROXY that can't be read names no host; a proxy that can't be used is refused, with its
+variable's name.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from importlib.util import find_spec
 from urllib.parse import SplitResult, urlsplit
 
 from flux2_mcp.domain.urls import is_loopback
-from flux2_mcp.errors import SettingsError
+from flux2_mcp.errors import SettingsError, Wording
 from flux2_mcp.system.environment import said
 
 SOCKS = "socks5"
 SCHEMES = {"http": "http", "https": "https", SOCKS: SOCKS, "socks5h": SOCKS, "socks": SOCKS}
-"""How a proxy is spoken with, by what people write. A SOCKS proxy is always the one that looks up names."""
+"""The protocol of a proxy by the scheme that people write. A SOCKS proxy always looks up the names itself."""
 PORTS = {"http": 80, "https": 443}
 SYSTEM = "the system's settings"
 MAX_SHOWN_CHARS = 60
@@ -40,20 +41,20 @@ class Proxy:
 
     @property
     def place(self) -> str:
-        """Its host and port, without user and password."""
+        """The proxy's host and port, without user and password."""
         parts = urlsplit(self.url)
         return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
 
 def proxy(url: str, env: Mapping[str, str]) -> Proxy | None:
-    """The proxy on the way to a URL; None where it is asked directly.
+    """The proxy on the way to a URL; None for a direct connection.
 
     Args:
-        url: What is to be asked.
+        url: The URL to call.
         env: The environment.
 
     Raises:
-        SettingsError: The one that is named can't be used.
+        SettingsError: The proxy that is named can't be used.
     """
     parts = _split(url)
     if parts is None or parts.hostname is None or is_loopback(parts.hostname):
@@ -79,11 +80,11 @@ def _fits(text: str, host: str, port: int | None) -> bool:
         return False
     inner, length, port_a, name, port_b, plain = found.groups()
     wanted, place = port_a or port_b, f"{inner}{length or ''}" if inner is not None else name or plain or ""
-    if wanted and wanted.lstrip("0") != str(port):  # as text: Python makes no number of thousands of digits
+    if wanted and wanted.lstrip("0") != str(port):  # as text: Python parses no number of thousands of digits
         return False
     try:
         return ipaddress.ip_address(host) in ipaddress.ip_network(place, strict=False)
-    except ValueError:  # one of them is a name, or nothing that can be read
+    except ValueError:  # one of them is a name, or not readable
         domain = place.lstrip("*.").rstrip(".")
         return bool(domain) and f".{host}".endswith(f".{domain}")
 
@@ -98,8 +99,11 @@ def _usable(variable: str, told: str) -> Proxy:
         raise SettingsError(
             f"{variable} names a SOCKS proxy, and the library that speaks with one is not installed.",
             setting=variable,
-            next_step=f"Install it (pip install 'flux2-mcp[socks]'), name an http:// proxy, or unset {variable};"
-            " then start the server again.",
+            next_step=Wording(
+                "Install it (pip install 'flux2-mcp[socks]'), name an http:// proxy, or unset {variable};"
+                " then {name:start the server again}.",
+                variable=variable,
+            ),
         )
     return Proxy(parts._replace(scheme=scheme).geturl(), variable)
 
@@ -123,7 +127,7 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _system(scheme: str, host: str) -> str | None:
-    """The proxy that macOS and Windows are set to, where the environment names none."""
+    """The proxy of the settings of macOS and Windows, for an environment that names none."""
     proxies, is_bypassed = _readers()
     told = proxies.get(scheme)
     return None if not told or is_bypassed(host) else told
@@ -131,7 +135,7 @@ def _system(scheme: str, host: str) -> str | None:
 
 @cache
 def _readers() -> tuple[Mapping[str, str], Callable[[str], object]]:
-    """Python's readers of those settings have a name of their own on each system, and none elsewhere."""
+    """Python's readers of those settings. They have another name on each of the two systems, and none elsewhere."""
     for kind in ("macosx_sysconf", "registry"):
         if (read := getattr(urllib.request, f"getproxies_{kind}", None)) is not None:
             return read(), getattr(urllib.request, f"proxy_bypass_{kind}")

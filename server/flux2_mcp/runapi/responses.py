@@ -1,4 +1,4 @@
-"""What came back, before anyone reads it: answers, downloads, and which error an answer is. Pure, free of httpx."""
+"""Answers and downloads before `wire` reads them, and the error that an answer stands for. Pure, without httpx."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """Bytes of JSON that are read. RunAPI's answers are a few kB."""
 
 MAX_ERROR_BYTES = 64 * 1024
-"""Bytes of an error's body that are read: its words stand at the beginning."""
+"""Bytes of an error's body that are read: its text is at the beginning."""
 
 _ERRORS: Mapping[int, type[ApiError]] = {
     401: AuthenticationError,
@@ -63,23 +63,23 @@ class Response:
         return is_page(self.text, self.headers.get("content-type", ""))
 
     def ahead(self, now: datetime) -> timedelta:
-        """How far the other side's clock is ahead of ours, by the answer's own `Date`; nothing where it has none.
+        """How far the other side's clock is ahead of ours, by the answer's own `Date`; 0 if it has none.
 
-        Its absolute times are read against its own clock: ours may be wrong, or its.
+        The answer's absolute times are read by its own clock, since either clock may be wrong.
         """
         moment = http_date(self.headers.get("date"))
         return timedelta() if moment is None else moment - now
 
     def retry_after(self, now: datetime) -> float | None:
-        """Seconds until RunAPI wants to be asked again, where it says so."""
+        """The wait in seconds that RunAPI asks for before the next call, or None."""
         return parse_retry_after(self.headers.get("retry-after"), now + self.ahead(now))
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadStream:
-    """A file on its way: status, headers with lower-case names, and its bytes as they come (once), under whatever coding.
+    """A file while it is downloaded: status, headers with lower-case names, and its bytes, still with their coding.
 
-    `chunks()` raises `TransportError` when they break off.
+    `chunks()` can be read once; it raises `TransportError` if the bytes break off.
     """
 
     status: int
@@ -88,13 +88,13 @@ class DownloadStream:
 
 
 def failure(answer: Response, *, now: datetime, key: str | None = None, whom: str = "RunAPI") -> ApiError | None:
-    """The error that an answer is; None for a success and for 304.
+    """The error that an answer stands for; None for a success and for 304.
 
     Args:
-        answer: What came.
-        now: The present, aware: `Retry-After` may be a date, and the answer have none of its own.
-        key: The API key, never shown.
-        whom: Who answered.
+        answer: The answer.
+        now: The present time, aware: `Retry-After` may be a date, and the answer may have no `Date` of its own.
+        key: The API key, which is never shown.
+        whom: The name of the side that answered.
     """
     status = answer.status
     if status == HTTPStatus.NOT_MODIFIED or (answer.ok and not answer.page):
@@ -102,7 +102,7 @@ def failure(answer: Response, *, now: datetime, key: str | None = None, whom: st
     ours = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
     kind = _ERRORS.get(status, RejectedError if ours else ServiceError)
     if status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE} and answer.page:
-        # Firewalls and proxies say these in HTML. Only RunAPI itself can say that a key or a task is not known.
+        # Firewalls and proxies answer these statuses in HTML. Only RunAPI itself can say that a key or task is unknown.
         kind = ServiceError
     words = error_message(answer.text, answer.headers.get("content-type", ""), key) or _phrase(status)
     return kind(
@@ -117,7 +117,7 @@ def payload(answer: Response) -> Mapping[str, object]:
     """The JSON object of a success.
 
     Raises:
-        WireError: It is too long, not JSON, or not an object.
+        WireError: The body is too long, not JSON, or no object.
     """
     if len(answer.body) > MAX_ANSWER_BYTES:
         raise WireError(f"RunAPI answered {answer.status} with more than {MAX_ANSWER_BYTES // 2**20} MB.")

@@ -1,4 +1,4 @@
-"""Whether to try again, and when. Pure: the caller brings the clock, the dice and the sleep.
+"""Decides whether and when to try again. Pure: the caller has the clocks, the randomness and the sleep.
 
 Statuses and the idempotency rule are RunAPI's (`api/runapi.md`, idempotency); 408 is RFC 9110's own "ask again".
 """
@@ -13,16 +13,16 @@ from email.utils import parsedate_to_datetime
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """Answers after which the same request may be sent again: a GET always, a POST only under an idempotency key."""
 MAX_RETRY_AFTER_SECONDS = 86_400.0
-"""Seconds. A server that asks for more than a day is taken to mean a day."""
+"""Seconds. A longer wait that a server asks for counts as one day."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How long to insist.
+    """How often and how long to retry.
 
-    `attempts` counts the first one. Waits grow from `base` to `cap` seconds. No attempt begins later than `total`
+    `attempts` includes the first one. Waits grow from `base` to `cap` seconds. No attempt begins later than `total`
     seconds after the first one did.
     """
 
@@ -33,15 +33,15 @@ class Policy:
 
 
 STANDARD = Policy(attempts=4, base=0.5, cap=5.0, total=20.0)
-"""Fits a host that gives a call 45 s, with time left for the answer."""
+"""This fits into the 45 s that a host gives a call, with time left for the answer."""
 
 
 def parse_retry_after(text: str | None, now: datetime) -> float | None:
-    """Seconds to wait, 0 to a day, from a `Retry-After` value; None where there is none or it can't be read.
+    """Seconds to wait, 0 to a day, from a `Retry-After` value; None if there is none or it can't be read.
 
     Args:
         text: Seconds, whole or decimal, or an HTTP date in any of its three forms (RFC 9110, 5.6.7 and 10.2.3).
-        now: The present, aware.
+        now: The present time, aware.
     """
     value = (text or "").strip()
     if _NUMBER.fullmatch(value):
@@ -55,10 +55,10 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
 
 
 def http_date(text: str | None) -> datetime | None:
-    """A moment, aware, from an HTTP date in any of its three forms; None where it can't be read."""
+    """A time, aware, from an HTTP date in any of its three forms; None if it can't be read."""
     try:
         moment = parsedate_to_datetime(text or "")
-        # asctime's form names no zone, and "-0000" says that it knows none: HTTP dates are UTC.
+        # The form of asctime has no zone, and "-0000" means an unknown zone: HTTP dates are UTC.
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
@@ -67,14 +67,15 @@ def http_date(text: str | None) -> datetime | None:
 def delay(policy: Policy, *, attempt: int, elapsed: float, retry_after: float | None, jitter: float) -> float | None:
     """Seconds to wait before the next attempt; None: give up now.
 
-    Exponential with full jitter, on top of what the server asked for: those it turned away together don't come back
-    together. A `retry_after` that does not fit into the total is not waited for, so that the caller hears of it at once.
+    The wait grows exponentially with full jitter, and is added to the server's `retry_after`: clients that were refused
+    together do not come back together. A `retry_after` beyond the policy's total ends the call, so that the caller sees
+    the error at once.
 
     Args:
-        policy: How long to insist.
-        attempt: How many attempts were made.
+        policy: How often and how long to retry.
+        attempt: The number of attempts made so far.
         elapsed: Seconds since the first one began.
-        retry_after: Seconds that the server asked for, at least.
+        retry_after: The least wait that the server asked for, in seconds.
         jitter: A random number in [0, 1).
     """
     least = retry_after or 0.0

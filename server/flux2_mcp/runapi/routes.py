@@ -1,7 +1,7 @@
-"""Where a file may be fetched from: https at public addresses, and where RunAPI itself stands. Deny by default.
+"""Decides where a file may be fetched from: https at public addresses, and RunAPI's own origin. Deny by default.
 
-A name is looked up once, right before the connection; the connection is made to what was looked up and found public, so
-an answer of the name server that changes between two looks (DNS rebinding) changes nothing. Redirects come here again.
+A name is looked up once, right before the connection, and the connection goes to the address that was checked. So a
+name server that changes its answer (DNS rebinding) has no effect. Redirects are checked here again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from flux2_mcp.runapi import proxies
 
 HTTPS_PORT, HTTP_PORT = 443, 80
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-"""IPv6 addresses that carry an IPv4 address, to which a gateway passes on (RFC 6052)."""
+"""IPv6 addresses that hold an IPv4 address, to which a gateway forwards (RFC 6052)."""
 
-# What an address may be, beside public; the first that fits names it.
+# The kinds of addresses that are not public; the first that fits names an address.
 _KINDS = (
     ("is_unspecified", "of this machine"),
     ("is_loopback", "of this machine (loopback)"),
@@ -34,17 +34,19 @@ _KINDS = (
 )
 
 ENVIRONMENT, DIRECT = "environment", "direct"
-"""Ways of a connection: through the proxy that the environment may name for the host; past every proxy."""
+"""Ways of a connection: through the proxy that the environment names for the host, if any; without any proxy."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Looks a host up: its addresses, the best first. Raises OSError where there are none."""
+Judge = Callable[[str], str | None]
+"""Says what an address is that nothing may be fetched from, in words; None where it may."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route to a file: the URL to ask, the headers that go with it, and the name that the certificate must bear.
+    """One route to a file: the URL to call, headers to add, and the name that the certificate must have.
 
-    `way` is `ENVIRONMENT`, `DIRECT`, or the address of a proxy: then the name is the proxy's to look up.
+    `way` is `ENVIRONMENT`, `DIRECT`, or the address of a proxy, which then looks up the name.
     """
 
     url: str
@@ -54,52 +56,9 @@ class Route:
 
 
 async def looked_up(host: str, port: int) -> Sequence[str]:
-    """The addresses of a host, as the system tells them. It also reads what is no plain number: `0x7f.1`, `2130706433`."""
+    """The addresses of a host from the system, which also reads unusual forms of numbers: `0x7f.1`, `2130706433`."""
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(place[0]) for _, _, _, _, place in found))
-
-
-async def routes_to(
-    url: str, base_url: str, resolve: Resolve = looked_up, env: Mapping[str, str] = os.environ
-) -> list[Route]:
-    """The routes to a file, to be tried in turn.
-
-    Args:
-        url: The file's.
-        base_url: RunAPI's own, which the user has configured: files may stand there, even on plain loopback HTTP.
-        resolve: Looks hosts up.
-        env: The environment, which may name a proxy.
-
-    Raises:
-        DeliveryError: Nothing may be fetched from there; it says why.
-        SettingsError: The proxy on the way can't be used.
-        TransportError: The host's name is not known.
-    """
-    parts = _split(url)
-    origin = _origin(parts)
-    if origin is not None and origin == _origin(_split(base_url)):
-        return [Route(url)]
-    host, port = _host(parts), parts.port or HTTPS_PORT
-    proxy = proxies.proxy(url, env)
-    try:
-        name = host if host.isascii() else host.encode("idna").decode()
-        addresses = await resolve(host, port)
-    except (OSError, UnicodeError) as exc:
-        if proxy is not None and not _is_number(host):
-            return [Route(url, way=proxy.url)]  # behind a proxy, names of the outside are often known to it alone
-        raise TransportError(
-            "The image's host is not known: its name leads to no address.",
-            sent=False,
-            next_step="Check the network, then call check_task with the task's id: it fetches the image again.",
-        ) from exc
-    for address in addresses:
-        if (kind := not_public(address)) is not None:
-            raise _refused(f"leads to an address that is {kind}")
-    if proxy is not None:
-        return [Route(url, way=proxy.url)]
-    # Closed after: a connection is known by its address, and must not serve another name at the same one.
-    headers = {"Host": name if port == HTTPS_PORT else f"{name}:{port}", "Connection": "close"}
-    return [Route(_at(parts, address), headers, name, DIRECT) for address in addresses]
 
 
 def not_public(address: str) -> str | None:
@@ -127,6 +86,55 @@ def _carried(one: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IP
     return one.ipv4_mapped or one.sixtofour
 
 
+async def routes_to(
+    url: str,
+    base_url: str,
+    resolve: Resolve = looked_up,
+    env: Mapping[str, str] = os.environ,
+    *,
+    judge: Judge = not_public,
+) -> list[Route]:
+    """The routes to a file, to be tried in turn.
+
+    Args:
+        url: The file's.
+        base_url: RunAPI's own, which the user has configured: files may stand there, even on plain loopback HTTP.
+        resolve: Looks hosts up.
+        env: The environment, which may name a proxy.
+        judge: Looks at each address; one that it objects to is enough.
+
+    Raises:
+        DeliveryError: Nothing may be fetched from there; it says why.
+        SettingsError: The proxy on the way can't be used.
+        TransportError: The host's name is not known.
+    """
+    parts = _split(url)
+    origin = _origin(parts)
+    if origin is not None and origin == _origin(_split(base_url)):
+        return [Route(url)]
+    host, port = _host(parts), parts.port or HTTPS_PORT
+    proxy = proxies.proxy(url, env)
+    try:
+        name = host if host.isascii() else host.encode("idna").decode()
+        addresses = await resolve(host, port)
+    except (OSError, UnicodeError) as exc:
+        if proxy is not None and not _is_number(host):
+            return [Route(url, way=proxy.url)]  # behind a proxy, names of the outside are often known to it alone
+        raise TransportError(
+            "The image's host is not known: its name leads to no address.",
+            sent=False,
+            next_step="Check the network, then call check_task with the task's id: it fetches the image again.",
+        ) from exc
+    for address in addresses:
+        if (kind := judge(address)) is not None:
+            raise _refused(f"leads to an address that is {kind}")
+    if proxy is not None:
+        return [Route(url, way=proxy.url)]
+    # Closed after: a connection is known by its address, and must not serve another name at the same one.
+    headers = {"Host": name if port == HTTPS_PORT else f"{name}:{port}", "Connection": "close"}
+    return [Route(_at(parts, address), headers, name, DIRECT) for address in addresses]
+
+
 def _is_number(host: str) -> bool:
     """True for what no name server is asked about."""
     return not host.rpartition(".")[2].isalpha()
@@ -151,7 +159,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _host(parts: SplitResult) -> str:
-    """The host of a URL that is https at a host, without a user name."""
+    """The host of an https URL without a user name. Any other URL is refused."""
     if not parts.scheme:
         raise _refused("is not whole: it does not begin with https://")
     if parts.scheme != "https":
@@ -167,7 +175,7 @@ def _origin(parts: SplitResult) -> tuple[str, str, int] | None:
     if not parts.hostname or parts.scheme not in {"http", "https"}:
         return None
     port = parts.port or (HTTPS_PORT if parts.scheme == "https" else HTTP_PORT)
-    # A name before the host is no part of where RunAPI stands.
+    # A URL with a user name is never at RunAPI's origin.
     return None if "@" in parts.netloc else (parts.scheme, parts.hostname, port)
 
 

@@ -1,15 +1,12 @@
-"""RunAPI's client: one pool of connections for the life of the process. The only importer of httpx."""
+"""Carries the calls to RunAPI over connections that live as long as the process. Only this module imports httpx."""
 
 from __future__ import annotations
 
 import os
-import random
 import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -17,64 +14,68 @@ import httpx
 from anyio.abc import AsyncResource
 
 from flux2_mcp.domain import codings
-from flux2_mcp.errors import SettingsError, TransportError
-from flux2_mcp.runapi import causes, proxies, retry, routes
+from flux2_mcp.errors import SettingsError, TransportError, Wording
+from flux2_mcp.runapi import causes, proxies, routes
 from flux2_mcp.runapi.causes import CERTIFICATE_FOLDER, CERTIFICATES, Peer
-from flux2_mcp.runapi.client import RunApi
-from flux2_mcp.runapi.exchange import Exchange, Permit, sendable
+from flux2_mcp.runapi.exchange import Permit
 from flux2_mcp.runapi.proxies import Proxy
 from flux2_mcp.runapi.responses import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, DownloadStream, Response
-from flux2_mcp.runapi.routes import Resolve, Route
-from flux2_mcp.system import logs
+from flux2_mcp.runapi.routes import Judge, Resolve, Route
 from flux2_mcp.system.environment import said_path
 
 MIN_BYTES_PER_SECOND = 16 * 1024
-"""Bytes a second that an upload must reach: a home's slowest uplink."""
+"""Bytes a second that an upload must reach: the slowest uplink of a home."""
 PIECE_BYTES = 64 * 1024
-"""Bytes handed to the connection at once, each under a write timeout of its own."""
+"""Bytes passed to the connection at once; each piece has a write timeout of its own."""
 CHUNK_BYTES = 256 * 1024
-"""Bytes of a download given on at once: who takes them does so in a thread, and a change of threads has its price."""
+"""Bytes of a download passed on at once: the receiver writes them in a thread, and a change of threads takes time."""
 MAX_CALLS, MAX_DOWNLOADS = 48, 16
-"""Connections at once, together below every system's limit of open files. Slow downloads keep no poll waiting."""
+"""Connections at once; together they stay below every system's limit of open files. They are apart, so that slow
+downloads delay no poll."""
 MAX_HOST_DOWNLOADS = 4
 """Connections in one of httpx's pools, which spends time with the square of their number on each request: with 1,000
 polls at once, a poll takes 3 ms of processor time over pools of 4 and 13 ms over one of 48."""
 KEEP_ALIVE_SECONDS = 30.0
-"""Seconds that an idle connection is kept: less than servers commonly do."""
+"""Seconds that an idle connection is kept: less than servers usually keep it."""
 MAX_PORT = 65_535
 
 _FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, UnicodeError)
-# The first that fits, in words of our own: the libraries' may hold a URL with its signature. False: nothing was sent.
+# The first row that fits gives our own text: the libraries' may hold a URL with its signature. False: nothing was sent.
 _WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool, str], ...] = (
-    (httpx.PoolTimeout, "no connection was free in time", False, "Wait until other calls have ended, then call again."),
-    (httpx.ConnectTimeout, "no connection in time", False, "Check the network, then call again."),
+    (
+        httpx.PoolTimeout,
+        "no connection was free in time",
+        False,
+        Wording("Wait until other calls have ended, then {name:call again}."),
+    ),
+    (httpx.ConnectTimeout, "no connection in time", False, Wording("Check the network, then {name:call again}.")),
     (
         (httpx.TimeoutException, TimeoutError),
         "no answer in time",
         True,
-        "Call again in a minute: the same call is not paid twice.",
+        Wording("{name:Call again} in a minute: the same call is not paid twice."),
     ),
     (
         (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError),
         "the address can't be called",
         False,
-        "Check RUNAPI_BASE_URL where it is set, then start the server again.",
+        Wording("Check RUNAPI_BASE_URL where it is set, then {name:start the server again}."),
     ),
-    (httpx.ConnectError, "no connection", False, "Check the network, then call again."),
+    (httpx.ConnectError, "no connection", False, Wording("Check the network, then {name:call again}.")),
     (
         Exception,
         "the connection broke off, or what came is not HTTP",
         True,
-        "Call again; if it stays so, check the network and whatever stands between.",
+        Wording("{name:Call again}; if it stays so, check the network and whatever stands between."),
     ),
 )
 PROXY = "proxy"
-"""Where a request carries the proxy that it goes through, for the words about its failure."""
+"""The extension of a request that holds its proxy, for the text of its errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds for each part of a call; `answer` for the whole of one attempt, beside its place and what its body needs to go out."""
+    """Seconds for each part of a call. `answer` limits one attempt, without the wait for a place and the upload."""
 
     connect: float = 5.0
     read: float = 30.0
@@ -83,86 +84,43 @@ class Timeouts:
     answer: float = 60.0
 
 
-class HttpRunApi(RunApi):
-    """The calls. Made without I/O; the pool opens at first use and is closed by `aclose`.
+class HttpTransport:
+    """Calls through httpx. Each request is made by hand, so that no key, cookie or header of one gets into another.
 
-    All calls raise `ApiError` by status, `TransportError` when no answer came, `WireError` when it makes no sense, and
-    `SettingsError` when the environment's proxy or certificates can't be used. What they raise never shows the key.
+    It is made without I/O; connections open at their first use, and `aclose` closes them. Calls raise `TransportError`
+    if no answer came, and `SettingsError` if the environment's proxy or certificates can't be used.
 
     Args:
-        base_url: As `settings` validated it, without a slash at the end.
-        api_key: None: calls that need one raise `AuthenticationError` before anything is sent.
-        version: Ours, for the `User-Agent`.
-        policy: How long GETs and creates are retried.
-        gate: Awaited before every call to RunAPI, retries included; a limiter waits here.
-        on_limited: Told of every 429 with its `Retry-After` in seconds.
+        base_url: RunAPI's address: files there are fetched whatever the host's address, and errors name its variable.
         timeouts: Seconds for each part of a call.
-        sleep: Waits for so many seconds. This and the next three are the only clock and dice in here.
-        monotonic: Seconds on a clock that never goes back.
-        now: The present, aware.
-        jitter: A random number in [0, 1).
         resolve: Looks up the hosts of files.
+        judge: Says which of their addresses nothing may be fetched from.
         env: The environment: which proxies lead out, and whose certificates are trusted. Read at each first connection.
+        max_calls: Connections at once for calls.
+        max_downloads: Connections at once for downloads.
     """
 
     def __init__(
         self,
         base_url: str,
-        api_key: str | None,
         *,
-        version: str,
-        policy: retry.Policy = retry.STANDARD,
-        gate: Callable[[], Awaitable[None]] | None = None,
-        on_limited: Callable[[float | None], Awaitable[None] | None] | None = None,
         timeouts: Timeouts | None = None,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        jitter: Callable[[], float] = random.random,
         resolve: Resolve = routes.looked_up,
+        judge: Judge = routes.not_public,
         env: Mapping[str, str] = os.environ,
+        max_calls: int = MAX_CALLS,
+        max_downloads: int = MAX_DOWNLOADS,
     ) -> None:
-        if api_key is not None and not sendable(api_key):
-            raise SettingsError("The API key holds characters that no key has.")
-        logs.hide(api_key)
-        self._pool = _Pool(base_url, timeouts or Timeouts(), resolve, env)
-        super().__init__(
-            Exchange(
-                transport=self._pool,
-                base=base_url,
-                key=api_key,
-                agent=f"flux2-mcp/{version}",
-                policy=policy,
-                gate=gate,
-                on_limited=on_limited,
-                sleep=sleep,
-                monotonic=monotonic,
-                now=now,
-                jitter=jitter,
-            )
-        )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._calls.base!r})"
+        self._base = base_url
+        self._timeouts = timeouts or Timeouts()
+        self._resolve, self._judge = resolve, judge
+        self._env = env
+        self._tls: ssl.SSLContext | None = None
+        self._calls = _PooledClient(max_calls, self._client)
+        self._downloads = _PooledClient(max_downloads, self._client)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._pool.aclose()
-
-
-class _Pool:
-    """httpx at arm's length: requests are made by hand, so that no key, cookie or header of one call slips into another."""
-
-    def __init__(self, base_url: str, timeouts: Timeouts, resolve: Resolve, env: Mapping[str, str]) -> None:
-        self._base = base_url
-        self._timeouts = timeouts
-        self._resolve = resolve
-        self._env = env
-        self._tls: ssl.SSLContext | None = None
-        self._calls = _PooledClient(MAX_CALLS, self._client)
-        self._downloads = _PooledClient(MAX_DOWNLOADS, self._client)
-
-    async def aclose(self) -> None:
         await self._calls.aclose()
         await self._downloads.aclose()
 
@@ -176,6 +134,7 @@ class _Pool:
         whom: str = "RunAPI",
         permit: Permit | None = None,
     ) -> Response:
+        """See `Transport.send`."""
         within = self._timeouts.pool + self._timeouts.answer + len(content) / MIN_BYTES_PER_SECOND
         with self._translated(whom), anyio.fail_after(within):
             proxy = proxies.proxy(url, self._env)
@@ -185,9 +144,10 @@ class _Pool:
 
     @asynccontextmanager
     async def download(self, url: str, headers: Mapping[str, str], whom: str) -> AsyncIterator[DownloadStream]:
+        """See `Transport.download`."""
         async with AsyncExitStack() as stack:
             with self._translated(whom):
-                found = await routes.routes_to(url, self._base, self._resolve, self._env)
+                found = await routes.routes_to(url, self._base, self._resolve, self._env, judge=self._judge)
                 response = await self._reached(stack, found, headers)
 
             async def chunks() -> AsyncIterator[bytes]:
@@ -200,7 +160,7 @@ class _Pool:
     async def _reached(
         self, stack: AsyncExitStack, found: Sequence[Route], headers: Mapping[str, str]
     ) -> httpx.Response:
-        """The answer on the first route that leads to a connection."""
+        """The answer on the first route on which a connection succeeds."""
         for route in found:
             proxy = None if route.way == routes.DIRECT else proxies.proxy(route.url, self._env)
             request = self._request("GET", route.url, {**headers, **route.headers}, proxy=proxy)
@@ -231,19 +191,19 @@ class _Pool:
         extensions = {"timeout": asdict(self._timeouts), PROXY: proxy}
         request = httpx.Request(method, url, headers=sent, content=pieces, extensions=extensions)
         if not 0 <= (request.url.port or 0) <= MAX_PORT:
-            # Further in, the socket would raise its own error, in a group.
+            # Otherwise the socket would raise its own error later, in a group.
             raise httpx.InvalidURL("no such port")
         return request
 
     def _client(self, scheme: str, proxy: Proxy | None) -> httpx.AsyncClient:
-        """It asks the environment nothing by itself: what is there may be more than it can read."""
+        """A client that ignores the environment: httpx would refuse all traffic for one value that it can't read."""
         if scheme == "https" and self._tls is None:
             self._tls = _trusted(self._env)
         try:
             return httpx.AsyncClient(
                 trust_env=False,
                 proxy=None if proxy is None else proxy.url,
-                # Reading the certificates takes 30 ms and more, which the sandbox needs not wait for. Without, nobody is trusted.
+                # To read certificates takes 30 ms or more, and the sandbox needs none. An empty context trusts no host.
                 verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._tls is None else self._tls,
                 limits=httpx.Limits(
                     max_connections=MAX_HOST_DOWNLOADS,
@@ -268,7 +228,7 @@ class _Pool:
             ) from exc
 
     def _words(self, exc: Exception) -> tuple[str, bool, str, str | None]:
-        """What happened, whether something may have been sent, what to do, and the variable that mends it, where one does."""
+        """What happened, whether something may have been sent, what to do, and the variable that mends it, or None."""
         peer = self._peer(exc)
         if peer is not None and isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
             cause = causes.of(exc, peer, in_time=isinstance(exc, httpx.ConnectError))
@@ -280,7 +240,7 @@ class _Pool:
         return words, sent, cure, None
 
     def _peer(self, exc: Exception) -> Peer | None:
-        """Whom a request that failed was to reach; None where none was made."""
+        """The other end of a failed request; None if no request was made."""
         try:
             request = exc.request if isinstance(exc, httpx.RequestError) else None
         except RuntimeError:
@@ -296,12 +256,12 @@ class _Pool:
 
 
 class _PooledClient:
-    """Connections for one kind of traffic. Who finds none free queues here: httpx's queue costs the square of its length."""
+    """Connections for one kind of traffic. Requests queue here: httpx's own queue costs the square of its length."""
 
     def __init__(self, places: int, make: Callable[[str, Proxy | None], httpx.AsyncClient]) -> None:
         self._make = make
         self._places = anyio.Semaphore(places, fast_acquire=True)
-        # Clients' numbers, a stack: under little load the same few warm connections serve, and one client is made.
+        # A stack of clients' numbers: under little load, one client is made, and its open connections are used again.
         self._free = [place // MAX_HOST_DOWNLOADS for place in reversed(range(places))]
         self._clients: dict[tuple[int, str, Proxy | None], httpx.AsyncClient] = {}
 
@@ -331,7 +291,7 @@ class _PooledClient:
 
 
 async def _body(response: httpx.Response) -> bytes:
-    """At most one byte more than allowed. An error's status and `Retry-After` count even when its words break off."""
+    """The body, at most one byte too long. An error whose body breaks off keeps its status and `Retry-After`."""
     largest = MAX_ERROR_BYTES if response.is_error else MAX_ANSWER_BYTES
     body = bytearray()
     try:
@@ -367,17 +327,17 @@ async def _sent(client: httpx.AsyncClient, request: httpx.Request, proxy: Proxy 
     except Exception as exc:
         if isinstance(exc, httpx.HTTPError) and not isinstance(exc, httpx.ProxyError):
             raise
-        # The library leaves the connection of a handshake that failed open, and what is no SOCKS proxy ends it in any error.
+        # After a failed handshake, the library leaves the connection open, and it may have raised any error.
         for stream in opened:
             await stream.aclose()
         raise httpx.ProxyError("no SOCKS", request=request) from exc
 
 
 def _trusted(env: Mapping[str, str]) -> ssl.SSLContext:
-    """Whose certificates are trusted: the environment's wish, else what comes with the library.
+    """The trusted certificates: those that the environment names, else those that come with the library.
 
     Raises:
-        SettingsError: The environment names what can't be read.
+        SettingsError: The environment names certificates that can't be read.
     """
     file, folder = (said_path(env.get(name), env) for name in (CERTIFICATES, CERTIFICATE_FOLDER))
     if file is None and folder is None:
@@ -385,7 +345,7 @@ def _trusted(env: Mapping[str, str]) -> ssl.SSLContext:
     name, told = (CERTIFICATES, file) if file else (CERTIFICATE_FOLDER, folder)
     try:
         if file is None:
-            next(Path(str(folder)).iterdir(), None)  # a folder that is not there would be one without certificates
+            next(Path(str(folder)).iterdir(), None)  # raises for a missing folder: OpenSSL would not
         return ssl.create_default_context(cafile=file, capath=None if file else folder)
     except OSError as exc:
         reason = "there is none in it" if isinstance(exc, ssl.SSLError) else exc.strerror

@@ -1,6 +1,7 @@
-"""Vendor JSON <-> our models. Pure: strict in what it writes, liberal in what it reads (`api/runapi.md`).
+"""Translates between RunAPI's JSON and our models. Pure: strict in writing, liberal in reading (`api/runapi.md`).
 
-Readers take what `words.loads` gives. They raise `WireError` only where nothing useful can be said; unknown fields are left.
+Readers take the objects of `error_text.loads`. They ignore unknown fields, and raise `WireError` only if nothing useful
+is left.
 """
 
 from __future__ import annotations
@@ -15,12 +16,10 @@ from urllib.parse import urljoin
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import (
-    SERVICE,
     Action,
     Balance,
     ImageRequest,
     PriceSchedule,
-    Quote,
     RemoteTask,
     RunApiAccount,
     Status,
@@ -30,16 +29,16 @@ from flux2_mcp.errors import WireError
 from flux2_mcp.runapi.error_text import clean, said
 
 MAX_ID_CHARS = 512
-"""Characters of an id: of an idempotency key, of a client request id (`api/runapi.md`), and of what RunAPI names by itself."""
+"""Characters of an id: of an idempotency key (`api/runapi.md`), and of RunAPI's own ids."""
 MAX_URL_CHARS = 8192
-"""Characters of an address. Signed ones have about 1,500."""
+"""Characters of a URL. Signed ones have about 1,500."""
 
 _STATUSES = {
     "pending": Status.PENDING,
     "processing": Status.PROCESSING,
     "completed": Status.COMPLETED,
     "failed": Status.FAILED,
-    # Newer packages' words, then older gateways' (`api/runapi.md`); "cancelled" is "canceled" in its other spelling.
+    # Statuses of newer packages, then of older gateways (`api/runapi.md`). "canceled" has two spellings.
     "queued": Status.PENDING,
     "complete": Status.COMPLETED,
     "finished": Status.COMPLETED,
@@ -63,15 +62,24 @@ _FINEST = 6
 
 @dataclass(frozen=True, slots=True)
 class UploadSlot:
-    """Where the bytes of an upload go, and with which headers. The URL is a secret for as long as it lives."""
+    """The address for the bytes of an upload, and their headers. The URL is a secret as long as it is valid."""
 
     upload_url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     signed_id: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """The result of a browser login: the key, its name and the user's e-mail. Name and e-mail may be empty."""
+
+    key: str = field(repr=False)
+    name: str
+    email: str
+
+
 def body(request: ImageRequest) -> dict[str, Any]:
-    """The JSON of a create call: the contract's fields that were given, in the contract's order, no nulls."""
+    """The JSON of a create call: the contract's fields that have a value, in the contract's order, without nulls."""
     fields = {
         "model": request.model,
         "prompt": request.prompt,
@@ -84,12 +92,6 @@ def body(request: ImageRequest) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def quote_body(request: ImageRequest) -> dict[str, Any]:
-    """The JSON of a price quote: the same parameters, without what says nothing about the price of a task."""
-    params = {name: value for name, value in body(request).items() if name not in {"model", "callback_url"}}
-    return {"service": SERVICE, "action": str(request.action), "model": request.model, "params": params}
-
-
 def task(
     payload: Mapping[str, object],
     *,
@@ -99,18 +101,19 @@ def task(
     key: str | None = None,
     at: str = "",
 ) -> RemoteTask:
-    """A task, as created or as asked for.
+    """The task in the answer to a create or a poll.
 
-    COMPLETED with no image URL stays COMPLETED with `image_urls` empty: it ended and was charged, and the caller says
-    that nothing came. A status that nobody promised is UNKNOWN; one that is absent is PENDING in the answer to a create.
+    COMPLETED without an image URL stays COMPLETED, with `image_urls` empty: the task ended and was charged, and the
+    caller reports that no image came. A status that is not documented is UNKNOWN. A missing status is PENDING in the
+    answer to a create, and UNKNOWN in that to a poll.
 
     Args:
         payload: The answer.
-        asked: The id that was asked for; None in the answer to a create.
+        asked: The id that was polled; None for the answer to a create.
         named: The id in `X-RunAPI-Task-Id`, for an answer that has none itself.
         retry_after: Seconds, from the answer's header.
-        key: The API key, never shown.
-        at: The address that answered: what begins with a slash in the place of an address begins there.
+        key: The API key, which is never shown.
+        at: The URL that was called: an image's address that begins with a slash is relative to it.
 
     Raises:
         WireError: The answer to a create names no task.
@@ -142,15 +145,15 @@ def task(
 
 
 def can_be_asked(task_id: str) -> bool:
-    """Whether a task can be asked about under this id: it is a part of a path."""
+    """Whether a task with this id can be polled: the id is a part of a URL's path."""
     return bool(task_id.strip(".")) and len(task_id) <= MAX_ID_CHARS
 
 
 def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
     """The live prices of the catalogue's models; other entries are left out.
 
-    A resolution that the overrides don't name has the unit price. None: no price is told, it is not in USD, or it
-    hangs on something other than the resolution; then the dearest amount of the entry is what may be charged.
+    A resolution that the overrides don't name has the unit price. None: there is no price, or it is not in USD, or it
+    depends on something other than the resolution; then the highest amount of the entry may be charged.
 
     Raises:
         WireError: There is no list of schedules.
@@ -173,21 +176,6 @@ def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
     )
 
 
-def quote(payload: Mapping[str, object], request: ImageRequest) -> Quote:
-    """What the request would reserve.
-
-    Raises:
-        WireError: There is no amount, or it is not in USD.
-    """
-    found = _dict(payload.get("price_quote")) or payload
-    cents = _number(found.get("reservation_amount_cents"))
-    if cents is None or not _in_usd(found):
-        raise WireError("RunAPI's price quote holds no amount in USD.")
-    return Quote(
-        model=_words(found.get("model")) or request.model, usd=_dollars(cents), as_of=_words(found.get("as_of"))
-    )
-
-
 def balance(payload: Mapping[str, object]) -> Balance:
     """The account's money.
 
@@ -203,7 +191,7 @@ def balance(payload: Mapping[str, object]) -> Balance:
 
 
 def account(payload: Mapping[str, object]) -> RunApiAccount:
-    """Whose key it is; what is not told is empty."""
+    """The owner of a key; fields missing in the answer are empty."""
     owner = _dict(payload.get("account"))
     return RunApiAccount(
         name=_words(payload.get("name")),
@@ -214,10 +202,10 @@ def account(payload: Mapping[str, object]) -> RunApiAccount:
 
 
 def preparation(payload: Mapping[str, object]) -> UploadSlot:
-    """Where to put a file's bytes.
+    """The place for a file's bytes.
 
     Raises:
-        WireError: Address or id is missing.
+        WireError: The address or the id is missing.
     """
     url, signed_id = _text(payload.get("upload_url")), _text(payload.get("signed_id"))
     if not (url and signed_id):
@@ -229,9 +217,9 @@ def preparation(payload: Mapping[str, object]) -> UploadSlot:
 def uploaded_file(
     payload: Mapping[str, object], *, file_name: str = "", size_bytes: int = 0, ahead: timedelta = timedelta()
 ) -> UploadedFile:
-    """A file that RunAPI holds. Where the answer leaves out name or size, those given stand in.
+    """A file that RunAPI holds. `file_name` and `size_bytes` are used if the answer lacks them.
 
-    `ahead`: how far RunAPI's clock is ahead of ours. The file's `expires_at` is by ours.
+    `ahead`: how far RunAPI's clock is ahead of ours. The result's `expires_at` is by our clock.
 
     Raises:
         WireError: There is no URL.
@@ -248,20 +236,21 @@ def uploaded_file(
     )
 
 
-def login(payload: Mapping[str, object]) -> tuple[str, str, str]:
-    """Key, the key's name and the user's e-mail; what is not told is empty, except the key.
+def login(payload: Mapping[str, object]) -> IssuedKey:
+    """The key from the exchange of a browser's code.
 
     Raises:
-        WireError: There is no key that could be sent.
+        WireError: There is no key that can be sent.
     """
     key = (_text(payload.get("key")) or "").strip()
     if not (key and key.isascii() and key.isprintable()):
         raise WireError("RunAPI's answer to the login holds no key.")
-    return key, _words(payload.get("name")), _words(_dict(payload.get("user")).get("email"))
+    email = _words(_dict(payload.get("user")).get("email"))
+    return IssuedKey(key=key, name=_words(payload.get("name")), email=email)
 
 
 def _unwrapped(payload: Mapping[str, object]) -> Mapping[str, object]:
-    """The task itself. An envelope's own "status": "success" is about the call and says nothing about the task."""
+    """The task itself, without an envelope. An envelope's "status": "success" is about the call, not about the task."""
     inner = payload.get("data")
     if not isinstance(inner, dict):
         return payload
@@ -271,17 +260,17 @@ def _unwrapped(payload: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _refunded(found: Mapping[str, object]) -> bool:
-    """Whether everything was given back: at a time, or plainly so. Any other word is none."""
+    """Whether everything was refunded: `refunded_at` is a time or true. Any other value does not count."""
     at = _dict(_dict(found.get("billing")).get("refund")).get("refunded_at")
     return at is True or _moment(at, timedelta()) is not None
 
 
 def _charge(found: Mapping[str, object]) -> Decimal | None:
-    """What a task cost, in USD; None where RunAPI does not say.
+    """The cost of a task, in USD; None if RunAPI does not state it.
 
-    A settlement goes before `usage`, which is only a measure of use. Whole cents may hide what an exact amount tells, and the
-    other way round: of those the dearer is safe to count. An amount of nothing tells nothing: who charges nothing says that
-    by a refund.
+    A settlement takes precedence over `usage`, which is only a measure of use. Whole cents and the exact amount may
+    differ: the higher one is safe to count. An amount of 0 is ignored: RunAPI states by a refund that nothing is
+    charged.
     """
     settlement, usage = _dict(_dict(found.get("billing")).get("settlement")), _dict(found.get("usage"))
     exact = _number(settlement.get("amount_micro_cents"))
@@ -301,7 +290,7 @@ def _reserved(found: Mapping[str, object]) -> Decimal | None:
 
 
 def _cents(entry: Mapping[str, object], resolutions: tuple[str, ...]) -> dict[str, Decimal | None]:
-    """What is told of each resolution. Nothing is no price."""
+    """The price of each resolution in cents, or None. A price of 0 does not count."""
     config, overrides = _dict(entry.get("billing_config")), _overrides(entry)
     if not _in_usd(entry) or (overrides and config.get("key") != "output_resolution"):
         return dict.fromkeys(resolutions)
@@ -328,25 +317,25 @@ def _dict(value: object) -> Mapping[str, object]:
 
 
 def _text(value: object) -> str | None:
-    """A string that says something and can be encoded: JSON can spell half of a surrogate pair."""
+    """A string that is not blank and can be encoded (JSON can hold half of a surrogate pair), or None."""
     if not isinstance(value, str) or not value.strip() or any("\ud800" <= char <= "\udfff" for char in value):
         return None
     return value
 
 
 def _words(value: object) -> str:
-    """Words to show, in one line, not too long; empty where there are none."""
+    """Text to show, in one line and not too long; "" if there is none."""
     return clean(_text(value) or "")
 
 
 def _id(value: object) -> str | None:
-    """What names something: text, or a number. What is too long for that, or holds more than one line, names nothing."""
+    """An id: text or a number; None if it is too long or has more than one line."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
     return text if text and len(text) <= MAX_ID_CHARS and text.isprintable() else None
 
 
 def _url(value: object, at: str = "") -> str | None:
-    """An address, whatever it leads to: `addresses` sees to that."""
+    """A URL, or None. `routes` decides whether it may be fetched."""
     text = _text(value)
     if text and text.startswith("/"):
         with suppress(ValueError):
@@ -355,7 +344,7 @@ def _url(value: object, at: str = "") -> str | None:
 
 
 def _number(value: object, least: Decimal = Decimal(0)) -> Decimal | None:
-    """An exact number from a JSON number or its text; a float's noise, far behind the point, is rounded off."""
+    """An exact number from a JSON number or its text, without a float's rounding error; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     try:
@@ -373,7 +362,7 @@ def _dollars(cents: Decimal) -> Decimal:
 
 
 def _moment(value: object, ahead: timedelta) -> datetime | None:
-    """An instant by our clock, from one by a clock that is so far ahead of it."""
+    """A time by our clock, from a time by a clock that is `ahead` of ours; None if it can't be read."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
         return moment and (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC) - ahead

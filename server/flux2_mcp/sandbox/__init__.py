@@ -1,4 +1,6 @@
-"""The embedded RunAPI: the same paths, shapes, headers and state machine, over loopback HTTP, without a key or a network.
+"""The embedded RunAPI: the same paths, shapes, headers and state machine, over loopback HTTP, without key or network.
 
-`server.Sandbox` is what others start; nothing here is imported before that.
+Other rooms start `server.Sandbox`. Before that, they import only `scenarios`.
+
+Face: `scenarios`, `server`.
 """

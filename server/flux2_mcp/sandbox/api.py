@@ -1,4 +1,4 @@
-"""The calls of `/api/v1`: tasks, prices, account, files. Sync functions from a `SandboxCall` to a response; run in worker threads."""
+"""The calls of `/api/v1`: tasks, prices, account, files. Sync functions from a `SandboxCall` to a response."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def create_task(state: SandboxState, call: SandboxCall) -> Response:
 
 
 def get_task(state: SandboxState, call: SandboxCall) -> Response:
-    """`GET /api/v1/flux_2/{action}/{id}`: the task as it stands."""
+    """`GET /api/v1/flux_2/{action}/{id}`: the task in its present state."""
     now = state.clock()
     task = tasks.poll(state, _action(call), call.path["id"], now)
     response = _answer(state, call, task, now)
@@ -57,7 +57,7 @@ def get_task(state: SandboxState, call: SandboxCall) -> Response:
 
 
 def result(state: SandboxState, call: SandboxCall) -> Response:
-    """`GET /results/{name}`: a completed task's image, to anyone with its address."""
+    """`GET /results/{name}`: a completed task's image. The signed address is enough: no key is needed."""
     name = call.path["name"].removesuffix(".png")
     task = pictures.find(state, name, call.query.get("expires", ""), call.query.get("signature", ""))
     return Response(pictures.delivered(state, task), media_type="image/png")
@@ -71,7 +71,7 @@ def _action(call: SandboxCall) -> Action:
 
 
 def _valid(action: Action, body: dict[str, Any]) -> catalog.Model:
-    """The model that `body` names, once the whole of `body` is within its constraints."""
+    """The model that `body` names, after a check of the whole of `body` against its constraints."""
     name = body.get("model")
     model = catalog.models().get(name) if isinstance(name, str) else None
     if model is None or model.action is not action:
@@ -87,12 +87,12 @@ def _valid(action: Action, body: dict[str, Any]) -> catalog.Model:
 
 
 def _own_name(field: str, body: dict[str, Any]) -> str:
-    """The catalogue calls the sources by the tool's name for them; a caller of this API knows the body's."""
+    """The body's name for a field. The catalogue names the sources as the tool does, which callers here don't know."""
     return "source_image_urls" if field == "source_images" and field not in body else field
 
 
 def _strange(body: dict[str, Any]) -> dict[str, list[str]]:
-    """What the catalogue leaves to the service: addresses, and the sandbox's own markers."""
+    """Problems that the catalogue does not check: addresses, and the sandbox's own markers."""
     wrong: dict[str, list[str]] = {}
     if not all(_is_web(url) for url in body.get("source_image_urls") or []):
         wrong["source_image_urls"] = ["must be http or https URLs"]
@@ -114,7 +114,7 @@ def _is_web(url: str) -> bool:
 
 
 def _sources(state: SandboxState, urls: list[str]) -> tuple[tuple[str, ...], str | None]:
-    """References to the sources, and the error that the task will fail with where one can't be had."""
+    """References to the sources; or, if one can't be read, the error with which the task will fail."""
     found = []
     for number, url in enumerate(urls, 1):
         try:
@@ -148,7 +148,7 @@ def price_schedules(state: SandboxState, call: SandboxCall) -> Response:
         for row in map(_schedule, catalog.models().values())
         if all(call.query.get(name, row[name]) == row[name] for name in ("service", "action", "model"))
     ]
-    # The tag is the prices' own: `as_of` is only the time of asking.
+    # The tag depends on the prices alone: `as_of` changes with each request.
     tag = f'W/"{hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]}"'
     known = {part.strip() for part in call.headers.get("if-none-match", "").split(",")}
     headers = {"ETag": tag, "Cache-Control": "public, max-age=300"}
@@ -169,7 +169,7 @@ def _schedule(model: catalog.Model) -> dict[str, Any]:
         "billing_unit": "image",
         "billing_strategy": "per_unit",
         "unit_price_cents": overrides[model.resolutions[0]],
-        # One resolution needs no table.
+        # A model with one resolution needs no table.
         "billing_config": {"key": "output_resolution", "overrides": overrides} if len(overrides) > 1 else None,
     }
 
@@ -187,7 +187,7 @@ def price_quote(state: SandboxState, call: SandboxCall) -> Response:
     elif not isinstance(params, dict):
         wrong["params"] = ["must be an object"]
     else:
-        # Only what is given has to be right: a quote needs no prompt.
+        # Only fields in the request are checked: a quote needs no prompt.
         broken = {_own_name(problem.field, params): problem.text for problem in catalog.problems(model, params)}
         wrong |= {f"params.{name}": [text] for name, text in broken.items() if name in params}
     if wrong or model is None:
@@ -206,7 +206,7 @@ def price_quote(state: SandboxState, call: SandboxCall) -> Response:
 
 
 def me(state: SandboxState, call: SandboxCall) -> Response:
-    """`GET /api/v1/me`: whose key it is. Nobody's."""
+    """`GET /api/v1/me`: the owner of the key, an invented one."""
     del state, call
     account = {"id": 1, "name": "Sandbox"}
     return JSONResponse({"id": 1, "name": "Sandbox", "email": EMAIL, "account": account})
@@ -234,7 +234,7 @@ def prepare_file(state: SandboxState, call: SandboxCall) -> Response:
 
 
 def put_file(state: SandboxState, call: SandboxCall) -> Response:
-    """`PUT /uploads/{target}`: the bytes. It plays another host: a key has no business here."""
+    """`PUT /uploads/{target}`: the bytes. It plays another host, so a request with a key is refused."""
     if "authorization" in call.headers:
         raise HttpError(400, "bad_request", "Send no Authorization header here: this stands for another host.")
     uploads.put(state, call.path["target"], dict(call.headers), call.body)
@@ -242,12 +242,12 @@ def put_file(state: SandboxState, call: SandboxCall) -> Response:
 
 
 def confirm_file(state: SandboxState, call: SandboxCall) -> Response:
-    """`POST /api/v1/files/confirm`: opens the file's URL for its hour."""
+    """`POST /api/v1/files/confirm`: opens the file's URL for one hour."""
     return JSONResponse(uploads.answer(uploads.confirm(state, call.json()), call.base_url))
 
 
 def create_file(state: SandboxState, call: SandboxCall) -> Response:
-    """`POST /api/v1/files`: a file by address or as base64. Addresses of this sandbox are copied, others only written down."""
+    """`POST /api/v1/files`: a file by address or as base64. Files of this sandbox are copied, other addresses noted."""
     name, source = uploads.parse_source(call.json())
     content = _fetched(state, source) if isinstance(source, str) else source
     return JSONResponse(uploads.answer(uploads.keep(state, name, content), call.base_url))
@@ -263,13 +263,13 @@ def _fetched(state: SandboxState, url: str) -> bytes | None:
 
 
 def get_file(state: SandboxState, call: SandboxCall) -> Response:
-    """`GET /files/{id}`: the bytes of a confirmed file, to anyone with its address."""
+    """`GET /files/{id}`: the bytes of a confirmed file. The address is enough: no key is needed."""
     upload = uploads.find(state, call.path["id"])
     if upload is not None and not upload.alive(state.clock()):
         raise HttpError(410, "gone", "This address has expired, or was never confirmed.")
     content = None if upload is None else uploads.content(state, upload)
     if upload is None or content is None:
         raise HttpError(404, "not_found", "Not found")
-    # Whatever was uploaded, a browser must not run it.
+    # A browser must not run an uploaded file.
     headers = {"Content-Disposition": "attachment", "Content-Security-Policy": "sandbox; default-src 'none'"}
     return Response(content, media_type=upload.mime_type, headers=headers)

@@ -1,4 +1,4 @@
-"""The Starlette application: routes, who may enter, and how large a body may be. What the calls do stands in `api` and `login`."""
+"""The Starlette application: routes, authentication, and limits of bodies. The handlers are in `api` and `login`."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 class Endpoint:
     """One row of the table: a method on a path.
 
-    `key`: only with the sandbox's key, and counted by its rate limit. `cap`: bytes of a body. `draws`: may take a second
-    of processor time.
+    `key`: the call needs the sandbox's key, and its rate limit counts it. `cap`: the largest body in bytes. `draws`:
+    the call may take a second of processor time.
     """
 
     method: str
@@ -56,12 +56,12 @@ class Endpoint:
 
 
 def document(state: SandboxState, call: SandboxCall) -> Response:
-    """`GET /openapi.json`: what all of this looks like from outside, as OpenAPI has it."""
+    """`GET /openapi.json`: the OpenAPI document of all calls."""
     del state, call
     return Response(files("flux2_mcp.sandbox").joinpath("openapi.json").read_bytes(), media_type="application/json")
 
 
-# `openapi.json` describes each row; a test holds both together.
+# `openapi.json` describes each row; a test compares the two.
 ENDPOINTS = (
     Endpoint("POST", "/api/v1/flux_2/{action}", api.create_task, cap=MAX_JSON_BYTES),
     Endpoint("GET", "/api/v1/flux_2/{action}/{id}", api.get_task),
@@ -86,10 +86,10 @@ def create(state: SandboxState, base_url: str) -> Starlette:
     """The application.
 
     Args:
-        state: The folder; stays the caller's to close.
-        base_url: Where this server answers, without a slash at its end. All addresses it gives out begin with it.
+        state: The open folder, which the caller must close.
+        base_url: This server's address, without a slash at its end. All addresses in answers begin with it.
 
-    `[sandbox:create_lost]` needs a server that lends `abort` in the ASGI state, as `server.Sandbox` does.
+    `[sandbox:create_lost]` needs a server that puts `abort` into the ASGI state, as `server.Sandbox` does.
     """
     wake = asyncio.Event()
     drawing = anyio.CapacityLimiter(MAX_DRAWINGS)
@@ -131,7 +131,7 @@ def create(state: SandboxState, base_url: str) -> Starlette:
 
 
 async def _read(state: SandboxState, base_url: str, endpoint: Endpoint, request: Request) -> SandboxCall:
-    """Who is not allowed in learns so before a byte of the body is read."""
+    """Read a request. The key is checked before a byte of the body is read."""
     if endpoint.key:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), state.api_key.encode()):
@@ -158,7 +158,7 @@ def _run(state: SandboxState, endpoint: Endpoint, call: SandboxCall) -> Response
 
 async def _refuse(request: Request, exc: Exception) -> Response:
     del request
-    assert isinstance(exc, HttpError)  # noqa: S101  # Starlette hands over what it was registered for
+    assert isinstance(exc, HttpError)  # noqa: S101  # it is registered for this type alone
     return exc.response()
 
 
@@ -169,17 +169,17 @@ async def _refuse_route(request: Request, exc: Exception) -> Response:
 
 
 class HostGuard:
-    """What holds for every request.
+    """The rules for every request.
 
-    Only loopback names in Host (a web page can't rebind its way in), a request id on every answer, the caller's own id
-    given back, and an answer even where a handler breaks.
+    Host must be a loopback name, so that a web page can't reach the sandbox by DNS rebinding. Every answer has a
+    request id, and the caller's own id if it sent one. A handler that raises still gives an answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request; pass on what is no request."""
+        """Handle one HTTP request; pass other events on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

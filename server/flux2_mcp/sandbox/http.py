@@ -1,4 +1,4 @@
-"""One HTTP call as the handlers see it, and the answers they give. The shapes of errors are RunAPI's (`api/runapi.md`)."""
+"""One HTTP call as the handlers see it, and their answers. The shapes of errors are RunAPI's (`api/runapi.md`)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def token(headers: Headers, name: str) -> str | None:
     """An optional header of 1 to 512 printable ASCII characters.
 
     Raises:
-        HttpError: 400, where it is there and holds anything else.
+        HttpError: 400 if the header is there and its value is anything else.
     """
     value = headers.get(name)
     if value is not None and not (0 < len(value) <= MAX_HEADER_CHARS and value.isascii() and value.isprintable()):
@@ -60,15 +60,15 @@ def _no_constant(name: str) -> NoReturn:
 
 
 class HttpError(Exception):
-    """An answer in place of the one that was asked for.
+    """An error answer.
 
     Args:
         status: The HTTP status.
-        code: Names the error for programs.
-        message: Says it to people.
+        code: The error's name for programs.
+        message: Its text for people.
         headers: More headers, such as Retry-After.
-        fields: For 422: what is wrong, by the body's own field names. The body takes the shape of a validation error.
-        page: Send an HTML page in place of JSON, as a proxy would.
+        fields: For 422: the problems, by the body's own field names. The answer takes the shape of a validation error.
+        page: Send an HTML page instead of JSON, as a proxy would.
     """
 
     def __init__(
@@ -100,15 +100,15 @@ class HttpError(Exception):
 
 
 def invalid(fields: Mapping[str, list[str]]) -> HttpError:
-    """422 with what is wrong, by field."""
+    """422 with the problems of each field."""
     return HttpError(422, "validation", "Validation failed", fields=fields)
 
 
 class CutConnection(Response):
-    """Cuts the TCP connection: the client gets no byte of an answer. Needs `server.Sandbox`'s protocol, which lends `abort`."""
+    """Cuts the TCP connection: the client gets no byte of an answer. The protocol of `server.Sandbox` gives `abort`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Abort, and return once the connection is gone, so that nothing is sent in its place."""
+        """Abort, and return when the connection is gone, so that no other answer is sent."""
         del send
         scope["state"]["abort"]()
         await receive()

@@ -1,6 +1,7 @@
-"""The browser login (PKCE): a page with an Allow button, a redirect to the caller's loopback port, and the code exchange.
+"""The browser login (PKCE): a page with an Allow button, a redirect to the caller's loopback port, the code exchange.
 
-The pages work without script, escape whatever they show, and can be framed by nobody. Codes live 5 minutes and open once.
+The pages work without script, escape every text, and forbid framing. A code is valid for 5 minutes and for one
+exchange.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from flux2_mcp.sandbox.http import HttpError, SandboxCall
 from flux2_mcp.sandbox.state import SandboxState
 
 PAGE_SECONDS = 600.0
-"""How long a page may be looked at before its button is pressed."""
+"""How long a page's button is valid, in seconds."""
 CODE_SECONDS = 300.0
 
 _FIELDS: dict[str, re.Pattern[str]] = {
@@ -45,7 +46,7 @@ button { font: inherit; padding: .55rem 1.6rem; margin-right: .6rem; border-radi
 
 
 def authorize(state: SandboxState, call: SandboxCall) -> Response:
-    """`GET /cli/authorize`: the page that asks; 400 with a page where the address is not a login's."""
+    """`GET /cli/authorize`: the page with the question; 400 with a page if the query is not that of a login."""
     given = {name: call.query.get(name, "") for name in _FIELDS}
     wrong = [name for name, pattern in _FIELDS.items() if not pattern.fullmatch(given[name])]
     port = int(given["redirect_port"]) if "redirect_port" not in wrong else 0
@@ -70,7 +71,7 @@ def authorize(state: SandboxState, call: SandboxCall) -> Response:
 
 
 def decide(state: SandboxState, call: SandboxCall) -> Response:
-    """`POST /cli/authorize`: the button. Once for each page, then back to the caller's port on 127.0.0.1, and nowhere else."""
+    """`POST /cli/authorize`: the button, once for each page. It redirects only to the caller's port on 127.0.0.1."""
     form = parse_qs(call.body.decode("utf-8", "replace"))
     page_id, reply = (form.get(name, [""])[0] for name in ("id", "answer"))
     now = state.clock()
@@ -86,7 +87,7 @@ def decide(state: SandboxState, call: SandboxCall) -> Response:
 
 
 def exchange(state: SandboxState, call: SandboxCall) -> Response:
-    """`POST /api/v1/cli/exchange`: the key for a code, its verifier and its port. A code is spent by the first attempt."""
+    """`POST /api/v1/cli/exchange`: the key for a code, its verifier and its port. The first attempt spends the code."""
     body = call.json()
     code, verifier = (str(body.get(name, "")) for name in ("code", "code_verifier"))
     if not (code.isascii() and _VERIFIER.fullmatch(verifier)):
@@ -116,7 +117,7 @@ _NO_STORE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 def _page(title: str, body: str, *, status: int = 200, redirect_port: int | None = None) -> Response:
     nonce = secrets.token_urlsafe(12)
-    # Browsers hold the redirect after a form to form-action too.
+    # Browsers apply form-action to the redirect after a form, too.
     targets = "'none'" if redirect_port is None else f"'self' http://127.0.0.1:{redirect_port}"
     policy = {
         "default-src": "'none'",

@@ -1,4 +1,4 @@
-"""Result images: their signed, temporary addresses, the sources they are drawn from, and the drawing itself."""
+"""Result images: their signed, temporary addresses, their sources, and their drawing."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from flux2_mcp.sandbox.state import SandboxState
 from flux2_mcp.sandbox.tasks import RESULT_SECONDS, SandboxTask
 
 FOREIGN = ""
-"""The reference of a source that lies elsewhere: it is never fetched, and drawn as if it were not there."""
+"""The reference of a source on another host: it is never fetched, and the drawing leaves it out."""
 
 PLAIN_FROM_SPEED = 100
-"""Who is in such a hurry looks at no picture: to draw one took more of a processor than all else of its task."""
+"""From this speed on, pictures are plain: no person looks at them, and a drawing costs more processor time than the
+rest of its task."""
 
 
 class SourceError(Exception):
-    """A source image that the task can't get; the text says why."""
+    """A source image can't be read; the text says why."""
 
 
 def address(state: SandboxState, task: SandboxTask, base_url: str) -> str:
-    """Where a completed task's image lies, signed, for 7 days from its end."""
+    """The signed address of a completed task's image, valid for 7 days from the task's end."""
     ended = int(task.ends_at or 0)
-    # Where the script says so, what was shown first was dead all along.
+    # If the script says so, the first address has already expired.
     expires = ended - 1 if task.script.first_url_dead and task.shown <= 1 else ended + int(RESULT_SECONDS)
     return f"{base_url}/results/{task.id}.png?expires={expires}&signature={_signature(state, task.id, expires)}"
 
@@ -39,7 +40,7 @@ def find(state: SandboxState, task_id: str, expires: str, signature: str) -> San
         HttpError: 403 for an address that was not signed here, 410 for one that has expired.
     """
     task = tasks.find(state, task_id)
-    # Nothing that was not signed here is read any further.
+    # The signature is checked before the rest of the address is used.
     if task is None or not hmac.compare_digest(_signature(state, task_id, expires).encode(), signature.encode()):
         raise HttpError(403, "forbidden", "This address is not valid.")
     if state.clock() >= int(expires):
@@ -52,12 +53,12 @@ def _signature(state: SandboxState, task_id: str, expires: int | str) -> str:
 
 
 def refer(state: SandboxState, url: str) -> str:
-    """A source's valid address as a reference that outlives it: `task:<id>`, `file:<id>` or `FOREIGN`.
+    """A lasting reference to the source behind a temporary address: `task:<id>`, `file:<id>` or `FOREIGN`.
 
-    Any loopback port is taken for ours: another process may have served the address.
+    Every loopback port counts as ours: another process may have served the address.
 
     Raises:
-        SourceError: It is one of our addresses and leads to nothing (any more), or to no image.
+        SourceError: It is one of our addresses and has expired, is not valid, or leads to no image.
     """
     parts = urlsplit(url)
     folder, _, name = parts.path.strip("/").partition("/")
@@ -83,16 +84,16 @@ def refer(state: SandboxState, url: str) -> str:
 
 
 def _proved(content: bytes) -> None:
-    from flux2_mcp.sandbox.drawing.collage import SourceImageError, read_sources
+    from flux2_mcp.sandbox.drawing import draw
 
     try:
-        read_sources([content])
-    except SourceImageError as exc:
+        draw.read_sources([content])
+    except draw.SourceImageError as exc:
         raise SourceError("it is not a readable image") from exc
 
 
 def delivered(state: SandboxState, task: SandboxTask) -> bytes:
-    """The bytes behind a completed task's address, drawn at first need; the script may break them."""
+    """The bytes behind a completed task's address, drawn at the first request; the script may truncate them."""
     content = _drawn(state, task)
     return content[: len(content) * 3 // 5] if task.script.truncated else content
 
@@ -104,25 +105,33 @@ def _drawn(state: SandboxState, task: SandboxTask) -> bytes:
     from flux2_mcp.sandbox.drawing import draw
 
     sources = [found for reference in task.sources if (found := source(state, reference)) is not None]
+    variant = catalog.models()[task.model].variant
     content = draw.render(
         prompt=task.body["prompt"],
-        variant=catalog.models()[task.model].variant,
+        variant=variant,
         model=task.model,
         action=task.action,
         aspect_ratio=task.aspect_ratio,
         output_resolution=task.resolution,
         sources=sources,
         size=_other_size(task, sources) if task.script.other_ratio else None,
-        # The key is part of the request: several images of one prompt are different pictures, as they are live.
+        # The key changes the drawing: several images of one prompt are different pictures, as RunAPI's are.
         take=task.idempotency_key or "",
+        accent=accent(variant),
         plain=state.speed >= PLAIN_FROM_SPEED,
     )
     state.write_file(path, content)
     return content
 
 
+def accent(variant: str) -> tuple[int, int, int] | None:
+    """The colour (red, green, blue) that the catalogue gives a variant, if any."""
+    named = catalog.variant_notes(variant).get("sandbox", {}).get("accent")
+    return None if named is None else (named[0], named[1], named[2])
+
+
 def source(state: SandboxState, reference: str) -> bytes | None:
-    """The bytes behind a reference; None for a foreign one, and for a file that has been tidied away."""
+    """The bytes behind a reference; None for a foreign one, and for a file that `SandboxState.tidy` has deleted."""
     kind, _, name = reference.partition(":")
     if kind == "task" and (task := tasks.find(state, name)) is not None:
         return _drawn(state, task)
@@ -132,10 +141,9 @@ def source(state: SandboxState, reference: str) -> bytes | None:
 
 
 def _other_size(task: SandboxTask, sources: list[bytes]) -> tuple[int, int]:
-    """A size whose ratio is never the one that was asked for."""
+    """A size with another ratio than the request's."""
     from flux2_mcp.sandbox.drawing import draw
-    from flux2_mcp.sandbox.drawing.collage import read_sources
 
-    first = next((found.size for found in read_sources(sources[:1])), None)
+    first = next((found.size for found in draw.read_sources(sources[:1])), None)
     width, height = draw.size_of(task.aspect_ratio, task.resolution, first)
     return draw.size_of("9:16" if width >= height else "16:9", task.resolution)

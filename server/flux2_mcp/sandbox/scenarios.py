@@ -1,7 +1,7 @@
-"""Scripted outcomes: a marker in the prompt, like `[sandbox:moderation]`, decides what becomes of its task.
+"""Scripted outcomes: a marker in the prompt, like `[sandbox:moderation]`, decides the outcome of its task.
 
-`SCENARIOS` is all there is to know; several markers in one prompt add up. Faults come before anything else happens: the
-first creates (or polls) meet them in order, one each, and then the call goes through.
+`SCENARIOS` is the whole table. Several markers in one prompt add up. Faults come first: each of the first creates (or
+polls) answers with the next fault in order; after the last one, the call succeeds.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 RETRY_SECONDS = 2.0
-"""What `Retry-After` says in a scripted 429, in seconds at speed 1."""
+"""`Retry-After` of a scripted 429, in seconds at speed 1."""
 
 
 class Fault(Enum):
-    """What one call meets in place of its answer."""
+    """An error that one call gets instead of its answer."""
 
     BUSY = "429, Retry-After in seconds"
     BUSY_UNTIL = "429, Retry-After as an HTTP date"
@@ -28,11 +28,11 @@ class Fault(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What becomes of one task. The defaults are a task that goes well.
+    """The outcome of one task. The defaults describe a task that succeeds.
 
-    `seconds` replaces the drawn duration (at speed 1; infinity: never ends). `failure` is the error text it ends with.
-    `refused` answers each create with 402. `first_url_dead` lets the URL shown first be expired already. `hint` sends
-    `Retry-After` with each poll of an open task.
+    `seconds` replaces the random duration (at speed 1; infinity: never ends). `failure` is the error text of its end.
+    `refused` answers each create with 402. `first_url_dead` makes the first URL an expired one. `hint` adds
+    `Retry-After` to the answer to each poll of an open task.
     """
 
     creates: tuple[Fault, ...] = ()
@@ -49,7 +49,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One row of the table: the marker's name, what it does in one sentence, and the same as data."""
+    """One row of the table: the marker's name, its effect in one sentence, and the same effect as data."""
 
     marker: str
     does: str
@@ -109,12 +109,12 @@ def unknown(prompt: str) -> list[str]:
 
 
 def read(prompt: str) -> Script:
-    """The script of a prompt whose markers are all known; without markers, a task that goes well."""
+    """The script of a prompt whose markers are all known; without markers, a task that succeeds."""
     return _together([_BY_MARKER[marker].script for marker in markers(prompt)])
 
 
 def _together(scripts: Iterable[Script]) -> Script:
-    """Faults come one after another, the longest duration counts, and each other effect holds if any marker asks for it."""
+    """One script from several: faults follow each other, the longest duration counts, all other effects add up."""
     scripts = list(scripts)
     return Script(
         creates=tuple(fault for script in scripts for fault in script.creates),

@@ -1,4 +1,4 @@
-"""The embedded server: on a loopback socket, in a thread and an event loop of its own."""
+"""The embedded server. It listens on a loopback socket, in a thread and an event loop of its own."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from flux2_mcp.errors import SandboxError
 from flux2_mcp.sandbox import app, tasks
 from flux2_mcp.sandbox.state import BURST_CALLS, CALLS_PER_SECOND, OPENING_CENTS, SandboxState
 from flux2_mcp.sandbox.tasks import SandboxTask
-from flux2_mcp.system.http_server import HOST, listen, served
+from flux2_mcp.system.http_server import listen, served
+from flux2_mcp.system.loopback import HOST
 
 START_SECONDS = 10.0
 GRACE_SECONDS = 0.2
-"""How long calls under way may take to end when the server closes."""
+"""How long open calls may take to end when the server closes."""
 
 
 class Sandbox:
-    """One server over a sandbox folder; several may share the folder, in one process or many.
+    """One server over a sandbox folder. Several servers may share the folder, in one process or in several.
 
     Args:
-        folder: `FLUX2_HOME/sandbox`. Made where missing, for its owner only.
-        speed: Tasks made here run so many times faster than life; from 100 on, their pictures are drawn plain.
+        folder: `FLUX2_HOME/sandbox`. Made if missing, readable by its owner only.
+        speed: The factor by which tasks made here run faster than RunAPI's; from 100 on, their pictures are plain.
         port: On 127.0.0.1; 0: any free one.
-        seed: Makes the durations of tasks reproducible; None: really random.
+        seed: Makes the durations of tasks reproducible; None: random durations.
         rate: Calls a second that the key may make in the long run; None: no limit.
-        burst: Calls it may make at once.
+        burst: Calls that it may make at once.
         opening_cents: The balance of a fresh folder, in cents.
     """
 
@@ -62,7 +63,7 @@ class Sandbox:
         self._stop: Callable[[], object] = lambda: None
 
     def start(self) -> Self:
-        """Serve; returns once it answers.
+        """Start to serve; return when the server answers.
 
         Raises:
             SandboxError: The folder can't be used, the port is taken, or the server did not come up.
@@ -89,7 +90,7 @@ class Sandbox:
         return self
 
     def close(self) -> None:
-        """Stop serving and release the folder; calls under way get `GRACE_SECONDS`. Does nothing the second time."""
+        """Stop serving and release the folder; open calls get `GRACE_SECONDS`. A second call does nothing."""
         if self._thread is not None:
             with contextlib.suppress(RuntimeError):  # its loop has ended by itself
                 self._stop()
@@ -109,13 +110,13 @@ class Sandbox:
 
     @property
     def base_url(self) -> str:
-        """Where it answers, without a slash at its end: `http://127.0.0.1:PORT`."""
+        """The server's address, without a slash at its end: `http://127.0.0.1:PORT`."""
         _ = self.state
         return f"http://{HOST}:{self._port}"
 
     @property
     def api_key(self) -> str:
-        """The only key that it takes."""
+        """The only key that the server accepts."""
         return self.state.api_key
 
     @property
@@ -123,18 +124,18 @@ class Sandbox:
         """The open folder.
 
         Raises:
-            SandboxError: It was not started, or is closed.
+            SandboxError: The server was not started, or is closed.
         """
         if self._state is None:
             raise SandboxError("The sandbox is not running.")
         return self._state
 
     def tasks(self) -> list[SandboxTask]:
-        """All tasks ever made in the folder, oldest first, with their counters."""
+        """All tasks that were ever made in the folder, oldest first, with their counters."""
         return tasks.every(self.state)
 
     def creates(self) -> int:
-        """How many create calls with the right key ever reached the folder's servers."""
+        """The number of create calls with the right key that the folder's servers have received."""
         return self.state.counted("creates")
 
     def _run(self, listener: socket.socket, up: Future[None]) -> None:

@@ -1,7 +1,7 @@
-"""Everything the sandbox knows, on disk: one SQLite file, the uploads and the drawn results, in one private folder.
+"""The sandbox's state on disk: one SQLite file, the uploads and the drawn results, in one private folder.
 
-Every process that opens the same folder is the same service: same key, same tasks, same money. Nothing ticks: what a
-task is follows from its row and the clock. Sync; call from a thread.
+All processes that open the same folder act as one service: same key, same tasks, same money. There are no timers: a
+task's status follows from its row and the clock. Sync; call from a thread.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flux2_mcp.errors import SandboxError
+from flux2_mcp.system.files import write_atomically
 from flux2_mcp.system.sqlite_file import Database, Error
 
 OPENING_CENTS = 10_000
-"""What a fresh sandbox has to spend, in cents."""
+"""The balance of a new sandbox, in cents."""
 CALLS_PER_SECOND = 20.0
 BURST_CALLS = 40
 KEEP_DAYS = 9
-"""Uploads and drawn results lie on disk no longer: a result's URL lives 7 days, and may be drawn on the last."""
+"""Days that uploads and drawn results are kept: a result's URL is valid for 7 days, and may be drawn on the last."""
 
 MIGRATIONS = (
-    """
+    (
+        "first_tables",
+        """
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
     CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     CREATE TABLE bucket (id INTEGER PRIMARY KEY CHECK (id = 1), tokens REAL NOT NULL, at REAL NOT NULL);
@@ -77,12 +80,13 @@ MIGRATIONS = (
         allowed_at REAL
     );
     """,
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """The account, in cents. `reserved` is what open tasks may still cost; it is neither spent nor free to spend."""
+    """The account, in cents. `reserved` is the price of open tasks; it is neither spent nor free to spend."""
 
     opening: int
     spent: int
@@ -91,7 +95,7 @@ class Money:
 
     @property
     def balance(self) -> int:
-        """What has not been spent."""
+        """The money that has not been spent."""
         return self.opening - self.spent
 
 
@@ -99,12 +103,12 @@ class SandboxState:
     """One open sandbox folder.
 
     Args:
-        folder: Made where missing, for its owner only.
-        speed: New tasks run so many times faster than life; from 100 on, pictures are drawn plain.
-        seed: Makes the durations of tasks follow from it and the task's number; None: really random.
+        folder: Made if missing, readable by its owner only.
+        speed: The factor by which new tasks run faster than RunAPI's; from 100 on, pictures are plain.
+        seed: The durations of tasks follow from it and the task's number; None: random durations.
         rate: Calls a second that the key may make in the long run; None: no limit.
-        burst: Calls it may make at once.
-        opening_cents: The balance of a fresh folder; an older one keeps its own.
+        burst: Calls that it may make at once.
+        opening_cents: The balance of a new folder; an older folder keeps its own.
         clock: Seconds since the epoch.
 
     Raises:
@@ -134,7 +138,7 @@ class SandboxState:
             for path in (folder, self.results, self.uploads):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = folder / "state.db"
-            # SQLite gives its side files the rights of this one.
+            # SQLite gives its side files the permissions of this file.
             os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
             self.database = Database(file, MIGRATIONS, durable=False)
         except (OSError, Error) as exc:
@@ -147,7 +151,7 @@ class SandboxState:
         self._opening = int(self._kept("opening_cents", str(opening_cents)))
 
     def close(self) -> None:
-        """Close the file. Nothing may be called after."""
+        """Close the file. No other method may be called after this."""
         self.database.close()
 
     def _kept(self, name: str, fresh: str) -> str:
@@ -155,7 +159,7 @@ class SandboxState:
         return str(self.database.read("SELECT value FROM meta WHERE name = ?", (name,))[0]["value"])
 
     def admit(self) -> float | None:
-        """Take one token of the key's bucket; None where there was one, else seconds until there will be."""
+        """Take one token of the key's bucket. Returns None if there was one, else the seconds until the next."""
         if self._rate is None:
             return None
         now = self.clock()
@@ -195,13 +199,10 @@ class SandboxState:
 
     def write_file(self, path: Path, content: bytes) -> None:
         """Write a private file so that a reader sees all of it or nothing."""
-        part = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(content)
-        part.replace(path)
+        write_atomically(path, content, durable=False)
 
     def tidy(self) -> None:
-        """Delete uploads, drawn results and logins that nothing can lead to any more."""
+        """Delete uploads, drawn results and logins that are older than any valid address."""
         oldest = self.clock() - KEEP_DAYS * 86_400
         self.database.execute("DELETE FROM login WHERE asked_at < ?", (oldest,))
         for folder in (self.results, self.uploads):
@@ -217,5 +218,5 @@ def stamp(seconds: float) -> str:
 
 
 def whole(seconds: float) -> str:
-    """Seconds for a Retry-After header: whole, rounded up."""
+    """Seconds for a Retry-After header, rounded up to a whole number."""
     return str(math.ceil(seconds))

@@ -1,4 +1,4 @@
-"""The tasks: made once for each idempotency key, and from then on a function of their row and the clock."""
+"""The tasks. Each is made once for its idempotency key; its status then follows from its row and the clock."""
 
 from __future__ import annotations
 
@@ -21,31 +21,24 @@ from flux2_mcp.sandbox.state import SandboxState
 from flux2_mcp.system.sqlite_file import Row
 
 RESULT_SECONDS = 7 * 86_400.0
-"""How long a result's URL lives after the task's end (`api/runapi.md`, tasks)."""
+"""How long a result's URL is valid after the task's end (`api/runapi.md`, tasks)."""
 UNPRICED_CENTS = 30
-"""What the sandbox takes for a model without a published price (max). Invented here, and only here: it is no price of RunAPI's."""
-MEDIAN_SECONDS = {
-    ("pro", "1k"): 4.0,
-    ("pro", "2k"): 7.0,
-    ("flex", "1k"): 8.0,
-    ("flex", "2k"): 14.0,
-    ("max", "1k"): 12.0,
-}
+"""The sandbox's price of a model without a published price (max). It is invented: RunAPI has no such price."""
 OTHER_MEDIAN_SECONDS = 8.0
 SPREAD_SIGMA = 0.3
-"""Durations are lognormal around the median with this sigma."""
+"""Durations have a lognormal distribution around the median, with this sigma."""
 PENDING_SHARE = 0.1
-"""The part of its time that a task is pending before it is processing."""
+"""The part of a task's duration in which it is pending, before it is processing."""
 PENDING_WHEN_STUCK = 0.5
-"""Seconds, where that time never ends."""
+"""Seconds that a task without an end is pending."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxTask:
-    """One row. Times are seconds since the epoch; `ends_at` None: never.
+    """One row. Times are seconds since the epoch; `ends_at` None: the task never ends.
 
-    `creates` counts the create calls that this task answered, `polls` the GETs that asked for it, `shown` those that
-    showed its result. `sources` are references of `pictures.refer`. `failure` is the error it ends with, or None.
+    `creates` counts the create calls answered with this task, `polls` the GETs of it, `shown` the answers with its
+    result. `sources` are references made by `pictures.refer`. `failure` is the error that it ends with, or None.
     """
 
     number: int
@@ -68,21 +61,21 @@ class SandboxTask:
 
     @property
     def script(self) -> Script:
-        """What its prompt's markers ask for."""
+        """The script from its prompt's markers."""
         return scenarios.read(self.body["prompt"])
 
     @property
     def resolution(self) -> str:
-        """The output resolution it asked for, in words or by default."""
+        """The output resolution of its request, or the default."""
         return str(self.body.get("output_resolution") or catalog.DEFAULT_RESOLUTION)
 
     @property
     def aspect_ratio(self) -> str:
-        """The aspect ratio it asked for, in words or by default."""
+        """The aspect ratio of its request, or the default."""
         return str(self.body.get("aspect_ratio") or catalog.DEFAULT_ASPECT_RATIO)
 
     def status(self, now: float) -> Status:
-        """Where it stands at that time."""
+        """The task's status at that time."""
         if self.ends_at is not None and now >= self.ends_at:
             return Status.COMPLETED if self.failure is None else Status.FAILED
         return Status.PROCESSING if now >= self.starts_at else Status.PENDING
@@ -90,7 +83,7 @@ class SandboxTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOrder:
-    """A validated create call. `failure` is known beforehand where a source can't be had."""
+    """A validated create call. `failure` is set if a source can't be read: the task will fail with it."""
 
     action: Action
     model: catalog.Model
@@ -103,30 +96,30 @@ class TaskOrder:
 
     @property
     def text(self) -> str:
-        """The body in one spelling, to compare and to keep."""
+        """The body as canonical JSON, for comparison and storage."""
         return json.dumps(self.body, sort_keys=True, separators=(",", ":"))
 
     @property
     def subject(self) -> str:
-        """What scripted faults are counted by: the key, or without one the request itself."""
+        """The name under which scripted faults are counted: the key, or without a key the request itself."""
         if self.idempotency_key is not None:
             return f"key {self.idempotency_key}"
         return f"body {hashlib.sha256(f'{self.action} {self.text}'.encode()).hexdigest()}"
 
 
 def cents(model: catalog.Model, resolution: str) -> int:
-    """The price of one image in cents: published, or the sandbox's own where none is."""
+    """The price of one image in cents: the published price, or the sandbox's own if there is none."""
     return int(model.published_cents.get(resolution, UNPRICED_CENTS))
 
 
 def create(state: SandboxState, order: TaskOrder, now: float) -> tuple[SandboxTask, Fault | None]:
-    """Make the task at that time, or find the one that its key made, in one transaction.
+    """Make the task at that time, or find the one that was made with its key, in one transaction.
 
     Returns:
-        The task, and the scripted fault that its answer meets, if any (then only `Fault.LOST`).
+        The task, and the scripted fault that replaces its answer, or None. The fault can only be `Fault.LOST`.
 
     Raises:
-        HttpError: 409 for a key with another request, 402 without money, or a scripted fault.
+        HttpError: 409 if the key belongs to another request, 402 if the money does not suffice, or a scripted fault.
     """
     script = scenarios.read(order.body["prompt"])
     with state.database.write():
@@ -139,12 +132,12 @@ def create(state: SandboxState, order: TaskOrder, now: float) -> tuple[SandboxTa
             return _shown(state, _insert(state, order, script, now), now), None
         if fault is Fault.LOST:
             return _insert(state, order, script, now), fault
-    # Outside, so that the count of it is kept.
+    # Raised outside the transaction, so that the count of the fault is committed.
     raise broken(fault, state)
 
 
 def _shown(state: SandboxState, task: SandboxTask, now: float) -> SandboxTask:
-    """Count that the task's result was shown, where there is one."""
+    """Count that the task's result was shown, if it has one."""
     if task.status(now) is not Status.COMPLETED:
         return task
     state.database.execute("UPDATE task SET shown = shown + 1 WHERE number = ?", (task.number,))
@@ -161,7 +154,7 @@ def _known(state: SandboxState, order: TaskOrder) -> SandboxTask | None:
 
 
 def _fault(state: SandboxState, order: TaskOrder, script: Script) -> Fault | None:
-    """The next scripted fault for this request. After the last one it starts anew, so that a script can be played again."""
+    """The next scripted fault for this request. After the last, the count starts anew: a script can be repeated."""
     if not script.creates:
         return None
     seen = sum(
@@ -212,7 +205,8 @@ def _seconds(state: SandboxState, variant: str, resolution: str, script: Script,
     if script.seconds is not None:
         return script.seconds / state.speed
     chance = random.SystemRandom() if state.seed is None else random.Random(f"{state.seed}:{number}")  # noqa: S311  # a duration, no secret
-    median = MEDIAN_SECONDS.get((variant, resolution), OTHER_MEDIAN_SECONDS)
+    medians = catalog.variant_notes(variant).get("sandbox", {}).get("median_seconds", {})
+    median = medians.get(resolution, OTHER_MEDIAN_SECONDS)
     return chance.lognormvariate(math.log(median), SPREAD_SIGMA) / state.speed
 
 
@@ -224,7 +218,7 @@ def poll(state: SandboxState, action: Action, task_id: str, now: float) -> Sandb
     """Count one GET at that time and return the task.
 
     Raises:
-        HttpError: 404 where this endpoint made no such task, or a scripted fault.
+        HttpError: 404 if this endpoint made no such task, or a scripted fault.
     """
     with state.database.write():
         task = find(state, task_id)
@@ -234,23 +228,23 @@ def poll(state: SandboxState, action: Action, task_id: str, now: float) -> Sandb
         state.database.execute("UPDATE task SET polls = polls + 1 WHERE number = ?", (task.number,))
         if fault is None:
             return _shown(state, replace(task, polls=task.polls + 1), now)
-    # Outside, so that the count of it is kept.
+    # Raised outside the transaction, so that the count of the poll is committed.
     raise broken(fault, state)
 
 
 def find(state: SandboxState, task_id: str) -> SandboxTask | None:
-    """The task of that id, not counted as a poll."""
+    """The task with this id. This does not count as a poll."""
     rows = state.database.read("SELECT * FROM task WHERE id = ?", (task_id,))
     return _task(rows[0]) if rows else None
 
 
 def every(state: SandboxState) -> list[SandboxTask]:
-    """All tasks ever made here, oldest first: what tests count."""
+    """All tasks that were ever made here, oldest first; tests count them."""
     return [_task(row) for row in state.database.read("SELECT * FROM task ORDER BY number")]
 
 
 def _task(row: Row) -> SandboxTask:
-    values = {name: row[name] for name in row.keys() if name != "callback_due"}  # noqa: SIM118  # a Row iterates its values
+    values = {name: row[name] for name in row.keys() if name != "callback_due"}  # noqa: SIM118  # a Row iterates values
     parsed = {
         "action": Action(row["action"]),
         "body": json.loads(row["body"]),
@@ -260,7 +254,7 @@ def _task(row: Row) -> SandboxTask:
 
 
 def broken(fault: Fault, state: SandboxState) -> HttpError:
-    """The error that a scripted fault shows."""
+    """The HTTP error of a scripted fault."""
     wait = scenarios.RETRY_SECONDS / state.speed
     match fault:
         case Fault.BUSY:

@@ -1,4 +1,4 @@
-"""Source images: prepared, put, confirmed, or given in one call; each behind an unguessable URL for an hour."""
+"""Source images: uploaded by prepare, put and confirm, or in one call. Each has an unguessable URL for one hour."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from flux2_mcp.sandbox.state import SandboxState, stamp
 MAX_FILE_BYTES = 32 * 1024 * 1024
 """Bytes of one file."""
 MAX_BASE64_CHARS = MAX_FILE_BYTES * 4 // 3 + 4_096
-"""Bytes of a body that holds it in base64."""
+"""Bytes of a body that holds such a file in base64."""
 URL_SECONDS = 3_600.0
-"""How long an upload's target waits for its bytes, and a confirmed file's URL lives (`api/runapi.md`, files)."""
+"""How long an upload's target accepts bytes, and how long a confirmed file's URL is valid (`api/runapi.md`, files)."""
 MAX_NAME_CHARS = 255
 MD5_BYTES = 16
 _MAGIC = (
@@ -34,8 +34,8 @@ _MAGIC = (
 class Upload:
     """One row. Times are seconds since the epoch.
 
-    `id` names the file in its URL, `target` the place to put its bytes, `signed_id` the upload when confirming; each is
-    a secret. `held` is false for a foreign address that was only written down.
+    `id` is the file in its URL, `target` the address for its bytes, `signed_id` the upload in the confirm call; each is
+    a secret. `held` is false for a foreign address, which is only noted.
     """
 
     id: str
@@ -56,15 +56,16 @@ class Upload:
         return {"Content-Type": self.mime_type, "Content-MD5": self.checksum or ""}
 
     def alive(self, now: float) -> bool:
-        """True while its URL works."""
+        """True while its URL is valid."""
         return self.confirmed_at is not None and now < self.confirmed_at + URL_SECONDS
 
 
 def prepare(state: SandboxState, body: dict[str, Any]) -> Upload:
-    """Make the target that the bytes described by `body` can be put to.
+    """Make a target for the bytes that `body` describes.
 
     Raises:
-        HttpError: 422 naming what is wrong in `filename`, `byte_size` (1 to `MAX_FILE_BYTES`) or `checksum` (base64 of an MD5).
+        HttpError: 422 with the problems of `filename`, `byte_size` (1 to `MAX_FILE_BYTES`) or `checksum` (base64 of an
+            MD5).
     """
     name, size, checksum = (body.get(field) for field in ("filename", "byte_size", "checksum"))
     wrong = _unknown(body, "filename", "byte_size", "checksum") | _wrong_name("filename", name)
@@ -81,8 +82,8 @@ def put(state: SandboxState, target: str, headers: dict[str, str], content: byte
     """Take the bytes for a prepared target, once.
 
     Raises:
-        HttpError: 403 for a target that is unknown, used or too old; 400 where a prepared header is missing or differs, or
-            the bytes are not the ones that were announced.
+        HttpError: 403 for a target that is unknown, used or too old; 400 if a prepared header is missing or differs, or
+            the bytes are not those that the prepare call described.
     """
     upload = _one(state, "target", target)
     now = state.clock()
@@ -95,7 +96,7 @@ def put(state: SandboxState, target: str, headers: dict[str, str], content: byte
         raise HttpError(400, "bad_request", f"Announced were {upload.size_bytes} bytes, {len(content)} came.")
     if not hmac.compare_digest(_md5(content), upload.checksum or ""):
         raise HttpError(400, "bad_request", "The bytes don't match their Content-MD5.")
-    # Before the row says so; a second time these are the same bytes again.
+    # The file is written before the row is updated. A second call writes the same bytes.
     state.write_file(state.uploads / upload.id, content)
     sql = "UPDATE upload SET stored_at = ?, held = 1, mime_type = ? WHERE id = ? AND stored_at IS NULL"
     if state.database.execute(sql, (now, _kind(content, upload.file_name), upload.id)) == 0:
@@ -107,10 +108,10 @@ def _spent() -> HttpError:
 
 
 def confirm(state: SandboxState, body: dict[str, Any]) -> Upload:
-    """Open the URL of an upload whose bytes have come; confirming twice changes nothing.
+    """Open the URL of an upload whose bytes were received. A second confirm changes nothing.
 
     Raises:
-        HttpError: 404 for an unknown `signed_id`, 422 where the bytes have not come.
+        HttpError: 404 for an unknown `signed_id`, 422 if the bytes were not received.
     """
     signed_id = body.get("signed_id")
     upload = _one(state, "signed_id", signed_id) if isinstance(signed_id, str) and signed_id.isascii() else None
@@ -124,7 +125,7 @@ def confirm(state: SandboxState, body: dict[str, Any]) -> Upload:
 
 
 def keep(state: SandboxState, name: str, content: bytes | None) -> Upload:
-    """A file given in one call, confirmed at once; None for a foreign address, which is written down and never fetched."""
+    """Store a file from one call, confirmed at once. `content` is None for a foreign address: it is never fetched."""
     return _insert(state, name, len(content or b""), content=content, whole=True)
 
 
@@ -132,7 +133,7 @@ def parse_source(body: dict[str, Any]) -> tuple[str, str | bytes]:
     """The name and the source of `POST /files`: an address, or the decoded bytes.
 
     Raises:
-        HttpError: 422 naming what is wrong.
+        HttpError: 422 with the problems of each field.
     """
     source, name = body.get("source"), body.get("file_name")
     wrong = _unknown(body, "source", "file_name") | (_wrong_name("file_name", name) if name is not None else {})
@@ -140,7 +141,7 @@ def parse_source(body: dict[str, Any]) -> tuple[str, str | bytes]:
         case {"type": "url", "url": str(found), **rest} if not rest and found.isascii():
             value: str | bytes = found
         case {"type": "base64", "data": str(data), **rest} if not rest:
-            # A data: address is taken too, as many clients have one at hand.
+            # A data: address is accepted too, since many clients have one.
             value = _decoded(data.partition(";base64,")[2] if data.startswith("data:") else data)
             if not value:
                 wrong["source"] = ["data must be base64 of at least one byte"]
@@ -154,12 +155,12 @@ def parse_source(body: dict[str, Any]) -> tuple[str, str | bytes]:
 
 
 def find(state: SandboxState, file_id: str) -> Upload | None:
-    """The file of that id."""
+    """The file with this id."""
     return _one(state, "id", file_id)
 
 
 def content(state: SandboxState, upload: Upload) -> bytes | None:
-    """The bytes of a file; None where they are not held, or have been tidied away."""
+    """The bytes of a file; None if they are not held, or `SandboxState.tidy` has deleted them."""
     path = state.uploads / upload.id
     return path.read_bytes() if upload.held and path.exists() else None
 

@@ -1,6 +1,6 @@
-"""Callbacks: a task that ended is POSTed to its `callback_url`, by whichever process of the folder claims it first.
+"""Callbacks: a task that ended is POSTed to its `callback_url`, by the first process of the folder that claims it.
 
-Only to loopback addresses: the sandbox never leaves the machine.
+Only loopback addresses are called: the sandbox never leaves the machine.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from flux2_mcp.sandbox.tasks import SandboxTask
 MAX_TRIES = 3
 ANSWER_SECONDS = 5.0
 CLAIM_SECONDS = 30.0
-"""A claim lapses, should its process die; longer than a try can take."""
+"""A claim lapses after this time if its process dies. It is longer than a try can take."""
 RETRY_SECONDS = 1.0
-"""Before the second try, at speed 1; twice as long before the third."""
+"""The wait before the second try, at speed 1; the wait before the third is twice as long."""
 LOOK_SECONDS = 1.0
-"""How often to look for what other processes left behind."""
+"""How often to look for callbacks that other processes left undelivered."""
 
 logger = logging.getLogger(__name__)
 
 
 def deliverable(url: str | None) -> bool:
-    """True for an address that the sandbox will call; false for none, and for one beyond this machine."""
+    """True for an address that the sandbox will call; false for None, and for an address beyond this machine."""
     if url is None:
         return False
     parts = urlsplit(url)
@@ -44,11 +44,11 @@ def deliverable(url: str | None) -> bool:
 
 
 async def deliver(state: SandboxState, wake: asyncio.Event, shown: Callable[[SandboxTask], dict[str, Any]]) -> None:
-    """Deliver callbacks as they fall due, until cancelled.
+    """Deliver callbacks when they are due, until cancelled.
 
     Args:
         state: The folder.
-        wake: Set when a task was made or a try has failed: the next one may be due earlier.
+        wake: Set when a task was made or a try has failed: the next callback may be due earlier.
         shown: The JSON of a task.
     """
     async with asyncio.TaskGroup() as group:
@@ -69,7 +69,7 @@ def _next(state: SandboxState) -> float | None:
 
 
 def _claim(state: SandboxState) -> SandboxTask | None:
-    """Take the task that is due first, for as long as a try may take; nobody else gets it meanwhile."""
+    """Claim the task that is due first, for `CLAIM_SECONDS`; no other process gets it in that time."""
     now = state.clock()
     with state.database.write():
         sql = "SELECT id FROM task WHERE callback_due <= ? ORDER BY callback_due LIMIT 1"
@@ -81,7 +81,7 @@ def _claim(state: SandboxState) -> SandboxTask | None:
 
 
 async def _attempt(state: SandboxState, task: SandboxTask, body: dict[str, Any], wake: asyncio.Event) -> None:
-    # Left to itself when the server closes: it holds nothing but a socket, and the claim lapses.
+    # The thread is abandoned when the server closes: it holds only a socket, and the claim lapses.
     taken = await anyio.to_thread.run_sync(_post, task, body, abandon_on_cancel=True)
     again = not taken and task.callback_tries < MAX_TRIES
     wait = RETRY_SECONDS * 2 ** (task.callback_tries - 1) / state.speed

@@ -1,6 +1,6 @@
-"""The one place where our errors become tool results or protocol errors, and a call's arguments are held to its schema.
+"""The only place where our errors become tool results or protocol errors, and where arguments are checked.
 
-Tools raise; nothing reaches a model that was not written for one.
+Tools raise errors; only text that was written for a model reaches a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, shortened
 
 log = logging.getLogger("flux2_mcp.server.boundary")
 
-# pydantic's names of what was wrong, in words of ours.
+# pydantic's error types, in our words.
 _WANTED = {
     "missing": "is needed",
     "string_type": "must be a string",
@@ -34,7 +34,7 @@ _WANTED = {
     "list_type": "must be a list of strings",
 }
 MAX_DATA_CHARS = 2048
-"""Characters of a text in an error's data that is left as it is: an address that a user is sent to is one."""
+"""A text in an error's data is cut only if it is longer: the URL of a login page must stay whole."""
 _BOUNDS = {
     "greater_than_equal": ("ge", "must be at least"),
     "greater_than": ("gt", "must be more than"),
@@ -46,23 +46,23 @@ _BOUNDS = {
 
 
 def said(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> dict[str, object]:
-    """The arguments that say something: strict clients send `null` or "" for what they leave out, whatever its kind.
+    """Return the arguments without blank ones: strict clients send `null` or "" for arguments that they leave out.
 
-    What the tool does not have stays, to be refused by its name.
+    Unknown arguments stay, so that they are refused by name later.
     """
     known = schema.get("properties", {})
     return {name: value for name, value in arguments.items() if name not in known or value not in (None, "")}
 
 
 def filled(arguments: Mapping[str, object]) -> dict[str, object]:
-    """A prompt's arguments, with "" for `null`: the protocol has strings alone, and a blank one is left out."""
+    """Return a prompt's arguments with "" for `null`: the protocol allows only strings. Blank ones go later."""
     return {name: "" if value is None else value for name, value in arguments.items()}
 
 
 def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> InvalidRequestError | None:
-    """An error for every argument that the tool does not have: a parameter that is silently dropped is a bug.
+    """Return an error if there are unknown arguments: to drop a parameter silently is a bug.
 
-    And for true and false in the place of a number, which the library takes for 1 and 0: `max_cost_usd` would be a dollar.
+    Also refuses true and false for a number. The library reads them as 1 and 0, so `max_cost_usd` would be a dollar.
     """
     known = schema.get("properties", {})
     allowed = ", ".join(known)
@@ -80,17 +80,17 @@ def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]
 
 
 def _is_truth(value: object) -> bool:
-    """True or false, or the same in a string, which is read as JSON."""
+    """Whether a value is true or false, or a string with one of them, which the library reads as JSON."""
     return isinstance(value, bool) or (isinstance(value, str) and value.strip() in {"true", "false"})
 
 
 def _kinds(schema: Mapping[str, Any]) -> set[object]:
-    """The types that an argument may have."""
+    """Return the JSON types that an argument may have."""
     return {each.get("type") for each in (schema, *schema.get("anyOf", ()))}
 
 
 def from_validation(error: ValidationError) -> InvalidRequestError:
-    """Arguments of the wrong kind, one line a field, without the library's text and without the values."""
+    """Return an error for arguments of the wrong type: a line for each field, without pydantic's text and values."""
     found: dict[str, str] = {}
     for detail in error.errors(include_url=False, include_input=False):
         kind, context = detail["type"], detail.get("ctx", {})
@@ -106,7 +106,7 @@ def from_validation(error: ValidationError) -> InvalidRequestError:
 
 
 def to_result(error: BaseException) -> CallToolResult:
-    """An error as a tool result: what happened, what it cost, what to do next."""
+    """Return an error as a tool result: what happened, what it cost, what to do next."""
     if not isinstance(error, Flux2Error):
         log.error("unexpected %s", type(error).__name__, exc_info=error)
         error = Flux2Error(
@@ -119,19 +119,19 @@ def to_result(error: BaseException) -> CallToolResult:
 
 
 def brief(error: MCPError) -> MCPError:
-    """An error of the SDK's, whose data may repeat an address or a method of any length."""
+    """Shorten the data of an error of the SDK: it may repeat a URI or a method name of any length."""
     data = error.error.data
-    told = data if isinstance(data, dict) else {"": data}
-    if all(not isinstance(text, str) or len(text) <= MAX_DATA_CHARS for text in told.values()):
+    texts = data if isinstance(data, dict) else {"": data}
+    if all(not isinstance(text, str) or len(text) <= MAX_DATA_CHARS for text in texts.values()):
         return error
-    cut = {name: shortened(text) if isinstance(text, str) else text for name, text in told.items()}
+    cut = {name: shortened(text) if isinstance(text, str) else text for name, text in texts.items()}
     return MCPError(error.error.code, error.error.message, cut if isinstance(data, dict) else cut[""])
 
 
 def to_protocol(error: Flux2Error) -> MCPError:
-    """An error as JSON-RPC has them, for what has no result to carry it: resources, prompts, completion, lists.
+    """Return an error as a JSON-RPC error, for requests without tool results: resources, prompts, completion, lists.
 
-    -32602 for what the caller can mend, -32603 for everything else, with what to do next.
+    The code is -32602 if the caller can correct the request, and otherwise -32603, with the next step.
     """
     if isinstance(error, InvalidRequestError):
         return MCPError(code=INVALID_PARAMS, message=error.message)

@@ -1,8 +1,9 @@
-"""How each client wants its results. One row a client, measured with real ones in November 2026; unknown ones get STANDARD.
+"""The form of results for each client: one row for each, measured with real clients in November 2026.
 
-What reaches the model from a result that has text, image, link and structured content differs: Claude Code drops the text,
-Codex everything but the structured content, Gemini CLI and opencode the structured content, Copilot CLI the image. So text
-and structured content each carry all that matters, and a client that would lose the picture gets no structured content.
+An unknown client gets STANDARD. Clients pass different parts of a result to the model: Claude Code drops the text,
+Codex drops all but the structured content, Gemini CLI and opencode drop the structured content, Copilot CLI the image.
+So the text and the structured content each have all that matters, and a client that would lose the picture gets no
+structured content.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from flux2_mcp.images.preview import Picture
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """One row.
+    """One client.
 
-    `part` is found in the name that the client gives, in lower case. `wait_seconds` is how long a call waits by default,
-    well below the client's own limit. `structured` is False where structured content hides the rest; `preview` is the type
-    of small pictures, None where an image in a result never reaches the model; `links` is False where resource links never do.
-    WebP, a third smaller, goes to who is known to pass it on to a model that reads it; JPEG everybody takes.
+    Attributes:
+        part: A part of the client's name, in lower case.
+        wait_seconds: The default wait of a call, well below the client's own limit.
+        structured: False if the client hides the rest of a result that has structured content.
+        preview: The type of small pictures; None if images in a result never reach the model. WebP is a third smaller,
+            and is sent to clients that are known to pass it to a model that reads it. Every client takes JPEG.
+        links: False if resource links never reach the model.
     """
 
     part: str
@@ -30,26 +34,26 @@ class Client:
 
 
 STANDARD = Client(part="")
-"""45 seconds is what every host bears."""
+"""Every host accepts a call of 45 seconds."""
 
 CLIENTS = (
-    # Sends calls of over 2 minutes to the background; keeps the image, as it is sent, and the links, drops the text.
+    # Moves calls of over 2 minutes to the background. Keeps the image unchanged and the links; drops the text.
     Client(part="claude-code", wait_seconds=110.0, preview="WEBP"),
-    # Ends calls at 300 s. With structured content the model sees nothing else, without it text and image,
-    # as it is sent; links are dropped either way.
+    # Ends calls at 300 s. If there is structured content, the model sees nothing else. Without it, the model sees the
+    # text and the unchanged image. Links are always dropped.
     Client(part="codex", wait_seconds=240.0, structured=False, preview="WEBP", links=False),
     # Ends calls at 600 s; shows text, image and link.
     Client(part="gemini", wait_seconds=240.0, preview="WEBP"),
     # Shows text and image.
     Client(part="opencode", links=False),
-    # Bears 150 s; shows text and JSON, never the image.
+    # Accepts calls of 150 s; shows text and JSON, never the image.
     Client(part="copilot", wait_seconds=120.0, preview=None, links=False),
-    # Ours, for `flux2-mcp gallery`: reads the data, and the pictures as resources when they come into sight.
+    # Ours, for `flux2-mcp gallery`: reads the data, and each picture as a resource when it becomes visible.
     Client(part="flux2-mcp-gallery", preview=None, links=False),
 )
 
 
 def client(name: str | None) -> Client:
-    """The row for a client's own name; STANDARD for one that is not known."""
+    """Return the row for a client's name; STANDARD for an unknown one."""
     lower = (name or "").lower()
     return next((row for row in CLIENTS if row.part in lower), STANDARD)

@@ -1,4 +1,4 @@
-"""Completion: what may stand in an argument of a prompt or of a resource template, given what else was chosen."""
+"""Completion: the possible values for an argument of a prompt or a resource template, given the other arguments."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from flux2_mcp.server.results.tasks import STATUSES
 from flux2_mcp.server.session import ServerSession
 
 MAX_VALUE_CHARS: Final = 2000
-"""Characters of what was typed: of a list, all of it comes back with each value."""
+"""The maximum length of a typed value: with a list, each suggested value repeats all of it."""
 MAX_CHOICES: Final = 100
-"""Values in one answer: the protocol's own limit."""
+"""The maximum number of values in one answer, a limit of the protocol."""
 
 _VARIABLE = re.compile(r"[{,?](\w+)")
 _TYPED = re.compile(r"(.*(?:,\s+|,$|\n))?(.*)", re.DOTALL)
-"""Of a list: the items that are finished, and the one that is being typed."""
+"""Splits a list into its finished items and the item that the user is typing."""
 
 _IMPLIED: Final[Mapping[str, Given]] = {
     "remix": {"action": Action.REMIX_IMAGE},
     "compare_variants": {"variants": ", ".join(catalog.variants())},
 }
-"""What a prompt means where nothing else is chosen; else it is the default variant, from text."""
+"""The arguments that a prompt implies if the user has chosen none. Without a row: text to image, default variant."""
 
 
 def _models(given: Given) -> list[Model]:
-    """The models that the chosen action and variants mean; what names none is as good as left out."""
+    """Return the models for the chosen action and variants. An unknown name counts as no choice."""
     action = Action(given["action"]) if given.get("action") in list(Action) else Action.TEXT_TO_IMAGE
     names = {*prompts.items(given.get("variants", "")), given.get("variant")}
     models = [model for model in catalog.models().values() if model.action is action]
@@ -45,7 +45,7 @@ def _models(given: Given) -> list[Model]:
 
 
 def _allowed(field: str) -> Callable[[Given], list[str]]:
-    """The values of a field that every chosen model takes."""
+    """Return a function that gives the values of a field that every chosen model accepts."""
 
     def values(given: Given) -> list[str]:
         first, *others = (model.fields[field].enum for model in _models(given))
@@ -64,30 +64,30 @@ _VALUES: Final[Mapping[str, Callable[[Given], Iterable[str]]]] = {
     "model": lambda _: catalog.models(),
 }
 _TASKS: Final[Mapping[str, Callable[[TaskRecord], str | None]]] = {
-    "id": lambda entry: entry.task_id or entry.key,
-    "source_images": lambda entry: (
-        f"{TASK}{entry.task_id}" if entry.task_id and STATUSES[entry.state] == "completed" else None
+    "id": lambda record: record.task_id or record.key,
+    "source_images": lambda record: (
+        f"{TASK}{record.task_id}" if record.task_id and STATUSES[record.state] == "completed" else None
     ),
 }
-"""What an argument may be that means a task: how to write one of the recent tasks, None for one that will not do."""
+"""Arguments that name a task: how each writes a recent task; None if this task is not suitable."""
 
 
 async def complete(
-    services: ServerSession, ref: PromptReference | ResourceTemplateReference, name: str, value: str, given: Given
+    session: ServerSession, ref: PromptReference | ResourceTemplateReference, name: str, value: str, given: Given
 ) -> Completion:
-    """What an argument may be, of all that begins like `value`.
+    """Return the possible values of an argument that begin with `value`.
 
     Args:
-        services: Know the recent tasks.
+        session: Has the recent tasks.
         ref: A prompt or a resource template of ours.
-        name: The argument.
-        value: What was typed so far.
-        given: The other arguments, as far as they were filled in.
+        name: The name of the argument.
+        value: The text that the user has typed.
+        given: The other arguments that the user has filled in.
 
     Raises:
         InvalidRequestError: There is no such prompt, template or argument.
         JournalError: The recent tasks can't be read.
-        SettingsError: There is no service that could.
+        SettingsError: There is no service to read the recent tasks.
     """
     known, implied = _arguments(ref)
     if name not in known:
@@ -98,9 +98,9 @@ async def complete(
     if len(value) > MAX_VALUE_CHARS:
         values = []
     elif name in _TASKS:
-        entries = await services.service.page(limit=MAX_CHOICES, before=None)
-        values = [text for entry in entries if (text := _TASKS[name](entry)) is not None]
-        more = len(entries) == MAX_CHOICES
+        records = await session.service.page(limit=MAX_CHOICES, before=None)
+        values = [text for record in records if (text := _TASKS[name](record)) is not None]
+        more = len(records) == MAX_CHOICES
     elif name in _VALUES:
         values = list(_VALUES[name](implied | {key: text for key, text in given.items() if text.strip()}))
     else:
@@ -112,7 +112,7 @@ async def complete(
 
 
 def _arguments(ref: PromptReference | ResourceTemplateReference) -> tuple[Sequence[str], dict[str, str]]:
-    """The names of the arguments, and what holds where nothing else is chosen."""
+    """Return the names of the arguments, and the arguments that are implied if the user has chosen no others."""
     if isinstance(ref, PromptReference):
         prompt, _ = prompts.find(ref.name)
         return [argument.name for argument in prompt.arguments or []], dict(_IMPLIED.get(ref.name, {}))

@@ -1,8 +1,8 @@
-"""The gallery: a page that hosts with MCP Apps show for what `generate` and `check_task` answer.
+"""The gallery: a page that hosts with MCP Apps show for the results of `generate` and `check_task`.
 
 The page is one file without a build step, `gallery.html` beside this module. It loads nothing: scripts and styles are
-inline, images come through the host as `data:` URLs, which is what the extension's default policy allows
-(MCP Apps 2026-01-26, "Host Behavior"). Hosts without the extension never ask for it.
+inline, and images come through the host as `data:` URLs, as the extension's default policy requires (MCP Apps
+2026-01-26, "Host Behavior"). Hosts without the extension never read it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from mcp.server.mcpserver.resources import FunctionResource
 
 URI: Final = "ui://flux-2/gallery.html"
 TOOLS: Final = frozenset({"generate", "check_task"})
-"""The tools whose answers it shows."""
+"""The tools whose results it shows."""
 CSP: Final = ResourceCsp(connect_domains=[], resource_domains=[], frame_domains=[], base_uri_domains=[])
-"""Nothing from outside, said in full: no address to connect to, to load from, or to frame."""
+"""Allows no outside address: none to connect to, to load from, or to frame."""
 PERMISSIONS: Final = ResourcePermissions(clipboard_write={})
 """For "Copy the path"."""
 
 
 def tool_meta(name: str) -> dict[str, Any] | None:
-    """The `_meta` of a tool: where its gallery is, or None where it has none."""
+    """Return the `_meta` of a tool with the URI of the gallery; None for a tool without a gallery."""
     return {"ui": {"resourceUri": URI}} if name in TOOLS else None
 
 
 def extension() -> Apps:
-    """The MCP Apps extension with the gallery, for `MCPServer(extensions=[...])`. The file is read when a host asks for it."""
+    """Make the MCP Apps extension for `MCPServer(extensions=[...])`. The page is loaded when a host reads it."""
     apps = Apps()
     apps.add_resource(
         FunctionResource(
@@ -51,5 +51,5 @@ def extension() -> Apps:
 
 
 def html() -> str:
-    """The page, UTF-8."""
+    """Return the page."""
     return resources.files("flux2_mcp.server").joinpath("gallery.html").read_text(encoding="utf-8")

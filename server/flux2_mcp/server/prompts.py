@@ -1,6 +1,6 @@
 """Prompts that a person picks in a host: make an image, remix one, compare variants, build FLUX.2 into an application.
 
-Each is held to the catalogue before it is given: a call that would be refused for its fields is not asked for. Pure.
+Each is checked against the catalogue first, so no prompt asks for a call that would be refused for its fields. Pure.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 from flux2_mcp.server.docs import examples, index, uris
 
 Given: TypeAlias = Mapping[str, str]
-"""Arguments that say something: blank ones are as good as left out, since hosts send those that nobody filled in."""
+"""The arguments without blank ones: hosts also send arguments that the user has not filled in."""
 
 LAST_STEP: Final = (
     "When it returns, give the user the file's path and what was charged. If the status is processing, call check_task with"
@@ -39,14 +39,14 @@ LAST_STEP: Final = (
 )
 
 MAX_ARGUMENT_CHARS: Final = 20_000
-"""Characters of an argument: eight sources by URL, which is the most that any can need."""
+"""The maximum length of an argument: eight source URLs, the longest possible value, fit in."""
 
 _LIST = re.compile(r",\s+|,$|\n")
-"""Between the items of a list. A comma alone may be part of a URL."""
+"""The separator of a list. A comma without a space may be part of a URL."""
 
 
 def items(value: str) -> list[str]:
-    """The items of a list argument, which a host can only send as one text."""
+    """Return the items of a list argument, which a host can send only as one text."""
     return [item.strip() for item in _LIST.split(value) if item.strip()]
 
 
@@ -131,7 +131,7 @@ def _request(given: Given, variant: str | None, sources: list[str] | None) -> Im
 
 
 def _cost(requests: Iterable[ImageRequest]) -> str:
-    """What they cost by the published prices, and what to do where there are none."""
+    """Say what the requests cost by the published prices, and what to do if there are no such prices."""
     prices = [(request.variant, pricing.price_of(PriceBook(), request).usd) for request in requests]
     unknown = [variant for variant, usd in prices if usd is None]
     known = sum((usd for _, usd in prices if usd is not None), Decimal(0))
@@ -152,7 +152,7 @@ def _text(text: str) -> TextContent:
 
 
 def _json(arguments: Mapping[str, Any]) -> str:
-    text = json.dumps(arguments, indent=2, ensure_ascii=False).replace("`", r"\u0060")  # or it could end the block
+    text = json.dumps(arguments, indent=2, ensure_ascii=False).replace("`", r"\u0060")  # a backtick could end the block
     return f"```json\n{text}\n```"
 
 
@@ -165,7 +165,7 @@ def _embedded(uri: str) -> EmbeddedResource:
 _needed = partial(PromptArgument, required=True)
 _optional = partial(PromptArgument, required=False)
 _PROMPT = _needed(name="prompt", description="What the image shows, 3 to 5000 characters")
-_VARIANT = _optional(name="variant", description="pro (default), flex, max (needs aspect_ratio)")
+_VARIANT = _optional(name="variant", description=catalog.variant_names(needs=True))
 _RATIO = _optional(name="aspect_ratio", description="Default 1:1")
 _RESOLUTION = _optional(name="output_resolution", description="Default 1k")
 
@@ -206,7 +206,9 @@ PROMPTS: Final[Mapping[str, tuple[Prompt, Callable[[Given], list[ContentBlock]]]
                 description="The same prompt with several variants, side by side. Costs money for each.",
                 arguments=[
                     _PROMPT,
-                    _optional(name="variants", description="Such as: pro, flex. Default: all"),
+                    _optional(
+                        name="variants", description=f"Such as: {', '.join(catalog.variants()[:2])}. Default: all"
+                    ),
                     _RATIO,
                     _RESOLUTION,
                 ],
@@ -221,7 +223,7 @@ PROMPTS: Final[Mapping[str, tuple[Prompt, Callable[[Given], list[ContentBlock]]]
                 arguments=[
                     _needed(name="language", description=", ".join(examples.LANGUAGES)),
                     _optional(name="action", description="text_to_image (default) or remix_image"),
-                    _optional(name="variant", description="pro (default), flex, max"),
+                    _optional(name="variant", description=catalog.variant_names()),
                     _optional(name="feature", description="What the application shall do with images"),
                 ],
             ),
@@ -232,7 +234,7 @@ PROMPTS: Final[Mapping[str, tuple[Prompt, Callable[[Given], list[ContentBlock]]]
 
 
 def get(name: str, arguments: Mapping[str, str]) -> GetPromptResult:
-    """A prompt, filled in.
+    """Return a prompt with its arguments filled in.
 
     Raises:
         InvalidRequestError: There is no such prompt or argument, one is missing, or the catalogue does not allow it.
@@ -259,7 +261,7 @@ def get(name: str, arguments: Mapping[str, str]) -> GetPromptResult:
 
 
 def find(name: str) -> tuple[Prompt, Callable[[Given], list[ContentBlock]]]:
-    """A prompt and what writes it.
+    """Return a prompt and the function that writes it.
 
     Raises:
         InvalidRequestError: There is none of that name.

@@ -1,4 +1,4 @@
-"""Resources: the documents, what was made as data, and the images themselves. Newest first, in pages."""
+"""Resources: the documents, the tasks as JSON, and the images. Lists have pages, newest first."""
 
 from __future__ import annotations
 
@@ -48,32 +48,32 @@ TEMPLATES = (
 
 
 async def listed(service: Service | None, cursor: str | None) -> ListResourcesResult:
-    """One page. The first has the documents and the list of tasks; then come each task and its image, newest first.
+    """Return one page. The first begins with the documents and the list of tasks; then each task and its image follow.
 
     Args:
-        service: Without one there are no tasks to list; who reads their list is told why.
+        service: If None, no tasks are listed; a read of the task list then reports the reason.
         cursor: None for the first page.
 
     Raises:
-        InvalidRequestError: A cursor that no page gave.
+        InvalidRequestError: The cursor is not from a page of ours.
     """
     before = await _read_cursor(service, cursor)
-    entries = () if service is None else await service.page(limit=PAGE_TASKS, before=before)
+    records = () if service is None else await service.page(limit=PAGE_TASKS, before=before)
     found = []
     if before is None:
         found = [document.resource() for document in index.documents().values() if document.listed]
         found.append(Resource(name="tasks", title="Image tasks", uri=TASKS, mime_type=JSON_TYPE))
-    for entry in entries:
-        found += _resources(entry)
+    for record in records:
+        found += _resources(record)
     return ListResourcesResult(
-        resources=found, next_cursor=_cursor(entries[-1].key) if len(entries) == PAGE_TASKS else None
+        resources=found, next_cursor=_cursor(records[-1].key) if len(records) == PAGE_TASKS else None
     )
 
 
-def _resources(entry: TaskRecord) -> list[Resource]:
-    ident = entry.task_id or entry.key
-    title = " ".join(entry.request.prompt.split())[:60] or ident
-    annotations = Annotations(last_modified=task_results.stamp(entry.completed_at or entry.created_at))
+def _resources(record: TaskRecord) -> list[Resource]:
+    ident = record.task_id or record.key
+    title = " ".join(record.request.prompt.split())[:60] or ident
+    annotations = Annotations(last_modified=task_results.stamp(record.completed_at or record.created_at))
     task = Resource(
         name=f"task-{ident}", title=title, uri=f"{TASKS}/{ident}", mime_type=JSON_TYPE, annotations=annotations
     )
@@ -86,38 +86,38 @@ def _resources(entry: TaskRecord) -> list[Resource]:
             size=image.size_bytes,
             annotations=annotations,
         )
-        for image in entry.images[:1]
+        for image in record.images[:1]
     ]
     return [task, *images]
 
 
-async def read(services: ServerSession, uri: str) -> ReadResourceContents | None:
-    """What stands behind one of our URIs; None where nothing does.
+async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
+    """Return the content of one of our URIs; None if there is no such resource.
 
     Raises:
-        SettingsError: It takes a service, and there is none.
-        Flux2Error: The image is not on disk (yet, or any more).
-        InvalidRequestError: `max` is no number of pixels.
+        SettingsError: The resource needs a service, and there is none.
+        Flux2Error: The image is not on disk, or not on disk any more.
+        InvalidRequestError: `max` is not an allowed number of pixels.
     """
     if (document := index.documents().get(uri)) is not None:
         return ReadResourceContents(document.text(), document.mime_type)
     kind, ident, query = _parts(uri)
     if not kind:
         return None
-    service = services.service
+    service = session.service
     if kind == "tasks" and not ident:
-        entries = await service.page(limit=PAGE_TASKS, before=None)
-        return _json([task_results.task(TaskReport(entry)).model_dump(mode="json") for entry in entries])
-    entry = await service.known(ident) if ident else None
-    if entry is None:
+        records = await service.page(limit=PAGE_TASKS, before=None)
+        return _json([task_results.task(TaskReport(record)).model_dump(mode="json") for record in records])
+    record = await service.known(ident) if ident else None
+    if record is None:
         return None
     if kind == "tasks":
-        return _json(task_results.task(TaskReport(entry)).model_dump(mode="json"))
-    return await _image(entry, parse_qs(query).get("max", [None])[0])
+        return _json(task_results.task(TaskReport(record)).model_dump(mode="json"))
+    return await _image(record, parse_qs(query).get("max", [None])[0])
 
 
 def _parts(uri: str) -> tuple[str, str, str]:
-    """Kind ("tasks" or "images"), id and query; all empty for an address that is none of ours."""
+    """Return the kind ("tasks" or "images"), the id and the query; all are empty for a URI that is not ours."""
     try:
         parts = urlsplit(uri)
     except ValueError:
@@ -127,10 +127,10 @@ def _parts(uri: str) -> tuple[str, str, str]:
     return parts.netloc, unquote(parts.path.strip("/")), parts.query
 
 
-async def _image(entry: TaskRecord, longest: str | None) -> ReadResourceContents:
-    if not entry.images:
-        raise Flux2Error(f"The task is {task_results.STATUSES[entry.state]}: its image is not on disk.")
-    image = entry.images[0]
+async def _image(record: TaskRecord, longest: str | None) -> ReadResourceContents:
+    if not record.images:
+        raise Flux2Error(f"The task is {task_results.STATUSES[record.state]}: its image is not on disk.")
+    image = record.images[0]
     if longest is None:
         try:
             return ReadResourceContents(await anyio.Path(image.path).read_bytes(), image.mime_type)
@@ -156,12 +156,12 @@ async def _read_cursor(service: Service | None, cursor: str | None) -> str | Non
         return None
     with contextlib.suppress(binascii.Error, UnicodeError):
         key = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
-        entry = None if service is None else await service.known(key)
-        if entry is not None and entry.key == key:
+        record = None if service is None else await service.known(key)
+        if record is not None and record.key == key:
             return key
     raise unknown_cursor()
 
 
 def unknown_cursor() -> InvalidRequestError:
-    """What a cursor is told that no page gave."""
+    """Return the error for a cursor that is not from a page of ours."""
     return InvalidRequestError(Problem("cursor", "is none that a page gave."))

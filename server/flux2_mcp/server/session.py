@@ -1,6 +1,6 @@
-"""The service of a server, and the way to its key: a login that a client can send its user to.
+"""The service of a server, and its login: a client without a key can send its user to a login page.
 
-Afterwards the same server goes on with the key: a second service is opened beside the first, which had none.
+After the login, the same server opens a second service with the key, beside the first service without one.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.stapled import MultiListener
 
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error, SettingsError
 from flux2_mcp.settings import Settings
@@ -27,13 +29,13 @@ if TYPE_CHECKING:  # loaded when a login begins
 log = logging.getLogger("flux2_mcp.runapi.login")
 
 LOGIN_SECONDS = 600.0
-"""How long a login that was offered may take."""
+"""The maximum time for a login after it was offered."""
 CONFIG = "RunAPI's config file"
 
 
 @dataclass(frozen=True, slots=True)
 class LoginOffer:
-    """A login that waits for its user: where they go, the code that the page must show; `over` is set at its end."""
+    """A login that waits for the user: its page, the code that the page must show; `over` is set at the end."""
 
     url: str = field(repr=False)
     display_code: str
@@ -42,25 +44,27 @@ class LoginOffer:
 
 
 class ServerSession:
-    """What a server works with.
+    """The current service of a server, and its login.
 
     Args:
-        first: Open; in whose background a login waits, and the service that follows from it runs. Or why there is none.
+        first: An open service; its task group runs the login and the second service. Or the error if there is none.
+        seam: Replaces parts of the usual seam of the second service; see `Service.opened`.
     """
 
-    def __init__(self, first: Service | SettingsError) -> None:
+    def __init__(self, first: Service | SettingsError, seam: Callable[[Seam], Seam] | None = None) -> None:
         self._present = first
+        self._seam = seam
         self._offer: LoginOffer | None = None
 
     @property
     def service(self) -> Service:
-        """The service that there is now.
+        """The current service.
 
         Raises:
-            SettingsError: There is none: a setting that it needs can't be used.
+            SettingsError: There is no service, because a setting that it needs is unusable.
         """
         if isinstance(self._present, SettingsError):
-            raise self._present.with_traceback(None)  # it is raised many times, and would collect the frames of each
+            raise self._present.with_traceback(None)  # without this, each raise would add its frames
         return self._present
 
     @property
@@ -70,14 +74,14 @@ class ServerSession:
 
     @property
     def lacks_key(self) -> bool:
-        """Whether images are real here and nobody's key pays for them."""
+        """Whether the mode is live and there is no key."""
         return self.usable and self.service.settings.mode == "live" and self.service.settings.api_key is None
 
     async def offer(self) -> LoginOffer | None:
-        """The login that waits, begun where none does; None where a key could not be kept.
+        """Return the waiting login, or begin one. None if a key could not be stored.
 
         Raises:
-            OSError: Nothing can be listened on.
+            OSError: No port could be opened for the login.
         """
         first = self.service  # a later one has a key
         path = first.settings.config_path
@@ -123,7 +127,7 @@ class ServerSession:
             offer.over.set()
 
     async def _serve(self, settings: Settings, *, task_status: TaskStatus[None]) -> None:
-        async with Service.opened(settings) as service:
+        async with Service.opened(settings, seam=self._seam) as service:
             self._present = service
             task_status.started()
             await anyio.sleep_forever()

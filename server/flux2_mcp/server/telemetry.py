@@ -1,7 +1,8 @@
-"""OpenTelemetry: the SDK makes a span of every message it serves; where OTEL_* variables name a collector, they go there.
+"""OpenTelemetry: the MCP SDK makes a span for every message. If OTEL_* variables name a collector, the spans go there.
 
-Without those variables nothing of OpenTelemetry's own SDK is imported, and the spans cost next to nothing. Its packages are
-optional (`pip install 'flux2-mcp[otel]'`), and read their variables themselves: endpoint, headers, sampler, service name.
+Without these variables, OpenTelemetry's own SDK is not imported, and the spans cost almost nothing. Its packages are
+optional (`pip install 'flux2-mcp[otel]'`). They read their variables themselves: endpoint, headers, sampler, service
+name.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("flux2_mcp.server.telemetry")
 
 FLUSH_SECONDS = 0.1
-"""At the end, for what was not sent yet: a server that is stopped must be gone in half a second."""
+"""The time for unsent spans at the shutdown: a stopped server must end within half a second."""
 
 
 @contextmanager
 def exporting(*, wanted: bool) -> Iterator[None]:
-    """Send spans while this lasts, if they are wanted. Trouble with it is logged, and never anybody's who calls a tool."""
+    """Send spans inside this context, if they are wanted. Errors are logged, and never reach a tool's caller."""
     processor = _started() if wanted else None
     try:
         yield
     finally:
         if processor is not None:
-            # It waits half a minute for a collector that does not answer, and can't be told otherwise.
+            # `shutdown` waits half a minute for a collector that does not answer, and has no other setting.
             flush = threading.Thread(target=processor.shutdown, name="flux2-spans", daemon=True)
             flush.start()
             flush.join(FLUSH_SECONDS)
@@ -42,7 +43,7 @@ def _started() -> BatchSpanProcessor | None:
         return _processor()
     except ImportError:
         log.warning("no spans are sent: their packages are not installed (flux2-mcp[otel])")
-    except ValueError as exc:  # some are read while the packages load
+    except ValueError as exc:  # some variables are read while the packages load
         log.warning("no spans are sent: a variable of OpenTelemetry's (OTEL_*) can't be used", exc_info=exc)
     return None
 

@@ -1,7 +1,7 @@
-"""What a variable of the environment says, without what hosts and shells leave around it. Pure.
+"""Reads variables of the environment, and removes what hosts and shells leave around their values. Pure.
 
-Hosts hand on what their user wrote: a placeholder that was never filled in, quotes that no shell took off, `Bearer` before a
-key, `~` before a path. Imported before the first answer, so it imports next to nothing.
+Hosts pass on what their user wrote: a placeholder that was never replaced, quotes that no shell removed, `Bearer`
+before a key, `~` before a path. This module is loaded before the first answer, so it imports almost nothing.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import os
 import re
 from collections.abc import Mapping
 
-# `${NAME}`, `${env:NAME}`, `${input:id}`, `${user_config.name}`; `{env:NAME}`; `{{NAME}}`; `%NAME%`; `$NAME`, `$env:NAME`.
-# An amount, such as `$5`, is none of them.
+# `${NAME}`, `${env:NAME}`, `${input:id}`, `${user_config.name}`; `{env:NAME}`; `{{NAME}}`; `%NAME%`; `$NAME`,
+# `$env:NAME`.
+# An amount, such as `$5`, is no placeholder.
 _UNFILLED = re.compile(r"\$\{.*\}|\{\w+:.*\}|\{\{.*\}\}|%[^%]+%|\$(?:env:)?[A-Za-z_]\w*", re.DOTALL)
 _BEARER = re.compile(r"bearer(?:\s+|$)", re.IGNORECASE)
 _QUOTES = "\"'"
 
 
 def said(text: str | None) -> str | None:
-    """What a value says, without blanks and quotes around it; None where it is blank or a placeholder that nobody filled in."""
+    """A value without blanks and quotes around it; None if it is blank or a placeholder that was never replaced."""
     found = (text or "").strip()
     while len(found) > 1 and found[0] == found[-1] and found[0] in _QUOTES:
         found = found[1:-1].strip()
@@ -26,12 +27,12 @@ def said(text: str | None) -> str | None:
 
 
 def said_key(text: str | None) -> str | None:
-    """The same of a key, without the `Bearer` that stands before it in a header."""
+    """The same for a key, without the `Bearer` that comes before it in a header."""
     return said(_BEARER.sub("", said(text) or "", count=1))
 
 
 def said_path(text: str | None, env: Mapping[str, str]) -> str | None:
-    """The same of a path, with `~` for the user's home as this environment names it, where it does."""
+    """The same for a path. `~` is replaced by the user's home, if this environment names it."""
     found = said(text)
     if found is None or (found != "~" and not found.startswith(("~/", f"~{os.sep}"))):
         return found
@@ -40,5 +41,5 @@ def said_path(text: str | None, env: Mapping[str, str]) -> str | None:
 
 
 def cleaned(env: Mapping[str, str]) -> dict[str, str]:
-    """Every variable that says something, and what it says."""
+    """All variables that have a value by `said`, with that value."""
     return {name: text for name, value in env.items() if (text := said(value)) is not None}

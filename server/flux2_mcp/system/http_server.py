@@ -1,8 +1,9 @@
-"""An ASGI application on a port of this machine: uvicorn's HTTP without its logs, signals and process management.
+"""Serves an ASGI application on a local port: uvicorn's HTTP without its logs, signals and process management.
 
-Whatever runs on the machine can connect. A connection has proven itself once one whole request of it was let in; until then it
-has a short time, from its first moment on, and makes room for the next. So nobody is shut out by connections that say nothing,
-trickle, break off in the middle or lack the token, and none of them takes the place of one that has proven itself.
+Every program on the machine can connect. A connection is proven after one whole request of it was admitted. Until then
+it has a short time, counted from its start, and it is cut if a newer one needs its place. So connections that send
+nothing, trickle, break off or lack the token can't shut out others, and none of them takes the place of a proven
+connection.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from flux2_mcp.system.one_shot_http import plain_name
+from flux2_mcp.system.loopback import HOST, plain_name
 
-HOST = "127.0.0.1"
 REUSE = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
-"""A port just left may be taken again; on Windows SO_REUSEADDR would even share one in use."""
+"""The option with which a port that was just released can be used again. On Windows, SO_REUSEADDR would even share one
+that is in use."""
 KEEP_ALIVE_SECONDS = 75
-"""Longer than any client's pause between two polls, so that a poll doesn't meet a connection that is just closing."""
+"""Longer than any client's pause between two polls, so that no poll uses a connection that is just being closed."""
 PROOF_SECONDS = 10.0
-"""How long a connection may take until a whole request of it was let in."""
+"""How long a connection may take until a whole request of it was admitted."""
 CANCEL_SECONDS = 0.05
-"""How long a cancelled call may take to clean up; one that is busy in a thread takes no notice."""
+"""How long a cancelled call may take to clean up. A call that is busy in a thread does not notice the cancellation."""
 
 _silent = logging.getLogger("flux2_mcp.system.http_server.uvicorn")
 _silent.setLevel(logging.CRITICAL + 1)
 
 
 class _State(ServerState):
-    """What the connections of one server share: `unproven` are those that have proven nothing, the oldest first."""
+    """The state shared by the connections of one server. `unproven` has those that are not proven, the oldest first."""
 
     def __init__(self, most: int | None, *, guarded: bool, proof_seconds: float) -> None:
         super().__init__()
@@ -46,9 +47,9 @@ class _State(ServerState):
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, without its logs.
+    """uvicorn's protocol, without its logs.
 
-    It lends the application the means to cut its connection, `abort`, and to say that it has let a request in, `admit`.
+    It gives the application two functions: `abort` cuts the connection, `admit` says that a request was admitted.
     """
 
     def __init__(self, config: Config, state: _State) -> None:
@@ -63,7 +64,7 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
         self._state.unproven[self] = self.loop.call_later(self._state.proof_seconds, self.hang_up)
         if self._state.most is not None and len(self.connections) > self._state.most:
-            next(iter(self._state.unproven)).hang_up()  # where all others have proven themselves, it is this one
+            next(iter(self._state.unproven)).hang_up()  # if all others are proven, this is the new one
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._count_no_more()
@@ -86,7 +87,7 @@ class _Protocol(H11Protocol):
             timer.cancel()
 
     def hang_up(self) -> None:
-        """Cut the connection: it has had its time, or must make room."""
+        """Cut the connection: its time is over, or a newer one needs its place."""
         self._count_no_more()
         self.connections.discard(self)
         self.transport.abort()
@@ -96,9 +97,9 @@ def listen(port: int) -> socket.socket:
     """A socket on the port of 127.0.0.1; 0: any free one.
 
     Raises:
-        OSError: The port is taken, or not for this user.
+        OSError: The port is taken, or this user may not use it.
     """
-    # Said to be TCP, or asyncio would leave Nagle's algorithm on, at 40 ms an answer.
+    # The protocol is given as TCP: otherwise asyncio leaves Nagle's algorithm on, which costs 40 ms an answer.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, REUSE, 1)
@@ -119,21 +120,23 @@ async def served(
     guarded: bool = True,
     proof_seconds: float = PROOF_SECONDS,
 ) -> AsyncIterator[None]:
-    """Serve within this context. The application's own lifespan is the caller's to enter.
+    """Serve within this context. The caller must enter the application's own lifespan.
 
     Args:
-        application: What answers. It finds `Host` and `Origin` in lower case, and a name in them without its last dot.
-        listener: From `listen`; stays the caller's to close.
-        grace_seconds: How long calls under way may take to end after it; then they are cancelled and cut off.
-        most: Connections at once. For one more, the oldest that has proven nothing is hung up on. As many calls, those
-            included whose callers are gone; what is more is answered 503. None: no limit.
-        guarded: Whether the application says itself whom it lets in, by `scope["state"]["admit"]()`; else all are.
-        proof_seconds: How long a connection may take until a whole request of it was let in.
+        application: The application. It gets `Host` and `Origin` in lower case, and names in them without their last
+            dot.
+        listener: From `listen`; the caller must close it.
+        grace_seconds: How long open calls may take to end after the context; then they are cancelled and cut.
+        most: The limit of connections: for one more, the oldest unproven connection is cut. The same limit holds for
+            calls, with those whose callers are gone; one more is answered 503. None: no limit.
+        guarded: Whether the application admits each request itself, by `scope["state"]["admit"]()`; otherwise all are
+            admitted.
+        proof_seconds: How long a connection may take until a whole request of it was admitted.
     """
     config = Config(
         _in_plain_names(application), http=_Protocol, ws="none", lifespan="off", interface="asgi3", proxy_headers=False,
         server_header=False, date_header=False, log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        limit_concurrency=None if most is None else most + 1,  # of the calls alone: connections don't come to more than `most`
+        limit_concurrency=None if most is None else most + 1,  # of calls; connections never exceed `most`
     )  # fmt: skip
     config.load()
     state = _State(most, guarded=guarded, proof_seconds=proof_seconds)
@@ -146,7 +149,7 @@ async def served(
 
 
 def _in_plain_names(application: ASGIApp) -> ASGIApp:
-    """The application, which finds in `Host` and `Origin` the spelling that it compares them with."""
+    """The application, with `Host` and `Origin` in the spelling with which it compares them."""
 
     async def called(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [

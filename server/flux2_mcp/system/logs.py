@@ -1,11 +1,12 @@
 """Logs go to stderr: stdout belongs to the protocol, or to a command's result.
 
-A server writes one line of `key=value` pairs a record, quoted as JSON where a value has spaces in it:
+A server writes each record as one line of `key=value` pairs. A value with spaces is quoted as JSON:
 
-    time=2026-11-25T10:00:04.120Z level=info logger=flux2_mcp.tasks event=task task=27c0... from=submitted to=processing after=0.7
+    time=2026-11-25T10:00:04.120Z level=info logger=flux2_mcp.tasks event=task task=27c0... from=submitted to=processing
+    after=0.7
 
-`event` says what happened; what belongs to it follows. No prompt stands in a line, and no exception's own text below debug,
-which may hold one. A key in use stands in none at all: `hide` replaces it by dots, in traces too.
+`event` says what happened; its values follow. A line never holds a prompt. An exception's own text, which may hold one,
+is logged at debug only. A key in use is never logged: `hide` replaces it by dots, in traces too.
 """
 
 from __future__ import annotations
@@ -23,37 +24,37 @@ from urllib.parse import quote
 
 KEY_DOTS = "••••"
 MIN_SHOWABLE_CHARS = 12
-"""Characters of a key, at least, for its last four to give nothing away."""
+"""Characters. The last four of a key are shown only if it is at least this long: then they reveal nothing."""
 
 PLAIN = "%(levelname)s %(name)s %(message)s"
 _BARE = re.compile(r'[^\s"=]+')
 MIN_KEY_CHARS = 8
-"""Characters of a key. What is shorter opens nothing, and hiding it would tear holes in words."""
+"""Characters. A shorter text is no real key, and hiding it would remove parts of ordinary words."""
 _hidden: set[str] = set()
 
 log = logging.getLogger("flux2_mcp.crash")
 
 
 def hide(key: str | None) -> None:
-    """From now on no line shows this key, whoever writes it."""
+    """Hide this key in all lines from now on, those of other libraries included."""
     if key and len(key) >= MIN_KEY_CHARS:
         _hidden.add(key)
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
-    """What belongs to an event, for the `extra` of a log call; None is left out. Never a prompt, a key or a user's path."""
+    """An event's values, for `extra` of a log call. None is left out. Never pass a prompt, a key or a user's path."""
     return {"fields": {name.rstrip("_"): value for name, value in values.items() if value is not None}}
 
 
 def to_stderr(level: str, *, people: bool = False) -> None:
-    """Log our own lines from `level` (debug, info, warning, error) up, and other libraries' from warning up.
+    """Log our own records from `level` (debug, info, warning, error) up, and those of other libraries from warning up.
 
-    Libraries log URLs, and a result's URL is signed: whoever reads it can fetch the image. A later call replaces an earlier.
-    A crash is a line too: what the interpreter itself would print has the exception's own text.
+    Libraries log URLs, and a result's signed URL gives access to its image. A later call replaces an earlier one. A
+    crash is logged as a line too: the interpreter itself would print the exception's own text.
 
     Args:
-        level: The least that is logged.
-        people: Somebody reads along: a plain line, which on a terminal takes the place of the progress line.
+        level: The lowest level that is logged.
+        people: Write plain lines for people. On a terminal, a line replaces the progress line.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_ForPeople(traces=level == "debug") if people else _Pairs(traces=level == "debug"))
@@ -92,7 +93,7 @@ class _ForPeople(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         if not self._traces:
-            record = copy.copy(record)  # other handlers have their own use for it
+            record = copy.copy(record)  # other handlers get the original
             record.exc_info = record.exc_text = None
         text, more = redact(super().format(record), *_hidden), _joined(_found(record))
         return f"{text} {more}" if more else text
@@ -113,7 +114,7 @@ def _value(value: object) -> str:
 
 
 def _place(trace: TracebackType | None) -> str:
-    """The innermost line of ours in a trace, or of anybody's where none is ours."""
+    """The innermost line of this package in a trace; if there is none, the innermost of any."""
     ours = anybody = ""
     while trace is not None:
         file = PurePath(trace.tb_frame.f_code.co_filename)
@@ -131,5 +132,5 @@ def redact(text: str, *keys: str) -> str:
 
 
 def masked(key: str) -> str:
-    """A key as it may be shown: its last four characters."""
+    """A key in the form that may be shown: its last four characters, if it is long enough."""
     return f"****{key[-4:] if len(key) >= MIN_SHOWABLE_CHARS else ''}"

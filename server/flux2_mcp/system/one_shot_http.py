@@ -1,16 +1,16 @@
-"""A door on loopback: hears one request from each caller, gives one answer, and lets nobody keep it from the next.
+"""A small HTTP server on loopback: it reads one request from each caller and gives one answer.
 
-A caller that has said nothing yet, or not all of it, has a short time, and makes room where one comes too many. One that is
-being answered keeps its place: what the answer does may be done once only, as the exchange of a login's code.
+No caller can block another. A caller whose request is not complete has a short time, and is cut if there are too many.
+A caller that is being answered keeps its place: the answer may do something that can be done only once, such as the
+exchange of a login's code.
 
-h11 reads and writes; there is no server around it. What it costs at most: `MAX_CALLERS` connections, and of each the
-head of one request.
+h11 reads and writes; no other server is involved. It holds at most `MAX_CALLERS` connections, and of each the head of
+one request.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -18,28 +18,22 @@ import anyio
 from anyio.abc import ByteStream, SocketStream
 from anyio.streams.stapled import MultiListener
 
+from flux2_mcp.system.loopback import HOST
+
 log = logging.getLogger("flux2_mcp.system.one_shot_http")
 
-HOST = "127.0.0.1"
 CALL_SECONDS = 5.0
-"""How long one caller may take to say what it wants, and how long the answer may take where nothing else is said."""
+"""How long a caller may take to send its request, and the default for how long the answer may take."""
 MAX_CALLERS = 64
-"""At once. For one more, the oldest that is not being answered is hung up on: who holds connections open must neither keep
-others out nor use up the process's files."""
+"""Callers at once. For one more, the oldest that is not being answered is cut: idle connections must neither keep out
+others nor use up the process's file descriptors."""
 MAX_BODY_BYTES = 1024 * 1024
-"""Bytes of a call that are read and thrown away, so that the caller gets to hear the answer."""
-
-_LAST_DOT = re.compile(r"(?<=[a-z])\.(?=(:\d+)?$)")
-
-
-def plain_name(name: str) -> str:
-    """A `Host` or an `Origin` in the spelling that is compared: names have no case, and may end in the dot of the root."""
-    return _LAST_DOT.sub("", name.lower())
+"""Bytes of a request that are read and discarded, so that the caller can receive the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalRequest:
-    """What a caller asked for. Names of headers are lower case; the body is not kept."""
+    """A caller's request. Names of headers are lower case; the body is not kept."""
 
     method: str
     target: str
@@ -48,7 +42,7 @@ class LocalRequest:
 
 @dataclass(frozen=True, slots=True)
 class LocalReply:
-    """What it is told."""
+    """The answer to a request."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -65,13 +59,13 @@ async def listen(port: int) -> MultiListener[SocketStream]:
 
 
 class OneShotServer:
-    """Answers callers; `serve` is for `listen`'s.
+    """Answers callers. `serve` handles each stream of a listener from `listen`.
 
     Args:
-        answer: Given each request once its head has come. What it raises is the caller's loss alone.
-        call_seconds: How long a caller may take to say what it wants, and to hear the answer.
+        answer: Called with each request when its head has arrived. If it raises, only that caller is affected.
+        call_seconds: How long a caller may take to send its request, and to receive the answer.
         answer_seconds: How long an answer may take.
-        most: Callers at once.
+        most: The largest number of callers at once.
     """
 
     def __init__(
@@ -86,10 +80,10 @@ class OneShotServer:
         self._call_seconds = call_seconds
         self._answer_seconds = answer_seconds
         self._most = most
-        self._callers: dict[anyio.CancelScope, bool] = {}  # in the order they came; True: it is being answered
+        self._callers: dict[anyio.CancelScope, bool] = {}  # in the order of arrival; True: being answered
 
     async def serve(self, stream: ByteStream) -> None:
-        """One caller, from its first byte to our last."""
+        """Handle one caller, from its first byte to the last of the answer."""
         call = anyio.CancelScope(deadline=anyio.current_time() + self._call_seconds)
         self._callers[call] = False
         if len(self._callers) > self._most:
@@ -100,19 +94,19 @@ class OneShotServer:
             async with stream:
                 with call:
                     await self._hear(stream, call)
-        except Exception:  # whatever a caller does, the next one is heard
+        except Exception:  # an error with one caller must not stop the server
             log.debug("a caller did not speak HTTP, or hung up", exc_info=True)
         finally:
             self._callers.pop(call, None)
 
     def hush(self) -> None:
-        """Hang up on everybody who has not said yet what it wants; who has gets its answer."""
+        """Cut all callers whose request is not complete; the others get their answers."""
         for call, answered in self._callers.items():
             if not answered:
                 call.cancel()
 
     def _note(self, call: anyio.CancelScope, *, answered: bool) -> bool:
-        """Whether a caller is being answered, as long as it has its place; gives whether it has."""
+        """Note whether a caller is being answered, if it still has its place. Returns whether it has."""
         if call in self._callers:
             self._callers[call] = answered
         return call in self._callers
@@ -131,7 +125,7 @@ class OneShotServer:
                 connection.receive_data(data)
             elif isinstance(event, h11.Request):
                 if not self._note(call, answered=True):
-                    return  # hung up on at this very moment: an answer that is begun has to be ended
+                    return  # just cut: no answer may begin, since one that has begun must end
                 call.deadline = anyio.current_time() + self._answer_seconds
                 reply = await self._answer(_request(event.method, event.target, list(event.headers)))
                 call.deadline = anyio.current_time() + self._call_seconds

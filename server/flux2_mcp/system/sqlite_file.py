@@ -1,6 +1,10 @@
-"""How this project keeps a SQLite file: WAL, append-only migrations, short write transactions. Sync; call from a thread.
+"""SQLite files of this project: WAL, append-only migrations, short write transactions. Sync; call from a thread.
 
-The only module that imports sqlite3. `journal.store` and the sandbox's state stand on it.
+This is the only module that imports sqlite3. `journal.sqlite` and the sandbox's state use it.
+
+The table `migration` records which migrations ran, when, and under which names. Early versions had no names: they
+recorded the position in the list, and they count rows. So each row is one migration, and the first two columns must not
+change.
 """
 
 from __future__ import annotations
@@ -17,37 +21,39 @@ Row = sqlite3.Row
 Value = str | int | float | None
 Parameters = Sequence[Value] | Mapping[str, Value]
 Read = Callable[..., list[sqlite3.Row]]
-"""All rows of one query, as `Database.read` gives them."""
+"""A function that returns all rows of one query, as `Database.read` does."""
 Error = sqlite3.Error
+Migrations = Sequence[tuple[str, str]]
+"""Names, and scripts of SQL, oldest first. Append only, never edit or rename: no migration runs a second time."""
 
 BUSY_SECONDS = 10.0
-"""How long a writer waits for another process's transaction. Ours take milliseconds."""
+"""How long a writer waits for another process's transaction. Our transactions take milliseconds."""
 BUSY_PAUSE_SECONDS = 0.005
 BEGUN = "SELECT applied_at FROM migration ORDER BY id LIMIT 1"
 TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 
 
 class MovedError(sqlite3.DatabaseError):
-    """Another file stands under the name now: whoever found this one broken has moved it aside."""
+    """Another file has the name now: a process that found this one broken has moved it aside."""
 
     sqlite_errorname = "SQLITE_READONLY_DBMOVED"  # SQLite's own name for it, which it does not use in WAL mode
 
 
 class EmptyError(sqlite3.DatabaseError):
-    """The file has none of our tables, though one that has them was made under its name."""
+    """The file has none of our tables, though a file with them was made under its name."""
 
     sqlite_errorname = "SQLITE_NOTADB"
 
 
 class ShortError(sqlite3.DatabaseError):
-    """The file is readable and lacks something that was written into it."""
+    """The file is readable, but lacks something that was written into it."""
 
     sqlite_errorname = "SQLITE_CORRUPT"
 
 
 def is_lost(error: BaseException) -> bool:
-    """True where the file itself is broken, emptied or was moved, not merely busy, full or read-only."""
-    # Errors that SQLite itself did not raise have no such name.
+    """True if the file itself is broken, emptied or moved, not merely busy, full or read-only."""
+    # Only errors that SQLite itself raised have this name.
     lost = ("SQLITE_CORRUPT", "SQLITE_NOTADB", MovedError.sqlite_errorname)
     name = str(getattr(error, "sqlite_errorname", ""))
     return name.startswith(lost) or (name == "SQLITE_ERROR" and str(error).startswith("no such table"))
@@ -58,47 +64,49 @@ class Database:
 
     Args:
         path: The file; its folder must exist.
-        migrations: SQL scripts, oldest first. Append, never edit: what ran once never runs again.
-        durable: Whether a commit waits, by default, until the disk has it. Without, a power cut may lose the last
-            commits; a crash of the process never does.
-        made: Whether it was made before: then it is not migrated as a new one.
+        migrations: The migrations that this version knows. A file with others was written by a newer version, and is
+            used unchanged.
+        durable: Whether, by default, a commit waits for the disk. If not, a power cut may lose the last commits; a
+            crash of the process never does.
+        made: Whether the file was made before: then it must have our tables, and is not migrated as a new one.
 
     Raises:
         sqlite3.Error: The file can't be opened, read or migrated.
-        EmptyError: It was made before, and has none of our tables. It is left as it is.
+        EmptyError: It was made before, and has none of our tables. It is left unchanged.
     """
 
-    def __init__(self, path: Path, migrations: Sequence[str], *, durable: bool, made: bool = False) -> None:
+    def __init__(self, path: Path, migrations: Migrations, *, durable: bool, made: bool = False) -> None:
         self._lock = threading.RLock()
         self._path = path
         self._durable = durable
-        # Not opened: SQLite would delete the log that stands beside an empty file.
+        # An empty file is not opened: SQLite would delete the log beside it.
         if made and not path.stat().st_size:
             raise EmptyError(f"{path.name} is empty")
-        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        """SQLite's own connection, for uses without a method here. Several threads share it."""
         try:
-            self._connection.row_factory = sqlite3.Row
-            self._connection.text_factory = _text
+            self.connection.row_factory = sqlite3.Row
+            self.connection.text_factory = _text
             if made:
                 self._need_tables()
             self._use_wal()
-            self._connection.execute("PRAGMA foreign_keys=ON")
+            self.connection.execute("PRAGMA foreign_keys=ON")
             self._file = _identity(path)
             self._migrate(migrations)
         except sqlite3.Error:
-            self._connection.close()
+            self.connection.close()
             raise
 
     def _need_tables(self) -> None:
-        if "migration" not in {row[0] for row in self.read(TABLES)} or not self._applied():
+        if not _recorded(self.read):
             raise EmptyError(f"{self._path.name} has none of our tables")
 
     def _use_wal(self) -> None:
-        # SQLite does not wait here by itself: of several who open a new file at once, some are told that it is busy.
+        # SQLite does not wait here by itself: if several processes open a new file at once, some get a busy error.
         until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
-                self._connection.execute("PRAGMA journal_mode=WAL")
+                self.connection.execute("PRAGMA journal_mode=WAL")
             except sqlite3.OperationalError as exc:
                 if not exc.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > until:
                     raise
@@ -106,101 +114,137 @@ class Database:
             else:
                 return
 
-    def _migrate(self, migrations: Sequence[str]) -> None:
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS migration (id INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)"
-        )
-        if self._applied() >= len(migrations):
+    def _migrate(self, migrations: Migrations) -> None:
+        if not (pending(self.read, migrations) or _unnamed(self.read, migrations)):
             return
-        with self.write():  # asked again inside: another process may have been faster
-            for number in range(self._applied(), len(migrations)):
-                for statement in filter(str.strip, migrations[number].split(";\n")):
-                    self._connection.execute(statement)
-                self._connection.execute(
-                    "INSERT INTO migration VALUES (?, ?)", (number + 1, datetime.now(UTC).isoformat())
+        with self.write():  # checked again inside: another process may have been faster
+            self.connection.execute(
+                "CREATE TABLE IF NOT EXISTS migration (id INTEGER PRIMARY KEY, applied_at TEXT NOT NULL, name TEXT)"
+            )
+            if "name" not in _columns(self.read):
+                self.connection.execute("ALTER TABLE migration ADD COLUMN name TEXT")
+            self.connection.executemany("UPDATE migration SET name = ? WHERE id = ?", _unnamed(self.read, migrations))
+            for name, script in pending(self.read, migrations):
+                for statement in filter(str.strip, script.split(";\n")):
+                    self.connection.execute(statement)
+                self.connection.execute(
+                    "INSERT INTO migration (applied_at, name) VALUES (?, ?)", (datetime.now(UTC).isoformat(), name)
                 )
-        self.checkpoint()  # the tables are there also where the log is lost
-
-    def _applied(self) -> int:
-        return int(self._connection.execute("SELECT count(*) FROM migration").fetchone()[0])
+        self.checkpoint()  # so that the tables exist even if the log is lost
 
     def read(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         """All rows of one query."""
         with self._lock:
-            return self._connection.execute(sql, parameters).fetchall()
+            return self.connection.execute(sql, parameters).fetchall()
 
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
-        """Run one statement, inside `write` or as a transaction of its own. Gives the number of rows it touched."""
+        """Run one statement, inside `write` or as a transaction of its own. Returns the number of changed rows."""
         with self._lock:
-            return self._connection.execute(sql, parameters).rowcount
+            return self.connection.execute(sql, parameters).rowcount
 
     @contextmanager
     def write(self, *, durable: bool | None = None) -> Iterator[None]:
-        """One write transaction: begun at once, so what is read inside is what will be true at its commit.
+        """One write transaction. It locks the file at once, so what is read inside is still true at the commit.
 
         Raises:
-            MovedError: Nothing was written: nobody would find it where the file is now.
+            MovedError: The file was moved aside; nothing was written, since it would be lost there.
         """
         sync = self._durable if durable is None else durable
         with self._lock:
-            self._connection.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
+            self.connection.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
+            self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 if _identity(self._path) != self._file:
                     raise MovedError(f"{self._path.name} was moved aside")
-                self._connection.execute("COMMIT")
+                self.connection.execute("COMMIT")
             finally:
-                if self._connection.in_transaction:  # a full disk has rolled back by itself
-                    self._connection.execute("ROLLBACK")
+                if self.connection.in_transaction:  # on a full disk, SQLite has rolled back by itself
+                    self.connection.execute("ROLLBACK")
 
     @property
     def begun(self) -> str:
-        """When this file was made, which tells it from every other that had its name."""
+        """When this file was made. This distinguishes it from every other file with its name."""
         return str(self.read(BEGUN)[0][0])
 
     @property
     def replaced(self) -> bool:
-        """Whether another file stands under the name by now. Where none does, this one is all there is."""
+        """Whether another file has the name now. False if none has it: then this open file is the only one."""
         return _identity(self._path) not in {self._file, None}
 
-    def sound(self, migrations: Sequence[str]) -> bool:
-        """Whether the file holds together and has all tables; reads all of it. A later version may have dropped some."""
+    def sound(self, migrations: Migrations) -> bool:
+        """Whether the file is intact and has all tables. It reads the whole file. A newer version's may lack some."""
         try:
             whole = self.read("PRAGMA integrity_check(1)")[0][0] == "ok"
             tables = {row[0] for row in self.read(TABLES)}
-            return whole and (self._applied() > len(migrations) or _made_by(migrations) <= tables)
+            return whole and (_is_newer(self.read, migrations) or _made_by(migrations) <= tables)
         except sqlite3.Error as exc:
             if is_lost(exc):
                 return False
             raise
 
     def version(self) -> int:
-        """A number that changes whenever another connection has committed; a few microseconds."""
+        """A number that changes whenever another connection has committed. It takes a few microseconds."""
         with self._lock:
-            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+            return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
 
     def checkpoint(self) -> None:
-        """Bring what stands in the log into the file itself, as far as no other process keeps it from that."""
+        """Move the log's content into the file itself, as far as other processes allow."""
         with self._lock, suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        """Close the file. Nothing may be called after."""
+        """Close the file. No other method may be called after this."""
         with self._lock:
-            self._connection.close()
+            self.connection.close()
 
 
-def _made_by(migrations: Sequence[str]) -> set[str]:
-    """The tables that there are after these."""
+def pending(read: Read, migrations: Migrations) -> Migrations:
+    """Those of these migrations that a file has not had; none if a newer version wrote it."""
+    applied = _applied(read, migrations)
+    return () if _is_newer(read, migrations) else [each for each in migrations if each[0] not in applied]
+
+
+def _is_newer(read: Read, migrations: Migrations) -> bool:
+    """Whether a newer version has migrated the file: it has had a migration that is none of these."""
+    return not _applied(read, migrations) <= {name for name, _ in migrations}
+
+
+def _applied(read: Read, migrations: Migrations) -> set[str]:
+    """The names of the migrations that a file has had. The number of a row without a name is a position in the list."""
+    places = dict(enumerate((name for name, _ in migrations), start=1))
+    return {name or places.get(number, f"number {number}") for number, name in _recorded(read).items()}
+
+
+def _recorded(read: Read) -> dict[int, str | None]:
+    """Numbers and names of the migrations that a file has had; none if it has no such table."""
+    if not (columns := _columns(read)):
+        return {}
+    sql = "SELECT id, name FROM migration" if "name" in columns else "SELECT id, NULL FROM migration"
+    return {int(row[0]): row[1] for row in read(sql)}
+
+
+def _unnamed(read: Read, migrations: Migrations) -> list[tuple[str, int]]:
+    """Names, with their numbers, that an early version did not record; none if a newer version wrote the file."""
+    if _is_newer(read, migrations):
+        return []
+    return [(migrations[number - 1][0], number) for number, name in _recorded(read).items() if name is None]
+
+
+def _columns(read: Read) -> set[str]:
+    return {row["name"] for row in read("PRAGMA table_info(migration)")}
+
+
+def _made_by(migrations: Migrations) -> set[str]:
+    """The tables that exist after these migrations."""
     with closing(sqlite3.connect(":memory:")) as connection:
-        for migration in migrations:
-            connection.executescript(migration)
+        for _, script in migrations:
+            connection.executescript(script)
         return {row[0] for row in connection.execute(TABLES)}
 
 
 def _text(data: bytes) -> str | bytes:
-    """Text, and as bytes what is none: one broken value must not keep all others of its query from being read."""
+    """Text, or bytes if it is not UTF-8: one broken value must not make the others of its query unreadable."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -208,7 +252,7 @@ def _text(data: bytes) -> str | bytes:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another of the same name; None where there is none."""
+    """A value that distinguishes a file from another of the same name; None if there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -218,10 +262,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Of all processes, one at a time opens or moves a file.
+    """A lock over all processes: only one at a time opens or moves a file.
 
-    SQLite finds what belongs to a file, its log above all, by name: opened while it is being moved, the old file would
-    be given the new one's log, and undo or delete what stands there.
+    SQLite finds the log of a file by its name. An old file that is opened while it is being moved would use the new
+    file's log, and undo or delete its content.
     """
     lock = path.with_suffix(".lock")
     lock.touch(mode=0o600)
@@ -231,31 +275,31 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 Seed = Callable[[Database, str | None], None]
-"""Fills the file that takes the place of a lost one. Called with it before anybody else can open it, and with what to call
-the lost one: the name under which it is kept, or `vanished`. None: another process has replaced it, and what is given holds
-its work already."""
+"""Fills the file that replaces a lost one. It is called before another process can open the new file, with that file
+and a name for the lost one: the name under which it is kept, or that by `vanished`. None: another process has replaced
+the lost file, and the given file already has that process's data."""
 
 
 Whole = Callable[[Read, int], bool]
-"""Whether a file that can be read has all that was written into it: given its queries and the number that was noted last."""
+"""Whether a readable file has everything that was written. It gets the file's `Read` and the number noted last."""
 
 
 def opened(
-    path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed, whole: Whole, made: bool = False
+    path: Path, migrations: Migrations, *, durable: bool, seed: Seed, whole: Whole, made: bool = False
 ) -> Database:
-    """A file that others may find broken and move meanwhile. Made where there is none, readable by the user alone.
+    """Open a file that other processes may find broken and move. A missing file is made, readable by the user alone.
 
     Args:
         path: The file.
         migrations: See `Database`.
         durable: See `Database`.
-        seed: Called where a file was there before and has vanished.
-        whole: Asked of a file that is there.
-        made: Whether a file was there before by what its user knows, beside the mark.
+        seed: Called if a file was there before and has vanished.
+        whole: Called for a file that exists.
+        made: Whether the caller knows that a file was there before; the mark shows it too.
 
     Raises:
-        sqlite3.Error: As `Database`, and where a file was there before that has been emptied, or is not whole.
-        OSError: It can't be made.
+        sqlite3.Error: As `Database`, or a file that was there before has been emptied, or is not whole.
+        OSError: The file can't be made.
     """
     with _alone(path):
         made = made or mark_of(path).exists()
@@ -274,15 +318,15 @@ def opened(
 
 
 def mark_of(path: Path) -> Path:
-    """A file that stands beside one that was made: where that is gone or emptied since, it is lost.
+    """The mark beside a file that was made. If there is a mark and the file is gone or empty, the file is lost.
 
-    Holds `Database.begun` and, on a line of its own, a number: see `note`.
+    It holds `Database.begun` and, on a second line, a number: see `note`.
     """
     return path.with_suffix(".made")
 
 
 def _mark(path: Path) -> tuple[str, int]:
-    """What the mark holds; "" and 0 where it is not there or tells nothing."""
+    """The mark's content; "" and 0 if it is missing or not readable."""
     try:
         begun, _, number = mark_of(path).read_text().partition("\n")
     except (FileNotFoundError, UnicodeDecodeError):
@@ -291,15 +335,15 @@ def _mark(path: Path) -> tuple[str, int]:
 
 
 def noted(path: Path, begun: str | None) -> int:
-    """The number that was noted last for the file that was begun then (None: nobody knows when); 0 where none was."""
+    """The number that was noted last for the file with this `begun` (None: not known); 0 if there is none."""
     of, number = _mark(path)
     return number if begun in {of, None} else 0
 
 
 def note(path: Path, begun: str, number: int) -> None:
-    """Write down a number that the file reached, once it is committed: a file that holds less has lost something."""
+    """Record a number that the file reached, after its commit: a file with a lower number has lost something."""
     if _mark(path)[0] == begun:
-        # In place and of one length: nobody reads half of it.
+        # Written in place, always with the same length: no reader sees half of it.
         with mark_of(path).open("r+", newline="\n") as mark:
             mark.seek(len(begun))
             mark.write(f"\n{number:020}")
@@ -313,18 +357,18 @@ def _put_mark(path: Path, database: Database) -> None:
 
 
 def vanished(path: Path, begun: str) -> str:
-    """What to call a file that is gone from its folder, so that whoever still has it open knows it again.
+    """A name for a file that is gone from its folder. A process that still has it open can find the same name.
 
     Args:
-        path: Where it was.
-        begun: Its `Database.begun`; "" where nobody knows.
+        path: The file's former path.
+        begun: Its `Database.begun`; "" if not known.
     """
     return f"{path.name} (begun {begun})" if begun else path.name
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[Read]:
-    """A file's queries, whatever it is like; changes nothing in it.
+    """Open a file to read it, in whatever state it is. This changes nothing in it.
 
     Raises:
         sqlite3.Error: The file can't be opened.
@@ -336,12 +380,12 @@ def reading(path: Path) -> Iterator[Read]:
 
 
 def looked_at(path: Path, question: str, whole: Whole) -> tuple[bool, int]:
-    """Whether a file holds together, and the number that answers a question (0 where it does not). Changes nothing.
+    """Whether a file is intact, and the number that a query returns (0 if it is not). This changes nothing.
 
     Args:
-        path: The file; it must be there.
+        path: The file; it must exist.
         question: A SELECT of one number.
-        whole: Asked of it, too.
+        whole: Called for the file, too.
 
     Raises:
         sqlite3.Error: The file can't be opened or read.
@@ -358,18 +402,18 @@ def looked_at(path: Path, question: str, whole: Whole) -> tuple[bool, int]:
             raise
 
 
-def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed, whole: Whole) -> Database:
-    """A file that works in place of one that was found broken or gone.
+def renewed(path: Path, migrations: Migrations, *, durable: bool, seed: Seed, whole: Whole) -> Database:
+    """A working file in place of one that was found broken or gone.
 
-    Of the processes that find it broken, one at a time looks again and only the first moves it aside: else the second
-    would move the first's new file.
+    Of the processes that find it broken, one at a time checks it again, and only the first moves it aside: otherwise
+    the second would move the first's new file.
 
     Args:
         path: The file.
         migrations: See `Database`.
         durable: See `Database`.
         seed: Called in each case.
-        whole: Asked of a file that is there.
+        whole: Called for a file that exists.
 
     Raises:
         sqlite3.Error: As `Database`.
@@ -382,10 +426,11 @@ def renewed(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed,
         return _replaced(path, migrations, durable=durable, seed=seed)
 
 
-def _replaced(path: Path, migrations: Sequence[str], *, durable: bool, seed: Seed) -> Database:
-    """A new file in place of a lost one. What there is of that is moved aside once the new one is filled.
+def _replaced(path: Path, migrations: Migrations, *, durable: bool, seed: Seed) -> Database:
+    """A new file in place of a lost one. The rest of the lost file is moved aside after the new file is filled.
 
-    A process that is killed in between leaves the lost one where it was, or none: then the next one goes on from there.
+    A process that is killed in between leaves the lost file in its place, or no file; the next process goes on from
+    there.
     """
     aside = path.with_name(f"{path.stem}-broken-{time.time_ns()}{path.suffix}")
     name = aside.name if path.exists() else vanished(path, _mark(path)[0])
@@ -395,9 +440,9 @@ def _replaced(path: Path, migrations: Sequence[str], *, durable: bool, seed: See
     fresh.touch(mode=0o600)
     with closing(Database(fresh, migrations, durable=durable)) as database:
         seed(database, name)
-        # Before the lost one is moved: else a process that comes in between would find a home without a journal.
+        # Before the lost file is moved: otherwise another process could find a home that never had a journal.
         _put_mark(path, database)
-    # A log without its file too: SQLite would read it into the new one.
+    # A log without its file is moved too: SQLite would read it into the new file.
     for part, kept in zip(_parts(path), _parts(aside), strict=True):
         if part.exists():
             part.rename(kept)
@@ -406,11 +451,11 @@ def _replaced(path: Path, migrations: Sequence[str], *, durable: bool, seed: See
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files that SQLite keeps for one, that itself last."""
+    """The files that belong to a SQLite file; the file itself is the last."""
     return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "")]
 
 
-def _sound(path: Path, migrations: Sequence[str], *, durable: bool, whole: Whole) -> Database | None:
+def _sound(path: Path, migrations: Migrations, *, durable: bool, whole: Whole) -> Database | None:
     database = None
     try:
         database = Database(path, migrations, durable=durable, made=True)

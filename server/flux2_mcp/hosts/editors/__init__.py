@@ -1,1 +1,1 @@
-"""Editors of JSON, JSONC and TOML that keep the rest of a file as it is."""
+"""Editors of JSON, JSONC and TOML that leave the rest of a file unchanged."""

@@ -1,7 +1,7 @@
-"""Entries of a JSON or JSONC file: set and taken out with the fewest changed characters. Pure, text to text.
+"""Sets and removes entries of a JSON or JSONC file, with the fewest changed characters. Pure, text to text.
 
-What is written follows the file: its indentation, its line ends, one line where the file is one line, a trailing comma where the
-file has them. Each result is scanned again and compared with what was meant, so that no edit can break a file.
+New text follows the file's style: its indentation, its line ends, one line if the file is one line, a trailing comma if
+the file has them. Each result is scanned again and compared with the intended value, so that no edit can break a file.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ Edit = tuple[int, int, str]
 
 @dataclass(frozen=True, slots=True)
 class JsonEditor:
-    """`strict` where the host reads neither comments nor trailing commas."""
+    """An editor. `strict`: the host reads neither comments nor trailing commas."""
 
     strict: bool
 
     def entries(self, text: str, servers: str) -> Object | None:
-        """The members of the servers' map; None where there is no map, or `null` in its place.
+        """The members of the servers' map; None if there is no map, or `null` in its place.
 
         Raises:
-            HostFileError: The file does not parse, or what should be an object is none.
+            HostFileError: The file does not parse, or the root or the map is no object.
         """
         root = self._root(text)
         member = None if root is None else root.member(servers, text)
         return None if member is None or member.node.value is None else _object(member.node, text)
 
     def line(self, text: str, servers: str, name: str) -> int:
-        """The line that an entry begins on."""
+        """The number of the line on which an entry begins."""
         root = self._root(text)
         held = None if root is None else root.member(servers, text)
         entry = None if held is None else held.node.member(name, text)
         return 1 if entry is None else line_of(text, entry.start)
 
     def put(self, text: str, servers: str, name: str, values: Mapping[str, Json]) -> str:
-        """The text with these members in the entry `name`; the map and the entry are made where they are missing or `null`.
+        """The text with these members set in the entry `name`. A map or entry that is missing or `null` is made.
 
         Raises:
-            HostFileError: As `entries`, or the file stands in a way that this can't edit.
+            HostFileError: As `entries`, or the file's form can't be edited safely.
         """
         root = self._root(text)
         style = _Style(text, root)
@@ -68,7 +68,7 @@ class JsonEditor:
         return self._proved(_applied(text, edits), meant, line_of(text, root.start if held is None else held.start))
 
     def take(self, text: str, servers: str, name: str, *, with_map: bool = False) -> str:
-        """The text without the entry `name`; with `with_map` also without the map, where nothing is left in it.
+        """The text without the entry `name`; with `with_map` also without the map, if that is empty then.
 
         Raises:
             HostFileError: As `put`.
@@ -89,7 +89,7 @@ class JsonEditor:
         return self._proved(_applied(text, edits), meant, line_of(text, entry.start))
 
     def names(self, text: str, path: Sequence[str]) -> list[Json]:
-        """The list at a path of keys; empty where there is none.
+        """The list at a path of keys; empty if there is none.
 
         Raises:
             HostFileError: The file does not parse.
@@ -98,7 +98,7 @@ class JsonEditor:
         return found if isinstance(found, list) else []
 
     def at(self, text: str, path: Sequence[str]) -> Json:
-        """The value at a path of keys; None where there is none.
+        """The value at a path of keys, or None.
 
         Raises:
             HostFileError: The file does not parse.
@@ -107,7 +107,7 @@ class JsonEditor:
         return None if node is None else node.value
 
     def with_name(self, text: str, path: Sequence[str], name: str) -> str:
-        """The text with a name at the end of the list at a path; the same text where the list has it, or is empty.
+        """The text with a name added to the list at a path; the same text if the list has the name or is empty.
 
         Raises:
             HostFileError: As `put`.
@@ -133,7 +133,7 @@ class JsonEditor:
         if index is None:
             return text
         item, before, after = items[index], items[:index], items[index + 1 :]
-        if after:  # a comment behind it goes with it
+        if after:  # a comment after the item is removed with it
             edits: list[Edit] = [(item.start, after[0].start, "")]
         elif before and (comma := text.find(",", before[-1].end, item.start)) >= 0:
             edits = [(comma, comma + 1, ""), (max(comma + 1, _back(text, item.start)), item.end, "")]
@@ -159,7 +159,7 @@ class JsonEditor:
         return self._proved(after, meant, 1 if node is None else line_of(before, node.start))
 
     def shown(self, servers: str, name: str, entry: Mapping[str, Json]) -> str:
-        """An entry in this format, for people."""
+        """An entry in this format, as people read it."""
         return json.dumps({servers: {name: dict(entry)}}, indent=2, ensure_ascii=False)
 
     def _root(self, text: str) -> JsonNode | None:
@@ -179,7 +179,7 @@ class JsonEditor:
 
 
 class _Style:
-    """How a file is laid out."""
+    """The layout of a file: its line ends, indentation and spaces."""
 
     def __init__(self, text: str, root: JsonNode | None) -> None:
         self._text = text
@@ -191,7 +191,7 @@ class _Style:
         self._gap = " " if after or first is None else ""
 
     def rendered(self, value: Json, prefix: str) -> str:
-        """A value over several lines, the first without its prefix."""
+        """A value over several lines. Each line but the first begins with `prefix`."""
         lines = json.dumps(value, indent=self._unit, ensure_ascii=False)
         return lines.replace("\n", f"{self.newline}{prefix}")
 
@@ -199,7 +199,7 @@ class _Style:
         return json.dumps(value, separators=(f",{self._gap}", f":{self._gap}"), ensure_ascii=False)
 
     def added(self, node: JsonNode, members: Object) -> list[Edit]:
-        """What puts members at the end of an object."""
+        """The edits that add members at the end of an object."""
         last = node.members[-1] if node.members else None
         prefix = _line_indent(self._text, node.start) + self._unit if last is None else _indent(self._text, last)
         if self._flat or prefix is None:
@@ -226,7 +226,7 @@ class _Style:
         return [(last.node.end, last.node.end, f",{self._gap}{new}")]
 
     def updated(self, node: JsonNode, values: Object) -> list[Edit]:
-        """What gives members of an object their values, or adds them."""
+        """The edits that set members of an object, or add them."""
         edits: list[Edit] = []
         for member in node.members or []:
             if member.key in values:
@@ -239,7 +239,7 @@ class _Style:
 
 
 def _removed(text: str, node: JsonNode, member: JsonMember) -> list[Edit]:
-    """What takes a member out of an object, with the space before it and the comma that belongs to it."""
+    """The edits that remove a member from an object, with the space before it and its comma."""
     members = node.members or []
     index = members.index(member)
     end = member.node.end if member.comma is None else member.comma + 1
@@ -250,7 +250,7 @@ def _removed(text: str, node: JsonNode, member: JsonMember) -> list[Edit]:
     commented = ends_in_line_comment(text, members[index - 1].node.end if index else node.start + 1, start)
     followed = rest.strip(SPACE) and (commented or rest.lstrip(SPACE)[0] != "}")
     if followed and (index == 0 or "\n" in text[start : member.start]):
-        # What else stands on its line keeps its place there.
+        # The rest of the member's line keeps its place.
         start, end = member.start, end + len(rest) - len(rest.lstrip(SPACE))
     edits: list[Edit] = [(start, end, "")]
     if member.comma is None and index and (comma := members[index - 1].comma) is not None:
@@ -273,22 +273,22 @@ def _object(node: JsonNode, text: str) -> Object:
 
 
 def _back(text: str, position: int) -> int:
-    """Where what stands before a position ends, space left out."""
+    """The end of the text before a position, without its trailing space."""
     return len(text[:position].rstrip(SPACE))
 
 
 def _line_indent(text: str, position: int) -> str:
-    """The white space that the line of a position begins with."""
+    """The white space at the beginning of a position's line."""
     line = text[text.rfind("\n", 0, position) + 1 : position].removeprefix(BOM)
     return line[: len(line) - len(line.lstrip(" \t"))]
 
 
 def _indent(text: str, member: JsonMember) -> str | None:
-    """The white space before a member; None where something else stands on its line."""
+    """The white space before a member; None if there is other text before it on its line."""
     line = _line_before(text, member.start)
     return None if line.strip(" \t") else line
 
 
 def _line_before(text: str, position: int) -> str:
-    """What stands before a position on its line."""
+    """The part of a line before a position."""
     return text[text.rfind("\n", 0, position) + 1 : position].removeprefix(BOM)

@@ -1,7 +1,7 @@
-"""JSON with comments, scanned for where things stand. Pure: text in, positions out.
+"""Scans JSON with comments for the positions of its members. Pure: text in, positions out.
 
-No library on the package index edits JSONC in place and is kept well: they either reprint the whole file or want Node. What an
-edit needs is small: where each member begins and ends, and which comma follows it.
+No well-maintained library on the package index edits JSONC in place: they print the whole file anew, or need Node. An
+edit needs little: where each member begins and ends, and which comma follows it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Json: TypeAlias = str | int | float | bool | list["Json"] | dict[str, "Json"] | 
 Object: TypeAlias = dict[str, Json]
 
 MAX_DEPTH = 256
-"""Nested containers. Nobody's settings are deeper, and what compares values must not run out of stack."""
+"""Nested containers. No real settings are deeper, and the comparison of values must not run out of stack."""
 BOM = "\ufeff"
 
 _TOKEN = re.compile(
@@ -35,7 +35,7 @@ _TOKEN = re.compile(
 
 @dataclass(slots=True)
 class JsonNode:
-    """One value: `text[start:end]`. `members` are those of an object, `items` those of a list, in order; None else."""
+    """One value: `text[start:end]`. An object has `members`, a list has `items`, in order; otherwise they are None."""
 
     start: int
     end: int
@@ -47,7 +47,7 @@ class JsonNode:
         """The member with that key.
 
         Raises:
-            HostFileError: There are several, so hosts may read another one than we would edit.
+            HostFileError: There are several: a host may read another one than we would edit.
         """
         found = [one for one in self.members or () if one.key == key]
         if len(found) > 1:
@@ -57,7 +57,7 @@ class JsonNode:
 
 @dataclass(slots=True)
 class JsonMember:
-    """One `"key": value` of an object; `start` is where its key begins, `comma` where the comma after it stands, if any."""
+    """One `"key": value` of an object. `start` is the position of the key, `comma` that of the comma after, if any."""
 
     key: str
     start: int
@@ -67,7 +67,7 @@ class JsonMember:
 
 @dataclass(slots=True)
 class _OpenBracket:
-    """A container whose end has not come, and in an object the key whose value has not come."""
+    """A container that is still open; in an object, with the key that waits for its value."""
 
     node: JsonNode
     closer: str
@@ -75,26 +75,26 @@ class _OpenBracket:
 
 
 def ends_in_line_comment(text: str, start: int, end: int) -> bool:
-    """True where the last thing between two members is a comment that the end of its line ends."""
+    """True if the last text between two positions, apart from space, is a `//` comment."""
     found = [lexeme[0] for lexeme in _TOKEN.finditer(text, start, end) if lexeme.lastgroup != "space"]
     return bool(found) and found[-1].startswith("//")
 
 
 def line_of(text: str, position: int) -> int:
-    """The number of the line, from 1, that a position is in."""
+    """The number of a position's line, from 1."""
     return text.count("\n", 0, position) + 1
 
 
-@lru_cache(maxsize=4)  # an edit looks at the same text from several sides, and some hosts' files have megabytes
+@lru_cache(maxsize=4)  # an edit scans the same text several times, and some hosts' files have megabytes
 def scan(text: str, *, strict: bool = False) -> JsonNode | None:
-    """The root value; None where there is nothing but space and comments. What comes back is not to be changed.
+    """The root value; None if the text has only space and comments. The caller must not change it: it is cached.
 
     Args:
         text: A whole file, a byte order mark included.
         strict: Refuse comments and trailing commas, as hosts do that read plain JSON.
 
     Raises:
-        HostFileError: It does not parse; the line is named.
+        HostFileError: The text does not parse; the error names the line.
     """
     return _Scanner(text, strict=strict).run()
 
@@ -107,7 +107,7 @@ class _Scanner:
         self._strict = strict
         self._stack: list[_OpenBracket] = []
         self._root: JsonNode | None = None
-        # What may come next: "value", "key", "colon", "comma", or "end"; a closer where `_closable`.
+        # The token that may come next: "value", "key", "colon", "comma", "end"; if `_closable`, also a closing bracket.
         self._next = "value"
         self._closable = False
         self._comma: int | None = None
@@ -209,7 +209,7 @@ _WANTED = {
 
 
 def _unread(text: str, position: int) -> str:
-    """What is wrong where no token fits, without showing what stands there: it may be a secret."""
+    """The error where no token fits. It shows at most one character of the text, which may be a secret."""
     if text.startswith("/*", position):
         return "a comment that never ends"
     if text[position] == '"':
@@ -220,6 +220,6 @@ def _unread(text: str, position: int) -> str:
 def _plain(lexeme: str) -> Json:
     try:
         value: Json = json.loads(lexeme)
-    except ValueError:  # a number longer than Python reads
+    except ValueError:  # a number with more digits than Python reads
         return lexeme
     return value

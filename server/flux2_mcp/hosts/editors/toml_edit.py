@@ -1,7 +1,8 @@
-"""Entries of a TOML file: set and taken out with the fewest changed characters. Pure, text to text.
+"""Sets and removes entries of a TOML file, with the fewest changed characters. Pure, text to text.
 
-tomllib reads; what it read decides whether an edit was right. Only where statements begin and end is found here. tomlkit would not
-do: it refuses a byte order mark, ends our lines with LF in a file of CRLF, and leaves blank lines behind where a table was removed.
+tomllib reads the file, and its result decides whether an edit was right. This module finds only where statements begin
+and end. tomlkit is not used: it refuses a byte order mark, writes LF into a file of CRLF, and leaves blank lines where
+a table was removed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _LINE = re.compile(r"\(at line (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """A header or a key with its value, `text[start:end]` without its comment and line end; `path` is a header's."""
+    """A header, or a key with its value: `text[start:end]` without comment and line end. Only a header has a `path`."""
 
     start: int
     end: int
@@ -40,7 +41,7 @@ class _Statement:
 
 @dataclass(frozen=True, slots=True)
 class _TomlMember:
-    """A key with its value, of a table or an inline table: `text[start:end]`, its value from `value` on."""
+    """A key with its value in a table or an inline table: `text[start:end]`; the value begins at `value`."""
 
     keys: tuple[str, ...]
     start: int
@@ -49,13 +50,13 @@ class _TomlMember:
 
 
 class TomlEditor:
-    """One entry is one table `[servers.name]`, with the tables below it, or an inline table where the map is one."""
+    """An editor. An entry is a table `[servers.name]` and the tables below it, or an inline table if the map is one."""
 
     def entries(self, text: str, servers: str) -> Object | None:
-        """The tables of the servers' table; None where there is none.
+        """The tables of the servers' table, or None if there is no such table.
 
         Raises:
-            HostFileError: The file does not parse, or what should be a table is none.
+            HostFileError: The file does not parse, or the map is no table.
         """
         held = _read(text).get(servers)
         if held is not None and not isinstance(held, dict):
@@ -63,15 +64,15 @@ class TomlEditor:
         return held
 
     def line(self, text: str, servers: str, name: str) -> int:
-        """The line that an entry begins on."""
+        """The number of the line on which an entry begins."""
         own = _own(text, (servers, name))
         return _line_of_key(text, name) if own is None else line_of(text, own[0].start)
 
     def put(self, text: str, servers: str, name: str, values: Mapping[str, Json]) -> str:
-        """The text with these keys in the table of `name`, which is made where it is missing.
+        """The text with these keys set in the table of `name`, which is made if it is missing.
 
         Raises:
-            HostFileError: As `entries`, or the entry stands in another form than a table of its own.
+            HostFileError: As `entries`, or the entry has another form than a table of its own or an inline table.
         """
         held = self.entries(text, servers) or {}
         newline = "\r\n" if "\r\n" in text else "\n"
@@ -98,7 +99,7 @@ class TomlEditor:
         return _proved(after, _read(text) | {servers: held | {name: entry}}, _line_of_key(text, servers))
 
     def take(self, text: str, servers: str, name: str, *, with_map: bool = False) -> str:  # noqa: ARG002  # as `JsonEditor`
-        """The text without the table of `name` and the tables below it. A table that is only implied goes by itself.
+        """The text without the table of `name` and the tables below it. A table without a header vanishes with them.
 
         Raises:
             HostFileError: As `put`.
@@ -118,15 +119,15 @@ class TomlEditor:
         return _proved(after, meant, _line_of_key(text, name))
 
     def shown(self, servers: str, name: str, entry: Mapping[str, Json]) -> str:
-        """An entry in this format, for people."""
+        """An entry in this format, as people read it."""
         return "\n".join([f"[{servers}.{name}]", *(f"{key} = {_value(value)}" for key, value in entry.items())])
 
 
 @lru_cache(maxsize=4)
 def _read(text: str) -> Object:
-    """All of a text; not to be changed, as the next who asks is given the same."""
+    """The values of a whole text. The caller must not change them: they are cached."""
     try:
-        # Numbers stay as they are written: nan is not nan. Dates are in there too, and are only ever compared.
+        # Numbers stay text, since nan does not equal nan. Dates become objects, which are only compared.
         return cast("Object", tomllib.loads(text.removeprefix(BOM), parse_float=str))
     except (ValueError, RecursionError) as exc:  # also a number of thousands of digits, which Python refuses
         found = _LINE.search(str(exc))
@@ -145,7 +146,7 @@ def _proved(text: str, meant: Object, line: int) -> str:
 
 
 def _statements(text: str) -> Iterator[_Statement]:
-    """All statements of a text that parses."""
+    """All statements of a valid text."""
     position = len(BOM) if text.startswith(BOM) else 0
     start: int | None = None
     end = depth = 0
@@ -180,7 +181,7 @@ def _statement(text: str, start: int, end: int) -> _Statement:
 
 @lru_cache(maxsize=4)
 def _tables(text: str) -> list[list[_Statement]]:
-    """Statements, each header with the keys below it; the first list has none."""
+    """The statements by table: each header with the keys below it. The first list has no header."""
     tables: list[list[_Statement]] = [[]]
     for statement in _statements(text):
         if statement.path is not None:
@@ -190,21 +191,21 @@ def _tables(text: str) -> list[list[_Statement]]:
 
 
 def _own(text: str, path: tuple[str, ...]) -> list[_Statement] | None:
-    """The header of a table and the keys below it; None where it has no header of its own."""
+    """The header of a table and the keys below it; None if it has no header of its own."""
     return next((table for table in _tables(text)[1:] if table[0].path == path), None)
 
 
 def _block(text: str, path: tuple[str, ...]) -> tuple[int, int] | None:
-    """From where to where the first table at or below a path goes, with one line end before it."""
+    """Start and end of the first table at or below a path, with one blank line before it, if there is one."""
     for table in _tables(text)[1:]:
         if (table[0].path or ())[: len(path)] == path:
             start, end = table[0].start, table[-1].end
             start = max(text.rfind("\n", 0, start) + 1, len(BOM) if text.startswith(BOM) else 0)
             rest = text.find("\n", end)
-            if rest < 0:  # the file ends without a line end, before our table as after it
+            if rest < 0:  # the file ends without a line end, and it shall end so without the table
                 kept = len(text[:start].removesuffix("\n").removesuffix("\r"))
                 return len(text[:kept].removesuffix("\n").removesuffix("\r")), len(text)
-            if not text[:start].removeprefix(BOM):  # before it was nothing, and so not the blank line after it
+            if not text[:start].removeprefix(BOM):  # the table is first in the file: the blank line after it goes too
                 return start, rest + 1 + len(text[rest + 1 :]) - len(
                     text[rest + 1 :].removeprefix("\r").removeprefix("\n")
                 )
@@ -214,7 +215,7 @@ def _block(text: str, path: tuple[str, ...]) -> tuple[int, int] | None:
 
 
 def _members(text: str, path: tuple[str, ...]) -> Iterator[tuple[_TomlMember, tuple[int, int] | None]]:
-    """The keys at, below and above a path, each with the span of the inline table that it stands in, if any."""
+    """The keys at, below and above a path, each with the span of the inline table around it, if any."""
     for number, table in enumerate(_tables(text)):
         header = table[0].path or () if number else ()
         if header == path[: len(header)]:
@@ -225,7 +226,7 @@ def _members(text: str, path: tuple[str, ...]) -> Iterator[tuple[_TomlMember, tu
 
 
 def _below(text: str, outer: _TomlMember) -> Iterator[tuple[_TomlMember, tuple[int, int]]]:
-    """The members of an inline table, and of those in it."""
+    """The members of an inline table, and those of inline tables in it."""
     if text[outer.value] != "{":
         return
     start, depth = outer.value + 1, 0
@@ -257,13 +258,13 @@ def _member(text: str, start: int, end: int, above: tuple[str, ...]) -> _TomlMem
 
 
 def _inline(text: str, path: tuple[str, ...]) -> tuple[int, int] | None:
-    """From where to where the inline table at a path goes; None where there is none."""
+    """Start and end of the inline table at a path, or None."""
     found = (member for member, _ in _members(text, path) if member.keys == path and text[member.value] == "{")
     return next(((member.value, member.end) for member in found), None)
 
 
 def _put_inline(text: str, table: tuple[int, int], path: tuple[str, ...], value: str) -> str:
-    """The text with the key at a path, in this inline table, standing as said."""
+    """The text with the key at a path, in this inline table, set to a value."""
     inside = [member for member, around in _members(text, path) if around == table]
     found = next((member for member in inside if member.keys == path), None)
     if found is not None:
@@ -275,7 +276,7 @@ def _put_inline(text: str, table: tuple[int, int], path: tuple[str, ...], value:
 
 
 def _without(text: str, path: tuple[str, ...]) -> str:
-    """The text without what stands at a path as one key, on a line of its own or in an inline table."""
+    """The text without the key at a path, on a line of its own or in an inline table."""
     found = next(((member, around) for member, around in _members(text, path) if member.keys == path), None)
     if found is None:
         return text
@@ -301,7 +302,7 @@ def _appended(text: str, table: str, newline: str) -> str:
 
 
 def _updated(text: str, table: list[_Statement], lines: Mapping[str, str], newline: str) -> str:
-    """The text with some keys of a table standing as these lines say."""
+    """The text with some keys of a table replaced by these lines, or added."""
     edits: list[tuple[int, int, str]] = []
     missing = dict(lines)
     for statement in table[1:]:
@@ -318,11 +319,11 @@ def _updated(text: str, table: list[_Statement], lines: Mapping[str, str], newli
 
 
 def _value(value: Json) -> str:
-    """A value on one line. Ours are strings, numbers, truths and lists of them; a date of the user's is only shown."""
+    """A value on one line. Ours are strings, numbers, booleans and lists of them; a user's date is only shown."""
     return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
 
 
 def _line_of_key(text: str, key: str) -> int:
-    """The first line that speaks of a key; only to name a place."""
+    """The first line that holds a key, for error messages."""
     found = re.search(rf"(?m)^[^#\n]*\b{re.escape(key)}\b", text)
     return line_of(text, found.start()) if found else 1

@@ -1,48 +1,48 @@
-"""What is told of the past, and what is let go of: durations, spending, images for pruning. Sync; over one `Database`."""
+"""What the journal knows of past tasks, in SQLite: durations, sums, and the images that pruning may delete."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup
-from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.lifecycle import MADE, State
 from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.journal.contract import MAX_DURATIONS
 from flux2_mcp.journal.records import TaskMatches, TaskRecord
 from flux2_mcp.journal.sqlite import task_rows
-from flux2_mcp.journal.sqlite.shared import FREE
+from flux2_mcp.journal.sqlite.fragments import IS_UNPAID, among
 
 if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite.file import JournalFile
     from flux2_mcp.system.sqlite_file import Database, Value
 
-QUOTED, CHARGED = task_rows.amount("quoted"), task_rows.amount("charged")
-MAX_DURATIONS = 200
-"""Durations of each kind that the planner learns from."""
-# What a task is summed up under, and which sum comes first.
+# For each grouping: the SQL for a group's name, and the order of the groups.
 GROUPS = {
     SpendingBy.DAY: ("date(created_at, 'unixepoch', 'localtime')", "name DESC"),
     SpendingBy.VARIANT: ("iif(json_valid(request), request ->> 'variant', NULL)", "charged DESC, name"),
     SpendingBy.WORKSPACE: ("workspace", "charged DESC, name"),
 }
 STATE = "iif(state IN (SELECT value FROM json_each(:all)), state, 'unknown')"
-"""A state that only a newer version knows is told as unknown."""
+"""A state that only a newer version knows is read as unknown."""
 QUOTED, CHARGED = (
     f"iif(typeof({amount}) = 'integer' AND {amount} BETWEEN 0 AND {int(task_rows.MAX_USD) * task_rows.MICROS}, {amount}, NULL)"
     for amount in ("quoted", "charged")
 )
-"""What a broken record holds is no amount: more than SQLite counts would keep all others from being summed up."""
+"""NULL if a broken record holds no valid amount: one amount that overflows SQLite's integers would break every sum."""
 MATCHES = (
     "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
     f" AND (:states IS NULL OR {STATE} IN (SELECT value FROM json_each(:states)))"
 )
-DONE = "account = :account AND state IN ('completed', 'delivered')"
-# From each kind to the next in the index: there are few kinds, and many tasks of each.
+DONE = f"account = :account AND {among(MADE)}"
+# Steps from each kind to the next in the index: there are few kinds, and many tasks of each.
 _KIND = f"SELECT n FROM task INDEXED BY task_durations WHERE {DONE}"
 KINDS = f"""
 WITH RECURSIVE kind (model, resolution) AS (
@@ -57,26 +57,119 @@ SELECT model, resolution FROM kind
 """
 
 
-def durations(account: str, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
-    """Seconds from submission to completion by kind, oldest first, the latest `MAX_DURATIONS` of each."""
-    timed = (
-        f"SELECT completed_at - submitted_at FROM task WHERE {DONE} AND model = :model AND resolution = :resolution"
-        " ORDER BY completed_at DESC LIMIT :kept"
-    )
-    found = {}
-    for model, resolution in database.read(KINDS, {"account": account}):
-        values = {"account": account, "model": model, "resolution": resolution, "kept": MAX_DURATIONS}
-        seconds = [row[0] for row in reversed(database.read(timed, values))]
-        # A broken record's are no time at all, or one without an end, which nothing can be planned from.
-        known = [each for each in seconds if isinstance(each, float) and isfinite(each)]
-        found[model, resolution] = tuple(max(0.0, each) for each in known)
-    return found
+class SqliteHistory:
+    """See `contract.History`."""
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+
+    async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
+        """See `contract.History.durations`."""
+        return await self._file.run(self._durations)
+
+    async def matched(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+    ) -> TaskMatches:
+        """See `contract.History.matched`."""
+        return await self._file.run(lambda database: self._matched(states, since, workspace, database))
+
+    async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
+        """See `contract.History.spending`."""
+        return await self._file.run(lambda database: self._spending(by, since, database))
+
+    async def with_images(self, before: datetime) -> tuple[TaskRecord, ...]:
+        """See `contract.History.with_images`."""
+        return await self._file.run(lambda database: self._with_images(before, database))
+
+    async def still_used(self, paths: Sequence[str]) -> frozenset[str]:
+        """See `contract.History.still_used`."""
+        return await self._file.run(partial(_still_used, paths))
+
+    async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
+        """See `contract.History.keep_images`."""
+        sql = "UPDATE task SET images = ? WHERE account = ? AND key = ?"
+        found = json.dumps([asdict(image) for image in images])
+        await self._file.write(lambda database: database.execute(sql, (found, self._file.account, key)))
+
+    def _durations(self, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
+        timed = (
+            f"SELECT completed_at - submitted_at FROM task WHERE {DONE} AND model = :model AND resolution = :resolution"
+            " ORDER BY completed_at DESC LIMIT :kept"
+        )
+        found = {}
+        for model, resolution in database.read(KINDS, {"account": self._file.account}):
+            values = {"account": self._file.account, "model": model, "resolution": resolution, "kept": MAX_DURATIONS}
+            seconds = [row[0] for row in reversed(database.read(timed, values))]
+            # A broken record may give no number, or infinity; the planner can use neither.
+            known = [each for each in seconds if isinstance(each, float) and isfinite(each)]
+            found[model, resolution] = tuple(max(0.0, each) for each in known)
+        return found
+
+    def _matched(
+        self, states: Collection[State] | None, since: datetime | None, workspace: str | None, database: Database
+    ) -> TaskMatches:
+        """A task that failed was not charged."""
+        charged = f"iif({IS_UNPAID}, 0, {CHARGED})"
+        sql = (
+            f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
+            f" count({charged}) AS known_charges, sum({charged}) AS charged FROM task WHERE {MATCHES} GROUP BY 1"
+        )
+        found = database.read(sql, matching(self._file.account, states, since, workspace))
+
+        def total(amount: str, known: str) -> Decimal | None:
+            return (
+                sum((Decimal(row[amount] or 0) for row in found), Decimal(0)) / task_rows.MICROS
+                if any(row[known] for row in found)
+                else None
+            )
+
+        return TaskMatches(
+            states={State(row["state"]): row["tasks"] for row in found},
+            quoted_usd=total("quoted", "known_quotes"),
+            charged_usd=total("charged", "known_charges"),
+        )
+
+    def _spending(self, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
+        """The newest day or the largest sum comes first. A task that failed was not charged."""
+        name, order = GROUPS[by]
+        sql = (
+            f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
+            f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
+            f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
+            f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged FROM task"
+            f" WHERE account = :account AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
+        )
+        return tuple(
+            SpendingGroup(
+                name=None if row["name"] is None else str(row["name"]),
+                tasks=row["tasks"],
+                failed=row["failed"],
+                open=row["open"],
+                unquoted=row["unquoted"],
+                quoted_usd=Decimal(row["quoted"]) / task_rows.MICROS,
+                charged_usd=Decimal(row["charged"]) / task_rows.MICROS,
+            )
+            for row in database.read(
+                sql, {"account": self._file.account, "since": None if since is None else since.timestamp()}
+            )
+        )
+
+    def _with_images(self, before: datetime, database: Database) -> tuple[TaskRecord, ...]:
+        sql = (
+            f"SELECT * FROM task WHERE account = ? AND {among({State.DELIVERED})} AND images <> '[]' AND created_at < ?"
+            " ORDER BY n"
+        )
+        return task_rows.readable(database.read(sql, (self._file.account, before.timestamp())))
 
 
 def matching(
     account: str, states: Collection[State] | None, since: datetime | None, workspace: str | None
 ) -> dict[str, Value]:
-    """What `MATCHES` asks for; None: any."""
+    """The values of `MATCHES`; None: any."""
     return {
         "account": account,
         "since": None if since is None else since.timestamp(),
@@ -86,74 +179,12 @@ def matching(
     }
 
 
-def matched(values: Mapping[str, Value], database: Database) -> TaskMatches:
-    """How many tasks match, by state, and what they were quoted and charged. What failed was not charged."""
-    charged = f"iif({FREE}, 0, {CHARGED})"
-    sql = (
-        f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
-        f" count({charged}) AS known_charges, sum({charged}) AS charged FROM task WHERE {MATCHES} GROUP BY 1"
-    )
-    found = database.read(sql, values)
-
-    def total(amount: str, known: str) -> Decimal | None:
-        return (
-            sum((Decimal(row[amount] or 0) for row in found), Decimal(0)) / task_rows.MICROS
-            if any(row[known] for row in found)
-            else None
-        )
-
-    return TaskMatches(
-        states={State(row["state"]): row["tasks"] for row in found},
-        quoted_usd=total("quoted", "known_quotes"),
-        charged_usd=total("charged", "known_charges"),
-    )
-
-
-def spending(account: str, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
-    """What was spent since then, the newest day or the largest sum first. What failed was not charged."""
-    name, order = GROUPS[by]
-    sql = (
-        f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {FREE}) AS failed,"
-        f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {FREE}) AS open,"
-        f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
-        f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {FREE}), 0) AS charged FROM task"
-        f" WHERE account = :account AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
-    )
-    return tuple(
-        SpendingGroup(
-            name=None if row["name"] is None else str(row["name"]),
-            tasks=row["tasks"],
-            failed=row["failed"],
-            open=row["open"],
-            unquoted=row["unquoted"],
-            quoted_usd=Decimal(row["quoted"]) / task_rows.MICROS,
-            charged_usd=Decimal(row["charged"]) / task_rows.MICROS,
-        )
-        for row in database.read(sql, {"account": account, "since": None if since is None else since.timestamp()})
-    )
-
-
-def with_images(account: str, before: datetime, database: Database) -> tuple[TaskRecord, ...]:
-    """The tasks of before then whose images are kept, oldest first."""
-    sql = (
-        "SELECT * FROM task WHERE account = ? AND state = 'delivered' AND images <> '[]' AND created_at < ? ORDER BY n"
-    )
-    return task_rows.readable(database.read(sql, (account, before.timestamp())))
-
-
-def still_used(paths: Sequence[str], database: Database) -> frozenset[str]:
-    """Which of these files belong to a task, of whichever account."""
+def _still_used(paths: Sequence[str], database: Database) -> frozenset[str]:
     sql = (
         "SELECT DISTINCT image.value ->> 'path' FROM task, json_each(iif(json_valid(task.images), task.images, '[]')) AS image"
         " WHERE image.type = 'object' AND image.value ->> 'path' IN (SELECT value FROM json_each(?))"
     )
     used = {str(row[0]) for row in database.read(sql, (json.dumps(paths),))}
-    # What stands in a broken list can't be known: whatever looks like one of these files is still used.
+    # A broken list can't be read: a file whose name occurs in its text counts as still used.
     broken = [str(row[0]) for row in database.read("SELECT images FROM task WHERE NOT json_valid(images)")]
     return frozenset(used | {path for path in paths if any(Path(path).stem in text for text in broken)})
-
-
-def keep_images(account: str, key: str, images: Sequence[StoredImage], database: Database) -> None:
-    """Write down which images a task still has."""
-    values = (json.dumps([asdict(image) for image in images]), account, key)
-    database.execute("UPDATE task SET images = ? WHERE account = ? AND key = ?", values)

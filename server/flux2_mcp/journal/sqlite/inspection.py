@@ -1,62 +1,74 @@
-"""What doctor looks at in the journal beside its soundness; changes nothing in it."""
+"""The checks of the journal for `flux2-mcp doctor`. They change nothing in it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flux2_mcp.journal.sqlite import holders, task_rows
+from flux2_mcp.domain.lifecycle import UNFINISHED, State
+from flux2_mcp.journal.contract import LEASE_SECONDS
+from flux2_mcp.journal.records import Health, Inspection, service_of
+from flux2_mcp.journal.sqlite import accounts, task_rows
+from flux2_mcp.journal.sqlite.fragments import among
+from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
-from flux2_mcp.journal.sqlite.shared import LEASE_SECONDS, lost
-from flux2_mcp.system.sqlite_file import reading
+from flux2_mcp.journal.sqlite.money import lost
+from flux2_mcp.system.sqlite_file import Error, looked_at, mark_of, pending, reading
 
-UNENDED = "SELECT * FROM task WHERE state NOT IN ('delivered', 'failed', 'rejected', 'undelivered', 'unknown')"
+UNENDED = f"SELECT * FROM task WHERE NOT ({among(frozenset(State) - UNFINISHED)})"
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What was found, as ids of tasks.
+def health(home: Path, account: str) -> Health:
+    """Inspect the journal of a home.
 
-    `unread` are records that can't be read, `strangers` open tasks that another key has made and nobody looks after, `away`
-    those of other services, by service. `lost`: what closes the day, see `Spent.lost`. `known`: it is written down which account the key belongs to.
+    Args:
+        home: FLUX2_HOME, an existing folder.
+        account: A name made from the service and the key; see `engine.backend.account_name`.
     """
-
-    unread: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
-    known: bool = False
-    away: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    lost: tuple[str, ...] = ()
+    path = home / "journal.sqlite3"
+    if not path.exists():
+        return Health("vanished" if mark_of(path).exists() or has_left_images(path) else "none", path)
+    if not path.is_file():
+        return Health("no_file", path)
+    try:
+        sound, tasks = looked_at(path, "SELECT count(*) FROM task", whole)
+    except Error as exc:
+        return Health("unreadable", path, reason=str(exc))
+    if not sound:
+        return Health("broken", path)
+    size = sum(file.stat().st_size for file in home.glob("journal.sqlite3*") if file.is_file())
+    try:
+        found = inspect(path, account)
+    except Error:  # another process keeps the file busy; it was sound a moment ago, so this is no failure
+        found = None
+    return Health("sound", path, tasks, size, inspection=found)
 
 
 def inspect(path: Path, account: str) -> Inspection:
-    """Look at what has not ended.
+    """Inspect the tasks that have not ended.
 
     Args:
         path: The file, which is sound.
-        account: Names the service and the key; see `SqliteJournal`.
+        account: A name made from the service and the key; see `engine.backend.account_name`.
 
     Raises:
         sqlite3.Error: The file can't be read.
     """
     with reading(path) as read:
-        if read("SELECT count(*) FROM migration")[0][0] < len(MIGRATIONS):
-            return Inspection()  # of an older version, and nobody has opened it since
+        if pending(read, MIGRATIONS):
+            return Inspection()  # written by an older version, and not opened since the update
         now = time.monotonic()
-        unread = [entry for entry in task_rows.entries(read(UNENDED)) if not entry.readable]
-        strangers = holders.strangers(account, now, now + LEASE_SECONDS, read)
+        unread = [record for record in task_rows.records(read(UNENDED)) if not record.readable]
+        foreign = accounts.foreign_tasks(account, now, now + LEASE_SECONDS, read)
         by_service: dict[str, list[str]] = {}
-        for entry in strangers:
-            by_service.setdefault(holders.service_of(holders.spelled(entry.account)), []).append(
-                entry.task_id or entry.key
-            )
-        here = by_service.pop(holders.service_of(account), [])
+        for record in foreign:
+            by_service.setdefault(service_of(accounts.spelled(record.account)), []).append(record.task_id or record.key)
+        here = by_service.pop(service_of(account), [])
         return Inspection(
-            tuple(entry.task_id or entry.key for entry in unread),
+            tuple(record.task_id or record.key for record in unread),
             tuple(here),
-            holders.known(account, read),
+            accounts.known(account, read),
             by_service,
             lost(account, datetime.now(UTC), read),
         )

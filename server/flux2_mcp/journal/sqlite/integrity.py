@@ -1,7 +1,7 @@
-"""Whether a journal holds all that was written, as far as that shows at small cost: looked at once for each opening.
+"""Checks that a journal holds everything that was written, as far as that is cheap. They run once for each opening.
 
-SQLite itself notices a page that is none. It does not notice an index that lacks rows (an empty page reads well), nor a log
-that was deleted after its process was killed: then the file is as it was some tasks ago.
+SQLite itself notices a page that is invalid. It does not notice an index that lacks rows (an empty page is valid), nor
+a deleted log after its process was killed: then the file has an older state, without the latest tasks.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.system.sqlite_file import Read
 
 LAST_ROWS = 10_000
-"""Tasks, the newest, that are counted: as many as caps, joins and lists ask for, and no journal of years is read through."""
+"""Number of the newest tasks that are counted: caps, joins and lists need no more, and a large journal opens fast."""
 
 
 def whole(read: Read, least: int) -> bool:
-    """Whether the last tasks are there, and every index has those that the table has.
+    """Whether the newest tasks are there, and every index has the tasks that the table has.
 
     Args:
-        read: The file's queries.
-        least: The number of a task that was written down.
+        read: Runs a query on the file.
+        least: The number `n` of a task that is known to have been written.
 
     Raises:
         sqlite3.Error: The file can't be read.
@@ -42,7 +42,7 @@ def whole(read: Read, least: int) -> bool:
 
 
 def has_left_images(path: Path) -> bool:
-    """Whether a journal was there before by the images beside it, which outlive all of its files: a task made each.
+    """Whether images beside the journal show that there was one: a task made each image, and images outlive its files.
 
     Args:
         path: The journal, or where it would be.

@@ -1,13 +1,18 @@
-"""The journal's schema, as append-only steps. Never edit one that has been released: add the next.
+"""The journal's schema as append-only steps, each with a name. Never edit or rename a released step: add another.
 
-Times are seconds since 1970 (UTC), but `lease_until`, `blocked_until`, `seen_at` and `turn.at`, which are on the machine's
-monotonic clock so that a clock that jumps can't break them; `seen_at` tells when that clock started anew. Money is millionths of a US dollar.
+Early versions recorded the first five steps by their position instead of a name; so these five keep their positions.
+
+Times are seconds since 1970 (UTC), except `lease_until`, `blocked_until`, `seen_at` and `turn.at`. These are on the
+machine's monotonic clock, so that a change of the clock can't break them; `seen_at` shows that the monotonic clock
+started anew. Money is millionths of a US dollar.
 """
 
 from __future__ import annotations
 
 MIGRATIONS = (
-    """
+    (
+        "tasks_and_pace",
+        """
 CREATE TABLE task (
   n            INTEGER PRIMARY KEY,
   key          TEXT NOT NULL,
@@ -57,7 +62,10 @@ CREATE TABLE turn (
 );
 CREATE INDEX turn_latest ON turn (account, at)
 """,
-    """
+    ),
+    (
+        "save_to_and_uploads",
+        """
 ALTER TABLE task ADD COLUMN save_to TEXT;
 ALTER TABLE task ADD COLUMN overwrite INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE upload (
@@ -71,11 +79,17 @@ CREATE TABLE upload (
   PRIMARY KEY (account, identity)
 )
 """,
-    """
+    ),
+    (
+        "newest_and_session_indices",
+        """
 CREATE INDEX task_newest ON task (account, n);
 CREATE INDEX task_session ON task (account, session)
 """,
-    """
+    ),
+    (
+        "fences_placed_files_and_holders",
+        """
 ALTER TABLE task ADD COLUMN fence INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE placed (
   path   TEXT PRIMARY KEY,
@@ -88,9 +102,12 @@ CREATE TABLE holder (
   tasks   TEXT NOT NULL
 )
 """,
-    # Money is counted over all accounts of a home, the sandbox's apart. `lost` names the files of which not all could be
-    # read when this one took their place, and how much of the money in them the user has told (NULL: not yet).
-    """
+    ),
+    # Money is counted over all accounts of a home, the sandbox's apart. `lost` names the files that could not be read
+    # whole when this one replaced them. `missing` is the money in the unread part, as the user said (NULL: not yet).
+    (
+        "money_of_all_accounts",
+        """
 DROP INDEX task_session;
 CREATE INDEX task_spent ON task (account = 'sandbox', created_at);
 CREATE INDEX task_spent_session ON task (account = 'sandbox', session);
@@ -101,4 +118,5 @@ CREATE TABLE lost (
   missing  INTEGER
 )
 """,
+    ),
 )

@@ -1,9 +1,9 @@
-"""What can still be read of a lost journal goes into the one that takes its place: its tasks go on, and caps count them.
+"""Copies what can still be read of a lost journal into its replacement, so that tasks go on and caps count them.
 
-A journal is lost when its file is broken, emptied, moved or deleted. Row by row, each that can be read is taken over as it
-stands, but for amounts and dates that can't be counted.
-What can't be read may hold money that was spent, so the new journal names the lost one until the user has told how much:
-see `Spent.lost`. Sync; called before anybody else can open the new file.
+A journal is lost when its file is broken, emptied, moved or deleted. Each row that can be read is copied unchanged,
+except that invalid amounts and dates are removed. The unread part may hold money that was spent. So the new journal
+names the lost one until the user says how much that was: see `SpentSums.lost`. Sync; called before another connection
+can open the new file.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux2_mcp.journal.sqlite import task_rows
-from flux2_mcp.journal.sqlite.shared import FIRST_RELEASE
+from flux2_mcp.journal.sqlite.money import FIRST_RELEASE
 from flux2_mcp.system.sqlite_file import BEGUN, Database, Error, Read, Row, noted, reading, vanished
 
 CHUNK_ROWS = 200
-"""Rows that are read at once; one by one where that fails."""
+"""Rows that are read at once. If that fails, they are read one by one."""
 MAX_BAD_ROWS = 50
-"""Chunks without a row, one after the other, behind which nothing more is looked for: no bound of a broken file holds."""
+"""After this many chunks without a readable row the search ends: a broken file's own bounds can't be trusted."""
 
 FULL = ("task_newest", "task_recent", "task_digest", "task_spent")
-"""Indices that every task stands in."""
+"""Indices that hold every task."""
 
 _THERE = "SELECT 1 FROM task WHERE account = :account AND key = :key"
 _AMOUNTS = {name: task_rows.amount(name) for name in ("quoted", "reserved", "charged")}
-_DATED = f"typeof(created_at) = 'real' AND created_at BETWEEN {FIRST_RELEASE} AND 253402300799"  # to the end of the year 9999
+_DATED = f"typeof(created_at) = 'real' AND created_at BETWEEN {FIRST_RELEASE} AND 253402300799"  # the year 9999
 _COUNTABLE = (
     f"UPDATE task SET {', '.join(f'{name} = {amount}' for name, amount in _AMOUNTS.items())},"
     f" created_at = iif({_DATED}, created_at, :now) WHERE account = :account AND key = :key"
     f" AND ({' OR '.join(f'{name} IS NOT {amount}' for name, amount in _AMOUNTS.items())} OR NOT ({_DATED}))"
 )
-"""Without the amounts and the date that caps can't count. Whatever else is there stays as it is: a newer version may read it."""
+"""Removes amounts and a date that caps can't count. All other columns stay unchanged: a newer version may read them."""
 
 
 @dataclass(slots=True)
 class SalvageReport:
-    """How much was taken over: the number of tasks, those whose money or date could not be, and whether that is all there was."""
+    """What was copied: the number of tasks, those without valid money or date, and whether nothing is missing."""
 
     tasks: int = 0
     uncounted: int = 0
@@ -47,19 +47,19 @@ class SalvageReport:
 
 
 def salvage(before: Database | None, path: Path, name: str | None, into: Database) -> SalvageReport:
-    """Take over what can be read.
+    """Copy what can be read.
 
     Args:
-        before: The lost file, where this process has it open: a file that was moved or deleted can still be read so.
+        before: The lost file, if this process has it open: so a file that was moved or deleted can still be read.
         path: Where the lost file was, and may still be.
-        name: What to call it; None where another process has replaced it, and answers for what could not be read.
-        into: The file that takes its place.
+        name: The name to record it under; None if another process has replaced it and has recorded what was not read.
+        into: The new file.
     """
     done = SalvageReport()
     with into.write(), ExitStack() as stack:
         sources = [] if before is None else [before.read]
         with suppress(Error):
-            # SQLite would delete the log that stands beside an empty file.
+            # An empty file is not opened: SQLite would delete the log beside it.
             there = name is not None and path.exists() and path.stat().st_size
             sources += [stack.enter_context(reading(path))] if there else []
         for read in sources:
@@ -68,16 +68,16 @@ def salvage(before: Database | None, path: Path, name: str | None, into: Databas
         if name is not None and not done.whole:
             into.execute("INSERT OR IGNORE INTO lost VALUES (?, ?, NULL)", (name, time.time()))
         if name is None and before is not None and done.whole:
-            # Another process found it gone, and this one had all of it.
+            # Another process found the file gone and recorded it as lost; this process still had all of it open.
             with suppress(Error):
                 into.execute("DELETE FROM lost WHERE missing IS NULL AND name = ?", (vanished(path, before.begun),))
     return done
 
 
 def _take(read: Read, into: Database, done: SalvageReport, path: Path) -> bool:
-    """Take over from one source; gives whether all of it could be read, and was there."""
+    """Copy from one source. Returns whether all of it could be read and no task is missing."""
     seen, whole = 0, _copy(read, "lost", into)
-    _copy(read, "holder", into)  # whose keys they were; RunAPI says it again, as long as they are keys
+    _copy(read, "holder", into)  # its loss does no harm: RunAPI says again which account a key belongs to
     for row in _tasks(read):
         seen += row is not None
         if row is None or not (isinstance(row["account"], str) and isinstance(row["key"], str)):
@@ -87,26 +87,26 @@ def _take(read: Read, into: Database, done: SalvageReport, path: Path) -> bool:
         done.tasks += taken
         name = {"account": row["account"], "key": row["key"]}
         if taken and into.execute(_COUNTABLE, name | {"now": time.time()}):
-            done.uncounted += 1  # the same row from the other source is there already then
+            done.uncounted += 1  # counted once: the same row of a second source is not inserted
         whole = whole and bool(taken or into.read(_THERE, name))
     return whole and seen == _number(read) and _reaches(read, path)
 
 
 def _number(read: Read) -> int | None:
-    """How many tasks the indices have, which stand apart from the table: a page may lose one without a word. None: unknown.
+    """The number of tasks in the indices, or None if unknown. It shows that the table has lost a page.
 
-    The most that any of them has, since each may be broken itself.
+    Indices have pages of their own. The largest number of any index is taken, since an index may be broken too.
     """
     counts = []
     for name in FULL:
         with suppress(Error):
-            # With a condition: else SQLite counts in the index that is smallest, whatever it is told.
+            # The condition makes SQLite use the named index: without one it counts in the smallest.
             counts.append(int(read(f'SELECT count(*) FROM task INDEXED BY "{name}" WHERE n > 0')[0][0]))
     return max(counts, default=None)
 
 
 def _reaches(read: Read, path: Path) -> bool:
-    """Whether the newest task that is known to have been written is there."""
+    """Whether the newest task that is known to have been written can be read."""
     begun = None
     with suppress(Error, IndexError):
         begun = str(read(BEGUN)[0][0])
@@ -127,7 +127,7 @@ def _copy(read: Read, table: str, into: Database) -> bool:
 
 
 def _put(row: Row, table: str, into: Database) -> int:
-    """Take a row over, under a number of its own; gives 0 where it is there already, or lacks what it must have."""
+    """Insert a row under a new number. Returns 0 if it is there already, or lacks a value that the table demands."""
     columns = {each["name"] for each in into.read(f"PRAGMA table_info({table})")} - {"n"}
     known = {name: row[name] for name in row.keys() if name in columns}  # noqa: SIM118  # a Row's own names
     names, marks = ", ".join(known), ", ".join(f":{name}" for name in known)
@@ -135,7 +135,7 @@ def _put(row: Row, table: str, into: Database) -> int:
 
 
 def _tasks(read: Read) -> Iterator[Row | None]:
-    """All tasks that can be read, oldest first; None for each place where some can't."""
+    """All tasks that can be read, oldest first, and None for each row that can't be read."""
     last, empty = 0, 0
     while empty < MAX_BAD_ROWS:
         try:
@@ -150,7 +150,7 @@ def _tasks(read: Read) -> Iterator[Row | None]:
 
 
 def _chunk(read: Read, last: int) -> list[Row]:
-    """The next rows. A broken tree may lead back to what was read before: then there would be no end."""
+    """The next rows. A broken tree may lead back to rows that were read before; unchecked, that would never end."""
     found = read("SELECT * FROM task WHERE n > ? ORDER BY n LIMIT ?", (last, CHUNK_ROWS))
     numbers = [last, *(row["n"] for row in found)]
     if numbers != sorted(set(numbers)):

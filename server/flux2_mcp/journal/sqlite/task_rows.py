@@ -1,4 +1,4 @@
-"""Rows and entries: the SQL of single tasks. Sync; every function that writes is called inside `Database.write`."""
+"""Rows and records: the SQL of single tasks. Sync; every function that writes is called inside `Database.write`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flux2_mcp.domain import lifecycle
 from flux2_mcp.domain.catalog import resolution
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import Action, ImageRequest, Save, StoredImage
-from flux2_mcp.errors import InvalidRequestError, JournalError, Problem, shortened
+from flux2_mcp.errors import InvalidRequestError, JournalError, Problem, Wording, shortened
 from flux2_mcp.journal.records import (
     Intent,
     LeaseLostError,
@@ -44,9 +44,9 @@ MICROS = 1_000_000
 MAX_USD = Decimal(1_000_000_000)
 """USD. Sums of amounts stay within SQLite's integers."""
 MAX_TIMESTAMP = 200_000_000_000.0
-"""Seconds since 1970, in the year 8307: a week or a time zone more is still a time."""
+"""Seconds since 1970, in the year 8307. A week or a time zone can be added without an overflow of `datetime`."""
 
-# The column that records when an event happened first.
+# For each event: the column that records when it first happened.
 STAMPS = {
     Event.ACCEPTED: "submitted_at",
     Event.COMPLETED: "completed_at",
@@ -59,21 +59,21 @@ STAMPS = {
 
 
 def micros(usd: Decimal | None) -> int | None:
-    """USD as the database counts it; what is absurdly much counts as `MAX_USD`."""
+    """USD in the database's unit; more than `MAX_USD` counts as `MAX_USD`."""
     return None if usd is None else int(min(usd, MAX_USD) * MICROS)
 
 
 def amount(column: str) -> str:
-    """SQL for an amount as it counts: NULL where what stands there is none that `micros` writes."""
+    """SQL for an amount: NULL if the column holds nothing that `micros` could have written."""
     return f"iif(typeof({column}) = 'integer' AND {column} BETWEEN 0 AND {micros(MAX_USD)}, {column}, NULL)"
 
 
 def usd(amount: object) -> Decimal | None:
-    """USD from what the database counted.
+    """USD from the database's unit.
 
     Raises:
-        TypeError: It is no amount.
-        ValueError: It is more than any, or less than nothing.
+        TypeError: The value is no integer.
+        ValueError: It is above `MAX_USD` or below 0.
     """
     if amount is None:
         return None
@@ -88,8 +88,8 @@ def utc(seconds: object) -> datetime | None:
     """An aware time from the database's seconds.
 
     Raises:
-        TypeError: It is no time.
-        ValueError: It is one that nothing can have happened at.
+        TypeError: The value is no float.
+        ValueError: It is above `MAX_TIMESTAMP` or below 0.
     """
     return None if seconds is None else _time(seconds)
 
@@ -102,23 +102,24 @@ def _time(seconds: object) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def entry(row: Row) -> TaskRecord:
-    """One row as the domain knows it; a stand-in for one that can't be read, which a newer version wrote or which is broken.
+def record(row: Row) -> TaskRecord:
+    """The record of one row, or a stand-in if the row can't be read: a newer version wrote it, or it is broken.
 
-    So one bad row spoils no list. Nothing works on a stand-in, and nothing is written to its row.
+    So one bad row spoils no list. No code works on a stand-in, and nothing is written to its row.
     """
     try:
-        return _entry(row)
+        return _record(row)
     except Exception as exc:  # noqa: BLE001  # whatever the row holds, the others must be read
         return _stand_in(row, exc)
 
 
-def _entry(row: Row) -> TaskRecord:
-    """Strict: what one value of another kind would break later, for all tasks at once, is refused here for this one.
+def _record(row: Row) -> TaskRecord:
+    """The record of one row, strictly checked: one value of a wrong type could later break the work on all tasks.
 
-    Of the other columns `digest`, `model` and `resolution` repeat the request for SQL's sake, and the rest is overwritten.
+    Columns that are not read: `digest`, `model` and `resolution` repeat the request for queries; the others get
+    overwritten.
     """
-    entry = TaskRecord(
+    made = TaskRecord(
         key=row["key"],
         task_id=row["task_id"],
         account=row["account"],
@@ -143,8 +144,8 @@ def _entry(row: Row) -> TaskRecord:
         owner=row["owner"],
         fence=row["fence"],
     )
-    _is_path(entry.workspace, None if entry.save is None else entry.save.target)
-    return checked(entry)
+    _is_path(made.workspace, None if made.save is None else made.save.target)
+    return checked(made)
 
 
 def _save(target: str | None, overwrite: int) -> Save | None:
@@ -152,7 +153,7 @@ def _save(target: str | None, overwrite: int) -> Save | None:
     return None if target is None else checked(Save(target, wanted))
 
 
-def _image(**fields: Any) -> StoredImage:  # noqa: ANN401  # of a JSON object; judged here
+def _image(**fields: Any) -> StoredImage:  # noqa: ANN401  # any JSON values, which this function checks
     image = checked(StoredImage(**fields))
     _is_path(image.path, image.saved)
     if not (image.width and image.height):
@@ -162,7 +163,7 @@ def _image(**fields: Any) -> StoredImage:  # noqa: ANN401  # of a JSON object; j
 
 def _is_path(*texts: str | None) -> None:
     if any(text is not None and "\0" in text for text in texts):
-        raise ValueError  # as every call of the system's with it would
+        raise ValueError  # as every system call with such a path would
 
 
 def _stand_in(row: Row, why: Exception) -> TaskRecord:
@@ -203,38 +204,43 @@ def _or_none(read: Callable[[object], T | None], value: object) -> T | None:
         return None
 
 
-def entries(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
+def records(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
     """Many rows."""
-    return tuple(map(entry, rows))
+    return tuple(map(record, rows))
 
 
 def readable(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
     """Many rows, without those that can't be read."""
-    return tuple(found for found in entries(rows) if found.readable)
+    return tuple(found for found in records(rows) if found.readable)
 
 
 def find(database: Database, account: str, ident: str) -> TaskRecord | None:
-    """The entry with this task id or key."""
+    """The record with this task id or key."""
     for column in ("task_id", "key"):
         sql = f"SELECT * FROM task WHERE account = ? AND {column} = ?"
         if rows := database.read(sql, (account, ident)):
-            return entry(rows[0])
+            return record(rows[0])
     return None
 
 
 def get(database: Database, account: str, key: str) -> TaskRecord:
-    """The entry with this key, which must be there."""
+    """The record with this key.
+
+    Raises:
+        JournalError: There is none.
+    """
     rows = database.read("SELECT * FROM task WHERE account = ? AND key = ?", (account, key))
     if not rows:
         raise JournalError("The journal does not know this task.")
-    return entry(rows[0])
+    return record(rows[0])
 
 
 def known(database: Database, account: str, intent: Intent) -> bool:
-    """Whether the intent's key stands in the journal already.
+    """Whether the journal has the intent's key already.
 
     Raises:
-        InvalidRequestError: The key belongs to another request, or to one whose image goes elsewhere.
+        InvalidRequestError: The key belongs to another request, or to the same request with another place for its
+            image.
     """
     sql = "SELECT digest, save_to, workspace FROM task WHERE account = ? AND key = ?"
     if not (found := database.read(sql, (account, intent.key))):
@@ -244,7 +250,9 @@ def known(database: Database, account: str, intent: Intent) -> bool:
         raise InvalidRequestError(Problem("idempotency_key", text))
     there = (found[0]["save_to"], found[0]["workspace"])
     if intent.save is not None and there != (intent.save.target, intent.workspace):
-        text = "differs from what this idempotency_key was first used with; copy the image from there, or leave it out."
+        text = Wording(
+            "differs from what this {name:idempotency_key} was first used with; copy the image from there, or leave it out."
+        )
         raise InvalidRequestError(Problem("save_to", text))
     return True
 
@@ -252,7 +260,7 @@ def known(database: Database, account: str, intent: Intent) -> bool:
 def insert(
     database: Database, account: str, intent: Intent, *, at: datetime, owner: str, lease_until: float
 ) -> TaskRecord:
-    """Write an intent, or give the entry that its key has already.
+    """Write an intent, or return the record that its key has already.
 
     Raises:
         InvalidRequestError: The key belongs to another request.
@@ -284,45 +292,45 @@ def insert(
 
 
 def _dearer(ours: Decimal | None, theirs: Decimal | None) -> int | None:
-    """The reservation as the database counts it; None where theirs says nothing."""
+    """The larger reservation, in the database's unit; None if RunAPI named none."""
     return None if theirs is None else micros(max(theirs, ours or Decimal(0)))
 
 
-def held(database: Database, account: str, owner: str, entry: TaskRecord) -> TaskRecord:
-    """A task of the owner's as it stands.
+def held(database: Database, account: str, owner: str, record: TaskRecord) -> TaskRecord:
+    """The present record of a task, after a check that the owner still holds it.
 
     Args:
         database: The file.
-        account: Whose tasks are seen.
-        owner: The process that believes to hold it.
-        entry: As that process last saw it.
+        account: The account whose tasks are seen.
+        owner: The process that believes that it holds the task.
+        record: As that process last saw it.
 
     Raises:
-        LeaseLostError: Another process has taken it over since, even if it has given it back, or under another key; or its record
-            broke.
+        LeaseLostError: Another process has taken it over since, even if it gave it back; or it moved to another
+            account; or its record broke.
     """
     try:
-        now = get(database, account, entry.key)
+        now = get(database, account, record.key)
     except JournalError:
-        if database.read("SELECT 1 FROM task WHERE key = ? LIMIT 1", (entry.key,)):
+        if database.read("SELECT 1 FROM task WHERE key = ? LIMIT 1", (record.key,)):
             raise LeaseLostError from None
         raise
-    if (now.owner, now.fence) != (owner, entry.fence) or not now.readable:
+    if (now.owner, now.fence) != (owner, record.fence) or not now.readable:
         raise LeaseLostError
     return now
 
 
 def step(
-    database: Database, account: str, owner: str, entry: TaskRecord, event: Event, change: TaskChange
+    database: Database, account: str, owner: str, record: TaskRecord, event: Event, change: TaskChange
 ) -> TaskRecord:
-    """Take one step of the lifecycle, of a task that is still the owner's; see `held`.
+    """Take one step of the lifecycle of a task that the owner still holds; see `held`. An error changes nothing.
 
     Raises:
-        LeaseLostError: It is not; nothing is changed.
-        IllegalTransitionError: The table has no such step; nothing is changed.
-        SameIdError: The id that it taught is another task's; nothing is changed.
+        LeaseLostError: The owner does not hold it any more.
+        IllegalTransitionError: The table has no such step.
+        SameIdError: The task id that came with the event belongs to another task.
     """
-    before, key = held(database, account, owner, entry), entry.key
+    before, key = held(database, account, owner, record), record.key
     columns: dict[str, Value] = {
         "state": lifecycle.after(before.state, event),
         "task_id": change.task_id,
@@ -332,15 +340,15 @@ def step(
         "urls": None if change.image_urls is None else json.dumps(change.image_urls),
         "images": None if change.images is None else json.dumps([asdict(image) for image in change.images]),
     }
-    # What stood in an image's way is over once it is there.
+    # Delivery clears the error: what delayed the image is over.
     over = {"error"} if event is Event.DELIVERED else set[str]()
     sets = [f"{name} = :{name}" if name in over else f"{name} = coalesce(:{name}, {name})" for name in columns]
     if stamp := STAMPS.get(event):
         sets.append(f"{stamp} = coalesce({stamp}, :at)")
     columns |= {"at": change.at.timestamp(), "account": account, "key": key}
     if event is Event.ACCEPTED:
-        # Somebody asked for the id before the answer to our own create came: what was adopted then is this task.
-        # One of our own that was written down anew has no `sent_at` either, and is not.
+        # A caller may have asked for the id before the answer to our create came: it was then adopted, as this task.
+        # A record of our own that was written anew has no `sent_at` either; its key tells it apart.
         sql = "DELETE FROM task WHERE account = :account AND task_id = :task_id AND key = :adopted AND sent_at IS NULL"
         database.execute(sql, columns | {"adopted": adopted(change.task_id or "")})
         if database.read("SELECT 1 FROM task WHERE account = :account AND task_id = :task_id AND key <> :key", columns):

@@ -1,3 +1,3 @@
-"""The login in the browser: what it is recognised by, where the browser comes back to, what it is shown there."""
+"""The login in the browser: its secrets, the callback to which the browser returns, and the page shown there."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the browser comes back to. One answer is taken; whatever else comes to the port changes nothing."""
+"""The local address to which the browser returns. One answer is accepted; any other request changes nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from flux2_mcp.runapi.login import page
 from flux2_mcp.runapi.login.page import LOGIN_LOST, LOGIN_USED, NOT_OUR_LOGIN, LoginPage
 from flux2_mcp.runapi.login.pkce import LoginAttempt
 from flux2_mcp.runapi.login.redeem import LoginResult
-from flux2_mcp.system.one_shot_http import HOST, LocalReply, LocalRequest, OneShotServer, plain_name
+from flux2_mcp.system.loopback import HOST, plain_name
+from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
 
 PATH = "/callback"
 ANSWER_SECONDS = 300.0
-"""How long the answer to a browser may take: it is told what became of its code, and RunAPI may take its time for that."""
+"""How long the answer to a browser may take: the page shows the result of the exchange, which may take RunAPI long."""
 LAST_WORDS_SECONDS = 5.0
-"""How long a browser may take to read its page before the process ends."""
+"""How long a browser may take to receive its page before the process ends."""
 
 Finish = Callable[[str], Awaitable[LoginResult]]
 
@@ -30,12 +31,16 @@ class LoginCallback:
 
     Args:
         attempt: What an answer must be for.
-        finish: Given the code, once. What it gives or raises, `result` gives or raises; the browser is told of both.
+        finish: Called with the code, once. `result` returns or raises what it did; the browser's page shows it too.
+        last_words_seconds: How long a browser may take to read its page before `run` ends.
     """
 
-    def __init__(self, attempt: LoginAttempt, finish: Finish) -> None:
+    def __init__(
+        self, attempt: LoginAttempt, finish: Finish, *, last_words_seconds: float = LAST_WORDS_SECONDS
+    ) -> None:
         self._attempt = attempt
         self._finish = finish
+        self._last_words_seconds = last_words_seconds
         self._hosts = {f"{name}:{attempt.port}" for name in (HOST, "localhost")}
         self._waiting = anyio.CancelScope()
         self._taken = False
@@ -43,11 +48,11 @@ class LoginCallback:
         self._result: LoginResult | Exception | None = None
 
     async def run(self, listener: MultiListener[SocketStream], seconds: float) -> None:
-        """Wait for the answer and see it through; `result` tells what it was.
+        """Wait for the answer and complete the login; `result` then gives the outcome.
 
         Args:
-            listener: On the attempt's port. Closed at the end.
-            seconds: How long to wait for an answer. What is done with it is not counted.
+            listener: A listener on the attempt's port. It is closed at the end.
+            seconds: How long to wait for an answer. The time for its exchange is not counted.
         """
         door = OneShotServer(self._answer, answer_seconds=ANSWER_SECONDS)
         async with anyio.create_task_group() as callers:
@@ -56,11 +61,16 @@ class LoginCallback:
                 with self._waiting:
                     self._waiting.deadline = anyio.current_time() + seconds
                     await self._ended.wait()
-                # Who comes from here on comes too late; who was heard gets to see the page.
+                # Later requests are too late; a browser that was heard still gets its page.
                 self._taken = True
                 group.cancel_scope.cancel()
             door.hush()  # browsers open connections in advance, and keep them
-            callers.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_SECONDS
+            callers.cancel_scope.deadline = anyio.current_time() + self._last_words_seconds
+
+    @property
+    def deadline(self) -> float:
+        """When it ends without an answer, by `anyio.current_time`; infinite once there is one, and before `run`."""
+        return self._waiting.deadline
 
     def result(self) -> LoginResult | None:
         """What `finish` gave; None where no answer came in time.
@@ -73,7 +83,7 @@ class LoginCallback:
         return self._result
 
     async def take(self, found: str | LoginError) -> LoginPage:
-        """See to the one answer, whichever way it came. A second one changes nothing."""
+        """Accept the one answer, from the browser or pasted by a person. A second one changes nothing."""
         if self._taken:
             return LOGIN_USED
         self._taken, self._waiting.deadline = True, math.inf
@@ -86,7 +96,7 @@ class LoginCallback:
     async def _finished(self, code: str) -> LoginResult | Exception:
         try:
             return await self._finish(code)
-        except Exception as exc:  # noqa: BLE001  # `result` raises it, where somebody listens
+        except Exception as exc:  # noqa: BLE001  # `result` raises it to its caller
             return exc
 
     async def _answer(self, request: LocalRequest) -> LocalReply:
@@ -95,7 +105,7 @@ class LoginCallback:
     async def _page(self, request: LocalRequest) -> LoginPage:
         path, _, query = request.target.partition("?")
         if plain_name(request.headers.get("host", "")) not in self._hosts:
-            return NOT_OUR_LOGIN  # a name that leads here is not ours: somebody's page is asking
+            return NOT_OUR_LOGIN  # a foreign name that resolves to this machine: a web page may be asking
         if request.method != "GET" or path != PATH:
             return LOGIN_LOST
         found = self._attempt.answer(query)

@@ -1,4 +1,4 @@
-"""What the browser is shown when it comes back. One self-contained page: it runs nothing, loads nothing, is framed by nobody."""
+"""The page that the browser shows after the login. It is self-contained: no script, nothing to load, no framing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DRAWINGS: dict[Kind, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginPage:
-    """Plain text throughout; `facts` are names and values. `status` is HTTP's."""
+    """A page's content, all of it plain text. `facts` are names and values; `status` is the HTTP status."""
 
     status: HTTPStatus
     kind: Kind
@@ -62,7 +62,7 @@ LOGIN_USED = LoginPage(
 
 
 def ended(result: LoginResult | Exception) -> LoginPage:
-    """The page of a login that worked, or did not."""
+    """The page for the outcome of a login."""
     return _done(result) if isinstance(result, LoginResult) else _failed(result)
 
 
@@ -90,7 +90,7 @@ def _failed(error: Exception) -> LoginPage:
 
 
 def reply(page: LoginPage) -> LocalReply:
-    """The page as HTTP. All of its text is escaped, and no rule but the one style sheet's own is let through."""
+    """The page as an HTTP answer. All of its text is escaped, and the policy allows only the page's style sheet."""
     template, policy = _document()
     facts = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in page.facts)
     body = template.substitute(
@@ -116,7 +116,7 @@ def reply(page: LoginPage) -> LocalReply:
 
 @cache
 def _document() -> tuple[Template, str]:
-    """The template and the policy that allows its style sheet, by its hash, and nothing else."""
+    """The template, and the policy that allows only its style sheet, by hash."""
     text = resources.files("flux2_mcp.runapi.login").joinpath("page.html").read_text(encoding="utf-8")
     style = text.partition("<style>")[2].partition("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""One login's secrets, and what the browser brings back for them (`api/runapi.md`, browser login; RFC 7636). No I/O."""
+"""One login's secrets, and the browser's answer to them (`api/runapi.md`, browser login; RFC 7636). No I/O."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from flux2_mcp.runapi.error_text import clean
 from flux2_mcp.runapi.exchange import sendable
 
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-"""Of display codes: nothing in it looks like something else."""
+"""Characters of display codes: no two of them look alike."""
 MAX_CODE_CHARS = 2048
 MAX_HOSTNAME_CHARS = 255
 MAX_FIELDS = 16
-"""Of a query that is read at all."""
+"""Fields of a query. A longer query is refused."""
 
 
 def _display_code() -> str:
@@ -28,10 +28,11 @@ def _display_code() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginAttempt:
-    """One login, good for one answer.
+    """One login, valid for one answer.
 
-    `port` is where the browser comes back to. Only who was sent to the browser with it knows the `state`; nobody but this
-    process knows the `verifier`, and no code is worth anything without it. A person compares the `display_code`.
+    The browser returns to `port`. The `state` is known only to the browser and RunAPI's page; an answer must have it.
+    The `verifier` is known only to this process, and no code is of use without it. A person compares the
+    `display_code`.
     """
 
     port: int
@@ -41,12 +42,12 @@ class LoginAttempt:
 
     @property
     def challenge(self) -> str:
-        """What stands for the verifier until it is shown (RFC 7636, section 4.2)."""
+        """The hash that commits to the verifier until it is sent (RFC 7636, section 4.2)."""
         digest = hashlib.sha256(self.verifier.encode()).digest()
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
     def address(self, base_url: str, hostname: str) -> str:
-        """The page that asks the person for leave."""
+        """The URL of the page on which the person allows the login."""
         asked = {
             "state": self.state,
             "code_challenge": self.challenge,
@@ -58,13 +59,13 @@ class LoginAttempt:
         return f"{base_url}/cli/authorize?{urlencode(asked)}"
 
     def answer(self, query: str) -> str | LoginError | None:
-        """What a query string brings: the code, the refusal that it tells of, or None where it is not for this login."""
+        """The answer in a query string: the code, RunAPI's refusal, or None if it is not for this login."""
         try:
             given = parse_qs(query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
         except ValueError:
             return None
         if any(len(values) > 1 for values in given.values()):
-            return None  # who says a thing twice is not RunAPI
+            return None  # RunAPI sends no field twice
         state, code, error, why = (given.get(name, [""])[0] for name in ("state", "code", "error", "error_description"))
         if not hmac.compare_digest(state.encode(errors="replace"), self.state.encode()):
             return None
@@ -73,7 +74,7 @@ class LoginAttempt:
         return code if is_code(code) else None
 
     def pasted(self, text: str) -> str | LoginError | None:
-        """The same from what a person pasted: the address that the browser ended at, or only the code in it."""
+        """The answer in a text that a person pasted: the address at which the browser ended, or only its code."""
         text = text.strip().strip("'\"<>")
         query = text.partition("#")[0].rpartition("?")[2]
         if "state=" in query:
@@ -82,5 +83,5 @@ class LoginAttempt:
 
 
 def is_code(text: str) -> bool:
-    """Whether it can be a code at all."""
+    """Whether a text has the form of a code."""
     return sendable(text) and " " not in text and len(text) <= MAX_CODE_CHARS

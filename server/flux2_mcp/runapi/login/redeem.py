@@ -1,4 +1,4 @@
-"""From a browser's code to a key that is saved and proven (`api/runapi.md`, browser login, steps 3 and 4)."""
+"""Exchanges a browser's code for a key, saves it and tests it (`api/runapi.md`, browser login, steps 3 and 4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flux2_mcp.runapi.login.pkce import LoginAttempt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginResult:
-    """A key that works, whose it is, and the money behind it."""
+    """A key that works, its owner, and the account's money."""
 
     key: str = field(repr=False)
     name: str
@@ -24,35 +24,36 @@ class LoginResult:
 
 
 async def redeem(attempt: LoginAttempt, code: str, *, base_url: str, hostname: str, path: Path) -> LoginResult:
-    """Exchange the code, save the key, prove it.
+    """Exchange the code, save the key, test it.
 
-    Saved first: a code opens once, so a key that is lost between can't be had again.
+    The key is saved before the test: a code can be exchanged only once, so a lost key could not be got again.
 
     Raises:
-        LoginError: RunAPI does not take the code.
-        ApiError: It answered with another error.
-        TransportError: It gave no answer.
+        LoginError: RunAPI does not accept the code.
+        ApiError: RunAPI answered with another error.
+        TransportError: RunAPI gave no answer.
         SettingsError: The key can't be written to the file.
     """
-    from flux2_mcp.runapi.transport import HttpRunApi
+    from flux2_mcp.runapi.client import RunApi
 
-    async with aclosing(HttpRunApi(base_url, None, version=__version__)) as api:
+    async with aclosing(RunApi(base_url, None, version=__version__)) as api:
         try:
-            key, name, email = await api.exchange(code, attempt.verifier, attempt.port, hostname)
+            issued = await api.exchange(code, attempt.verifier, attempt.port, hostname)
         except (RejectedError, NotFoundError) as exc:
             raise LoginError(exc.message) from exc
-    key_file.save(path, key)
-    return LoginResult(key=key, name=name, email=email, balance=await prove(base_url, key))
+    key_file.save(path, issued.key)
+    balance = await prove(base_url, issued.key)
+    return LoginResult(key=issued.key, name=issued.name, email=issued.email, balance=balance)
 
 
 async def prove(base_url: str, key: str) -> Balance:
-    """The balance that a key opens: the cheapest proof that it works.
+    """The balance of a key's account: the cheapest proof that the key works.
 
     Raises:
         AuthenticationError: RunAPI does not know the key.
-        TransportError: It gave no answer.
+        TransportError: RunAPI gave no answer.
     """
-    from flux2_mcp.runapi.transport import HttpRunApi
+    from flux2_mcp.runapi.client import RunApi
 
-    async with aclosing(HttpRunApi(base_url, key, version=__version__)) as api:
+    async with aclosing(RunApi(base_url, key, version=__version__)) as api:
         return await api.balance()

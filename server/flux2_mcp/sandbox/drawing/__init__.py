@@ -1,1 +1,4 @@
-"""The pictures of the sandbox: `draw` is the face, no other module knows the rest."""
+"""The pictures of the sandbox.
+
+Face: `draw`.
+"""

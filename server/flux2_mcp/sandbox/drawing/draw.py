@@ -21,7 +21,7 @@ from flux2_mcp.sandbox.drawing.scenes import abstract, city, space, studio
 from flux2_mcp.sandbox.drawing.sky import backdrop
 from flux2_mcp.sandbox.drawing.text import Caption, lay_out, letter, watermark
 
-__all__ = ["SourceImageError", "render", "size_of"]
+__all__ = ["SourceImageError", "read_sources", "render", "size_of"]
 
 # Every ratio exactly, about one megapixel, sides multiples of 16; 2k doubles both sides.
 _SIZES: Final[dict[str, tuple[int, int]]] = {
@@ -36,7 +36,8 @@ _AUTO: Final = "auto"
 _AUTO_STEP = 16
 _AUTO_AREA = 1024 * 1024
 _AUTO_LIMIT = 4.0
-_ACCENTS: Final[dict[str, Colour]] = {"pro": (122, 226, 190), "flex": (255, 138, 196), "max": (255, 200, 92)}
+ACCENT: Final[Colour] = (150, 190, 255)
+"""Of a variant that the catalogue gives none."""
 _Painter = Callable[[Canvas, Composition, Dice], None]
 _SCENES: Final[dict[str, _Painter]] = {
     "space": space, "city": city, "ocean": ocean, "mountains": mountains, "forest": forest, "dunes": dunes,
@@ -79,26 +80,23 @@ def _nearest(source_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def render(*, prompt: str, variant: str, model: str, action: str, aspect_ratio: str, output_resolution: str,
-           sources: Sequence[bytes] = (), size: tuple[int, int] | None = None, take: str = "",
+           sources: Sequence[bytes] = (), size: tuple[int, int] | None = None, take: str = "", accent: Colour | None = None,
            plain: bool = False) -> bytes:  # fmt: skip
     """Return a PNG picture composed from the prompt and, for a remix, from its source images (1 to 8).
 
-    The same arguments give the same bytes with one Pillow version. `variant` is pro, flex or max; `size` (width and
+    The same arguments give the same bytes with one Pillow version. `accent` is the colour of the variant; `size` (width and
     height in pixels) overrides the size which the ratio and the resolution ask for; another `take` gives another picture
     of the same prompt. A `plain` one has its ground, its lettering and its sources, and no scene: it takes a quarter of
     the time. Raises SourceImageError for a source which cannot be read, ValueError for an unknown variant, ratio or
     resolution.
     """
-    if variant not in _ACCENTS:
-        raise ValueError(f"variant is one of {', '.join(_ACCENTS)}")
     pictures = read_sources(sources)
     width, height = size or size_of(aspect_ratio, output_resolution, pictures[0].size if pictures else None)
-    accent = _ACCENTS[variant]
     request = [f"{width} x {height}", aspect_ratio, output_resolution]
     if action == _REMIX:
         counted = "1 source" if len(pictures) == 1 else f"{len(pictures)} sources"
         request.insert(0, counted if pictures else "sources not fetched")
-    caption = Caption(variant, model, "  ·  ".join(request), accent)
+    caption = Caption(variant, model, "  ·  ".join(request), accent or ACCENT)
     canvas = _paint(prompt, (width, height), caption, pictures, take, plain=plain)
     information = PngImagePlugin.PngInfo()
     information.add_text("Software", "flux2-mcp sandbox")

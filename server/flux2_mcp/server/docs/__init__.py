@@ -1,3 +1,3 @@
-"""What a model is told beside the tools."""
+"""The documents that the server offers to models as resources."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Programs to start from: a quickstart in each language, a webhook receiver, a polling loop. Pure: catalogue to text.
+"""Example programs: a quickstart in each language, a webhook receiver, a polling loop. Pure: from catalogue to text.
 
-The programs stand in `code/`, complete but for what the catalogue and the client know (`@NAME@`). The tests run them
-exactly as they are served. They print because they are the user's own programs: the server serves their text and never runs it.
+The programs are in `code/`, with placeholders (`@NAME@`) for facts from the catalogue and the client. The tests run
+them exactly as they are served. They print, because they are the user's own programs: the server never runs them.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _shell(body: Mapping[str, Any]) -> str:
 class Language:
     """One language of the quickstarts.
 
-    `literal` writes a JSON object as the language does, `separator` stands between the statuses. `fence` is what
-    Markdown calls it, `file` what to save the program as, `run` how to run it.
+    `literal` writes a JSON object in the language; `separator` is put between the statuses. `fence` is the language's
+    name in Markdown, `file` the file name of the program, `run` the command that runs it.
     """
 
     title: str
@@ -69,13 +69,15 @@ LANGUAGES: Final[Mapping[str, Language]] = {
 }
 
 
-def default_model() -> Model:
-    """The model that the examples show."""
-    return catalog.find(None, Action.TEXT_TO_IMAGE)
+def default_model(models: Mapping[str, Model] | None = None) -> Model:
+    """Return the model that the examples use, from these models or from the catalogue."""
+    known = catalog.models() if models is None else models
+    wanted = (catalog.DEFAULT_VARIANT, Action.TEXT_TO_IMAGE)
+    return next(model for model in known.values() if (model.variant, model.action) == wanted)
 
 
 def quickstart(language: str, model: Model) -> str:
-    """A program that makes one image and saves it, with what to know about it, as Markdown."""
+    """Write a program that makes one image and saves it, with notes, as Markdown."""
     known = LANGUAGES[language]
     body = known.literal(schemas.example(model))
     program = _program(f"quickstart.{language}", ACTION=model.action, BODY=body, STATUSES=_statuses(known.separator))
@@ -108,7 +110,7 @@ The body's schema: {uris.request_schema(model.id)}. Without spending: {uris.SAND
 
 
 def webhook() -> str:
-    """A receiver of callbacks, as Markdown."""
+    """Write a receiver of callbacks, as Markdown."""
     actions = ", ".join(f'"{action}"' for action in Action)
     return f"""# Webhooks
 
@@ -127,7 +129,7 @@ its address, and the name of each file that it saves.
 
 
 def polling() -> str:
-    """A loop that waits for many tasks, as Markdown."""
+    """Write a loop that waits for many tasks, as Markdown."""
     return f"""# Polling
 
 Every quickstart waits for one task. This waits for many in one loop, and for those that an earlier process created:

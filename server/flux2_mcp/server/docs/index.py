@@ -1,14 +1,14 @@
-"""The documents for those who build on the API: an index of addresses and the functions that write what stands there.
+"""The documents for developers on the API: an index of URIs, with the functions that write the documents.
 
-Nothing is written until it is read, and all of it comes from the catalogue, so that it can't drift.
+A document is written when it is read, from the catalogue, so that it can't become outdated.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 from mcp_types import Resource, ResourceTemplate
@@ -23,7 +23,7 @@ SCHEMA: Final = "application/schema+json"
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document. `name` is for programs, `title` for people, `text()` writes it. `listed`: it stands in resources/list."""
+    """One document. `name` is for programs, `title` for people; `text()` writes it. `listed`: resources/list has it."""
 
     uri: str
     name: str
@@ -34,7 +34,7 @@ class Document:
     listed: bool = True
 
     def resource(self) -> Resource:
-        """Its line in resources/list."""
+        """Return its entry for resources/list."""
         return Resource(
             uri=self.uri, name=self.name, title=self.title, description=self.description, mime_type=self.mime_type
         )
@@ -60,17 +60,23 @@ TEMPLATES: Final = (
 
 @cache
 def documents() -> dict[str, Document]:
-    """All documents by address, in the order in which they are best read."""
+    """Return all documents by URI, in the best order for a reader."""
+    return documents_of(catalog.models())
+
+
+def documents_of(models: Mapping[str, Model]) -> dict[str, Document]:
+    """Return the documents of other models than the catalogue's, which are given by their ids."""
+    default = examples.default_model(models)
     first = (
         Document(
             uris.API,
             "api",
             "FLUX.2 API reference",
             "Read first: calls, fields of each model, answers, idempotency, uploads.",
-            reference.api,
+            partial(reference.api, models),
         ),
-        *(_quickstart(language, None) for language in examples.LANGUAGES),
-        *map(_request_schema, catalog.models().values()),
+        *(_quickstart(language, default) for language in examples.LANGUAGES),
+        *map(_request_schema, models.values()),
         Document(
             uris.TASK_SCHEMA,
             "task-schema",
@@ -80,7 +86,11 @@ def documents() -> dict[str, Document]:
             SCHEMA,
         ),
         Document(
-            uris.PRICES, "prices", "Prices", "Published prices, and how to ask for those of now.", reference.prices
+            uris.PRICES,
+            "prices",
+            "Prices",
+            "Published prices, and how to ask for those of now.",
+            partial(reference.prices, models),
         ),
         Document(uris.POLLING, "polling", "Polling loop", "Waiting for many tasks, or earlier ones.", examples.polling),
         Document(uris.WEBHOOK, "webhook", "Webhook receiver", "Being told instead of asking.", examples.webhook),
@@ -95,21 +105,20 @@ def documents() -> dict[str, Document]:
             reference.sandbox,
         ),
     )
-    models = catalog.models().values()
-    rest = [_quickstart(language, model) for language in examples.LANGUAGES for model in models]
+    rest = [_quickstart(language, model, own=True) for language in examples.LANGUAGES for model in models.values()]
     return {document.uri: document for document in (*first, *rest)}
 
 
-def _quickstart(language: str, model: Model | None) -> Document:
-    shown = model or examples.default_model()
+def _quickstart(language: str, model: Model, *, own: bool = False) -> Document:
+    """Make the quickstart of a language for the default model, or with `own` for a particular model."""
     title = examples.LANGUAGES[language].title
     return Document(
-        uris.quickstart(language, None if model is None else model.id),
-        f"quickstart-{language}" + (f"-{model.id}" if model else ""),
+        uris.quickstart(language, model.id if own else None),
+        f"quickstart-{language}" + (f"-{model.id}" if own else ""),
         f"{title} quickstart",
-        f"{title} program that makes one image with {shown.id} and saves it.",
-        lambda: examples.quickstart(language, shown),
-        listed=model is None,
+        f"{title} program that makes one image with {model.id} and saves it.",
+        lambda: examples.quickstart(language, model),
+        listed=not own,
     )
 
 

@@ -1,6 +1,6 @@
 """The reference: the API, prices, errors and the sandbox, as Markdown. Pure: from the catalogue and the client to text.
 
-Facts that no code of ours holds are from `api/runapi.md` and stand here once.
+Facts that are not in our code come from `api/runapi.md`, and are written only here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from flux2_mcp.domain.models import SERVICE, Action, Status
 from flux2_mcp.domain.pricing import PriceBook
 from flux2_mcp.errors import ApiError
 from flux2_mcp.runapi import retry
-from flux2_mcp.server.docs import schemas, uris
+from flux2_mcp.server.docs import examples, schemas, uris
 from flux2_mcp.settings import BASE_URL
 
 HTTP_STATUSES: Final = (400, 401, 402, 403, 404, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504)
-"""The statuses of errors that RunAPI is known to answer, or a proxy before it."""
+"""The error statuses that RunAPI, or a proxy in front of it, is known to return."""
 
 ADVICE: Final[Mapping[type[ApiError], str]] = {
     errors.RejectedError: "Mend the request; the body names the fields. Check it against the model's schema first.",
@@ -33,7 +33,7 @@ ADVICE: Final[Mapping[type[ApiError], str]] = {
     errors.RateLimitedError: "Wait as long as `Retry-After` says (seconds or an HTTP date), then send the same again.",
     errors.ServiceError: "Wait as long as `Retry-After` says, else 1, 2, 4 ... seconds, then send the same again.",
 }
-"""What an application does about each kind of error."""
+"""The advice to applications for each kind of error."""
 
 _ACTIONS: Final[Mapping[Action, str]] = {
     Action.TEXT_TO_IMAGE: "an image from text",
@@ -41,15 +41,16 @@ _ACTIONS: Final[Mapping[Action, str]] = {
 }
 
 
-def api() -> str:
-    """The whole HTTP API that an application needs."""
+def api(models: Mapping[str, Model] | None = None) -> str:
+    """Write the reference of the HTTP API for applications, for these models or the catalogue's."""
+    known = catalog.models() if models is None else models
     days = catalog.document()["result_url_lifetime_days"]
-    model = catalog.find(None, Action.TEXT_TO_IMAGE)
+    model = examples.default_model(known)
     calls = "\n".join(
         f"| `POST /api/v1/flux_2/{action}` | create a task: {what} |\n| `GET /api/v1/flux_2/{action}/{{id}}` | that task |"
         for action, what in _ACTIONS.items()
     )
-    fields = "\n".join(f"### `{action}`\n\n{_fields(action)}" for action in Action)
+    fields = "\n".join(f"### `{action}`\n\n{_fields(known, action)}" for action in Action)
     statuses = ", ".join(f"`{status}`" for status in Status if status is not Status.UNKNOWN)
     ident = "0b5f6a52-8a3e-4c1e-9f57-2a4f6f4c9d10"
     pending = {"id": ident, "status": Status.PENDING.value}
@@ -76,7 +77,7 @@ belongs on a server. Programs that run: {uris.quickstart("LANGUAGE")}, for curl,
 
 ## Models
 
-{models_table()}
+{models_table(known)}
 
 ## Request
 
@@ -133,9 +134,10 @@ Statuses, bodies and what to do: {uris.ERRORS}. Prices: {uris.PRICES}.
 """
 
 
-def prices() -> str:
-    """Published prices and how to ask for those of now."""
-    found = pricing.prices(PriceBook(), variant=None, action=None, output_resolution=None)
+def prices(models: Mapping[str, Model] | None = None) -> str:
+    """Write the published prices of these models or the catalogue's, and how to get current prices."""
+    known = catalog.models() if models is None else models
+    found = [pricing.price(PriceBook(), model, size) for model in known.values() for size in model.resolutions]
     rows = [
         (
             f"`{price.model.id}`",
@@ -144,7 +146,7 @@ def prices() -> str:
         )
         for price in found
     ]
-    model = catalog.find(None, Action.TEXT_TO_IMAGE)
+    model = examples.default_model(known)
     params = {name: value for name, value in schemas.example(model).items() if name != "model"}
     quote = {"service": SERVICE, "action": model.action.value, "model": model.id, "params": params}
     return f"""# Prices
@@ -171,7 +173,7 @@ Commercial use: {catalog.document()["commercial_use"]}.
 
 
 def error_table() -> str:
-    """Every status, whether to try again, and what to do."""
+    """Write the table of statuses: whether to try again, and what to do."""
     from flux2_mcp.runapi.responses import Response, failure
 
     grouped: dict[type[ApiError], list[int]] = {}
@@ -217,7 +219,7 @@ Bodies of errors have one of these shapes, and may be a whole HTML page from a p
 
 
 def sandbox() -> str:
-    """How to build without key, network or money."""
+    """Write how to develop without a key, a network or costs."""
     from flux2_mcp.sandbox.scenarios import SCENARIOS
 
     rows = [(f"`[sandbox:{row.marker}]`", row.does) for row in SCENARIOS]
@@ -241,25 +243,26 @@ Test at least: `create_lost` (one task, one charge), `rate_limited`, `poll_503`,
 """
 
 
-def models_table() -> str:
-    """The models beside each other: endpoint, resolutions, source images, price, when to choose which."""
+def models_table(models: Mapping[str, Model] | None = None) -> str:
+    """Write a table of these models or the catalogue's: endpoint, resolutions, sources, price, when to choose which."""
+    known = catalog.models() if models is None else models
     rows = []
-    for model in catalog.models().values():
-        known = model.published_cents.values()
+    for model in known.values():
+        cents = model.published_cents.values()
         sources = model.fields.get("source_image_urls")
         rows.append((
             f"`{model.id}`",
             f"`{model.action}`",
             ", ".join(model.resolutions),
             "none" if sources is None else _bounds(sources, "").removesuffix(" items"),
-            dollars(min(known) / pricing.CENTS) if known else "live only",
+            dollars(min(cents) / pricing.CENTS) if cents else "live only",
             model.choose,
         ))  # fmt: skip
     return _table(("model", "endpoint", "resolutions", "source images", "USD from", "choose"), rows)
 
 
-def _fields(action: Action) -> str:
-    models = [model for model in catalog.models().values() if model.action is action]
+def _fields(known: Mapping[str, Model], action: Action) -> str:
+    models = [model for model in known.values() if model.action is action]
     names = list(dict.fromkeys(name for model in models for name in model.fields))
     rows = [(f"`{name}`", *(_cell(model, name) for model in models)) for name in names]
     return f"{_table(('field', *(model.variant for model in models)), rows)}\n"

@@ -1,4 +1,4 @@
-"""JSON Schemas (2020-12) of what goes to RunAPI and what comes back. Pure: from the catalogue to data."""
+"""JSON Schemas (2020-12) of requests to RunAPI and of its answers. Pure: from the catalogue to data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULTS: Final = {"aspect_ratio": catalog.DEFAULT_ASPECT_RATIO, "output_resolut
 
 
 def example(model: Model) -> dict[str, Any]:
-    """A request that the catalogue accepts: every field that is needed, and those that most want to set."""
+    """Return a request that the catalogue accepts: all required fields, and the most used optional ones."""
     remix = model.action is Action.REMIX_IMAGE
     return {
         "model": model.id,
@@ -31,7 +31,7 @@ def example(model: Model) -> dict[str, Any]:
 
 
 def request(model: Model) -> dict[str, Any]:
-    """The schema of a create call's body. Valid is what the catalogue accepts, and nothing else."""
+    """Return the schema of a create call's body. It accepts exactly the requests that the catalogue accepts."""
     fields = {name: field for name, field in model.fields.items() if name not in model.forbidden}
     return {
         "$schema": DIALECT,
@@ -61,12 +61,12 @@ def _field(field: Field) -> dict[str, Any]:
     elif field.name.endswith("_url"):
         schema["format"] = "uri"
     elif field.kind == "string" and field.low:
-        schema["pattern"] = r"\S"  # blank text is no text, however long
+        schema["pattern"] = r"\S"  # a blank text is refused, even a long one
     return schema
 
 
 def task() -> dict[str, Any]:
-    """The schema of a task, as create, poll and callback show it. Fields that it does not name may come and go."""
+    """Return the schema of a task, as in the answers to create and poll and in callbacks. It allows unknown fields."""
     known = [status.value for status in Status if status is not Status.UNKNOWN]
 
     def needs(status: Status, field: str) -> dict[str, Any]:

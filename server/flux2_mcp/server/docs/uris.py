@@ -1,4 +1,4 @@
-"""The addresses of the documents. Pure."""
+"""The URIs of the documents. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SANDBOX: Final = f"{DOCS}/sandbox"
 
 
 def request_schema(model: str) -> str:
-    """The JSON Schema of a model's request; `{model}` gives the template."""
+    """Return the URI of the JSON Schema of a model's request; the model "{model}" gives the URI template."""
     return f"{DOCS}/models/{model}/request.schema.json"
 
 
 def quickstart(language: str, model: str | None = None) -> str:
-    """The quickstart in a language, for the default model or for another."""
+    """Return the URI of the quickstart in a language, for the default model or for another."""
     return f"{DOCS}/quickstart/{language}" + (f"/{model}" if model else "")

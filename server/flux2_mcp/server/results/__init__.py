@@ -1,1 +1,1 @@
-"""What a call answers, as typed results and in words."""
+"""The results of calls: typed, and in words."""

@@ -1,4 +1,4 @@
-"""The account and its spending as typed results. As `views`, for what a person asks."""
+"""The account and its spending as typed results, for the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from flux2_mcp.domain import budget
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums, total
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.engine.account import AccountInfo
-from flux2_mcp.server.results.tasks import Result, number, stamp
+from flux2_mcp.errors import together
+from flux2_mcp.server.results.tasks import Result, Words, number, stamp
 from flux2_mcp.settings import Settings
 from flux2_mcp.system.logs import masked
 
@@ -19,10 +20,10 @@ SANDBOX_MONEY_NOTICE = (
 
 
 class BalanceResult(Result):
-    """Money in USD; what RunAPI does not tell is null."""
+    """The balance in USD; a field that RunAPI does not report is null."""
 
     sandbox: bool
-    notice: str | None
+    notice: Words | None
     balance_usd: float
     paid_usd: float | None
     bonus_usd: float | None
@@ -31,7 +32,7 @@ class BalanceResult(Result):
 
 
 class AccountResult(BalanceResult):
-    """The account too. `key` is its last four characters, null in the sandbox, which has one of its own."""
+    """The balance and the account. `key` is the last four characters of the key; null in the sandbox."""
 
     name: str
     email: str
@@ -42,7 +43,7 @@ class AccountResult(BalanceResult):
 
 
 class SpendingResult(Result):
-    """Tasks summed up; see `SpendingGroup` for what counts where. `name` is null for those without one, and for the total."""
+    """The sums of a group of tasks; see `SpendingGroup`. `name` is null for an unnamed group and for the total."""
 
     name: str | None
     tasks: int
@@ -54,13 +55,13 @@ class SpendingResult(Result):
 
 
 class SpendResult(Result):
-    """What was spent since then with this key.
+    """What was spent with this key since a time.
 
-    `counted_usd` is what the day's cap counts: the last 24 hours of all keys on this home.
+    `counted_usd` is what the daily cap counts: the last 24 hours of all keys in this FLUX2_HOME.
     """
 
     sandbox: bool
-    notice: str | None
+    notice: Words | None
     by: SpendingBy
     since: str | None
     groups: list[SpendingResult]
@@ -69,7 +70,7 @@ class SpendResult(Result):
 
 
 def balance(found: Balance, settings: Settings) -> BalanceResult:
-    """The result of `flux2-mcp balance`."""
+    """Make the result of `flux2-mcp balance`."""
     sandbox = settings.mode == "sandbox"
     return BalanceResult(
         sandbox=sandbox,
@@ -83,7 +84,7 @@ def balance(found: Balance, settings: Settings) -> BalanceResult:
 
 
 def account(known: AccountInfo, settings: Settings) -> AccountResult:
-    """The result of `flux2-mcp whoami`."""
+    """Make the result of `flux2-mcp whoami`."""
     money = balance(known.balance, settings)
     key = None if money.sandbox else settings.api_key
     return AccountResult(
@@ -106,14 +107,16 @@ def spend(
     since: datetime | None,
     notice: str | None,
 ) -> SpendResult:
-    """The result of `flux2-mcp spend`. `day` is what the day's cap counts, `notice` the journal's."""
+    """Make the result of `flux2-mcp spend`. `day` is what the daily cap counts; `notice` is the journal's."""
     sandbox = settings.mode == "sandbox"
     closed = (
-        None if day.lost is None else f"{budget.closed(day.lost)} {budget.DAILY_VARIABLE} is closed. {budget.REOPEN}"
+        None
+        if day.lost is None
+        else together([f"{budget.closed(day.lost)} {budget.DAILY_VARIABLE} is closed.", budget.REOPEN])
     )
     return SpendResult(
         sandbox=sandbox,
-        notice=" ".join(filter(None, (SANDBOX_MONEY_NOTICE if sandbox else None, notice, closed))) or None,
+        notice=together((SANDBOX_MONEY_NOTICE if sandbox else None, notice, closed)) or None,
         by=by,
         since=None if since is None else stamp(since),
         groups=[_group(group) for group in found],

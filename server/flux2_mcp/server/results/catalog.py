@@ -1,4 +1,4 @@
-"""Prices and variants as typed results, and the same in words. As `results`, for what costs nothing."""
+"""Prices and variants as typed results, and the same in words."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION, Field, Model
 from flux2_mcp.domain.models import Action, PriceSource
 from flux2_mcp.domain.pricing import PriceBook, UnitPrice
 from flux2_mcp.engine.live_prices import PriceList
-from flux2_mcp.server.results.tasks import SANDBOX_NOTICE, Result, number, trouble
+from flux2_mcp.errors import Wording, together
+from flux2_mcp.server.results.tasks import SANDBOX_NOTICE, Result, Words, number, trouble
 
-UNPRICED = "No published price: only RunAPI's live schedule knows it, so state max_cost_usd."
+UNPRICED = Wording("No published price: only RunAPI's live schedule knows it, so state {name:max_cost_usd}.")
 
 
 class PriceResult(Result):
@@ -25,7 +26,7 @@ class PriceResult(Result):
     usd: float | None
     source: PriceSource
     as_of: str | None
-    note: str | None
+    note: Words | None
 
 
 class EstimateResult(Result):
@@ -41,7 +42,7 @@ class PricingResult(Result):
     """Prices that match, an estimate for the request, and the account's balance, in USD."""
 
     sandbox: bool
-    notice: str | None
+    notice: Words | None
     prices: list[PriceResult]
     estimate: EstimateResult
     balance_usd: float | None
@@ -68,7 +69,7 @@ class VariantResult(Result):
     not_accepted: list[str]
     from_usd: float | None
     commercial_use: str
-    choose: str
+    choose: Words
 
 
 class VariantsResult(Result):
@@ -80,7 +81,7 @@ class VariantsResult(Result):
 def price_list(
     found: PriceList, *, variant: str | None, action: str | None, output_resolution: str | None, count: int
 ) -> PricingResult:
-    """The result of `check_pricing`.
+    """Make the result of `check_pricing`.
 
     Raises:
         InvalidRequestError: No such variant, or it belongs to the other action.
@@ -90,11 +91,11 @@ def price_list(
     each = pricing.price(found.book, model, resolution).usd
     notices = [
         SANDBOX_NOTICE if found.sandbox else None,
-        f"The balance could not be read: {trouble(found.trouble)}" if found.trouble else None,
+        Wording("The balance could not be read: {why}", why=trouble(found.trouble)) if found.trouble else None,
     ]
     return PricingResult(
         sandbox=found.sandbox,
-        notice=" ".join(filter(None, notices)) or None,
+        notice=together(notices) or None,
         prices=[_price(price) for price in found.prices],
         estimate=EstimateResult(
             model=model.id,
@@ -107,7 +108,7 @@ def price_list(
 
 
 def _meant(variant: str | None, action: str | None) -> Model:
-    """The model that a request with these arguments would use."""
+    """Return the model that a request with these arguments would use."""
     known = catalog.models().get(variant or "")
     return known if known and action is None else catalog.find(variant, Action(action or Action.TEXT_TO_IMAGE))
 
@@ -126,7 +127,7 @@ def _price(price: UnitPrice) -> PriceResult:
 
 
 def pricing_words(result: PricingResult) -> str:
-    """Prices for a reader."""
+    """Describe prices in words."""
     lines = [
         f"{price.model} {price.output_resolution}: {_usd(price.usd)} ({_source(price)})"
         if price.usd is not None
@@ -146,7 +147,7 @@ def _source(price: PriceResult) -> str:
 
 
 def variants(*, action: str | None, variant: str | None) -> VariantsResult:
-    """The result of `list_variants`.
+    """Make the result of `list_variants`.
 
     Raises:
         InvalidRequestError: No variant or model has that name.
@@ -191,7 +192,7 @@ def _constraint(field: Field) -> ConstraintResult:
 
 
 def variants_words(result: VariantsResult) -> str:
-    """Variants for a reader."""
+    """Describe variants in words."""
     lines = []
     for each in result.variants:
         price = "price known only live" if each.from_usd is None else f"from {_usd(each.from_usd)}"

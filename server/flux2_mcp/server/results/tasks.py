@@ -1,6 +1,6 @@
-"""What a call answers: the domain as typed results, and the same in words. One form for the tools and the command line.
+"""The results about tasks: typed, and the same in words. The tools and the command line use the same results.
 
-Hosts drop the words or the data, each another one (`hosts.md`, section 1): whatever matters stands in both.
+Some hosts drop the words, others drop the data (`hosts.md`, section 1), so both contain all that matters.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SkipValidation
 
 from flux2_mcp.domain import budget
 from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, State
 from flux2_mcp.domain.models import SourceImage, StoredImage
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport
-from flux2_mcp.errors import Flux2Error, SettingsError, shortened
+from flux2_mcp.errors import Flux2Error, SettingsError, shortened, together
 from flux2_mcp.images import size_check
 from flux2_mcp.journal.records import TaskRecord
 
@@ -30,7 +30,10 @@ JOINED_NOTICE = "An identical call was made before and its result not yet seen, 
 PART_NOTICE = "Listed are the newest {listed} of {all} tasks; status and amounts are those of all {all}."
 
 MAX_SHOWN_URL_CHARS = 2048
-"""Characters of an address in a text: signed ones have about 1,500. What is longer stands whole in the structured result alone."""
+"""The maximum length of a URL in a text; signed URLs have about 1,500 characters. The structured result is not cut."""
+
+Words: TypeAlias = Annotated[str, SkipValidation]
+"""A text of ours. It is not validated, because pydantic would turn a `Wording` into a plain string."""
 
 TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
 GenerationStatus = Literal["completed", "processing", "partial", "failed", "unknown", "none"]
@@ -49,8 +52,8 @@ STATUSES: dict[State, TaskStatus] = {
 
 
 def states(status: TaskStatus) -> tuple[State, ...]:
-    """The journal's states that a status stands for."""
-    return tuple(state for state, told in STATUSES.items() if told == status)
+    """Return the states of the journal that a status stands for."""
+    return tuple(state for state, name in STATUSES.items() if name == status)
 
 
 class Result(BaseModel):
@@ -99,7 +102,7 @@ class TaskResult(Result):
     charged_usd: float | None
     created_at: str
     completed_at: str | None
-    error: str | None
+    error: Words | None
 
 
 class NextAction(Result):
@@ -114,7 +117,7 @@ class GenerationResult(Result):
 
     status: GenerationStatus
     sandbox: bool
-    notice: str | None = None
+    notice: Words | None = None
     tasks: list[TaskResult]
     quoted_usd: float | None
     charged_usd: float | None
@@ -122,18 +125,18 @@ class GenerationResult(Result):
 
 
 def image_uri(ident: str) -> str:
-    """The resource that holds the image of a task."""
+    """Return the URI of the resource with the image of a task."""
     return f"flux2://images/{ident}"
 
 
 def generation(outcome: Outcome) -> GenerationResult:
-    """The result of `generate` and `check_task`."""
-    tasks = [task(told) for told in outcome.tasks]
-    # An image that can't be had is said so, with what to do: to ask again and again brings nothing.
+    """Make the result of `generate` and `check_task`."""
+    tasks = [task(report) for report in outcome.tasks]
+    # A task whose image can't be fetched is left out, because another check is useless. Its error says what to do.
     unended = {
-        entry.task_id or entry.key: None
-        for entry in (*(told.entry for told in outcome.tasks), *outcome.unended)
-        if entry.state.unfinished and not (entry.state is State.COMPLETED and entry.error)
+        record.task_id or record.key: None
+        for record in (*(report.record for report in outcome.tasks), *outcome.unended)
+        if record.state.unfinished and not (record.state is State.COMPLETED and record.error)
     }
     open_ids = list(unended)[:MAX_IDS]
     matched = outcome.matched
@@ -146,8 +149,8 @@ def generation(outcome: Outcome) -> GenerationResult:
     statuses = [result.status for result in tasks] if matched is None else [STATUSES[state] for state in matched.states]
     quoted, charged = (
         (
-            _total(told.entry.quoted_usd for told in outcome.tasks),
-            _total(_charged(told.entry) for told in outcome.tasks),
+            _total(report.record.quoted_usd for report in outcome.tasks),
+            _total(_charged(report.record) for report in outcome.tasks),
         )
         if matched is None
         else (number(matched.quoted_usd), number(matched.charged_usd))
@@ -155,7 +158,7 @@ def generation(outcome: Outcome) -> GenerationResult:
     return GenerationResult(
         status=_overall(statuses),
         sandbox=outcome.sandbox,
-        notice=" ".join(filter(None, notices)) or None,
+        notice=together(notices) or None,
         tasks=tasks,
         quoted_usd=quoted,
         charged_usd=charged,
@@ -163,47 +166,52 @@ def generation(outcome: Outcome) -> GenerationResult:
     )
 
 
-def task(told: TaskReport) -> TaskResult:
-    """One task."""
-    entry = told.entry
-    error = entry.error or (trouble(told.trouble) if told.trouble is not None and entry.state.unfinished else None)
+def task(report: TaskReport) -> TaskResult:
+    """Make the result of one task."""
+    record = report.record
+    error = report.error or (
+        trouble(report.trouble) if report.trouble is not None and record.state.unfinished else None
+    )
     return TaskResult(
-        task_id=entry.task_id or entry.key,
-        status=STATUSES[entry.state],
-        variant=entry.request.variant,
-        model=entry.request.model,
-        action=entry.request.action,
-        images=_images(entry),
-        sources=[SourceResult(source=source.given, sent=_sent(source)) for source in entry.request.sources],
-        quoted_usd=number(entry.quoted_usd),
-        charged_usd=number(_charged(entry)),
-        created_at=stamp(entry.created_at),
-        completed_at=None if entry.completed_at is None else stamp(entry.completed_at),
+        task_id=record.task_id or record.key,
+        status=STATUSES[record.state],
+        variant=record.request.variant,
+        model=record.request.model,
+        action=record.request.action,
+        images=_images(record),
+        sources=[SourceResult(source=source.given, sent=_sent(source)) for source in record.request.sources],
+        quoted_usd=number(record.quoted_usd),
+        charged_usd=number(_charged(record)),
+        created_at=stamp(record.created_at),
+        completed_at=None if record.completed_at is None else stamp(record.completed_at),
         error=error,
     )
 
 
 def trouble(error: Flux2Error) -> str:
-    """What stands in a task's way; what does not go by itself comes with what to do."""
-    return f"{error.message} {error.next_step}" if isinstance(error, SettingsError) else error.message
+    """Return the error that holds up a task; a settings error, which does not end without help, with its next step."""
+    return together([error.message, error.next_step]) if isinstance(error, SettingsError) else error.message
 
 
 def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
-    """What each task was asked with, by id, as arguments of `generate`: for a gallery, which has no other way to know."""
+    """Return the arguments of each task, by id, for the gallery, which has no other source for them."""
     shown = ("prompt", "aspect_ratio", "output_resolution", "enable_safety_checker")
     return {
-        entry.task_id or entry.key: {name: getattr(entry.request, name) for name in shown}
-        | {"source_images": [source.given for source in entry.request.sources] or list(entry.request.source_image_urls)}
-        for entry in (told.entry for told in outcome.tasks)
+        record.task_id or record.key: {name: getattr(record.request, name) for name in shown}
+        | {
+            "source_images": [source.given for source in record.request.sources]
+            or list(record.request.source_image_urls)
+        }
+        for record in (report.record for report in outcome.tasks)
     }
 
 
 def words(result: GenerationResult, *, previews: int = 0) -> str:
-    """The same for a reader: what happened, where it is, what it cost, what to do next.
+    """Describe the result in words: what happened, where the files are, what they cost, what to do next.
 
     Args:
-        result: What happened.
-        previews: How many small pictures come with it. Nobody is told to have seen more than that.
+        result: The result.
+        previews: The number of attached small pictures. The text claims no more than these.
     """
     if not result.tasks:
         return "\n".join(filter(None, [result.notice, "There are no tasks yet."]))
@@ -247,23 +255,23 @@ def _sent(source: SourceImage) -> str:
     return f"uploaded, pixels only, {source.width}x{source.height}, {source.uploaded_bytes / 1000:.0f} kB, for an hour"
 
 
-def _charged(entry: TaskRecord) -> Decimal | None:
-    """What a task cost, in USD; None while nobody knows. What failed or was refused is never charged."""
-    return Decimal(0) if entry.state in {State.FAILED, State.REJECTED} else entry.charged_usd
+def _charged(record: TaskRecord) -> Decimal | None:
+    """Return what a task cost, in USD; None while it is unknown. A failed or refused task is never charged."""
+    return Decimal(0) if record.state in {State.FAILED, State.REJECTED} else record.charged_usd
 
 
-def _images(entry: TaskRecord) -> list[ImageResult]:
-    finished = entry.completed_at if entry.image_urls or entry.images else None
+def _images(record: TaskRecord) -> list[ImageResult]:
+    finished = record.completed_at if record.image_urls or record.images else None
     expires_at = None if finished is None else stamp(finished + RESULT_LIFETIME)
-    # A task asked again may name fewer URLs than it once had images.
-    both = zip_longest(entry.image_urls, entry.images)
-    return [_image(entry, url, file, expires_at) for url, file in both]
+    # A later poll of a task may return fewer URLs than the task had images.
+    both = zip_longest(record.image_urls, record.images)
+    return [_image(record, url, file, expires_at) for url, file in both]
 
 
-def _image(entry: TaskRecord, url: str | None, file: StoredImage | None, expires_at: str | None) -> ImageResult:
+def _image(record: TaskRecord, url: str | None, file: StoredImage | None, expires_at: str | None) -> ImageResult:
     if file is None:
         return ImageResult(url=url, expires_at=expires_at)
-    mismatch = size_check.mismatch(entry.request, file.width, file.height)
+    mismatch = size_check.mismatch(record.request, file.width, file.height)
     return ImageResult(
         url=url,
         expires_at=expires_at,
@@ -275,7 +283,7 @@ def _image(entry: TaskRecord, url: str | None, file: StoredImage | None, expires
         size_bytes=file.size_bytes,
         matches_request=mismatch is None,
         mismatch=mismatch,
-        note=" ".join(filter(None, (file.note, None if mismatch else size_check.squared(entry.request)))) or None,
+        note=" ".join(filter(None, (file.note, None if mismatch else size_check.squared(record.request)))) or None,
     )
 
 
@@ -294,7 +302,7 @@ def _total(amounts: Any) -> float | None:  # noqa: ANN401  # an iterable of amou
 
 
 def number(amount: Decimal | None) -> float | None:
-    """USD as JSON has numbers; amounts are short decimals, so nothing is lost that a reader could see."""
+    """Return USD as a JSON number; amounts are short decimals, so a float is precise enough."""
     return None if amount is None else float(amount)
 
 
@@ -303,5 +311,5 @@ def _dollars(amount: float) -> str:
 
 
 def stamp(at: datetime) -> str:
-    """ISO 8601 in UTC, to the second."""
+    """Format a time as ISO 8601 in UTC, to the second."""
     return at.replace(microsecond=0).isoformat().replace("+00:00", "Z")

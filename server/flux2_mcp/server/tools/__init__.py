@@ -1,4 +1,4 @@
-"""The four tools. To add one: write its file, add its line to REGISTRY, its test and its snapshot (see CONTRIBUTING)."""
+"""The four tools. To add one, write its file, its line in REGISTRY, its test and its snapshot (see CONTRIBUTING)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flux2_mcp.server.tools.list_variants import list_variants
 
 @dataclass(frozen=True, slots=True)
 class ToolEntry:
-    """One tool. `spends` is True where a call may cost money; `title` is for people."""
+    """One tool. `spends` is True if a call may cost money; `title` is for people."""
 
     function: Callable[..., Any]
     title: str

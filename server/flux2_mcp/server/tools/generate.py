@@ -10,20 +10,31 @@ from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
 from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.confirmation import Confirmation, Quotation
 from flux2_mcp.engine.service import MAX_COUNT
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.server.results.tasks import GenerationResult
-from flux2_mcp.server.tools import shared as calls
-from flux2_mcp.server.tools.shared import Call, Roots
+from flux2_mcp.server.tools import answers
+from flux2_mcp.server.tools.context import (
+    Roots,
+    ToolContext,
+    can_ask,
+    client_name,
+    folders,
+    progress_of,
+    service_of,
+    wait_of,
+)
 from flux2_mcp.settings import MAX_WAIT_SECONDS
 
-RATIOS = list(catalog.models()["flux-2-pro-remix-image"].fields["aspect_ratio"].enum)
-RESOLUTIONS = list(catalog.models()["flux-2-pro-remix-image"].resolutions)
+RATIOS = catalog.allowed_values("aspect_ratio")
+RESOLUTIONS = catalog.allowed_values("output_resolution")
+VARIANTS = ", ".join(f"{name} ({catalog.variant_notes(name)['best_for']})" for name in catalog.variants())
 
 
-async def _asked(
-    call: Call,
+async def _checked(
+    context: ToolContext,
     roots: Roots,
     prompt: str,
     variant: str,
@@ -33,7 +44,7 @@ async def _asked(
     enable_safety_checker: bool | None,
     callback_url: str | None,
 ) -> CheckedRequest:
-    return await calls.service(call).request(
+    args = RequestArgs(
         prompt=prompt,
         variant=variant,
         source_images=source_images,
@@ -41,8 +52,8 @@ async def _asked(
         output_resolution=output_resolution,
         enable_safety_checker=enable_safety_checker,
         callback_url=callback_url,
-        folders=calls.folders(call, roots),
     )
+    return await service_of(context).request(args, folders=folders(context, roots))
 
 
 class Approval(BaseModel):
@@ -52,21 +63,21 @@ class Approval(BaseModel):
 
 
 async def _offer(
-    call: Call,
-    asked: Annotated[CheckedRequest, Resolve(_asked)],
+    context: ToolContext,
+    checked: Annotated[CheckedRequest, Resolve(_checked)],
     count: int,
     max_cost_usd: float | None,
     idempotency_key: str | None,
 ) -> Quotation:
     stated = None if max_cost_usd is None else Decimal(str(max_cost_usd))
-    return await calls.service(call).offer(asked, count=count, max_cost_usd=stated, idempotency_key=idempotency_key)
+    return await service_of(context).offer(checked, count=count, max_cost_usd=stated, idempotency_key=idempotency_key)
 
 
-async def _approval(call: Call, offer: Annotated[Quotation, Resolve(_offer)]) -> Approval | Elicit[Approval]:
-    """The user's yes, asked for where the call costs enough and the client can ask."""
+async def _approval(context: ToolContext, offer: Annotated[Quotation, Resolve(_offer)]) -> Approval | Elicit[Approval]:
+    """Ask the user to confirm the call, if its price needs that and the client can ask."""
     if (needed := offer.to_ask) is None:
         return Approval()
-    if not calls.can_ask(call):
+    if not can_ask(context):
         raise needed.refused("The user was not asked, and can't be through this client.", _again(needed))
     return Elicit(needed.question, Approval)
 
@@ -77,14 +88,14 @@ def _again(confirmation: Confirmation) -> str:
 
 
 async def generate(
-    call: Call,
+    context: ToolContext,
     roots: Roots,
     offer: Annotated[Quotation, Resolve(_offer)],
     approval: Annotated[ElicitationResult[Approval], Resolve(_approval)],
     prompt: Annotated[str, Field(description="3-5000 characters")],
     variant: Annotated[
         str,
-        Field(description="pro (cheapest), flex (lettering, detail), max (best; aspect_ratio required), or model id"),
+        Field(description=f"{VARIANTS}, or model id"),
     ] = catalog.DEFAULT_VARIANT,
     source_images: Annotated[
         list[str] | None, Field(description="to remix: paths, https URLs, task:ID, data: URIs; 1-8, max: 1")
@@ -119,14 +130,14 @@ async def generate(
         if isinstance(approval, CancelledElicitation):
             raise needed.refused("The user did not answer.", _again(needed))
         raise needed.refused("The user declined.", "Don't call again unless the user asks for it.")
-    outcome = await calls.service(call).generate(
+    outcome = await service_of(context).generate(
         offer,
         approved=approved,
-        wait_seconds=calls.wait_seconds(call, wait_seconds),
-        client=calls.client_name(call),
-        workspace=next(iter(calls.folders(call, roots)), None),
+        wait_seconds=wait_of(context, wait_seconds),
+        client=client_name(context),
+        workspace=next(iter(folders(context, roots)), None),
         save_to=save_to,
         overwrite=overwrite,
-        on_progress=calls.on_progress(call),
+        on_progress=progress_of(context),
     )
-    return await calls.generation(call, outcome, preview=preview)
+    return await answers.generation(context, outcome, preview=preview)

@@ -1,4 +1,4 @@
-"""The tool that tells what there is to choose from."""
+"""The tool that lists the variants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from flux2_mcp.server.results import catalog as catalog_results
 from flux2_mcp.server.results.catalog import VariantsResult
-from flux2_mcp.server.tools import shared as calls
+from flux2_mcp.server.tools import answers
 
 
 async def list_variants(
@@ -18,4 +18,4 @@ async def list_variants(
 ) -> Annotated[CallToolResult, VariantsResult]:
     """Model ids, their constraints, starting prices and when to choose which. Free."""
     result = catalog_results.variants(action=action, variant=variant)
-    return calls.answer(result, catalog_results.variants_words(result))
+    return answers.both_forms(result, catalog_results.variants_words(result))

@@ -1,4 +1,4 @@
-"""Who lacks a key is sent to RunAPI's login page, where the client can do that. No secret ever stands in a form or in chat."""
+"""Sends a user without a key to RunAPI's login page, if the client can. No form and no chat ever contains a secret."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from mcp_types import ElicitRequest, ElicitRequestURLParams, ElicitResult, Input
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from flux2_mcp.server.session import LoginOffer
-from flux2_mcp.server.tools import shared as calls
-from flux2_mcp.server.tools.shared import Call
+from flux2_mcp.server.tools.context import ToolContext, session_of
 
 REQUEST = "login"
 WAIT_SECONDS = 40.0
-"""How long a call waits for a login that its user has agreed to: less than any client does."""
+"""The maximum wait of a call for a login that the user has accepted: shorter than the limit of any client."""
 
 
-async def asked(call: Call) -> InputRequiredResult | None:
-    """What a client must do before a call that spends; None where nothing, or nothing that it can.
+async def login_request(context: ToolContext) -> InputRequiredResult | None:
+    """Return the request for a login before a call that spends; None if no login is needed or the client can't open it.
 
     Raises:
-        UrlElicitationRequiredError: The same for protocols up to 2025-11-25, which have an error for it.
+        UrlElicitationRequiredError: The same request, for protocols up to 2025-11-25, which use an error for it.
     """
-    services = calls.services(call)
-    if not services.lacks_key or not _can_open(call):
+    session = session_of(context)
+    if not session.lacks_key or not _can_open(context):
         return None
-    modern = call.protocol_version in MODERN_PROTOCOL_VERSIONS
-    answer = (call.input_responses or {}).get(REQUEST) if modern else None
+    modern = context.protocol_version in MODERN_PROTOCOL_VERSIONS
+    answer = (context.input_responses or {}).get(REQUEST) if modern else None
     if isinstance(answer, ElicitResult):
-        offer = await _offered(call) if answer.action == "accept" else None
+        offer = await _offered(context) if answer.action == "accept" else None
         if offer is not None:
             with anyio.move_on_after(WAIT_SECONDS):
                 await offer.over.wait()
-        return None  # with a key now, or the error that says how to get one
-    offer = await _offered(call)
+        return None  # the call goes on: with a key now, or to the error about the missing key
+    offer = await _offered(context)
     if offer is None:
         return None
     message = (
@@ -46,15 +45,15 @@ async def asked(call: Call) -> InputRequiredResult | None:
     return InputRequiredResult(input_requests={REQUEST: ElicitRequest(params=params)})
 
 
-async def _offered(call: Call) -> LoginOffer | None:
+async def _offered(context: ToolContext) -> LoginOffer | None:
     try:
-        return await calls.services(call).offer()
+        return await session_of(context).offer()
     except OSError:
         return None
 
 
-def _can_open(call: Call) -> bool:
-    capabilities = call.client_capabilities
+def _can_open(context: ToolContext) -> bool:
+    capabilities = context.client_capabilities
     return (
         capabilities is not None and capabilities.elicitation is not None and capabilities.elicitation.url is not None
     )

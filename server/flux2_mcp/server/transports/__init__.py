@@ -1,1 +1,1 @@
-"""The ways to this server. `early` is imported through this file, so it imports nothing."""
+"""The transports of this server. `early` is imported through this file, so this file imports nothing."""

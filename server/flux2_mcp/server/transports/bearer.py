@@ -1,4 +1,7 @@
-"""The bearer token of the HTTP server: made at its first use, kept in FLUX2_HOME for its owner alone, asked of every call."""
+"""The bearer token of the HTTP server, which each call must have.
+
+It is made at the first use, and stored in FLUX2_HOME, readable for the owner only.
+"""
 
 from __future__ import annotations
 
@@ -13,32 +16,33 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flux2_mcp.errors import SettingsError
+from flux2_mcp.system.files import write_atomically
 
 TOKEN_FILE = "http-token"  # noqa: S105 - a file's name
 MIN_TOKEN_CHARS = 32
-"""Characters. What is shorter was not made here."""
+"""The minimum length of a token: a shorter one was not made here."""
 REFUSED = (
     "This server needs its bearer token: Authorization: Bearer TOKEN. The token is in FLUX2_HOME, file http-token.\n"
 )
 
 
 def path(home: Path) -> Path:
-    """The file that holds the token."""
+    """Return the path of the token file."""
     return home / TOKEN_FILE
 
 
 def token(home: Path) -> tuple[str, bool]:
-    """The token, and whether it was made just now.
+    """Return the token, and whether it was made by this call.
 
     Args:
-        home: FLUX2_HOME; made if it is not there.
+        home: FLUX2_HOME; created if it does not exist.
 
     Raises:
-        SettingsError: The file can't be read or made, holds no token, or can be read by others.
+        SettingsError: The file can't be read or created, holds no token, or other users can read it.
     """
     file = path(home)
     try:
-        made = not file.exists() and _made(home, file)
+        made = not file.exists() and make(home)
         with file.open("rb") as opened:
             mode, found = os.fstat(opened.fileno()).st_mode, opened.read().strip()
     except OSError as exc:
@@ -51,31 +55,30 @@ def token(home: Path) -> tuple[str, bool]:
     return found.decode("ascii"), made
 
 
-def _made(home: Path, file: Path) -> bool:
-    """Make the file, whole or not at all. False where another process was faster."""
+def make(home: Path) -> bool:
+    """Make the token file atomically. False if the file exists, because another process was faster.
+
+    Raises:
+        OSError: The folder is not usable.
+    """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = home / f".{TOKEN_FILE}-{secrets.token_hex(8)}"
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-        opened.write(secrets.token_urlsafe(32).encode() + b"\n")
     try:
-        os.link(draft, file)
+        write_atomically(path(home), secrets.token_urlsafe(32).encode() + b"\n", replace=False)
     except FileExistsError:
         return False
-    finally:
-        draft.unlink()
     return True
 
 
-def _nobody_asks() -> None:
-    """A server that does not count whom we let in."""
+def _ignore() -> None:
+    """Stand in for `admit` in a server that does not count admitted calls."""
 
 
 class BearerOnly:
-    """Lets in the calls that carry the token, and answers all others 401: nothing is read of them but this header.
+    """Admits calls with the token, and answers 401 to all others. Of those, it reads only the authorization header.
 
     Args:
-        app: What it guards.
-        token: ASCII.
+        app: The application that it guards.
+        token: The token, ASCII.
     """
 
     def __init__(self, app: ASGIApp, token: str) -> None:
@@ -85,16 +88,16 @@ class BearerOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
         if scope["type"] == "lifespan" or self._known(Headers(scope=scope).getlist("authorization")):
-            scope.get("state", {}).get("admit", _nobody_asks)()
+            scope.get("state", {}).get("admit", _ignore)()
             await self._app(scope, receive, send)
             return
         refused = PlainTextResponse(REFUSED, status_code=401, headers={"WWW-Authenticate": "Bearer"})
         await refused(scope, receive, send)
 
-    def _known(self, given: list[str]) -> bool:
-        if len(given) != 1:
+    def _known(self, headers: list[str]) -> bool:
+        if len(headers) != 1:
             return False
-        scheme, _, credentials = given[0].partition(" ")
-        # Bytes, as compare_digest takes no other text than ASCII; Starlette reads headers as Latin-1.
+        scheme, _, credentials = headers[0].partition(" ")
+        # Compared as bytes, because compare_digest accepts only ASCII text; Starlette reads headers as Latin-1.
         same = hmac.compare_digest(credentials.strip().encode("latin-1"), self._token)
         return same and scheme.lower() == "bearer"

@@ -1,20 +1,20 @@
-"""The first answers, given while the SDK is still importing: a host that is answered late runs its first turn without us.
+"""Answers a host's first requests while the SDK is still importing: after a late answer, the first turn has no tools.
 
-What a host asks first never changes between starts: `initialize` or `server/discover`, then `tools/list`. A thread reads
-the real input from the first moment and answers these from `early.jsonl`, a snapshot of the SDK's own replies. Whatever it
-reads is handed on, byte for byte: the server sees the same conversation as ever, and its own answers to what was answered
-here are dropped on the way out (`pipes.Pipes`). It makes no tools for a list that is dropped (`app`'s `listed`).
+The first requests of a host never change: `initialize` or `server/discover`, then `tools/list`. A thread reads the real
+input from the start and answers these requests from `early.jsonl`, a snapshot of the SDK's own replies. All input is
+passed on unchanged, so the server sees the whole conversation. The server's own answers to these requests are dropped
+(`stdio.StdioTransport`), and it makes no tools for a dropped list (`shaping.Shaping.answered`).
 
-It answers only what it knows to the letter; a question in any other form is the server's, and so is all that follows a line
-that can't be placed. The snapshot is refused when it was made by another version of this package or of the SDK.
+Only requests of exactly the known form are answered here. The server answers all others, and also everything after a
+line that is not understood here. A snapshot from another version of this package or of the SDK is not used.
 
-To be rid of it: delete this module, its snapshot, its tests, what `__main__` says of it, and `listed` in `app`.
+To remove this: delete this module, its snapshot, its tests, its use in `__main__`, and `answered` in `server.shaping`.
 Nothing else imports it.
 """
 
 from __future__ import annotations
 
-# Each import stands between the host and its first answer: so no pathlib, typing or dataclasses, of 2 to 9 ms each.
+# Each import delays the first answer, so pathlib, typing and dataclasses are not used: they take 2 to 9 ms each.
 import json
 import os
 import select
@@ -25,30 +25,30 @@ from flux2_mcp import __version__
 
 SNAPSHOT = os.path.join(os.path.dirname(__file__), "early.jsonl")
 MAX_LINE_BYTES = 16_384
-"""The longest line that is looked at; those of real hosts take up to 700."""
+"""A longer line is not answered here; lines of real hosts have up to 700 bytes."""
 MAX_DEPTH = 64
-"""Objects and lists in a line, far below where any reader of JSON gives up."""
+"""The maximum number of objects and lists in a line, far below the depth limit of any JSON reader."""
 MAX_UNREAD_BYTES = 2**20
-"""More than this stays in the pipe until the server is there."""
+"""At most this much input is read before the server runs; the rest stays in the pipe."""
 CHUNK_BYTES = 65_536
 SWITCH_SECONDS = 0.0005
-"""How long Python code that is importing keeps this thread waiting; 5 ms otherwise."""
+"""The maximum time that importing Python code makes this thread wait; Python's default is 5 ms."""
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
 CLIENT = "io.modelcontextprotocol/clientInfo"
 CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
 
-# What the SDK is known to take (mcp_types 2.3: Implementation, ClientCapabilities).
+# The fields that the SDK accepts (mcp_types 2.3: Implementation, ClientCapabilities).
 _INFO = frozenset({"name", "title", "version", "description", "websiteUrl"})
 _CAPABLE = frozenset({"roots", "sampling", "elicitation", "experimental", "extensions", "tasks"})
 
 
 class Snapshot:
-    """The SDK's replies, as JSON, by what was asked.
+    """The SDK's replies, as JSON, by request.
 
     Args:
-        clients: Rows of a part of a client's name, in lower case, and the shape of the replies that it gets; the first
-            row that fits counts.
+        clients: Rows of a part of a client's name, in lower case, and the shape of this client's replies; the first
+            matching row is used.
         replies: By era, method, protocol version and shape.
     """
 
@@ -58,7 +58,7 @@ class Snapshot:
 
     @classmethod
     def read(cls, file: str = SNAPSHOT) -> Snapshot | None:
-        """The snapshot; None where there is none that this package and this SDK made."""
+        """Return the snapshot; None if there is none from this version of the package and of the SDK."""
         try:
             with open(file, "rb") as lines:
                 head = json.loads(next(lines))
@@ -71,48 +71,48 @@ class Snapshot:
         return cls(head["clients"], {question: results[number] for question, number in head["replies"].items()})
 
     def shape(self, name: str) -> str:
-        """The shape of the replies to a client of this name."""
+        """Return the shape of the replies to a client of this name."""
         return next(shape for part, shape in self._clients if part in name.lower())
 
     def reply(self, *question: object) -> bytes | None:
-        """The `result` of the reply to an era, a method, a protocol version and a shape; None where there is none."""
+        """Return the `result` for an era, a method, a protocol version and a shape, or None."""
         return self._replies.get(" ".join(map(str, question)))
 
 
 def _installed(name: str, version: str) -> bool:
-    # As importlib.metadata would find it, which takes longer to import than all of this.
+    # importlib.metadata would find the same, but its import takes longer than this whole module.
     return any(os.path.isdir(os.path.join(folder, f"{name}-{version}.dist-info")) for folder in sys.path)
 
 
 class Opening:
-    """Follows one conversation from its first line, and answers what it can.
+    """Follows one conversation from its first line, and answers the requests that it knows.
 
     Args:
-        snapshot: Where the answers come from.
+        snapshot: The answers.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._lost = False
+        self._unknown = False
         self._modern: bool | None = None
-        self._hailed = False
-        self._agreed: tuple[object, str | None] | None = None
+        self._initialized = False
+        self._negotiated: tuple[object, str | None] | None = None
         self._seen: set[int | str] = set()
         self.given: dict[int | str, str] = {}
-        """What was answered: the ids, with their methods."""
+        """The ids of the answered requests, with their methods."""
         self.settled = True
-        """Whether everything so far was answered, or wants no answer."""
+        """Whether every message so far was answered here, or needs no answer."""
 
     def answer(self, line: bytes) -> bytes | None:
-        """The answer to a line, with its end; None where it is the server's, or where none is wanted."""
-        if self._lost or (message := _message(line)) is None:
-            self._lost, self.settled = True, False
+        """Return the answer to a line, with a newline; None if the server answers it, or if it needs no answer."""
+        if self._unknown or (message := _message(line)) is None:
+            self._unknown, self.settled = True, False
             return None
         ident, method, params = message
         if ident is None:
             return None
-        if ident in self._seen:  # not to be told apart on the way out; forbidden, but in 2026-07-28 after the answer
-            self._lost, self.settled = True, False
+        if ident in self._seen:  # the two answers would have one id. 2026-07-28 allows this, but only after the answer
+            self._unknown, self.settled = True, False
             return None
         self._seen.add(ident)
         result = self._result(method, params)
@@ -125,27 +125,27 @@ class Opening:
     def _result(self, method: str, params: dict[str, object]) -> bytes | None:
         meta = params.get("_meta", {})
         if not isinstance(meta, dict):
-            self._lost = True
+            self._unknown = True
             return None
-        if self._modern is None:  # the first request decides for good (mcp 2.3, `serve_dual_era_loop`)
+        if self._modern is None:  # the first request decides for the whole session (mcp 2.3, `serve_dual_era_loop`)
             self._modern = method != "initialize" and VERSION in meta
         if self._modern:
             return self._modern_result(method, params, meta)
         if method == "initialize":
-            return self._hello(params)
-        progress = meta.get("progressToken", 0)
-        if self._agreed and params.keys() <= {"_meta"} and meta.keys() <= {"progressToken"} and _plain(progress):
-            return self._snapshot.reply("legacy", method, *self._agreed)
+            return self._initialize(params)
+        token = meta.get("progressToken", 0)
+        if self._negotiated and params.keys() <= {"_meta"} and meta.keys() <= {"progressToken"} and _plain(token):
+            return self._snapshot.reply("legacy", method, *self._negotiated)
         return None
 
-    def _hello(self, params: dict[str, object]) -> bytes | None:
-        first, self._hailed, self._agreed = not self._hailed, True, None
+    def _initialize(self, params: dict[str, object]) -> bytes | None:
+        first, self._initialized, self._negotiated = not self._initialized, True, None
         if not first or params.keys() != {"protocolVersion", "capabilities", "clientInfo"}:
             return None
         version, shape = params["protocolVersion"], self._shape(params["clientInfo"], params["capabilities"])
         reply = self._snapshot.reply("legacy", "initialize", version, shape)
         if reply is not None:
-            self._agreed = version, shape
+            self._negotiated = version, shape
         return reply
 
     def _modern_result(self, method: str, params: dict[str, object], meta: dict[str, object]) -> bytes | None:
@@ -155,7 +155,7 @@ class Opening:
         return self._snapshot.reply("modern", method, meta.get(VERSION), shape)
 
     def _shape(self, info: object, capabilities: object) -> str | None:
-        """The shape of this client's replies; None where what it says of itself has an unknown form."""
+        """Return the shape of this client's replies; None if its description of itself has an unknown form."""
         if not isinstance(info, dict) or not {"name", "version"} <= info.keys() <= _INFO:
             return None
         if not all(isinstance(value, str) for value in info.values()):
@@ -170,10 +170,10 @@ class Opening:
 
 
 def _message(line: bytes) -> tuple[int | str | None, str, dict[str, object]] | None:
-    """Id, method and parameters of a request, without the id of a notification; None for every other line."""
+    """Return the id, method and parameters of a request; the id of a notification is None. None for any other line."""
     if len(line) > MAX_LINE_BYTES or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
         return None
-    if b"\\u" in line:  # half a surrogate pair is for others to judge
+    if b"\\u" in line:  # it may be half a surrogate pair, which the server handles
         return None
     try:
         message = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_strange)
@@ -193,7 +193,7 @@ def _message(line: bytes) -> tuple[int | str | None, str, dict[str, object]] | N
 
 
 def _plain(ident: object) -> bool:
-    """Whether every writer of JSON writes it the same way."""
+    """Whether every JSON writer writes this value in the same way."""
     return type(ident) is int or (isinstance(ident, str) and ident.isascii() and ident.isprintable())
 
 
@@ -212,9 +212,9 @@ class EarlyAnswers:
     """Reads the input in a thread until the server takes over.
 
     Args:
-        snapshot: Where the answers come from.
-        source: The descriptor that the host writes to.
-        sink: The descriptor that it reads from.
+        snapshot: The answers.
+        source: The descriptor of the input, to which the host writes.
+        sink: The descriptor of the output, from which the host reads.
     """
 
     def __init__(self, snapshot: Snapshot, source: int, sink: int) -> None:
@@ -233,12 +233,12 @@ class EarlyAnswers:
         self._thread.start()
 
     def may_end(self) -> None:
-        """The start has come so far that the end of input, with nothing left to answer, may end the process with 0."""
+        """Allow the process to exit with 0 from now on, if the input has ended and nothing is left to answer."""
         self._may_end = True
         self._end_if_done()
 
     def hand_over(self) -> tuple[bytes, bytes, dict[int | str, str]]:
-        """Stop. Gives what was read, what still has to be written, and what was answered: the ids, with their methods."""
+        """Stop. Return the input, the unwritten output, and the ids of the answered requests with their methods."""
         os.close(self._stopping)
         self._thread.join()
         os.close(self._stop)
@@ -250,7 +250,7 @@ class EarlyAnswers:
             while self._turn():
                 pass
         except OSError:
-            pass  # the host is gone, which the server will find out for itself
+            pass  # the host is gone; the server will notice this, too
 
     def _turn(self) -> bool:
         poll = select.poll()
@@ -281,4 +281,4 @@ class EarlyAnswers:
     def _end_if_done(self) -> None:
         rest = self._unsent or self._seen < len(self._unread) or not self._opening.settled
         if self._may_end and not self._open and not rest:
-            os._exit(0)  # from whichever thread comes second; nothing was opened that would have to be closed
+            os._exit(0)  # from either thread; nothing is open that has to be closed

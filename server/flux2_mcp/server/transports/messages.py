@@ -1,10 +1,10 @@
-"""What a host sends, as JSON-RPC: a message, or the refusal of what is none, under the id of whoever waits for an answer.
+"""Parses a host's input as JSON-RPC: into a message, or into an error with the id of the request, if one can be found.
 
-A text that does not parse still shows its id where its outermost object can be followed: half a surrogate pair, Latin-1 and a
-comma too many are inside of strings or between tokens, and leave strings and brackets where they were. Pure.
+The id of a text that does not parse can still be found if the outermost object can be followed. Half a surrogate pair,
+Latin-1 or an extra comma is inside a string or between tokens, so strings and brackets are still recognizable. Pure.
 
-A batch is none of what MCP knows: 2025-03-26 had them, each revision since has single messages alone. What waits for an answer to
-a part of one is told so, part by part.
+MCP has no batches: only the revision 2025-03-26 had them, and all later ones have single messages only. Each request in
+a batch gets its own error.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ from mcp_types import (
 from pydantic import ValidationError
 
 MAX_TOKENS = 100_000
-"""Strings and brackets that are followed to find an id; more have only texts that are made to be followed."""
+"""The maximum number of strings and brackets that are followed to find an id; only a hostile text has more."""
 
 EXACT = 2**53
-"""Up to here, a float is the number that was written."""
+"""Up to this value, a float represents every integer exactly."""
 
 MAX_BATCH = 1_000
-"""Parts of a batch that are answered: an answer is longer than the shortest of them."""
+"""The maximum number of parts of a batch that are answered, because an answer is longer than the shortest part."""
 
 _NO_JSON = ErrorData(code=PARSE_ERROR, message="Parse error: this is not JSON in UTF-8.")
 _NO_MESSAGE = ErrorData(code=INVALID_REQUEST, message="Invalid request: this is not a JSON-RPC 2.0 message.")
 _NO_BATCH = ErrorData(code=INVALID_REQUEST, message="Invalid request: send messages each on its own, not in a batch.")
 
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
-# Strings first: what stands in them is no bracket. One that never ends takes all that follows it.
+# Strings are matched first, because a bracket inside a string does not count. A string without an end takes the rest.
 _TOKEN = re.compile(_STRING + rb'|".*|[{}\[\]]', re.DOTALL)
 _COLON = re.compile(rb"\s*:\s*")
 _ID = re.compile(rb"(-?(?:0|[1-9][0-9]{0,30})(?:\.0{1,30})?|" + _STRING + rb")\s*[,}]", re.DOTALL)
 
 
 def message(text: bytes, most: int) -> JSONRPCMessage | None:
-    """The message in a text; None where there is none, or more than `most` bytes."""
+    """Return the message in a text; None if the text is no message, or has more than `most` bytes."""
     if len(text) > most:
         return None
     try:
         found = jsonrpc_message_adapter.validate_json(text, by_name=False)
     except ValidationError:
         return None
-    # To the SDK, a request with an id that can be none is a notification, and whoever sent it waits for ever.
+    # For the SDK, a request with an invalid id is a notification. Then its sender would wait for ever.
     is_notification = isinstance(found, JSONRPCNotification)
     return None if is_notification and b'"id"' in text and "id" in pydantic_core.from_json(text) else found
 
 
 def refusal(text: bytes, most: int) -> JSONRPCError | list[JSONRPCError] | None:
-    """What to say to a text that is no message; None to a broken answer, or two peers could complain for ever.
+    """Return the error for a text that is no message. None for a broken response: two peers could send errors for ever.
 
-    To a batch it is a list: what to say to each of its parts.
+    For a batch, the result is a list with the errors of its parts.
 
     Args:
-        text: As it came; of one that is longer than `most` bytes, a part from the middle may be missing.
-        most: Bytes that are read.
+        text: The input. If it is longer than `most` bytes, a part from the middle may be missing.
+        most: The maximum size of a message in bytes.
     """
     members: dict[str, object]
     if len(text) > most:
@@ -78,19 +78,19 @@ def refusal(text: bytes, most: int) -> JSONRPCError | list[JSONRPCError] | None:
             error, members = _NO_JSON, _members(text)
         else:
             if isinstance(found, list) and found:
-                return [told for part in found[:MAX_BATCH] if (told := _of_batch(part)) is not None]
+                return [answer for part in found[:MAX_BATCH] if (answer := _of_batch(part)) is not None]
             error, members = _NO_MESSAGE, found if isinstance(found, dict) else {}
     return _answer(members, error)
 
 
 def _of_batch(part: object) -> JSONRPCError | None:
-    """What to say to a part of a batch; None to a notification, which nobody waits for."""
+    """Return the error for a part of a batch; None for a notification, which needs no answer."""
     members = part if isinstance(part, dict) else {}
     return None if "method" in members and "id" not in members else _answer(members, _NO_BATCH)
 
 
 def _answer(members: dict[str, object], error: ErrorData) -> JSONRPCError | None:
-    """The error under the id of a message with these members; None to an answer."""
+    """Return the error with the id of a message that has these members; None if the message is a response."""
     if "method" not in members and ("result" in members or "error" in members):
         return None
     return JSONRPCError(jsonrpc="2.0", id=_usable(members.get("id")), error=error)
@@ -103,7 +103,10 @@ def _usable(ident: object) -> RequestId | None:
 
 
 def _members(text: bytes) -> dict[str, object]:
-    """The names in the outermost object of a text that does not parse, `id` with its value; none that comes twice."""
+    """Return the names in the outermost object of a text that does not parse, with the value of `id` only.
+
+    If a name comes twice, its value is None.
+    """
     found: dict[str, object] = {}
     depth = 0
     for number, token in enumerate(_TOKEN.finditer(text)):
@@ -114,7 +117,7 @@ def _members(text: bytes) -> dict[str, object]:
         elif token[0] in b"}]":
             depth -= 1
             if not depth:
-                # A bracket too many may have ended the object, and then the next id is the caller's.
+                # An extra bracket may have ended the object too early. Then a later id may be that of the request.
                 return found if b'"id"' not in text[token.end() :] else found | {"id": None}
         elif depth == 1 and (colon := _COLON.match(text, token.end())) is not None:
             name = token[0][1:-1].decode("ascii", "replace")
@@ -127,6 +130,6 @@ def _value(token: bytes) -> object:
     try:
         value = json.loads(token)
         str(value).encode()
-    except ValueError:  # no UTF-8, or half a surrogate pair: what could not be read can't be said
+    except ValueError:  # no UTF-8, or half a surrogate pair: an answer can't repeat it
         return None
     return value

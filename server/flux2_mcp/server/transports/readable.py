@@ -1,4 +1,4 @@
-"""What is no message, refused over HTTP in the same words and under the same id as over pipes. The SDK leaves the id out."""
+"""Refuses bodies that are no messages over HTTP, with the same text and id as over pipes. The SDK omits the id."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ JSON_TYPE = "application/json"
 
 
 class MessagesOnly:
-    """Lets through what is a JSON-RPC message, and what is no POST of JSON.
+    """Passes on JSON-RPC messages, and all calls that are no POST of JSON; refuses the rest.
 
     Args:
-        app: What it stands before.
-        most: Bytes of a body that are read.
+        app: The application behind it.
+        most: The maximum size of a body in bytes.
     """
 
     def __init__(self, app: ASGIApp, most: int) -> None:
@@ -55,8 +55,8 @@ class MessagesOnly:
         if not (refusal := messages.refusal(text, self._most)):
             return None
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_long else HTTPStatus.BAD_REQUEST
-        told = f"[{','.join(map(_text, refusal))}]" if isinstance(refusal, list) else _text(refusal)
-        return Response(told, status, media_type=JSON_TYPE)
+        body = f"[{','.join(map(_text, refusal))}]" if isinstance(refusal, list) else _text(refusal)
+        return Response(body, status, media_type=JSON_TYPE)
 
 
 def _text(refusal: JSONRPCError) -> str:

@@ -1,11 +1,11 @@
-"""Our own end of the pipes: one host on standard input and output, a line a message (MCP, transports, stdio).
+"""Our stdio transport: one host on standard input and output, one message on each line (MCP, transports, stdio).
 
-The SDK's own transport (mcp 2.3.0, `server/stdio.py`) reads and writes in threads that nothing can wake: a signal, or a host
-that reads nothing, leaves the process hanging. And it drops a line that is no message without a word. This one waits in the
-event loop, between the same two streams of the SDK. Whatever ends it, a signal, the end of input or a host that is gone, it
-ends in one way: no more is read, what waits is answered, the lifespan closes.
+The SDK's own transport (mcp 2.3.0, `server/stdio.py`) reads and writes in threads that can't be woken: after a signal,
+or if the host does not read, the process hangs. It also drops a line that is no message, without an error. This
+transport waits in the event loop, and uses the same two streams of the SDK. A signal, the end of input and a lost host
+all end it in the same way: it stops reading, waiting requests are answered, and the lifespan closes.
 
-POSIX only: Windows can't poll a pipe, and is served by the SDK's transport.
+POSIX only: Windows can't poll a pipe, and uses the SDK's transport.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, J
 
 from flux2_mcp.server.transports import messages
 
-Incoming: TypeAlias = SessionMessage | Exception  # the SDK's; this transport answers what is no message itself
+Incoming: TypeAlias = SessionMessage | Exception  # the SDK's type; this transport sends no exceptions
 Received: TypeAlias = MemoryObjectReceiveStream[Incoming]
 Sent: TypeAlias = MemoryObjectSendStream[SessionMessage]
 
 CHUNK_BYTES = 65_536
 MAX_LINE_BYTES = 16 * 2**20
-"""The longest line. A tool's arguments take a few thousand; what is longer is not kept,"""
+"""The maximum length of a line; the arguments of a tool take a few thousand bytes."""
 TAIL_BYTES = 4096
-"""but for its end: many clients write a request's id last, and it is all that matters then."""
+"""Of a longer line, its end is stored, too: many clients write the id of a request last, and the error needs the id."""
 BLOCKED_SECONDS = 0.1
-"""After so long with a full pipe, look whether the host is still there."""
+"""After this time with a full pipe, check whether the host still exists."""
 GRACE_SECONDS = 0.1
-"""How long, once the end has begun, the last answers wait for a host that reads nothing,"""
+"""After the shutdown has begun, the maximum time to write the last answers to a host that does not read."""
 ANSWER_SECONDS = 0.25
-"""and for one that does."""
+"""The same for a host that reads."""
 LAST_SECONDS = 0.4
-"""Once the end has begun, whatever holds the process longer is left behind. The journal bears that like any other end."""
+"""The process exits this long after the shutdown has begun, even if something blocks. The journal survives any exit."""
 
-_GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)  # the last: Linux, a socket's half
+_GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)  # POLLRDHUP, on Linux: a half-closed socket
 _NO_TEXT = ErrorData(code=INTERNAL_ERROR, message="Internal error: the answer holds text that is no UTF-8.")
 
 
 class RefusedLine(SessionMessage):
-    """An answer of ours to a line: whatever its id was given before, nothing else answers this line."""
+    """Our error for a line. It is always sent, even if its id was answered before: the line gets no other answer."""
 
 
 class StdioTransport:
-    """Serves one host. Use once, on the main thread: it takes the signals.
+    """Serves one host. Use it once, on the main thread, because it handles signals.
 
     Args:
-        source: The descriptor that the host writes to.
-        sink: The descriptor that it reads from.
-        unread: What was read from `source` before.
-        unsent: What still has to be written to `sink`.
-        given: The ids that were answered before: the server's own answers to them are dropped.
+        source: The descriptor of the input, to which the host writes.
+        sink: The descriptor of the output, from which the host reads.
+        unread: Input that was read from `source` before.
+        unsent: Output that still has to be written to `sink`.
+        given: The ids of requests that were answered before: the server's own answers to them are dropped.
     """
 
     def __init__(self, source: int, sink: int, unread: bytes, unsent: bytes, given: Iterable[RequestId]) -> None:
@@ -76,10 +76,10 @@ class StdioTransport:
         self._latest = math.inf
 
     def serve(self, run: Callable[[Received, Sent], Awaitable[None]]) -> int:
-        """Serve until the end, whichever it is.
+        """Serve until a signal, the end of input, or the loss of the host.
 
         Args:
-            run: Serves over a stream of what comes in, to its end, and a stream of what goes out, and closes both.
+            run: Serves over a stream of incoming and one of outgoing messages until the input ends, and closes both.
 
         Returns:
             The exit code: 0, or 128 and the number of the signal.
@@ -100,14 +100,14 @@ class StdioTransport:
             await run(received, sent)
 
     def _end(self, code: int) -> None:
-        """Begin the end, from the event loop or a signal's handler. Only the first counts."""
+        """Begin the shutdown, from the event loop or a signal handler. Only the first call counts."""
         if self._code is None:
             self._code = code
-            # Should the loop itself be held up, by whatever it is: nobody waits longer than this.
+            # If something blocks the event loop, the process still exits after this time.
             last = threading.Timer(LAST_SECONDS, os._exit, [code])
             last.daemon = True
             last.start()
-            with suppress(RuntimeError):  # it has just ended by itself
+            with suppress(RuntimeError):  # the loop has just ended
                 self._loop.call_soon_threadsafe(self._close)
 
     def _close(self) -> None:
@@ -126,7 +126,7 @@ class StdioTransport:
                 while chunk:
                     await self._pass_on(lines.of(chunk), to_server, refusals)
                     chunk = await self._more()
-                await self._pass_on(lines.of(b"\n"), to_server, refusals)  # a last line without its end
+                await self._pass_on(lines.of(b"\n"), to_server, refusals)  # the last line may have no newline
             self._end(0)
 
     async def _pass_on(
@@ -140,18 +140,18 @@ class StdioTransport:
                     await refusals.send(RefusedLine(one))
 
     async def _more(self) -> bytes:
-        """The next bytes; none at the end of input."""
+        """Return the next bytes of the input; empty at its end."""
         if _events(self._source, select.POLLIN):
-            await anyio.lowlevel.checkpoint()  # a file is always ready, and must not keep others from running
+            await anyio.lowlevel.checkpoint()  # a file is always ready, so let other tasks run
         else:
             await anyio.wait_readable(self._source)
         try:
             return os.read(self._source, CHUNK_BYTES)
-        except OSError:  # a socket that was reset: nobody is there any more
+        except OSError:  # a reset socket: the host is gone
             return b""
 
     async def _write(self, from_server: MemoryObjectReceiveStream[SessionMessage]) -> None:
-        async with from_server:  # once it is closed, what is still sent is dropped
+        async with from_server:  # after it is closed, further messages are dropped
             with self._writing:
                 try:
                     await self._put(self._unsent)
@@ -162,18 +162,18 @@ class StdioTransport:
                     self._end(0)
 
     async def _put(self, data: bytes) -> None:
-        # Not made non-blocking: the descriptor may be shared, and that would change it for the others too.
+        # The descriptor stays blocking: it may be shared, and a change would affect the other processes, too.
         rest = memoryview(data)
         while rest:
             if _events(self._sink, select.POLLOUT):
-                rest = rest[os.write(self._sink, rest[: select.PIPE_BUF]) :]  # as much as never blocks when it is ready
+                rest = rest[os.write(self._sink, rest[: select.PIPE_BUF]) :]  # this much never blocks
                 if self._latest < math.inf:
                     self._give_grace()
                 continue
             with anyio.move_on_after(BLOCKED_SECONDS) as waiting:
                 await anyio.wait_writable(self._sink)
             if waiting.cancelled_caught and _events(self._source, 0) & _GONE:
-                self._end(0)  # unread input may stand before the end of input, and nobody will read the answers
+                self._end(0)  # the host is gone, though unread input may hide the end of input
 
     def _was_given(self, message: JSONRPCMessage) -> bool:
         if self._given and isinstance(message, JSONRPCResponse | JSONRPCError) and message.id in self._given:
@@ -183,14 +183,14 @@ class StdioTransport:
 
 
 class LineReader:
-    """Puts chunks together to lines. Of one that is too long, the first `MAX_LINE_BYTES` and the last `TAIL_BYTES` come."""
+    """Assembles lines from chunks. Of a line that is too long, the first MAX_LINE_BYTES and last TAIL_BYTES stay."""
 
     def __init__(self) -> None:
         self._begun = bytearray()
         self._tail = b""
 
     def of(self, chunk: bytes) -> Iterator[bytes]:
-        """The lines that this chunk ends, without their ends and without the empty ones."""
+        """Yield the lines that end in this chunk, without newlines and without empty lines."""
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
             self._keep(piece)
@@ -210,14 +210,14 @@ class LineReader:
 def _line(message: JSONRPCMessage) -> bytes:
     try:
         return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
-    except pydantic_core.PydanticSerializationError:  # the name of a file, say, that is no UTF-8
+    except pydantic_core.PydanticSerializationError:  # for example, a file name that is no UTF-8
         if isinstance(message, JSONRPCResponse | JSONRPCError):
             return _line(JSONRPCError(jsonrpc="2.0", id=message.id, error=_NO_TEXT))
         return b""
 
 
 def _events(descriptor: int, wanted: int) -> int:
-    """What is the case with a descriptor just now, of what is wanted and of its end."""
+    """Return the current poll events of a descriptor: the wanted ones, and those of its end."""
     poll = select.poll()
     poll.register(descriptor, wanted | _GONE)
     return next((events for _, events in poll.poll(0)), 0)

@@ -1,3 +1,3 @@
-"""The gallery for people at a terminal: on loopback, behind a token, the same page over the same tools."""
+"""The gallery for people at a terminal: the page that hosts show, over the same tools, on loopback and with a token."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The viewer: a small page of ours that plays the host of the gallery, and one address that passes its calls on.
+"""The viewer: a small page of ours that acts as the host of the gallery, and one path that passes on its calls.
 
-The calls go to the server's own tools and resources, over the SDK's client in this process: there is no second way to call
-a tool, so what holds for an agent (caps, journal, one payment for one wish) holds for whoever presses a button.
+The calls go to the server's own tools and resources, through the SDK's client in this process. There is no second way
+to call a tool, so the rules for an agent (caps, journal, one payment for one request) also apply to every button.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from flux2_mcp.server.app import build
 from flux2_mcp.server.viewer.guard import ViewerGuard
 from flux2_mcp.settings import Settings
 from flux2_mcp.system import http_server
+from flux2_mcp.system.loopback import HOST
 
 NAME: Final = "flux2-mcp-gallery"
 MAX_BODY_BYTES: Final = 64 * 1024
-"""Bytes of a call: the longest prompt there is, and room for the rest."""
+"""The maximum size of a call: the longest prompt, and room for the other arguments."""
 SHARED_POLICY: Final = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
@@ -48,35 +49,35 @@ class _Params(BaseModel):
 
 
 class _ToolCall(BaseModel):
-    """What the gallery may ask of its host that a server answers (MCP Apps 2026-01-26)."""
+    """A call of the gallery to its host that the server answers (MCP Apps 2026-01-26)."""
 
     method: Literal["tools/call", "resources/read"]
     params: _Params
 
 
 MAX_CONNECTIONS: Final = 64
-"""Connections at once: a browser opens six, and some in advance."""
+"""The maximum number of simultaneous connections: a browser opens six, and some in advance."""
 GRACE_SECONDS = 0.2
-"""How long calls under way may take to end when the gallery closes."""
+"""The time for calls under way to end when the gallery closes."""
 
 
 @asynccontextmanager
 async def opened(settings: Settings, *, port: int, limit: int) -> AsyncIterator[ViewerGuard]:
-    """The viewer, served on 127.0.0.1 for as long as it is entered.
+    """Serve the viewer on 127.0.0.1 inside this context.
 
     Args:
         settings: As parsed from the environment.
-        port: To listen on; 0: any free one.
-        limit: How many tasks are shown.
+        port: The port to listen on; 0: any free one.
+        limit: The maximum number of tasks on the page.
 
     Raises:
-        Flux2Error: The port is taken.
+        Flux2Error: The port is not free.
     """
     try:
         listener = http_server.listen(port)
     except OSError as exc:
         raise Flux2Error(
-            f"The gallery can't listen on port {port} of {http_server.HOST}.",
+            f"The gallery can't listen on port {port} of {HOST}.",
             next_step="Choose another --port, or leave it out for any free one.",
         ) from exc
     apps = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
@@ -92,7 +93,7 @@ def _application(client: Client, limit: int) -> Starlette:
     host = resources.files(__package__).joinpath("host.html").read_text(encoding="utf-8").replace("LIMIT", str(limit))
     host_policy = f"{_policy(host)}; connect-src 'self'; frame-src 'self'; frame-ancestors 'none'"
     shown = gallery.html()
-    # In a sandbox of its own, as in every host: it reaches nothing but what the page around it passes on.
+    # The gallery has its own browser sandbox, as in every host: it can reach only what the outer page passes on.
     shown_policy = f"{_policy(shown)}; frame-ancestors 'self'; sandbox allow-scripts"
     return Starlette(
         routes=[
@@ -104,7 +105,7 @@ def _application(client: Client, limit: int) -> Starlette:
 
 
 def _policy(html: str) -> str:
-    """A Content-Security-Policy that lets the page's own scripts and styles run, by their hashes, and nothing else."""
+    """Return a Content-Security-Policy that allows only the page's own scripts and styles, by their hashes."""
     kinds = {"script-src": "script", "style-src": "style"}
     return "; ".join([SHARED_POLICY, *(f"{kind} {' '.join(_hashes(html, tag))}" for kind, tag in kinds.items())])
 
@@ -119,7 +120,7 @@ async def _page(html: str, policy: str, _: Request) -> Response:
 
 
 async def _rpc(client: Client, request: Request) -> Response:
-    """One call of the gallery: its JSON-RPC method and params in, `result` or `error` out."""
+    """Answer one call of the gallery: JSON-RPC method and params in, `result` or `error` out."""
     if request.headers.get("content-type") != "application/json":
         return PlainTextResponse("Only application/json.\n", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
     body = b""

@@ -1,11 +1,11 @@
-"""Who may ask the viewer, and what: everything that is not named here is refused before it reaches the application.
+"""The access rules of the viewer: every request that they do not allow is refused before it reaches the application.
 
-Whoever calls generate spends the user's money, and every page in the user's browser can send requests to 127.0.0.1. So:
+A call of generate spends the user's money, and every page in the user's browser can send requests to 127.0.0.1. So:
 
-- `Host` must be a loopback name with our port: a name that was made to point here (DNS rebinding) is not.
-- `Origin` must be ours where there is one, and there must be one for what is not a GET.
-- The URL's token is exchanged for a cookie, HttpOnly and SameSite=Strict, and leaves the address bar.
-- One method for each path, three paths.
+- `Host` must be a loopback name with our port. This refuses names that were made to point here (DNS rebinding).
+- `Origin` must be ours if there is one. A request that is not a GET must have one.
+- The token in the URL is exchanged for a cookie, HttpOnly and SameSite=Strict, and disappears from the address bar.
+- There are three paths, with one method each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flux2_mcp.system.http_server import HOST
+from flux2_mcp.system.loopback import HOST
 
 PATHS: Final[Mapping[str, str]] = {"/": "GET", "/gallery": "GET", "/rpc": "POST"}
 NAMES: Final = (HOST, "localhost")
@@ -30,16 +30,16 @@ HEADERS: Final[Mapping[str, str]] = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""On every answer, refusals included."""
+"""The headers of every response, also of refusals."""
 UNKNOWN_CALLER: Final = "This gallery opens with the URL that flux2-mcp gallery printed when it was started.\n"
 
 
 class ViewerGuard:
-    """The application with a guard before it.
+    """The application behind the access rules.
 
     Args:
-        application: Asked for `PATHS` alone, by the user's own browser.
-        port: On which it is served.
+        application: Gets only requests of the user's own browser, for `PATHS`.
+        port: The port of the viewer.
     """
 
     def __init__(self, application: ASGIApp, port: int) -> None:
@@ -49,20 +49,20 @@ class ViewerGuard:
         self._token = secrets.token_urlsafe(32)
         self._tickets: set[str] = set()
         self._session = secrets.token_urlsafe(32)
-        # Cookies know no ports: two galleries on one machine must not overwrite each other's.
+        # Cookies do not depend on the port. The name does, so that two galleries do not overwrite each other's cookie.
         self._cookie = f"flux2-gallery-{port}"
 
     def url(self) -> str:
-        """Where it opens, as often as wanted: for the terminal of who started it."""
+        """Return the URL that opens the viewer any number of times, for the terminal of its user."""
         return f"{self._base}/?token={self._token}"
 
     def ticket(self) -> str:
-        """Where it opens once: for the browser's command line, which every user of the machine can read."""
+        """Return a URL that works once, for the browser's command line, which every user of the machine can read."""
         self._tickets.add(ticket := secrets.token_urlsafe(32))
         return f"{self._base}/?token={ticket}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it; HTTP only."""
+        """Handle one HTTP request, as in ASGI."""
         request = Request(scope)
 
         async def send_with_headers(message: Message) -> None:
@@ -88,7 +88,7 @@ class ViewerGuard:
         return None
 
     def _entered(self, request: Request) -> Response | None:
-        """What becomes of who is not in yet, or comes with a token; None for who is in."""
+        """Return the response to a caller with a token or without the cookie; None for a caller with the cookie."""
         known = _same(request.cookies.get(self._cookie, ""), self._session)
         token = request.query_params.get("token")
         if token is None or request.scope["path"] != "/":

@@ -1,10 +1,10 @@
-"""Whose tasks a key may have: those of every key of its RunAPI account. Sync; over one `Database`, or what reads a file.
+"""Which tasks a key may see, in SQLite: those of every key of its RunAPI account.
 
-Tasks stand under a name that is made from the service and the key that made them (`gateway.account`). A key that is replaced
-would leave them to nobody. So it is written down which account of RunAPI each name belongs to, as RunAPI has told, and the
-tasks of one account all stand under the name that was written down first.
+A task is recorded under a name made from the service and the key that made it (`engine.backend.account_name`). If a key
+is replaced, its tasks would have no owner. So the journal records which RunAPI account each name belongs to, as RunAPI
+said, and all tasks of one account are recorded under the first name of that account.
 
-The service is spelled in one way. Earlier versions took it as it was typed: see `respelled`.
+The name spells the service in one way. Earlier versions kept the spelling that the user typed: see `respell`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flux2_mcp.domain.urls import one_spelling
-from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.journal.contract import LEASE_SECONDS
+from flux2_mcp.journal.records import TaskRecord, service_of
 from flux2_mcp.journal.sqlite import task_rows
-from flux2_mcp.journal.sqlite.shared import IS_OPEN, LOOSE, OPEN
+from flux2_mcp.journal.sqlite.fragments import IS_OPEN, OPEN, UNHELD
 
 if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite.file import JournalFile
     from flux2_mcp.system.sqlite_file import Database, Read, Row, Value
 
 _HERE = "account > :first AND account < :last AND instr(substr(account, length(:first) + 1), ':') = 0"
-"""On the same service: names begin with it, a colon follows, and what follows that holds none."""
+"""The account is on the same service: its name is the service, a colon, and a rest without a colon."""
 
 _NAMES = """
 WITH RECURSIVE name (account) AS (
@@ -31,24 +33,51 @@ WITH RECURSIVE name (account) AS (
 )
 SELECT account FROM name UNION SELECT account FROM holder UNION SELECT tasks FROM holder
 """
-"""From each name to the next in the index: there are few names, and many tasks of each."""
+"""Steps from each name to the next in the index: there are few names, and many tasks of each."""
 _ADOPTED = "key = 'adopted-' || task_id"
-"""Written down because its id was asked for; see `entry.adopted`."""
+"""The task was recorded because a caller asked for its id; see `records.adopted`."""
 
 
-def service_of(name: str) -> str:
-    """The service that a name is of; "" for the sandbox."""
-    return name.rpartition(":")[0]
+class SqliteAccounts:
+    """See `contract.Accounts`."""
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+
+    async def belongs(self, account_id: str) -> None:
+        """See `contract.Accounts.belongs`."""
+        await self._file.write(lambda database: belongs(self._file.name, account_id, database))
+
+    async def known(self) -> bool:
+        """See `contract.Accounts.known`."""
+        return await self._file.run(lambda database: known(self._file.name, database.read))
+
+    async def has_others(self) -> bool:
+        """See `contract.Accounts.has_others`."""
+        return await self._file.run(lambda database: has_others(self._file.name, database.read))
+
+    async def foreign_tasks(self) -> tuple[TaskRecord, ...]:
+        """See `contract.Accounts.foreign_tasks`."""
+
+        def work(database: Database) -> tuple[TaskRecord, ...]:
+            now = self._file.monotonic()
+            return foreign_tasks(self._file.name, now, now + LEASE_SECONDS, database.read)
+
+        return await self._file.run(work)
+
+    async def service_of_task(self, ident: str) -> str | None:
+        """See `contract.Accounts.service_of_task`."""
+        return await self._file.run(lambda database: service_of_task(self._file.name, ident, database.read))
 
 
 def spelled(name: str) -> str:
-    """The name with its service in the one spelling."""
+    """The name, with its service in the one spelling."""
     service, colon, key = name.rpartition(":")
     return f"{one_spelling(service)}:{key}" if colon else name
 
 
-def respelled(database: Database) -> None:
-    """Bring names that an earlier version wrote as they were typed to the one spelling, so that no task is left to nobody."""
+def respell(database: Database) -> None:
+    """Bring names that an earlier version wrote as typed to the one spelling, so that each task keeps its owner."""
     names = [str(row[0]) for row in database.read(_NAMES) if isinstance(row[0], str)]
     others = [name for name in names if spelled(name) != name]
     if not others:
@@ -63,9 +92,9 @@ def respelled(database: Database) -> None:
 
 
 def _move(before: str, after: str, database: Database) -> None:
-    """Bring all that stands under one name to another. A task that stands there already, made under both, stays where it is."""
+    """Move everything recorded under one name to another, except a key or a task id that the other name has already."""
     values: dict[str, Value] = {"before": before, "after": after}
-    # Its id was asked for under one name and its create sent under the other: that record alone knows what was asked for.
+    # A task may be recorded twice: created under one name, adopted under the other. Only the first knows its request.
     for twin, created in ((":before", ":after"), (":after", ":before")):
         made = f"SELECT task_id FROM task WHERE account = {created} AND NOT {_ADOPTED}"
         database.execute(f"DELETE FROM task WHERE account = {twin} AND {_ADOPTED} AND task_id IN ({made})", values)
@@ -74,7 +103,7 @@ def _move(before: str, after: str, database: Database) -> None:
 
 
 def take_over(name: str, task_id: str, owner: str, until: float, database: Database) -> bool:
-    """Bring a task that RunAPI has just told this key of from under another name; gives whether there is one."""
+    """Take over a task recorded under another name: RunAPI showed it to this key. Returns whether there is one."""
     sql = (
         "UPDATE OR IGNORE task SET account = :tasks, owner = :owner, fence = fence + 1, lease_until = :until"
         " WHERE task_id = :task_id AND instr(account, ':')"
@@ -84,22 +113,22 @@ def take_over(name: str, task_id: str, owner: str, until: float, database: Datab
 
 
 def tasks_of(name: str, read: Read) -> str:
-    """The name under which a key's tasks stand."""
+    """The name under which a key's tasks are recorded."""
     return _first(read("SELECT tasks FROM holder WHERE account = ?", (name,))) or name
 
 
 def _first(found: Sequence[Row]) -> str | None:
-    """The name that was found; None too where it is no text, and so is nobody's."""
+    """The name that was found; None also if it is no text, and so is no name."""
     return found[0]["tasks"] if found and isinstance(found[0]["tasks"], str) else None
 
 
 def known(name: str, read: Read) -> bool:
-    """Whether it is written down whose key it is."""
+    """Whether the journal has recorded which account the key belongs to."""
     return bool(read("SELECT 1 FROM holder WHERE account = ?", (name,)))
 
 
 def belongs(name: str, holder: str, database: Database) -> None:
-    """Write down whose key it is; inside `Database.write`. What was made with it so far joins the account's other tasks."""
+    """Record which account the key belongs to, and move its tasks there. Call inside `Database.write`."""
     values: dict[str, Value] = {"name": name, "holder": holder, **_service(name)}
     sql = f"SELECT tasks FROM holder WHERE holder = :holder AND {_HERE} ORDER BY rowid LIMIT 1"
     found = database.read(sql, values)
@@ -108,31 +137,31 @@ def belongs(name: str, holder: str, database: Database) -> None:
         _move(name, tasks, database)
 
 
-def apart(name: str, read: Read) -> bool:
-    """Whether there are tasks on the same service that other keys have made, of whichever account."""
+def has_others(name: str, read: Read) -> bool:
+    """Whether other keys, of any account, have made tasks on the same service."""
     values = {"name": name, **_service(name)}
-    # Two ranges, so that a journal of years is not read through for one that is not ours.
+    # Two ranges of the index: a condition <> would read a journal of years to its end.
     return any(
         read(f"SELECT 1 FROM task WHERE {_HERE} AND {other} LIMIT 1", values)
         for other in ("account < :name", "account > :name")
     )
 
 
-def strangers(name: str, now: float, until: float, read: Read) -> tuple[TaskRecord, ...]:
-    """The open tasks that no key of this account has made on this service, and that no living process looks after."""
+def foreign_tasks(name: str, now: float, until: float, read: Read) -> tuple[TaskRecord, ...]:
+    """The open tasks that no key of this account made on this service and that no living process holds."""
     if not service_of(name):
         return ()
     sql = (
         f"SELECT * FROM {OPEN} WHERE {IS_OPEN} AND instr(account, ':') AND account <> :tasks"
         " AND account NOT IN (SELECT account FROM holder WHERE tasks = :tasks)"
-        f" AND ({LOOSE}) ORDER BY n"
+        f" AND ({UNHELD}) ORDER BY n"
     )
-    found = task_rows.entries(read(sql, {"tasks": tasks_of(name, read), "now": now, "until": until}))
-    return tuple(entry for entry in found if spelled(entry.account) != name)
+    found = task_rows.records(read(sql, {"tasks": tasks_of(name, read), "now": now, "until": until}))
+    return tuple(record for record in found if spelled(record.account) != name)
 
 
-def elsewhere(name: str, ident: str, read: Read) -> str | None:
-    """The service that a task id or key stands under in the journal, this one first, where another key made it; or None."""
+def service_of_task(name: str, ident: str, read: Read) -> str | None:
+    """The service at which another key made the task with this id or key, this service first; or None."""
     sql = (
         f"SELECT account FROM task WHERE (task_id = :ident OR key = :ident) AND instr(account, ':')"
         f" ORDER BY {_HERE} DESC, n DESC LIMIT 1"
@@ -142,6 +171,6 @@ def elsewhere(name: str, ident: str, read: Read) -> str | None:
 
 
 def _service(name: str) -> dict[str, Value]:
-    """What `_HERE` asks for. The sandbox has no keys, and nobody beside it."""
+    """The values of `_HERE`. The sandbox has one name and no keys."""
     service, colon, _ = name.rpartition(":")
     return {"first": f"{service}:", "last": f"{service};"} if colon else {"first": name, "last": name}

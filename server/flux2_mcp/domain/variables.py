@@ -1,0 +1,49 @@
+"""The only list of the environment variables that the server reads. `settings` defines their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One variable. `meaning` and `default` are Markdown, for people. A default that is a value is in backticks."""
+
+    name: str
+    meaning: str
+    default: str = "none"
+
+
+VARIABLES = (
+    Variable("RUNAPI_API_KEY", "the key; else `api_key` in `~/.config/runapi/config.json`; else `RUNAPI_KEY`"),
+    Variable("RUNAPI_KEY", "the key under an older name: read last"),
+    Variable("RUNAPI_BASE_URL", "where RunAPI stands; https, or http on loopback", "`https://runapi.ai`"),
+    Variable("FLUX2_MODE", "`auto` (live with a key, else the sandbox), `live`, `sandbox`", "`auto`"),
+    Variable("FLUX2_HOME", "folder of the journal and the images", "the platform's user data folder"),
+    Variable(
+        "FLUX2_WORKSPACE",
+        "folder that `save_to` and relative paths are in, where the host names none",
+        "the working directory",
+    ),
+    Variable("FLUX2_ALLOWED_DIRS", "more folders whose images may be sent as sources, separated as in PATH"),
+    Variable("FLUX2_WAIT_SECONDS", "how long `generate` and `check_task` wait by default", "by host, else 45"),
+    Variable("FLUX2_MAX_COST_USD", "the most one call may cost"),
+    Variable("FLUX2_SESSION_BUDGET_USD", "the most one server process may spend"),
+    Variable("FLUX2_DAILY_BUDGET_USD", "the most all processes may spend in any 24 hours"),
+    Variable("FLUX2_CONFIRM_USD", "what a call may cost without the user being asked; `off`: anything", "`0.50`"),
+    Variable("FLUX2_RATE", "requests a second to RunAPI, all processes together", "`12`"),
+    Variable("FLUX2_MAX_IN_FLIGHT", "tasks under way at once, all processes together", "`32`"),
+    Variable(
+        "FLUX2_CALLBACK_URL",
+        "a public address that leads to `FLUX2_CALLBACK_PORT`: RunAPI calls it when a task ends",
+    ),
+    Variable("FLUX2_CALLBACK_PORT", "port on 127.0.0.1 that listens for those calls"),
+    Variable(
+        "FLUX2_SANDBOX_SPEED",
+        "how many times faster than life the embedded sandbox's tasks run; from 100 on its pictures are plain",
+        "`1`",
+    ),
+    Variable("FLUX2_LOG", "`debug`, `info`, `warning`, `error`; logs go to stderr", "`warning`"),
+    Variable("FLUX2_EARLY", "`0`: the first answers wait for the whole server", "`1`"),
+)
+"""Hosts' entries list the variables in this order. It must stay: an installed entry is compared with a new one."""

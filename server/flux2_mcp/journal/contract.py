@@ -1,0 +1,380 @@
+"""The journal's contract: its parts and its guarantees. Every database implements it; one suite of tests runs over all.
+
+Rules
+- A journal is one account's view of a home's tasks. Its parts are handed to the callers that need them, and to no
+  others.
+- Money, file names and the number of tasks under way are counted over every process on the home; money over every key
+  too.
+- An intent is written and synced to disk before money moves: `Tasks.intend` returns after the sync. `Tasks.apply` syncs
+  what RunAPI said about a task in the same way. A power cut may lose leases, turns, marks, names and uploads.
+- A decision and the reads that it rests on share one transaction: caps, joins, places, turns, names of files.
+- A step of a task's life is taken in the transaction that checks which process holds the task. Each claim by another
+  process raises the task's fence, so a process that wakes after it has lost its lease writes nothing.
+- The journal has a clock of its own (SQLite: the machine's monotonic clock; a database server: the server's). No caller
+  sees that clock: waits are given in seconds from now. The caller gives the times of records, in UTC.
+- A record that can't be read spoils no list, and nothing is written to it. Its stand-in has `readable` False.
+- A journal that a later version has written is used unchanged. No record is deleted, except one of two of the same
+  task.
+- All calls leave the event loop free. All raise `JournalError` if the journal can't be read or written.
+
+Doubts
+- Callers that wait poll `Leases.version` often. A database server would rather push.
+- `exists` and `was_made` answer without waiting. `salvage`, `notice` and `SpentSums.lost` are about a file that breaks.
+  For another database, the first two would be True and the others empty.
+- `owners.is_dead` frees a dead process's leases at once. It knows the processes of one machine only; leases of other
+  machines must lapse.
+- A process that is suspended between `Leases.hold` and its call may call after its lease has lapsed. The idempotency
+  key, not the lease, keeps RunAPI from charging twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from math import inf
+from typing import Protocol
+
+from flux2_mcp.domain.budget import Caps, SpendingBy, SpendingGroup, SpentSums
+from flux2_mcp.domain.lifecycle import Event, State
+from flux2_mcp.domain.models import NameOwner, StoredImage, UploadedFile
+from flux2_mcp.errors import Flux2Error
+from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskMatches, TaskRecord
+
+LEASE_SECONDS = 20.0
+"""How long a lease lasts without renewal, where it can't be seen whether its process lives. It is renewed ten times as
+often, so that a process on a busy machine keeps its tasks."""
+MAX_DURATIONS = 200
+"""Durations of each kind that the planner learns from."""
+
+
+class Tasks(Protocol):
+    """The tasks themselves: write, advance and find them."""
+
+    async def intend(
+        self,
+        intents: Sequence[Intent],
+        *,
+        at: datetime,
+        caps: Caps,
+        join: bool,
+        in_flight: int,
+        stated_usd: Decimal | None = None,
+        unless: Flux2Error | None = None,
+    ) -> IntentResult:
+        """Write all intents or none; they are synced to disk when this returns. What they reserve fits the caps.
+
+        An intent whose key is known already is not written again: its present record is returned. If the last image of
+        its kind was charged more than an intent would reserve, the intent reserves that price, which was not known
+        before.
+
+        Args:
+            intents: For one call; the caps hold for their sum. Those that fit `in_flight` are started at once.
+            at: Now.
+            caps: The caps in force. Spending of every process on this home counts, whatever its key; the sandbox counts
+                apart.
+            join: First look for a task that does the same in the same workspace and was not reported to any caller, and
+                return that instead.
+            in_flight: The largest number of tasks under way at once, over all processes.
+            stated_usd: `max_cost_usd` of the call.
+            unless: Raised if a new record that fits the caps would be written; then nothing is written.
+
+        Raises:
+            InvalidRequestError: A known key belongs to another request.
+            BudgetError: Under a cap, tasks without a known price would run together, or RunAPI never said what the last
+                of them cost; or the new tasks would cost more than `stated_usd`.
+        """
+        ...
+
+    async def start(self, record: TaskRecord, *, at: datetime, in_flight: int) -> TaskRecord:
+        """Note that an intent is about to be sent, if fewer than `in_flight` are under way; see `TaskRecord.started`.
+
+        Raises:
+            LeaseLostError: Another process holds the task now.
+        """
+        ...
+
+    async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> TaskRecord:
+        """Record a task that was made elsewhere, as submitted. A known task id is not written again.
+
+        A task recorded under another key or service moves to this one, because RunAPI showed the task to this key.
+        """
+        ...
+
+    async def apply(self, record: TaskRecord, event: Event, change: TaskChange) -> TaskRecord:
+        """Take one step of a task's life, in the transaction that checks which process holds the task.
+
+        Args:
+            record: As this process last saw it.
+            event: What has happened.
+            change: The new values that came with the event.
+
+        Raises:
+            LeaseLostError: Another process holds the task now.
+            IllegalTransitionError: The table has no such step.
+            SameIdError: The task id that came with the event belongs to another task.
+        """
+        ...
+
+    async def claim_name(self, record: TaskRecord, path: str) -> NameOwner:
+        """Claim a file name, an absolute path, right before a task's image gets it. Of several tasks, the first has it.
+
+        Raises:
+            LeaseLostError: Another process holds the task now.
+        """
+        ...
+
+    async def find(self, ids: Sequence[str]) -> tuple[TaskRecord, ...]:
+        """The records with these task ids or keys, in the order of `ids`; unknown ids are left out."""
+        ...
+
+    async def recent(
+        self,
+        *,
+        limit: int,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+        before: str | None = None,
+    ) -> tuple[TaskRecord, ...]:
+        """The newest records that match, newest first. None: any. `before` is a key: only tasks made before it."""
+        ...
+
+    async def mark_reported(self, keys: Sequence[str], *, at: datetime) -> None:
+        """Note that the end of these tasks was reported to a caller, so that no later call joins them."""
+        ...
+
+
+class Leases(Protocol):
+    """Which process looks after which task."""
+
+    async def claim(self, *, take: bool = True) -> tuple[TaskRecord, ...]:
+        """Take or renew the lease of every unfinished task that no other living process holds; return all tasks held.
+
+        Without `take`, only the leases that this process has are renewed.
+        """
+        ...
+
+    async def offer(self, record: TaskRecord) -> None:
+        """Let another process, if there is one, take this task until this process claims it again."""
+        ...
+
+    async def hold(self, record: TaskRecord) -> None:
+        """Check that this process still holds the task, right before an action that can't be undone.
+
+        Raises:
+            LeaseLostError: Another process holds the task now.
+        """
+        ...
+
+    async def unfinished(self) -> int:
+        """The number of unfinished tasks, over all processes."""
+        ...
+
+    async def release(self) -> None:
+        """Give up all leases, so that other processes need not wait for them to lapse."""
+        ...
+
+    async def version(self) -> int:
+        """A number that changes whenever another process has written."""
+        ...
+
+
+class Accounts(Protocol):
+    """Which tasks a key may see: those of every key of its RunAPI account."""
+
+    async def belongs(self, account_id: str) -> None:
+        """Record which RunAPI account the key belongs to. From then on it has the tasks of all keys of that account."""
+        ...
+
+    async def known(self) -> bool:
+        """Whether the journal has recorded which account the key belongs to."""
+        ...
+
+    async def has_others(self) -> bool:
+        """Whether other keys, of any account, have made tasks on the same service."""
+        ...
+
+    async def foreign_tasks(self) -> tuple[TaskRecord, ...]:
+        """Open tasks that no key of this account has made on this service and that no living process looks after."""
+        ...
+
+    async def service_of_task(self, ident: str) -> str | None:
+        """The service at which another key made the task with this id or key, or None. All services are searched."""
+        ...
+
+
+class Pace(Protocol):
+    """The turns to call RunAPI that all processes share; the arithmetic is `domain.pacing`."""
+
+    async def turn(self, rate: float, longest: float = inf) -> float:
+        """Take the next turn of the shared limiter, at most `rate` calls a second.
+
+        Returns the wait until the turn, in seconds from the moment of the return; below 0 if the turn has already
+        passed. A caller that is late for its turn takes another. If a database server keeps the clock, the
+        implementation may return more seconds than are left, never fewer.
+
+        Raises:
+            RateLimitedError: RunAPI told an earlier call to wait, and more than `longest` seconds of that are left.
+        """
+        ...
+
+    async def limited(self, retry_after: float | None, rate: float = inf) -> None:
+        """RunAPI answered 429: halve the rate and allow no call before `retry_after` seconds have passed.
+
+        `rate` is the caller's own, in calls a second; it is halved if the journal has none.
+        """
+        ...
+
+
+class Money(Protocol):
+    """The money spent, as the caps count it."""
+
+    async def spent(self, *, at: datetime, session: str | None) -> SpentSums:
+        """The sums charged or reserved, over all accounts of this home; the sandbox's money counts apart."""
+        ...
+
+    async def charged(self) -> Mapping[tuple[str, str], Decimal]:
+        """The charge for the last image of each model and resolution, in USD, over the same accounts as `spent`."""
+        ...
+
+    async def settle(self, missing_usd: Decimal) -> bool:
+        """Note how much money of a lost journal's last 24 hours could not be read; see `SpentSums.lost`.
+
+        Returns False if no journal was lost.
+        """
+        ...
+
+
+class Uploads(Protocol):
+    """Files that RunAPI holds for a limited time, found by their content."""
+
+    async def find(self, identity: str, *, at: datetime) -> UploadedFile | None:
+        """The uploaded file with this content that RunAPI still holds at the time `at`, or None."""
+        ...
+
+    async def add(self, identity: str, file: UploadedFile) -> None:
+        """Note that RunAPI holds this content, under an address that works until the file's `expires_at`."""
+        ...
+
+
+class Callbacks(Protocol):
+    """Callbacks that one process received for a task that another may look after."""
+
+    async def mark(self, push_url: str) -> None:
+        """Mark the open task whose callback address this is, if there is one: RunAPI has called back."""
+        ...
+
+    async def take(self) -> tuple[str, ...]:
+        """The keys of this process's marked tasks. Their marks are removed."""
+        ...
+
+
+class History(Protocol):
+    """What the journal knows of past tasks."""
+
+    async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
+        """Seconds from submission to completion by model and resolution: the latest `MAX_DURATIONS`, oldest first."""
+        ...
+
+    async def matched(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+    ) -> TaskMatches:
+        """The number of matching tasks, and their sums. The arguments are those of `Tasks.recent`."""
+        ...
+
+    async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
+        """Sums of the quotes and charges of the tasks made since then (None: of all tasks)."""
+        ...
+
+    async def with_images(self, before: datetime) -> tuple[TaskRecord, ...]:
+        """The tasks made before this time that still have images, oldest first."""
+        ...
+
+    async def still_used(self, paths: Sequence[str]) -> frozenset[str]:
+        """Those of these files that belong to a task of any account."""
+        ...
+
+    async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
+        """Record which images a task still has."""
+        ...
+
+
+class Journal(Protocol):
+    """One account's journal: its parts, and its state as a whole."""
+
+    @property
+    def owner(self) -> str:
+        """The name of this process, in which leases are held."""
+        ...
+
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks."""
+        ...
+
+    @property
+    def leases(self) -> Leases:
+        """Which process looks after which task."""
+        ...
+
+    @property
+    def accounts(self) -> Accounts:
+        """Which tasks a key may see."""
+        ...
+
+    @property
+    def pace(self) -> Pace:
+        """Turns to call RunAPI."""
+        ...
+
+    @property
+    def money(self) -> Money:
+        """The money spent."""
+        ...
+
+    @property
+    def uploads(self) -> Uploads:
+        """Files that RunAPI holds."""
+        ...
+
+    @property
+    def callbacks(self) -> Callbacks:
+        """Callbacks that were received."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """What it knows of past tasks."""
+        ...
+
+    @property
+    def exists(self) -> bool:
+        """Whether the journal is there: False until the first write. Reading this makes nothing."""
+        ...
+
+    @property
+    def was_made(self) -> bool:
+        """Whether it is there, or was once: a vanished journal must be reported."""
+        ...
+
+    @property
+    def notice(self) -> str | None:
+        """A text for the user, such as that a broken file was moved aside; or None."""
+        ...
+
+    def unread_notice(self) -> str | None:
+        """A text for the user about records that can't be read, or None. A process reports each record once."""
+        ...
+
+    async def salvage(self) -> None:
+        """Check the whole journal. If it is broken or gone, a new one replaces it, with all that can still be read."""
+        ...
+
+    async def close(self) -> None:
+        """Close what is open."""
+        ...

@@ -1,0 +1,149 @@
+"""What was spent, in SQLite: sums for the caps, the last charges, and what a lost journal held."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.budget import SpentSums
+from flux2_mcp.domain.lifecycle import BEFORE_RESULT
+from flux2_mcp.domain.models import SANDBOX
+from flux2_mcp.journal.sqlite import task_rows
+from flux2_mcp.journal.sqlite.fragments import COUNTED, IS_OPEN, IS_UNPAID, OPEN, SAME_MONEY, among
+
+if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.records import TaskRecord
+    from flux2_mcp.journal.sqlite.file import JournalFile
+    from flux2_mcp.system.sqlite_file import Database, Read, Value
+
+DAY = timedelta(hours=24)
+SPENT = f"SELECT coalesce(sum({COUNTED}) FILTER (WHERE NOT {IS_UNPAID}), 0) FROM task"
+_HELD = "coalesce(charged, reserved, quoted)"
+UNCOUNTED = f"NOT {IS_UNPAID} AND {_HELD} IS NOT {task_rows.amount(_HELD)}"
+"""Tasks whose recorded cost is no valid amount: their cost is not known, as if they were in a lost file."""
+FIRST_RELEASE = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
+"""Seconds since 1970. No task was made before this time."""
+UNDATED = f"NOT {IS_UNPAID} AND created_at < {FIRST_RELEASE}"
+COST_OF = "'the cost of task ' || key"
+"""The name of such a task among the lost files."""
+
+
+class SqliteMoney:
+    """See `contract.Money`. It also remembers the money of this process's own tasks, in case the file is lost."""
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+        self._own: dict[str, tuple[str | None, Decimal]] = {}
+
+    async def spent(self, *, at: datetime, session: str | None) -> SpentSums:
+        """See `contract.Money.spent`."""
+        return await self._file.run(lambda database: self.sums(session, at, database))
+
+    async def charged(self) -> Mapping[tuple[str, str], Decimal]:
+        """See `contract.Money.charged`."""
+        kinds = [(model.id, resolution) for model in catalog.models().values() for resolution in model.resolutions]
+        return await self._file.run(lambda database: charged(self._file.account, kinds, database))
+
+    async def settle(self, missing_usd: Decimal) -> bool:
+        """See `contract.Money.settle`."""
+        return await self._file.write(lambda database: settle(missing_usd, database))
+
+    def remember(self, *records: TaskRecord) -> None:
+        """Remember the session and the money of tasks that were just written."""
+        self._own.update((record.key, (record.session, record.counted_usd)) for record in records)
+
+    def sums(self, session: str | None, at: datetime, database: Database) -> SpentSums:
+        """The sums that the caps count, with the tasks of this session that a lost journal held."""
+        found = spent(self._file.account, session, at, database)
+        if not self._file.is_partial:
+            return found
+        lost_keys = [
+            key
+            for key, (its, _) in tuple(self._own.items())  # the event loop may add to it meanwhile
+            if its == session and not task_rows.find(database, self._file.account, key)
+        ]
+        more = sum((self._own[key][1] for key in lost_keys), Decimal(0))
+        return replace(found, session_usd=found.session_usd + more)
+
+
+def spent(account: str, session: str | None, at: datetime, database: Database) -> SpentSums:
+    """The sums charged or reserved, over all accounts whose money is counted together.
+
+    A task whose end is not known counts with its reservation: caps fail closed. A file that could not be read whole,
+    and a task whose cost is no valid amount, count with the sum that the user gave; until the user gives one, the day
+    is closed.
+    """
+    since = (at - DAY).timestamp()
+    values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since, "session": session}
+    day = database.read(f"{SPENT} INDEXED BY task_spent WHERE {SAME_MONEY} AND created_at > :since", values)
+    ours = database.read(f"{SPENT} INDEXED BY task_spent_session WHERE {SAME_MONEY} AND session = :session", values)
+    missing = task_rows.amount("missing")
+    settled = database.read(f"SELECT coalesce(sum({missing}), 0) FROM lost WHERE found_at > :since", values)
+    closing = lost(account, at, database.read)
+    return SpentSums(
+        session_usd=Decimal(ours[0][0]) / task_rows.MICROS,
+        daily_usd=Decimal(day[0][0] + settled[0][0]) / task_rows.MICROS,
+        lost=closing[0] if closing else None,
+    )
+
+
+def lost(account: str, at: datetime, read: Read) -> tuple[str, ...]:
+    """Why the day's sum is not known: the lost files, newest first, then a task without a valid cost or date.
+
+    A date before the first release is not valid, unless the clock of the machine is that early now.
+    """
+    values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": (at - DAY).timestamp()}
+    files = read(f"SELECT name FROM lost WHERE {task_rows.amount('missing')} IS NULL ORDER BY found_at DESC")
+    tasks = f"SELECT {COST_OF} AS name FROM task INDEXED BY task_spent WHERE {SAME_MONEY}"
+    apart = f"{COST_OF} NOT IN (SELECT name FROM lost) LIMIT 1"
+    uncounted = read(f"{tasks} AND created_at > :since AND {UNCOUNTED} AND {apart}", values)
+    undated = read(f"{tasks} AND created_at < min({FIRST_RELEASE}, :since) AND NOT {IS_UNPAID} AND {apart}", values)
+    return tuple(str(row["name"]) for row in (*files, *uncounted, *undated))
+
+
+def settle(missing_usd: Decimal, database: Database) -> bool:
+    """Note how much money the unread parts of the lost files held; the whole sum is noted with the file found last.
+
+    A task whose cost is no valid amount is noted among the files; its own row does not change.
+    """
+    values: dict[str, Value] = {"missing": task_rows.micros(missing_usd), "now": time.time()}
+    database.execute(
+        f"INSERT OR IGNORE INTO lost SELECT {COST_OF}, :now, NULL FROM task WHERE ({UNCOUNTED}) OR ({UNDATED})", values
+    )
+    last = "(SELECT name FROM lost ORDER BY found_at DESC, name LIMIT 1)"
+    before = f"coalesce({task_rows.amount('missing')}, 0)"
+    return database.execute(f"UPDATE lost SET missing = iif(name = {last}, :missing, {before})", values) > 0
+
+
+def charged(account: str, models: Iterable[tuple[str, str]], database: Database) -> dict[tuple[str, str], Decimal]:
+    """The charge for the last image of each model and resolution, in USD, over all accounts counted together."""
+    sql = (
+        f"SELECT charged FROM task INDEXED BY task_charged WHERE {SAME_MONEY} AND model = :model AND resolution = :resolution"
+        f" AND charged > 0 AND {task_rows.amount('charged')} > 0 AND NOT {IS_UNPAID} ORDER BY completed_at DESC LIMIT 1"
+    )
+    found = {}
+    for model, resolution in models:
+        values: dict[str, Value] = {"sandbox": account == SANDBOX, "model": model, "resolution": resolution}
+        if last := database.read(sql, values):
+            found[model, resolution] = Decimal(last[0]["charged"]) / task_rows.MICROS
+    return found
+
+
+def unpriced(account: str, model: str, database: Database) -> int:
+    """The number of open tasks of a model that were made without a known price, over all accounts counted together."""
+    sql = f"SELECT count(*) FROM {OPEN} WHERE {IS_OPEN} AND {SAME_MONEY} AND model = :model AND quoted IS NULL"
+    return int(database.read(sql, {"sandbox": account == SANDBOX, "model": model})[0][0])
+
+
+def untold(account: str, model: str, database: Database) -> bool:
+    """Whether a task of the model, made without a known price, has ended and RunAPI never said its charge."""
+    sql = (
+        f"SELECT 1 FROM task WHERE {SAME_MONEY} AND model = :model AND quoted IS NULL AND charged IS NULL AND NOT {IS_UNPAID}"
+        f" AND NOT {among(BEFORE_RESULT)} LIMIT 1"
+    )
+    return bool(database.read(sql, {"sandbox": account == SANDBOX, "model": model}))

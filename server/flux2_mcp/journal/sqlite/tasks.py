@@ -1,0 +1,256 @@
+"""The tasks in SQLite: write them before money moves, take their steps, find them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from flux2_mcp.domain import budget
+from flux2_mcp.domain.budget import Caps
+from flux2_mcp.domain.catalog import resolution
+from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event, State
+from flux2_mcp.domain.models import NameOwner
+from flux2_mcp.errors import Flux2Error, before_sending
+from flux2_mcp.journal.contract import LEASE_SECONDS
+from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord, digest
+from flux2_mcp.journal.sqlite import accounts, history, leases, money, task_rows
+from flux2_mcp.journal.sqlite.fragments import OPEN, UNDER_WAY, among
+
+if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sqlite.file import JournalFile
+    from flux2_mcp.journal.sqlite.money import SqliteMoney
+    from flux2_mcp.system.sqlite_file import Database
+
+JOINABLE = timedelta(hours=1)
+"""A task whose end was reported to no caller is returned to the next identical call within this time. An older one
+counts as forgotten."""
+JOINABLE_STATES = among(UNFINISHED | MADE)
+
+
+class SqliteTasks:
+    """See `contract.Tasks`.
+
+    Args:
+        file: The journal's file.
+        money: The money spent; the transaction that writes an intent checks the caps against it.
+    """
+
+    def __init__(self, file: JournalFile, money: SqliteMoney) -> None:
+        self._file = file
+        self._money = money
+
+    async def intend(
+        self,
+        intents: Sequence[Intent],
+        *,
+        at: datetime,
+        caps: Caps,
+        join: bool,
+        in_flight: int,
+        stated_usd: Decimal | None = None,
+        unless: Flux2Error | None = None,
+    ) -> IntentResult:
+        """See `contract.Tasks.intend`."""
+
+        def work(database: Database) -> IntentResult:
+            if join and (known := self._same(database, intents[0], at)):
+                return IntentResult(records=(known,), joined=True)
+            fresh = [intent for intent in intents if not task_rows.known(database, self._file.account, intent)]
+            if fresh:
+                charged = money.charged(self._file.account, {_kind(intent) for intent in fresh}, database)
+                fresh = _priced(fresh, charged, caps, stated_usd)
+                wanted = _reserved(fresh)
+                unknown = [intent for intent in fresh if intent.quoted_usd is None and _kind(intent) not in charged]
+                if unknown:
+                    self._admit_unpriced(database, unknown, caps, stated_usd)
+                if over := budget.exceeded(wanted, caps, self._money.sums(fresh[0].session, at, database)):
+                    return IntentResult(over=over, wanted_usd=wanted)
+                if unless is not None:
+                    raise unless
+            new = {intent.key: intent for intent in fresh}
+            return IntentResult(
+                records=tuple(self._insert(database, new.get(each.key, each), at, in_flight) for each in intents)
+            )
+
+        with before_sending():
+            intended = await self._file.write(work, after=self._file.note_newest)
+        self._money.remember(*intended.records)
+        return intended
+
+    def _admit_unpriced(
+        self, database: Database, unknown: Sequence[Intent], caps: Caps, stated_usd: Decimal | None
+    ) -> None:
+        """Check that tasks whose price is not known may be made.
+
+        Raises:
+            BudgetError: Under a cap, nothing was reserved for them, or more than one would run at once, or RunAPI never
+                said what the last one cost; or the caller stated an amount for more than one.
+        """
+        if stated_usd is not None:
+            budget.first_alone(len(unknown))
+        if caps.any:
+            for intent in unknown:
+                budget.reservation(None, intent.reserved_usd, caps)
+            if money.untold(self._file.account, unknown[0].request.model, database):
+                budget.untold(caps)
+            budget.first_alone(len(unknown) + money.unpriced(self._file.account, unknown[0].request.model, database))
+
+    def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> TaskRecord:
+        until = self._file.monotonic() + LEASE_SECONDS
+        record = task_rows.insert(
+            database, self._file.account, intent, at=at, owner=self._file.owner, lease_until=until
+        )
+        return self._start(database, intent.key, at, in_flight) if record.readable else record
+
+    def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> TaskRecord:
+        # A record that can't be read may never end, so it does not count as under way.
+        places = in_flight + leases.unreadable_under_way(self._file.account, self._file.monotonic(), database)
+        database.execute(
+            "UPDATE task SET sent_at = :at WHERE account = :account AND key = :key AND sent_at IS NULL"
+            f" AND (SELECT count(*) FROM {OPEN} WHERE {UNDER_WAY}) < :places",
+            {"at": at.timestamp(), "account": self._file.account, "key": key, "places": places},
+        )
+        return task_rows.get(database, self._file.account, key)
+
+    def _same(self, database: Database, intent: Intent, at: datetime) -> TaskRecord | None:
+        sql = (
+            "SELECT * FROM task WHERE account = ? AND digest = ? AND workspace IS ? AND told_at IS NULL AND created_at > ?"
+            f" AND save_to IS ? AND {JOINABLE_STATES} ORDER BY n DESC LIMIT 1"
+        )
+        since, target = (at - JOINABLE).timestamp(), None if intent.save is None else intent.save.target
+        found = database.read(sql, (self._file.account, digest(intent.request), intent.workspace, since, target))
+        return next(iter(task_rows.readable(found)), None)
+
+    async def start(self, record: TaskRecord, *, at: datetime, in_flight: int) -> TaskRecord:
+        """See `contract.Tasks.start`."""
+
+        def work(database: Database) -> TaskRecord:
+            task_rows.held(database, self._file.account, self._file.owner, record)
+            return self._start(database, record.key, at, in_flight)
+
+        return await self._file.write(work)
+
+    async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> TaskRecord:
+        """See `contract.Tasks.adopt`."""
+
+        def work(database: Database) -> TaskRecord:
+            if known := task_rows.find(database, self._file.account, task_id):
+                return known
+            until = self._file.monotonic() + LEASE_SECONDS
+            if accounts.take_over(self._file.name, task_id, self._file.owner, until, database) and (
+                taken := task_rows.find(database, self._file.account, task_id)
+            ):
+                return taken
+            fresh, change = self._insert(database, intent, at, in_flight=0), TaskChange(at=at, task_id=task_id)
+            if not fresh.readable:
+                return fresh
+            return task_rows.step(database, self._file.account, self._file.owner, fresh, Event.ACCEPTED, change)
+
+        return await self._file.write(work)
+
+    async def apply(self, record: TaskRecord, event: Event, change: TaskChange) -> TaskRecord:
+        """See `contract.Tasks.apply`."""
+        after = await self._file.write(
+            lambda database: task_rows.step(database, self._file.account, self._file.owner, record, event, change)
+        )
+        self._money.remember(after)
+        return after
+
+    async def claim_name(self, record: TaskRecord, path: str) -> NameOwner:
+        """See `contract.Tasks.claim_name`."""
+        return await self._file.write(
+            lambda database: _claim_name(self._file.account, self._file.owner, record, path, database), durable=False
+        )
+
+    async def mark_reported(self, keys: Sequence[str], *, at: datetime) -> None:
+        """See `contract.Tasks.mark_reported`."""
+
+        def work(database: Database) -> None:
+            for key in keys:
+                database.execute(
+                    "UPDATE task SET told_at = coalesce(told_at, ?) WHERE account = ? AND key = ?",
+                    (at.timestamp(), self._file.account, key),
+                )
+
+        await self._file.write(work)
+
+    async def find(self, ids: Sequence[str]) -> tuple[TaskRecord, ...]:
+        """See `contract.Tasks.find`."""
+        return self._file.warn_unreadable(
+            await self._file.run(
+                lambda database: tuple(
+                    found for one in ids if (found := task_rows.find(database, self._file.account, one))
+                )
+            )
+        )
+
+    async def recent(
+        self,
+        *,
+        limit: int,
+        states: Collection[State] | None = None,
+        since: datetime | None = None,
+        workspace: str | None = None,
+        before: str | None = None,
+    ) -> tuple[TaskRecord, ...]:
+        """See `contract.Tasks.recent`."""
+        sql = (
+            f"SELECT * FROM task WHERE {history.MATCHES}"
+            " AND (:before IS NULL OR n < (SELECT n FROM task WHERE account = :account AND key = :before))"
+            " ORDER BY n DESC LIMIT :limit"
+        )
+
+        def work(database: Database) -> tuple[TaskRecord, ...]:
+            values = history.matching(self._file.account, states, since, workspace)
+            return task_rows.records(database.read(sql, values | {"before": before, "limit": limit}))
+
+        return self._file.warn_unreadable(await self._file.run(work))
+
+
+def _claim_name(account: str, owner: str, record: TaskRecord, path: str, database: Database) -> NameOwner:
+    """Claim a file name for a task; return whose it was. The order in which tasks were written decides, not a clock.
+
+    Raises:
+        LeaseLostError: Another process holds the task now.
+    """
+    task_rows.held(database, account, owner, record)
+    sql = "SELECT n FROM task WHERE account = ? AND key = ?"
+    n = int(database.read(sql, (account, record.key))[0]["n"])
+    # `newest` is the last task written before the name was claimed. A task that is not newer was already under way,
+    # beside the owner of the name. SQLite compares values of any type, so a broken one raises no error.
+    sql = "SELECT task IS :n AS ours, newest >= :n AS beside FROM placed WHERE path = :path"
+    known = database.read(sql, {"path": path, "n": n})
+    if known and known[0]["beside"] and not known[0]["ours"]:
+        return NameOwner.TAKEN
+    database.execute("INSERT OR REPLACE INTO placed VALUES (?, ?, (SELECT max(n) FROM task))", (path, n))
+    return NameOwner.OURS if known and known[0]["ours"] else NameOwner.FREE
+
+
+def _kind(intent: Intent) -> tuple[str, str]:
+    """Model and resolution, on which the price depends."""
+    return intent.request.model, resolution(intent.request)
+
+
+def _reserved(intents: Sequence[Intent]) -> Decimal:
+    return sum((intent.reserved_usd or Decimal(0) for intent in intents), Decimal(0))
+
+
+def _priced(
+    fresh: Sequence[Intent], charged: Mapping[tuple[str, str], Decimal], caps: Caps, stated_usd: Decimal | None
+) -> list[Intent]:
+    """The same intents; each reserves the last charge for an image of its kind if that is more than it reserved.
+
+    Raises:
+        BudgetError: The sum is more than the caller stated.
+    """
+    priced = [
+        replace(intent, reserved_usd=usd) if (usd := charged.get(_kind(intent), Decimal(0))) > held else intent
+        for intent in fresh
+        for held in [intent.reserved_usd or Decimal(0)]
+    ]
+    if (wanted := _reserved(priced)) > _reserved(fresh):
+        budget.reservation(wanted, stated_usd, caps)
+    return priced

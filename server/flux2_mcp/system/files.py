@@ -1,0 +1,71 @@
+"""Writes whole files: beside the old file, then in its place. A reader sees the old or the new, never half of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+PRIVATE_MODE = 0o600
+_BINARY: int = getattr(os, "O_BINARY", 0)
+
+
+def write_atomically(
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = PRIVATE_MODE,
+    follow: bool = False,
+    replace: bool = True,
+    durable: bool = True,
+    prepare: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a file. A failure leaves the old file unchanged, and no other file beside it.
+
+    Args:
+        path: The file; its folder must exist.
+        data: The whole content.
+        mode: The file's permissions in its place. Until then only its owner can read it.
+        follow: If the path is a link, the file that it leads to is written; otherwise the link is replaced.
+        replace: An old file is replaced; otherwise it stays, and this raises.
+        durable: The new file is synced to disk before it takes its place.
+        prepare: Called with the path of the complete new file before it takes its place.
+
+    Raises:
+        FileExistsError: There is an old file, and `replace` is False.
+        OSError: The system refused.
+    """
+    target = Path(os.path.realpath(path)) if follow else path
+    part = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, PRIVATE_MODE)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            if prepare is not None:
+                prepare(part)
+            if mode != PRIVATE_MODE:
+                part.chmod(mode)
+            if durable:
+                os.fsync(handle)
+        if replace:
+            part.replace(target)
+        else:
+            os.link(part, target)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+    if durable:
+        _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Sync the new name to disk, too. Errors are ignored: the file is in its place, and an error would deny that."""
+    if hasattr(os, "O_DIRECTORY"):  # other systems can't open a folder; they write its entries with the file
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

@@ -1,0 +1,109 @@
+"""Each room shows its face, and other rooms import nothing else of it. The layers are import-linter's; this is what they leave open."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import flux2_mcp
+
+PACKAGE = "flux2_mcp"
+HERE = Path(flux2_mcp.__file__).parent
+ALL = ("all of it",)
+FACES: Mapping[str, tuple[str, ...]] = {
+    "cli": ("main",),
+    "server": (
+        "app", "http", "results.account", "results.catalog", "results.tasks", "sdk",
+        "transports.bearer", "transports.early", "transports.stdio", "viewer.app",
+    ),
+    "engine": (
+        "account", "backend", "confirmation", "live_prices", "pruning", "seam", "service", "submission", "waiting",
+    ),
+    "runapi": (
+        "causes", "client", "exchange", "key_file", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "wire",
+    ),
+    "images": ("download", "names", "preview", "size_check", "upright", "workspace"),
+    "journal": ("journal", "contract", "records"),
+    "sandbox": ("scenarios", "server"),
+    "sandbox.drawing": ("draw",),
+    "hosts": ("command", "editors.jsonc", "entry", "files", "links", "places", "plan", "switches", "table"),
+    "domain": ALL,
+    "system": ALL,
+}  # fmt: skip
+"""What other rooms may import of a room: modules, its own name for what its `__init__` holds. A room's docstring says the same."""
+
+
+@cache
+def modules() -> Mapping[str, Path]:
+    """Every module by its name below the package."""
+    found = {".".join(path.relative_to(HERE).with_suffix("").parts): path for path in HERE.rglob("*.py")}
+    return {name.removesuffix("__init__").removesuffix("."): path for name, path in found.items()}
+
+
+@cache
+def imports() -> tuple[tuple[str, str, str], ...]:
+    """Who imports which module of ours, and what of it; nothing where it is the module itself."""
+    return tuple(each for name, path in modules().items() for each in _imports(name, path))
+
+
+def _imports(name: str, path: Path) -> Iterator[tuple[str, str, str]]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((name, _below(alias.name), "") for alias in node.names if _ours(alias.name))
+        elif isinstance(node, ast.ImportFrom) and _ours(node.module or ""):
+            module = _below(node.module or "")
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".removeprefix(".")
+                yield (name, inner, "") if inner in modules() else (name, module, alias.name)
+
+
+def _ours(module: str) -> bool:
+    return module.split(".", maxsplit=1)[0] == PACKAGE
+
+
+def _below(module: str) -> str:
+    return module.removeprefix(PACKAGE).removeprefix(".")
+
+
+def _in(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+@pytest.mark.parametrize("room", FACES)
+def test_of_a_room_others_import_its_face_alone(room: str) -> None:
+    face = {room if name == room else f"{room}.{name}" for name in FACES[room]}
+    hidden = [
+        f"{importer} imports {module}"
+        for importer, module, _ in imports()
+        if _in(module, room) and not _in(importer, room) and module not in face and FACES[room] != ALL
+    ]
+    assert hidden == []
+
+
+def test_what_begins_with_an_underscore_is_imported_nowhere_else() -> None:
+    found = [
+        f"{importer} imports {name or 'all'} of {module}"
+        for importer, module, name in imports()
+        if any(part.startswith("_") and not part.endswith("__") for part in (*module.split("."), name))
+        and importer.split(".")[0] != module.split(".")[0]
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("room", FACES)
+def test_a_room_says_what_its_face_is(room: str) -> None:
+    docstring = ast.get_docstring(ast.parse((HERE / room.replace(".", "/") / "__init__.py").read_text("utf-8"))) or ""
+    [said] = re.findall(r"Face: (.+)\.$", docstring, re.MULTILINE)
+    assert said == ", ".join(FACES[room] if FACES[room] == ALL else [f"`{name}`" for name in FACES[room]])
+
+
+def test_every_folder_at_the_top_is_a_room_and_every_face_is_there() -> None:
+    folders = {name.split(".")[0] for name, path in modules().items() if path.parent != HERE}
+    assert folders == {room for room in FACES if "." not in room}
+    shown = {f"{room}.{name}" for room, face in FACES.items() for name in face if face != ALL and name != room}
+    assert shown - set(modules()) == set()

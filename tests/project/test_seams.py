@@ -1,0 +1,98 @@
+"""Tests hand in what they control: none reaches into a private of ours, and none patches a name of ours.
+
+A test that needs either shows an argument that is missing in the product. What stands in `LEFT` has its reason beside it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+OURS = "flux2_mcp"
+SDKS_OWN = "the vendor's SDK gives no other way to close the connections that it opened"
+LEFT: dict[str, str] = {
+    "contract/test_vendor_sdk.py: made._http": SDKS_OWN,
+    "contract/test_vendor_sdk.py: keyless._http": SDKS_OWN,
+    "process/test_cli.py: client._http": SDKS_OWN,
+    "process/test_cli.py: monkeypatch.setattr(catalog_results, 'variants', None)": "a crash in the middle of a command of ours",
+    "process/test_canary.py: flux2_mcp.runapi.client.RunApi.me": "a crash in the middle of a call, with the key in hand",
+}
+"""By file and text of the place: why it has to reach in."""
+
+
+def our_names(tree: ast.AST) -> set[str]:
+    """Names in a test that stand for modules or classes of ours."""
+    return {
+        alias.asname or alias.name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == OURS
+        for alias in node.names
+    }
+
+
+def private_reaches(tree: ast.AST) -> Iterator[str]:
+    """Attributes with a leading underscore of anything but `self` and `cls`; names that the standard library gives are none."""
+    given = {"_replace", "_asdict", "_fields", "_make"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            own = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
+            if not own and node.attr not in given:
+                yield ast.unparse(node)
+
+
+def private_imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == OURS:
+            yield from (
+                alias.name
+                for alias in node.names
+                if alias.name.startswith("_") and alias.name not in {"__version__", "__main__"}
+            )
+
+
+def patches(tree: ast.AST) -> Iterator[str]:
+    """`setattr(...)` on what is ours: a dotted path as text, or a module or class that the test imports."""
+    ours = our_names(tree)
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr"):
+            continue
+        target = node.args[0] if node.args else None
+        if isinstance(target, ast.Constant) and str(target.value).startswith(f"{OURS}."):
+            yield str(target.value)
+        elif target is not None and isinstance(root := root_of(target), ast.Name) and root.id in ours:
+            yield ast.unparse(node)
+
+
+def root_of(node: ast.expr) -> ast.expr:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node
+
+
+def found() -> dict[str, list[str]]:
+    places: dict[str, list[str]] = {}
+    for path in sorted(TESTS.rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        reaches = [*private_reaches(tree), *private_imports(tree), *patches(tree)]
+        if reaches:
+            places[str(path.relative_to(TESTS))] = reaches
+    return places
+
+
+def test_no_test_reaches_into_a_private_or_patches_what_is_ours() -> None:
+    left = {f"{file}: {place}" for file, places in found().items() for place in places}
+    assert left - LEFT.keys() == set()
+    assert LEFT.keys() - left == set(), "what is mended goes out of the list"
+
+
+def test_what_it_looks_for_is_found() -> None:
+    tree = ast.parse(
+        "from flux2_mcp.engine import runner\nfrom flux2_mcp.images.decode import _hidden\n"
+        "monkeypatch.setattr('flux2_mcp.engine.runner.X', 1)\nmonkeypatch.setattr(runner, 'X', 1)\n"
+        "monkeypatch.setattr(os, 'link', 1)\nservice._journal.find()\nself._own\n"
+    )
+    assert [*private_reaches(tree)] == ["service._journal"]
+    assert [*private_imports(tree)] == ["_hidden"]
+    assert [*patches(tree)] == ["flux2_mcp.engine.runner.X", "monkeypatch.setattr(runner, 'X', 1)"]
