@@ -18,10 +18,10 @@ SERVER = [sys.executable, "-m", "flux2_mcp"]
 MINIMAL = [sys.executable, "-m", "bench.minimal"]
 HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
 ONE_PICTURE = (
-    "from flux2_mcp.sandbox import render\n"
-    "one = render.render(prompt='a fox', variant='pro', model='flux-2-pro-text-to-image', action='text_to_image',"
+    "from flux2_mcp.sandbox.drawing import draw\n"
+    "one = draw.render(prompt='a fox', variant='pro', model='flux-2-pro-text-to-image', action='text_to_image',"
     " aspect_ratio='1:1', output_resolution='1k', sources=[], size=None, take='')\n"
-    "render.render = lambda **_: one\n"
+    "draw.render = lambda **_: one\n"
 )
 """Drawing is the sandbox's own work, and takes longer than all that is measured: one real picture serves for all tasks."""
 

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import flux2_mcp
 
 PACKAGE = "flux2_mcp"
 HERE = Path(flux2_mcp.__file__).parent
+ROOT = Path(__file__).parents[2]
 ALL = ("all of it",)
+IMPORT = re.compile(rf"from ({PACKAGE}[\w.]*) import (\w+(?: as \w+)?(?:, \w+(?: as \w+)?)*)")
 FACES: Mapping[str, tuple[str, ...]] = {
     "cli": ("main",),
     "server": (
@@ -107,3 +110,16 @@ def test_every_folder_at_the_top_is_a_room_and_every_face_is_there() -> None:
     assert folders == {room for room in FACES if "." not in room}
     shown = {f"{room}.{name}" for room, face in FACES.items() for name in face if face != ALL and name != room}
     assert shown - set(modules()) == set()
+
+
+def test_code_that_stands_as_text_imports_what_is_there() -> None:
+    """Tests and benches start processes with lines of code: no linter reads them."""
+    lost = []
+    for path in (path for folder in ("bench", "packages", "tests") for path in (ROOT / folder).rglob("*.py")):
+        texts = [node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)]
+        for module, names in IMPORT.findall("\n".join(text for text in texts if isinstance(text, str))):
+            for name in names.split(","):
+                wanted = name.split(" as ")[0].strip()
+                if _below(f"{module}.{wanted}") not in modules() and not hasattr(import_module(module), wanted):
+                    lost.append(f"{path.relative_to(ROOT)}: {module}.{wanted}")
+    assert [each for each in lost if not each.endswith("._hidden")] == []
