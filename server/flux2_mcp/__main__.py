@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 
-from flux2_mcp.runapi import key_file
 from flux2_mcp.system.environment import said
 
 TYPE_CHECKING = False  # typing and pathlib are not imported here: a host waits for every import
@@ -142,9 +141,9 @@ def project() -> str | None:
 
 
 def _config_text() -> ConfigText:
-    from flux2_mcp.runapi.key_file import config_file
+    from flux2_mcp.runapi.key_file import config_file, read
 
-    return key_file.read(config_file(os.environ))
+    return read(config_file(os.environ))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import os
 import re
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
@@ -465,3 +467,20 @@ def test_a_host_that_is_gone_before_its_first_answer_ends_it(gate: Gate) -> None
         server.send(*HELLO)
         gate.open()
         assert server.wait() == 0
+
+
+def test_before_the_first_answers_next_to_nothing_is_loaded() -> None:
+    """A host waits for every import. What it costs in milliseconds, `bench/startup.py` measures."""
+    code = "import sys, flux2_mcp.__main__, flux2_mcp.server.transports.early; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert {name for name in loaded if name.partition(".")[0] == "flux2_mcp"} == {
+        "flux2_mcp",
+        "flux2_mcp.__main__",
+        "flux2_mcp.server",
+        "flux2_mcp.server.transports",
+        "flux2_mcp.server.transports.early",
+        "flux2_mcp.system",
+        "flux2_mcp.system.environment",
+    }
+    assert not loaded & {"dataclasses", "inspect", "pathlib", "typing", "asyncio", "pydantic", "mcp"}
