@@ -19,14 +19,14 @@ export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-# uv makes the same environment faster; pip does without it.
+# uv makes the environment in a fifth of pip's time, and pip can fetch it; where uv fails (an index that is set up for
+# pip alone), pip does the rest.
 $(VENV)/.done: pyproject.toml
-	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && uv pip install --quiet --python $(BIN)/python -e . --group dev; \
-	else \
-	  $(PYTHON) -m venv $(VENV) && $(RUN) pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' \
-	  && $(RUN) pip install --quiet --disable-pip-version-check -e . --group dev; \
-	fi
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) pip install --quiet --disable-pip-version-check "$$(sed -n 's/^  "\(uv==.*\)",/\1/p' pyproject.toml)" \
+	  && UV_HTTP_TIMEOUT=20 $(BIN)/uv pip install --quiet --python $(BIN)/python -e . --group dev \
+	  || { $(RUN) pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' \
+	  && $(RUN) pip install --quiet --disable-pip-version-check -e . --group dev; }
 	@touch $@
 
 demo: $(VENV)/.done ## one image from the seed's prompt, in the sandbox: no key, no network
