@@ -60,7 +60,7 @@ async def test_open_tasks_of_another_key_are_named_with_what_collects_them(home:
     found = seen(home, "other keys")
     assert found is not None
     assert (found.status, found.mend) == ("note", "flux2-mcp tasks")  # which asks RunAPI whose keys they are
-    assert found.detail == "under way, made with another key, and nobody collects them: task-open"
+    assert found.detail == "under way, made with another key, and no process looks after them: task-open"
     await ours.accounts.belongs("2")
     found = seen(home, "other keys")
     assert found is not None
@@ -81,7 +81,10 @@ async def test_open_tasks_of_another_service_are_named_and_those_under_another_s
         connection.execute("UPDATE task SET account = ? WHERE key = 'own'", (typed,))
     found = seen(home, "other services")
     assert found is not None
-    assert (found.status, found.detail) == ("note", "under way at localhost:8080, and nobody collects them: away")
+    assert (found.status, found.detail) == (
+        "note",
+        "under way at localhost:8080, and no process looks after them: away",
+    )
     assert found.mend == ("RUNAPI_BASE_URL=http://localhost:8080 RUNAPI_API_KEY=KEY_THAT_MADE_THEM flux2-mcp wait away")
     assert seen(home, "other keys") is None
 

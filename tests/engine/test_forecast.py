@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.polling import DURATIONS, KIND, RATE, Outcome, measure, simulate
-from flux2_mcp.engine.forecast import MAX_DURATIONS, forecast
+from flux2_mcp.engine.forecast import forecast
 from flux2_mcp.engine.planner import (
     FLOOR_FIRST_SECONDS,
     FLOOR_LAST_SECONDS,
@@ -20,6 +20,7 @@ from flux2_mcp.engine.planner import (
     PollTime,
     plan,
 )
+from flux2_mcp.journal.contract import MAX_DURATIONS
 
 NOW = 1_700_000_000.0
 LARGE = ("flux-2-pro-text-to-image", "2k")

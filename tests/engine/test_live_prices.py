@@ -47,7 +47,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def prices(front: Front, tmp_path: Path, clock: Clock) -> AsyncIterator[LivePrices]:
     async with seam.opened(front.settings(tmp_path)) as usual:
-        yield LivePrices(usual.backend, usual.journal.money, monotonic=clock)
+        yield LivePrices(usual.backend, usual.journal.money, patience_seconds=5, monotonic=clock)
 
 
 async def test_calls_that_come_together_share_one_fetch_and_all_know_the_live_price(

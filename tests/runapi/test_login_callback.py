@@ -218,7 +218,7 @@ async def test_a_refusal_ends_the_login_and_its_words_are_text() -> None:
     ("failure", "words"),
     [
         (TransportError("RunAPI gave no answer."), "RunAPI gave no answer."),
-        (RuntimeError(f"with {KEY}"), "What went wrong was not foreseen."),
+        (RuntimeError(f"with {KEY}"), "The login failed for a reason that flux2-mcp does not know."),
     ],
 )
 async def test_what_fails_after_is_told_to_the_browser_and_raised_here(failure: Exception, words: str) -> None:

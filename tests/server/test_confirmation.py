@@ -101,6 +101,23 @@ async def test_the_user_is_told_all_that_matters_and_their_yes_sends_it(sandbox_
     assert schema["properties"]["spend"]["default"] is False
 
 
+async def test_left_of_the_session_is_what_this_process_left_and_left_of_the_day_what_all_did(
+    sandbox_settings: Settings,
+) -> None:
+    user = User()
+    settings = replace(sandbox_settings, caps=Caps(session_usd=Decimal("2.00"), daily_usd=Decimal(10)))
+    async with asking(settings, "legacy", user) as earlier:
+        await called(earlier, prompt="a red fox in snow")
+        await called(earlier, prompt="a white hare in snow")
+    async with asking(settings, "legacy", user) as client:
+        await called(client, prompt="a grey owl in snow")
+        await called(client, **NEVER_DRAWN)
+    (question,) = user.asked
+    assert {"Left of FLUX2_SESSION_BUDGET_USD: $1.95.", "Left of FLUX2_DAILY_BUDGET_USD: $9.85."} <= set(
+        question.message.splitlines()
+    )
+
+
 async def test_what_the_user_said_yes_to_is_made_and_charged(sandbox_settings: Settings, era: str) -> None:
     user = User()
     async with asking(replace(sandbox_settings, confirm_usd=Decimal("0.04")), era, user) as client:

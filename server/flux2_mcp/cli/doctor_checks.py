@@ -224,13 +224,13 @@ def _records(found: Inspection) -> Iterator[Check]:
     if found.foreign:
         of = "made with another key" + (", of another RunAPI account as far as is known" if found.known else "")
         mend = f"RUNAPI_API_KEY=KEY_THAT_MADE_THEM flux2-mcp wait {shlex.join(found.foreign[:MAX_LISTED])}"
-        detail = f"under way, {of}, and nobody collects them: {_named(found.foreign)}"
+        detail = f"under way, {of}, and no process looks after them: {_named(found.foreign)}"
         # If the account of this key is not known yet, the next command that searches tasks asks RunAPI for it.
         yield note("other keys", detail, mend if found.known else "flux2-mcp tasks")
     for service, ids in found.elsewhere.items():
         place = f"{'http' if service.partition(':')[0] == 'localhost' else 'https'}://{service}"
         way = f"RUNAPI_BASE_URL={shlex.quote(place)} RUNAPI_API_KEY=KEY_THAT_MADE_THEM"
-        detail = f"under way at {service}, and nobody collects them: {_named(ids)}"
+        detail = f"under way at {service}, and no process looks after them: {_named(ids)}"
         yield note("other services", detail, f"{way} flux2-mcp wait {shlex.join(ids[:MAX_LISTED])}")
 
 

@@ -106,7 +106,9 @@ def _asked(found: list[Host], machine: Machine, name: str, *, uninstall: bool) -
         answer = click.prompt(question, default="all")
     except click.Abort as exc:
         click.echo()
-        raise click.UsageError(f"Nobody chose. Name hosts, or --detect for all of these: {_names(found)}.") from exc
+        raise click.UsageError(
+            f"No host was chosen. Name hosts, or --detect for all of these: {_names(found)}."
+        ) from exc
     words = str(answer).replace(",", " ").split()
     if words == ["all"]:
         return found

@@ -26,7 +26,6 @@ log = logging.getLogger("flux2_mcp.engine.callback_listener")
 
 LOOK_SECONDS = 0.05
 """The interval at which the journal is checked for callbacks that another process received, seconds."""
-RETRY_SECONDS = 1.0
 
 
 def address(base_url: str, secret: str, key: str) -> str:
@@ -58,7 +57,7 @@ class CallbackListener:
         leases: Leases,
         nudge: Callable[[str], None],
         *,
-        retry_seconds: float = RETRY_SECONDS,
+        retry_seconds: float,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         listen: Callable[[int], Awaitable[MultiListener[SocketStream]]] = one_shot_http.listen,
         call_seconds: float = one_shot_http.CALL_SECONDS,

@@ -20,14 +20,13 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
+from flux2_mcp.journal.contract import MAX_DURATIONS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Kind: TypeAlias = tuple[str, str]
 """Model and output resolution, as in ("flux-2-pro-text-to-image", "1k"): tasks of one kind have similar durations."""
-
-MAX_DURATIONS = 200
-"""The maximum number of durations in a forecast; it uses the latest."""
 
 # Nothing is published about durations. The prior says that 80 % of images take 2.3 to 16 s (1k), or 3.4 to 24 s (2k:
 # four times the pixels, but queueing and delivery do not grow with them). It is broad on purpose: a wrong median costs

@@ -24,8 +24,7 @@ log = logging.getLogger("flux2_mcp.engine.live_prices")
 SCHEDULES_SECONDS = 900.0
 """A fetched price schedule is used for this time; its renewal costs one conditional GET."""
 RETRY_SECONDS = 30.0
-"""The delay after a failed fetch of a schedule: each try may take the whole `PATIENCE_SECONDS`."""
-PATIENCE_SECONDS = 5.0
+"""The delay after a failed fetch of a schedule: each try may take the whole patience."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ class LivePrices:
         backend: Backend,
         money: Money,
         *,
-        patience_seconds: float = PATIENCE_SECONDS,
+        patience_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend

@@ -83,7 +83,11 @@ def _done(found: LoginResult) -> LoginPage:
 
 
 def _failed(error: Exception) -> LoginPage:
-    told = error if isinstance(error, Flux2Error) else Flux2Error("What went wrong was not foreseen.")
+    told = (
+        error
+        if isinstance(error, Flux2Error)
+        else Flux2Error("The login failed for a reason that flux2-mcp does not know.")
+    )
     return LoginPage(
         status=HTTPStatus.OK, kind="bad", title="The login did not work", text=told.message, next_step=told.next_step
     )
