@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.system.sqlite_file import Database, Migrations, is_lost
+from flux2_mcp.system.sqlite_file import Database, Migrations, Read, is_lost, looked_at, opened, renewed
 from tests.support.together import at_once
 
 ONE = ("one", "CREATE TABLE one (n INTEGER);\nINSERT INTO one VALUES (1)")
@@ -170,3 +170,27 @@ def test_a_commit_that_fails_frees_the_file_too(path: Path) -> None:
 )
 def test_errors_without_a_name_are_not_taken_for_a_broken_file(error: Exception, *, corrupt: bool) -> None:
     assert is_lost(error) is corrupt
+
+
+# --- whether a file is whole ---
+
+
+def test_that_others_write_meanwhile_makes_no_file_look_broken(path: Path) -> None:
+    """Else a journal that many processes use would be moved aside while nothing is wrong with it."""
+    table, seeded = (("one", "CREATE TABLE one (n INTEGER)"),), list[str | None]()
+    count = "SELECT count(*) FROM one"
+    with closing(Database(path, table, durable=False)) as other:
+
+        def whole(read: Read, _: int) -> bool:
+            (before,) = read(count)
+            other.execute("INSERT INTO one VALUES (1)")
+            return tuple(before) == tuple(read(count)[0])
+
+        def seed(_: Database, name: str | None) -> None:
+            seeded.append(name)
+
+        opened(path, table, durable=False, seed=seed, whole=whole).close()
+        renewed(path, table, durable=False, seed=seed, whole=whole).close()
+        assert looked_at(path, count, whole) == (True, 3)
+    assert seeded == [None]
+    assert rows(path, count) == [(3,)]

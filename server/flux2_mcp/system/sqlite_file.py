@@ -308,7 +308,7 @@ def opened(
         path.touch(mode=0o600)
         database = Database(path, migrations, durable=durable, made=made)
         try:
-            if not whole(database.read, noted(path, database.begun)):
+            if not _is_whole(path, database.read, whole):
                 raise ShortError(f"{path.name} lacks what was written into it")
         except sqlite3.Error:
             database.close()
@@ -392,9 +392,9 @@ def looked_at(path: Path, question: str, whole: Whole) -> tuple[bool, int]:
     """
     with reading(path) as read:
         try:
-            begun = read(BEGUN)
-            sound = bool(begun) and read("PRAGMA integrity_check(1)")[0][0] == "ok"
-            sound = sound and whole(read, noted(path, str(begun[0][0])))
+            sound = (
+                bool(read(BEGUN)) and read("PRAGMA integrity_check(1)")[0][0] == "ok" and _is_whole(path, read, whole)
+            )
             return sound, int(read(question)[0][0]) if sound else 0
         except sqlite3.Error as exc:
             if is_lost(exc):
@@ -459,7 +459,7 @@ def _sound(path: Path, migrations: Migrations, *, durable: bool, whole: Whole) -
     database = None
     try:
         database = Database(path, migrations, durable=durable, made=True)
-        if database.sound(migrations) and whole(database.read, noted(path, database.begun)):
+        if database.sound(migrations) and _is_whole(path, database.read, whole):
             return database
     except sqlite3.Error as exc:
         if not is_lost(exc):
@@ -467,3 +467,14 @@ def _sound(path: Path, migrations: Migrations, *, durable: bool, whole: Whole) -
     if database is not None:
         database.close()
     return None
+
+
+def _is_whole(path: Path, read: Read, whole: Whole) -> bool:
+    """Ask `whole` about one state of the file: other processes may write between two of its queries."""
+    least = noted(path, str(read(BEGUN)[0][0]))  # before that state, which may have more but never less
+    read("BEGIN")
+    try:
+        return whole(read, least)
+    finally:
+        with suppress(sqlite3.Error):  # an error may have ended the transaction
+            read("ROLLBACK")
