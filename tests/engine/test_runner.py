@@ -269,7 +269,7 @@ async def test_a_new_task_is_not_taken_for_one_that_another_process_may_have_sen
             await made(service, "the first")
         slow = True
         with pytest.raises(InsufficientCreditsError):
-            await made(service, "the second", wait=5)
+            await made(service, "the second")
 
 
 # --- the journal's file ---
@@ -298,7 +298,7 @@ async def test_a_file_that_breaks_while_tasks_are_open_loses_none_of_them(front:
             return len(entries) == 3 and all(entry.state is State.DELIVERED for entry in entries)
 
         await until(all_delivered)
-        checked = await service.check([told.record.key for told in outcome.tasks], wait_seconds=5)
+        checked = await service.check([told.record.key for told in outcome.tasks], wait_seconds=PATIENCE)
     assert "moved aside" in str(checked.notice)
     assert sorted(str(told.record.task_id) for told in checked.tasks) == sorted(
         task.id for task in front.tasks() if "slow" in task.body["prompt"]
