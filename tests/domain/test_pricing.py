@@ -51,6 +51,12 @@ def test_a_live_schedule_is_the_only_one_who_knows_max() -> None:
     )
 
 
+def test_no_amount_of_nothing_guards_money() -> None:
+    assert pricing.dearest(PriceBook((schedule(PRO.id, r1k="0"),), "live"), PRO, "1k") == Decimal("0.05")
+    nothing = PriceBook((schedule(MAX.id, r1k="0"),), "live", {(MAX.id, "1k"): Decimal(0)})
+    assert pricing.dearest(nothing, MAX, "1k") is None
+
+
 def test_a_resolution_that_the_schedule_leaves_out_keeps_its_published_number() -> None:
     book = PriceBook((schedule(PRO.id, r1k="4"),), "live")
     assert pricing.price(book, PRO, "2k").source == "published"

@@ -63,6 +63,7 @@ async def counted(service: Service) -> Decimal:
     "told",
     [
         {"status": "processing", "usage": {"cost": 0}},
+        {"status": "processing", "usage": {"cost": 0.01}},
         {"status": "pending", "usage": {"cost_cents": 0}},
         {"status": "processing", "billing": {"settlement": {"charged_amount_cents": 0}}},
         {"status": "rendering", "billing": {"refund": {"refunded_at": "2026-11-20T10:00:00Z"}}},
