@@ -58,7 +58,8 @@ def checkout(tmp_path: Path) -> Path:
     (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
     for name in ("Makefile", "pyproject.toml", "server", "install"):
         (folder / name).symlink_to(ROOT / name)
-    (folder / ".venv/.done").touch()
+    for stage in (".runtime", ".done"):  # in the order in which they are made
+        (folder / ".venv" / stage).touch()
     return folder
 
 
