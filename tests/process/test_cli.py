@@ -29,13 +29,13 @@ from flux2_mcp import __version__, errors
 from flux2_mcp.cli import output
 from flux2_mcp.cli.generate import AGAIN, AGAIN_PAID, generate
 from flux2_mcp.cli.main import flux2
-from flux2_mcp.cli.task_output import LATER, NO_CANCEL, exit_code, waiting_on
+from flux2_mcp.cli.task_output import DRAWN_NOTICE, LATER, NO_CANCEL, WaitLine, bar, exit_code, waiting_on
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.domain.models import Action
 from flux2_mcp.engine.live_prices import PriceList
 from flux2_mcp.engine.service import Service
-from flux2_mcp.engine.waiting import Outcome, TaskReport
+from flux2_mcp.engine.waiting import Outcome, Progress, TaskReport
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.app import build
@@ -62,19 +62,87 @@ def only_image(made: dict[str, Any]) -> dict[str, Any]:
 # --- generate: results ------------------------------------------------------------------------------------------------
 
 
-def test_generate_prints_the_file_first_then_where_it_came_from_and_what_it_cost(
-    clean_env: dict[str, str], tmp_path: Path
+def test_generate_prints_the_file_first_then_its_size_price_and_task(
+    clean_env: dict[str, str], here: Here, tmp_path: Path
 ) -> None:
     done = flux2_mcp(clean_env, "generate", "a red fox in snow", "--aspect-ratio", "16:9")
-    path, size, url, money, notice = done.stdout.splitlines()
+    path, about, money, notice = done.stdout.splitlines()
     assert Path(path).parent == tmp_path / "home" / "images"
     assert re.fullmatch(PNG, Path(path).name)
     with Image.open(path) as picture:
-        assert size == f"  {picture.width} x {picture.height} px, {Path(path).stat().st_size / 1000:.0f} kB"
+        size = f"{picture.width} x {picture.height} px, {Path(path).stat().st_size / 1000:.0f} kB"
         assert picture.width * 9 == picture.height * 16
-    assert re.match(r"  http://127\.0\.0\.1:\d+/results/", url)
-    assert (money, notice) == ("completed, quoted $0.05, charged $0.05", SANDBOX_NOTICE)
+    [task] = json.loads(here("tasks", "--json")[1])["tasks"]
+    assert about == f"  {size}, $0.05, task {task['task_id']}"
+    assert (money, notice) == ("completed, quoted $0.05, would charge $0.05", DRAWN_NOTICE)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_url_is_shown_where_it_is_asked_for_and_never_the_sandboxes_own_that_dies_with_the_command(
+    here: Here, tmp_path: Path
+) -> None:
+    with Sandbox(tmp_path / "elsewhere", speed=1000) as runapi:
+        env = {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
+        shown = [
+            here("generate", "a red fox", "--save-to", "made/", *more, **env)[1].splitlines()
+            for more in ((), ("--verbose",))
+        ]
+    assert [len(lines) for lines in shown] == [3, 5]
+    assert shown[0][2] == "completed, quoted $0.05, charged $0.05"
+    saved, kept, _, url, _ = shown[1]
+    assert Path(saved).parent == tmp_path / "made"
+    assert Path(kept).parent == tmp_path / "home/images"
+    assert url.startswith(f"  {env['RUNAPI_BASE_URL']}/results/")
+    assert "http" not in here("generate", "a red fox", "--verbose")[1]
+
+
+def test_what_is_not_on_disk_is_shown_with_its_url_the_only_way_to_it(here: Here, tmp_path: Path) -> None:
+    with Sandbox(tmp_path / "elsewhere", speed=1000) as runapi:
+        env = {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
+        code, out, _ = here("generate", "a red fox [sandbox:corrupt]", **env)
+    assert code == 5
+    assert out.startswith(f"  {env['RUNAPI_BASE_URL']}/results/")
+
+
+LONG = "Generate a photorealistic studio portrait of an astronaut holding a cat, dramatic rim lighting, 8K detail."
+
+
+def test_eight_images_are_twelve_lines_of_a_terminal_of_80_columns(clean_env: dict[str, str], here: Here) -> None:
+    env = clean_env | {"TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}
+    with on_terminal(env, "generate", LONG, "--count", "8", whole=True) as terminal:
+        assert terminal.end() == (0, "")
+    folder, *rows, money, notice = terminal.seen.rpartition("\r\x1b[K")[2].splitlines()
+    assert sum(-(-len(line) // 80) for line in (folder, *rows, money, notice)) <= 12
+    tasks = json.loads(here("tasks", "--json")[1])["tasks"]
+    assert [row.split() for row in rows] == [
+        [f"...{task['images'][0]['path'][-16:]}", "1024", "x", "1024", "$0.05", task["task_id"]]
+        for task in reversed(tasks)
+    ]
+    assert {folder.removesuffix("...") + row.split()[0].removeprefix("...") for row in rows} == {
+        task["images"][0]["path"] for task in tasks
+    }
+    assert (money, notice) == ("8 completed, quoted $0.40, would charge $0.40", DRAWN_NOTICE)
+
+
+def test_names_that_fit_stand_whole_and_what_failed_stands_below_them(
+    clean_env: dict[str, str], here: Here, tmp_path: Path
+) -> None:
+    foxes = json.loads(here("generate", "a red fox", "--count", "2", "--save-to", "made/fox.png", "--json")[1])
+    failed = json.loads(here("generate", "a wolf [sandbox:moderation]", "--json")[1])
+    ids = [task["task_id"] for made in (foxes, failed) for task in made["tasks"]]
+    env = clean_env | {"TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}
+    with on_terminal(env, "wait", *ids, whole=True) as terminal:
+        assert terminal.end() == (7, "")
+    assert terminal.seen.rpartition("\r\x1b[K")[2].splitlines() == [
+        f"{tmp_path / 'made'}/",
+        f"  fox-1.png  1024 x 1024  $0.05  {ids[0]}",
+        f"  fox-2.png  1024 x 1024  $0.05  {ids[1]}",
+        f"{ids[2]}: failed: The request was rejected by content moderation.",
+        "2 completed, 1 failed, quoted $0.15, would charge $0.10",
+        DRAWN_NOTICE,
+    ]
+    piped = here("wait", *ids)[1].splitlines()
+    assert [line for line in piped if Path(line).is_file()] == [str(tmp_path / f"made/fox-{n}.png") for n in (1, 2)]
 
 
 def test_json_is_the_tools_structured_form_and_the_same_key_is_the_same_task(
@@ -161,7 +229,7 @@ def test_what_can_not_be_shown_is_escaped_and_what_is_not_known_is_said_so(
     done = flux2_mcp(env, "generate", "a red fox [sandbox:no_usage]")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(str(tmp_path / r"zdj\u0119cia"))
-    assert done.stdout.splitlines()[3] == "completed, quoted $0.05, charged not told by RunAPI"
+    assert done.stdout.splitlines()[2] == "completed, quoted $0.05, charged not told by RunAPI"
 
 
 # --- generate: what went wrong, and the exit code ---------------------------------------------------------------------
@@ -272,12 +340,12 @@ def test_a_wait_that_is_over_is_5_and_says_how_it_goes_on(here: Here) -> None:
     assert (code, err) == (5, "")
     assert re.fullmatch(r"[0-9a-f-]{36}: pending", head)
     on = waiting_on(head.partition(":")[0])
-    assert rest == ["processing, quoted $0.05, charged not known yet", LATER, on, AGAIN, SANDBOX_NOTICE]
+    assert rest == ["processing, quoted $0.05, charged not known yet", LATER, on, AGAIN, DRAWN_NOTICE]
     code, out, err = here("generate", "a red fox [sandbox:stuck]", "--count", "2", "--wait", "0")
     assert (code, err) == (5, "")
     on = waiting_on(*(line.partition(":")[0] for line in out.splitlines()[:2]))
     assert out.splitlines()[2:] == [
-        "processing, quoted $0.10, charged not known yet", LATER, on, AGAIN_PAID, SANDBOX_NOTICE,
+        "2 pending, quoted $0.10, charged not known yet", LATER, on, AGAIN_PAID, DRAWN_NOTICE,
     ]  # fmt: skip
 
 
@@ -292,7 +360,7 @@ def test_an_image_that_is_paid_but_not_on_disk_is_5(here: Here) -> None:
     code, out, _ = here("generate", "a red fox [sandbox:corrupt]")
     assert code == 5
     assert "its image can't be had: The image is broken: it can't be decoded to its end." in out
-    assert "completed but not on disk, quoted $0.05, charged $0.05" in out
+    assert "completed but not on disk, quoted $0.05, would charge $0.05" in out
 
 
 def test_a_rate_limit_is_6_and_the_task_is_not_given_up(here: Here, tmp_path: Path) -> None:
@@ -311,7 +379,7 @@ def test_a_failed_task_is_7_and_costs_nothing_and_a_dumb_terminal_is_not_written
         code, out = terminal.end()
     assert (code, terminal.seen) == (7, "")
     assert "failed: The request was rejected by content moderation." in out
-    assert "failed, quoted $0.05, charged $0.00" in out
+    assert "failed, quoted $0.05, would charge $0.00" in out
 
 
 BUSY = errors.RateLimitedError("Too many requests", status=429)
@@ -344,22 +412,28 @@ def test_only_images_on_disk_are_0(tasks: list[tuple[State, errors.Flux2Error | 
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_terminal_shows_how_the_wait_stands_and_is_left_clean(clean_env: dict[str, str]) -> None:
+def test_a_terminal_shows_one_bar_to_the_end_of_the_wait_and_is_left_clean(clean_env: dict[str, str]) -> None:
     env = clean_env | {"TERM": "xterm", "FLUX2_SANDBOX_SPEED": "10"}
     with on_terminal(env, "generate", "a red fox in snow", "--count", "2") as terminal:
         code, out = terminal.end()
     shown = terminal.seen.split("\r\x1b[K")
     assert code == 0
     assert (shown[0], shown[1], shown[-1]) == ("", "starting", "")
-    lines = [
-        re.fullmatch(r"(?:([━─]{20})  )?[012] of 2 done, \d+ s(?:, about \d+ s left)?", line) for line in shown[2:-1]
-    ]
-    assert all(lines)
+    lines = [re.fullmatch(r"([━─]{20})  [012] of 2 done, \d+ s(?:, about \d+ s left)?", line) for line in shown[2:-1]]
     assert len(shown) > 4
-    bars = [line[1].count("━") for line in lines if line is not None and line[1]]
+    bars = [line[1].count("━") for line in lines if line is not None]
+    assert len(bars) == len(lines)
     assert bars == sorted(bars)
     assert "\x1b" not in out
     assert re.search(PNG, out.splitlines()[0])
+
+
+def test_the_bar_says_what_failed_beside_what_is_done() -> None:
+    line, states = WaitLine(), (State.DELIVERED, State.FAILED, State.REJECTED, State.PROCESSING)
+    assert line(Progress(elapsed=7.0, remaining=None, states=states)) == f"{bar(0.75)}  1 of 4 done, 2 failed, 7 s"
+    assert line(Progress(elapsed=9.0, remaining=9.0, states=(State.DELIVERED,) * 3 + (State.COMPLETED,))) == (
+        f"{bar(0.75)}  3 of 4 done, 9 s, about 9 s left"
+    )
 
 
 def test_ctrl_c_stops_the_waiting_not_the_task(

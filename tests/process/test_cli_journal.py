@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flux2_mcp.cli.tasks import NO_VIEWER
 from tests.process.conftest import Here
 from tests.support.terminal import DEADLINE, flux2_mcp
 
@@ -40,9 +41,10 @@ def test_tasks_lists_what_was_made_with_its_files_and_filters_it(here: Here, tmp
     )
     fox = made(here, "a red fox in snow, and so many words that no line of a list could ever hold them")
     assert here("generate", "a wolf [sandbox:moderation]")[0] == 7
-    head, wolf, wolf_id, first, fox_id, file = here("tasks")[1].splitlines()
+    head, wolf, wolf_id, why, first, fox_id, file = here("tasks")[1].splitlines()
     assert head.split() == ["MADE", "STATUS", "MODEL", "CHARGED", "PROMPT"]
     assert "failed" in wolf
+    assert why == "  The request was rejected by content moderation."
     assert wolf.endswith("a wolf [sandbox:moderation]")
     assert "a red fox in snow, and so many words that no li…" in first
     assert "$0.05" in first
@@ -87,6 +89,11 @@ def test_open_shows_the_image_that_a_task_left(clean_env: dict[str, str], here: 
         done = flux2_mcp(clean_env | {"PATH": f"{viewer.parent}:{clean_env['PATH']}"}, "open", fox["task_id"])
         assert (done.returncode, done.stdout) == (0, f"{fox['images'][0]['path']}\n")
         assert shown.result(DEADLINE) == fox["images"][0]["path"]
+    viewer.write_text("#!/bin/sh\necho noise >&2\nexit 3\n")
+    for path in (viewer.parent, tmp_path / "none"):
+        # Without a program, or with one that finds no viewer.
+        done = flux2_mcp(clean_env | {"PATH": str(path)}, "open", fox["task_id"])
+        assert (done.returncode, done.stdout, done.stderr) == (1, f"{fox['images'][0]['path']}\n", f"{NO_VIEWER}\n")
     Path(fox["images"][0]["path"]).unlink()
     code, _, err = here("open", fox["task_id"])
     assert (code, "no file of it is there" in err) == (4, True)

@@ -10,9 +10,8 @@ import anyio
 import pytest
 from mcp.client.client import Client
 
-from flux2_mcp.cli.task_output import LATER, NO_CANCEL, waiting_on
+from flux2_mcp.cli.task_output import DRAWN_NOTICE, LATER, NO_CANCEL, waiting_on
 from flux2_mcp.server.app import build
-from flux2_mcp.server.results.tasks import SANDBOX_NOTICE
 from flux2_mcp.settings import from_env
 from tests.process.conftest import Here
 from tests.support.terminal import on_terminal
@@ -30,7 +29,7 @@ def test_who_waits_gets_the_files_of_what_was_asked_for_before(clean_env: dict[s
     assert (code, err) == (0, "")
     paths = [line for line in out.splitlines() if Path(line).is_file()]
     assert len(paths) == 2
-    assert out.splitlines()[-2:] == ["completed, quoted $0.10, charged $0.10", SANDBOX_NOTICE]
+    assert out.splitlines()[-2:] == ["2 completed, quoted $0.10, would charge $0.10", DRAWN_NOTICE]
 
     async def tool() -> object:
         async with Client(build(from_env(clean_env))) as client:
@@ -45,7 +44,7 @@ def test_a_wait_that_is_over_is_5_and_says_how_to_wait_on(here: Here) -> None:
     code, out, err = here("wait", ident, "--timeout", "0.2", FLUX2_RATE="12")
     assert (code, err) == (5, "")
     assert re.fullmatch(rf"{ident}: (pending|processing)", out.splitlines()[0])
-    assert out.splitlines()[2:] == [LATER, waiting_on(ident), SANDBOX_NOTICE]
+    assert out.splitlines()[2:] == [LATER, waiting_on(ident), DRAWN_NOTICE]
 
 
 def test_a_failed_task_is_7_and_an_unknown_one_4(here: Here) -> None:

@@ -1,4 +1,4 @@
-"""Opens the user's browser with Python's `webbrowser`, in a separate process whose output is discarded."""
+"""Opens the user's browser with Python's `webbrowser`, and files with the system's viewer, in separate processes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
 OPENER = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
+
+GRACE_SECONDS = 5.0
+"""A viewer that still runs after this time has opened its file: some run until their window is closed."""
 
 
 def is_here(env: Mapping[str, str]) -> bool:
@@ -40,3 +44,23 @@ def open_at(address: str, env: Mapping[str, str], *, failing: str | None = None)
             click.echo(failing, err=True)
 
     threading.Thread(target=work, daemon=True).start()
+
+
+def show(path: Path, *, folder: bool) -> bool:
+    """Open a file in the system's viewer, or the folder that it is in. Returns False if nothing opened it."""
+    if sys.platform in {"darwin", "win32", "cygwin"}:
+        return click.launch(str(path), locate=folder) == 0
+    # `click.launch` does not wait for the answer of xdg-open, which also stands on machines without any viewer.
+    try:
+        opener = subprocess.Popen(  # noqa: S603  # a list of arguments; the user's PATH decides which program it is
+            ["xdg-open", path.parent if folder else path],  # noqa: S607  # the same
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return opener.wait(GRACE_SECONDS) == 0
+    except OSError:
+        return False
+    except subprocess.TimeoutExpired:
+        return True

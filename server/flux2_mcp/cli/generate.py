@@ -112,6 +112,7 @@ def _ask(offer: Quotation) -> None:
 )  # fmt: skip
 @click.option("--callback-url", metavar="URL", help="Webhook for the result.")
 @click.option("--idempotency-key", metavar="KEY", callback=_key, help="Same key, same task, paid once.")
+@task_output.verbose_option
 @task_output.no_picture_option
 @output.as_json_option
 @click.pass_obj
@@ -127,6 +128,7 @@ def generate(
     yes: bool,
     wait_seconds: float | None,
     idempotency_key: str | None,
+    verbose: bool,
     no_picture: bool,
     as_json: bool,
     **request: Any,  # noqa: ANN401  # the options that have the names of RequestArgs' fields
@@ -180,4 +182,4 @@ def generate(
     if isinstance(done, Quotation):
         _ask(done)
         done = output.run(partial(agreed, done), stopped=stopped)
-    return task_output.tell(done, again, as_json=as_json, env=None if no_picture else invocation.env)
+    return task_output.tell(done, again, as_json=as_json, verbose=verbose, env=None if no_picture else invocation.env)

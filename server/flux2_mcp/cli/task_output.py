@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +19,22 @@ from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.waiting import Outcome, Progress
 from flux2_mcp.errors import ServiceError, TaskFailedError, shortened
 from flux2_mcp.server.results import tasks as task_results
-from flux2_mcp.server.results.tasks import MAX_SHOWN_URL_CHARS, STATUSES, GenerationResult, TaskResult
+from flux2_mcp.server.results.tasks import (
+    MAX_SHOWN_URL_CHARS,
+    SANDBOX_NOTICE,
+    STATUSES,
+    GenerationResult,
+    TaskResult,
+)
 
 BAR_COLUMNS = 20
+FAILED = {State.FAILED, State.REJECTED, State.UNDELIVERED, State.UNKNOWN}
+"""The states of tasks that have ended without an image on disk."""
 COLORS = {"completed": "green", "failed": "red"}
 LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
+DRAWN_NOTICE = f"SANDBOX: drawn on this machine, NOT FLUX.2 images. Real ones: {output.PROGRAM} login"
+"""What the sandbox's notice is for a person who reads it below each image: one line of a terminal."""
+ELLIPSIS = "..."
 NO_CANCEL = "Stopped waiting. RunAPI has no cancel: what was sent runs on, and is charged when it completes."
 
 
@@ -30,20 +44,25 @@ def waiting_on(*ids: str) -> str:
 
 
 no_picture_option = click.option("--no-picture", is_flag=True, help="Show no pictures in the terminal.")
+verbose_option = click.option("--verbose", is_flag=True, help="Print each image's URL and every file of it, too.")
 
 
-def tell(outcome: Outcome, again: str | None, *, as_json: bool, env: Mapping[str, str] | None) -> int:
+def tell(outcome: Outcome, again: str | None, *, as_json: bool, verbose: bool, env: Mapping[str, str] | None) -> int:
     """Print the outcome of a call, and return the exit code.
 
     Args:
         outcome: The outcome.
         again: A sentence that says what the same command would do if it ran again.
         as_json: Whether to print JSON instead of words.
+        verbose: Whether the words have the URLs, too.
         env: The environment, to find out whether the terminal shows pictures; None: no pictures. A pipe gets none.
     """
     terminal = sys.stdout is not None and sys.stdout.isatty()
     draw = terminal_images.drawer(env) if terminal and env is not None else None
-    output.tell(task_results.generation(outcome), partial(_words, again=again, draw=draw), as_json=as_json)
+    # Each picture stands above its own file.
+    width = shutil.get_terminal_size().columns if terminal and draw is None and not verbose else None
+    words = partial(_words, again=again, draw=draw, verbose=verbose, width=width)
+    output.tell(task_results.generation(outcome), words, as_json=as_json)
     return exit_code(outcome)
 
 
@@ -70,15 +89,20 @@ class WaitLine:
     def __call__(self, progress: Progress) -> str:
         """Return the line for this progress."""
         still = [state for state in progress.states if state.unfinished]
-        done, together = len(progress.states) - len(still), len(progress.states)
+        ended, together = len(progress.states) - len(still), len(progress.states)
+        failed = sum(state in FAILED for state in progress.states)
         alone = "fetching" if State.COMPLETED in still else STATUSES[progress.states[0]]
-        what = alone if together == 1 else f"{done} of {together} done"
+        what = alone if together == 1 else f"{ended - failed} of {together} done"
+        what += f", {failed} failed" if failed and together > 1 else ""
         line = f"{what}, {progress.elapsed:.0f} s"
-        if progress.remaining is None:
-            return line
-        left = max(1, round(progress.remaining))
-        self._share = max(self._share, progress.elapsed / (progress.elapsed + left))
-        return f"{bar(self._share)}  {line}, about {left} s left"
+        left = None if progress.remaining is None else max(1, round(progress.remaining))
+        share = 0.0 if left is None else progress.elapsed / (progress.elapsed + left)
+        if together > 1:
+            # Before the first forecast, too: what has ended is known.
+            share = max(share, ended / together)
+        self._share = max(self._share, share)
+        drawn = f"{bar(self._share)}  {line}" if self._share or together > 1 else line
+        return drawn if left is None else f"{drawn}, about {left} s left"
 
 
 def bar(share: float) -> str:
@@ -92,20 +116,27 @@ def bar(share: float) -> str:
     return drawn
 
 
-def _words(result: GenerationResult, again: str | None, draw: Draw | None) -> str:
-    """Format the result for a terminal: the files first, then their sources and costs."""
-    lines = [line for task in result.tasks for line in [*_drawn(task, draw), *_task(task)]]
-    quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
-    unknown = "not known yet" if result.next_action else "not told by RunAPI"
-    charged = unknown if result.charged_usd is None else usd(result.charged_usd)
-    lacking = any(task.status == "completed" and not any(image.path for image in task.images) for task in result.tasks)
-    status = click.style(result.status, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
-    lines.append(f"{status}{' but not on disk' if lacking else ''}{quoted}, charged {charged}")
+def _words(result: GenerationResult, again: str | None, draw: Draw | None, *, verbose: bool, width: int | None) -> str:
+    """Format the result for a person: the files first, then the costs.
+
+    Several images are a table where it fits into `width` columns. None: no table, as a pipe's reader wants whole paths.
+    """
+    rows = [] if width is None else _table(result.tasks, width)
+    if rows:
+        # The same remark on each of eight images is said once.
+        lines = [*rows, *dict.fromkeys(line for task in result.tasks for line in _remarks(task))]
+    else:
+        lines = [
+            line
+            for task in result.tasks
+            for line in (*_drawn(task, draw), *_files(task, result, verbose=verbose), *_remarks(task))
+        ]
+    lines.append(_sum(result))
     if result.next_action is not None:
         ids = result.next_action.arguments["task_ids"]
         lines += [LATER, waiting_on(*ids), *([again] if again else [])]
     if result.notice:
-        lines.append(own_words(result.notice))
+        lines.append(own_words(result.notice).replace(SANDBOX_NOTICE, DRAWN_NOTICE))
     return "\n".join(lines)
 
 
@@ -118,16 +149,70 @@ def _drawn(task: TaskResult, draw: Draw | None) -> list[str]:
     return [picture for picture in shown if picture is not None]
 
 
-def _task(task: TaskResult) -> list[str]:
+def _files(task: TaskResult, result: GenerationResult, *, verbose: bool) -> list[str]:
+    """Return the file of each image of a task, and below it what it is."""
     lines = []
     for image in task.images:
-        size = f"  {image.width} x {image.height} px, {(image.size_bytes or 0) / 1000:.0f} kB"
-        lines += [each for each in (image.saved, image.path) if each is not None]
-        lines += [size] if image.path else []
-        lines += [f"  {shortened(str(image.url), MAX_SHOWN_URL_CHARS)}"]
+        files = [file for file in (image.saved, image.path) if file]
+        lines += files if verbose else files[:1]
+        if files:
+            size = f"{image.width} x {image.height} px, {(image.size_bytes or 0) / 1000:.0f} kB"
+            lines.append(f"  {size}, {_price(task)}, task {task.task_id}")
+        # The sandbox's own URL dies with this command. An image that is not on disk can be had by its URL alone.
+        if image.url and not result.sandbox and (verbose or not files):
+            lines.append(f"  {shortened(image.url, MAX_SHOWN_URL_CHARS)}")
+    return lines
+
+
+def _table(tasks: Sequence[TaskResult], width: int) -> list[str]:
+    """Return one line an image below the folder of all; nothing for one image, many folders, or where it does not fit.
+
+    What the names have in common is said once, with the folder, where the whole names don't fit.
+    """
+    made = [(task, image) for task in tasks for image in task.images]
+    files = [Path(file) for _, image in made if (file := image.saved or image.path)]
+    if len(files) <= 1 or len({file.parent for file in files}) > 1:
+        return []
+    common = os.path.commonprefix([file.name for file in files])  # noqa: RUF071  # the characters are wanted
+    for cut in (0, common.rfind("-") + 1):
+        rest = ELLIPSIS if cut else ""
+        cells = [
+            (f"  {rest}{Path(file).name[cut:]}", f"{image.width} x {image.height}", _price(task), task.task_id)
+            for task, image in made
+            if (file := image.saved or image.path)
+        ]
+        rows = output.columns(cells)
+        if max(map(len, rows)) <= width:
+            return [f"{files[0].parent}{os.sep}{common[:cut]}{rest}", *rows]
+    return []
+
+
+def _remarks(task: TaskResult) -> list[str]:
+    """Return what else there is to say of a task: of its sizes, of what was sent, and why there is no image."""
+    lines = []
+    for image in task.images:
         lines += [f"  Not what was asked for: {image.mismatch}"] if image.mismatch else []
         lines += [f"  {image.note}"] if image.note else []
     lines += [f"  sent: {source.source} ({source.sent})" for source in task.sources]
     if task.error or not any(image.path for image in task.images):
         lines.append(f"{task.task_id}: {task.status}{f': {own_words(task.error)}' if task.error else ''}")
     return lines
+
+
+def _price(task: TaskResult) -> str:
+    """Return what a task cost, or what was quoted for it."""
+    return usd(task.charged_usd) if task.charged_usd is not None else f"quoted {usd(task.quoted_usd)}"
+
+
+def _sum(result: GenerationResult) -> str:
+    """Return the last line on the tasks: how many stand how, and what they cost together."""
+    lacking = any(task.status == "completed" and not any(image.path for image in task.images) for task in result.tasks)
+    counts = Counter(task.status for task in result.tasks)
+    stand = result.status if len(result.tasks) == 1 else ", ".join(f"{count} {name}" for name, count in counts.items())
+    status = click.style(stand, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
+    quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
+    unknown = "not known yet" if result.next_action else "not told by RunAPI"
+    charged = unknown if result.charged_usd is None else usd(result.charged_usd)
+    # The sandbox moves no money.
+    verb = "would charge" if result.sandbox and result.charged_usd is not None else "charged"
+    return f"{status}{' but not on disk' if lacking else ''}{quoted}, {verb} {charged}"

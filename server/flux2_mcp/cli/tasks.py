@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from flux2_mcp.cli import output
+from flux2_mcp.cli import browser, output
 from flux2_mcp.cli.completion import complete_ids
 from flux2_mcp.cli.output import usd
 from flux2_mcp.engine.pruning import PrunePlan
@@ -25,6 +25,11 @@ MAX_TASKS = 1000
 MAX_PROMPT_CHARS = 48
 """The maximum number of characters of a prompt in a list."""
 MEGA = 1_000_000
+NO_VIEWER = (
+    "No viewer on this machine opened it. Copy the file to where one is, or look at it in a browser:"
+    f" {output.PROGRAM} gallery."
+)
+FAILED = 1
 MIN_PRUNE_AGE = timedelta(days=1)
 """The minimum age of images that may be removed: images of today may still be in use."""
 
@@ -85,8 +90,7 @@ def listed(result: GenerationResult, outcome: Outcome) -> str:
         made = report.record.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
         rows.append((made, task.status, task.model.removeprefix("flux-2-"), usd(task.charged_usd), prompt))
         files = [image.saved or image.path for image in task.images if image.saved or image.path]
-        # A paid task without an image shows its reason here. A failed task cost nothing, and `wait` shows its reason.
-        why = [f"  {output.own_words(task.error)}"] if task.error and task.status in {"completed", "unknown"} else []
+        why = [f"  {output.own_words(task.error)}"] if task.error else []
         blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files), *why])
     head, *lines = output.columns(rows)
     matched = outcome.matched
@@ -118,7 +122,7 @@ Examples:
 @click.argument("ident", metavar="ID", shell_complete=complete_ids)
 @click.option("--folder", is_flag=True, help="Show the file in its folder instead.")
 @click.pass_obj
-def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: bool) -> None:
+def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: bool) -> int:
     """Open the image of a task in the system's viewer. ID is a task's id, as `flux2-mcp tasks` shows it."""
     settings = read_settings()
 
@@ -137,8 +141,10 @@ def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: boo
         )
         raise NotFoundError(what, status=404, next_step=f"{output.PROGRAM} tasks lists what was made.")
     click.echo(paths[0])
-    if click.launch(str(paths[0]), locate=folder) != 0:
-        click.echo("There is no viewer to open it with.", err=True)
+    if not browser.show(paths[0], folder=folder):
+        click.echo(NO_VIEWER, err=True)
+        return FAILED
+    return 0
 
 
 @click.command(

@@ -28,10 +28,13 @@ Exit code 0: every image is on disk. 5: the time is over, the tasks run on. 7: a
     "--timeout", "seconds", type=click.FloatRange(0, MAX_WAIT_SECONDS), default=MAX_WAIT_SECONDS, metavar="SECONDS",
     help=f"Then return; the tasks run on. Default {MAX_WAIT_SECONDS:g}.",
 )  # fmt: skip
+@task_output.verbose_option
 @task_output.no_picture_option
 @output.as_json_option
 @click.pass_obj
-def wait(invocation: Invocation, *, ids: tuple[str, ...], seconds: float, no_picture: bool, as_json: bool) -> int:
+def wait(
+    invocation: Invocation, *, ids: tuple[str, ...], seconds: float, verbose: bool, no_picture: bool, as_json: bool
+) -> int:
     """Wait for tasks and print their files. Costs nothing. ID is a task's id, as `flux2-mcp tasks` shows it."""
     settings = invocation()
 
@@ -46,4 +49,4 @@ def wait(invocation: Invocation, *, ids: tuple[str, ...], seconds: float, no_pic
                 return await service.check(ids, wait_seconds=seconds, on_progress=on_progress)
 
     outcome = output.run(work, stopped=f"{NO_CANCEL}\n{task_output.waiting_on(*ids)}")
-    return task_output.tell(outcome, None, as_json=as_json, env=None if no_picture else invocation.env)
+    return task_output.tell(outcome, None, as_json=as_json, verbose=verbose, env=None if no_picture else invocation.env)
