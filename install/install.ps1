@@ -77,13 +77,13 @@ function Install-Flux2([string]$From, [bool]$ToolOnly, [bool]$Uninstall, [string
 
   function Test-Installed { return [bool](@(Read-Program $state.Uv @('tool', 'list')) -match "^$tool ") }
 
-  # True where it went well, or there was no host to change.
+  # True where it went well.
   function Invoke-Hosts([string]$Program, [string[]]$Arguments) {
     $ErrorActionPreference = 'Continue' # what it says on stderr is no error of ours
     $said = (& $Program @Arguments 2>&1 | Out-String)
     $code = $LASTEXITCODE
     Write-Host $said
-    return ($code -eq 0) -or $said.Contains('no agent host was found')
+    return $code -eq 0
   }
 
   function Add-Flux2 {

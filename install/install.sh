@@ -83,11 +83,7 @@ install_it() {
   # From here on there is a working tool, and nothing to take back: a host that can't be changed is told and left alone.
   STEP='' failed=''
   if [ -n "$hosts" ]; then
-    said=$("$program" install --detect 2>&1) || failed=$?
-    printf '%s\n' "$said"
-    case $said in
-      *"no agent host was found"*) failed='' && say "no host entries: later, $TOOL install HOST" ;;
-    esac
+    "$program" install --detect 2>&1 || failed=$?
     echo
     "$program" doctor || say "doctor found what is named above; $TOOL works without a key in its sandbox"
   fi
@@ -109,9 +105,9 @@ uninstall_it() {
     failed=''
     # A project's entries can be found in the folder alone that this runs in.
     for scope in user project; do
-      said=$("$program" install --detect --uninstall --scope "$scope" 2>&1) || case $said in
-        *"no agent host was found"*) [ "$scope" = user ] || said='' ;;
-        *) failed=yes ;;
+      said=$("$program" install --detect --uninstall --scope "$scope" 2>&1) || failed=yes
+      case $scope$said in
+        project"No agent host found"*) said='' ;;
       esac
       [ -z "$said" ] || printf '%s\n' "$said"
     done

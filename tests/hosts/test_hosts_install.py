@@ -67,22 +67,24 @@ def test_install_says_what_it_added_as_a_diff_and_what_to_do_next(run: Run, home
     path.write_text('{\n\t"mcpServers": {\n\t\t"x": {"env": {"TOKEN": "' + CANARY + '"}} // mine\n\t}\n}\n')
     code, out, err = run("install", "cursor")
     assert (code, err) == (0, "")
-    assert out.splitlines()[:13] == [
+    assert out.splitlines()[:15] == [
         f"Cursor: flux-2 added to {path} by an edit.",
         f"--- {path}",
         f"+++ {path}",
-        "@@ -0,0 +1,8 @@",
-        "+{",
-        '+  "mcpServers": {',
-        '+    "flux-2": {',
-        f'+      "command": "{starts()}",',
-        '+      "args": []',
-        "+    }",
-        "+  }",
-        "+}",
+        "@@ -1,5 +1,9 @@",
+        " {",
+        ' \t"mcpServers": {',
+        '-\t\t"x": {"env": {"TOKEN": "(not shown)"}} // (not shown)',
+        '+\t\t"x": {"env": {"TOKEN": "(not shown)"}}, // (not shown)',
+        '+\t\t"flux-2": {',
+        f'+\t\t\t"command": "{starts()}",',
+        '+\t\t\t"args": []',
+        "+\t\t}",
+        " \t}",
+        " }",
         f"Before: {path}.flux2-backup",
     ]
-    assert out.splitlines()[13] == "Next: In Cursor: Settings, MCP; switch it on."
+    assert out.splitlines()[15] == "Next: In Cursor: Settings, MCP; switch it on."
     assert "cursor://anysphere.cursor-deeplink/mcp/install?name=flux-2&config=" in out
     assert "flux2-mcp login" in out
     assert CANARY not in out
@@ -90,6 +92,76 @@ def test_install_says_what_it_added_as_a_diff_and_what_to_do_next(run: Run, home
         '{\n\t"mcpServers": {\n\t\t"x": {"env": {"TOKEN": "' + CANARY + '"}}, // mine\n\t\t"flux-2": {\n'
         f'\t\t\t"command": "{starts()}",\n\t\t\t"args": []\n\t\t}}\n\t}}\n}}\n'
     )
+
+
+SECRET_TOML = f'''# token {CANARY}
+model = "{CANARY}"
+pin = 4711
+[mcp_servers.x]  # {CANARY}
+command = "npx"
+args = ["--token", """
+{CANARY}"""]
+enabled = true
+http_headers = {{ Authorization = '{CANARY}', more = {{ deep = "{CANARY}" }} }}
+[mcp_servers.x.env]
+TOKEN = "{CANARY}"
+[[projects]]
+key = "{CANARY}"
+[mcp_servers."flux-2"]
+command = "/gone/flux2-mcp"
+args = ["-e", "RUNAPI_API_KEY={CANARY}"]
+env = {{ RUNAPI_API_KEY = "{CANARY}" }}
+'''
+SECRET_JSON = f"""{{
+  // {CANARY}
+  "theme": "{CANARY}", /* {CANARY}
+  */
+  "mcpServers": {{
+    "x": {{"command": "npx", "args": ["--token", "{CANARY}"], "url": "https://x.example/?k={CANARY}", "pin": 4711}},
+    "y": {{"headers": {{"Authorization": "Bearer \\"{CANARY}"}}, "disabled": false}},
+    "flux-2": {{"command": "/gone/flux2-mcp", "args": ["-e", "K={CANARY}"], "env": {{"RUNAPI_API_KEY": "{CANARY}"}}}}
+  }},
+  "mcp": {{"allowed": ["x"]}}, // {CANARY}
+  "last": ["{CANARY}"]
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [("codex", ".codex/config.toml", SECRET_TOML), ("gemini", ".gemini/settings.json", SECRET_JSON)],
+)
+def test_a_diff_has_the_files_own_lines_around_the_change_and_nobodys_values(
+    run: Run, home: Path, name: str, file: str, text: str
+) -> None:
+    (home / file).parent.mkdir(exist_ok=True)
+    (home / file).write_text(text)
+    seen = []
+    for more in (("--dry-run",), (), ("--uninstall",)):
+        code, out, err = run("install", name, *more)
+        assert (code, err) == (0, "")
+        assert CANARY not in out
+        assert "4711" not in out
+        assert "npx" not in out
+        seen.append([line for line in out.splitlines() if line[:1] in set(" +-")])
+    assert seen[0] == seen[1]
+    assert any(line[0] == "-" and "/gone/flux2-mcp" in line for line in seen[0])
+    assert any(line[0] == "+" and starts() in line for line in seen[0])
+    kept = (
+        ' key = "(not shown)"'
+        if name == "codex"
+        else '     "y": {"headers": {"Authorization": "(not shown)"}, "disabled": false},'
+    )
+    assert kept in seen[0]
+    assert (name == "gemini") == any(line[0] == "+" and '"flux-2"]' in line for line in seen[0])
+
+
+def test_a_file_of_one_long_line_shows_the_entry_alone(run: Run, home: Path) -> None:
+    path = home / ".cursor/mcp.json"
+    path.write_text(json.dumps({"mcpServers": {}, "history": [CANARY] * 2000}))
+    _, out, _ = run("install", "cursor")
+    assert max(map(len, out.splitlines())) < 500
+    assert '+    "flux-2": {' in out
 
 
 def test_a_second_time_there_is_nothing_to_do(run: Run, home: Path) -> None:
@@ -187,7 +259,7 @@ def test_what_the_user_put_into_the_entry_is_kept_and_its_secrets_are_not_shown(
     code, out, _ = run("install", "cursor")
     assert code == 0
     assert f"Cursor: flux-2 changed in {path} by an edit." in out
-    assert '-      "command": "/gone/flux2-mcp",' in out
+    assert '"command": "/gone/flux2-mcp"' in out
     assert '"RUNAPI_API_KEY": "(not shown)"' in out
     assert CANARY not in out
     assert json.loads(path.read_text())["mcpServers"]["flux-2"] == {
@@ -250,9 +322,10 @@ def test_what_makes_no_sense_is_refused(run: Run, home: Path, argv: tuple[str, .
 
 
 def test_a_machine_without_hosts_is_told_their_names(run: Run, tmp_path: Path) -> None:
-    code, _, err = run("install", "--detect", HOME=str(tmp_path / "nobody"))
-    assert code == 4
-    assert "no agent host was found. Name one of claude-code, codex, cursor, vscode" in err
+    for more in ((), ("--detect",), ("--detect", "--dry-run")):
+        code, out, err = run("install", *more, HOME=str(tmp_path / "nobody"))
+        assert (code, err) == (0, "")
+        assert out.startswith("No agent host found; later: flux2-mcp install NAME, one of claude-code, codex, cursor,")
 
 
 def test_a_copy_that_will_not_last_is_not_installed_but_can_be_taken_out(

@@ -57,7 +57,7 @@ def test_the_folders_that_were_made_for_entries_go_with_them_and_no_host_is_left
     assert run("install", *NAMES, "--uninstall")[0] == 0
     assert run("install", *IN_PROJECTS, "--scope", "project", "--uninstall")[0] == 0
     assert (tree(home), tree(project)) == (set(), set())
-    assert "no agent host was found" in run("install", "--detect")[1]
+    assert "No agent host found" in run("install", "--detect")[1]
     assert not (tmp_path / "home").exists()  # FLUX2_HOME, where they were written down
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_can_not_be_edited_and_speaks_of_the_entry_is_told_though_it
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     code, out = run("install", "--detect", "--uninstall", "--scope", "project")
     assert (code, f"Claude Code: {path}, line 1: " in out) == (4, True)
-    assert "no agent host was found" in run("install", "--detect", "--uninstall")[1]
+    assert "No agent host found" in run("install", "--detect", "--uninstall")[1]
 
 
 def test_of_several_files_the_one_that_speaks_of_the_entry_is_told(run: Run, home: Path) -> None:

@@ -10,10 +10,10 @@ import click
 
 from flux2_mcp.cli import installation, output
 from flux2_mcp.cli.invocation import Invocation
-from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, SettingsError
+from flux2_mcp.errors import Flux2Error, SettingsError
 from flux2_mcp.hosts import entry, files
 from flux2_mcp.hosts import plan as host_plan
-from flux2_mcp.hosts.editors.jsonc import Object
+from flux2_mcp.hosts.editors.jsonc import BOM, HIDDEN, Object
 from flux2_mcp.hosts.files import File
 from flux2_mcp.hosts.links import LINKS
 from flux2_mcp.hosts.plan import NAME, HostPlan, Machine
@@ -36,7 +36,8 @@ Examples:
 No key is ever written. A file that does not parse is left alone; what was there before stays beside it as *{files.BACKUP_SUFFIX}.
 """
 DEFAULT_NAME = "flux-2"
-HIDDEN = "(not shown)"
+MAX_LINE_CHARS = 2000
+"""The longest line of a file in a diff; the longest of an entry, Codex's list of variables, has 700."""
 COLORS = {"+": "green", "-": "red"}
 
 
@@ -73,7 +74,9 @@ def install(
     command = None if uninstall else installation.server(invocation)
     found = [] if hosts else _found(machine, scope, name, uninstall=uninstall)
     if not hosts and not found:
-        raise InvalidRequestError(Problem("HOST", f"no agent host was found. Name one of {_names(TABLE)}."))
+        later = f"; later: {output.PROGRAM} install NAME, one of {_names(TABLE)}."
+        click.echo(f"No agent host found{', so no entry to take out.' if uninstall else later}")
+        return 0
     chosen = [host(each) for each in hosts] or (found if detect else _asked(found, machine, name, uninstall=uninstall))
     work = partial(_one, invocation, scope=scope, name=name, command=command, dry_run=dry_run)
     code = 0
@@ -178,11 +181,22 @@ def _next(invocation: Invocation, row: Host, scope: Scope, name: str, command: l
 
 
 def _diff(plan: HostPlan) -> list[str]:
-    """Return the entry before and after as a diff. Not of the whole file: other entries in it may hold keys."""
-    path = str(plan.file.path)
-    old, new = _shown(plan, plan.old), _shown(plan, plan.new)
-    lines = list(unified_diff(old, new, fromfile=path, tofile=path, n=len(old), lineterm=""))
+    """Return the change as a diff of the file. Values of others, of environments and in comments may be keys: none is shown.
+
+    A file that is one long line has no context worth reading; of such a file, the entry alone is shown.
+    """
+    path, before, after = str(plan.file.path), _veiled(plan, plan.file.text), _veiled(plan, plan.after)
+    lines = list(unified_diff(before, after, fromfile=path, tofile=path, lineterm=""))
+    if any(len(line) > MAX_LINE_CHARS for line in lines[2:]):
+        old, new = _shown(plan, plan.old), _shown(plan, plan.new)
+        lines = list(unified_diff(old, new, fromfile=path, tofile=path, n=len(old), lineterm=""))
     return [click.style(line, fg=COLORS.get(line[:1])) for line in lines]
+
+
+def _veiled(plan: HostPlan, text: str | None) -> list[str]:
+    row = plan.host
+    veiled = entry.EDITORS[row.format].veiled(text or "", row.servers, plan.name, row.env)
+    return veiled.removeprefix(BOM).splitlines()
 
 
 def _shown(plan: HostPlan, standing: Object | None) -> list[str]:

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from flux2_mcp.errors import HostFileError
-from flux2_mcp.hosts.editors.jsonc import BOM, Json, JsonMember, JsonNode, Object, ends_in_line_comment, line_of, scan
+from flux2_mcp.hosts.editors.jsonc import (
+    BOM,
+    Json,
+    JsonMember,
+    JsonNode,
+    Object,
+    ends_in_line_comment,
+    line_of,
+    scan,
+    veiled,
+)
 
 SPACE = " \t\r\n"
 INDENT = "  "
@@ -157,6 +167,15 @@ class JsonEditor:
             outer = outer[key]
         outer[path[-1]] = names
         return self._proved(after, meant, 1 if node is None else line_of(before, node.start))
+
+    def veiled(self, text: str, servers: str, name: str, env: str) -> str:
+        """The text for people: only the entry `name` keeps its values, and not those of its environment, `env`."""
+        root = self._root(text)
+        held = None if root is None else root.member(servers, text)
+        entry = None if held is None else held.node.member(name, text)
+        secret = None if entry is None else entry.node.member(env, text)
+        shown, hidden = ((0, 0) if one is None else (one.node.start, one.node.end) for one in (entry, secret))
+        return veiled(text, shown, hidden, name)
 
     def shown(self, servers: str, name: str, entry: Mapping[str, Json]) -> str:
         """An entry in this format, as people read it."""

@@ -20,6 +20,8 @@ Object: TypeAlias = dict[str, Json]
 MAX_DEPTH = 256
 """Nested containers. No real settings are deeper, and the comparison of values must not run out of stack."""
 BOM = "\ufeff"
+HIDDEN = "(not shown)"
+"""What stands in the place of a value that may be a secret, where a file is shown."""
 
 _TOKEN = re.compile(
     r"""
@@ -78,6 +80,38 @@ def ends_in_line_comment(text: str, start: int, end: int) -> bool:
     """True if the last text between two positions, apart from space, is a `//` comment."""
     found = [lexeme[0] for lexeme in _TOKEN.finditer(text, start, end) if lexeme.lastgroup != "space"]
     return bool(found) and found[-1].startswith("//")
+
+
+def veiled(text: str, shown: tuple[int, int], secret: tuple[int, int], word: str) -> str:
+    """Replace each value and each comment of a valid text, for a diff that people read.
+
+    Args:
+        text: The text.
+        shown: Start and end of the part whose values stay.
+        secret: Start and end of a part in it whose values are replaced all the same.
+        word: A value that stays everywhere.
+    """
+    lexemes = [lexeme for lexeme in _TOKEN.finditer(text) if lexeme.lastgroup != "space"]
+    following = [*(lexeme[0] for lexeme in lexemes if lexeme.lastgroup != "comment"), ""][1:]
+    pieces, position, number = [], 0, -1
+    for lexeme in lexemes:
+        start, end = lexeme.span()
+        number += lexeme.lastgroup != "comment"
+        if lexeme.lastgroup == "comment":
+            veil = f"// {HIDDEN}" if lexeme[0].startswith("//") else f"/* {HIDDEN} */"
+        elif (
+            lexeme.lastgroup == "mark"
+            or following[number] == ":"
+            or lexeme[0] in {"true", "false", "null", json.dumps(word)}
+            # `docker run -e NAME=VALUE flux2-mcp` starts this server, too.
+            or (shown[0] <= start < shown[1] and not secret[0] <= start < secret[1] and "=" not in lexeme[0])
+        ):
+            continue
+        else:
+            veil = json.dumps(HIDDEN)
+        pieces += [text[position:start], veil]
+        position = end
+    return "".join([*pieces, text[position:]])
 
 
 def line_of(text: str, position: int) -> int:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import cast
 
 from flux2_mcp.errors import HostFileError
-from flux2_mcp.hosts.editors.jsonc import BOM, Json, Object, line_of
+from flux2_mcp.hosts.editors.jsonc import BOM, HIDDEN, Json, Object, line_of
 
 _PIECE = re.compile(
     r"""
@@ -26,6 +26,7 @@ _PIECE = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_FLAGS = {"true", "false"}
 _LINE = re.compile(r"\(at line (\d+)")
 
 
@@ -117,6 +118,26 @@ class TomlEditor:
         if not left and servers not in _read(after):
             del meant[servers]
         return _proved(after, meant, _line_of_key(text, name))
+
+    def veiled(self, text: str, servers: str, name: str, env: str) -> str:
+        """The text for people: only the entry `name` keeps its values, and not those of its environment, `env`."""
+        veils = []
+        for number, table in enumerate(_tables(text)):
+            header = table[0].path or () if number else ()
+            for statement in table[1 if number else 0 :]:
+                own = _member(text, statement.start, statement.end, header)
+                for member in (own, *(inner for inner, _ in _below(text, own))):
+                    value = text[member.value : member.end]
+                    # `docker run -e NAME=VALUE flux2-mcp` starts this server, too.
+                    ours = member.keys[:2] == (servers, name) and member.keys[2:3] != (env,) and "=" not in value
+                    if not ours and value[0] != "{" and value not in _FLAGS:
+                        veils.append((member.value, member.end, _value(HIDDEN)))
+        for piece in _PIECE.finditer(text):
+            if piece.lastgroup == "comment" and not any(start <= piece.start() < end for start, end, _ in veils):
+                veils.append((*piece.span(), f"# {HIDDEN}"))
+        for start, end, veil in sorted(veils, reverse=True):
+            text = text[:start] + veil + text[end:]
+        return text
 
     def shown(self, servers: str, name: str, entry: Mapping[str, Json]) -> str:
         """An entry in this format, as people read it."""
