@@ -113,12 +113,16 @@ def test_the_words_stand_in_columns_with_what_to_run_below(doctor: Doctor, tmp_p
     code, out = doctor.run("doctor", "cursor", FLUX2_HOME=str(tmp_path / "none"), NO_COLOR="1")
     lines = out.splitlines()
     assert code == 1
-    assert lines[0] == f"ok    python    {sys.version.split()[0]} ({sys.executable})"
+    assert lines[0] == f"ok    python          {sys.version.split()[0]} ({sys.executable})"
     assert lines[2:4] == [
-        "note  key       none: the sandbox draws the images, and no money moves",
-        "                run: flux2-mcp login",
+        "note  key             none: the sandbox draws the images, and no money moves",
+        "                      run: flux2-mcp login",
     ]
-    assert lines[-3:] == ["fail  cursor    no entry", "                run: flux2-mcp install cursor", "1 to mend."]
+    assert lines[-3:] == [
+        "fail  cursor          no entry",
+        "                      run: flux2-mcp install cursor",
+        "1 to mend.",
+    ]
     doctor.run("install", "cursor")
     assert doctor.run("doctor", "cursor", NO_COLOR="1")[1].splitlines()[-1] == "All is well."
 

@@ -81,7 +81,12 @@ async def test_a_key_in_clear_is_told_in_a_projects_file_and_not_in_the_users_ow
     for folder in (tmp_path / "home", project):
         (folder / ".cursor").mkdir(parents=True)
         (folder / ".cursor/mcp.json").write_text(json.dumps({"mcpServers": {"flux-2": entry}}))
-    found = [check async for check in doctor_hosts.host(row, machine, ["/new/flux2-mcp"], wanted=True)]
+    found: list[Check] = []
+
+    async def tell(check: Check) -> None:
+        found.append(check)
+
+    await doctor_hosts.look([row], machine, ["/new/flux2-mcp"], tell, wanted=True)
     told = {Path(check.detail.split(" in ", 1)[1].split(" ")[0]).parents[1].name: check.detail for check in found}
     assert [f"holds {name} in clear" in told["project"], "in clear" in told["home"]] == [True, False]
     assert "differs in" in told["home"]

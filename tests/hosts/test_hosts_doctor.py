@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from flux2_mcp.cli import main
 from tests.support.doctor_runs import WRONG_KEY, Doctor, doctors
+from tests.support.stdio import patched
 
 
 @pytest.fixture
@@ -146,6 +148,94 @@ def test_a_key_in_clear_in_a_projects_file_fails_and_the_command_takes_it_out(do
     assert doctor("cursor").failing == []
 
 
+def hanging(folder: Path) -> str:
+    """A program of our name that says nothing."""
+    path = folder / "flux2-mcp"
+    path.write_text(f"#!{sys.executable}\nimport sys\nsys.stdin.read()\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_entries_are_started_side_by_side(doctor: Doctor, home: Path) -> None:
+    """Each of four waits until all of them were started: one after the other, none would ever end."""
+    program, seen = home / "flux2-mcp", home / "seen"
+    program.write_text(
+        f"#!{sys.executable}\nimport os, pathlib, sys\nseen = pathlib.Path({str(seen)!r})\n"
+        "(seen / str(os.getpid())).touch()\n"
+        "while len(list(seen.iterdir())) < 4: pass\n"
+        "sys.exit('all are here')\n"
+    )
+    program.chmod(0o755)
+    seen.mkdir()
+    entry_of(home, command=str(program))
+    for file in (".mcp.json", ".codeium/windsurf/mcp_config.json", ".gemini/config/mcp_config.json"):
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
+        (home / file).write_text((home / ".cursor/mcp.json").read_text())
+    claude = {"mcpServers": {"flux-2": {"type": "stdio", "command": str(program), "args": [], "timeout": 960_000}}}
+    (home / ".claude.json").write_text(json.dumps(claude))
+    names = ("cursor", "devin-desktop", "antigravity", "claude-code")
+    found = doctor.looked_at_all(names, str(program), max_seconds=60.0)
+    assert len(found) == len(names)
+    assert all(detail.endswith("it does not start: all are here") for _, detail, _ in found)
+
+
+def test_a_row_is_told_before_the_others_are_known(doctor: Doctor, home: Path) -> None:
+    """The one entry ends once the other host's row was told, and writes what it found then."""
+    program = home / "flux2-mcp"
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.stdin.readline()\nsys.exit('asked')\n")
+    program.chmod(0o755)
+    entry_of(home, command=str(program))
+    found = doctor.looked_at_all(("cursor", "codex"), str(program), max_seconds=60.0)
+    assert [detail.rpartition(": ")[2] for _, detail, _ in found] == ["no entry", "asked"]
+
+
+def test_rows_are_printed_while_an_entry_has_not_answered_yet(clean_env: dict[str, str], home: Path) -> None:
+    program, go = home / "flux2-mcp", home / "go"
+    program.write_text(
+        f"#!{sys.executable}\nimport os, sys\nwhile not os.path.exists({str(go)!r}): pass\nsys.exit('went')\n"
+    )
+    program.chmod(0o755)
+    entry_of(home, command=str(program))
+    code = (
+        "from flux2_mcp.cli import doctor_hosts, installation\n"
+        f"installation.server = lambda _: [{str(program)!r}]\n"
+        "doctor_hosts.look.__kwdefaults__['max_seconds'] = 60.0\n"
+    )
+    with subprocess.Popen(
+        patched(code, "doctor", "cursor"), env=clean_env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "  disk  " in line:
+                break
+        go.touch()
+        *_, last, mend, end = process.stdout.read().splitlines()
+        assert process.wait(60) == 1
+    assert last.endswith("it does not start: went")
+    assert (mend.strip(), end) == (f"run: {program}", "1 to mend.")
+
+
+def test_entries_of_the_folder_are_looked_at_though_their_hosts_are_not_on_the_machine(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    named = ("claude-code", "cursor", "vscode", "copilot")
+    assert doctor.run("install", *named, "--scope", "project")[0] == 0
+    for path in (".mcp.json", ".cursor/mcp.json", ".vscode/mcp.json"):
+        file = tmp_path / "project" / path
+        file.write_text(file.read_text().replace('"args": []', '"args": ["--old"]'))
+    (tmp_path / "project/.gemini").mkdir()
+    (tmp_path / "project/.gemini/settings.json").write_text("{}")
+    seen = doctor()
+    # Claude Code and Copilot CLI share a file, and a file without an entry of ours is of no interest.
+    assert seen.failing == ["claude-code", "cursor", "vscode"]
+    assert seen("vscode") == (
+        "fail",
+        f"flux-2 in {tmp_path / 'project/.vscode/mcp.json'} differs in args",
+        "flux2-mcp install vscode --scope project",
+    )
+    assert not {"gemini", "copilot"} & set(seen.checks)
+
+
 def test_a_start_that_is_late_is_said_with_what_makes_it_faster(doctor: Doctor, home: Path) -> None:
     program = json.loads(entry_of(home).read_text())["mcpServers"]["flux-2"]["command"]
     status, detail, mend = doctor.looked_at("cursor", program, late_seconds=0.0)
@@ -156,12 +246,10 @@ def test_a_start_that_is_late_is_said_with_what_makes_it_faster(doctor: Doctor, 
 
 
 def test_a_server_that_never_answers_is_given_up(doctor: Doctor, home: Path) -> None:
-    silent = home / "flux2-mcp"
-    silent.write_text(f"#!{sys.executable}\nimport sys\nsys.stdin.read()\n")
-    silent.chmod(0o755)
-    path = entry_of(home, command=str(silent))
-    found = doctor.looked_at("cursor", str(silent), max_seconds=0.5)
-    assert found == ("fail", f"flux-2 in {path}: no answer in 0 s", str(silent))
+    silent = hanging(home)
+    path = entry_of(home, command=silent)
+    found = doctor.looked_at("cursor", silent, max_seconds=0.5)
+    assert found == ("fail", f"flux-2 in {path}: no answer in 0 s", silent)
 
 
 @pytest.mark.parametrize(

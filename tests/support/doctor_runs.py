@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,15 +67,25 @@ class Doctor:
         return Seen(code, found, out)
 
     def looked_at(self, name: str, command: str, env: Mapping[str, str] = ALONE, **bounds: float) -> Finding:
-        """What is told of one host of the user's whose entry has to start this program; the bounds are those of `doctor_hosts.host`."""
+        """What is told of one host of the user's whose entry has to start this program; the bounds are those of `doctor_hosts.look`."""
+        (found,) = self.looked_at_all([name], command, env, **bounds)
+        return found
+
+    def looked_at_all(
+        self, names: Iterable[str], command: str, env: Mapping[str, str] = ALONE, **bounds: float
+    ) -> list[Finding]:
+        """The same of several, in the order in which it is told."""
         machine = installation.machine(Invocation({**self._env, **env}, None, None))
+        found: list[Finding] = []
 
-        async def work() -> list[Check]:
-            found = doctor_hosts.host(host(name), machine, [command], wanted=True, **bounds)
-            return [check async for check in found]
+        async def tell(check: Check) -> None:
+            found.append((check.status, check.detail, check.mend))
 
-        (check,) = anyio.run(work)
-        return check.status, check.detail, check.mend
+        async def work() -> None:
+            await doctor_hosts.look(map(host, names), machine, [command], tell, wanted=True, **bounds)
+
+        anyio.run(work)
+        return found
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
+import anyio
 import click
 
 from flux2_mcp.cli import installation, output
@@ -13,13 +15,15 @@ from flux2_mcp.errors import HostFileError, SettingsError
 from flux2_mcp.hosts.table import Host, host
 
 if TYPE_CHECKING:  # the service is loaded when it is checked, not for --help
-    from flux2_mcp.cli.doctor_checks import Check, DoctorReport
+    from anyio.streams.memory import MemoryObjectSendStream
+
+    from flux2_mcp.cli.doctor_checks import Check
     from flux2_mcp.settings import Settings
 
 EPILOG = """
 \b
 Examples:
-  flux2-mcp doctor          all that is on this machine
+  flux2-mcp doctor          all that is on this machine, and in the folder you are in
   flux2-mcp doctor codex    only this host, whose entry must be there
   flux2-mcp doctor --json
   flux2-mcp doctor --salvage
@@ -28,6 +32,8 @@ Exit code 1 where something fails. Shows no more of a key than its last four cha
 """
 COLORS = {"ok": "green", "note": "yellow", "fail": "red"}
 FAILED = 1
+NAME_COLUMNS = 14
+"""As long as the longest names of checks, so that a row needs not wait for the others."""
 
 
 @click.command(epilog=EPILOG)
@@ -43,17 +49,28 @@ def doctor(invocation: Invocation, *, hosts: tuple[str, ...], salvage: bool, as_
     from flux2_mcp.cli.doctor_checks import DoctorReport
 
     rows = [host(name) for name in hosts]
+    checks: list[Check] = []
 
-    async def work() -> DoctorReport:
+    async def work() -> None:
         if salvage:
             await _salvage(invocation())
         with output.progress() as show:
-            checks = [check async for check in _checks(invocation, rows, show)]
-        return DoctorReport(ok=all(check.status != "fail" for check in checks), checks=checks)
 
-    report = output.run(work, stopped="Stopped.")
-    click.echo(report.model_dump_json(indent=2) if as_json else _words(report))
-    return 0 if report.ok else FAILED
+            def tell(check: Check) -> None:
+                checks.append(check)
+                if not as_json:
+                    show("")
+                    click.echo("\n".join(_words(check)))
+
+            await _look(invocation, rows, tell, show)
+
+    output.run(work, stopped="Stopped.")
+    failed = sum(check.status == "fail" for check in checks)
+    if as_json:
+        click.echo(DoctorReport(ok=not failed, checks=checks).model_dump_json(indent=2))
+    else:
+        click.echo(f"{failed} to mend." if failed else "All is well.")
+    return FAILED if failed else 0
 
 
 async def _salvage(settings: Settings) -> None:
@@ -65,8 +82,26 @@ async def _salvage(settings: Settings) -> None:
             click.echo(accounts.notice, err=True)
 
 
-async def _checks(invocation: Invocation, rows: list[Host], show: Callable[[str], None]) -> AsyncIterator[Check]:
-    from flux2_mcp.cli import doctor_checks, doctor_hosts
+async def _look(
+    invocation: Invocation, rows: list[Host], tell: Callable[[Check], None], show: Callable[[str], None]
+) -> None:
+    """Make all checks and tell each as soon as it is known. What hosts would start is started meanwhile, side by side."""
+    from flux2_mcp.cli.doctor_checks import Check
+
+    send, receive = anyio.create_memory_object_stream[Check](math.inf)
+    async with anyio.create_task_group() as group, receive:
+        group.start_soon(_hosts, invocation, rows, send)
+        async for check in _own(invocation, show):
+            tell(check)
+        show("waiting for what the hosts' entries start")
+        async for check in receive:
+            tell(check)
+            show("waiting for what the hosts' entries start")
+
+
+async def _own(invocation: Invocation, show: Callable[[str], None]) -> AsyncIterator[Check]:
+    """Make the checks of everything but the hosts."""
+    from flux2_mcp.cli import doctor_checks
 
     for check in doctor_checks.installation(invocation):
         yield check
@@ -76,29 +111,26 @@ async def _checks(invocation: Invocation, rows: list[Host], show: Callable[[str]
             yield check
         for check in doctor_checks.storage(invocation.read):
             yield check
+
+
+async def _hosts(invocation: Invocation, rows: list[Host], send: MemoryObjectSendStream[Check]) -> None:
+    """Send the checks of the hosts, in the order in which they end."""
+    from flux2_mcp.cli import doctor_checks, doctor_hosts
+
     machine = installation.machine(invocation)
-    try:
-        command = installation.server(invocation)
-    except HostFileError as exc:
-        yield doctor_checks.fail("hosts", exc.message, "uv tool install . && flux2-mcp install")
-        return
-    try:
-        for row in rows or machine.detected():
-            show(f"starting what {row.title} would start")
-            async for check in doctor_hosts.host(row, machine, command, wanted=bool(rows)):
-                yield check
-    except HostFileError as exc:  # without a home folder there are no hosts; the checks before this one are still shown
-        yield doctor_checks.fail("hosts", exc.message, "unset HOME; export HOME=~")
+    mend = "uv tool install . && flux2-mcp install"
+    async with send:
+        try:
+            command = installation.server(invocation)
+            mend = "unset HOME; export HOME=~"  # without a home folder there are no hosts
+            looked_at = rows or doctor_hosts.rows(machine)
+            await doctor_hosts.look(looked_at, machine, command, send.send, wanted=bool(rows))
+        except HostFileError as exc:
+            await send.send(doctor_checks.fail("hosts", exc.message, mend))
 
 
-def _words(report: DoctorReport) -> str:
-    width = max(len(check.check) for check in report.checks)
-    lines = []
-    for check in report.checks:
-        mark = click.style(f"{check.status:<4}", fg=COLORS[check.status], bold=check.status == "fail")
-        lines.append(f"{mark}  {check.check:<{width}}  {check.detail}")
-        if check.mend is not None:
-            lines.append(f"      {'':<{width}}  {click.style('run:', bold=True)} {check.mend}")
-    failed = sum(check.status == "fail" for check in report.checks)
-    lines.append("All is well." if report.ok else f"{failed} to mend.")
-    return "\n".join(lines)
+def _words(check: Check) -> Iterator[str]:
+    mark = click.style(f"{check.status:<4}", fg=COLORS[check.status], bold=check.status == "fail")
+    yield f"{mark}  {check.check:<{NAME_COLUMNS}}  {check.detail}"
+    if check.mend is not None:
+        yield f"      {'':<{NAME_COLUMNS}}  {click.style('run:', bold=True)} {check.mend}"

@@ -27,7 +27,7 @@ from flux2_mcp.settings import Settings
 LOGIN = "flux2-mcp login"
 SALVAGE = "flux2-mcp doctor --salvage"
 ELSEWHERE = "export FLUX2_HOME=/a/folder/with/room"
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 8.0
 """The maximum wait for each answer of RunAPI, seconds."""
 MAX_SKEW_SECONDS = 120.0
 """The maximum error of the clock, seconds. With a larger one, signed upload URLs and certificates begin to fail, and

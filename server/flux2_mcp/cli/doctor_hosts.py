@@ -7,7 +7,8 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -21,52 +22,93 @@ from flux2_mcp.hosts.editors.jsonc import Object
 from flux2_mcp.hosts.files import File
 from flux2_mcp.hosts.plan import Machine
 from flux2_mcp.hosts.switches import elsewhere
-from flux2_mcp.hosts.table import SCOPES, Host, Scope
+from flux2_mcp.hosts.table import SCOPES, TABLE, Host, Scope
 from flux2_mcp.runapi import key_file
 from flux2_mcp.runapi.key_file import config_file
 from flux2_mcp.settings import from_env
 
-MAX_START_SECONDS = 30.0
-"""The maximum wait for a server to start, seconds: no host waits longer by default."""
+MAX_START_SECONDS = 6.0
+"""The maximum wait for a server to start, seconds. Hosts wait longer, but a person waits for this, and all entries are started at
+once: twice the time after which a server is late. To end one that hangs may take 4 seconds more."""
+MAX_TOGETHER = 4
+"""The maximum number of servers that start at the same time: with more, each of them would look slow."""
 LATE_START_SECONDS = 3.0
 """Seconds after which hosts begin their first turn without the server's tools (`hosts.md`, eras and start-up)."""
 MAX_SHOWN_CHARS = 200
 
 
-async def host(
-    row: Host,
+def rows(machine: Machine) -> list[Host]:
+    """Return the hosts to look at: those on the machine, and those that find an entry of ours in the project's folder."""
+    found = machine.detected()
+    seen = {path for row in found for path in _places(row, machine)}
+    for row in TABLE:
+        if row.project is not None and machine.workspace is not None:
+            (path,) = machine.files(row, "project")
+            if path not in seen and _has_ours(row, path):
+                # Several hosts may read the same file, and one of them is enough.
+                found.append(row)
+                seen.add(path)
+    return found
+
+
+def _has_ours(row: Host, path: Path) -> bool:
+    """Whether a file has an entry of ours; for a file that can't be read, whether it may."""
+    try:
+        return bool(_ours(row, files.read(path).text or ""))
+    except HostFileError:
+        return files.may_mention(path, PROGRAM)
+
+
+async def look(
+    rows: Iterable[Host],
     machine: Machine,
     command: list[str],
+    tell: Callable[[Check], Awaitable[None]],
     *,
     wanted: bool,
     late_seconds: float = LATE_START_SECONDS,
     max_seconds: float = MAX_START_SECONDS,
-) -> AsyncIterator[Check]:
-    """Check the entries of one host.
+) -> None:
+    """Check the entries of hosts, up to `MAX_TOGETHER` side by side.
 
     Args:
-        row: The row of the host.
-        machine: Has the places of the host's files.
-        command: What the entry should start.
-        wanted: Whether the user named this host: then a missing entry is a failure.
+        rows: The rows of the hosts.
+        machine: Has the places of the hosts' files.
+        command: What an entry should start.
+        tell: Called with each check as soon as it is known.
+        wanted: Whether the user named these hosts: then a missing entry is a failure.
         late_seconds: A start that takes longer is late.
         max_seconds: A start that takes longer is given up.
+
+    Raises:
+        HostFileError: There is no home folder.
     """
-    found = False
-    for path, scope in _places(row, machine).items():
-        try:
-            text = files.read(path).text or ""
-            entries = _ours(row, text)
-        except HostFileError as exc:
-            found = True
-            yield fail(row.name, _placed(exc, path).message, _editor(machine.env, exc.line, path))
-            continue
-        for name, standing in entries.items():
-            found = True
-            yield await _entry(row, machine, scope, path, name, standing, command, late_seconds, max_seconds)
-    if not found:
-        say = fail if wanted else note
-        yield say(row.name, "no entry", f"{PROGRAM} install {row.name}")
+    places = [(row, _places(row, machine)) for row in rows]
+
+    places_to_start = anyio.CapacityLimiter(MAX_TOGETHER)
+
+    async def make(check: Callable[[], Awaitable[Check]]) -> None:
+        async with places_to_start:
+            found = await check()
+        await tell(found)
+
+    async with anyio.create_task_group() as group:
+        for row, paths in places:
+            found = False
+            for path, scope in paths.items():
+                try:
+                    entries = _ours(row, files.read(path).text or "")
+                except HostFileError as exc:
+                    found = True
+                    await tell(fail(row.name, _placed(exc, path).message, _editor(machine.env, exc.line, path)))
+                    continue
+                for name, standing in entries.items():
+                    found = True
+                    limits = (command, late_seconds, max_seconds)
+                    group.start_soon(make, partial(_entry, row, machine, scope, path, name, standing, *limits))
+            if not found:
+                say = fail if wanted else note
+                await tell(say(row.name, "no entry", f"{PROGRAM} install {row.name}"))
 
 
 def _places(row: Host, machine: Machine) -> dict[Path, Scope]:
