@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 TAB = "_FLUX2_MCP_COMPLETE"
 """A shell sets this variable for Tab completion, and then calls without arguments (`cli.completion`)."""
 TYPED = (
-    "flux2-mcp without a command serves MCP on standard input and output, for agent hosts. Ctrl-C ends it.\n"
-    'For people: flux2-mcp --help, or right away flux2-mcp generate "A lighthouse at dusk".\n'
+    "flux2-mcp without a command is a server that an agent host starts: it waits for the host's JSON here. Ctrl-C ends it.\n"
+    "  flux2-mcp install                             puts it into your agent hosts\n"
+    '  flux2-mcp generate "A lighthouse at dusk"     makes an image right away\n'
+    "  flux2-mcp --help                              all commands\n"
 )
+NO_JSON = "That line is no JSON, so no host wrote it, and the server has ended. Run one of the commands above.\n"
 CLOSED = "flux2-mcp serves MCP on standard input and output, and one of them is closed.\n"
-UNUSABLE = 4
+UNUSABLE = 4  # also what the transport returns after a typed line that is no JSON
 
 
 def main() -> None:
@@ -94,7 +97,11 @@ def _serve() -> int:
     gc.enable()
     unread, unsent, answered = early.hand_over() if early else (b"", b"", {})
     server.shaping.answered = {ident for ident, method in answered.items() if method == "tools/list"}
-    return StdioTransport(source, sink, unread, unsent, answered).serve(partial(sdk.run_over, server))
+    transport = StdioTransport(source, sink, unread, unsent, answered, typed=typed)
+    code = transport.serve(partial(sdk.run_over, server))
+    if code == UNUSABLE:
+        sys.stderr.write(NO_JSON)
+    return code
 
 
 def _claimed() -> tuple[int, int]:

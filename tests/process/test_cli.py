@@ -764,7 +764,8 @@ def test_ctrl_c_while_it_loads_is_130_without_a_word(clean_env: dict[str, str]) 
 
 def test_who_types_the_bare_name_is_told_what_it_is_and_can_leave(clean_env: dict[str, str]) -> None:
     with on_terminal(clean_env, typing=True) as terminal:
-        terminal.until("For people: flux2-mcp --help")
+        for words in ("a server that an agent host starts", "flux2-mcp install ", "flux2-mcp --help "):
+            terminal.until(words)
         terminal.keys("\x04")
         assert terminal.end() == (0, "")
     with on_terminal(clean_env, typing=True) as terminal:  # while it starts
@@ -777,3 +778,12 @@ def test_who_types_the_bare_name_is_told_what_it_is_and_can_leave(clean_env: dic
         terminal.until('"result":')
         terminal.keys("\x03")
         assert terminal.end()[0] == 130
+
+
+@pytest.mark.parametrize("typed", ["generate a fox", "help", "{", "exit"])
+def test_a_typed_line_that_is_no_json_ends_the_server_with_advice(clean_env: dict[str, str], typed: str) -> None:
+    with on_terminal(clean_env, typing=True) as terminal:
+        terminal.until("flux2-mcp --help")
+        terminal.keys(f"\n{typed}\n")
+        assert terminal.end() == (4, "")
+    assert terminal.seen.endswith("Run one of the commands above.\r\n")

@@ -99,6 +99,10 @@ def serving(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.
         try:
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(2)]
-            yield process, dict(line.rstrip("\n").split("=", 1) for line in lines)
+            # As a shell takes them that they are pasted into.
+            shell = ["/bin/sh", "-c", "".join(lines) + 'printf "%s\\n%s" "$RUNAPI_BASE_URL" "$RUNAPI_API_KEY"']
+            values = subprocess.run(shell, env={}, capture_output=True, text=True, check=True).stdout.splitlines()
+            assert all(line.startswith("export ") for line in lines)
+            yield process, dict(zip(("RUNAPI_BASE_URL", "RUNAPI_API_KEY"), values, strict=True))
         finally:
             process.kill()

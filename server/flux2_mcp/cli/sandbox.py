@@ -35,8 +35,8 @@ A marker in a prompt scripts what becomes of its task, such as [sandbox:moderati
 def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | None) -> None:
     """Serve a RunAPI without models or money until stopped.
 
-    Prints two lines ready to export, RUNAPI_BASE_URL=... and RUNAPI_API_KEY=... . Any RunAPI client can use it; it
-    answers 401 to every other key.
+    Prints two lines to paste into a shell, export RUNAPI_BASE_URL=... and export RUNAPI_API_KEY=... . Any RunAPI client
+    can use it; it answers 401 to every other key.
     """
     settings = read_settings()
     stop = threading.Event()
@@ -45,7 +45,7 @@ def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | 
     from flux2_mcp.sandbox.server import Sandbox
 
     with Sandbox(settings.home / "sandbox", speed=speed or settings.sandbox_speed, port=port) as server:
-        click.echo(f"RUNAPI_BASE_URL={server.base_url}\nRUNAPI_API_KEY={server.api_key}")
+        click.echo(f"export RUNAPI_BASE_URL={server.base_url}\nexport RUNAPI_API_KEY={server.api_key}")
         with output.progress() as show:
             show("Serving; Ctrl-C ends it.")
             while not stop.wait(LOOK_SECONDS):

@@ -228,7 +228,7 @@ def sandbox() -> str:
 The same HTTP on loopback, with drawn images in place of FLUX.2's and no money. For development and tests:
 
 ```sh
-flux2-mcp sandbox --port 8787 --speed 10    # prints RUNAPI_BASE_URL=... and RUNAPI_API_KEY=...
+flux2-mcp sandbox --port 8787 --speed 10    # prints export RUNAPI_BASE_URL=... and export RUNAPI_API_KEY=...
 ```
 
 Set the two in your application's environment; nothing else changes. A body that RunAPI's contract does not allow is

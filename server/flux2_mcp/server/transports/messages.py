@@ -45,6 +45,15 @@ _COLON = re.compile(rb"\s*:\s*")
 _ID = re.compile(rb"(-?(?:0|[1-9][0-9]{0,30})(?:\.0{1,30})?|" + _STRING + rb")\s*[,}]", re.DOTALL)
 
 
+def is_json(text: bytes) -> bool:
+    """Whether a text is JSON at all."""
+    try:
+        pydantic_core.from_json(text)
+    except ValueError:
+        return False
+    return True
+
+
 def message(text: bytes, most: int) -> JSONRPCMessage | None:
     """Return the message in a text; None if the text is no message, or has more than `most` bytes."""
     if len(text) > most:

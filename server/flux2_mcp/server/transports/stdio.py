@@ -33,6 +33,8 @@ Incoming: TypeAlias = SessionMessage | Exception  # the SDK's type; this transpo
 Received: TypeAlias = MemoryObjectReceiveStream[Incoming]
 Sent: TypeAlias = MemoryObjectSendStream[SessionMessage]
 
+NO_JSON = 4
+"""The exit code after a typed line that is no JSON: that of a command with wrong arguments."""
 CHUNK_BYTES = 65_536
 MAX_LINE_BYTES = 16 * 2**20
 """The maximum length of a line; the arguments of a tool take a few thousand bytes."""
@@ -64,14 +66,18 @@ class StdioTransport:
         unread: Input that was read from `source` before.
         unsent: Output that still has to be written to `sink`.
         given: The ids of requests that were answered before: the server's own answers to them are dropped.
+        typed: Whether the input is a terminal. There a line that is no JSON is a person's, and ends it with code 4.
     """
 
-    def __init__(self, source: int, sink: int, unread: bytes, unsent: bytes, given: Iterable[RequestId]) -> None:
+    def __init__(
+        self, source: int, sink: int, unread: bytes, unsent: bytes, given: Iterable[RequestId], *, typed: bool = False
+    ) -> None:
         self._source = source
         self._sink = sink
         self._unread = unread
         self._unsent = unsent
         self._given = set(given)
+        self._typed = typed
         self._code: int | None = None
         self._latest = math.inf
 
@@ -82,7 +88,7 @@ class StdioTransport:
             run: Serves over a stream of incoming and one of outgoing messages until the input ends, and closes both.
 
         Returns:
-            The exit code: 0, or 128 and the number of the signal.
+            The exit code: 0, 128 and the number of the signal, or 4 after a typed line that is no JSON.
         """
         anyio.run(self._serve, run)
         return self._code or 0
@@ -133,7 +139,9 @@ class StdioTransport:
         self, lines: Iterable[bytes], to_server: MemoryObjectSendStream[Incoming], refusals: Sent
     ) -> None:
         for line in lines:
-            if (message := messages.message(line, MAX_LINE_BYTES)) is not None:
+            if self._typed and not messages.is_json(line):
+                self._end(NO_JSON)
+            elif (message := messages.message(line, MAX_LINE_BYTES)) is not None:
                 await to_server.send(SessionMessage(message))
             elif (refusal := messages.refusal(line, MAX_LINE_BYTES)) is not None:
                 for one in refusal if isinstance(refusal, list) else [refusal]:
