@@ -34,15 +34,18 @@ def resident(pid: int) -> int:
 class Conversation:
     """One process and the lines that go to and fro."""
 
-    def __init__(self, command: Sequence[str], home: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], home: str, env: Mapping[str, str] | None = None, *, client: str = "bench"
+    ) -> None:
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPYCACHEPREFIX") if name in os.environ}
         full = {**kept, "HOME": home, "FLUX2_HOME": home, **(env or {})}
         self.began = time.perf_counter()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=full, cwd=ROOT)
         self._last = 0
+        self._client = client
 
     def __enter__(self) -> Self:
-        self.ask("initialize", HELLO)
+        self.ask("initialize", HELLO | {"clientInfo": {"name": self._client, "version": "1"}})
         self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         self.ask("tools/list", {})
         return self

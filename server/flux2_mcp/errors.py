@@ -29,6 +29,7 @@ an argument, a tool or the next step is a `Wording`, which the command line prin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from typing import ClassVar, Self, TypeVar
 
 NOTHING_SENT = "Nothing was sent and nothing was charged."
 NOTHING_CHARGED = "Nothing was charged."
+GET_A_KEY = "flux2-mcp login, or RUNAPI_API_KEY with a key from runapi.ai"
+"""How to get a key; it ends a sentence or stands after a colon."""
 
 
 MAX_SHOWN_CHARS = 64
@@ -47,6 +50,26 @@ MAX_PROBLEMS = 16
 def shortened(text: str, most: int = MAX_SHOWN_CHARS) -> str:
     """Cut a text from outside to `most` characters, for messages and lists."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def meant(text: str, allowed: Iterable[str]) -> str:
+    """Return the allowed value that a wrong one is near to, in brackets as a question; "" if none is near.
+
+    A value with digits is near only to one with the same digits: 5:4 is not 3:4.
+    """
+    from difflib import get_close_matches
+
+    by_bare = {_bare(value): value for value in allowed}
+    words = (_bare(text), *(word for word in re.split(r"[\W_]+", text.casefold()) if word.isalpha()))
+    near = [word for word in words if word in by_bare]
+    if not near and not re.search(r"\d", text):
+        near = get_close_matches(_bare(text), by_bare, n=1)
+    return f" (did you mean {by_bare[near[0]]}?)" if near else ""
+
+
+def _bare(text: str) -> str:
+    """Return the letters and digits of a text; an x between digits counts as a colon."""
+    return re.sub(r"[\W_]|(?<=\d)x(?=\d)", "", text.casefold())
 
 
 class Name(str):
@@ -245,9 +268,7 @@ class AuthenticationError(ApiError):
 
     code = "authentication"
     exit_code = 2
-    default_next = Wording(
-        "Run flux2-mcp login, or set RUNAPI_API_KEY to a valid key (runapi.ai), then {name:start the server again}."
-    )
+    default_next = Wording("Get a valid key: {key}. Then {name:start the server again}.", key=GET_A_KEY)
 
 
 class InsufficientCreditsError(ApiError):
@@ -338,7 +359,10 @@ class TaskFailedError(Flux2Error):
     code = "task_failed"
     exit_code = 7
     default_cost = "Failed tasks are not charged."
-    default_next = "Read the reason, change the prompt or the variant, and generate again."
+    default_next = (
+        "Read the reason. If it names the prompt, as moderation does, change the prompt; otherwise try another variant."
+        " Then generate again."
+    )
 
 
 class DeliveryError(Flux2Error):

@@ -205,12 +205,22 @@ def test_a_remix_id_without_source_images_is_told_the_text_to_image_id(variant: 
         assert caught.value.problems == (Problem("variant", text),)
 
 
+NEAR_VARIANTS = {
+    "PRO": "pro",
+    "flux-2-pro": "pro",
+    "flux-2-pro-text_to_image": "flux-2-pro-text-to-image",
+    " pro": "pro",
+}
+
+
 @pytest.mark.parametrize("name", ["dev", "PRO", "flux-2-pro", "flux-2-pro-text_to_image", " pro", "flux.2"])
 def test_an_unknown_variant_is_refused_with_every_name_that_there_is(name: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         catalog.request(prompt="a cat", variant=name)
     allowed = ", ".join((*VARIANTS, *TAKES))
-    assert caught.value.problems == (Problem("variant", f'got "{name}"; allowed: {allowed}.'),)
+    near = NEAR_VARIANTS.get(name)
+    hint = f" (did you mean {near}?)" if near else ""
+    assert caught.value.problems == (Problem("variant", f'got "{name}"{hint}; allowed: {allowed}.'),)
     assert caught.value.cost == "Nothing was sent and nothing was charged."
 
 
@@ -277,7 +287,8 @@ def test_a_ratio_that_the_model_does_not_make_is_refused_with_those_it_does(rati
             assert catalog.request(**least(model_id, aspect_ratio=ratio)).aspect_ratio == ratio
             continue
         hint = others(model_id, lambda one: ratio in one.ratios)
-        text = f'got "{ratio}"; allowed: {", ".join(takes.ratios)}.{hint}'
+        near = {"1:1 ": " (did you mean 1:1?)", "16x9": " (did you mean 16:9?)"}.get(ratio, "")
+        text = f'got "{ratio}"{near}; allowed: {", ".join(takes.ratios)}.{hint}'
         assert refused(model_id, aspect_ratio=ratio) == (Problem("aspect_ratio", text),)
 
 
@@ -303,7 +314,8 @@ def test_a_resolution_that_the_model_does_not_make_is_refused_with_those_that_do
             assert catalog.request(**least(model_id, output_resolution=resolution)).output_resolution == resolution
             continue
         hint = others(model_id, lambda one: resolution in one.resolutions)
-        text = f'got "{resolution}"; allowed: {", ".join(takes.resolutions)}.{hint}'
+        near = " (did you mean 1k?)" if resolution == "1K" else ""
+        text = f'got "{resolution}"{near}; allowed: {", ".join(takes.resolutions)}.{hint}'
         assert refused(model_id, output_resolution=resolution) == (Problem("output_resolution", text),)
 
 

@@ -379,7 +379,7 @@ def test_what_is_no_plain_file_or_too_large_is_not_read(root: Path) -> None:
     assert unreadable("folder", root) in {"is no plain file.", "can't be read: Is a directory."}
     assert unreadable("large.png", root, max_bytes=100) == "is larger than 0 MB."
     assert read("large.png", [root], max_bytes=101) == bytes(101)
-    assert unreadable("nothing.png", root) == "can't be read: No such file or directory."
+    assert unreadable("nothing.png", root) == f"can't be read: there is no such file in {root}."
     assert unreadable("x" * 300, root) == "can't be read: File name too long."
 
 

@@ -20,7 +20,7 @@ from flux2_mcp.domain.lifecycle import Event, IllegalTransitionError, State
 from flux2_mcp.domain.models import Action, ImageRequest, StoredImage
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
 from flux2_mcp.journal.contract import Journal
-from flux2_mcp.journal.records import SameIdError, TaskChange, TaskRecord
+from flux2_mcp.journal.records import SameIdError, TaskChange, TaskFilter, TaskRecord
 from tests.support.journals import ACCOUNT, AT, CAT, FULL, Home, apply, intend, intent, new, start, steps
 
 pytestmark = pytest.mark.anyio
@@ -363,8 +363,8 @@ async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_t
     await steps(journal, "k1", Event.ACCEPTED)
     await steps(journal, "k2", Event.ACCEPTED, Event.FAILED)
 
-    async def found(**wanted: Any) -> list[str]:  # noqa: ANN401  # recent's own arguments
-        return [record.key for record in await journal.tasks.recent(limit=9, **wanted)]
+    async def found(**wanted: Any) -> list[str]:  # noqa: ANN401  # TaskFilter's own arguments
+        return [record.key for record in await journal.tasks.recent(limit=9, wanted=TaskFilter(**wanted))]
 
     assert await found() == ["k3", "k2", "k1", "k0", "none"]
     assert await found(states={State.INTENT}) == ["k3", "k0", "none"]
@@ -373,6 +373,41 @@ async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_t
     assert await found(workspace="/work") == ["k3", "k1"]
     assert await found(since=AT + timedelta(hours=2)) == ["k3", "k2"]
     assert await found(states={State.INTENT}, workspace="/work", since=AT) == ["k3"]
+
+
+async def test_tasks_are_found_by_a_text_in_their_prompt_in_any_case_and_no_character_is_a_pattern(home: Home) -> None:
+    journal = home.journal()
+    prompts = ["A red FOX", "ein Äpfelchen", "100% wool_scarf", "100 wool scarf", "[fox] *"]
+    for number, prompt in enumerate(prompts):
+        await new(journal, intent(f"k{number}", catalog.request(prompt=prompt)))
+    wanted = {
+        "fox": ["k4", "k0"],
+        "äPFEL": ["k1"],
+        "100%": ["k2"],
+        "l_s": ["k2"],
+        "[fox]": ["k4"],
+        "*": ["k4"],
+        "no": [],
+    }
+    for query, keys in wanted.items():
+        found = await journal.tasks.recent(limit=9, wanted=TaskFilter(query=query))
+        matched = await journal.history.matched(TaskFilter(query=query))
+        assert ([record.key for record in found], matched.tasks) == (keys, len(keys)), query
+
+
+async def test_tasks_are_found_by_the_content_of_their_image_or_of_its_converted_copy(home: Home) -> None:
+    journal = home.journal()
+    converted = replace(IMAGE, sha256="1" * 64, saved="/work/a.jpg", saved_sha256="2" * 64)
+    for key, image in (("k0", IMAGE), ("k1", converted), ("k2", replace(IMAGE, path="/home/ada/b.png"))):
+        await new(journal, intent(key))
+        await steps(journal, key, Event.ACCEPTED, Event.COMPLETED)
+        await apply(journal, key, Event.DELIVERED, TaskChange(at=AT, images=(image,)))
+    for digest, keys in (("0" * 64, ["k2", "k0"]), ("1" * 64, ["k1"]), ("2" * 64, ["k1"]), ("3" * 64, [])):
+        found = await journal.tasks.recent(limit=9, wanted=TaskFilter(sha256=digest))
+        matched = await journal.history.matched(TaskFilter(sha256=digest))
+        assert ([record.key for record in found], matched.tasks) == (keys, len(keys)), digest
+    (record,) = await journal.tasks.find(["k1"])
+    assert record.images == (converted,)
 
 
 async def test_how_many_tasks_are_unfinished_counts_every_process_on_the_account(home: Home) -> None:

@@ -13,7 +13,7 @@ from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome
-from flux2_mcp.journal.records import TaskMatches
+from flux2_mcp.journal.records import TaskFilter, TaskMatches
 from flux2_mcp.server.results import tasks as task_results
 from tests.support import journals
 from tests.support.journals import AT, intent, new, steps
@@ -49,7 +49,10 @@ async def test_what_is_listed_in_part_is_summed_up_whole(tmp_path: Path) -> None
     words = task_results.words(result)
     assert len(result.tasks) == LISTED
     assert (result.quoted_usd, result.charged_usd, result.status) == (1.15, 1.0, "processing")
-    assert "Listed are the newest 10 of 23 tasks; status and amounts are those of all 23." in words
+    assert result.matched is not None
+    assert (result.matched.count, result.matched.shown, result.matched.before) == (23, 10, "task-k13")
+    assert result.matched.by_status == {"completed": 20, "failed": 2, "pending": 1}
+    assert "23 tasks match: 20 completed, 2 failed, 1 pending; 10 are shown. For older ones, call check_task" in words
     assert "status: processing; quoted $1.15, charged $1.00" in words
 
 
@@ -82,7 +85,9 @@ async def test_what_is_listed_whole_says_nothing_of_a_part(tmp_path: Path, limit
     outcome = await listed(tmp_path, limit)
     result = task_results.generation(outcome)
     assert (result.quoted_usd, result.charged_usd, result.status) == (1.15, 1.0, "processing")
-    assert "newest" not in task_results.words(result)
+    assert result.matched is not None
+    assert (result.matched.count, result.matched.shown, result.matched.before) == (ALL, ALL, None)
+    assert "shown" not in task_results.words(result)
 
 
 async def test_the_sums_are_of_what_matched(tmp_path: Path) -> None:
@@ -92,10 +97,10 @@ async def test_the_sums_are_of_what_matched(tmp_path: Path) -> None:
     )
     async with journals.opened(tmp_path / "home") as home:
         journal = home.journal(account=outcome.tasks[0].record.account)
-        late = await journal.history.matched(since=AT + timedelta(minutes=20), workspace="/work")
+        late = await journal.history.matched(TaskFilter(since=AT + timedelta(minutes=20), workspace="/work"))
         assert (late.tasks, late.charged_usd) == (3, Decimal("0.15"))
-        assert (await journal.history.matched(workspace="/elsewhere")) == TaskMatches(
+        assert (await journal.history.matched(TaskFilter(workspace="/elsewhere"))) == TaskMatches(
             states={}, quoted_usd=None, charged_usd=None
         )
-        running = await journal.history.matched(states=[State.SUBMITTED])
+        running = await journal.history.matched(TaskFilter(states=[State.SUBMITTED]))
         assert (running.quoted_usd, running.charged_usd) == (Decimal("0.05"), None)

@@ -17,7 +17,7 @@ from flux2_mcp.domain.budget import SpendingBy
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import NameOwner, UploadedFile
 from flux2_mcp.journal.contract import LEASE_SECONDS
-from flux2_mcp.journal.records import LeaseLostError, TaskRecord, dump
+from flux2_mcp.journal.records import LeaseLostError, TaskFilter, TaskRecord, dump
 from flux2_mcp.server.results import tasks as task_results
 from tests.journal.test_journal_images import delivered, stored
 from tests.support import journals
@@ -108,8 +108,12 @@ async def test_a_newer_versions_state_is_found_as_unknown(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("bad"), intent("good"))
     spoil(home.path, "bad", "state = 'paused'")
-    assert [record.key for record in await journal.tasks.recent(limit=9, states=[State.UNKNOWN])] == ["bad"]
-    assert [record.key for record in await journal.tasks.recent(limit=9, states=[State.INTENT])] == ["good"]
+    assert [
+        record.key for record in await journal.tasks.recent(limit=9, wanted=TaskFilter(states=[State.UNKNOWN]))
+    ] == ["bad"]
+    assert [record.key for record in await journal.tasks.recent(limit=9, wanted=TaskFilter(states=[State.INTENT]))] == [
+        "good"
+    ]
 
 
 async def test_pruning_goes_on_and_keeps_what_a_broken_record_may_name(home: Home, tmp_path: Path) -> None:

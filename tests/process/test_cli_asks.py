@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from flux2_mcp.domain import pricing
 from flux2_mcp.sandbox.server import Sandbox
 from tests.process.conftest import Here
 from tests.support.terminal import on_terminal
 
 DEAR = ("generate", "a red fox [sandbox:stuck]", "--variant", "max", "--aspect-ratio", "1:1", "--count", "8")
 NOW = (*DEAR, "--wait", "0")
-UNASKED = "It would cost $2.40; FLUX2_CONFIRM_USD, $0.50, is what a call may cost unasked."
+UNASKED = "It would cost $2.40, and a call of more than $0.50 needs the user's yes (FLUX2_CONFIRM_USD)."
 CHEAPER = "Cheaper: variant pro at 1k, count 8, for $0.40."
 
 
@@ -26,9 +27,9 @@ def test_without_a_terminal_it_is_refused_with_the_options_that_confirm_it(here:
     code, out, err = here(*NOW)
     assert (code, out) == (4, "")
     assert err.splitlines() == [
-        f"Error: The user was not asked: there is no terminal. {UNASKED}",
+        f"Error: The user was not asked: there is no terminal. {UNASKED} {pricing.invented({'max'})}",
         "Nothing was sent and nothing was charged.",
-        f"Next: With the user's yes, run this again with --yes or --max-cost 2.4. {CHEAPER}",
+        f"Next: To confirm it, run this again with --yes or --max-cost 2.4. {CHEAPER}",
     ]
     assert made(tmp_path / "home") == 0
     assert here(*NOW, "--max-cost", "2.39")[0] == 4

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.deep import thin
+from tests.support.journals import newest_url
 from tests.support.openings import opening
 from tests.support.stdio import COMMAND, DEADLINE, ERAS, IN_PEACE, LEGACY, MODERN, Host, Raw, patched
 
@@ -88,7 +89,7 @@ def test_a_call_that_waits_is_answered_and_its_task_is_free_for_the_next_process
 ) -> None:
     (act, code), env = WAYS[way], clean_env | KINDS[kind]
     with Host(env, era, cwd=str(tmp_path), code=IN_PEACE) as host:
-        first = host.call("generate", prompt="a red fox [sandbox:instant]")["structuredContent"]
+        host.call("generate", prompt="a red fox [sandbox:instant]")
         call = {"name": "generate", "arguments": {"prompt": "a hare [sandbox:stuck]"}}
         ident = host.ask("tools/call", {**call, "_meta": {"progressToken": "p"}})
         while host.next().get("method") != "notifications/progress":
@@ -98,7 +99,7 @@ def test_a_call_that_waits_is_answered_and_its_task_is_free_for_the_next_process
         answer = host.answer_to(ident)
         assert "Traceback" not in host.close()
     assert answer["error"] == {"code": -32000, "message": "Connection closed"}
-    sandbox = urlsplit(first["tasks"][0]["images"][0]["url"])
+    sandbox = urlsplit(newest_url(Path(env["FLUX2_HOME"])))
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((sandbox.hostname, sandbox.port or 0), timeout=DEADLINE).close()
     with closing(sqlite3.connect(Path(env["FLUX2_HOME"]) / "journal.sqlite3")) as read:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from flux2_mcp.domain import catalog, pricing
-from flux2_mcp.domain.models import Action, Balance, PriceSchedule
+from flux2_mcp.domain.models import Action, Balance, PriceSchedule, PriceSource
 from flux2_mcp.domain.pricing import PriceBook
 from flux2_mcp.engine.live_prices import PriceList
 from flux2_mcp.errors import InvalidRequestError, ServiceError
@@ -70,10 +71,10 @@ def test_prices_are_told_with_their_source_an_estimate_and_the_balance() -> None
                 output_resolution="2k",
                 usd=0.24,
                 source="published",
-                as_of="2026-11",
                 note=None,
             )
         ],
+        as_of="2026-11",
         estimate=EstimateResult(model="flux-2-flex-remix-image", output_resolution="2k", count=3, usd=0.72),
         balance_usd=12.34,
     )
@@ -85,19 +86,35 @@ def test_max_without_a_live_price_is_null_and_says_so() -> None:
     assert (price.usd, price.source, price.as_of, price.note) == (None, "unknown", None, UNPRICED)
     assert result.estimate.usd is None
     assert catalog_results.pricing_words(result) == (
-        f"flux-2-max-text-to-image 1k: {UNPRICED}\n2 x flux-2-max-text-to-image at 1k: unknown\nbalance: unknown"
+        f"flux-2-max-text-to-image: 1k {UNPRICED}\n2 x flux-2-max-text-to-image at 1k: unknown\nbalance: unknown"
     )
 
 
 def test_max_with_a_live_price_is_told_to_the_tenth_of_a_cent() -> None:
     result = listed(LIVE, variant="max", action=Action.TEXT_TO_IMAGE, count=2, balance="1")
     (price,) = result.prices
-    assert (price.usd, price.source, price.as_of, price.note) == (0.255, "live", AS_OF, None)
+    assert (price.usd, price.source, result.as_of, price.note) == (0.255, "live", AS_OF, None)
     assert catalog_results.pricing_words(result) == (
-        f"flux-2-max-text-to-image 1k: $0.255 (live, as of {AS_OF})\n"
+        "flux-2-max-text-to-image: 1k $0.255\n"
+        f"prices: live, as of {AS_OF}\n"
         "2 x flux-2-max-text-to-image at 1k: $0.51\n"
         "balance: $1.00"
     )
+
+
+@pytest.mark.parametrize("source", ["live", "cached"])
+def test_a_price_that_the_sandbox_made_up_is_neither_live_nor_cached_and_said_to_be(source: PriceSource) -> None:
+    book = replace(LIVE, source=source, sandbox=True)
+    result = listed(book, action=Action.TEXT_TO_IMAGE, sandbox=True)
+    by_model = {price.model: price for price in result.prices}
+    dear, known = by_model["flux-2-max-text-to-image"], by_model["flux-2-pro-text-to-image"]
+    assert (dear.usd, dear.source, dear.as_of, known.source) == (0.255, "invented", None, "published")
+    words = catalog_results.pricing_words(result)
+    assert "flux-2-max-text-to-image: 1k $0.255 (invented)" in words
+    assert str(pricing.invented({"max"})) in words
+    charged = replace(book, schedules=(), charged={("flux-2-max-text-to-image", "1k"): Decimal("0.3")})
+    assert {price.source for price in listed(charged, variant="max", sandbox=True).prices} == {"invented", "unknown"}
+    assert str(pricing.invented({"max"})) not in (listed(book, variant="pro", sandbox=True).notice or "")
 
 
 @pytest.mark.parametrize(

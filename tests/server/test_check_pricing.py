@@ -27,7 +27,7 @@ async def test_prices_come_live_from_the_schedule_and_then_from_the_cache(client
         ("2k", 0.07, "live"),
     ]
     assert {price["source"] for price in again["prices"]} == {"cached"}
-    assert all(price["as_of"] for price in first["prices"])
+    assert first["as_of"]
 
 
 async def test_the_estimate_is_what_generate_would_quote(client: Client) -> None:
@@ -54,8 +54,8 @@ async def test_without_a_service_the_published_prices_serve_and_max_has_none(
         result = await priced(client)
     by_model = {(price["model"], price["output_resolution"]): price for price in result["prices"]}
     pro = by_model["flux-2-pro-text-to-image", "1k"]
-    assert (pro["usd"], pro["source"], pro["as_of"]) == (0.05, "published", "2026-11")
+    assert (pro["usd"], pro["source"], result["as_of"]) == (0.05, "published", "2026-11")
     top = by_model["flux-2-max-remix-image", "1k"]
-    assert (top["usd"], top["source"]) == (None, "unknown")
+    assert ("usd" in top, top["source"]) == (False, "unknown")
     assert "only RunAPI's live schedule knows it" in top["note"]
-    assert result["balance_usd"] is None
+    assert "balance_usd" not in result

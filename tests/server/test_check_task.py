@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -113,3 +114,84 @@ async def test_filters_and_ids_do_not_go_together(client: Client) -> None:
         "status: goes without task_ids only.",
         "since: goes without task_ids only.",
     ]
+
+
+def shown(result: dict[str, Any]) -> list[str]:
+    return [task["task_id"] for task in result["tasks"]]
+
+
+async def test_a_list_is_summed_up_and_its_cursor_leads_on_however_many_tasks_come_meanwhile(client: Client) -> None:
+    prompts = [f"fox number {number} [sandbox:moderation]" for number in range(5)]
+    for prompt in prompts:
+        await client.call_tool("generate", {"prompt": prompt})
+    first = await call(client, "check_task", limit=2)
+    assert first["matched"] == {
+        "count": 5,
+        "shown": 2,
+        "by_status": {"failed": 5},
+        "quoted_usd": 0.25,
+        "charged_usd": 0.0,
+        "before": first["tasks"][1]["task_id"],
+    }
+    await client.call_tool("generate", {"prompt": "one more [sandbox:moderation]"})
+    pages = [first]
+    while "before" in pages[-1]["matched"]:
+        pages.append(await call(client, "check_task", limit=2, before=pages[-1]["matched"]["before"]))
+        assert pages[-1]["matched"]["count"] == 6
+    assert [task["prompt"] for page in pages for task in page["tasks"]] == prompts[::-1]
+    wrong = await client.call_tool("check_task", {"before": "nobody", "file": "/etc/passwd"})
+    assert wrong.is_error
+    assert isinstance(wrong.content[0], TextContent)
+    assert wrong.content[0].text.splitlines()[:2] == [
+        "file: stands outside the workspace; move it there, or name its folder in FLUX2_ALLOWED_DIRS.",
+        "before: no task has this id: give the before that the last list ended with.",
+    ]
+
+
+async def test_a_text_in_a_prompt_finds_its_tasks_and_what_finds_none_is_named(client: Client) -> None:
+    for prompt in ("A red FOX [sandbox:moderation]", "100% Äpfel [sandbox:moderation]"):
+        await client.call_tool("generate", {"prompt": prompt})
+    for query, count in (("red fox", 1), ("äpfel", 1), ("0%", 1), ("sandbox", 2), ("r_d", 0), (".*", 0)):
+        found = await call(client, "check_task", query=query)
+        assert (found["matched"]["count"], len(found["tasks"])) == (count, count), query
+    none = await client.call_tool("check_task", {"query": "owl", "status": "failed"})
+    assert isinstance(none.structured_content, dict)
+    said = "No task matches status 'failed', query 'owl'."
+    assert said in none.structured_content["notice"]
+    assert isinstance(none.content[0], TextContent)
+    assert said in none.content[0].text
+    assert "There are no tasks yet" not in none.content[0].text
+
+
+async def test_a_file_names_the_task_that_made_it_also_converted_copied_or_renamed(
+    client: Client, tmp_path: Path
+) -> None:
+    as_it_came = shown(await call(client, "generate", prompt="a red fox in snow", save_to="public/hero.png"))
+    converted = shown(await call(client, "generate", prompt="a grey owl at night", save_to="public/owl.jpg"))
+    (tmp_path / "copy.bin").write_bytes((tmp_path / "public" / "owl.jpg").read_bytes())
+    (tmp_path / "public" / "hero.png").rename(tmp_path / "moved.png")
+    (tmp_path / "mine.png").write_bytes(b"another")
+    assert shown(await call(client, "check_task", file="moved.png")) == as_it_came
+    assert shown(await call(client, "check_task", file="public/owl.jpg")) == converted
+    assert shown(await call(client, "check_task", file="copy.bin")) == converted
+    assert (await call(client, "check_task", file="mine.png"))["tasks"] == []
+    for file, why in (
+        ("gone.png", f"file: can't be read: there is no such file in {tmp_path}."),
+        ("https://example.com/a.png", "file: must be the path of a file in the workspace."),
+        ("../up.png", "file: stands outside the workspace"),
+    ):
+        refused = await client.call_tool("check_task", {"file": file})
+        assert refused.is_error
+        assert isinstance(refused.content[0], TextContent)
+        assert refused.content[0].text.startswith(why)
+
+
+async def test_a_time_that_is_none_is_answered_with_what_it_probably_means(client: Client) -> None:
+    for since, meant in (("yesterday", "202"), ("last week", "7d"), ("24 hours", "24h")):
+        refused = await client.call_tool("check_task", {"since": since})
+        assert refused.is_error
+        assert isinstance(refused.content[0], TextContent)
+        assert f"; did you mean {meant}" in refused.content[0].text.splitlines()[0]
+    refused = await client.call_tool("check_task", {"status": "Failed"})
+    assert isinstance(refused.content[0], TextContent)
+    assert refused.content[0].text.splitlines()[0].endswith("(did you mean failed?).")

@@ -13,7 +13,7 @@ MEASURED = {
     "codex-mcp-client": (300, False, "WEBP", False),
     "gemini-cli-mcp-client": (600, True, "WEBP", True),
     "opencode": (60, True, "JPEG", False),
-    "github-copilot-cli": (150, True, None, False),
+    "github-copilot-cli": (150, False, None, False),
     "Codex": (300, False, "WEBP", False),
     "somebody-new": (60, True, "JPEG", True),
 }

@@ -38,7 +38,7 @@ NEVER_DRAWN: dict[str, Any] = {
     "wait_seconds": 0,
 }
 """Three pictures at 2k would take as long to draw as all else in a test."""
-UNASKED = "It would cost $0.72; FLUX2_CONFIRM_USD, $0.50, is what a call may cost unasked."
+UNASKED = "It would cost $0.72, and a call of more than $0.50 needs the user's yes (FLUX2_CONFIRM_USD)."
 CHEAPER = "Cheaper: variant pro at 1k, count 3, for $0.15."
 
 
@@ -134,7 +134,11 @@ async def test_what_the_user_said_yes_to_is_made_and_charged(sandbox_settings: S
         (User(content={}), "The user declined.", "Don't call again unless the user asks for it."),
         (User(content={"spend": False}), "The user declined.", "Don't call again unless the user asks for it."),
         (User(action="decline"), "The user declined.", "Don't call again unless the user asks for it."),
-        (User(action="cancel"), "The user did not answer.", "With the user's yes, call again with max_cost_usd: 0.72."),
+        (
+            User(action="cancel"),
+            "The user did not answer.",
+            "Ask the user. If the answer is yes, call again with max_cost_usd: 0.72.",
+        ),
     ],
     ids=["an empty form", "a form without the tick", "a no", "no answer"],
 )
@@ -176,7 +180,7 @@ async def test_where_nobody_can_be_asked_the_refusal_names_the_argument_that_con
         assert text(refused).splitlines() == [
             f"The user was not asked, and can't be through this client. {UNASKED}",
             "Nothing was sent and nothing was charged.",
-            f"Next: With the user's yes, call again with max_cost_usd: 0.72. {CHEAPER}",
+            f"Next: Ask the user. If the answer is yes, call again with max_cost_usd: 0.72. {CHEAPER}",
         ]
         assert made(sandbox_settings) == 0
         too_little = await called(client, **NEVER_DRAWN, max_cost_usd=0.71)

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from flux2_mcp.server.results.tasks import JOINED_NOTICE, SANDBOX_NOTICE
 from flux2_mcp.settings import Settings
 from tests.conftest import SEED_PROMPT
 from tests.server.conftest import BOTH_ERAS
+from tests.support.journals import newest_url
 from tests.support.rows import each_row
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +47,6 @@ async def test_the_seed_prompt_becomes_a_checked_png_on_disk(client: Client, san
         assert (picture.format, picture.size) == ("PNG", (1024, 1024))
     created, completed = (datetime.fromisoformat(task[name]) for name in ("created_at", "completed_at"))
     assert before <= created <= completed <= datetime.now(UTC)
-    assert datetime.fromisoformat(image["expires_at"]) - completed == timedelta(days=7)
     assert result == {
         "status": "completed",
         "sandbox": True,
@@ -56,46 +55,38 @@ async def test_the_seed_prompt_becomes_a_checked_png_on_disk(client: Client, san
             {
                 "task_id": task["task_id"],
                 "status": "completed",
+                "prompt": SEED_PROMPT,
                 "variant": "pro",
                 "model": "flux-2-pro-text-to-image",
                 "action": "text_to_image",
                 "images": [
                     {
-                        "url": image["url"],
-                        "expires_at": image["expires_at"],
                         "path": str(path),
-                        "saved": None,
                         "mime_type": "image/png",
                         "width": 1024,
                         "height": 1024,
                         "size_bytes": path.stat().st_size,
                         "matches_request": True,
-                        "mismatch": None,
-                        "note": None,
                     }
                 ],
-                "sources": [],
                 "quoted_usd": 0.05,
                 "charged_usd": 0.05,
                 "created_at": task["created_at"],
                 "completed_at": task["completed_at"],
-                "error": None,
             }
         ],
         "quoted_usd": 0.05,
         "charged_usd": 0.05,
-        "next_action": None,
     }
 
 
 async def test_words_and_json_each_carry_everything_that_matters(client: Client) -> None:
     result = await client.call_tool("generate", {"prompt": "a red fox in snow"})
-    words, data = texts(result)[:2]
-    assert json.loads(data) == result.structured_content
+    (words,) = texts(result)
     assert isinstance(result.structured_content, dict)
     image = result.structured_content["tasks"][0]["images"][0]
     assert words.startswith(image["path"])
-    for fact in (image["url"], image["expires_at"], "status: completed", "$0.05", "SANDBOX", "NOT FLUX.2"):
+    for fact in ("a red fox in snow", "status: completed", "would charge $0.05", "SANDBOX", "NOT FLUX.2"):
         assert fact in words
 
 
@@ -109,11 +100,10 @@ async def test_several_images_are_several_tasks_each_paid(client: Client) -> Non
     assert (result["status"], result["quoted_usd"], result["charged_usd"]) == ("completed", 0.1, 0.1)
 
 
-async def test_an_earlier_result_can_be_remixed(client: Client) -> None:
-    first = await made(client, prompt="a red fox in snow")
-    result = await made(
-        client, prompt="at night", source_images=[first["tasks"][0]["images"][0]["url"]], variant="flex"
-    )
+async def test_an_earlier_result_can_be_remixed_by_its_url(client: Client, sandbox_settings: Settings) -> None:
+    await made(client, prompt="a red fox in snow")
+    url = newest_url(sandbox_settings.home)
+    result = await made(client, prompt="at night", source_images=[url], variant="flex")
     task = result["tasks"][0]
     assert (task["action"], task["model"]) == ("remix_image", "flux-2-flex-remix-image")
     assert (result["status"], result["charged_usd"]) == ("completed", 0.14)
@@ -135,11 +125,13 @@ async def test_a_task_that_is_no_source_is_refused_by_its_number(client: Client)
     assert refused.is_error
     first, second = texts(refused)[0].splitlines()[:2]
     unknown = "names a task that the journal does not know; check_task lists those it does."
-    assert first == f"source_images: item 2 {unknown}"
+    assert first == f"source_images: item 2 ('task:none') {unknown}"
     assert "Nothing was sent" in second
     refused = await client.call_tool("generate", {"prompt": "at night", "source_images": sources[:1]})
     text = texts(refused)[0].splitlines()[0]
-    assert re.fullmatch(r"source_images: item 1 names a task that is p\w+; wait for it with check_task\.", text)
+    assert re.fullmatch(
+        r"source_images: item 1 \('task:[-0-9a-f]+'\) names a task that is p\w+; wait for it with check_task\.", text
+    )
 
 
 async def test_waiting_no_longer_gives_the_id_and_the_call_to_make_next(client: Client) -> None:
@@ -172,11 +164,32 @@ async def test_an_own_idempotency_key_gives_the_same_task_again(client: Client) 
     assert texts(refused)[0].startswith("idempotency_key: was used for another request")
 
 
-async def test_a_failed_task_says_why_and_that_it_was_not_charged(client: Client) -> None:
-    result = await made(client, prompt="a red fox [sandbox:moderation]")
+async def test_a_failed_generation_is_an_error_that_says_why_and_what_to_do_next(client: Client) -> None:
+    with anyio.fail_after(30):
+        failed = await client.call_tool("generate", {"prompt": "a red fox [sandbox:moderation]"})
+    assert failed.is_error
+    result = failed.structured_content
+    assert isinstance(result, dict)
     task = result["tasks"][0]
     assert (result["status"], task["status"], result["charged_usd"]) == ("failed", "failed", 0.0)
-    assert task["error"]
+    (words,) = texts(failed)
+    assert task["error"] in words
+    assert f"Next: {result['next_step']}" in words
+    assert "moderation" in result["next_step"]
+    checked = await client.call_tool("check_task", {"task_ids": [task["task_id"]]})  # this call itself goes well
+    assert (checked.is_error, checked.structured_content) == (False, result)
+
+
+async def test_of_several_images_one_that_came_is_no_error(client: Client) -> None:
+    done = await made(client, prompt="a red fox in snow", idempotency_key="k")
+    failed = await client.call_tool("generate", {"prompt": "a fox [sandbox:moderation]", "count": 2})
+    assert failed.is_error
+    ids = [done["tasks"][0]["task_id"]]
+    assert isinstance(failed.structured_content, dict)
+    ids += [task["task_id"] for task in failed.structured_content["tasks"]]
+    checked = await client.call_tool("check_task", {"task_ids": ids})
+    assert isinstance(checked.structured_content, dict)
+    assert (checked.structured_content["status"], "next_step" in checked.structured_content) == ("partial", False)
 
 
 async def test_trouble_on_the_way_is_overcome_however_much_of_it_there_is(client: Client) -> None:
@@ -202,9 +215,9 @@ async def test_a_corrupt_image_is_told_and_never_kept(client: Client, sandbox_se
     result = await made(client, prompt="a red fox [sandbox:corrupt]")
     task = result["tasks"][0]
     assert (task["status"], task["charged_usd"]) == ("completed", 0.05)
-    assert task["images"][0]["path"] is None
+    assert set(task["images"][0]) == {"url", "expires_at"}
     assert "its image can't be had: The image is broken: it can't be decoded to its end." in task["error"]
-    assert result["next_action"] is None
+    assert "next_action" not in result
     assert [path for path in (sandbox_settings.home / "images").rglob("*") if path.is_file()] == []
 
 
@@ -216,7 +229,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"variant": "max"}, "aspect_ratio: max needs it"),
     ({"variant": "flux-2-pro-text-to-image", "source_images": ["https://example.com/a.png"]},
      "Use flux-2-pro-remix-image, or variant pro."),
-    ({"source_images": ["/etc/passwd"]}, "source_images: item 1 stands outside the workspace"),
+    ({"source_images": ["/etc/passwd"]}, "source_images: item 1 ('/etc/passwd') stands outside the workspace"),
     ({"callback_url": "ftp://example.com"}, "callback_url: is not an https URL"),
 ]  # fmt: skip
 
@@ -233,6 +246,33 @@ async def test_what_can_not_be_sent_is_refused_before_anything_is(client: Client
     listed = await client.call_tool("check_task", {})
     assert isinstance(listed.structured_content, dict)
     assert listed.structured_content["tasks"] == []
+
+
+async def test_all_that_is_wrong_with_a_call_is_named_at_once(client: Client, sandbox_settings: Settings) -> None:
+    def lines(result: CallToolResult) -> list[str]:
+        assert result.is_error
+        return texts(result)[0].splitlines()
+
+    call = {"prompt": "", "variant": "Pro", "aspect_ratio": "16x9", "save_to": "../x.png", "max_cost_usd": 0.01}
+    named = lines(await client.call_tool("generate", call | {"prompt": "a", "source_images": ["no.png"]}))
+    assert [line.partition(":")[0] for line in named[:5]] == [
+        "variant",
+        "prompt",
+        "aspect_ratio",
+        "source_images",
+        "save_to",
+    ]
+    assert 'got "Pro" (did you mean pro?); allowed: pro, flex, max' in named[0]
+    assert 'got "16x9" (did you mean 16:9?); allowed: ' in named[2]
+    folder = sandbox_settings.workspace
+    assert named[3] == f"source_images: item 1 ('no.png') can't be read: there is no such file in {folder}."
+    dear = lines(await client.call_tool("generate", call | {"variant": "flex", "count": 3, "aspect_ratio": "1:1"}))
+    assert [line.partition(":")[0] for line in dear[:3]] == ["prompt", "save_to", "max_cost_usd"]
+    assert dear[2] == "max_cost_usd: the call would cost $0.42."
+    (Path(folder or "") / "x.png").write_bytes(b"mine")
+    there = {"prompt": "a fox", "save_to": "x.png", "max_cost_usd": 0.01}
+    both = lines(await client.call_tool("generate", there))
+    assert [line.partition(":")[0] for line in both[:2]] == ["save_to", "max_cost_usd"]
 
 
 @BOTH_ERAS

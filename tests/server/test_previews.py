@@ -73,10 +73,27 @@ async def test_no_picture_is_said_to_come_of_a_file_that_is_gone(sandbox_setting
     )
 
 
-async def test_a_link_leads_to_the_copy_in_the_workspace(sandbox_settings: Settings, tmp_path: Path) -> None:
-    await delivered(sandbox_settings, tmp_path, 1, saved="/project/hero.png")
+@pytest.mark.parametrize("there", ["a copy", "the file", "nothing"])
+async def test_an_image_has_one_link_to_the_file_that_is_there(
+    sandbox_settings: Settings, tmp_path: Path, there: str
+) -> None:
+    copy = tmp_path / "hero.png"
+    (file,) = await delivered(sandbox_settings, tmp_path, 1, saved=str(copy))
+    if there == "a copy":
+        copy.write_bytes(file.read_bytes())
+    elif there == "nothing":
+        file.unlink()
     links = [block for block in (await checked(sandbox_settings, 1)).content if isinstance(block, ResourceLink)]
-    assert [(link.name, str(link.uri)) for link in links] == [
-        ("hero.png", "file:///project/hero.png"),
-        ("hero.png", "flux2://images/task-0"),
-    ]
+    expected = {"a copy": copy.as_uri(), "the file": file.as_uri(), "nothing": "flux2://images/task-0"}
+    assert [str(link.uri) for link in links] == [expected[there]]
+
+
+async def test_all_previews_of_a_result_together_take_at_most_60_kb(sandbox_settings: Settings, tmp_path: Path) -> None:
+    files = await delivered(sandbox_settings, tmp_path, 8)
+    for number, file in enumerate(files):  # noise packs worst
+        Image.effect_noise((600, 600), 100 + number).convert("RGB").save(file)
+    for count in (1, 2, 3, 8):
+        result = await checked(sandbox_settings, count)
+        pictures = [block for block in result.content if isinstance(block, ImageContent)]
+        assert len(pictures) == count
+        assert sum(len(picture.data) for picture in pictures) <= 60_000

@@ -17,7 +17,9 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import Action
 from flux2_mcp.server import prompts
 from flux2_mcp.server.docs import examples, uris
+from flux2_mcp.settings import Settings
 from tests.server.conftest import BOTH_ERAS
+from tests.support.journals import newest_url
 from tests.support.rows import each_row
 
 pytestmark = pytest.mark.anyio
@@ -76,10 +78,12 @@ async def test_what_a_prompt_holds_stays_in_its_argument(client: Client) -> None
     assert calls(await client.get_prompt("generate", given)) == [given]
 
 
-async def test_remix_takes_several_sources_and_asks_for_a_call_that_works(client: Client) -> None:
+async def test_remix_takes_several_sources_and_asks_for_a_call_that_works(
+    client: Client, sandbox_settings: Settings
+) -> None:
     first = await called(client, {"prompt": PROMPT})
     task = f"task:{first['tasks'][0]['task_id']}"
-    url = first["tasks"][0]["images"][0]["url"] + "&list=1,2"
+    url = newest_url(sandbox_settings.home) + "&list=1,2"
     result = await client.get_prompt("remix", {"prompt": NEVER_DRAWN, "source_images": f"{task}, {url},"})
     assert calls(result) == [{"prompt": NEVER_DRAWN, "source_images": [task, url]}]
     made = await called(client, calls(result)[0])

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.domain.models import SourceImage, StoredImage
 from flux2_mcp.engine.waiting import Outcome, TaskReport
-from flux2_mcp.errors import DeliveryError, Flux2Error, NotFoundError, ServiceError
+from flux2_mcp.errors import DeliveryError, Flux2Error, NotFoundError, ServiceError, TaskFailedError
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import (
@@ -87,6 +88,7 @@ def test_a_delivered_task_is_told_with_its_file_its_url_and_what_it_cost() -> No
     assert task_results.task(TaskReport(DELIVERED)) == TaskResult(
         task_id="task-1",
         status="completed",
+        prompt="a cat",
         variant="pro",
         model="flux-2-pro-text-to-image",
         action="text_to_image",
@@ -114,6 +116,7 @@ def test_a_task_that_runapi_has_not_answered_is_known_by_our_own_key() -> None:
     assert task_results.task(TaskReport(OPEN)) == TaskResult(
         task_id="key-1",
         status="submitting",
+        prompt="a cat",
         variant="pro",
         model="flux-2-pro-text-to-image",
         action="text_to_image",
@@ -286,14 +289,51 @@ def test_no_model_can_take_a_sandbox_image_for_a_real_one() -> None:
     assert SANDBOX_NOTICE in task_results.words(told(sandbox=True))
 
 
+def test_nothing_is_called_charged_where_no_money_moved() -> None:
+    for entry in (OPEN, SUBMITTED, COMPLETED, DELIVERED, FAILED, REJECTED):
+        words = task_results.words(told(entry, sandbox=True))
+        assert "charged" not in words
+        assert "charge" in words
+    assert "would charge $0.045" in task_results.words(told(DELIVERED, sandbox=True))
+
+
+def test_the_url_is_told_only_where_no_file_is(tmp_path: Path) -> None:
+    file, copy = tmp_path / "kept.png", tmp_path / "copy.png"
+    entry = replace(DELIVERED, images=(replace(IMAGE, path=str(file), saved=str(copy)),))
+    report = TaskReport(entry)
+    for there in ((), (file,), (copy,), (file, copy)):
+        for path in there:
+            path.touch()
+        (image,) = task_results.task(report).images
+        assert (image.url, image.expires_at) == ((None, None) if there else (URL, "2026-11-27T10:00:04Z"))
+        assert task_results.task(report, urls=True).images[0].url == URL
+        for path in there:
+            path.unlink()
+
+
+def test_a_prompt_is_shown_in_one_line_and_shortened() -> None:
+    entry = replace(DELIVERED, request=replace(DELIVERED.request, prompt="a  cat\n" + "x" * 500))
+    prompt = task_results.task(TaskReport(entry)).prompt
+    assert prompt is not None
+    assert (len(prompt), prompt[:7]) == (160, "a cat x")
+    assert len(task_results.words(told(entry)).splitlines()[0]) < 300
+
+
+def test_a_price_that_the_sandbox_made_up_is_said_to_be() -> None:
+    dear = replace(DELIVERED, request=catalog.request(prompt="a cat", variant="max", aspect_ratio="1:1"))
+    assert "The sandbox made up the price of max" in task_results.words(told(dear, DELIVERED, sandbox=True))
+    assert "made up" not in task_results.words(told(dear))
+    assert "made up" not in task_results.words(told(DELIVERED, sandbox=True))
+
+
 # --- the same in words ---
 
 
 def test_a_delivered_image_in_words_begins_with_its_file() -> None:
     assert task_results.words(told(DELIVERED)) == (
-        "/home/ada/images/2026-11-20-a-cat-1.png\n"
-        f"  url: {URL} (until 2026-11-27T10:00:04Z), 1024x1024\n"
-        "task-1: completed (flux-2-pro-text-to-image)\n"
+        "/home/ada/images/2026-11-20-a-cat-1.png (1024x1024), task-1: completed, pro,"
+        ' 2026-11-20T10:00:04Z, charged $0.045, "a cat"\n'
+        f"  url: {URL} (until 2026-11-27T10:00:04Z)\n"
         "status: completed; quoted $0.05, charged $0.045\n"
         "No picture is attached: describe the image only after opening its file."
     )
@@ -309,7 +349,7 @@ def test_nobody_is_told_to_have_seen_more_pictures_than_came_with_the_words() ->
 
 def test_an_open_task_in_words_says_what_to_call_and_what_not() -> None:
     assert task_results.words(told(SUBMITTED)) == (
-        "task-1: pending (flux-2-pro-text-to-image)\n"
+        'task-1: pending, pro, 2026-11-20T10:00:00Z, quoted $0.05, "a cat"\n'
         "status: processing; quoted $0.05, charged not known yet\n"
         "Next: call check_task with task_ids ['task-1']. Don't call generate again: the tasks run on and are paid once."
     )
@@ -317,9 +357,10 @@ def test_an_open_task_in_words_says_what_to_call_and_what_not() -> None:
 
 @pytest.mark.parametrize("entry", [FAILED, REJECTED])
 def test_a_failed_task_in_words_says_why_and_that_it_was_free(entry: TaskRecord) -> None:
-    first = task_results.words(told(entry)).split("\n")[0]
-    name = entry.task_id or entry.key
-    assert first == f"{name}: failed (flux-2-pro-text-to-image): {entry.error} Not charged."
+    first, why, *_, last = task_results.words(told(entry)).split("\n")
+    assert first.startswith(f"{entry.task_id or entry.key}: failed, ")
+    assert why == f"  {entry.error} Not charged."
+    assert last == f"Next: {TaskFailedError.default_next}"
 
 
 def test_a_task_of_unknown_fate_is_not_called_free() -> None:
@@ -332,7 +373,7 @@ def test_a_task_of_unknown_fate_is_not_called_free() -> None:
 def test_no_tasks_at_all_are_said() -> None:
     assert task_results.words(told()) == "There are no tasks yet."
     assert (
-        task_results.words(told(notice="The journal was broken.")) == "The journal was broken.\nThere are no tasks yet."
+        task_results.words(told(notice="The journal was broken.")) == "There are no tasks yet. The journal was broken."
     )
 
 
@@ -396,9 +437,9 @@ def test_what_was_saved_stands_first_and_what_left_the_machine_is_said() -> None
     entry = replace(DELIVERED, images=(saved,), request=replace(DELIVERED.request, sources=sources))
     outcome = Outcome(tasks=(TaskReport(entry),), sandbox=False)
     lines = task_results.words(task_results.generation(outcome)).splitlines()
-    assert lines[:2] == ["/home/ada/site/hero.png", IMAGE.path]
-    assert lines[3:5] == [
+    assert lines[0].startswith("/home/ada/site/hero.png (1024x1024), task-1: completed, ")
+    assert lines[2:4] == [
         "  hero.png had come to exist meanwhile.",
-        "sent: photo.jpg (uploaded, pixels only, 200x300, 412 kB, for an hour); task:1 (its address)",
+        "  sent: photo.jpg (uploaded, pixels only, 200x300, 412 kB, for an hour); task:1 (its address)",
     ]
     assert task_results.requests(outcome)[DELIVERED.task_id or ""]["source_images"] == ["photo.jpg", "task:1"]

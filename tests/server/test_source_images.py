@@ -172,7 +172,7 @@ async def test_an_earlier_result_that_runapi_has_no_more_is_sent_from_its_file(
     with Sandbox(sandbox_settings.home / "sandbox") as runapi:
         runapi.state.database.execute("DELETE FROM upload", ())
     gone = await refused(client, f"task:{first['task_id']}")
-    assert gone[0].startswith("source_images: item 1 can't be had: ")
+    assert gone[0].startswith(f"source_images: item 1 ('task:{first['task_id']}') can't be had: ")
     assert gone[0].endswith("Its file is gone, too.")
 
 
@@ -193,13 +193,13 @@ async def test_every_source_that_is_wrong_is_named_with_all_else_that_is_and_not
         client, "fine.png", "notes.txt", "empty.png", "nothing.png", "../up.png", "ftp://example.com/a", "task:none", ""
     )
     assert lines[:7] == [
-        "source_images: item 2 is no PNG, JPEG or WebP image; convert it first.",
-        "source_images: item 3 is empty.",
-        "source_images: item 4 can't be read: No such file or directory.",
-        "source_images: item 5 stands outside the workspace; move it there, or name its folder in FLUX2_ALLOWED_DIRS.",
-        "source_images: item 6 is a URL that is not https, or not whole.",
-        "source_images: item 7 names a task that the journal does not know; check_task lists those it does.",
-        "source_images: item 8 is neither an https URL, a path, task:ID of an earlier result, nor a data: URI.",
+        "source_images: item 2 ('notes.txt') is no PNG, JPEG or WebP image; convert it first.",
+        "source_images: item 3 ('empty.png') is empty.",
+        f"source_images: item 4 ('nothing.png') can't be read: there is no such file in {tmp_path}.",
+        "source_images: item 5 ('../up.png') stands outside the workspace; move it there, or name its folder in FLUX2_ALLOWED_DIRS.",
+        "source_images: item 6 ('ftp://example.com/a') is a URL that is not https, or not whole.",
+        "source_images: item 7 ('task:none') names a task that the journal does not know; check_task lists those it does.",
+        "source_images: item 8 ('') is neither an https URL, a path, task:ID of an earlier result, nor a data: URI.",
     ]
     assert lines[7] == "Nothing was sent and nothing was charged."
     assert uploads(sandbox_settings) == []
@@ -334,5 +334,5 @@ async def test_the_wrong_ratio_is_told_in_words_and_in_data_with_the_money_not_h
     said = "720x1280 came, which is not the ratio 16:9 that was asked for."
     assert (image["matches_request"], image["mismatch"]) == (False, said)
     assert isinstance(result.content[0], TextContent)
-    assert f"Not what was asked for: {said} It is charged all the same." in result.content[0].text
-    assert "charged $0.05" in result.content[0].text
+    assert f"Not what was asked for: {said} It would cost the same." in result.content[0].text
+    assert "would charge $0.05" in result.content[0].text

@@ -103,8 +103,11 @@ def result(tasks: Sequence[TaskResult], *, notice: str | None = None, prompts: S
     }
     asked = {each.task_id: {"prompt": words} | rest for each, words in zip(tasks, prompts, strict=False)}
     return {
-        "content": [{"type": "text", "text": "words"}, {"type": "text", "text": data.model_dump_json()}],
-        "structuredContent": data.model_dump(mode="json"),
+        "content": [
+            {"type": "text", "text": "words"},
+            {"type": "text", "text": data.model_dump_json(exclude_defaults=True)},
+        ],
+        "structuredContent": data.model_dump(mode="json", exclude_defaults=True),
         "_meta": {REQUESTS_KEY: asked},
     }
 

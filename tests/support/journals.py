@@ -106,6 +106,13 @@ HOMES: dict[str, Callable[[Path], AbstractAsyncContextManager[Home]]] = {"sqlite
 """Every implementation of `journal.contract`: the contract's suite runs over each."""
 
 
+def newest_url(home: Path) -> str:
+    """The address of the newest image, as RunAPI gave it: results name it only where no file is."""
+    with closing(sqlite3.connect(f"{(home / 'journal.sqlite3').as_uri()}?mode=ro", uri=True)) as connection:
+        found = connection.execute("SELECT urls ->> 0 FROM task WHERE urls <> '[]' ORDER BY n DESC LIMIT 1").fetchone()
+    return str(found[0])
+
+
 def intent(key: str = "k", request: ImageRequest = CAT, usd: str | None = "0.05", **more: Any) -> Intent:  # noqa: ANN401  # Intent's own fields
     amount = None if usd is None else Decimal(usd)
     given: dict[str, Any] = {"quoted_usd": amount, "reserved_usd": amount, "workspace": "/work", "session": "s"} | more

@@ -20,6 +20,7 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.confirmation import Quotation
 from flux2_mcp.engine.service import MAX_COUNT, Service
+from flux2_mcp.engine.submission import Terms
 from flux2_mcp.engine.waiting import OnProgress, Outcome, Progress
 from flux2_mcp.settings import MAX_WAIT_SECONDS
 
@@ -76,7 +77,7 @@ def _ask(offer: Quotation) -> None:
         amount = "--max-cost, the most it may cost" if needed.quoted_usd is None else f"--max-cost {needed.stated}"
         raise needed.refused(
             "The user was not asked: there is no terminal.",
-            f"With the user's yes, run this again with --yes or {amount}.",
+            f"To confirm it, run this again with --yes or {amount}.",
         )
     click.echo(needed.question, err=True)
     if not click.confirm("Spend it?", err=True):
@@ -137,6 +138,13 @@ def generate(
     settings = invocation()
     folders = [] if settings.workspace is None else [Path(settings.workspace)]
     args = RequestArgs(source_images=source_images or None, **request)
+    terms = Terms(
+        count=count,
+        save_to=save_to,
+        overwrite=overwrite,
+        max_cost_usd=max_cost_usd,
+        idempotency_key=idempotency_key,
+    )
     waits = (wait_seconds, settings.wait_seconds, WAIT_SECONDS)
 
     @asynccontextmanager
@@ -166,7 +174,7 @@ def generate(
     async def work() -> Outcome | Quotation:
         """Make the images; or return the offer if the user must confirm it, so that no open service waits for that."""
         async with running() as (service, on_progress):
-            checked = await service.request(args, folders=folders)
+            checked = await service.request(args, folders=folders, terms=terms)
             offer = await service.offer(
                 checked, count=count, max_cost_usd=max_cost_usd, idempotency_key=idempotency_key
             )

@@ -32,6 +32,7 @@ INTERRUPTED = 128 + signal.SIGINT
 NAMES: Final[Mapping[str, str]] = {
     "source_images": "--source",
     "save_to": "--save-to",
+    "before": "--before",
     "overwrite: true": "--overwrite",
     "aspect_ratio": "--aspect-ratio",
     "output_resolution": "--output-resolution",

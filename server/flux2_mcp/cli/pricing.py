@@ -60,7 +60,8 @@ def pricing(
 def _words(result: PricingResult) -> str:
     rows = [("MODEL", "SIZE", "USD", "SOURCE")]
     for price in result.prices:
-        origin = ", ".join(filter(None, (price.source, (price.as_of or "")[:10])))
+        as_of = "" if price.source in {"invented", "charged"} else (price.as_of or result.as_of or "")[:10]
+        origin = ", ".join(filter(None, (price.source, as_of)))
         source = origin if price.note is None else "not published"
         rows.append((price.model, price.output_resolution, usd(price.usd), source))
     estimate = result.estimate

@@ -49,7 +49,8 @@ remix.params += [option for option in generate.params if option.name not in {"pr
 def _expanded(files: Sequence[str], workspace: Path) -> tuple[str, ...]:
     """Return the sources, with each pattern replaced by its matching files, by name: not every shell does this.
 
-    A name of an existing file is no pattern. A pattern without a match stays, and is reported as a missing file.
+    A name of an existing file is no pattern. A pattern without a match stays, and is reported like a missing file, by its
+    name.
     """
     found: list[str] = []
     for text in files:

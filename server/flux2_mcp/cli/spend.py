@@ -66,7 +66,8 @@ def _words(result: SpendResult, cap_usd: Decimal | None) -> str:
         notice = [f"{DAILY_VARIABLE}: {counted}", *notice]
     if not result.groups:
         return "\n".join([f"Nothing was asked for since {result.since}.", *notice])
-    rows: list[tuple[str, ...]] = [(result.by.upper(), "TASKS", "FAILED", "QUOTED", "CHARGED")]
+    charged = "WOULD CHARGE" if result.sandbox else "CHARGED"
+    rows: list[tuple[str, ...]] = [(result.by.upper(), "TASKS", "FAILED", "QUOTED", charged)]
     rows += [_row(group, group.name or "none") for group in result.groups]
     rows.append(_row(result.total, "total"))
     head, *lines, last = output.columns(rows, right={1, 2, 3, 4})

@@ -62,7 +62,7 @@ def tell(outcome: Outcome, again: str | None, *, as_json: bool, verbose: bool, e
     # Each picture stands above its own file.
     width = shutil.get_terminal_size().columns if terminal and draw is None and not verbose else None
     words = partial(_words, again=again, draw=draw, verbose=verbose, width=width)
-    output.tell(task_results.generation(outcome), words, as_json=as_json)
+    output.tell(task_results.generation(outcome, urls=True), words, as_json=as_json)
     return exit_code(outcome)
 
 
@@ -212,7 +212,5 @@ def _sum(result: GenerationResult) -> str:
     status = click.style(stand, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
     quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
     unknown = "not known yet" if result.next_action else "not told by RunAPI"
-    charged = unknown if result.charged_usd is None else usd(result.charged_usd)
-    # The sandbox moves no money.
-    verb = "would charge" if result.sandbox and result.charged_usd is not None else "charged"
-    return f"{status}{' but not on disk' if lacking else ''}{quoted}, {verb} {charged}"
+    charged = task_results.cost(result.charged_usd, sandbox=result.sandbox, unknown=unknown)
+    return f"{status}{' but not on disk' if lacking else ''}{quoted}, {charged}"

@@ -18,7 +18,7 @@ from flux2_mcp.engine.waiting import Outcome
 from flux2_mcp.errors import NotFoundError, shortened
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.results import tasks as task_results
-from flux2_mcp.server.results.tasks import STATUSES, GenerationResult
+from flux2_mcp.server.results.tasks import STATUSES, GenerationResult, MatchedResult
 from flux2_mcp.settings import Settings
 
 MAX_TASKS = 1000
@@ -41,6 +41,8 @@ Examples:
   flux2-mcp tasks --since 24h
   flux2-mcp tasks --status failed --json
   flux2-mcp tasks --workspace .
+  flux2-mcp tasks --query "red fox"
+  flux2-mcp tasks --file public/hero.png
 """
 )
 @click.option(
@@ -49,6 +51,9 @@ Examples:
 @click.option("--status", type=click.Choice(sorted(set(STATUSES.values()))), help="Only tasks that stand so.")
 @click.option("--since", metavar="WHEN", callback=output.moment, help="30m, 24h, 7d, or ISO 8601.")
 @click.option("--workspace", metavar="FOLDER", help="Only what was asked for there; . is this folder.")
+@click.option("--query", metavar="TEXT", help="Only tasks with this text in their prompt, in upper or lower case.")
+@click.option("--file", metavar="PATH", help="Only what made this file; it may have been copied or renamed since.")
+@click.option("--before", metavar="ID", help="Only what is older than this task, for the next page.")
 @output.as_json_option
 @click.pass_obj
 def tasks(
@@ -58,6 +63,9 @@ def tasks(
     status: task_results.TaskStatus | None,
     since: datetime | None,
     workspace: str | None,
+    query: str | None,
+    file: str | None,
+    before: str | None,
     as_json: bool,
 ) -> None:
     """List what was made, newest first, with its files. Asks nobody and costs nothing."""
@@ -71,10 +79,14 @@ def tasks(
                 states=None if status is None else task_results.states(status),
                 since=since,
                 workspace=folder,
+                query=query,
+                file=file,
+                before=before,
+                folders=[] if settings.workspace is None else [Path(settings.workspace)],
             )
 
     outcome = output.run(work, stopped="Stopped.")
-    output.tell(task_results.generation(outcome), partial(listed, outcome=outcome), as_json=as_json)
+    output.tell(task_results.generation(outcome, urls=True), partial(listed, outcome=outcome), as_json=as_json)
 
 
 def listed(result: GenerationResult, outcome: Outcome) -> str:
@@ -93,14 +105,8 @@ def listed(result: GenerationResult, outcome: Outcome) -> str:
         why = [f"  {output.own_words(task.error)}"] if task.error else []
         blocks.append([f"  {task.task_id}", *(f"  {file}" for file in files), *why])
     head, *lines = output.columns(rows)
-    matched = outcome.matched
-    rest = (
-        [
-            f"The newest {len(result.tasks)} of {matched.tasks}; all {matched.tasks} were charged {usd(result.charged_usd)}."
-        ]
-        if matched is not None
-        else []
-    )
+    matched = result.matched
+    rest = [] if matched is None or matched.shown == matched.count else [_rest(matched, sandbox=result.sandbox)]
     return "\n".join(
         [
             click.style(head, bold=True),
@@ -109,6 +115,12 @@ def listed(result: GenerationResult, outcome: Outcome) -> str:
             *notice,
         ]
     )
+
+
+def _rest(matched: MatchedResult, *, sandbox: bool) -> str:
+    charged = f"{'would charge' if sandbox else 'were charged'} {usd(matched.charged_usd)}"
+    older = f" Older ones: --before {matched.before}" if matched.before else ""
+    return f"{matched.shown} of {matched.count}; all {matched.count} {charged}.{older}"
 
 
 @click.command(

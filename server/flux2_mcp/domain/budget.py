@@ -146,20 +146,21 @@ def exceeded(wanted_usd: Decimal, caps: Caps, spent: SpentSums) -> CapRoom | Non
     return next((cap for cap in left(caps, spent) if wanted_usd > cap.left_usd or not cap.left_usd), None)
 
 
-def refusal(wanted_usd: Decimal, over: CapRoom, fitting: str | None) -> BudgetError:
+def refusal(wanted_usd: Decimal, over: CapRoom, fitting: str | None, note: str | None = None) -> BudgetError:
     """The refusal in words.
 
     Args:
         wanted_usd: The price of the call.
         over: The cap that it does not fit.
         fitting: The cheapest request of the same kind that would fit, in words, or None.
+        note: A sentence about the price, or None.
     """
     if over.lost is not None:
         return BudgetError(f"{closed(over.lost)} {over.name} is closed.", next_step=REOPEN)
     advice = f"{fitting} would fit." if fitting else "Nothing of this kind fits any more."
     return BudgetError(
         f"The call would cost {dollars(wanted_usd)}; {over.name} is {dollars(over.cap_usd)} and"
-        f" {dollars(over.left_usd)} of it is left.",
+        f" {dollars(over.left_usd)} of it is left.{f' {note}' if note else ''}",
         next_step=f"{advice} Or raise {over.name}.",
     )
 

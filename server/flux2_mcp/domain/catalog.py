@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
-from flux2_mcp.errors import InvalidRequestError, Problem, Wording, shortened, together
+from flux2_mcp.errors import InvalidRequestError, Problem, Wording, meant, shortened, together
 
 DEFAULT_VARIANT = "pro"
 DEFAULT_ASPECT_RATIO = "1:1"
@@ -145,8 +145,9 @@ def find(variant: str | None, action: Action) -> Model:
         raise InvalidRequestError(Problem("variant", together([Wording(reason, model=name), advice])))
     if name in variants():
         return _sibling(name, action)
-    allowed = ", ".join((*variants(), *models()))
-    raise InvalidRequestError(Problem("variant", f"got {_shown(name)}; allowed: {allowed}."))
+    known = (*variants(), *models())
+    text = f"got {_shown(name)}{meant(name, known)}; allowed: {', '.join(known)}."
+    raise InvalidRequestError(Problem("variant", text))
 
 
 def _sibling(variant: str, action: Action) -> Model:
@@ -178,11 +179,22 @@ def request(*, variant: str | None = None, also: Sequence[Problem] = (), **value
     try:
         model = find(variant, action)
     except InvalidRequestError as exc:
-        raise InvalidRequestError(*exc.problems, *also) from None
+        others = [each for each in problems(_any_model(action), given) if _wrong_for_all(action, each.field, given)]
+        raise InvalidRequestError(*exc.problems, *others, *also) from None
     if found := [*problems(model, given), *also]:
         raise InvalidRequestError(*found)
     proven = given | {"source_image_urls": tuple(sources or ())}  # problems() has checked that it is a list
     return ImageRequest(action=action, variant=model.variant, model=model.id, **proven)
+
+
+def _any_model(action: Action) -> Model:
+    return _sibling(DEFAULT_VARIANT, action)
+
+
+def _wrong_for_all(action: Action, field: str, given: Mapping[str, object]) -> bool:
+    """Whether no model of the action allows a field as it is given; `field` is its public name."""
+    name = "source_image_urls" if field == "source_images" else field
+    return all(_wrong(model, name, given.get(name)) for model in models().values() if model.action is action)
 
 
 def shaped(wanted: ImageRequest) -> ImageRequest:
@@ -222,7 +234,8 @@ def _wrong(model: Model, name: str, value: object) -> str | None:
     if (kind := _kind(value)) != field.kind:
         return f"got {kind} {_shown(value)}; needs {_article(field.kind)}{_allowed(field)}."
     if field.enum and value not in field.enum:
-        return f"got {_shown(value)}{_allowed(field)}."
+        near = meant(value, map(str, field.enum)) if isinstance(value, str) else ""
+        return f"got {_shown(value)}{near}{_allowed(field)}."
     return _out_of_bounds(model, field, value)
 
 

@@ -154,16 +154,17 @@ class UploadedFile:
     expires_at: datetime | None
 
 
-PriceSource = Literal["live", "cached", "published", "charged", "unknown"]
-"""The source of a price. "charged": no price is published, and this is RunAPI's charge for the last image."""
+PriceSource = Literal["live", "cached", "published", "charged", "invented", "unknown"]
+"""The source of a price. "charged": no price is published, and this is RunAPI's charge for the last image. "invented": no
+price is published, and the sandbox made this one up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
     """An image on disk, checked. `path` is absolute; sizes are in pixels and bytes.
 
-    `saved` is the absolute path of its copy in the workspace, if the caller wanted one and it was made. `note` is a
-    text for the user about that copy.
+    `saved` is the absolute path of its copy in the workspace, if the caller wanted one and it was made. `saved_sha256`
+    is that of the copy, if it was converted to another type. `note` is a text for the user about that copy.
     """
 
     path: str
@@ -173,6 +174,7 @@ class StoredImage:
     size_bytes: int
     sha256: str
     saved: str | None = None
+    saved_sha256: str | None = None
     note: str | None = None
 
 

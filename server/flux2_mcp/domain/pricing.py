@@ -7,7 +7,7 @@ applies. If no source has a price, it is None: no number is invented. Caps count
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -16,18 +16,21 @@ from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION, Model
 from flux2_mcp.domain.models import Action, ImageRequest, PriceSchedule, PriceSource
 
 CENTS = Decimal(100)
+INVENTED = "The sandbox made up the price of {variants}: nobody publishes one, only RunAPI's live schedule knows it."
 
 
 @dataclass(frozen=True, slots=True)
 class PriceBook:
     """The known schedules. `source` is "live" if they were just fetched, "cached" if they were fetched earlier.
 
-    `charged` is the charge for the last image, in USD, by model id and resolution.
+    `charged` is the charge for the last image, in USD, by model id and resolution. `sandbox` is True if the schedules
+    and the charges are the sandbox's: a price that nobody publishes is its invention then.
     """
 
     schedules: tuple[PriceSchedule, ...] = ()
     source: PriceSource = "published"
     charged: Mapping[tuple[str, str], Decimal] = field(default_factory=dict)
+    sandbox: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,8 @@ def price(book: PriceBook, model: Model, output_resolution: str) -> UnitPrice:
     """The price of one image, from the best source that has one; the order is in the module's docstring."""
     unknown: _Statement = (None, "unknown", None)
     usd, source, as_of = next(_known(book, model, output_resolution), unknown)
+    if book.sandbox and usd is not None and not model.published_cents:
+        source, as_of = "invented", None
     return UnitPrice(model=model, output_resolution=output_resolution, usd=usd, source=source, as_of=as_of)
 
 
@@ -73,6 +78,11 @@ def _known(book: PriceBook, model: Model, output_resolution: str) -> Iterator[_S
     for schedule in ours:
         if schedule.cents.get(output_resolution) is None and schedule.dearest_cents is not None:
             yield schedule.dearest_cents / CENTS, book.source, schedule.as_of
+
+
+def invented(variants: Collection[str]) -> str | None:
+    """A sentence about the prices of these variants, which the sandbox made up; None if there are none."""
+    return INVENTED.format(variants=", ".join(sorted(variants))) if variants else None
 
 
 def price_of(book: PriceBook, request: ImageRequest) -> UnitPrice:

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from flux2_mcp.errors import InvalidRequestError, Problem
 
 _AGO = re.compile(r"(\d{1,5})\s*([mhdw])")
+_NEAR = re.compile(r"(?:last |past |this )?(\d{1,5})?\s*(min|hour|day|week|month|year)\w*(?: ago)?")
+_DAYS = {"day": 1, "week": 7, "month": 30, "year": 365}
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -22,6 +24,17 @@ def since(text: str, now: datetime) -> datetime:
     try:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
-        problem = Problem("since", "is neither an age, such as 30m, 24h or 7d, nor an ISO 8601 date or time.")
-        raise InvalidRequestError(problem) from None
+        near = _near(text.strip().lower(), now)
+        text = f"is neither an age, such as 30m, 24h or 7d, nor an ISO 8601 date or time{near or '.'}"
+        raise InvalidRequestError(Problem("since", text)) from None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def _near(text: str, now: datetime) -> str:
+    """What a person probably means by a text that is no time, as a question; "" if that can't be told."""
+    dates = {"today": now.date(), "yesterday": now.date() - timedelta(days=1)}
+    meant = dates[text].isoformat() if text in dates else None
+    if meant is None and (found := _NEAR.fullmatch(text)):
+        number, unit = int(found[1] or 1), found[2]
+        meant = f"{number * _DAYS[unit]}d" if unit in _DAYS else f"{number}{unit[0]}"
+    return f"; did you mean {meant}?" if meant else ""

@@ -30,7 +30,7 @@ VARIABLES = (
     Variable("FLUX2_MAX_COST_USD", "the most one call may cost"),
     Variable("FLUX2_SESSION_BUDGET_USD", "the most one server process may spend"),
     Variable("FLUX2_DAILY_BUDGET_USD", "the most all processes may spend in any 24 hours"),
-    Variable("FLUX2_CONFIRM_USD", "what a call may cost without the user being asked; `off`: anything", "`0.50`"),
+    Variable("FLUX2_CONFIRM_USD", "a call that costs more asks the user first; `off`: no call asks", "`0.50`"),
     Variable("FLUX2_RATE", "requests a second to RunAPI, all processes together", "`12`"),
     Variable("FLUX2_MAX_IN_FLIGHT", "tasks under way at once, all processes together", "`32`"),
     Variable(

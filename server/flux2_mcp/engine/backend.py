@@ -14,7 +14,7 @@ import anyio.to_thread
 from flux2_mcp import __version__
 from flux2_mcp.domain.models import SANDBOX
 from flux2_mcp.domain.urls import one_spelling
-from flux2_mcp.errors import AuthenticationError, Wording
+from flux2_mcp.errors import GET_A_KEY, AuthenticationError, Wording
 from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class Backend:
                 "There is no RunAPI key and FLUX2_MODE is live.",
                 status=UNAUTHORIZED,
                 next_step=Wording(
-                    "Run flux2-mcp login or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try without a key;"
-                    " then {name:start the server again}."
+                    "Get a key: {key}; or set FLUX2_MODE=sandbox to try without one. Then {name:start the server again}.",
+                    key=GET_A_KEY,
                 ),
             )
 

@@ -34,6 +34,11 @@ def address(base_url: str, secret: str, key: str) -> str:
     return f"{base_url.rstrip('/')}/{token}"
 
 
+def authentic(target: str | None, push_url: str | None) -> bool:
+    """Whether a call of `target` ends in the token of `push_url`. A task without such an address has no token."""
+    return push_url is None or hmac.compare_digest(_token(target or "").encode(), _token(push_url).encode())
+
+
 class CallbackListener:
     """Listens on loopback. The user's tunnel or reverse proxy forwards the callbacks to it.
 

@@ -31,6 +31,7 @@ class Confirmation:
         threshold_usd: What a call may cost without a confirmation.
         cheaper: A cheaper request, in words; None if there is none.
         over: A cap would refuse the call now.
+        note: A sentence about the price, if the sandbox made it up.
     """
 
     question: str
@@ -38,6 +39,7 @@ class Confirmation:
     threshold_usd: Decimal
     cheaper: str | None
     over: bool = False
+    note: str | None = None
 
     def refused(self, why: str, next_step: str) -> BudgetError:
         """Return the error for a call that the user has not confirmed.
@@ -46,13 +48,14 @@ class Confirmation:
             why: A sentence.
             next_step: A sentence.
         """
-        cost = (
-            "It has no published price"
+        threshold = budget.dollars(self.threshold_usd)
+        reason = (
+            f"Nobody publishes its price, and a call that may cost more than {threshold} needs the user's yes"
             if self.quoted_usd is None
-            else f"It would cost {budget.dollars(self.quoted_usd)}"
+            else f"It would cost {budget.dollars(self.quoted_usd)}, and a call of more than {threshold} needs the user's yes"
         )
         return BudgetError(
-            f"{why} {cost}; FLUX2_CONFIRM_USD, {budget.dollars(self.threshold_usd)}, is what a call may cost unasked.",
+            together([why, f"{reason} (FLUX2_CONFIRM_USD).", self.note]),
             next_step=together([next_step, f"Cheaper: {self.cheaper}." if self.cheaper else None]),
         )
 
@@ -75,6 +78,7 @@ class Quotation:
         stated_usd: `max_cost_usd` of the call.
         reserved_usd: What each new task reserves from the caps: the highest known price, or else the caller's maximum.
         confirmation: What the user must agree to before anything is paid; None if no confirmation is needed.
+        note: A sentence about the price, if the sandbox made it up.
     """
 
     checked: CheckedRequest
@@ -85,6 +89,7 @@ class Quotation:
     stated_usd: Decimal | None
     reserved_usd: Decimal | None
     confirmation: Confirmation | None
+    note: str | None = None
 
     @property
     def to_ask(self) -> Confirmation | None:
@@ -136,35 +141,51 @@ class Quotations:
         book = await self._prices.book()
         each = pricing.dearest_of(book, checked.request)
         total = None if each is None else each * new
-        reserved = budget.reservation(total, stated_usd, self._caps) if new else None
+        priced = pricing.price_of(book, checked.request)
+        note = pricing.invented({priced.model.variant}) if priced.source == "invented" else None
+        try:
+            reserved = budget.reservation(total, stated_usd, self._caps) if new else None
+        except BudgetError as exc:
+            raise BudgetError(together([exc.message, note]), next_step=exc.next_step) from None
         return Quotation(
             checked=checked,
             keys=tuple(keys),
             new=new,
             joinable=key is None and count == 1,
-            quoted_usd=None if each is None else pricing.price_of(book, checked.request).usd,
+            quoted_usd=None if each is None else priced.usd,
             stated_usd=stated_usd,
             reserved_usd=reserved / new if each is None and reserved is not None else each,
-            confirmation=await self._confirmation(checked.request, new, total) if new and stated_usd is None else None,
+            confirmation=await self._confirmation(checked.request, new, total, note)
+            if new and stated_usd is None
+            else None,
+            note=note,
         )
 
-    async def _confirmation(self, request: ImageRequest, new: int, quoted: Decimal | None) -> Confirmation | None:
+    async def _confirmation(
+        self, request: ImageRequest, new: int, quoted: Decimal | None, note: str | None
+    ) -> Confirmation | None:
         """Return what the user must agree to; None if no confirmation is needed."""
         if self._threshold_usd is None or (quoted is not None and quoted <= self._threshold_usd):
             return None
         spent = await self._money.spent(at=self._now(), session=self._session)
         cheaper = None if quoted is None else await self._prices.fitting(request.action, new, quoted, below=True)
         return Confirmation(
-            question=_question(request, new, quoted, budget.left(self._caps, spent), cheaper),
+            question=_question(request, new, quoted, budget.left(self._caps, spent), cheaper, note),
             quoted_usd=quoted,
             threshold_usd=self._threshold_usd,
             cheaper=cheaper,
             over=quoted is not None and budget.exceeded(quoted, self._caps, spent) is not None,
+            note=note,
         )
 
 
 def _question(
-    request: ImageRequest, count: int, quoted: Decimal | None, left: Sequence[CapRoom], cheaper: str | None
+    request: ImageRequest,
+    count: int,
+    quoted: Decimal | None,
+    left: Sequence[CapRoom],
+    cheaper: str | None,
+    note: str | None,
 ) -> str:
     prompt = shortened(" ".join(request.prompt.split()), MAX_PROMPT_CHARS)
     images = "1 image" if count == 1 else f"{count} images"
@@ -172,4 +193,5 @@ def _question(
     lines = [f"Make {images} with {request.model} at {resolution(request)} for {price}?", f"Prompt: {prompt}"]
     lines += [f"Left of {cap.name}: {budget.dollars(cap.left_usd)}." for cap in left]
     lines += [f"Cheaper: {cheaper}."] if cheaper else []
+    lines += [note] if note else []
     return "\n".join(lines)

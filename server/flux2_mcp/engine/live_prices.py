@@ -60,9 +60,14 @@ class LivePrices:
         self._money = money
         self._patience_seconds = patience_seconds
         self._monotonic = monotonic
-        self._book = PriceBook()
+        self._book = PriceBook(sandbox=backend.sandbox)
         self._good_until: float | None = None
         self._fetching = anyio.Lock()
+
+    @property
+    def at_hand(self) -> PriceBook:
+        """The prices that are known without a request."""
+        return self._book
 
     async def book(self) -> PriceBook:
         """Return all known prices with their source. Never fails: the published prices are always available."""

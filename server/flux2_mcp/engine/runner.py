@@ -8,6 +8,7 @@ Rules
   `_leased`. So a claim that finds a task outside `_leased` knows that another process began it.
 - One step at a time works on a task (`busy`). An error is noted on the task, and the step is tried again later. An
   error of one task does not stop the others.
+- A runner that hands over only sends. It offers each task that RunAPI has answered, and claims none.
 - While the journal fails, nothing is polled: another process may have taken over a lease that can't be renewed.
 
 Theory
@@ -32,7 +33,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from flux2_mcp.domain.budget import Caps
-from flux2_mcp.domain.lifecycle import AT_RUNAPI, BEFORE_RESULT, IllegalTransitionError, State
+from flux2_mcp.domain.lifecycle import AT_RUNAPI, BEFORE_RESULT, UNFINISHED, IllegalTransitionError, State
 from flux2_mcp.engine import forecast
 from flux2_mcp.engine.planner import OpenTask, Schedule
 from flux2_mcp.engine.seam import Seam
@@ -53,9 +54,10 @@ class TaskRunner:
         images: Folder for finished images.
         rate: The maximum number of requests a second, for all processes together.
         in_flight: The maximum number of tasks under way, for all processes together.
+        hand_over: Whether another process polls and fetches what this one has sent.
     """
 
-    def __init__(self, seam: Seam, images: Path, *, rate: float, in_flight: int) -> None:
+    def __init__(self, seam: Seam, images: Path, *, rate: float, in_flight: int, hand_over: bool = False) -> None:
         self._seam = seam
         self._tasks = seam.journal.tasks
         self._leases = seam.journal.leases
@@ -80,6 +82,11 @@ class TaskRunner:
             State.PROCESSING: self._steps.ask,
             State.COMPLETED: self._steps.fetch,
         }
+        self._at_once = frozenset({State.INTENT, State.COMPLETED})
+        self._hand_over = hand_over
+        if hand_over:
+            self._work = {**dict.fromkeys(UNFINISHED, self._leave), State.INTENT: self._steps.send}
+            self._at_once = UNFINISHED
 
     def keep(self, record: TaskRecord) -> LeasedTask:
         """Begin to work on a new task, of which this process holds the lease. A second call changes nothing.
@@ -141,7 +148,7 @@ class TaskRunner:
                 claim_at, holding = self._monotonic(), False
                 while True:
                     if self._monotonic() >= claim_at:
-                        holding = await self._claim()
+                        holding = self._hand_over or await self._claim()
                         claim_at = self._monotonic() + self._seam.timing.claim_seconds
                     self._wake = anyio.Event()
                     until = min(self._start_due(group), claim_at) if holding else claim_at
@@ -210,7 +217,7 @@ class TaskRunner:
                 line = True
                 if self._freed and not leased.busy:
                     self._freed, leased.not_before = False, None
-            ready = leased.nudged or leased.record.state in {State.INTENT, State.COMPLETED}
+            ready = leased.nudged or leased.record.state in self._at_once
             if ready and not leased.busy and leased.record.state in self._work:
                 if (leased.not_before or now) <= now:
                     due.append(leased)
@@ -219,7 +226,7 @@ class TaskRunner:
         asked = {
             key: None if leased.asked_at is None else leased.asked_at * self._speed
             for key, leased in self._leased.items()
-            if leased.record.state in AT_RUNAPI and not leased.busy
+            if leased.record.state in AT_RUNAPI - self._at_once and not leased.busy
         }
         life, rate = now * self._speed, self._rate * self._share / self._speed
         to_ask = self._schedule.due(asked, partial(self._open, now=now), self._history, now=life, rate=rate)
@@ -251,7 +258,7 @@ class TaskRunner:
 
     async def _work_on(self, leased: LeasedTask) -> None:
         """Do the step for the task's state. An error is noted, and the step is tried again later."""
-        before, trouble, lost = leased.record, leased.trouble, False
+        before, trouble = leased.record, leased.trouble
         try:
             await self._work[before.state](leased)
             if leased.record.state is State.COMPLETED and before.state is not State.COMPLETED:
@@ -260,7 +267,6 @@ class TaskRunner:
             log.info("let go: another process has it", extra=fields(task=leased.record.task_id or leased.record.key))
             if self._leased.get(leased.record.key) is leased:
                 del self._leased[leased.record.key]
-            lost = True
         except Exception as exc:  # an error of one task, expected or not, must not stop the others
             log.warning("put off", extra=fields(task=leased.record.task_id or leased.record.key), exc_info=exc)
             error = exc if isinstance(exc, Flux2Error) else Flux2Error("The server failed on this task.")
@@ -271,8 +277,15 @@ class TaskRunner:
             if leased.hurried:
                 self._afresh(leased)
             self._wake.set()
-            if lost or leased.record is not before or leased.trouble is not trouble:  # most answers change nothing
-                self._watchers.tell(leased.record.key)
+            key = leased.record.key
+            # Most answers change nothing.
+            if self._leased.get(key) is not leased or leased.record is not before or leased.trouble is not trouble:
+                self._watchers.tell(key)
+
+    async def _leave(self, leased: LeasedTask) -> None:
+        """Leave a task to another process: from now on this one reads the journal about it."""
+        await self._leases.offer(leased.record)
+        self._leased.pop(leased.record.key, None)
 
     @staticmethod
     def _afresh(leased: LeasedTask) -> None:

@@ -17,11 +17,13 @@ from urllib.parse import urlsplit
 import anyio
 from anyio.abc import TaskGroup
 
-from flux2_mcp.domain import budget, catalog
-from flux2_mcp.domain.lifecycle import UNFINISHED, State
+from flux2_mcp.domain import budget, catalog, pricing
+from flux2_mcp.domain.lifecycle import BEFORE_RESULT, UNFINISHED, State
 from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
+from flux2_mcp.domain.sources import UnreadableError
 from flux2_mcp.domain.urls import callback_problems, is_loopback
 from flux2_mcp.engine import callback_listener, submission
+from flux2_mcp.engine.account import Account
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
 from flux2_mcp.engine.key_holder import KeyHolder
@@ -31,8 +33,17 @@ from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, refusal
-from flux2_mcp.errors import Flux2Error, NotFoundError, Problem, Wording, before_sending, shortened, together
-from flux2_mcp.journal.records import Intent, TaskRecord, adopted, service_of
+from flux2_mcp.errors import (
+    Flux2Error,
+    InvalidRequestError,
+    NotFoundError,
+    Problem,
+    Wording,
+    before_sending,
+    shortened,
+    together,
+)
+from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, service_of
 from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
@@ -49,6 +60,7 @@ OTHER_SERVICE = Wording(
     " RunAPI keeps the image for a week."
 )
 OTHER_ACCOUNT = "Of tasks under way, {count} were made at {service}, where this server does not ask: {ids}. {advice}"
+BEFORE = Wording("no task has this id: give the {name:before} that the last list ended with.")
 MAX_LISTED = 8
 """The maximum number of task ids that such a notice names."""
 MAX_COUNT = 8
@@ -61,9 +73,10 @@ class Service:
     Args:
         settings: As parsed from the environment.
         seam: The journal, the way to RunAPI, clocks and times.
+        hand_over: Whether another process polls and fetches what this one has sent.
     """
 
-    def __init__(self, settings: Settings, seam: Seam) -> None:
+    def __init__(self, settings: Settings, seam: Seam, *, hand_over: bool = False) -> None:
         self.settings = settings
         self.session = seam.journal.owner
         self._seam = seam
@@ -71,7 +84,7 @@ class Service:
         self._journal = seam.journal
         self._backend = seam.backend
         images = settings.home / "images"
-        self._runner = TaskRunner(seam, images, rate=settings.rate, in_flight=settings.in_flight)
+        self._runner = TaskRunner(seam, images, rate=settings.rate, in_flight=settings.in_flight, hand_over=hand_over)
         self._key_holder = KeyHolder(
             seam.journal.accounts, seam.journal.leases, seam.backend, monotonic=seam.monotonic, sleep=seam.sleep
         )
@@ -86,6 +99,7 @@ class Service:
             monotonic=seam.monotonic,
         )
         self._quotations = Quotations(self.prices, seam, settings)
+        self.account = Account(seam)
         self.pruner = Pruner(seam.journal.history, images)
         self._source_images = SourceImages(
             seam.journal.tasks, seam.journal.uploads, seam.backend, (images, *settings.allowed_dirs), seam.now
@@ -94,7 +108,12 @@ class Service:
     @classmethod
     @asynccontextmanager
     async def opened(
-        cls, settings: Settings, *, keep: bool = True, seam: Callable[[Seam], Seam] | None = None
+        cls,
+        settings: Settings,
+        *,
+        keep: bool = True,
+        hand_over: bool = False,
+        seam: Callable[[Seam], Seam] | None = None,
     ) -> AsyncIterator[Service]:
         """Open a service. Heavy modules are loaded only when there is work for them.
 
@@ -102,11 +121,12 @@ class Service:
             settings: As parsed from the environment.
             keep: Whether the service works on open tasks: sends them, polls them, fetches their images. If False, it
                 only reads the journal and does not wait for RunAPI's answers.
+            hand_over: With `keep`: only new tasks are sent, and another process does the rest of the work.
             seam: Replaces parts of the usual seam: a clock, a planner, times.
         """
         async with opened(settings) as usual:
             base = usual if keep else replace(usual, timing=replace(usual.timing, answer_seconds=0.0))
-            service = cls(settings, base if seam is None else seam(base))
+            service = cls(settings, base if seam is None else seam(base), hand_over=hand_over)
             failure: Exception | None = None
             async with anyio.create_task_group() as group:
                 service.background = group
@@ -152,12 +172,19 @@ class Service:
         url = self.settings.callback_url
         return None if url is None else callback_listener.address(url, self.settings.api_key or self._account, key)
 
-    async def request(self, args: RequestArgs, *, folders: Sequence[Path] = ()) -> submission.CheckedRequest:
+    async def request(
+        self,
+        args: RequestArgs,
+        *,
+        folders: Sequence[Path] = (),
+        terms: submission.Terms = submission.Terms(),  # noqa: B008  # frozen
+    ) -> submission.CheckedRequest:
         """Validate a request. No field is dropped, and nothing is sent yet. A remix keeps the shape of its source.
 
         Args:
             args: The arguments of the caller.
             folders: The folders that may hold local sources, the workspace first.
+            terms: What else the call wants, so that one error names all that is wrong with it.
 
         Raises:
             InvalidRequestError: It names every wrong field and what is allowed.
@@ -170,8 +197,41 @@ class Service:
             args.source_images is not None and not args.source_images
         ):  # a remix of nothing is not an image from the prompt alone
             wrong = (Problem("source_images", NO_SOURCE),)
-        request = catalog.request_of(args, also=[*wrong, *callback_problems(args.callback_url, local=local)])
+        wrong = (*wrong, *callback_problems(args.callback_url, local=local))
+        saved, hindered = self._save_problems(terms, next(iter(folders), None))
+        try:
+            request = catalog.request_of(args, also=[*wrong, *saved])
+        except InvalidRequestError as exc:
+            raise InvalidRequestError(*exc.problems, *hindered, *self._cost_problems(args, terms)) from None
+        dear = self._cost_problems(args, terms) if hindered else ()
+        if dear:  # `offer` would refuse the call for its cost alone
+            raise InvalidRequestError(*hindered, *dear)
         return submission.CheckedRequest(catalog.shaped(request), found)
+
+    @staticmethod
+    def _save_problems(terms: submission.Terms, workspace: Path | None) -> tuple[Sequence[Problem], Sequence[Problem]]:
+        """Return what is wrong with the place to save; and what is in the way there now, which may concern no new task."""
+        try:
+            plan = submission.saving(terms.save_to, terms.count, workspace, overwrite=terms.overwrite)
+        except InvalidRequestError as exc:
+            return exc.problems, ()
+        hindrance = plan.hindrance()
+        return (), () if hindrance is None else hindrance.problems
+
+    def _cost_problems(self, args: RequestArgs, terms: submission.Terms) -> Sequence[Problem]:
+        """Return the cap that a refused call would not fit, either. Known prices are enough; nothing is fetched."""
+        action = Action.REMIX_IMAGE if args.source_images else Action.TEXT_TO_IMAGE
+        try:
+            model = catalog.find(args.variant, action)
+        except InvalidRequestError:
+            return ()
+        size = args.output_resolution if args.output_resolution in model.resolutions else catalog.DEFAULT_RESOLUTION
+        each = pricing.dearest(self.prices.at_hand, model, size)
+        if each is None or terms.max_cost_usd is None or terms.idempotency_key is not None:
+            return ()
+        if (total := each * terms.count) <= terms.max_cost_usd:
+            return ()
+        return [Problem("max_cost_usd", f"the call would cost {budget.dollars(total)}.")]
 
     async def offer(
         self,
@@ -205,6 +265,7 @@ class Service:
         save_to: str | None = None,
         overwrite: bool = False,
         on_progress: OnProgress | None = None,
+        report_refusal: bool = False,
     ) -> Outcome:
         """Make the images of a quotation and wait for them.
 
@@ -214,6 +275,7 @@ class Service:
             client: The name of the host, for the journal.
             workspace: The folder that the caller works in.
             on_progress: Called about once a second during the wait.
+            report_refusal: Whether a refusal by RunAPI is in the outcome, and not raised.
 
         Raises:
             InvalidRequestError: A source image or the place to save is not usable.
@@ -262,15 +324,20 @@ class Service:
         self.background.start_soon(self._key_holder.learn)
         if intended.over is not None:
             fitting = await self.prices.fitting(request.action, offer.new, intended.over.left_usd)
-            raise budget.refusal(intended.wanted_usd, intended.over, fitting)
+            raise budget.refusal(intended.wanted_usd, intended.over, fitting, offer.note)
         tasks = await self._waiter.wait(intended.records, wait_seconds, on_progress)
-        if (refused := refusal(tasks)) is not None:
+        if not report_refusal and (refused := refusal(tasks)) is not None:
             raise refused
         await self._key_holder.learn()  # a key that replaces this one later finds these tasks again
         return await self._outcome(tasks, joined=intended.joined)
 
     async def check(
-        self, task_ids: Sequence[str], *, wait_seconds: float, on_progress: OnProgress | None = None
+        self,
+        task_ids: Sequence[str],
+        *,
+        wait_seconds: float,
+        on_progress: OnProgress | None = None,
+        first: bool = False,
     ) -> Outcome:
         """Report the state of tasks, and wait for those that have not ended.
 
@@ -278,6 +345,7 @@ class Service:
             task_ids: RunAPI's ids, or our keys for tasks that have no id yet.
             wait_seconds: The maximum wait for the tasks to end.
             on_progress: As in `generate`.
+            first: Wait only until one of them has ended.
 
         Raises:
             NotFoundError: Neither the journal nor RunAPI knows an id.
@@ -287,7 +355,7 @@ class Service:
         for task_id in ids:
             await self._get_known(task_id)
         # All are read again together: the first task may have ended while RunAPI answered about the last.
-        return await self._check(await self._journal.tasks.find(ids), wait_seconds, on_progress)
+        return await self._check(await self._journal.tasks.find(ids), wait_seconds, on_progress, first=first)
 
     async def recent(
         self,
@@ -296,6 +364,10 @@ class Service:
         states: Collection[State] | None = None,
         since: datetime | None = None,
         workspace: str | None = None,
+        query: str | None = None,
+        file: str | None = None,
+        before: str | None = None,
+        folders: Sequence[Path] = (),
         wait_seconds: float = 0,
         on_progress: OnProgress | None = None,
     ) -> Outcome:
@@ -306,24 +378,65 @@ class Service:
             states: Only tasks in these states.
             since: Only tasks created since then.
             workspace: Only tasks that a caller in this folder created.
+            query: Only tasks with this text in their prompt, in upper or lower case.
+            file: Only tasks that made this file, by its content: it may have been copied or renamed since.
+            before: Only tasks created before the one with this id: the `before` of an earlier outcome.
+            folders: The folders that may hold the file, the workspace first.
+
+        Raises:
+            InvalidRequestError: The file can't be read, or is outside; or no task has the id `before`.
         """
         await self._one_account()
-        records = await self._journal.tasks.recent(limit=limit, states=states, since=since, workspace=workspace)
+        wrong: list[Problem] = []
+        sha256 = None
+        if file is not None:
+            try:
+                sha256 = await self._source_images.content(file, folders)
+            except UnreadableError as exc:
+                wrong.append(Problem("file", exc.message))
+        oldest = None if before is None else await self.known(before)
+        if before is not None and oldest is None:
+            wrong.append(Problem("before", BEFORE))
+        if wrong:
+            raise InvalidRequestError(*wrong)
+        wanted = TaskFilter(states=states, since=since, workspace=workspace, query=query, sha256=sha256)
+        # One more than is shown tells whether there are older ones.
+        found = await self._journal.tasks.recent(
+            limit=limit + 1, wanted=wanted, before=None if oldest is None else oldest.key
+        )
         self._foreign_noticed = False
-        outcome = await self._check(records, wait_seconds, on_progress)
-        if len(records) < limit:
-            return outcome
-        matched = await self._journal.history.matched(states=states, since=since, workspace=workspace)
-        if matched.tasks <= limit:
-            return outcome
+        outcome = await self._check(found[:limit], wait_seconds, on_progress)
+        matched = await self._journal.history.matched(wanted)
         still = UNFINISHED if states is None else UNFINISHED.intersection(states)
-        unended = await self._journal.tasks.recent(limit=MAX_IDS, states=still, since=since, workspace=workspace)
-        return replace(outcome, matched=matched, unended=unended)
+        unended = await self._journal.tasks.recent(limit=MAX_IDS, wanted=replace(wanted, states=still))
+        last = found[limit - 1] if len(found) > limit else None
+        return replace(
+            outcome, matched=matched, unended=unended, before=None if last is None else last.task_id or last.key
+        )
 
     async def page(self, *, limit: int, before: str | None) -> tuple[TaskRecord, ...]:
         """Read a page of tasks from the journal, newest first: those older than the record with the key `before`."""
         await self._one_account()
         return await self._journal.tasks.recent(limit=limit, before=before)
+
+    async def called_back(self, ident: str, target: str | None) -> bool:
+        """Poll a task soon, because a callback names it. Return whether it is a task of ours that RunAPI works on.
+
+        Args:
+            ident: RunAPI's id. Nothing else of a callback is believed.
+            target: The address that was called, or its path. It must end in the task's token, if the task has one.
+        """
+        if not self._journal.exists:
+            return False
+        for record in await self._journal.tasks.find([ident]):
+            pushed = None if record.request.callback_url else record.push_url
+            if record.state not in BEFORE_RESULT or not callback_listener.authentic(target, pushed):
+                return False
+            self._runner.nudge(record.key)
+            if pushed is not None:  # another process may look after the task
+                await self._journal.callbacks.mark(pushed)
+            return True
+        return False
 
     async def known(self, ident: str) -> TaskRecord | None:
         """Return the journal's record of a task id or key, or None."""
@@ -331,12 +444,17 @@ class Service:
         return next(iter(await self._journal.tasks.find([ident])), None)
 
     async def _check(
-        self, records: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
+        self,
+        records: Sequence[TaskRecord],
+        wait_seconds: float,
+        on_progress: OnProgress | None,
+        *,
+        first: bool = False,
     ) -> Outcome:
         if wait_seconds > 0:
             for record in records:
                 self._runner.hurry(record.key)
-        return await self._outcome(await self._waiter.wait(records, wait_seconds, on_progress))
+        return await self._outcome(await self._waiter.wait(records, wait_seconds, on_progress, first=first))
 
     async def _get_known(self, task_id: str) -> None:
         """Make sure that the journal has this id or key. An unknown id is looked up at RunAPI and recorded."""

@@ -90,8 +90,20 @@ class SourceImages:
             try:
                 found.append(await self._find(number, text, folders, local=local))
             except UnreadableError as exc:
-                wrong.append(Problem("source_images", f"item {number} {exc.message}"))
+                wrong.append(_problem(number, text, exc))
         return tuple(found), tuple(wrong)
+
+    async def content(self, text: str, folders: Sequence[Path]) -> str:
+        """Return the SHA-256 of a local file, as hex digits. The rules for its path are those of a source.
+
+        Raises:
+            UnreadableError: The file can't or must not be read, or the text is no path.
+        """
+        given = sources.parse(text, local=False)
+        if given.kind != "file":
+            raise UnreadableError("must be the path of a file in the workspace.")
+        data = await anyio.to_thread.run_sync(workspace.read, given.text, folders, self._allowed)
+        return hashlib.sha256(data).hexdigest()
 
     async def _find(self, number: int, text: str, folders: Sequence[Path], *, local: bool) -> SourceSet:
         given = sources.parse(text, local=local)
@@ -121,7 +133,7 @@ class SourceImages:
             try:
                 sent.append(await self._send(source))
             except UnreadableError as exc:
-                wrong.append(Problem("source_images", f"item {source.number} {exc.message}"))
+                wrong.append(_problem(source.number, source.shown, exc))
         if wrong:
             raise InvalidRequestError(*wrong)
         return tuple(url for url, _ in sent), tuple(image for _, image in sent)
@@ -176,6 +188,11 @@ class SourceImages:
             height=ready.height,
         )
         return held.url, source
+
+
+def _problem(number: int, text: str, error: UnreadableError) -> Problem:
+    named = "" if text.startswith(sources.DATA) else f" ({shortened(text)!r})"
+    return Problem("source_images", f"item {number}{named} {error.message}")
 
 
 def _ready(data: bytes) -> tuple[str, UprightImage]:

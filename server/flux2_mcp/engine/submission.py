@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from flux2_mcp.domain.models import ImageRequest, Save
@@ -21,6 +22,17 @@ class CheckedRequest:
 
     request: ImageRequest
     found: tuple[SourceSet, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a call wants beside its request, as `generate` has it. They are checked together with the request."""
+
+    count: int = 1
+    save_to: str | None = None
+    overwrite: bool = False
+    max_cost_usd: Decimal | None = None
+    idempotency_key: str | None = None
 
 
 def keys(given: str | None, count: int) -> list[str]:

@@ -6,7 +6,7 @@ A cancelled wait does not cancel a task.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -81,8 +81,9 @@ class TaskReport:
 class Outcome:
     """The result of a call. `joined`: the task is that of an identical call under way. `notice`: see `Journal`.
 
-    If more tasks match than are listed, `matched` sums up all that match, and `unended` has the newest tasks that have
-    not ended, listed or not, up to `MAX_IDS`.
+    For a list, `matched` sums up all tasks that match, shown or not, and `unended` has the newest of them that have not
+    ended, up to `MAX_IDS`. `before` is the id of the oldest task that is shown, if older ones match. `nothing` says why
+    there are no tasks, if there are none.
     """
 
     tasks: tuple[TaskReport, ...]
@@ -90,6 +91,8 @@ class Outcome:
     joined: bool = False
     notice: str | None = None
     matched: TaskMatches | None = None
+    before: str | None = None
+    nothing: str = "There are no tasks yet."
     unended: tuple[TaskRecord, ...] = ()
 
 
@@ -128,7 +131,12 @@ class Waiter:
         self._runner = runner
 
     async def wait(
-        self, records: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None
+        self,
+        records: Sequence[TaskRecord],
+        wait_seconds: float,
+        on_progress: OnProgress | None,
+        *,
+        first: bool = False,
     ) -> tuple[TaskReport, ...]:
         """Wait until all tasks have settled or the time is over, and report on each task.
 
@@ -136,9 +144,12 @@ class Waiter:
             records: As just read from the journal.
             wait_seconds: 0 waits only for RunAPI's answer to tasks that were just sent.
             on_progress: Called about once a second, and at each change.
+            first: Wait only until one task has settled.
         """
         with self._runner.watched([record.key for record in records]) as watcher:
-            reports = await self._until_settled(records, wait_seconds, on_progress, watcher)
+            reports = await self._until_settled(
+                records, wait_seconds, on_progress, watcher, enough=any if first else all
+            )
         records = [report.record for report in reports]
         if ended := [record.key for record in records if not record.state.unfinished and record.readable]:
             try:
@@ -148,7 +159,13 @@ class Waiter:
         return reports
 
     async def _until_settled(
-        self, records: Sequence[TaskRecord], wait_seconds: float, on_progress: OnProgress | None, watcher: Watcher
+        self,
+        records: Sequence[TaskRecord],
+        wait_seconds: float,
+        on_progress: OnProgress | None,
+        watcher: Watcher,
+        *,
+        enough: Callable[[Iterable[bool]], bool],
     ) -> tuple[TaskReport, ...]:
         begun = self._monotonic()
         ages = [(self._now() - record.created_at).total_seconds() for record in records]
@@ -163,7 +180,7 @@ class Waiter:
                 elapsed = self._monotonic() - begun
                 answered = all(report.record.task_id or report.trouble for report in reports)
                 left = (wait_seconds if answered else max(wait_seconds, answer_seconds)) - elapsed
-                if left <= 0 or all(report.settled for report in reports):
+                if left <= 0 or not reports or enough(report.settled for report in reports):
                     return reports
                 if on_progress is not None:
                     await on_progress(self._progress(reports, elapsed))

@@ -7,6 +7,7 @@ path, `..`, a link, a device file. Only the user can change these folders betwee
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -156,7 +157,8 @@ def _placed(root: Path, save: Save, image: StoredImage, index: int, task: str, t
     if saved != wanted:
         moved = f"{wanted.name} had come to exist meanwhile, so this is {saved.name}."
         note = " ".join(filter(None, [moved, note]))
-    return replace(image, saved=str(saved), note=note)
+    digest = hashlib.sha256(data).hexdigest()
+    return replace(image, saved=str(saved), saved_sha256=None if digest == image.sha256 else digest, note=note)
 
 
 def read(
@@ -194,6 +196,8 @@ def read(
             return file.read(max_bytes + 1)
     except (OSError, ValueError, RuntimeError) as exc:  # no system takes a null byte, and `~nobody` has no home
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no usable path"
+        if isinstance(exc, FileNotFoundError) and folders and not Path(text).is_absolute():
+            reason = f"there is no such file in {folders[0]}"
         raise UnreadableError(f"can't be read: {reason}.") from exc
 
 

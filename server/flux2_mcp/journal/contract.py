@@ -29,17 +29,17 @@ Doubts
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from math import inf
 from typing import Protocol
 
 from flux2_mcp.domain.budget import Caps, SpendingBy, SpendingGroup, SpentSums
-from flux2_mcp.domain.lifecycle import Event, State
+from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import NameOwner, StoredImage, UploadedFile
 from flux2_mcp.errors import Flux2Error
-from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskMatches, TaskRecord
+from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskMatches, TaskRecord
 
 LEASE_SECONDS = 20.0
 """How long a lease lasts without renewal, where it can't be seen whether its process lives. It is renewed ten times as
@@ -132,12 +132,10 @@ class Tasks(Protocol):
         self,
         *,
         limit: int,
-        states: Collection[State] | None = None,
-        since: datetime | None = None,
-        workspace: str | None = None,
+        wanted: TaskFilter = ANY,
         before: str | None = None,
     ) -> tuple[TaskRecord, ...]:
-        """The newest records that match, newest first. None: any. `before` is a key: only tasks made before it."""
+        """The newest records that match, newest first. `before` is a key: only tasks made before it."""
         ...
 
     async def mark_reported(self, keys: Sequence[str], *, at: datetime) -> None:
@@ -277,14 +275,8 @@ class History(Protocol):
         """Seconds from submission to completion by model and resolution: the latest `MAX_DURATIONS`, oldest first."""
         ...
 
-    async def matched(
-        self,
-        *,
-        states: Collection[State] | None = None,
-        since: datetime | None = None,
-        workspace: str | None = None,
-    ) -> TaskMatches:
-        """The number of matching tasks, and their sums. The arguments are those of `Tasks.recent`."""
+    async def matched(self, wanted: TaskFilter = ANY) -> TaskMatches:
+        """The number of matching tasks, and their sums."""
         ...
 
     async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:

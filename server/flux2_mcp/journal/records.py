@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -109,6 +109,29 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks are wanted. None: any.
+
+    Attributes:
+        states: Tasks in one of these states.
+        since: Tasks made since then.
+        workspace: Tasks that a caller in this folder made.
+        query: Tasks with this text in their prompt, in upper or lower case. No character in it has a meaning.
+        sha256: Tasks with an image, or a copy of one in a workspace, that has this SHA-256, as hex digits.
+    """
+
+    states: Collection[State] | None = None
+    since: datetime | None = None
+    workspace: str | None = None
+    query: str | None = None
+    sha256: str | None = None
+
+
+ANY = TaskFilter()
+"""Every task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMatches:
     """Sums over all tasks that match, listed or not. Amounts are USD; None: no matching task has a known amount."""
 
@@ -189,6 +212,11 @@ class Health:
 def adopted(task_id: str) -> str:
     """The key under which a task made elsewhere is recorded."""
     return f"adopted-{task_id}"
+
+
+def dump_images(images: Sequence[StoredImage]) -> str:
+    """The images as JSON. What an image does not have is left out, so that an earlier version reads those it could make."""
+    return json.dumps([{k: v for k, v in asdict(image).items() if v is not None} for image in images])
 
 
 def dump(request: ImageRequest) -> str:

@@ -6,14 +6,16 @@ Tools raise errors; only text that was written for a model reaches a model.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
+from itertools import chain, repeat
 from typing import Any
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
 from pydantic import ValidationError
 
-from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, shortened
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, meant, shortened
 
 log = logging.getLogger("flux2_mcp.server.boundary")
 
@@ -48,10 +50,15 @@ _BOUNDS = {
 def said(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> dict[str, object]:
     """Return the arguments without blank ones: strict clients send `null` or "" for arguments that they leave out.
 
-    Unknown arguments stay, so that they are refused by name later.
+    Unknown arguments stay, so that they are refused by name later. A needed argument that is "" stays, so that it is
+    refused together with all else that is wrong.
     """
-    known = schema.get("properties", {})
-    return {name: value for name, value in arguments.items() if name not in known or value not in (None, "")}
+    known, needed = schema.get("properties", {}), schema.get("required", ())
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in known or value not in (None, "") or (name in needed and value == "")
+    }
 
 
 def filled(arguments: Mapping[str, object]) -> dict[str, object]:
@@ -65,9 +72,10 @@ def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]
     Also refuses true and false for a number. The library reads them as 1 and 0, so `max_cost_usd` would be a dollar.
     """
     known = schema.get("properties", {})
-    allowed = ", ".join(known)
+    # The list of all arguments stands once, however many are unknown.
+    lists = chain([f"; this tool has: {', '.join(known)}"], repeat(""))
     strange = [
-        Problem(shortened(name), f"no such argument; this tool has: {allowed}.")
+        Problem(shortened(name), f"no such argument{meant(name, known)}{next(lists)}.")
         for name in arguments
         if name not in known
     ]
@@ -92,13 +100,15 @@ def _kinds(schema: Mapping[str, Any]) -> set[object]:
 def from_validation(error: ValidationError) -> InvalidRequestError:
     """Return an error for arguments of the wrong type: a line for each field, without pydantic's text and values."""
     found: dict[str, str] = {}
-    for detail in error.errors(include_url=False, include_input=False):
+    for detail in error.errors(include_url=False):
         kind, context = detail["type"], detail.get("ctx", {})
         if kind in _BOUNDS:
             name, phrase = _BOUNDS[kind]
             text = f"{phrase} {context[name]:g}"
         elif kind == "literal_error":
-            text = f"must be one of {context['expected']}"
+            allowed = re.findall("'([^']*)'", context["expected"])
+            near = meant(given, allowed) if isinstance(given := detail["input"], str) else ""
+            text = f"must be one of {context['expected']}{near}"
         else:
             text = _WANTED.get(kind, "has the wrong form")
         found.setdefault(".".join(map(str, detail["loc"])), f"{text}.")

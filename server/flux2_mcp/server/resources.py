@@ -107,12 +107,14 @@ async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
     service = session.service
     if kind == "tasks" and not ident:
         records = await service.page(limit=PAGE_TASKS, before=None)
-        return _json([task_results.task(TaskReport(record)).model_dump(mode="json") for record in records])
+        return _json(
+            [task_results.task(TaskReport(record)).model_dump(mode="json", exclude_defaults=True) for record in records]
+        )
     record = await service.known(ident) if ident else None
     if record is None:
         return None
     if kind == "tasks":
-        return _json(task_results.task(TaskReport(record)).model_dump(mode="json"))
+        return _json(task_results.task(TaskReport(record)).model_dump(mode="json", exclude_defaults=True))
     return await _image(record, parse_qs(query).get("max", [None])[0])
 
 

@@ -124,7 +124,8 @@ async def _get(ctx: RequestContext, params: TaskParams) -> HandlerResult:
         result = boundary.to_result(refused)
     else:
         context = Context[ServerSession](request_context=ctx)
-        result = await answers.generation(context, outcome, preview=not params.task_id.endswith(NO_PREVIEW))
+        preview = not params.task_id.endswith(NO_PREVIEW)
+        result = await answers.generation(context, outcome, preview=preview, makes=True)
         result = answers.fitted(context, result)
     ended = result.model_dump(mode="json", by_alias=True, exclude_none=True)
     return task | {"status": "completed", "statusMessage": "Ended; the result says how.", "result": ended}

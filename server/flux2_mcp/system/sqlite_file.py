@@ -87,6 +87,7 @@ class Database:
         try:
             self.connection.row_factory = sqlite3.Row
             self.connection.text_factory = _text
+            self.connection.create_function("mentions", 2, _mentions, deterministic=True)
             if made:
                 self._need_tables()
             self._use_wal()
@@ -241,6 +242,14 @@ def _made_by(migrations: Migrations) -> set[str]:
         for _, script in migrations:
             connection.executescript(script)
         return {row[0] for row in connection.execute(TABLES)}
+
+
+def _mentions(text: bytes | None, wanted: str) -> bool:
+    """Whether a text has `wanted` in it, in upper or lower case of any alphabet: SQLite's own functions know ASCII only.
+
+    It takes bytes, because a broken text must not end the query.
+    """
+    return text is not None and wanted.casefold() in text.decode(errors="replace").casefold()
 
 
 def _text(data: bytes) -> str | bytes:

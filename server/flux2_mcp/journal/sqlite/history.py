@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -16,7 +15,7 @@ from flux2_mcp.domain.budget import SpendingBy, SpendingGroup
 from flux2_mcp.domain.lifecycle import MADE, State
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.journal.contract import MAX_DURATIONS
-from flux2_mcp.journal.records import TaskMatches, TaskRecord
+from flux2_mcp.journal.records import ANY, TaskFilter, TaskMatches, TaskRecord, dump_images
 from flux2_mcp.journal.sqlite import task_rows
 from flux2_mcp.journal.sqlite.fragments import IS_UNPAID, among
 
@@ -40,6 +39,8 @@ QUOTED, CHARGED = (
 MATCHES = (
     "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
     f" AND (:states IS NULL OR {STATE} IN (SELECT value FROM json_each(:states)))"
+    " AND (:query IS NULL OR mentions(CAST(iif(json_valid(request), request ->> 'prompt', '') AS BLOB), :query))"
+    " AND (:sha256 IS NULL OR instr(images, :sha256))"
 )
 DONE = f"account = :account AND {among(MADE)}"
 # Steps from each kind to the next in the index: there are few kinds, and many tasks of each.
@@ -67,15 +68,9 @@ class SqliteHistory:
         """See `contract.History.durations`."""
         return await self._file.run(self._durations)
 
-    async def matched(
-        self,
-        *,
-        states: Collection[State] | None = None,
-        since: datetime | None = None,
-        workspace: str | None = None,
-    ) -> TaskMatches:
+    async def matched(self, wanted: TaskFilter = ANY) -> TaskMatches:
         """See `contract.History.matched`."""
-        return await self._file.run(lambda database: self._matched(states, since, workspace, database))
+        return await self._file.run(partial(self._matched, wanted))
 
     async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
         """See `contract.History.spending`."""
@@ -92,7 +87,7 @@ class SqliteHistory:
     async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
         """See `contract.History.keep_images`."""
         sql = "UPDATE task SET images = ? WHERE account = ? AND key = ?"
-        found = json.dumps([asdict(image) for image in images])
+        found = dump_images(images)
         await self._file.write(lambda database: database.execute(sql, (found, self._file.account, key)))
 
     def _durations(self, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
@@ -109,16 +104,14 @@ class SqliteHistory:
             found[model, resolution] = tuple(max(0.0, each) for each in known)
         return found
 
-    def _matched(
-        self, states: Collection[State] | None, since: datetime | None, workspace: str | None, database: Database
-    ) -> TaskMatches:
+    def _matched(self, wanted: TaskFilter, database: Database) -> TaskMatches:
         """A task that failed was not charged."""
         charged = f"iif({IS_UNPAID}, 0, {CHARGED})"
         sql = (
             f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
             f" count({charged}) AS known_charges, sum({charged}) AS charged FROM task WHERE {MATCHES} GROUP BY 1"
         )
-        found = database.read(sql, matching(self._file.account, states, since, workspace))
+        found = database.read(sql, matching(self._file.account, wanted))
 
         def total(amount: str, known: str) -> Decimal | None:
             return (
@@ -166,16 +159,16 @@ class SqliteHistory:
         return task_rows.readable(database.read(sql, (self._file.account, before.timestamp())))
 
 
-def matching(
-    account: str, states: Collection[State] | None, since: datetime | None, workspace: str | None
-) -> dict[str, Value]:
-    """The values of `MATCHES`; None: any."""
+def matching(account: str, wanted: TaskFilter) -> dict[str, Value]:
+    """The values of `MATCHES`."""
     return {
         "account": account,
-        "since": None if since is None else since.timestamp(),
-        "workspace": workspace,
-        "states": None if states is None else json.dumps(sorted(states)),
+        "since": None if wanted.since is None else wanted.since.timestamp(),
+        "workspace": wanted.workspace,
+        "states": None if wanted.states is None else json.dumps(sorted(wanted.states)),
         "all": json.dumps(list(State)),
+        "query": wanted.query,
+        "sha256": wanted.sha256,
     }
 
 

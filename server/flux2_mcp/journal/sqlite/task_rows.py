@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +24,7 @@ from flux2_mcp.journal.records import (
     checked,
     digest,
     dump,
+    dump_images,
     items,
     load,
 )
@@ -338,7 +338,7 @@ def step(
         "charged": micros(change.charged_usd),
         "error": change.error,
         "urls": None if change.image_urls is None else json.dumps(change.image_urls),
-        "images": None if change.images is None else json.dumps([asdict(image) for image in change.images]),
+        "images": None if change.images is None else dump_images(change.images),
     }
     # Delivery clears the error: what delayed the image is over.
     over = {"error"} if event is Event.DELIVERED else set[str]()

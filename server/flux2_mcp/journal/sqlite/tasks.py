@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from flux2_mcp.domain import budget
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.catalog import resolution
-from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event, State
+from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event
 from flux2_mcp.domain.models import NameOwner
 from flux2_mcp.errors import Flux2Error, before_sending
 from flux2_mcp.journal.contract import LEASE_SECONDS
-from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord, digest
+from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskRecord, digest
 from flux2_mcp.journal.sqlite import accounts, history, leases, money, task_rows
 from flux2_mcp.journal.sqlite.fragments import OPEN, UNDER_WAY, among
 
@@ -191,9 +191,7 @@ class SqliteTasks:
         self,
         *,
         limit: int,
-        states: Collection[State] | None = None,
-        since: datetime | None = None,
-        workspace: str | None = None,
+        wanted: TaskFilter = ANY,
         before: str | None = None,
     ) -> tuple[TaskRecord, ...]:
         """See `contract.Tasks.recent`."""
@@ -204,7 +202,7 @@ class SqliteTasks:
         )
 
         def work(database: Database) -> tuple[TaskRecord, ...]:
-            values = history.matching(self._file.account, states, since, workspace)
+            values = history.matching(self._file.account, wanted)
             return task_rows.records(database.read(sql, values | {"before": before, "limit": limit}))
 
         return self._file.warn_unreadable(await self._file.run(work))

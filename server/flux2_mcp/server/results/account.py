@@ -9,14 +9,12 @@ from flux2_mcp.domain import budget
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums, total
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.engine.account import AccountInfo
-from flux2_mcp.errors import together
+from flux2_mcp.errors import GET_A_KEY, together
 from flux2_mcp.server.results.tasks import Result, Words, number, stamp
 from flux2_mcp.settings import Settings
 from flux2_mcp.system.logs import masked
 
-SANDBOX_MONEY_NOTICE = (
-    "SANDBOX: this account is on this machine, and no money moved. flux2-mcp login or RUNAPI_API_KEY makes it real."
-)
+SANDBOX_MONEY_NOTICE = f"SANDBOX: this account is on this machine, and no money moved. For a real one: {GET_A_KEY}."
 
 
 class BalanceResult(Result):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import groupby
 
 from flux2_mcp.domain import catalog, pricing
 from flux2_mcp.domain.budget import dollars
@@ -23,10 +24,10 @@ class PriceResult(Result):
     variant: str
     action: str
     output_resolution: str
-    usd: float | None
+    usd: float | None = None
     source: PriceSource
-    as_of: str | None
-    note: Words | None
+    as_of: str | None = None
+    note: Words | None = None
 
 
 class EstimateResult(Result):
@@ -35,17 +36,21 @@ class EstimateResult(Result):
     model: str
     output_resolution: str
     count: int
-    usd: float | None
+    usd: float | None = None
 
 
 class PricingResult(Result):
-    """Prices that match, an estimate for the request, and the account's balance, in USD."""
+    """Prices that match, an estimate for the request, and the account's balance, in USD.
+
+    `as_of` is that of each price without one of its own.
+    """
 
     sandbox: bool
-    notice: Words | None
+    notice: Words | None = None
     prices: list[PriceResult]
+    as_of: str | None = None
     estimate: EstimateResult
-    balance_usd: float | None
+    balance_usd: float | None = None
 
 
 class ConstraintResult(Result):
@@ -67,7 +72,7 @@ class VariantResult(Result):
     action: str
     constraints: list[ConstraintResult]
     not_accepted: list[str]
-    from_usd: float | None
+    from_usd: float | None = None
     commercial_use: str
     choose: Words
 
@@ -88,20 +93,25 @@ def price_list(
     """
     model = _meant(variant, action)
     resolution = output_resolution or DEFAULT_RESOLUTION
-    each = pricing.price(found.book, model, resolution).usd
+    estimated = pricing.price(found.book, model, resolution)
+    made_up = {price.model.variant for price in (*found.prices, estimated) if price.source == "invented"}
     notices = [
         SANDBOX_NOTICE if found.sandbox else None,
+        pricing.invented(made_up),
         Wording("The balance could not be read: {why}", why=trouble(found.trouble)) if found.trouble else None,
     ]
+    stamps = {price.as_of for price in found.prices if price.as_of is not None}
+    shared = next(iter(stamps)) if len(stamps) == 1 else None
     return PricingResult(
         sandbox=found.sandbox,
         notice=together(notices) or None,
-        prices=[_price(price) for price in found.prices],
+        prices=[_price(price, shared) for price in found.prices],
+        as_of=shared,
         estimate=EstimateResult(
             model=model.id,
             output_resolution=resolution,
             count=count,
-            usd=None if each is None else number(each * count),
+            usd=None if estimated.usd is None else number(estimated.usd * count),
         ),
         balance_usd=None if found.balance is None else number(found.balance.balance_usd),
     )
@@ -113,7 +123,7 @@ def _meant(variant: str | None, action: str | None) -> Model:
     return known if known and action is None else catalog.find(variant, Action(action or Action.TEXT_TO_IMAGE))
 
 
-def _price(price: UnitPrice) -> PriceResult:
+def _price(price: UnitPrice, shared: str | None) -> PriceResult:
     return PriceResult(
         model=price.model.id,
         variant=price.model.variant,
@@ -121,29 +131,36 @@ def _price(price: UnitPrice) -> PriceResult:
         output_resolution=price.output_resolution,
         usd=number(price.usd),
         source=price.source,
-        as_of=price.as_of,
+        as_of=None if price.as_of == shared else price.as_of,
         note=UNPRICED if price.usd is None else None,
     )
 
 
 def pricing_words(result: PricingResult) -> str:
-    """Describe prices in words."""
-    lines = [
-        f"{price.model} {price.output_resolution}: {_usd(price.usd)} ({_source(price)})"
-        if price.usd is not None
-        else f"{price.model} {price.output_resolution}: {price.note}"
-        for price in result.prices
-    ]
+    """Describe prices in words: a line for each model, and the source once if it is the same for all."""
+    sources = dict.fromkeys(_source(price, result) for price in result.prices if price.usd is not None)
+    lines = []
+    for model, group in groupby(result.prices, key=lambda price: price.model):
+        each = [
+            f"{price.output_resolution} {_usd(price.usd)}{f' ({_source(price, result)})' if len(sources) > 1 else ''}"
+            if price.usd is not None
+            else f"{price.output_resolution} {price.note}"
+            for price in group
+        ]
+        lines.append(f"{model}: {', '.join(each)}")
+    if len(sources) == 1:
+        lines.append(f"prices: {next(iter(sources))}")
     estimate = result.estimate
     lines.append(f"{estimate.count} x {estimate.model} at {estimate.output_resolution}: {_usd(estimate.usd)}")
     lines.append(f"balance: {_usd(result.balance_usd)}")
     return "\n".join([*lines, result.notice] if result.notice else lines)
 
 
-def _source(price: PriceResult) -> str:
+def _source(price: PriceResult, result: PricingResult) -> str:
     if price.source == "charged":
         return "charged for the last one"
-    return f"{price.source}, as of {price.as_of}"
+    as_of = None if price.source == "invented" else price.as_of or result.as_of
+    return price.source if as_of is None else f"{price.source}, as of {as_of}"
 
 
 def variants(*, action: str | None, variant: str | None) -> VariantsResult:

@@ -1,34 +1,39 @@
 """The results about tasks: typed, and the same in words. The tools and the command line use the same results.
 
-Some hosts drop the words, others drop the data (`hosts.md`, section 1), so both contain all that matters.
+Some hosts drop the words, others drop the data (`hosts.md`, section 1), so both contain all that matters. What is not
+known is left out of the data that a tool answers with.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
-from typing import Annotated, Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, SkipValidation
 
-from flux2_mcp.domain import budget
+from flux2_mcp.domain import budget, catalog, pricing
 from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, State
 from flux2_mcp.domain.models import SourceImage, StoredImage
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport
-from flux2_mcp.errors import Flux2Error, SettingsError, shortened, together
+from flux2_mcp.errors import GET_A_KEY, Flux2Error, SettingsError, TaskFailedError, shortened, together
 from flux2_mcp.images import size_check
-from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.journal.records import TaskMatches, TaskRecord
 
 SANDBOX_NOTICE = (
     "SANDBOX: drawn on this machine to try things out. These are NOT FLUX.2 images and no money moved."
-    " Set RUNAPI_API_KEY for real ones."
+    f" For real ones: {GET_A_KEY}."
 )
 JOINED_NOTICE = "An identical call was made before and its result not yet seen, so this is that one: it is paid once."
 
-PART_NOTICE = "Listed are the newest {listed} of {all} tasks; status and amounts are those of all {all}."
-
+MAX_PROMPT_CHARS, MAX_LINE_PROMPT_CHARS = 160, 60
+"""The maximum length of a prompt in the data, and in a task's line in words."""
+NO_URL: Final = {"url": None, "expires_at": None}
+"""A signed URL is long and dies in a week, and is of use only where no file is."""
 MAX_SHOWN_URL_CHARS = 2048
 """The maximum length of a URL in a text; signed URLs have about 1,500 characters. The structured result is not cut."""
 
@@ -63,13 +68,13 @@ class Result(BaseModel):
 
 
 class ImageResult(Result):
-    """One image. `path` is where it is kept, `saved` where save_to put a copy; `url` dies at `expires_at`.
+    """One image. `path` is where it is kept, `saved` where save_to put a copy.
 
-    `matches_request` is whether its measured size is what was asked for, `mismatch` why it is not; null while nothing came.
+    Only while no file is there, `url` has its address, which dies at `expires_at`. `matches_request` is whether its measured size is what was asked for, `mismatch` why it is not.
     """
 
-    url: str | None
-    expires_at: str | None
+    url: str | None = None
+    expires_at: str | None = None
     path: str | None = None
     saved: str | None = None
     mime_type: str | None = None
@@ -89,20 +94,24 @@ class SourceResult(Result):
 
 
 class TaskResult(Result):
-    """One task. `task_id` is RunAPI's, or our own handle while RunAPI has not answered; check_task takes both."""
+    """One task. `task_id` is RunAPI's, or our own handle while RunAPI has not answered; check_task takes both.
+
+    `prompt` is shortened to its first 160 characters.
+    """
 
     task_id: str
     status: TaskStatus
+    prompt: str | None = None
     variant: str
     model: str
     action: str
     images: list[ImageResult]
     sources: list[SourceResult] = []
-    quoted_usd: float | None
-    charged_usd: float | None
+    quoted_usd: float | None = None
+    charged_usd: float | None = None
     created_at: str
-    completed_at: str | None
-    error: Words | None
+    completed_at: str | None = None
+    error: Words | None = None
 
 
 class NextAction(Result):
@@ -112,16 +121,29 @@ class NextAction(Result):
     arguments: dict[str, Any]
 
 
+class MatchedResult(Result):
+    """All tasks that match, of which `shown` are listed. `before` is check_task's argument for the next older ones."""
+
+    count: int
+    shown: int
+    by_status: dict[TaskStatus, int]
+    quoted_usd: float | None = None
+    charged_usd: float | None = None
+    before: str | None = None
+
+
 class GenerationResult(Result):
-    """What became of a call, task by task."""
+    """What became of a call, task by task. In a list, status and amounts are those of all tasks that match."""
 
     status: GenerationStatus
     sandbox: bool
     notice: Words | None = None
     tasks: list[TaskResult]
-    quoted_usd: float | None
-    charged_usd: float | None
-    next_action: NextAction | None
+    matched: MatchedResult | None = None
+    quoted_usd: float | None = None
+    charged_usd: float | None = None
+    next_action: NextAction | None = None
+    next_step: Words | None = None
 
 
 def image_uri(ident: str) -> str:
@@ -129,9 +151,14 @@ def image_uri(ident: str) -> str:
     return f"flux2://images/{ident}"
 
 
-def generation(outcome: Outcome) -> GenerationResult:
-    """Make the result of `generate` and `check_task`."""
-    tasks = [task(report) for report in outcome.tasks]
+def generation(outcome: Outcome, *, urls: bool = False) -> GenerationResult:
+    """Make the result of `generate` and `check_task`.
+
+    Args:
+        outcome: The outcome of the call.
+        urls: Whether to give an image's address although its file is there.
+    """
+    tasks = [task(report, urls=urls) for report in outcome.tasks]
     # A task whose image can't be fetched is left out, because another check is useless. Its error says what to do.
     unended = {
         record.task_id or record.key: None
@@ -139,35 +166,59 @@ def generation(outcome: Outcome) -> GenerationResult:
         if record.state.unfinished and not (record.state is State.COMPLETED and record.error)
     }
     open_ids = list(unended)[:MAX_IDS]
-    matched = outcome.matched
+    matched = None if outcome.matched is None else _matched(outcome.matched, outcome)
+    statuses = [result.status for result in tasks] if matched is None else list(matched.by_status)
+    status = _overall(statuses)
     notices = [
         SANDBOX_NOTICE if outcome.sandbox else None,
+        _invented(outcome),
         JOINED_NOTICE if outcome.joined else None,
-        PART_NOTICE.format(listed=len(tasks), all=matched.tasks) if matched is not None else None,
+        None if tasks else outcome.nothing,
         outcome.notice,
     ]
-    statuses = [result.status for result in tasks] if matched is None else [STATUSES[state] for state in matched.states]
     quoted, charged = (
         (
             _total(report.record.quoted_usd for report in outcome.tasks),
             _total(_charged(report.record) for report in outcome.tasks),
         )
         if matched is None
-        else (number(matched.quoted_usd), number(matched.charged_usd))
+        else (matched.quoted_usd, matched.charged_usd)
     )
     return GenerationResult(
-        status=_overall(statuses),
+        status=status,
         sandbox=outcome.sandbox,
         notice=together(notices) or None,
         tasks=tasks,
+        matched=matched,
         quoted_usd=quoted,
         charged_usd=charged,
         next_action=NextAction(tool="check_task", arguments={"task_ids": open_ids}) if open_ids else None,
+        next_step=TaskFailedError.default_next if matched is None and status == "failed" else None,
     )
 
 
-def task(report: TaskReport) -> TaskResult:
-    """Make the result of one task."""
+def _matched(matches: TaskMatches, outcome: Outcome) -> MatchedResult:
+    by_status: Counter[TaskStatus] = Counter()
+    for state, count in matches.states.items():
+        by_status[STATUSES[state]] += count
+    return MatchedResult(
+        count=matches.tasks,
+        shown=len(outcome.tasks),
+        by_status=dict(by_status.most_common()),
+        quoted_usd=number(matches.quoted_usd),
+        charged_usd=number(matches.charged_usd),
+        before=outcome.before,
+    )
+
+
+def _invented(outcome: Outcome) -> str | None:
+    """Return the sentence about prices that the sandbox made up, if one is among these tasks'."""
+    models = (catalog.models().get(report.record.request.model) for report in outcome.tasks if outcome.sandbox)
+    return pricing.invented({model.variant for model in models if model is not None and not model.published_cents})
+
+
+def task(report: TaskReport, *, urls: bool = False) -> TaskResult:
+    """Make the result of one task. `urls` as in `generation`."""
     record = report.record
     error = report.error or (
         trouble(report.trouble) if report.trouble is not None and record.state.unfinished else None
@@ -175,10 +226,11 @@ def task(report: TaskReport) -> TaskResult:
     return TaskResult(
         task_id=record.task_id or record.key,
         status=STATUSES[record.state],
+        prompt=shortened(" ".join(record.request.prompt.split()), MAX_PROMPT_CHARS) or None,
         variant=record.request.variant,
         model=record.request.model,
         action=record.request.action,
-        images=_images(record),
+        images=_images(record, urls=urls),
         sources=[SourceResult(source=source.given, sent=_sent(source)) for source in record.request.sources],
         quoted_usd=number(record.quoted_usd),
         charged_usd=number(_charged(record)),
@@ -213,40 +265,91 @@ def words(result: GenerationResult, *, previews: int = 0) -> str:
         result: The result.
         previews: The number of attached small pictures. The text claims no more than these.
     """
-    if not result.tasks:
-        return "\n".join(filter(None, [result.notice, "There are no tasks yet."]))
-    lines = [line for each in result.tasks for line in _task_lines(each)]
-    quoted = "unknown" if result.quoted_usd is None else _dollars(result.quoted_usd)
-    charged = "not known yet" if result.charged_usd is None else _dollars(result.charged_usd)
-    lines.append(f"status: {result.status}; quoted {quoted}, charged {charged}")
+    lines = [line for each in result.tasks for line in _task_lines(each, sandbox=result.sandbox)]
+    lines += _all_lines(result)
+    if result.notice:
+        lines.append(result.notice)
+    return "\n".join([*lines, *guidance(result, previews=previews)])
+
+
+def guidance(result: GenerationResult, *, previews: int = 0) -> list[str]:
+    """Return what a model should and should not do now, in sentences; the data has no place for all of it."""
+    lines = []
     if previews:
         lines.append(f"Small previews attached: {previews}. The files are larger and were not looked at.")
     elif any(image.path for each in result.tasks for image in each.images):
         lines.append("No picture is attached: describe the image only after opening its file.")
-    if result.notice:
-        lines.append(result.notice)
     if result.next_action is not None:
         ids = result.next_action.arguments["task_ids"]
         lines.append(
             f"Next: call check_task with task_ids {ids}. Don't call generate again: the tasks run on and are paid once."
         )
-    return "\n".join(lines)
+    if result.next_step is not None:
+        lines.append(f"Next: {result.next_step}")
+    return lines
 
 
-def _task_lines(result: TaskResult) -> list[str]:
-    head = f"{result.task_id}: {result.status} ({result.model})"
-    lines = []
+def _all_lines(result: GenerationResult) -> list[str]:
+    """Describe all tasks together; in a list, these are all that match."""
+    if not result.tasks:
+        return []
+    lines, matched = [], result.matched
+    if matched is not None:
+        each = ", ".join(f"{count} {status}" for status, count in matched.by_status.items())
+        older = f' For older ones, call check_task with the same filters and before: "{matched.before}".'
+        shown = f"; {matched.shown} are shown" if matched.shown < matched.count else ""
+        lines.append(f"{_tasks(matched.count)} {each}{shown}.{older if matched.before else ''}")
+    quoted = "unknown" if result.quoted_usd is None else _dollars(result.quoted_usd)
+    charged = cost(result.charged_usd, sandbox=result.sandbox)
+    return [*lines, f"status: {result.status}; quoted {quoted}, {charged}"]
+
+
+def _tasks(count: int) -> str:
+    return "1 task matches:" if count == 1 else f"{count} tasks match:"
+
+
+def cost(charged_usd: float | None, *, sandbox: bool, unknown: str = "not known yet") -> str:
+    """Return what was charged, in words; in the sandbox, where no money moves, what would be."""
+    if charged_usd is None:
+        return f"{'charge' if sandbox else 'charged'} {unknown}"
+    return f"{'would charge' if sandbox else 'charged'} {_dollars(charged_usd)}"
+
+
+def _task_lines(result: TaskResult, *, sandbox: bool) -> list[str]:
+    """Describe a task: a line with its time, price, prompt and files, and lines for what is out of the ordinary."""
+    files = [place for image in result.images if (place := image.saved or image.path)]
+    sizes = dict.fromkeys(f"({image.width}x{image.height})" for image in result.images if image.width)
+    price = None
+    if result.status != "failed":
+        price = (
+            cost(result.charged_usd, sandbox=sandbox)
+            if result.charged_usd is not None or result.quoted_usd is None
+            else f"quoted {_dollars(result.quoted_usd)}"
+        )
+    prompt = result.prompt and f'"{shortened(result.prompt, MAX_LINE_PROMPT_CHARS)}"'
+    facts = (
+        f"{result.task_id}: {result.status}",
+        result.variant,
+        result.completed_at or result.created_at,
+        price,
+        prompt,
+    )
+    head = [" ".join([*files, *sizes])] if files else []
+    lines = [", ".join([*head, *filter(None, facts)])]
     for image in result.images:
-        size = f", {image.width}x{image.height}" if image.width else ""
-        until = f" (until {image.expires_at})" if image.expires_at else ""
-        lines += [each for each in (image.saved, image.path) if each is not None]
-        lines += [f"  url: {shortened(str(image.url), MAX_SHOWN_URL_CHARS)}{until}{size}"]
-        lines += [f"  Not what was asked for: {image.mismatch} It is charged all the same."] if image.mismatch else []
-        lines += [f"  {image.note}"] if image.note else []
+        if image.url:
+            lines.append(f"  url: {shortened(image.url, MAX_SHOWN_URL_CHARS)} (until {image.expires_at})")
+        if image.mismatch:
+            paid = "It would cost the same." if sandbox else "It is charged all the same."
+            lines.append(f"  Not what was asked for: {image.mismatch} {paid}")
+        if image.note:
+            lines.append(f"  {image.note}")
     if result.sources:
-        lines.append("sent: " + "; ".join(f"{source.source} ({source.sent})" for source in result.sources))
-    free = " Not charged." if result.status == "failed" else ""
-    return [*lines, f"{head}: {result.error}{free}" if result.error else head]
+        lines.append("  sent: " + "; ".join(f"{source.source} ({source.sent})" for source in result.sources))
+    if result.error:
+        free = "" if sandbox or result.status != "failed" else " Not charged."
+        lines.append(f"  {result.error}{free}")
+    return lines
 
 
 def _sent(source: SourceImage) -> str:
@@ -260,12 +363,17 @@ def _charged(record: TaskRecord) -> Decimal | None:
     return Decimal(0) if record.state in {State.FAILED, State.REJECTED} else record.charged_usd
 
 
-def _images(record: TaskRecord) -> list[ImageResult]:
+def _images(record: TaskRecord, *, urls: bool) -> list[ImageResult]:
     finished = record.completed_at if record.image_urls or record.images else None
     expires_at = None if finished is None else stamp(finished + RESULT_LIFETIME)
     # A later poll of a task may return fewer URLs than the task had images.
     both = zip_longest(record.image_urls, record.images)
-    return [_image(record, url, file, expires_at) for url, file in both]
+    each = [_image(record, url, file, expires_at) for url, file in both]
+    return each if urls else [image.model_copy(update=NO_URL) if _is_there(image) else image for image in each]
+
+
+def _is_there(image: ImageResult) -> bool:
+    return any(Path(place).is_file() for place in (image.saved, image.path) if place is not None)
 
 
 def _image(record: TaskRecord, url: str | None, file: StoredImage | None, expires_at: str | None) -> ImageResult:

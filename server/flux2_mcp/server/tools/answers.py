@@ -1,8 +1,13 @@
-"""The forms of a tool's answer: words, the same as JSON and as structured content, links, small pictures."""
+"""The forms of a tool's answer: the same in words and as structured content, links, small pictures.
+
+Each form says a thing once. A client whose row in `clients.py` tells that it shows the structured content only, or
+beside the text, gets the data as its one text.
+"""
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +20,7 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.engine.waiting import Outcome, TaskReport
 from flux2_mcp.errors import DeliveryError
-from flux2_mcp.images.preview import MAX_PREVIEW_BYTES, MAX_SIDE_PX, MIME_TYPES, scaled
+from flux2_mcp.images.preview import MAX_SIDE_PX, MIME_TYPES, scaled
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import Result, image_uri
 from flux2_mcp.server.tools.context import ToolContext, client_of
@@ -24,19 +29,22 @@ REQUESTS_KEY = "flux-2/requests"
 """The key in a result's `_meta` with the arguments of each task, for the gallery only."""
 MAX_PREVIEWS = 8
 MAX_LARGE_PREVIEWS = 2
-SMALL_SIDE_PX, SMALL_BYTES = 320, 25_000
+SMALL_SIDE_PX = 320
 """The maximum size of each preview if there are more than two."""
+MAX_PREVIEWS_CHARS = 60_000
+"""The maximum size of all previews of a result together, as they are sent: in base64, which has 4 characters for 3 bytes."""
 
 _OUTCOMES: ContextVar[list[Outcome] | None] = ContextVar("_OUTCOMES", default=None)
 
 
-async def generation(context: ToolContext, outcome: Outcome, *, preview: bool) -> CallToolResult:
-    """Return the answer about tasks: words, the same as JSON, links to the images, and small pictures if wanted.
+async def generation(context: ToolContext, outcome: Outcome, *, preview: bool, makes: bool = False) -> CallToolResult:
+    """Return the answer about tasks: words, the same as data, links to the images, and small pictures if wanted.
 
     Args:
         context: Names the client, which decides about the forms.
         outcome: The outcome of the call.
         preview: Whether small pictures are wanted.
+        makes: Whether the call was to make the images: if all tasks failed, the answer is an error then.
     """
     if (made := _OUTCOMES.get()) is not None:
         made.append(outcome)
@@ -44,19 +52,30 @@ async def generation(context: ToolContext, outcome: Outcome, *, preview: bool) -
     ready = [(image, report) for report in outcome.tasks for image in report.record.images]
     seen: list[ContentBlock] = []
     if preview and form.preview is not None:
-        pixels = (MAX_SIDE_PX, MAX_PREVIEW_BYTES) if len(ready) <= MAX_LARGE_PREVIEWS else (SMALL_SIDE_PX, SMALL_BYTES)
-        for image, _ in ready[:MAX_PREVIEWS]:
+        side_px = MAX_SIDE_PX if len(ready) <= MAX_LARGE_PREVIEWS else SMALL_SIDE_PX
+        shown, room = ready[:MAX_PREVIEWS], MAX_PREVIEWS_CHARS // 4 * 3
+        for number, (image, _) in enumerate(shown):
             try:
-                data = await anyio.to_thread.run_sync(scaled, Path(image.path), *pixels, form.preview)
+                # What one picture leaves of its share is for those after it.
+                most_bytes = room // (len(shown) - number)
+                data = await anyio.to_thread.run_sync(scaled, Path(image.path), side_px, most_bytes, form.preview)
             except DeliveryError:
                 continue  # a file that the user has moved away needs no picture
+            room -= len(data)
             seen.append(
                 ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=MIME_TYPES[form.preview])
             )
-    links = [link for image, report in ready for link in _links(image, report)] if form.links else []
+    links: list[ContentBlock] = [_link(image, report) for image, report in ready] if form.links else []
     answered = both_forms(result, task_results.words(result, previews=len(seen)))
+    if not form.structured and (guidance := task_results.guidance(result, previews=len(seen))):
+        links.append(TextContent(type="text", text="\n".join(guidance)))  # the data has no place for it
     meta = {REQUESTS_KEY: task_results.requests(outcome)} if client_supports_apps(context) else None
-    return answered.model_copy(update={"content": [*answered.content, *links, *seen], "meta": meta})
+    update = {
+        "content": [*answered.content, *links, *seen],
+        "meta": meta,
+        "is_error": makes and result.status == "failed",
+    }
+    return answered.model_copy(update=update)
 
 
 @contextmanager
@@ -74,20 +93,34 @@ def outcomes() -> Iterator[list[Outcome]]:
         _OUTCOMES.reset(token)
 
 
-def _links(image: StoredImage, report: TaskReport) -> list[ResourceLink]:
-    path = Path(image.saved or image.path)
-    shared = {"type": "resource_link", "name": path.name, "mime_type": image.mime_type, "size": image.size_bytes}
-    uris = (path.as_uri(), image_uri(report.record.task_id or report.record.key))
-    return [ResourceLink.model_validate(shared | {"uri": uri}) for uri in uris]
+def _link(image: StoredImage, report: TaskReport) -> ResourceLink:
+    """Return the link to an image: to its file, if that is there, or else to our resource."""
+    places = [Path(place) for place in (image.saved, image.path) if place is not None]
+    file = next((place for place in places if place.is_file()), None)
+    uri = image_uri(report.record.task_id or report.record.key) if file is None else file.as_uri()
+    return ResourceLink(
+        type="resource_link",
+        name=(file or places[0]).name,
+        mime_type=image.mime_type,
+        size=image.size_bytes,
+        uri=uri,
+    )
 
 
 def fitted(context: ToolContext, result: CallToolResult) -> CallToolResult:
-    """Return the result without the content that misleads this client: see `Client.structured`."""
-    return result if client_of(context).structured else result.model_copy(update={"structured_content": None})
+    """Return the result in the form that this client shows: see `Client.structured`."""
+    if client_of(context).structured or result.structured_content is None:
+        return result
+    data = json.dumps(result.structured_content, ensure_ascii=False, separators=(",", ":"))
+    _, *rest = result.content
+    return result.model_copy(
+        update={"structured_content": None, "content": [TextContent(type="text", text=data), *rest]}
+    )
 
 
 def both_forms(result: Result, text: str) -> CallToolResult:
-    """Make a result from words, with the same data as JSON text and as structured content."""
-    data = result.model_dump(mode="json")
-    content = [TextContent(type="text", text=text), TextContent(type="text", text=result.model_dump_json())]
-    return CallToolResult(content=[*content], structured_content=data)
+    """Make a result from words, with the same data as structured content."""
+    return CallToolResult(
+        content=[TextContent(type="text", text=text)],
+        structured_content=result.model_dump(mode="json", exclude_defaults=True),
+    )

@@ -13,7 +13,7 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.confirmation import Confirmation, Quotation
 from flux2_mcp.engine.service import MAX_COUNT
-from flux2_mcp.engine.submission import CheckedRequest
+from flux2_mcp.engine.submission import CheckedRequest, Terms
 from flux2_mcp.server.results.tasks import GenerationResult
 from flux2_mcp.server.tools import answers
 from flux2_mcp.server.tools.context import (
@@ -43,6 +43,11 @@ async def _checked(
     output_resolution: str | None,
     enable_safety_checker: bool | None,
     callback_url: str | None,
+    count: int,
+    save_to: str | None,
+    overwrite: bool,
+    max_cost_usd: float | None,
+    idempotency_key: str | None,
 ) -> CheckedRequest:
     args = RequestArgs(
         prompt=prompt,
@@ -53,7 +58,18 @@ async def _checked(
         enable_safety_checker=enable_safety_checker,
         callback_url=callback_url,
     )
-    return await service_of(context).request(args, folders=folders(context, roots))
+    terms = Terms(
+        count=count,
+        save_to=save_to,
+        overwrite=overwrite,
+        max_cost_usd=_usd(max_cost_usd),
+        idempotency_key=idempotency_key,
+    )
+    return await service_of(context).request(args, folders=folders(context, roots), terms=terms)
+
+
+def _usd(stated: float | None) -> Decimal | None:
+    return None if stated is None else Decimal(str(stated))
 
 
 class Approval(BaseModel):
@@ -69,8 +85,9 @@ async def _offer(
     max_cost_usd: float | None,
     idempotency_key: str | None,
 ) -> Quotation:
-    stated = None if max_cost_usd is None else Decimal(str(max_cost_usd))
-    return await service_of(context).offer(checked, count=count, max_cost_usd=stated, idempotency_key=idempotency_key)
+    return await service_of(context).offer(
+        checked, count=count, max_cost_usd=_usd(max_cost_usd), idempotency_key=idempotency_key
+    )
 
 
 async def _approval(context: ToolContext, offer: Annotated[Quotation, Resolve(_offer)]) -> Approval | Elicit[Approval]:
@@ -84,7 +101,7 @@ async def _approval(context: ToolContext, offer: Annotated[Quotation, Resolve(_o
 
 def _again(confirmation: Confirmation) -> str:
     stated = ", " if confirmation.quoted_usd is None else ": "
-    return f"With the user's yes, call again with max_cost_usd{stated}{confirmation.stated}."
+    return f"Ask the user. If the answer is yes, call again with max_cost_usd{stated}{confirmation.stated}."
 
 
 async def generate(
@@ -98,27 +115,40 @@ async def generate(
         Field(description=f"{VARIANTS}, or model id"),
     ] = catalog.DEFAULT_VARIANT,
     source_images: Annotated[
-        list[str] | None, Field(description="to remix: paths, https URLs, task:ID, data: URIs; 1-8, max: 1")
+        list[str] | None,
+        Field(description="1-8 images to remix (max: 1): paths in the workspace, https URLs, task:ID, data: URIs"),
     ] = None,
     aspect_ratio: Annotated[
         str | None,
-        Field(description="default 1:1; remix: auto, as the source; max: none", json_schema_extra={"enum": RATIOS}),
+        Field(
+            description="default 1:1; for a remix auto, the source's shape; max has no default",
+            json_schema_extra={"enum": RATIOS},
+        ),
     ] = None,
     output_resolution: Annotated[
-        str | None, Field(description="default 1k; max: 1k only", json_schema_extra={"enum": RESOLUTIONS})
+        str | None, Field(description="default 1k; max takes 1k only", json_schema_extra={"enum": RESOLUTIONS})
     ] = None,
-    enable_safety_checker: Annotated[bool | None, Field(description="not max")] = None,
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT, description="images, each paid")] = 1,
+    enable_safety_checker: Annotated[
+        bool | None, Field(description="RunAPI's moderation; max does not take it")
+    ] = None,
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT, description="number of images; each is paid")] = 1,
     wait_seconds: Annotated[
-        float | None, Field(ge=0, le=MAX_WAIT_SECONDS, description="then returns; the task runs on")
+        float | None,
+        Field(ge=0, le=MAX_WAIT_SECONDS, description="wait at most this long; the task runs on"),
     ] = None,
-    save_to: Annotated[str | None, Field(description="file or folder/ in the workspace")] = None,
-    overwrite: Annotated[bool, Field(description="replace save_to")] = False,
-    preview: Annotated[bool, Field(description="small picture")] = True,
-    max_cost_usd: Annotated[float | None, Field(ge=0, le=10_000, description="refuse if dearer")] = None,
-    callback_url: Annotated[str | None, Field(description="webhook for the result")] = None,
+    save_to: Annotated[
+        str | None, Field(description="also save a copy here: file, or folder/, in the workspace")
+    ] = None,
+    overwrite: Annotated[bool, Field(description="let save_to replace an existing file")] = False,
+    preview: Annotated[bool, Field(description="attach small pictures")] = True,
+    max_cost_usd: Annotated[
+        float | None,
+        Field(ge=0, le=10_000, description="refuse if all images together cost more; confirms the price up to it"),
+    ] = None,
+    callback_url: Annotated[str | None, Field(description="https URL that RunAPI calls with the result")] = None,
     idempotency_key: Annotated[
-        str | None, Field(min_length=1, max_length=500, description="same key, same task, paid once")
+        str | None,
+        Field(min_length=1, max_length=500, description="the same key again gives the same task, paid once"),
     ] = None,
 ) -> Annotated[CallToolResult, GenerationResult]:
     """Make images with FLUX.2 from a prompt, or remix source images. Costs money. Files land on disk.
@@ -140,4 +170,4 @@ async def generate(
         overwrite=overwrite,
         on_progress=progress_of(context),
     )
-    return await answers.generation(context, outcome, preview=preview)
+    return await answers.generation(context, outcome, preview=preview, makes=True)
