@@ -30,7 +30,7 @@ from PIL import Image
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError, TransportError
-from flux2_mcp.images import download
+from flux2_mcp.images import download, thumbnails
 from flux2_mcp.images.decode import KINDS, MAX_PIXELS, CheckedImage, check
 from flux2_mcp.images.download import INCOMING, deliver
 from flux2_mcp.images.names import image_name
@@ -323,12 +323,25 @@ class Delivery:
 
     def files(self) -> list[str]:
         """What is kept, and what is on its way."""
-        return sorted(path.name for path in self.folder.parent.rglob("*") if path.is_file())
+        return sorted(
+            path.name
+            for path in self.folder.parent.rglob("*")
+            if path.is_file() and path.parent.name != thumbnails.FOLDER
+        )
 
 
 @pytest.fixture
 async def delivery(host: Host, api: RunApi, tmp_path: Path) -> Delivery:
     return Delivery(host, api, tmp_path / "home" / "images")
+
+
+async def test_a_small_copy_is_kept_from_the_pixels_that_are_decoded_anyway(delivery: Delivery) -> None:
+    delivery.host.pages["/1.png"] = Page(PNG)
+    image = Path((await delivery("/1.png")).path)
+    folder = delivery.folder.with_name(thumbnails.FOLDER)
+    (kept,) = folder.iterdir()
+    assert thumbnails.of(image, folder) == kept.read_bytes()
+    assert list(folder.iterdir()) == [kept]
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -13,6 +13,7 @@ from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import Save, StoredImage, UploadedFile
 from flux2_mcp.engine.pruning import Pruner
 from flux2_mcp.errors import InvalidRequestError
+from flux2_mcp.images import thumbnails
 from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import TaskChange, TaskRecord
 from tests.support.journals import AT, CAT, NO_CAPS, Home, apply, intend, intent, new, steps
@@ -116,10 +117,12 @@ async def test_old_files_go_and_records_stay(home: Home, tmp_path: Path) -> None
     await delivered(journal, "k2", stored(images, "2.png", saved=copy.path))
     pruner = Pruner(journal.history, images)
     assert (await pruner.find(AT)).files == ()
+    for file in images.iterdir():
+        thumbnails.keep(file, tmp_path / thumbnails.FOLDER, b"a small copy")
     old = await pruner.find(AT + timedelta(seconds=1))
     assert ([path.name for path in old.files], old.size_bytes, len(old.records)) == (["1.png", "2.png"], 10, 2)
     assert await pruner.remove(old) == 10
-    assert list(images.iterdir()) == []
+    assert list(images.iterdir()) == list((tmp_path / thumbnails.FOLDER).iterdir()) == []
     assert (project / "hero.png").exists()
     found = await journal.tasks.find(["k1", "k2"])
     assert [[image.path for image in record.images] for record in found] == [[], [copy.path]]

@@ -30,7 +30,7 @@ FACES: Mapping[str, tuple[str, ...]] = {
     "runapi": (
         "causes", "client", "exchange", "key_file", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "wire",
     ),
-    "images": ("download", "names", "preview", "size_check", "upright", "workspace"),
+    "images": ("download", "names", "preview", "size_check", "thumbnails", "upright", "workspace"),
     "journal": ("journal", "contract", "records"),
     "sandbox": ("scenarios", "server"),
     "sandbox.drawing": ("draw",),

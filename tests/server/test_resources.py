@@ -16,6 +16,7 @@ from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import InvalidRequestError
+from flux2_mcp.images import thumbnails
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.server import resources
 from flux2_mcp.server.results.tasks import stamp
@@ -64,6 +65,16 @@ async def test_a_task_stands_in_the_list_under_a_short_title_with_the_time_of_it
         assert [str(one.uri) for one in listed] == ["flux2://tasks/task-k", "flux2://images/task-k"]
         assert {one.title for one in listed} == {("a red fox " * 20)[:60]}
         assert {one.annotations and one.annotations.last_modified for one in listed} == {stamp(done)}
+        # What the gallery asks of each image is made once.
+        small = f"flux2://images/task-k?max={thumbnails.SIDE_PX}"
+        first = await resources.read(ServerSession(service), small)
+        (kept,) = (sandbox_settings.home / thumbnails.FOLDER).iterdir()
+        assert first is not None
+        assert first.content == kept.read_bytes()
+        Image.new("RGB", (8, 8), "blue").save(kept, "JPEG")
+        second = await resources.read(ServerSession(service), small)
+        assert second is not None
+        assert second.content == kept.read_bytes() != first.content
         for right in ("1", "2048"):
             assert await resources.read(ServerSession(service), f"flux2://images/task-k?max={right}")
         for wrong in ("0", "2049", "-1", "1.5", "much"):

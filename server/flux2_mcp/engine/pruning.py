@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError
+from flux2_mcp.images import thumbnails
 from flux2_mcp.journal.contract import History
 from flux2_mcp.journal.records import TaskRecord
 
@@ -58,7 +59,8 @@ class Pruner:
         for record in old.records:
             await self._history.keep_images(record.key, self._left(record))
         used = await self._history.still_used([str(path) for path in old.files])
-        return await anyio.to_thread.run_sync(_removed, [path for path in old.files if str(path) not in used])
+        unused = [path for path in old.files if str(path) not in used]
+        return await anyio.to_thread.run_sync(_removed, unused, self._images.with_name(thumbnails.FOLDER))
 
     def _left(self, record: TaskRecord) -> list[StoredImage]:
         return [
@@ -68,9 +70,10 @@ class Pruner:
         ]
 
 
-def _removed(paths: Sequence[Path]) -> int:
+def _removed(paths: Sequence[Path], small: Path) -> int:
     freed = 0
     for path in paths:
+        thumbnails.remove(path, small)
         with suppress(FileNotFoundError):
             try:
                 size = path.stat().st_size

@@ -93,6 +93,29 @@ def check(path: Path, *, max_pixels: int = MAX_PIXELS) -> CheckedImage:
         return _checked(header, _loaded(file, header)[1])
 
 
+def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | None]:
+    """As `check`, and the picture as `normal` has it, scaled down: its pixels are in hand.
+
+    It is None for rare kinds of pixels, whose scaled form takes a second copy of all of them.
+
+    Args:
+        path: The file.
+        longest: Pixels of the longer side.
+
+    Raises:
+        PictureError: As `check`.
+        OSError: It can't be read.
+    """
+    with path.open("rb") as file, _header(file, MAX_PIXELS) as header:
+        with _translated():
+            image, exif, profile = _loaded(file, header)
+        small = None
+        if image.mode in {"RGB", "RGBA"} and "transparency" not in image.info:
+            with suppress(Exception):  # the image counts, not its copy
+                small = _upright(_scaled(image, longest), exif, profile)
+        return _checked(header, exif), small
+
+
 @contextmanager
 def normal(
     source: Path | bytes, *, longest: int | None = None, target: Kind | None = None, max_pixels: int = MAX_PIXELS
@@ -209,7 +232,23 @@ def _checked(header: Header, exif: bytes) -> CheckedImage:
 
 
 def _made_normal(file: BinaryIO, header: Header, longest: int | None) -> tuple[CheckedImage, Image]:
-    from PIL.Image import Resampling, Transpose
+    image, exif, profile = _loaded(file, header, longest)
+    # The name is used again, so that each step's picture is freed when the next exists.
+    image = _plain(image)
+    if longest is not None:
+        image = _scaled(image, longest)
+    return _checked(header, exif), _upright(image, exif, profile)
+
+
+def _scaled(image: Image, longest: int) -> Image:
+    from PIL.Image import Resampling
+
+    image.thumbnail((longest, longest), Resampling.LANCZOS)
+    return image
+
+
+def _upright(image: Image, exif: bytes, profile: bytes) -> Image:
+    from PIL.Image import Transpose
 
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT,
@@ -220,16 +259,11 @@ def _made_normal(file: BinaryIO, header: Header, longest: int | None) -> tuple[C
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    image, exif, profile = _loaded(file, header, longest)
-    # The name is used again, so that each step's picture is freed when the next exists.
-    image = _plain(image)
-    if longest is not None:
-        image.thumbnail((longest, longest), Resampling.LANCZOS)
     image = _in_srgb(image, profile)
     turn = turns.get(containers.orientation(exif))
     image = image if turn is None else image.transpose(turn)
     image.info.clear()
-    return _checked(header, exif), image
+    return image
 
 
 def _plain(image: Image) -> Image:

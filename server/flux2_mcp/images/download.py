@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import urljoin
 
 import anyio
@@ -24,8 +24,11 @@ import anyio.to_thread
 from flux2_mcp.domain import codings
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError, StorageError
-from flux2_mcp.images import decode
+from flux2_mcp.images import decode, thumbnails
 from flux2_mcp.images.names import image_name
+
+if TYPE_CHECKING:  # Pillow loads at its first use
+    from PIL.Image import Image
 
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 """Bytes. A 2k PNG is about 8 MB."""
@@ -101,11 +104,11 @@ async def deliver(
             label = await _stream(fetch, url, part, in_thread, max_bytes)
         if (coding := codings.coding(label)) is not None:
             await in_thread(_unpack, part, coding, max_bytes)
-        checked = await in_thread(decode.check, part)
+        checked, small = await in_thread(decode.check_and_scale, part, thumbnails.SIDE_PX)
         size, sha256 = await in_thread(_measured, part)
         final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
         await permit()
-        await in_thread(os.replace, part, final)
+        await in_thread(_place, part, final, small)
     except TimeoutError as exc:
         raise DeliveryError(f"The image did not come within {seconds:.0f} s.") from exc
     except OSError as exc:
@@ -131,6 +134,13 @@ def _make_room(*folders: Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - part.stat().st_mtime > STALE_SECONDS:
                 part.unlink()
+
+
+def _place(part: Path, final: Path, small: Image | None) -> None:
+    """Give the file its name. A small copy of it is kept, so that a gallery need not decode it again."""
+    part.replace(final)
+    if small is not None:
+        thumbnails.keep(final, final.parent.with_name(thumbnails.FOLDER), thumbnails.encoded(small))
 
 
 def _unpack(part: Path, coding: str, max_bytes: int) -> None:

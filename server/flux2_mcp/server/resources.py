@@ -16,7 +16,7 @@ from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTempla
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import TaskReport
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
-from flux2_mcp.images import preview
+from flux2_mcp.images import preview, thumbnails
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.docs import index
 from flux2_mcp.server.results import tasks as task_results
@@ -115,7 +115,7 @@ async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
         return None
     if kind == "tasks":
         return _json(task_results.task(TaskReport(record)).model_dump(mode="json", exclude_defaults=True))
-    return await _image(record, parse_qs(query).get("max", [None])[0])
+    return await _image(record, parse_qs(query).get("max", [None])[0], service.settings.home / thumbnails.FOLDER)
 
 
 def _parts(uri: str) -> tuple[str, str, str]:
@@ -129,7 +129,7 @@ def _parts(uri: str) -> tuple[str, str, str]:
     return parts.netloc, unquote(parts.path.strip("/")), parts.query
 
 
-async def _image(record: TaskRecord, longest: str | None) -> ReadResourceContents:
+async def _image(record: TaskRecord, longest: str | None, small: Path) -> ReadResourceContents:
     if not record.images:
         raise Flux2Error(f"The task is {task_results.STATUSES[record.state]}: its image is not on disk.")
     image = record.images[0]
@@ -140,9 +140,12 @@ async def _image(record: TaskRecord, longest: str | None) -> ReadResourceContent
             raise Flux2Error("The image's file is gone.") from exc
     if not longest.isascii() or not longest.isdecimal() or not 0 < int(longest[:6]) <= MAX_SCALE_PX:
         raise InvalidRequestError(Problem("max", f"must be a number of pixels from 1 to {MAX_SCALE_PX}."))
-    return ReadResourceContents(
-        await anyio.to_thread.run_sync(preview.scaled, Path(image.path), int(longest), None), preview.MIME_TYPES["JPEG"]
-    )
+    path, pixels = Path(image.path), int(longest)
+    if pixels == thumbnails.SIDE_PX:
+        data = await anyio.to_thread.run_sync(thumbnails.of, path, small)
+    else:
+        data = await anyio.to_thread.run_sync(preview.scaled, path, pixels, None)
+    return ReadResourceContents(data, preview.MIME_TYPES["JPEG"])
 
 
 def _json(data: object) -> ReadResourceContents:
