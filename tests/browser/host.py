@@ -142,13 +142,16 @@ class Host:
         await self.page.mouse.move(0, 0)
 
     async def _drawn(self) -> bool:
-        """Whether the frame is as high as the gallery, and feels the pointer at the bottom of what is seen of it."""
+        """Whether the frame is as high as the gallery, and feels the pointer at the bottom of what is seen of it.
+
+        A frame that fills the window is never higher: the gallery scrolls in it."""
         frame = self.page.locator("iframe")
+        full = await frame.evaluate("frame => frame.classList.contains('full')")
         top, height, seen = await frame.evaluate(
             "frame => [frame.getBoundingClientRect().top + frame.clientTop, frame.clientHeight, innerHeight]"
         )
         inner = self.view.locator("html")
-        if height < await inner.evaluate("() => Math.floor(document.body.getBoundingClientRect().height)"):
+        if not full and height < await inner.evaluate("() => Math.floor(document.body.getBoundingClientRect().height)"):
             return False
         box = await frame.bounding_box()
         assert box is not None

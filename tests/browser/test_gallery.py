@@ -95,7 +95,7 @@ async def focused(host: Host) -> str:
 
 def test_the_page_is_one_small_file_which_loads_nothing() -> None:
     html = gallery.html()
-    assert len(html.encode()) < 60_000
+    assert len(html.encode()) < 72_000
     assert (
         re.findall(r"""(?:src|href)\s*=|https?://(?!www\.w3\.org/2000/svg)|@import|url\(|\beval\(|innerHTML""", html)
         == ["src ="] * 3
@@ -288,7 +288,7 @@ async def test_vary_asks_once_more_and_then_calls_generate_with_the_same_request
     made = tools(lambda _: result([task(7, "pending")]), result([task(7)]))
     async with hosting(answers | {"tool": made}) as host:
         await shown(host, 2, ratio="16:9")
-        first = button(cards(host).nth(0), "One more like this, $0.05")
+        first = button(cards(host).nth(0), "Vary $0.05")
         if press == "Enter":
             await first.focus()
             for _ in range(3):
@@ -321,7 +321,7 @@ async def test_remix_wants_words_and_sends_the_image_as_its_source(hosting: Open
     made = tools(lambda _: result([task(7)]))
     async with hosting(answers | {"tool": made}) as host:
         await shown(host, 2)
-        await button(cards(host).nth(1), "Remix this image").click()
+        await button(cards(host).nth(1), "Remix").click()
         go = button(host.view, "Remix for $0.05")
         await expect(go).to_be_disabled()
         await host.view.get_by_role("textbox", name="What should change?").fill("  Make it winter  ")
@@ -341,7 +341,8 @@ async def test_remix_wants_words_and_sends_the_image_as_its_source(hosting: Open
             "wait_seconds": 0,
             "max_cost_usd": 0.05,
         }
-        assert host.tools("check_pricing") == [{"variant": "pro", "action": "remix_image", "output_resolution": "1k"}]
+        asked = {"variant": "pro", "action": "remix_image"}
+        assert host.tools("check_pricing") == [asked | {"output_resolution": size} for size in ("2k", "1k")]
         assert host.wrong == []
 
 
@@ -373,14 +374,14 @@ async def test_a_button_that_is_pressed_while_its_price_comes_does_what_it_says(
         await host.open()
         await host.input(prompt=PROMPT)
         await host.result(result([task(0).model_copy(update={"quoted_usd": None})]))
-        box = await button(host.view, "One more like this").bounding_box()
+        box = await button(host.view, "Vary").bounding_box()
         assert box is not None
         await host.page.mouse.move(box["x"] + 10, box["y"] + box["height"] / 2)
         await host.page.mouse.down()
         await host.page.evaluate("result => bridge.sendToolResult(result)", result([task(0)]))
-        await expect(button(host.view, "One more like this, $0.05")).to_be_visible()
+        await expect(button(host.view, "Vary $0.05")).to_be_visible()
         await host.page.mouse.up()
-        await expect(host.view.get_by_role("group", name="One more like this")).to_be_visible()
+        await expect(host.view.get_by_role("dialog", name="One more like this")).to_be_visible()
 
 
 async def test_max_is_remixed_in_the_nearest_ratio_it_has_and_upscaled_by_pro(
@@ -391,7 +392,7 @@ async def test_max_is_remixed_in_the_nearest_ratio_it_has_and_upscaled_by_pro(
         await host.open()
         await host.input(prompt=PROMPT, variant="max", aspect_ratio="16:9")
         await host.result(result([task(0, variant="max", ratio="16:9").model_copy(update={"quoted_usd": None})]))
-        await button(host.view, "Remix this image").click()
+        await button(host.view, "Remix").click()
         await host.view.get_by_role("textbox").fill("at night")
         # Nobody publishes its price: then the user says the most that it may be, or nothing is spent.
         most = host.view.get_by_role("spinbutton", name="The most it may cost, in USD")
@@ -417,7 +418,7 @@ async def test_a_refused_wish_shows_the_reason_and_is_sent_again_under_the_same_
     said = iter([refusal("Insufficient credits"), result([task(7)])])
     async with hosting(answers | {"tool": tools(lambda _: next(said))}) as host:
         await shown(host)
-        await button(host.view, "One more like this").click()
+        await button(host.view, "Vary").click()
         await button(host.view, "Vary for $0.05").click()
         await expect(host.view.get_by_role("alert")).to_have_text("Insufficient credits")
         await button(host.view, "Vary for $0.05").click()
@@ -432,7 +433,7 @@ async def test_where_the_host_calls_no_tools_the_wish_goes_into_the_chat(
 ) -> None:
     async with hosting(answers) as host:
         await shown(host, capabilities=without("serverTools"))
-        await button(host.view, "One more like this").click()
+        await button(host.view, "Vary").click()
         await button(host.view, "Vary for $0.05").click()
         await expect(cards(host)).to_contain_text("Asked in the chat")
         ((_, message),) = [call for call in host.calls if call[0] == "message"]
@@ -450,7 +451,7 @@ async def test_where_the_host_refuses_a_call_the_chat_is_offered_and_never_used_
 ) -> None:
     async with hosting(answers) as host:
         await shown(host)
-        await button(host.view, "One more like this").click()
+        await button(host.view, "Vary").click()
         await button(host.view, "Vary for $0.05").click()
         await expect(host.view.get_by_role("alert")).to_contain_text("Not allowed by the user.")
         assert [kind for kind, _ in host.calls if kind == "message"] == []
@@ -463,7 +464,7 @@ async def test_where_the_host_refuses_a_call_the_chat_is_offered_and_never_used_
 async def test_where_the_host_takes_neither_it_says_so(hosting: Open, answers: dict[str, Answer]) -> None:
     async with hosting(answers) as host:
         await shown(host, capabilities=without("serverTools", "message"))
-        await button(host.view, "One more like this").click()
+        await button(host.view, "Vary").click()
         await button(host.view, "Vary for $0.05").click()
         await expect(host.view.get_by_role("alert")).to_contain_text("neither call tools nor write in the chat")
 
@@ -477,8 +478,8 @@ async def test_a_failed_image_can_be_asked_for_again_and_an_open_one_not(
         await host.input(prompt=PROMPT, count=2)
         await host.result(result([task(0, "failed", error="Refused by moderation."), task(1, "unknown")]))
         await expect(cards(host).nth(0)).to_contain_text("FailedRefused by moderation. Not charged.")
-        await expect(button(cards(host).nth(1), "Ask once more")).to_have_count(0)
-        await button(cards(host).nth(0), "Ask once more").click()
+        await expect(button(cards(host).nth(1), "Try again")).to_have_count(0)
+        await button(cards(host).nth(0), "Try again").click()
         await button(host.view, "Try again for $0.05").click()
         await expect(cards(host)).to_have_count(3)
         assert host.tools("generate")[0]["prompt"] == PROMPT
@@ -487,16 +488,17 @@ async def test_a_failed_image_can_be_asked_for_again_and_an_open_one_not(
 async def test_the_path_is_copied_and_the_request_is_shown(hosting: Open, answers: dict[str, Answer]) -> None:
     async with hosting(answers) as host:
         await shown(host, 2)
-        await button(cards(host).nth(1), "Copy the path").click()
+        await button(cards(host).nth(1), "Copy path").click()
         await expect(cards(host).nth(1)).to_contain_text("Path copied")
         await host.page.evaluate("document.body.tabIndex = 0; document.body.focus(); window.focus()")
         assert await host.page.evaluate("navigator.clipboard.readText()") == PATH.format(number=1)
-        info = button(cards(host).nth(0), "Show the request")
-        assert await info.get_attribute("aria-expanded") == "false"
+        info = button(cards(host).nth(0), "Request")
         await info.click()
-        assert await info.get_attribute("aria-expanded") == "true"
-        await expect(cards(host).nth(0).locator("dl")).to_contain_text(f"Asked{PROMPT}Modelflux-2-pro-text-to-image")
-        await expect(cards(host).nth(0).locator("dl")).to_contain_text("27 Nov 2026")
+        told = host.view.get_by_role("dialog", name="Request of image 1")
+        await expect(told.locator("dl")).to_contain_text(f"Asked{PROMPT}Modelflux-2-pro-text-to-image")
+        await expect(told.locator("dl")).to_contain_text("27 Nov 2026")
+        await button(told, "Close").click()
+        await expect(info).to_be_focused()
         assert host.wrong == []
 
 
@@ -512,7 +514,7 @@ async def test_the_copy_in_the_workspace_is_the_path_that_is_copied(hosting: Ope
         await host.result(result([task(0).model_copy(update={"images": [image], "sources": sources})]))
         await expect(cards(host)).to_contain_text(f"Saved{SAVED}Notehero.png was there.File{image.path}")
         await expect(cards(host)).to_contain_text("Sourcesphotos/harbour.jpg: uploaded\ntask:1: its address")
-        await button(host.view, "Copy the path").click()
+        await button(host.view, "Copy path").click()
         await expect(cards(host)).to_contain_text("Path copied")
         await host.page.evaluate("document.body.tabIndex = 0; document.body.focus(); window.focus()")
         assert await host.page.evaluate("navigator.clipboard.readText()") == SAVED
@@ -673,7 +675,7 @@ async def test_nothing_moves_where_less_motion_is_wanted(hosting: Open, answers:
     async with hosting(answers, reduced_motion="no-preference") as host:
         await host.open()
         await host.input(prompt=PROMPT)
-        assert await host.view.locator(".pic").evaluate(moving) == "drift"
+        assert await host.view.locator(".pic").evaluate(moving) == "sheen"
 
 
 # --- keyboard and screen reader ---
@@ -689,17 +691,17 @@ async def test_the_gallery_is_walked_with_the_keyboard(hosting: Open, answers: d
         for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "End", "ArrowUp", "Home"):
             await press(key)
             walk.append((await focused(host)).split(":")[0])
-        assert walk == [f"Image {number} of 8" for number in (2, 5, 4, 8, 5, 1)]
+        assert walk == [f"Image {number} of 8" for number in (2, 6, 5, 8, 4, 1)]
         stops = []
         for _ in range(5):
             await press("Tab")
             stops.append(await focused(host))
         assert stops == [
-            "Remix this image",
-            "One more like this, $0.05",
-            "Upscale to 2k",
-            "Copy the path",
-            "Show the request",
+            "Remix ",
+            "Vary $0.05",
+            "Upscale to 2k $0.07",
+            "Copy path",
+            "Request",
         ]
         ring = await host.view.locator(":focus").evaluate("el => getComputedStyle(el).outlineStyle")
         assert ring == "solid"
@@ -735,12 +737,12 @@ async def test_enter_opens_a_large_view_arrows_turn_it_and_escape_closes_it(
 async def test_escape_leaves_the_second_step_without_spending(hosting: Open, answers: dict[str, Answer]) -> None:
     async with hosting(answers) as host:
         await shown(host, 2)
-        await button(cards(host).nth(0), "Remix this image").click()
-        asked = host.view.get_by_role("group", name="Remix this image")
+        await button(cards(host).nth(0), "Remix").click()
+        asked = host.view.get_by_role("dialog", name="Remix this image")
         await expect(asked).to_be_visible()
         await host.page.keyboard.press("Escape")
         await expect(asked).to_have_count(0)
-        assert (await focused(host)).startswith("Remix this image")
+        assert (await focused(host)).startswith("Remix")
         assert host.tools("generate") == []
 
 
@@ -809,7 +811,7 @@ async def none(host: Host) -> None:
 async def armed(host: Host) -> None:
     await shown(host, 2)
     await loaded(host, 2)
-    await button(cards(host).nth(1), "Remix this image").click()
+    await button(cards(host).nth(1), "Remix").click()
     await expect(button(host.view, "Remix for $0.05")).to_be_visible()
 
 
@@ -833,6 +835,8 @@ async def large(host: Host) -> None:
 STATES = [several, running, none, armed, large]
 """Between them, they show all that a gallery is made of."""
 OTHERS = [one, fifty, asked, failed, otherwise, unpriced]
+LABELS = '{ "label-content-name-mismatch": { enabled: true } }'
+"""Rules that axe has and leaves out unless named: what a button shows is part of its name (WCAG 2.5.3)."""
 RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
 
 
@@ -855,7 +859,9 @@ async def test_every_state_is_drawn_for_everybody(
         for theme, rules in (("light", RULES), ("dark", ["color-contrast"])):
             await host.page.evaluate("theme => set_theme(theme)", theme)
             await expect(host.view.locator("html")).to_have_attribute("data-theme", theme)
-            found = await frame.evaluate("runOnly => axe.run({ runOnly })", rules)
+            found = await frame.evaluate(
+                "runOnly => axe.run({ runOnly, rules: LABELS })".replace("LABELS", LABELS), rules
+            )
             wrong = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
             assert wrong == []
             await shot(host.page, f"{state.__name__}-{theme}")

@@ -64,7 +64,7 @@ async def test_a_real_call_is_shown_varied_and_upscaled(
             await host.result(first)
             seen = host.view.locator(".pic.has")
             await expect(seen).to_have_count(1)
-            await host.view.get_by_role("button", name="One more like this, $0.05").first.click()
+            await host.view.get_by_role("button", name="Vary $0.05").first.click()
             await host.view.get_by_role("button", name="Vary for $0.05").click()
             await expect(seen).to_have_count(2)
             await host.view.get_by_role("button", name="Upscale to 2k").last.click()
@@ -137,10 +137,10 @@ async def test_the_printed_url_shows_what_was_made_live_and_its_buttons_work(
         await page.emulate_media(color_scheme="dark")
         await expect(body).to_have_css("background-color", "rgb(28, 28, 27)")
         # A button that calls a tool, and one that reaches the clipboard from inside two sandboxes.
-        await view.get_by_role("button", name="One more like this, $0.05").first.click()
+        await view.get_by_role("button", name="Vary $0.05").first.click()
         await view.get_by_role("button", name="Vary for $0.05").click()
         await expect(pictures).to_have_count(2)
-        await view.get_by_role("button", name="Copy the path").first.click()
+        await view.get_by_role("button", name="Copy path").first.click()
         await expect(view.get_by_role("listitem").first).to_contain_text("Path copied")
         assert Path(await page.evaluate("navigator.clipboard.readText()")).is_file()
         # What another process makes comes by itself, in front.

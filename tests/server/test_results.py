@@ -442,4 +442,10 @@ def test_what_was_saved_stands_first_and_what_left_the_machine_is_said() -> None
         "  hero.png had come to exist meanwhile.",
         "  sent: photo.jpg (uploaded, pixels only, 200x300, 412 kB, for an hour); task:1 (its address)",
     ]
-    assert task_results.requests(outcome)[DELIVERED.task_id or ""]["source_images"] == ["photo.jpg", "task:1"]
+    asked = task_results.requests(outcome)[DELIVERED.task_id or ""]
+    assert asked["source_images"] == ["photo.jpg", "task:1"]
+
+
+def test_the_gallery_is_told_in_which_workspace_a_task_was_asked_for() -> None:
+    outcome = Outcome(tasks=(TaskReport(replace(DELIVERED, workspace="/home/ada/site")),), sandbox=False)
+    assert task_results.requests(outcome)[DELIVERED.task_id or ""]["workspace"] == "/home/ada/site"

@@ -122,20 +122,20 @@ def price(usd: float | None) -> dict[str, Any]:
     return {"content": [], "structuredContent": {"estimate": {"usd": usd}}}
 
 
-def picture(number: int) -> dict[str, str]:
+def picture(number: int, ratio: str = "1:1") -> dict[str, str]:
     """The contents of one image resource."""
-    return {"uri": f"flux2://images/task-{number}", "mimeType": "image/webp", "blob": _drawn(number % DRAWN)}
+    return {"uri": f"flux2://images/task-{number}", "mimeType": "image/webp", "blob": _drawn(number % DRAWN, ratio)}
 
 
 @cache
-def _drawn(number: int) -> str:
+def _drawn(number: int, ratio: str) -> str:
     """A WebP of 768 pixels, base64."""
     drawn = render(
         prompt=PROMPTS[number],
         variant="pro",
         model="flux-2-pro-text-to-image",
         action="text_to_image",
-        aspect_ratio="1:1",
+        aspect_ratio=ratio,
         output_resolution="1k",
     )
     with Image.open(io.BytesIO(drawn)) as image:

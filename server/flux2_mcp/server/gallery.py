@@ -19,7 +19,7 @@ TOOLS: Final = frozenset({"generate", "check_task"})
 CSP: Final = ResourceCsp(connect_domains=[], resource_domains=[], frame_domains=[], base_uri_domains=[])
 """Allows no outside address: none to connect to, to load from, or to frame."""
 PERMISSIONS: Final = ResourcePermissions(clipboard_write={})
-"""For "Copy the path"."""
+"""For "Copy path"."""
 
 
 def tool_meta(name: str) -> dict[str, Any] | None:

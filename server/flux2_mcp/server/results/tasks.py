@@ -252,7 +252,8 @@ def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
         record.task_id or record.key: {name: getattr(record.request, name) for name in shown}
         | {
             "source_images": [source.given for source in record.request.sources]
-            or list(record.request.source_image_urls)
+            or list(record.request.source_image_urls),
+            "workspace": record.workspace,
         }
         for record in (report.record for report in outcome.tasks)
     }
