@@ -20,6 +20,10 @@ from playwright.sync_api import expect, sync_playwright
 from packages.facts import ROOT
 
 MADE = (
+    ("Night train through a city in the rain", "16:9"),
+    ("A robot watering a flower", "3:4"),
+    ("Forest path in autumn, soft light", "1:1"),
+    ("Mountain lake under a full moon", "3:2"),
     ("A cat asleep in a bookshop window", "4:3"),
     ("Dunes at noon, one long shadow", "3:2"),
     ("A hero image: paper boats on a calm sea", "16:9"),
