@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 TAB = "_FLUX2_MCP_COMPLETE"
 """A shell sets this variable for Tab completion, and then calls without arguments (`cli.completion`)."""
 TYPED = (
-    "flux2-mcp without a command is a server that an agent host starts: it waits for the host's JSON here. Ctrl-C ends it.\n"
-    "  flux2-mcp install                             puts it into your agent hosts\n"
-    '  flux2-mcp generate "A lighthouse at dusk"     makes an image right away\n'
-    "  flux2-mcp --help                              all commands\n"
+    "flux2-mcp without a command is a server that an agent host starts.\n"
+    "It waits for the host's JSON here; Ctrl-C ends it. What to run instead:\n"
+    "  flux2-mcp install                            puts it into your agent hosts\n"
+    '  flux2-mcp generate "A lighthouse at dusk"    makes an image right away\n'
+    "  flux2-mcp --help                             shows all commands\n"
 )
-NO_JSON = "That line is no JSON, so no host wrote it, and the server has ended. Run one of the commands above.\n"
+NO_JSON = "That line is no JSON, so the server has ended. Run one of the commands above.\n"
 CLOSED = "flux2-mcp serves MCP on standard input and output, and one of them is closed.\n"
 UNUSABLE = 4  # also what the transport returns after a typed line that is no JSON
 

@@ -26,8 +26,8 @@ MAX_PROMPT_CHARS = 48
 """The maximum number of characters of a prompt in a list."""
 MEGA = 1_000_000
 NO_VIEWER = (
-    "No viewer on this machine opened it. Copy the file to where one is, or look at it in a browser:"
-    f" {output.PROGRAM} gallery."
+    "No viewer on this machine opened it. Copy the file to where one is,\n"
+    f"or look at it in a browser: {output.PROGRAM} gallery."
 )
 FAILED = 1
 MIN_PRUNE_AGE = timedelta(days=1)
