@@ -123,3 +123,11 @@ def test_code_that_stands_as_text_imports_what_is_there() -> None:
                 if _below(f"{module}.{wanted}") not in modules() and not hasattr(import_module(module), wanted):
                     lost.append(f"{path.relative_to(ROOT)}: {module}.{wanted}")
     assert [each for each in lost if not each.endswith("._hidden")] == []
+
+
+def test_no_file_of_the_package_is_longer_than_a_reader_keeps_in_mind() -> None:
+    """Data is not read from top to bottom."""
+    code = [path for path in (ROOT / "server").rglob("*") if path.suffix in {".py", ".html", ".css", ".js"}]
+    assert len(code) > 200
+    lines = {str(path.relative_to(ROOT)): path.read_text("utf-8").count("\n") for path in code}
+    assert {name: count for name, count in lines.items() if count > 500} == {}

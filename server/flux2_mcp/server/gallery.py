@@ -1,7 +1,7 @@
 """The gallery: a page that hosts with MCP Apps show for the results of `generate` and `check_task`.
 
-The page is one file without a build step, `gallery.html` beside this module. It loads nothing: scripts and styles are
-inline, and images come through the host as `data:` URLs, as the extension's default policy requires (MCP Apps
+The page is made of the files in `gallery_page`, without a build step. It loads nothing: its styles and scripts are put
+inline here, and images come through the host as `data:` URLs, as the extension's default policy requires (MCP Apps
 2026-01-26, "Host Behavior"). Hosts without the extension never read it.
 """
 
@@ -18,6 +18,8 @@ TOOLS: Final = frozenset({"generate", "check_task"})
 """The tools whose results it shows."""
 CSP: Final = ResourceCsp(connect_domains=[], resource_domains=[], frame_domains=[], base_uri_domains=[])
 """Allows no outside address: none to connect to, to load from, or to frame."""
+SCRIPTS: Final = ("host.js", "data.js", "actions.js", "view.js")
+"""The parts of the one script, in order: each uses the names of those before it."""
 PERMISSIONS: Final = ResourcePermissions(clipboard_write={})
 """For "Copy path"."""
 
@@ -52,4 +54,12 @@ def extension() -> Apps:
 
 def html() -> str:
     """Return the page."""
-    return resources.files("flux2_mcp.server").joinpath("gallery.html").read_text(encoding="utf-8")
+    parts = resources.files("flux2_mcp.server").joinpath("gallery_page")
+
+    def read(name: str) -> str:
+        return parts.joinpath(name).read_text(encoding="utf-8")
+
+    # In a function, the names of the script do not meet those of the browser's window.
+    script = "\n".join(map(read, SCRIPTS))
+    page = read("page.html").replace("<style></style>", f"<style>\n{read('style.css')}</style>")
+    return page.replace("<script></script>", f'<script>\n"use strict";\n(() => {{\n{script}}})();\n</script>')
