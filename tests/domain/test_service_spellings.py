@@ -14,7 +14,7 @@ from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import Action, ImageRequest
 from flux2_mcp.domain.urls import one_spelling
 from flux2_mcp.engine.backend import account_name
-from flux2_mcp.engine.service import OTHER_SERVICE
+from flux2_mcp.engine.foreign_tasks import OTHER_SERVICE
 from flux2_mcp.errors import NotFoundError
 from flux2_mcp.journal.records import Intent, LeaseLostError, TaskChange, adopted
 from flux2_mcp.settings import Settings

@@ -11,9 +11,10 @@ import pytest
 
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.engine.backend import Backend
+from flux2_mcp.engine.foreign_tasks import OTHER_KEY
 from flux2_mcp.engine.key_holder import RETRY_SECONDS, KeyHolder
 from flux2_mcp.engine.seam import Timing
-from flux2_mcp.engine.service import OTHER_KEY, Service
+from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import NotFoundError
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.journal.sqlite.store import SqliteJournal

@@ -397,7 +397,7 @@ async def test_tasks_are_found_by_a_text_in_their_prompt_in_any_case_and_no_char
 
 async def test_tasks_are_found_by_the_content_of_their_image_or_of_its_converted_copy(home: Home) -> None:
     journal = home.journal()
-    converted = replace(IMAGE, sha256="1" * 64, saved="/work/a.jpg", saved_sha256="2" * 64)
+    converted = replace(IMAGE, sha256="1" * 64, saved="/site/a.jpg", saved_sha256="2" * 64)
     for key, image in (("k0", IMAGE), ("k1", converted), ("k2", replace(IMAGE, path="/home/ada/b.png"))):
         await new(journal, intent(key))
         await steps(journal, key, Event.ACCEPTED, Event.COMPLETED)

@@ -26,6 +26,7 @@ from flux2_mcp.engine import callback_listener, submission
 from flux2_mcp.engine.account import Account
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
+from flux2_mcp.engine.foreign_tasks import ForeignTasks
 from flux2_mcp.engine.key_holder import KeyHolder
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.pruning import Pruner
@@ -40,29 +41,13 @@ from flux2_mcp.errors import (
     Problem,
     Wording,
     before_sending,
-    shortened,
     together,
 )
 from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, service_of
 from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
-OTHER_KEY = Wording(
-    "To collect it, set RUNAPI_API_KEY to the key that made it and {name:start the server again};"
-    " RunAPI keeps the image for a week."
-)
-OTHER_KEYS_TASKS = (
-    "Of tasks under way, {count} were made with another key, of another RunAPI account as far as is known, so this one can't ask"
-    " about them: {ids}. {advice}"
-)
-OTHER_SERVICE = Wording(
-    "To collect it, set RUNAPI_BASE_URL to that address and RUNAPI_API_KEY to the key that made it and {name:start the server again};"
-    " RunAPI keeps the image for a week."
-)
-OTHER_ACCOUNT = "Of tasks under way, {count} were made at {service}, where this server does not ask: {ids}. {advice}"
 BEFORE = Wording("no task has this id: give the {name:before} that the last list ended with.")
-MAX_LISTED = 8
-"""The maximum number of task ids that such a notice names."""
 MAX_COUNT = 8
 """The maximum number of tasks in one call."""
 
@@ -91,6 +76,7 @@ class Service:
         self._waiter = Waiter(seam, self._runner)
         self.background: TaskGroup
         self._begun = anyio.Event()
+        self._foreign = ForeignTasks(seam.journal.accounts, service_of(self._account))
         self._foreign_noticed = False
         self.prices = LivePrices(
             seam.backend,
@@ -471,24 +457,7 @@ class Service:
             else:
                 await self._adopt(action, task_id)
                 return
-        service = await self._journal.accounts.service_of_task(task_id)
-        if service is not None and service != service_of(self._account):
-            raise NotFoundError(
-                f"The task {shortened(task_id)!r} was made at {service}, where this server does not ask.",
-                status=404,
-                cost="It is charged there, if it completes.",
-                next_step=OTHER_SERVICE,
-            ) from missing
-        if service is not None:
-            raise NotFoundError(
-                f"The task {shortened(task_id)!r} was made with another key, of another RunAPI account as far as is known.",
-                status=404,
-                cost="It is charged to that account, if it completes.",
-                next_step=OTHER_KEY,
-            ) from missing
-        raise NotFoundError(
-            f"Neither the journal nor RunAPI knows the task {shortened(task_id)!r}.", status=404
-        ) from missing
+        raise await self._foreign.missing(task_id) from missing
 
     async def _adopt(self, action: Action, task_id: str) -> None:
         # The original request is not known here, and RunAPI does not return it.
@@ -504,27 +473,9 @@ class Service:
             if record.owner == self.session and record.state.unfinished:
                 self._runner.keep(record)
 
-    async def _foreign_notice(self) -> str | None:
-        """Return a notice about tasks that no process can collect, because their key or service is another one."""
-        found: dict[str, list[str]] = {}
-        for record in await self._journal.accounts.foreign_tasks():
-            found.setdefault(service_of(record.account), []).append(record.task_id or record.key)
-        here = service_of(self._account)
-        notices = [
-            Wording(
-                OTHER_KEYS_TASKS if service == here else OTHER_ACCOUNT,
-                count=len(ids),
-                ids=", ".join(ids[:MAX_LISTED]),
-                service=service,
-                advice=OTHER_KEY if service == here else OTHER_SERVICE,
-            )
-            for service, ids in found.items()
-        ]
-        return together(notices) or None
-
     async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False) -> Outcome:
         noticed, self._foreign_noticed = self._foreign_noticed, True
-        foreign = None if noticed else await self._foreign_notice()
+        foreign = None if noticed else await self._foreign.notice()
         notices = [self._journal.notice, self._journal.unread_notice(), foreign]
         notice = together(notices) or None
         return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)
