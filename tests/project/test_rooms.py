@@ -20,6 +20,7 @@ ALL = ("all of it",)
 IMPORT = re.compile(rf"from ({PACKAGE}[\w.]*) import (\w+(?: as \w+)?(?:, \w+(?: as \w+)?)*)")
 FACES: Mapping[str, tuple[str, ...]] = {
     "cli": ("main",),
+    "api": ("client", "results", "sync"),
     "server": (
         "app", "http", "results.account", "results.catalog", "results.tasks", "sdk",
         "transports.bearer", "transports.early", "transports.stdio", "viewer.app",

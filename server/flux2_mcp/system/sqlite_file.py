@@ -17,6 +17,8 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flux2_mcp.system import forking
+
 Row = sqlite3.Row
 Value = str | int | float | None
 Parameters = Sequence[Value] | Mapping[str, Value]
@@ -79,19 +81,22 @@ class Database:
         self._lock = threading.RLock()
         self._path = path
         self._durable = durable
+        with forking.opening:
+            self._open(migrations, made=made)
+            forking.open_files.add(self)
+
+    def _open(self, migrations: Migrations, *, made: bool) -> None:
+        path = self._path
         # An empty file is not opened: SQLite would delete the log beside it.
         if made and not path.stat().st_size:
             raise EmptyError(f"{path.name} is empty")
-        self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self.connection = _connect(path)
         """SQLite's own connection, for uses without a method here. Several threads share it."""
         try:
-            self.connection.row_factory = sqlite3.Row
-            self.connection.text_factory = _text
-            self.connection.create_function("mentions", 2, _mentions, deterministic=True)
+            self._set_up()
             if made:
                 self._need_tables()
             self._use_wal()
-            self.connection.execute("PRAGMA foreign_keys=ON")
             self._file = _identity(path)
             self._migrate(migrations)
         except sqlite3.Error:
@@ -196,8 +201,34 @@ class Database:
 
     def close(self) -> None:
         """Close the file. No other method may be called after this."""
-        with self._lock:
+        with forking.opening, self._lock:
+            forking.open_files.discard(self)
             self.connection.close()
+
+    def park(self) -> None:
+        """See `forking.Parkable`."""
+        self._lock.acquire()
+        self.connection.close()
+
+    def unpark(self, *, reopen: bool) -> None:
+        """See `forking.Parkable`."""
+        if reopen:
+            try:  # a plain path would make an empty file in place of one that is gone
+                self.connection = _connect(f"{self._path.absolute().as_uri()}?mode=rw", uri=True)
+            except sqlite3.Error:  # a file without tables counts as lost, as this one is
+                self.connection = _connect(":memory:")
+            self._set_up()
+        self._lock.release()
+
+    def _set_up(self) -> None:
+        self.connection.row_factory = sqlite3.Row
+        self.connection.text_factory = _text
+        self.connection.create_function("mentions", 2, _mentions, deterministic=True)
+        self.connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _connect(name: Path | str, *, uri: bool = False) -> sqlite3.Connection:
+    return sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=uri)
 
 
 def pending(read: Read, migrations: Migrations) -> Migrations:
@@ -278,7 +309,7 @@ def _alone(path: Path) -> Iterator[None]:
     """
     lock = path.with_suffix(".lock")
     lock.touch(mode=0o600)
-    with closing(sqlite3.connect(lock, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+    with forking.opening, closing(sqlite3.connect(lock, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         yield
 

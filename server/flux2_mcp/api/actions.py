@@ -1,0 +1,135 @@
+"""Make images: `text_to_image` and `remix_image`, each with `run`, `create` and `get`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Unpack
+
+from flux2_mcp.api import results
+from flux2_mcp.api.fields import RemixImageFields, TextToImageFields, order, seconds, worded
+from flux2_mcp.api.results import Task, TaskFailedError, TaskTimeoutError
+from flux2_mcp.api.tasks import AsyncTasks
+from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.models import Action
+from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.waiting import TaskReport
+
+CLIENT = "Python"
+"""The name of this face in the journal."""
+_STATE = "State max_cost_usd, the most it may cost."
+_LOST: Mapping[State, tuple[str, str]] = {
+    State.REJECTED: ("Nothing was charged.", "Change the request as the message says, under a new idempotency_key."),
+    State.UNDELIVERED: ("It is charged.", "Do what the message says."),
+    State.UNKNOWN: ("Whether it is charged is not known.", "Do what the message says."),
+}
+"""What a task cost that ended without an image, and what to do. A failed one: see `errors.TaskFailedError`."""
+
+
+class _AsyncAction:
+    def __init__(self, service: Service, action: Action) -> None:
+        self._service = service
+        self._action = action
+
+    async def get(self, task_id: str) -> Task:
+        """Look at a task once. Costs nothing.
+
+        Args:
+            task_id: RunAPI's id, or the idempotency key.
+
+        Raises:
+            NotFoundError: Neither the journal nor RunAPI knows it.
+        """
+        [task] = await AsyncTasks(self._service).wait([task_id], timeout=0)
+        return task
+
+    async def _run(self, given: Mapping[str, Any], within: float | None) -> Task:
+        with worded():
+            report, task = await self._make(given, seconds(within))
+            state = report.record.state
+            if state is State.DELIVERED:
+                return task
+            if state is State.FAILED:
+                raise TaskFailedError(task)
+            if state in _LOST:
+                raise TaskFailedError(task, *_LOST[state])
+            raise (report.trouble if report.settled and report.trouble else TaskTimeoutError(task))
+
+    async def _create(self, given: Mapping[str, Any]) -> Task:
+        with worded():
+            return (await self._make(given, 0.0))[1]
+
+    async def _make(self, given: Mapping[str, Any], wait_seconds: float) -> tuple[TaskReport, Task]:
+        """Make one image, and wait for it that long."""
+        until = time.monotonic() + wait_seconds
+        wanted, service = order(self._action, given), self._service
+        folders = [] if service.settings.workspace is None else [Path(service.settings.workspace)]
+        checked = await service.request(wanted.args, folders=folders)
+        offer = await service.offer(checked, max_cost_usd=wanted.max_cost_usd, idempotency_key=wanted.idempotency_key)
+        if (needed := offer.to_ask) is not None:
+            raise needed.refused(
+                "There is no user to ask.", f"State max_cost_usd={needed.stated}." if needed.quoted_usd else _STATE
+            )
+        outcome = await service.generate(
+            offer,
+            approved=False,
+            wait_seconds=max(0.0, until - time.monotonic()),
+            client=CLIENT,
+            workspace=next(iter(folders), None),
+            save_to=wanted.save_to,
+            overwrite=wanted.overwrite,
+            report_refusal=True,
+        )
+        [report] = outcome.tasks
+        if report.record.state is State.REJECTED and report.trouble is not None:
+            raise report.trouble
+        return report, results.tasks(outcome)[0]
+
+
+class AsyncTextToImage(_AsyncAction):
+    """Images from a prompt: `POST /api/v1/flux_2/text_to_image`."""
+
+    async def run(self, *, timeout: float | None = None, **fields: Unpack[TextToImageFields]) -> Task:  # noqa: ASYNC109  # the task goes on
+        """Make an image and wait until its checked file is on disk.
+
+        Args:
+            timeout: Seconds; None: until it has ended. RunAPI's first answer is waited for at least 10 seconds.
+            fields: See `TextToImageFields`.
+
+        Raises:
+            InvalidRequestError: Arguments break the contract; all are named. Nothing was sent.
+            BudgetError: It would cost more than `max_cost_usd` or a cap allows, or more than FLUX2_CONFIRM_USD and
+                `max_cost_usd` is not given. Nothing was sent.
+            ApiError: RunAPI refused it: AuthenticationError, InsufficientCreditsError, RejectedError and others.
+            TaskFailedError: RunAPI took it, and it failed, or its image can't be had; `task` has the rest.
+            TaskTimeoutError: The time is over; the task goes on, and `task` has its id.
+            JournalError: FLUX2_HOME is not writable. Nothing was sent.
+        """
+        return await self._run(fields, timeout)
+
+    async def create(self, **fields: Unpack[TextToImageFields]) -> Task:
+        """Make an image; return when RunAPI has answered with an id. After 10 seconds, `error` says what holds it up.
+
+        Args and errors are those of `run`; a task that fails later is seen by `get` and `tasks.wait`.
+        """
+        return await self._create(fields)
+
+
+class AsyncRemixImage(_AsyncAction):
+    """Images from other images and a prompt: `POST /api/v1/flux_2/remix_image`."""
+
+    async def run(self, *, timeout: float | None = None, **fields: Unpack[RemixImageFields]) -> Task:  # noqa: ASYNC109  # the task goes on
+        """Remix images and wait until the checked file is on disk.
+
+        Args:
+            timeout: Seconds; None: until it has ended. RunAPI's first answer is waited for at least 10 seconds.
+            fields: See `RemixImageFields`. Of a local file only the pixels are sent.
+
+        Raises as `AsyncTextToImage.run`. InvalidRequestError also for a source that can't be read.
+        """
+        return await self._run(fields, timeout)
+
+    async def create(self, **fields: Unpack[RemixImageFields]) -> Task:
+        """Remix images; return when RunAPI has answered with an id. See `AsyncTextToImage.create`."""
+        return await self._create(fields)

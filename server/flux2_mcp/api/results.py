@@ -1,0 +1,255 @@
+"""What the client returns: frozen dataclasses. Amounts are USD as `Decimal`, times aware UTC, sizes pixels and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, UNPAID, State
+from flux2_mcp.domain.models import Action, PriceSource, StoredImage
+from flux2_mcp.domain.pricing import UnitPrice
+from flux2_mcp.engine.waiting import Outcome, TaskReport
+from flux2_mcp.errors import Flux2Error
+from flux2_mcp.errors import TaskFailedError as RunApiTaskFailedError
+from flux2_mcp.images import size_check
+from flux2_mcp.journal.records import TaskRecord
+
+TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
+"""RunAPI's words, and two of ours. "submitting": RunAPI has not answered yet. "unknown": nobody can say any more."""
+STATUSES: Mapping[State, TaskStatus] = {
+    State.INTENT: "submitting",
+    State.SUBMITTED: "pending",
+    State.PROCESSING: "processing",
+    State.COMPLETED: "completed",
+    State.DELIVERED: "completed",
+    State.UNDELIVERED: "completed",
+    State.FAILED: "failed",
+    State.REJECTED: "failed",
+    State.UNKNOWN: "unknown",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One image of a task.
+
+    Attributes:
+        path: The checked file in FLUX2_HOME; None while it is not there.
+        saved: Its copy at `save_to`; None if none was wanted or none could be made, and then `note` says why.
+        url: RunAPI's address of it, which works until `expires_at`.
+        expires_at: A week after the task was completed.
+        mime_type: Such as image/png.
+        width: Measured, pixels.
+        height: Measured, pixels.
+        size_bytes: The size of the file at `path`.
+        sha256: The digest of that file, in hex.
+        matches_request: Whether its measured size is what was asked for; None while there is no file.
+        mismatch: A sentence that says what differs.
+        note: A sentence about its copy or its shape.
+    """
+
+    path: Path | None = None
+    saved: Path | None = None
+    url: str | None = None
+    expires_at: datetime | None = None
+    mime_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    matches_request: bool | None = None
+    mismatch: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One task as the journal knows it now. It does not change: `get` and `tasks.wait` return newer ones.
+
+    Attributes:
+        id: RunAPI's id; our own key while RunAPI has not answered. Every method takes both.
+        status: See `TaskStatus`. A task is "completed" before its images are on disk; `ended` is True after that.
+        ended: Whether there is nothing left to do.
+        images: In RunAPI's order; empty until the task is completed.
+        model: RunAPI's name of the model.
+        variant: Its variant.
+        action: "text_to_image" or "remix_image".
+        prompt: As it was given; empty for a task that another program made.
+        quoted_usd: The price before it was made; None if nobody publishes it.
+        charged_usd: What RunAPI says that it charged; 0 for a failed task; None while that is not known.
+        created_at: When it was written down here.
+        completed_at: When RunAPI's result was seen.
+        idempotency_key: The key that it was sent under.
+        error: Why it failed, or what holds it up now.
+        sandbox: Whether the sandbox drew it. Then it is no FLUX.2 image, and no money moved.
+        joined: Whether it is that of an earlier identical call, whose end was reported to nobody: it is paid once.
+    """
+
+    id: str
+    status: TaskStatus
+    ended: bool
+    images: tuple[Image, ...]
+    model: str
+    variant: str
+    action: Action
+    prompt: str
+    quoted_usd: Decimal | None
+    charged_usd: Decimal | None
+    created_at: datetime
+    completed_at: datetime | None
+    idempotency_key: str
+    error: str | None
+    sandbox: bool
+    joined: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """The price of one image of a model at a resolution.
+
+    Attributes:
+        model: RunAPI's name.
+        variant: Its variant.
+        action: "text_to_image" or "remix_image".
+        output_resolution: "1k" or "2k".
+        usd: For one image; None if nobody publishes it.
+        source: "live", "cached" (live, up to 15 minutes old), "published", "charged" (the last image's), or "unknown".
+        as_of: The source's own time stamp, unchanged; None if it has none.
+    """
+
+    model: str
+    variant: str
+    action: Action
+    output_resolution: str
+    usd: Decimal | None
+    source: PriceSource
+    as_of: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What images would cost. Nothing is reserved.
+
+    Attributes:
+        price: Of one image.
+        count: How many images.
+        usd: Of all of them; None if nobody publishes the price.
+    """
+
+    price: Price
+    count: int
+    usd: Decimal | None
+
+
+class TaskFailedError(RunApiTaskFailedError):
+    """The task failed, or its image can't be had any more.
+
+    Args:
+        task: The task.
+        cost: As in `Flux2Error`.
+        next_step: As in `Flux2Error`.
+    """
+
+    def __init__(self, task: Task, cost: str | None = None, next_step: str | None = None) -> None:
+        super().__init__(task.error or f"The task {task.id} failed.", cost=cost, next_step=next_step)
+        self.task = task
+
+
+class TaskTimeoutError(Flux2Error, TimeoutError):
+    """The time is over before the task ended. The task goes on.
+
+    Args:
+        task: The task as it is now.
+    """
+
+    code = "task_timeout"
+    retryable = True
+    exit_code = 5
+    default_cost = "The task goes on, and is charged when it completes."
+    default_next = "Wait on with client.tasks.wait([error.task.id]), which costs nothing."
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(f"The time is over, and the task {task.id} is still {task.status}.")
+        self.task = task
+
+
+class ClosedError(Flux2Error, RuntimeError):
+    """The client is closed, or was not opened."""
+
+    code = "closed"
+    default_cost = "Tasks that were made before go on in the next client, or in another process."
+    default_next = "Make a new client."
+
+
+def price(found: UnitPrice) -> Price:
+    """Make the result about one price."""
+    return Price(
+        model=found.model.id,
+        variant=found.model.variant,
+        action=found.model.action,
+        output_resolution=found.output_resolution,
+        usd=found.usd,
+        source=found.source,
+        as_of=found.as_of,
+    )
+
+
+def tasks(outcome: Outcome) -> tuple[Task, ...]:
+    """Make the results about the tasks of a call, in its order."""
+    return tuple(_task(each, sandbox=outcome.sandbox, joined=outcome.joined) for each in outcome.tasks)
+
+
+def _task(report: TaskReport, *, sandbox: bool, joined: bool) -> Task:
+    record = report.record
+    held_up = report.trouble.message if report.trouble is not None and record.state.unfinished else None
+    return Task(
+        id=record.task_id or record.key,
+        status=STATUSES[record.state],
+        ended=not record.state.unfinished,
+        images=_images(record),
+        model=record.request.model,
+        variant=record.request.variant,
+        action=record.request.action,
+        prompt=record.request.prompt,
+        quoted_usd=record.quoted_usd,
+        charged_usd=Decimal(0) if record.state in UNPAID else record.charged_usd,
+        created_at=record.created_at,
+        completed_at=record.completed_at,
+        idempotency_key=record.key,
+        error=report.error or held_up,
+        sandbox=sandbox,
+        joined=joined,
+    )
+
+
+def _images(record: TaskRecord) -> tuple[Image, ...]:
+    done = record.completed_at
+    expires_at = None if done is None else done + RESULT_LIFETIME
+    # A later poll of a task may return fewer URLs than the task had images.
+    both = zip_longest(record.image_urls, record.images)
+    return tuple(_image(record, url, file, expires_at) for url, file in both)
+
+
+def _image(record: TaskRecord, url: str | None, file: StoredImage | None, expires_at: datetime | None) -> Image:
+    if file is None:
+        return Image(url=url, expires_at=expires_at)
+    mismatch = size_check.mismatch(record.request, file.width, file.height)
+    return Image(
+        path=Path(file.path),
+        saved=None if file.saved is None else Path(file.saved),
+        url=url,
+        expires_at=expires_at,
+        mime_type=file.mime_type,
+        width=file.width,
+        height=file.height,
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        matches_request=mismatch is None,
+        mismatch=mismatch,
+        note=" ".join(filter(None, (file.note, None if mismatch else size_check.squared(record.request)))) or None,
+    )

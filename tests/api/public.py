@@ -1,0 +1,68 @@
+"""The public API as type checkers see it. Nothing runs this file: mypy reads it, strict."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import assert_type
+
+from flux2_mcp import (
+    AsyncFlux2Client,
+    Balance,
+    Flux2Client,
+    Image,
+    Price,
+    Quote,
+    Task,
+    TaskFailedError,
+    TaskTimeoutError,
+)
+
+
+def sync(client: Flux2Client) -> None:
+    task = client.text_to_image.run(
+        model="flux-2-pro-text-to-image",
+        prompt="A lighthouse",
+        aspect_ratio="16:9",
+        output_resolution="2k",
+        enable_safety_checker=True,
+        callback_url=None,
+        save_to=Path("hero.png"),
+        overwrite=True,
+        max_cost_usd=0.05,
+        idempotency_key="hero",
+        timeout=60,
+    )
+    assert_type(task, Task)
+    assert_type(task.images, tuple[Image, ...])
+    assert_type(task.images[0].path, Path | None)
+    assert_type(task.charged_usd, Decimal | None)
+    assert_type(client.text_to_image.create(prompt="A", variant="flex", max_cost_usd=Decimal(1)), Task)
+    assert_type(client.remix_image.run(prompt="A", source_images=["a.png", Path("b.png")]), Task)
+    assert_type(client.remix_image.create(prompt="A", source_image_urls=["https://x.example/a.png"]), Task)
+    assert_type(client.remix_image.get("id"), Task)
+    assert_type(client.tasks.wait([task.id], timeout=1.5), tuple[Task, ...])
+    assert_type(client.tasks.recent(status="failed", since="24h", workspace=Path()), tuple[Task, ...])
+    for each in client.tasks.as_completed([task.id]):
+        assert_type(each, Task)
+    assert_type(client.prices(action="remix_image"), tuple[Price, ...])
+    assert_type(client.quote(variant="pro", count=4), Quote)
+    assert_type(client.balance(), Balance)
+    assert_type(client.handle_callback(b"{}", {}, path="/x"), bool)
+    assert_type(client.sandbox, bool)
+    client.text_to_image.run()  # type: ignore[call-arg]  # a prompt is needed
+    client.text_to_image.run(prompt="A", source_images=[])  # type: ignore[call-arg]  # remix_image takes it
+    client.text_to_image.run(prompt=1)  # type: ignore[arg-type]
+    client.tasks.recent(status="done")  # type: ignore[arg-type]
+    task.status = "failed"  # type: ignore[misc]  # results are frozen
+
+
+async def both(client: AsyncFlux2Client, failed: TaskFailedError, late: TaskTimeoutError) -> None:
+    assert_type(await client.text_to_image.run(prompt="A", timeout=None), Task)
+    assert_type(await client.remix_image.create(prompt="A", source_images=["a.png"]), Task)
+    assert_type(await client.tasks.wait(["id"]), tuple[Task, ...])
+    async for each in client.tasks.as_completed(["id"], timeout=1):
+        assert_type(each, Task)
+    assert_type(await client.quote(), Quote)
+    assert_type(failed.task, Task)
+    assert_type(late.task, Task)
