@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
-import anyio
 import pytest
 
 import flux2_mcp
-from flux2_mcp import AsyncFlux2Client, Balance, ClosedError, Flux2Client, Price, TaskTimeoutError
+from flux2_mcp import Balance, ClosedError, Flux2Client, Price, TaskTimeoutError
 from flux2_mcp.api.results import STATUSES
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.results import tasks as tool_results
@@ -163,32 +162,6 @@ def test_a_client_that_is_not_used_starts_and_makes_nothing(clean_env: dict[str,
         assert client.sandbox
     assert "flux2-client" not in [thread.name for thread in threading.enumerate()]
     assert not (tmp_path / "home").exists()
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_the_async_client_does_the_same_on_each_event_loop(clean_env: dict[str, str], tmp_path: Path) -> None:
-    ended: list[str] = []
-    async with AsyncFlux2Client(environ=clean_env, workspace=tmp_path) as client:
-        assert client.sandbox
-
-        async def one(number: int) -> None:
-            ended.append((await client.text_to_image.run(prompt=f"Number {number}", save_to=f"{number}.png")).id)
-
-        async with anyio.create_task_group() as group:
-            for number in range(3):
-                group.start_soon(one, number)
-        made = await client.remix_image.create(prompt="Make it night", source_images=["1.png"])
-        found = [task.id async for task in client.tasks.as_completed([made.id, *ended], timeout=DEADLINE)]
-        assert sorted(found) == sorted([made.id, *ended])
-        assert (await client.quote(variant="pro", count=2)).usd == Decimal("0.10")
-        stuck = await client.text_to_image.create(prompt=STUCK)
-        with anyio.move_on_after(0):
-            await client.tasks.wait([stuck.id])
-        assert (await client.text_to_image.get(stuck.id)).status in {"pending", "processing"}
-    assert all((tmp_path / f"{number}.png").exists() for number in range(3))
-    with pytest.raises(ClosedError):
-        await client.balance()
 
 
 def test_a_callback_makes_a_task_be_looked_at_and_is_not_believed(client: Flux2Client) -> None:

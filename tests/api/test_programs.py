@@ -12,7 +12,7 @@ import pytest
 from bench import api_kill
 from flux2_mcp import Flux2Client
 from flux2_mcp.sandbox.server import Sandbox
-from tests.support import python_programs
+from tests.support import python_programs, trio_folder
 from tests.support.python_programs import DEADLINE_SECONDS
 
 SEED = (
@@ -75,6 +75,48 @@ with Flux2Client() as client:
         print("interrupted", *(task.status for task in client.tasks.recent()))
     print(client.text_to_image.run(prompt="Another").status)
 """
+
+
+LOOPS = """
+import sys
+import anyio
+from flux2_mcp import AsyncFlux2Client, ClosedError
+ended = []
+async def main():
+    async with AsyncFlux2Client() as client:
+        async def one(number):
+            ended.append((await client.text_to_image.run(prompt=f"Number {number}", save_to=f"{number}.png")).id)
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(one, number)
+        made = await client.remix_image.create(prompt="Make it night", source_images=["1.png"])
+        found = [task.id async for task in client.tasks.as_completed([made.id, *ended], timeout=60)]
+        print(sorted(found) == sorted([made.id, *ended]))
+        print((await client.quote(variant="pro", count=2)).usd, client.sandbox)
+        stuck = await client.text_to_image.create(prompt="[sandbox:stuck] a red fox")
+        with anyio.move_on_after(0):
+            await client.tasks.wait([stuck.id])
+        print((await client.text_to_image.get(stuck.id)).ended)
+    try:
+        await client.balance()
+    except ClosedError as error:
+        print(error)
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_the_async_client_does_the_same_on_each_event_loop(
+    loop: str, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    if loop == "trio":
+        if isinstance(trio := trio_folder.fetched(), str):
+            pytest.skip(trio)
+        clean_env["PYTHONPATH"] = str(trio)
+    done = python_programs.run(LOOPS.replace("sys.argv[1]", repr(loop)), clean_env, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["True", "0.10 True", "False", "The client is not open."]
+    assert all((tmp_path / f"{number}.png").exists() for number in range(3))
 
 
 def test_the_seeds_call_prints_a_file_from_a_clean_environment(clean_env: dict[str, str], tmp_path: Path) -> None:
