@@ -83,15 +83,15 @@ def test_spend_sets_what_was_charged_beside_what_was_quoted(here: Here, tmp_path
     code, out, err = here("spend")
     assert (code, err) == (0, "")
     assert re.sub(r"\d{4}-\d\d-\d\d", "TODAY-HERE", out) == (
-        "DAY         TASKS  FAILED  QUOTED  CHARGED\n"
-        "TODAY-HERE      4       1   $0.29    $0.10\n"
-        "total           4       1   $0.29    $0.10\n"
+        "DAY         TASKS  FAILED  QUOTED  WOULD CHARGE\n"
+        "TODAY-HERE      4       1   $0.29         $0.10\n"
+        "total           4       1   $0.29         $0.10\n"
         f"{note}{SANDBOX_MONEY_NOTICE}\n"
     )
     assert here("spend", "--by", "variant")[1].splitlines()[1:4] == [
-        "pro          3       0   $0.15    $0.10",
-        "flex         1       1   $0.14    $0.00",
-        "total        4       1   $0.29    $0.10",
+        "pro          3       0   $0.15         $0.10",
+        "flex         1       1   $0.14         $0.00",
+        "total        4       1   $0.29         $0.10",
     ]
     data = json.loads(here("spend", "--by", "workspace", "--since", "1h", "--json")[1])
     found = {"tasks": 4, "failed": 1, "open": 1, "unquoted": 0, "quoted_usd": 0.29, "charged_usd": 0.1}

@@ -42,7 +42,7 @@ def test_tasks_lists_what_was_made_with_its_files_and_filters_it(here: Here, tmp
     fox = made(here, "a red fox in snow, and so many words that no line of a list could ever hold them")
     assert here("generate", "a wolf [sandbox:moderation]")[0] == 7
     head, wolf, wolf_id, why, first, fox_id, file = here("tasks")[1].splitlines()
-    assert head.split() == ["MADE", "STATUS", "MODEL", "CHARGED", "PROMPT"]
+    assert head.split() == ["MADE", "STATUS", "MODEL", "WOULD", "CHARGE", "PROMPT"]
     assert "failed" in wolf
     assert why == "  The request was rejected by content moderation."
     assert wolf.endswith("a wolf [sandbox:moderation]")
@@ -51,7 +51,7 @@ def test_tasks_lists_what_was_made_with_its_files_and_filters_it(here: Here, tmp
     assert (fox_id.strip(), file.strip()) == (fox["task_id"], fox["images"][0]["path"])
     assert wolf_id.strip() != fox["task_id"]
     part = here("tasks", "--limit", "1")[1].splitlines()
-    assert part[-1] == "The newest 1 of 2; all 2 were charged $0.05."
+    assert part[-1] == f"1 of 2; all 2 would charge $0.05. Older ones: --before {wolf_id.strip()}"
     only = json.loads(here("tasks", "--status", "completed", "--json")[1])
     assert [task["task_id"] for task in only["tasks"]] == [fox["task_id"]]
     assert json.loads(here("tasks", "--since", "2030-01-01", "--json")[1])["tasks"] == []
@@ -128,3 +128,27 @@ def test_prune_counts_asks_and_removes_old_images_alone(clean_env: dict[str, str
 def test_what_is_younger_than_a_day_is_never_pruned(here: Here, age: str) -> None:
     code, _, err = here("prune", "--older-than", age, "--yes")
     assert (code, "what is younger than a day is not removed" in err) == (4, True)
+
+
+def test_tasks_are_found_by_their_prompt_or_by_a_file_and_a_list_says_how_it_goes_on(
+    here: Here, tmp_path: Path
+) -> None:
+    made = (
+        ("A red FOX", "--save-to", "fox.jpg", "--json"),
+        ("an owl", "--variant", "max", "--aspect-ratio", "1:1", "--json"),
+    )
+    fox, owl = (json.loads(here("generate", *words)[1])["tasks"][0]["task_id"] for words in made)
+    (tmp_path / "fox.jpg").rename(tmp_path / "other.jpg")
+    for found in (
+        here("tasks", "--query", "fox"),
+        here("tasks", "--file", "other.jpg"),
+        here("tasks", "--before", owl),
+    ):
+        assert found[0] == 0
+        assert (fox in found[1], owl in found[1]) == (True, False)
+    listed = here("tasks", "--limit", "1")[1]
+    assert f"1 of 2; all 2 would charge $0.35. Older ones: --before {owl}" in listed
+    assert "The sandbox made up the price of max" in listed
+    assert "The sandbox made up the price of max" in here("spend", "--by", "variant")[1]
+    assert "made up" not in here("tasks", "--query", "fox")[1]
+    assert here("tasks", "--file", "gone.jpg")[0] == 4

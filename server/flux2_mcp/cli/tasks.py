@@ -91,11 +91,11 @@ def tasks(
 
 def listed(result: GenerationResult, outcome: Outcome) -> str:
     """Format the list: a line for each task, and below it its id and its files."""
-    notice = [output.own_words(outcome.notice)] if outcome.notice else []
+    notice = [output.own_words(text) for text in (outcome.notice, task_results.invented(outcome)) if text]
     if not result.tasks:
         nothing = f"Nothing was made yet, or nothing that matches. {output.PROGRAM} generate makes the first."
         return "\n".join([nothing, *notice])
-    rows = [("MADE", "STATUS", "MODEL", "CHARGED", "PROMPT")]
+    rows = [("MADE", "STATUS", "MODEL", "WOULD CHARGE" if result.sandbox else "CHARGED", "PROMPT")]
     blocks = []
     for task, report in zip(result.tasks, outcome.tasks, strict=True):
         prompt = shortened(" ".join(report.record.request.prompt.split()), MAX_PROMPT_CHARS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from flux2_mcp.domain import budget
+from flux2_mcp.domain import budget, catalog, pricing
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums, total
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.engine.account import AccountInfo
@@ -107,6 +107,9 @@ def spend(
 ) -> SpendResult:
     """Make the result of `flux2-mcp spend`. `day` is what the daily cap counts; `notice` is the journal's."""
     sandbox = settings.mode == "sandbox"
+    unpublished = {model.variant for model in catalog.models().values() if not model.published_cents}
+    named = {group.name or "" for group in found} if sandbox and by is SpendingBy.VARIANT else set()
+    invented = pricing.invented(unpublished & named)
     closed = (
         None
         if day.lost is None
@@ -114,7 +117,7 @@ def spend(
     )
     return SpendResult(
         sandbox=sandbox,
-        notice=together((SANDBOX_MONEY_NOTICE if sandbox else None, notice, closed)) or None,
+        notice=together((SANDBOX_MONEY_NOTICE if sandbox else None, invented, notice, closed)) or None,
         by=by,
         since=None if since is None else stamp(since),
         groups=[_group(group) for group in found],

@@ -171,7 +171,7 @@ def generation(outcome: Outcome, *, urls: bool = False) -> GenerationResult:
     status = _overall(statuses)
     notices = [
         SANDBOX_NOTICE if outcome.sandbox else None,
-        _invented(outcome),
+        invented(outcome),
         JOINED_NOTICE if outcome.joined else None,
         None if tasks else outcome.nothing,
         outcome.notice,
@@ -211,7 +211,7 @@ def _matched(matches: TaskMatches, outcome: Outcome) -> MatchedResult:
     )
 
 
-def _invented(outcome: Outcome) -> str | None:
+def invented(outcome: Outcome) -> str | None:
     """Return the sentence about prices that the sandbox made up, if one is among these tasks'."""
     models = (catalog.models().get(report.record.request.model) for report in outcome.tasks if outcome.sandbox)
     return pricing.invented({model.variant for model in models if model is not None and not model.published_cents})
