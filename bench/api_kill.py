@@ -29,14 +29,17 @@ with Flux2Client() as client:
     print("go", flush=True)
     print(client.text_to_image.run(prompt="A red fox", idempotency_key=sys.argv[1]).images[0].path)
 """
-SPEED = 20.0
+SPEED = 10.0
 LONGEST_SECONDS = 2.0
 """A run takes about this long."""
 DEADLINE_SECONDS = 120.0
 
 
-def killed_and_again(env: Mapping[str, str], folder: Path, key: str, seconds: float) -> Path:
-    """The image's file of a program that was killed so many seconds after it began, and was then started again."""
+def killed_and_again(env: Mapping[str, str], folder: Path, key: str, seconds: float) -> tuple[Path, bool]:
+    """Kill a program so many seconds after it began, and start it again.
+
+    Returns the image's file, and whether the first program was still in `run` then.
+    """
     with _begun(env, folder, key) as program:
         assert program.stdout is not None
         program.stdout.readline()
@@ -44,9 +47,10 @@ def killed_and_again(env: Mapping[str, str], folder: Path, key: str, seconds: fl
             program.wait(seconds)
         except subprocess.TimeoutExpired:
             program.kill()
+    killed = bool(program.returncode)
     with _begun(env, folder, key) as program:
         said, _ = program.communicate(timeout=DEADLINE_SECONDS)
-    return Path(said.split("\n")[1])
+    return Path(said.split("\n")[1]), killed
 
 
 def _begun(env: Mapping[str, str], folder: Path, key: str) -> subprocess.Popen[str]:
@@ -57,15 +61,17 @@ def _begun(env: Mapping[str, str], folder: Path, key: str) -> subprocess.Popen[s
 
 def run(kills: int, seed: int, folder: Path) -> Report:
     """Kill so many programs, each once."""
-    dice, moments, whole = Random(seed), Counter[str](), 0
+    dice, moments, whole, in_run = Random(seed), Counter[str](), 0, Counter[str]()
     with Sandbox(folder / "runapi", speed=SPEED, rate=None, seed=seed) as runapi:
         env = environment(folder) | {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
         for number in range(kills):
             key, seconds = f"key-{number}", dice.uniform(0, LONGEST_SECONDS)
-            with Image.open(killed_and_again(env, folder, key, seconds)) as picture:
+            path, killed = killed_and_again(env, folder, key, seconds)
+            with Image.open(path) as picture:
                 picture.load()
                 whole += 1
             moments[f"{seconds:.1f} s"] += 1
+            in_run[f"{seconds:.1f} s"] += killed
         tasks = Counter(task.idempotency_key for task in runapi.tasks())
         creates = runapi.creates()
     with Flux2Client(environ=env) as client:
@@ -73,15 +79,17 @@ def run(kills: int, seed: int, folder: Path) -> Report:
     twice = sum(number - 1 for number in tasks.values())
     return Report(
         bench="api_kill",
-        head=("killed after", "programs"),
-        rows=[(moment, moments[moment]) for moment in sorted(moments)],
+        head=("killed after", "programs", "still in run"),
+        rows=[(moment, moments[moment], in_run[moment]) for moment in sorted(moments)],
         reaches=[
             Reach("tasks at RunAPI beside the one for each key", twice, 0, "tasks"),
             Reach("keys with a task", len(tasks), kills, "keys", least=True),
             Reach("whole images on disk", whole, kills, "images", least=True),
             Reach("tasks in the journal that ended", sum(task.ended for task in known), kills, "tasks", least=True),
         ],
-        limits=[f"{creates} creates arrived for {kills} programs: a program that was killed in one sends it again."],
+        limits=[
+            f"{creates} creates arrived for {kills} programs, {in_run.total()} killed in run: a create without an answer is sent again."
+        ],
         seed=seed,
     )
 

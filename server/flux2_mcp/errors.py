@@ -372,14 +372,16 @@ class DeliveryError(Flux2Error):
     retryable = True
     exit_code = 5
     default_cost = "The task itself is done and charged; fetching it again costs nothing."
-    default_next = "Call check_task with the task's id: it fetches the image again."
+    default_next = Wording("Call {name:check_task} with the task's id: it fetches the image again.")
 
 
 class StorageError(DeliveryError):
     """A finished image could not be written on this machine; the user can correct the cause."""
 
     code = "storage"
-    default_next = "Make room in FLUX2_HOME, or make it writable; then call check_task with the task's id."
+    default_next = Wording(
+        "Make room in FLUX2_HOME, or make it writable; then call {name:check_task} with the task's id."
+    )
 
 
 class JournalError(Flux2Error):

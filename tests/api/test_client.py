@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -91,6 +92,9 @@ def test_tasks_come_as_they_end(client: Flux2Client) -> None:
     slow = client.text_to_image.create(prompt=STUCK)
     quick = [client.text_to_image.create(prompt=f"A red fox {number}").id for number in range(3)]
     assert sorted(task.id for task in client.tasks.as_completed(quick, timeout=DEADLINE)) == sorted(quick)
+    begun = time.monotonic()
+    assert next(client.tasks.as_completed([slow.id, quick[0]], timeout=DEADLINE)).id == quick[0]
+    assert time.monotonic() - begun < DEADLINE
     with pytest.raises(TaskTimeoutError) as told:
         next(client.tasks.as_completed([slow.id], timeout=0))
     assert told.value.task.id == slow.id

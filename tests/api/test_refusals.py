@@ -160,7 +160,7 @@ def test_a_refusal_by_runapi_is_its_own_error_and_the_same_key_tells_it_again(cl
     for call in (client.text_to_image.run, client.text_to_image.create):
         with pytest.raises(InsufficientCreditsError) as error:
             call(prompt=poor)
-        assert "client.prices()" in error.value.next_step
+        assert "client.prices" in error.value.next_step
     with pytest.raises(InsufficientCreditsError):
         client.text_to_image.run(prompt=poor, idempotency_key="poor")
 

@@ -13,7 +13,7 @@ from flux2_mcp.errors import InvalidRequestError, Name, Problem, SettingsError, 
 from flux2_mcp.server.results import tasks as task_results
 
 ROOT = Path(flux2_mcp.__file__).parent
-FACES = ("server", "cli", "sandbox")
+FACES = ("server", "cli", "api", "sandbox")
 SAID = ("call again", "start the server again", "check_pricing", "list_variants", "max_cost_usd")
 
 

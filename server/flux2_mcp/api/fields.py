@@ -60,9 +60,9 @@ FIELDS: Final[Mapping[Action, frozenset[str]]] = {
 NAMES: Final[Mapping[str, str]] = {
     "overwrite: true": "overwrite=True",
     "wait_seconds": "timeout",
-    "check_pricing": "client.prices()",
-    "check_task": "client.tasks.wait()",
-    "list_variants": "client.prices()",
+    "check_pricing": "client.prices",
+    "check_task": "client.tasks.wait",
+    "list_variants": "client.prices",
     "start the server again": "make a new client",
 }
 """Python's names for those of the tools' names that differ: see `errors.Wording`."""

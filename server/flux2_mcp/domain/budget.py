@@ -106,8 +106,10 @@ def first_alone(together: int) -> None:
                 "Nobody publishes a price for this, and a spending cap is set ({name:max_cost_usd} is one, too): one image is"
                 " made at a time until RunAPI has said what one costs."
             ),
-            next_step="Wait for the one that is under way (check_task), or ask for count 1;"
-            " or choose a variant with a published price.",
+            next_step=Wording(
+                "Wait for the one that is under way ({name:check_task}), or ask for count 1;"
+                " or choose a variant with a published price."
+            ),
         )
 
 
