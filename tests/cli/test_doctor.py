@@ -110,7 +110,7 @@ def test_without_a_key_the_sandbox_is_looked_at_and_that_is_no_failure(doctor: D
 
 
 def test_the_words_stand_in_columns_with_what_to_run_below(doctor: Doctor, tmp_path: Path) -> None:
-    code, out = doctor.run("doctor", "cursor", FLUX2_HOME=str(tmp_path / "none"), NO_COLOR="1")
+    code, out = doctor.run("doctor", "--timeout", "120", "cursor", FLUX2_HOME=str(tmp_path / "none"), NO_COLOR="1")
     lines = out.splitlines()
     assert code == 1
     assert lines[0] == f"ok    python          {sys.version.split()[0]} ({sys.executable})"
@@ -124,7 +124,7 @@ def test_the_words_stand_in_columns_with_what_to_run_below(doctor: Doctor, tmp_p
         "1 to mend.",
     ]
     doctor.run("install", "cursor")
-    assert doctor.run("doctor", "cursor", NO_COLOR="1")[1].splitlines()[-1] == "All is well."
+    assert doctor.run("doctor", "--timeout", "120", "cursor", NO_COLOR="1")[1].splitlines()[-1] == "All is well."
 
 
 # --- key, RunAPI, clock, prices ---------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_a_folder_whose_name_no_system_takes_is_told_and_the_next_host_is_looked
     assert (code, "Codex: " in err, "Cursor: flux-2 added to " in out) == (4, True, True)
     code, out, err = run("install", "--detect", CODEX_HOME=too_long)
     assert (code, err, "Cursor: stands in " in out) == (0, "", True)
-    code, out, err = run("doctor", "codex", "cursor", CODEX_HOME=too_long)
+    code, out, err = run("doctor", "--timeout", "120", "codex", "cursor", CODEX_HOME=too_long)
     assert (code, err, f"codex {too_long}" in " ".join(out.split()), "flux-2 in " in out) == (1, "", True, True)
 
 
@@ -131,7 +131,7 @@ def test_a_file_of_an_odd_kind_is_told_for_each_host_and_the_last_one_is_served(
         path.parent.mkdir(parents=True, exist_ok=True)
         make(path)
     names = [*others(scope), HEALTHY]
-    code, out, _ = run("doctor", *names)
+    code, out, _ = run("doctor", "--timeout", "120", *names)
     words = " ".join(out.split())
     assert (code, f"fail {HEALTHY} no entry" in words) == (1, True)
     for row in rows:
@@ -182,5 +182,5 @@ def test_a_date_in_an_entry_of_ours_is_shown_and_stays(run: Run, home: Path) -> 
 def test_an_editor_that_is_named_with_half_a_pair_of_quotes_stops_nothing(run: Run, home: Path) -> None:
     (home / ".cursor").mkdir()
     (path := home / ".cursor/mcp.json").write_text("{")
-    code, out, _ = run("doctor", "cursor", "codex", EDITOR="vi 'x")
+    code, out, _ = run("doctor", "--timeout", "120", "cursor", "codex", EDITOR="vi 'x")
     assert (code, f"vi +1 {path}" in out, "fail  codex" in out) == (1, True, True)

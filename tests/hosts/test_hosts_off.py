@@ -40,7 +40,7 @@ def run(clean_env: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 
 def doctor(run: Run, name: str) -> tuple[str, str]:
     """What it finds of a host, and the command that mends it."""
-    _, out = run("doctor", name, "--json")
+    _, out = run("doctor", "--timeout", "120", name, "--json")
     found = next(check for check in json.loads(out)["checks"] if check["check"] == name)
     return found["detail"], found["mend"]
 

@@ -37,7 +37,7 @@ def run(clean_env: dict[str, str], project: Path, capsys: pytest.CaptureFixture[
 
 def doctor(run: Run, host: str) -> list[tuple[str, str, str | None]]:
     """What it finds of a host's entries: status, words, and the command that mends it."""
-    found = json.loads(run("doctor", host, "--json")[1])["checks"]
+    found = json.loads(run("doctor", "--timeout", "120", host, "--json")[1])["checks"]
     return [(check["status"], check["detail"], check["mend"]) for check in found if check["check"] == host]
 
 

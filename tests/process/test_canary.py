@@ -56,7 +56,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
     ("prune", "--older-than", "1d", "--yes"),
     ("install", "codex", "claude-code"),
     ("install", "codex", "--uninstall"),
-    ("doctor", "claude-code", "--json"),
+    ("doctor", "claude-code", "--timeout", "120", "--json"),
     ("completion", "bash"),
     ("version",),
 )

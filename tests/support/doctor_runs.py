@@ -59,7 +59,7 @@ class Doctor:
 
     def __call__(self, *hosts: str, config: str | None = None, **env: str) -> Seen:
         """The report, and that each line of it that fails or is to be carried further says with what."""
-        code, out = self.run("doctor", *hosts, "--json", config=config, **env)
+        code, out = self.run("doctor", *hosts, "--timeout", "120", "--json", config=config, **env)
         report = json.loads(out)
         found = {check["check"]: check for check in report["checks"]}
         assert all(check["mend"] for check in report["checks"] if check["status"] == "fail")

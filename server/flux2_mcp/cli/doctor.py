@@ -42,9 +42,15 @@ NAME_COLUMNS = 14
     "--salvage", is_flag=True,
     help="First put a new journal in the place of a broken one, with all of it that can be read. The broken one is kept.",
 )  # fmt: skip
+@click.option(
+    "--timeout", "max_seconds", type=click.FloatRange(1, 300), metavar="SECONDS",
+    help="How long to wait for an entry's server to start. Default 5; a busy machine needs more.",
+)  # fmt: skip
 @output.as_json_option
 @click.pass_obj
-def doctor(invocation: Invocation, *, hosts: tuple[str, ...], salvage: bool, as_json: bool) -> int:
+def doctor(
+    invocation: Invocation, *, hosts: tuple[str, ...], salvage: bool, max_seconds: float | None, as_json: bool
+) -> int:
     """Look at this installation, RunAPI, the journal and the hosts' entries. Costs nothing."""
     from flux2_mcp.cli.doctor_checks import DoctorReport
 
@@ -62,7 +68,7 @@ def doctor(invocation: Invocation, *, hosts: tuple[str, ...], salvage: bool, as_
                     show("")
                     click.echo("\n".join(_words(check)))
 
-            await _look(invocation, rows, tell, show)
+            await _look(invocation, rows, tell, show, max_seconds)
 
     output.run(work, stopped="Stopped.")
     failed = sum(check.status == "fail" for check in checks)
@@ -83,14 +89,18 @@ async def _salvage(settings: Settings) -> None:
 
 
 async def _look(
-    invocation: Invocation, rows: list[Host], tell: Callable[[Check], None], show: Callable[[str], None]
+    invocation: Invocation,
+    rows: list[Host],
+    tell: Callable[[Check], None],
+    show: Callable[[str], None],
+    max_seconds: float | None,
 ) -> None:
     """Make all checks and tell each as soon as it is known. What hosts would start is started meanwhile, side by side."""
     from flux2_mcp.cli.doctor_checks import Check
 
     send, receive = anyio.create_memory_object_stream[Check](math.inf)
     async with anyio.create_task_group() as group, receive:
-        group.start_soon(_hosts, invocation, rows, send)
+        group.start_soon(_hosts, invocation, rows, send, max_seconds)
         async for check in _own(invocation, show):
             tell(check)
         show("waiting for what the hosts' entries start")
@@ -113,7 +123,9 @@ async def _own(invocation: Invocation, show: Callable[[str], None]) -> AsyncIter
             yield check
 
 
-async def _hosts(invocation: Invocation, rows: list[Host], send: MemoryObjectSendStream[Check]) -> None:
+async def _hosts(
+    invocation: Invocation, rows: list[Host], send: MemoryObjectSendStream[Check], max_seconds: float | None
+) -> None:
     """Send the checks of the hosts, in the order in which they end."""
     from flux2_mcp.cli import doctor_checks, doctor_hosts
 
@@ -124,7 +136,8 @@ async def _hosts(invocation: Invocation, rows: list[Host], send: MemoryObjectSen
             command = installation.server(invocation)
             mend = "unset HOME; export HOME=~"  # without a home folder there are no hosts
             looked_at = rows or doctor_hosts.rows(machine)
-            await doctor_hosts.look(looked_at, machine, command, send.send, wanted=bool(rows))
+            most = max_seconds or doctor_hosts.MAX_START_SECONDS
+            await doctor_hosts.look(looked_at, machine, command, send.send, wanted=bool(rows), max_seconds=most)
         except HostFileError as exc:
             await send.send(doctor_checks.fail("hosts", exc.message, mend))
 

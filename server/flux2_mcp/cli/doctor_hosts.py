@@ -27,9 +27,9 @@ from flux2_mcp.runapi import key_file
 from flux2_mcp.runapi.key_file import config_file
 from flux2_mcp.settings import from_env
 
-MAX_START_SECONDS = 6.0
-"""The maximum wait for a server to start, seconds. Hosts wait longer, but a person waits for this, and all entries are started at
-once: twice the time after which a server is late. To end one that hangs may take 4 seconds more."""
+MAX_START_SECONDS = 5.0
+"""The maximum wait for a server to start, unless the user states another, seconds. Hosts wait longer, but a person waits for
+this. To end a server that hangs may take 4 seconds more."""
 MAX_TOGETHER = 4
 """The maximum number of servers that start at the same time: with more, each of them would look slow."""
 LATE_START_SECONDS = 3.0

@@ -44,7 +44,7 @@ async def check_task(
     Without ids: what was made, newest first, with sums over all that match.
     """
     service, on_progress = service_of(context), progress_of(context)
-    here = folders(context, roots)
+    here = folders(context, roots) if workspace == "." or file is not None else []
     filters = {
         "before": before,
         "status": status,
