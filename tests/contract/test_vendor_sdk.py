@@ -27,11 +27,12 @@ from runapi.core import (
     ValidationError,
 )
 from runapi.core import polling as vendor_polling
+from runapi.core.resource import Resource
 from runapi.flux_2 import Flux2Client
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.sandbox.scenarios import MODERATED
-from tests.support.sandboxed import Api, running, size_of
+from tests.support.sandboxed import TEXT, Api, running, size_of
 
 MODEL = "flux-2-pro-text-to-image"
 REMIX_MODEL = "flux-2-pro-remix-image"
@@ -161,6 +162,54 @@ def test_the_same_idempotency_key_brings_the_same_task(api: Api, sdk: Flux2Clien
     assert [task.creates for task in api.sandbox.tasks() if task.id == first.id] == [2]
 
 
+# --- hybrid tasks ------------------------------------------------------------------------------------------------------
+
+
+class Hybrid(Resource):
+    """An endpoint as the vendor's packages for hybrid services have it."""
+
+    def run(self, prompt: str, key: str = "") -> Any:  # noqa: ANN401  # what the SDK makes of the stored answer
+        body = {"model": MODEL, "prompt": prompt}
+        return self._run_hybrid("post", TEXT, body, keyed(key) if key else None)
+
+
+@pytest.fixture(scope="module")
+def hybrid(api: Api) -> Iterator[Hybrid]:
+    with client(api, max_retries=0) as made:
+        yield Hybrid(made._http)
+
+
+def test_a_hybrid_task_is_followed_to_the_endpoints_own_answer(hybrid: Hybrid, api: Api) -> None:
+    result = hybrid.run("[sandbox:hybrid] a cat")
+    assert (result.status, result.usage.cost, result.runapi_task_id) == ("completed", 0.05, result.id)
+    assert size_of(api.anyone.get(result.images[0].url).content) == (1024, 1024)
+
+
+def test_subscribe_follows_a_location_again(hybrid: Hybrid) -> None:
+    result = hybrid.run("[sandbox:hybrid] a cat", "again")
+    for _ in range(2):
+        assert hybrid.subscribe(f"/api/v1/tasks/{result.id}").to_dict() == result.to_dict()
+    assert hybrid.run("[sandbox:hybrid] a cat", "again").id == result.id
+
+
+def test_a_hybrid_task_that_fails_is_the_error_class_of_its_stored_answer(hybrid: Hybrid) -> None:
+    with pytest.raises(ValidationError, match=MODERATED) as caught:
+        hybrid.run("[sandbox:hybrid][sandbox:moderation] a cat")
+    assert caught.value.status == 422
+
+
+def test_only_a_hybrid_task_has_an_envelope(sdk: Flux2Client) -> None:
+    plain = sdk.text_to_image.create(model=MODEL, prompt="[sandbox:instant] a cat")
+    with pytest.raises(NotFoundError):
+        sdk.text_to_image.subscribe(f"/api/v1/tasks/{plain.id}")
+
+
+def test_with_the_switch_every_task_is_hybrid(tmp_path: Path) -> None:
+    with running(tmp_path, hybrid=True) as api, client(api, max_retries=0) as made:
+        assert Hybrid(made._http).run("a cat").status == "completed"
+        assert [task.hybrid for task in api.sandbox.tasks()] == [True]
+
+
 # --- its error classes ------------------------------------------------------------------------------------------------
 
 
@@ -177,12 +226,13 @@ def create(prompt: str, key: str | None = None) -> Callable[[Flux2Client], objec
         (create("[sandbox:create_503] a cat"), ServiceUnavailableError, 503),
         (create("[sandbox:create_html] a cat"), ServerError, 502),
         (create("[sandbox:create_lost] a cat"), NetworkError, None),
+        (create("[sandbox:callback_refused] a cat"), ValidationError, 400),
         (create("ab"), ValidationError, 422),
         (create("[sandbox:nonsense] a cat"), ValidationError, 422),
         (lambda sdk: sdk.text_to_image.get("unknown"), NotFoundError, 404),
         (lambda sdk: sdk.files.create(source={"type": "base64", "data": "!"}), ValidationError, 422),
     ],
-    ids=["402", "429", "503", "html", "lost", "prompt", "marker", "404", "file"],
+    ids=["402", "429", "503", "html", "lost", "callback", "prompt", "marker", "404", "file"],
 )
 def test_each_refusal_is_the_error_class_of_its_status(
     sdk: Flux2Client, call: Callable[[Flux2Client], object], kind: type[Exception], status: int | None

@@ -145,6 +145,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "newest_and_session_indices",
         "fences_placed_files_and_holders",
         "money_of_all_accounts",
+        "hybrid_tasks_and_replays",
     ]
 
 

@@ -186,6 +186,7 @@ FINE = {
     **dict.fromkeys(("quoted", "reserved", "charged"), ("a number", "NULL")),
     **dict.fromkeys(("sent_at", "submitted_at", "completed_at", "delivered_at"), ("a fraction", "NULL")),
     "created_at": ("a fraction",),
+    "location": ("NULL",),
     "fence": ("a number",),
     # Not of the record: they repeat the request, or are overwritten.
     **dict.fromkeys(("digest", "model", "resolution", "nudged", "told_at", "lease_until"), tuple(VALUES)),

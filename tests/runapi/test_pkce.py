@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flux2_mcp import __version__
 from flux2_mcp.errors import LoginError
 from flux2_mcp.runapi.login.pkce import MAX_CODE_CHARS, LoginAttempt
 
@@ -47,6 +48,7 @@ def test_the_address_holds_what_the_contract_names_and_not_the_verifier() -> Non
         "redirect_port": "49321",
         "display_code": ATTEMPT.display_code,
         "hostname": "my desk[31m",
+        "version": __version__,
     }
     assert ATTEMPT.verifier not in parts.geturl()
 

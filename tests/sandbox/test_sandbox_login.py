@@ -25,6 +25,7 @@ ASKED = {
     "redirect_port": str(PORT),
     "display_code": "AB12-CD34",
     "hostname": "desk",
+    "version": "1.2.3",
 }
 
 
@@ -72,18 +73,19 @@ def test_allow_brings_a_code_and_the_code_brings_the_key(api: Api) -> None:
     assert query["state"] == ASKED["state"]
     answer = exchange(api, query["code"], **{"X-CLI-Hostname": "desk-2"})
     assert outcome(answer) == (
-        200,
+        201,
         {
             "key": api.sandbox.api_key,
             "name": "Sandbox key for desk-2",
+            "token_type": "Bearer",
             "user": {"email": "sandbox@example.invalid"},
         },
     )
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_the_port_may_be_text_and_the_hostname_may_be_missing(api: Api) -> None:
-    found = returned(press(api, page(api, hostname="")))["code"]
+def test_the_port_may_be_text_and_hostname_and_version_may_be_missing(api: Api) -> None:
+    found = returned(press(api, page(api, hostname="", version="")))["code"]
     assert exchange(api, found, port=str(PORT)).json()["name"] == "Sandbox key"
 
 
@@ -114,7 +116,7 @@ def test_a_page_and_a_code_grow_old(api: Api) -> None:
 
 def test_a_code_opens_once(api: Api) -> None:
     found = code(api)
-    assert [exchange(api, found).status_code for _ in range(2)] == [200, 400]
+    assert [exchange(api, found).status_code for _ in range(2)] == [201, 400]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +147,7 @@ def test_what_is_no_code_or_verifier_is_refused(api: Api, found: str, verifier: 
         {"redirect_port": ""},
         {"display_code": "<b>"},
         {"hostname": "a\nb"},
+        {"version": "1 2"},
     ],
 )
 def test_a_login_that_is_none_gets_a_page_that_says_so_and_never_a_redirect(api: Api, change: dict[str, str]) -> None:

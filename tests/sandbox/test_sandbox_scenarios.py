@@ -42,7 +42,17 @@ def test_strangers_are_named() -> None:
 def test_several_markers_add_up() -> None:
     prompt = "".join(
         f"[sandbox:{name}]"
-        for name in ("create_503", "rate_limited", "poll_html", "poll_503", "slow", "moderation", "corrupt", "no_usage")
+        for name in (
+            "create_503",
+            "rate_limited",
+            "poll_html",
+            "poll_503",
+            "slow",
+            "moderation",
+            "corrupt",
+            "no_usage",
+            "hybrid",
+        )
     )
     assert read(prompt) == Script(
         creates=(Fault.UNAVAILABLE, Fault.BUSY),
@@ -51,6 +61,7 @@ def test_several_markers_add_up() -> None:
         failure=MODERATED,
         truncated=True,
         usage=False,
+        hybrid=True,
     )
 
 

@@ -14,7 +14,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 DOCUMENT: dict[str, Any] = json.loads(files("flux2_mcp.sandbox").joinpath("openapi.json").read_text("utf-8"))
-METHODS = {"get", "put", "post"}
+METHODS = {"get", "put", "post", "delete"}
 _WHERE = "urn:sandbox"
 _REGISTRY: Registry[Any] = Registry().with_resource(_WHERE, DRAFT202012.create_resource(DOCUMENT))
 _PATHS = {

@@ -216,7 +216,7 @@ class Front:
             answer = await self._http.request(method, there + target, headers=kept, content=body)
         except httpx.TransportError:
             return None  # the sandbox has cut the connection
-        names = ("content-type", "retry-after", "x-runapi-task-id", "etag")
+        names = ("content-type", "retry-after", "location", "x-runapi-task-id", "etag")
         told = {name: answer.headers[name] for name in names if name in answer.headers}
         return Reply(answer.status_code, answer.content.replace(there.encode(), self.base_url.encode()), told)
 

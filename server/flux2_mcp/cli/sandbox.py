@@ -31,8 +31,13 @@ A marker in a prompt scripts what becomes of its task, such as [sandbox:moderati
     "--speed", type=click.FloatRange(0.01, 10_000), metavar="X",
     help="So many times faster than life; from 100 on, pictures are plain. Default FLUX2_SANDBOX_SPEED, else 1.",
 )  # fmt: skip
+@click.option(
+    "--hybrid",
+    is_flag=True,
+    help="Answer each create with 202 and a Location, from where the result comes in an envelope.",
+)
 @click.pass_obj
-def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | None) -> None:
+def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | None, hybrid: bool) -> None:
     """Serve a RunAPI without models or money until stopped.
 
     Prints two lines to paste into a shell, export RUNAPI_BASE_URL=... and export RUNAPI_API_KEY=... . Any RunAPI client
@@ -44,7 +49,8 @@ def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | 
         signal.signal(number, lambda *_: stop.set())
     from flux2_mcp.sandbox.server import Sandbox
 
-    with Sandbox(settings.home / "sandbox", speed=speed or settings.sandbox_speed, port=port) as server:
+    folder, fast = settings.home / "sandbox", speed or settings.sandbox_speed
+    with Sandbox(folder, speed=fast, port=port, hybrid=hybrid) as server:
         click.echo(f"export RUNAPI_BASE_URL={server.base_url}\nexport RUNAPI_API_KEY={server.api_key}")
         with output.progress() as show:
             show("Serving; Ctrl-C ends it.")

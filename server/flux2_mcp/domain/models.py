@@ -94,7 +94,8 @@ class RemoteTask:
 
     `cost_usd` is the charge in USD by RunAPI's answer; it is final only after the task has ended. `refunded`: the money
     was given back, and nothing is charged. `reserved_usd` is what RunAPI holds of the balance for the task.
-    `retry_after` is the shortest wait before the next poll, in seconds.
+    `retry_after` is the shortest wait before the next poll, in seconds. `location` is set for a hybrid task: the path
+    after the base URL where it is polled. `replayed`: a create found the task that its key had made before.
     """
 
     task_id: str
@@ -105,6 +106,8 @@ class RemoteTask:
     reserved_usd: Decimal | None = None
     error: str | None = None
     retry_after: float | None = None
+    location: str | None = None
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -202,7 +202,7 @@ class TaskRunner:
         """Write a task of this process into the new journal, after the broken file was moved aside."""
         intent = Intent.from_record(record)
         if record.task_id is not None:
-            return await self._tasks.adopt(intent, record.task_id, at=record.created_at)
+            return await self._tasks.adopt(intent, record.task_id, at=record.created_at, location=record.location)
         at, free = record.created_at, self._in_flight
         return (await self._tasks.intend([intent], at=at, caps=Caps(), join=False, in_flight=free)).records[0]
 

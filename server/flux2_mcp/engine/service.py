@@ -26,7 +26,7 @@ from flux2_mcp.engine import callback_listener, submission
 from flux2_mcp.engine.account import Account
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
-from flux2_mcp.engine.foreign_tasks import ForeignTasks
+from flux2_mcp.engine.foreign_tasks import MAX_LISTED, ForeignTasks
 from flux2_mcp.engine.key_holder import KeyHolder
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.pruning import Pruner
@@ -44,10 +44,12 @@ from flux2_mcp.errors import (
     together,
 )
 from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, service_of
+from flux2_mcp.runapi.wire import result_path
 from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
 BEFORE = Wording("no task has this id: give the {name:before} that the last list ended with.")
+REPLAYED = "RunAPI knew the idempotency key of {ids} already: nothing new was made, and it is paid once."
 MAX_COUNT = 8
 """The maximum number of tasks in one call."""
 
@@ -449,22 +451,25 @@ class Service:
         self._backend.require_key()
         api = await self._backend.api()
         missing: Flux2Error | None = None
-        for action in Action:
+        # Of a hybrid task that was made elsewhere, the action is not known, and nothing depends on it.
+        places = [*((action, None) for action in Action), (Action.TEXT_TO_IMAGE, result_path(task_id))]
+        for action, location in places:
             try:
-                await api.get(action, task_id)
+                await api.get(action, task_id, location=location)
             except NotFoundError as exc:
                 missing = exc
             else:
-                await self._adopt(action, task_id)
+                await self._adopt(action, task_id, location)
                 return
         raise await self._foreign.missing(task_id) from missing
 
-    async def _adopt(self, action: Action, task_id: str) -> None:
+    async def _adopt(self, action: Action, task_id: str, location: str | None) -> None:
         # The original request is not known here, and RunAPI does not return it.
         request = ImageRequest(action=action, variant="unknown", model="unknown", prompt="")
         intent = Intent(key=adopted(task_id), request=request, quoted_usd=None, session=self.session)
         async with self._runner.intake:
-            self._keep_ours([await self._journal.tasks.adopt(intent, task_id, at=self._seam.now())])
+            record = await self._journal.tasks.adopt(intent, task_id, at=self._seam.now(), location=location)
+            self._keep_ours([record])
 
     def _keep_ours(self, records: Sequence[TaskRecord]) -> None:
         """Give the runner the tasks that were just recorded, except those that another process holds."""
@@ -476,6 +481,13 @@ class Service:
     async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False) -> Outcome:
         noticed, self._foreign_noticed = self._foreign_noticed, True
         foreign = None if noticed else await self._foreign.notice()
-        notices = [self._journal.notice, self._journal.unread_notice(), foreign]
+        notices = [self._journal.notice, self._journal.unread_notice(), foreign, _replays(tasks)]
         notice = together(notices) or None
         return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)
+
+
+def _replays(tasks: Sequence[TaskReport]) -> str | None:
+    """Return the proof that the tasks whose create was sent more than once are paid once; None without such a task."""
+    ids = [report.record.task_id or report.record.key for report in tasks if report.record.replayed]
+    more = f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else ""
+    return REPLAYED.format(ids=", ".join(ids[:MAX_LISTED]) + more) if ids else None

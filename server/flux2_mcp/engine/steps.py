@@ -188,7 +188,14 @@ class TaskSteps:
             return
         with anyio.CancelScope(shield=True):  # RunAPI's answer is recorded even while the server stops
             try:
-                await self._step(leased, Event.ACCEPTED, task_id=remote.task_id, reserved_usd=remote.reserved_usd)
+                await self._step(
+                    leased,
+                    Event.ACCEPTED,
+                    task_id=remote.task_id,
+                    location=remote.location,
+                    replayed=remote.replayed or None,
+                    reserved_usd=remote.reserved_usd,
+                )
             except SameIdError:  # the task that had this id first is not changed
                 await self._step(leased, Event.EXPIRED, error=SAME_ID.format(id=shortened(remote.task_id)))
             else:
@@ -226,7 +233,7 @@ class TaskSteps:
         record = leased.record
         try:
             api = await self._backend.api()
-            remote = await api.get(record.request.action, record.task_id or "")
+            remote = await api.get(record.request.action, record.task_id or "", location=record.location)
         except NotFoundError as exc:
             leased.trouble = exc
             leased.missing = leased.asked_at if leased.missing is None else leased.missing
@@ -282,7 +289,7 @@ class TaskSteps:
         record = leased.record
         api = await self._backend.api()
         try:
-            remote = await api.get(record.request.action, record.task_id or "")
+            remote = await api.get(record.request.action, record.task_id or "", location=record.location)
         except AuthenticationError:
             raise
         except (ApiError, WireError, InvalidRequestError) as exc:

@@ -94,7 +94,7 @@ class Tasks(Protocol):
         """
         ...
 
-    async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> TaskRecord:
+    async def adopt(self, intent: Intent, task_id: str, *, at: datetime, location: str | None = None) -> TaskRecord:
         """Record a task that was made elsewhere, as submitted. A known task id is not written again.
 
         A task recorded under another key or service moves to this one, because RunAPI showed the task to this key.

@@ -66,7 +66,8 @@ class TaskRecord:
     `reserved_usd` is what the task holds of the caps until it is charged.
     `started` is False as long as it is certain that nothing was sent. `owner` is the process that holds the task, or
     held it. `fence` grows each time another process takes the task over: a process with an older value has lost the
-    task. `readable` is False for the stand-in of a record that this version can't read; `error` then says so.
+    task. `location` is where a hybrid task is polled, a path after the base URL. `replayed`: RunAPI answered the create
+    with the task that this key had made before. `readable` is False for the stand-in of a record that this version can't read; `error` then says so.
     """
 
     key: str
@@ -92,6 +93,8 @@ class TaskRecord:
     started: bool
     owner: str | None
     fence: int = 0
+    location: str | None = None
+    replayed: bool = False
     readable: bool = True
 
     @property
@@ -154,6 +157,8 @@ class TaskChange:
 
     at: datetime
     task_id: str | None = None
+    location: str | None = None
+    replayed: bool | None = None
     reserved_usd: Decimal | None = None
     charged_usd: Decimal | None = None
     error: str | None = None

@@ -125,11 +125,14 @@ class RunApi:
         answer = await self._calls.post(path, body, headers, idempotency_key=idempotency_key, permit=permit)
         return self._task(answer, path)
 
-    async def get(self, action: Action, task_id: str, *, attempts: int = 1) -> RemoteTask:
-        """Poll a task, by default with one attempt: a poller plans retries itself. A 429 or 503 has a `retry_after`."""
+    async def get(self, action: Action, task_id: str, *, location: str | None = None, attempts: int = 1) -> RemoteTask:
+        """Poll a task, by default with one attempt: a poller plans retries itself. A 429 or 503 has a `retry_after`.
+
+        A hybrid task is polled at its `location`, any other at the endpoint of its action.
+        """
         if not wire.can_be_asked(task_id):
             raise InvalidRequestError(Problem("task_ids", "holds something that is not a task's id."))
-        path = f"{_TASKS}/{action}/{quote(task_id, safe='', errors='replace')}"
+        path = location or f"{_TASKS}/{action}/{quote(task_id, safe='', errors='replace')}"
         return self._task(await self._calls.get(path, attempts=attempts), path, asked=task_id)
 
     async def price_schedules(
@@ -210,14 +213,25 @@ class RunApi:
         return wire.uploaded_file(payload(answer), file_name=file_name, size_bytes=size_bytes, ahead=ahead)
 
     def _task(self, answer: Response, path: str, asked: str | None = None) -> RemoteTask:
+        named = answer.headers.get("location") if asked is None and answer.status == HTTPStatus.ACCEPTED else None
+        location = named and wire.location_path(named, path, self._calls.base)
         return wire.task(
-            payload(answer),
+            _payload_or_nothing(answer) if location else payload(answer),
             asked=asked,
+            location=location,
             named=answer.headers.get("x-runapi-task-id"),
             retry_after=answer.retry_after(self._calls.now()),
             key=self._calls.key,
             at=f"{self._calls.base}{path}",
         )
+
+
+def _payload_or_nothing(answer: Response) -> Mapping[str, object]:
+    """The JSON of an answer that is of use without it."""
+    try:
+        return payload(answer)
+    except WireError:
+        return {}
 
 
 def _private(url: str) -> bool:

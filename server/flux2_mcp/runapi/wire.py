@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import (
@@ -26,7 +27,7 @@ from flux2_mcp.domain.models import (
     UploadedFile,
 )
 from flux2_mcp.errors import WireError
-from flux2_mcp.runapi.error_text import clean, said
+from flux2_mcp.runapi.error_text import clean, error_message, loads, said
 
 MAX_ID_CHARS = 512
 """Characters of an id: of an idempotency key (`api/runapi.md`), and of RunAPI's own ids."""
@@ -100,8 +101,9 @@ def task(
     retry_after: float | None = None,
     key: str | None = None,
     at: str = "",
+    location: str | None = None,
 ) -> RemoteTask:
-    """The task in the answer to a create or a poll.
+    """The task in the answer to a create or a poll, or in the envelope of a hybrid task.
 
     COMPLETED without an image URL stays COMPLETED, with `image_urls` empty: the task ended and was charged, and the
     caller reports that no image came. A status that is not documented is UNKNOWN. A missing status is PENDING in the
@@ -114,21 +116,19 @@ def task(
         retry_after: Seconds, from the answer's header.
         key: The API key, which is never shown.
         at: The URL that was called: an image's address that begins with a slash is relative to it.
+        location: Where a hybrid task is polled, from `location_path`; its last part is the id if nothing else names it.
 
     Raises:
         WireError: The answer to a create names no task.
     """
-    found = _unwrapped(payload)
-    told = (*(_id(found.get(name)) for name in _ID_KEYS), _id(named))
+    found = _unwrapped(_opened(payload, key))
+    last = unquote(urlsplit(location or "").path.rpartition("/")[2])
+    told = (*(_id(found.get(name)) for name in _ID_KEYS), _id(named), _id(last))
     task_id = asked or next((text for text in told if text and can_be_asked(text)), None)
     if not task_id:
         words = clean(said(found), key)
         raise WireError(f"RunAPI's answer names no task{f': {words}' if words else '.'}")
-    word = next((found[name] for name in _STATUS_KEYS if found.get(name) is not None), None)
-    if word is None:
-        status = Status.PENDING if asked is None else Status.UNKNOWN
-    else:
-        status = _STATUSES.get(str(word).strip().lower(), Status.UNKNOWN)
+    status = _status(found) or (Status.PENDING if asked is None else Status.UNKNOWN)
     refunded = _refunded(found)
     images = found.get("images")
     urls = [_dict(image).get("url", image) for image in images] if isinstance(images, list) else []
@@ -141,7 +141,43 @@ def task(
         reserved_usd=_reserved(found),
         error=(clean(said(found), key) or None) if status in {Status.FAILED, Status.UNKNOWN} else None,
         retry_after=retry_after,
+        location=location,
+        replayed=found.get("task_replayed") is True,
     )
+
+
+def location_path(location: str, called: str, base: str) -> str:
+    """Where a hybrid task is polled: its `Location` as a path after the base URL.
+
+    Args:
+        location: The header; a relative one is resolved.
+        called: The path that was called.
+        base: The configured base URL. A path that lacks the base's own path gets it, as in the vendor's SDK.
+
+    Raises:
+        WireError: It leads to another origin, where the key must not go, or is no URL.
+    """
+    with suppress(ValueError):
+        found, ours = urlsplit(urljoin(f"{base}{called}", location.strip())), urlsplit(base)
+        path = found.path.removeprefix(f"{ours.path}/" if ours.path else "").removeprefix("/")
+        query = f"?{found.query}" if found.query else ""
+        text = f"/{path}{query}"
+        sendable = text.isascii() and text.isprintable() and " " not in text and len(text) <= MAX_URL_CHARS
+        if path and sendable and _origin(found) == _origin(ours):
+            return text
+    raise WireError(
+        "RunAPI named the new task by an address that is not its own, so it was not asked there. Nothing is lost: the same"
+        " idempotency key finds the task."
+    )
+
+
+def result_path(task_id: str) -> str:
+    """Where a hybrid task is polled of which only the id is known."""
+    return f"/api/v1/tasks/{quote(task_id, safe='', errors='replace')}"
+
+
+def _origin(url: SplitResult) -> tuple[str, str, int | None]:
+    return url.scheme, url.hostname or "", url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def can_be_asked(task_id: str) -> bool:
@@ -257,6 +293,39 @@ def _unwrapped(payload: Mapping[str, object]) -> Mapping[str, object]:
     if inner.keys() & {*_ID_KEYS, *_STATUS_KEYS} or not payload.keys() & set(_ID_KEYS):
         return {name: value for name, value in payload.items() if name not in _STATUS_KEYS} | inner
     return payload
+
+
+def _opened(payload: Mapping[str, object], key: str | None) -> Mapping[str, object]:
+    """A hybrid task's envelope with the endpoint's own answer in its place; any other answer unchanged.
+
+    The stored answer counts once the envelope says that the task has ended. A stored error is a failed task.
+    """
+    response = payload.get("response")
+    if not isinstance(response, dict):
+        return payload
+    envelope = {name: value for name, value in payload.items() if name != "response"}
+    status, code, answer = _status(envelope), _number(response.get("status")), response.get("body")
+    if status in {Status.PENDING, Status.PROCESSING}:
+        return envelope
+    text = answer if isinstance(answer, str) else ""
+    with suppress(ValueError):
+        answer = loads(text) if text else answer
+    if status is Status.FAILED or (code is not None and not HTTPStatus.OK <= code < HTTPStatus.MULTIPLE_CHOICES):
+        words = error_message(text, str(response.get("content_type")), key) if text else said(answer)
+        words = words or said(envelope) or f"RunAPI answered {response.get('status')}."
+        return {name: value for name, value in envelope.items() if name not in _STATUS_KEYS} | {
+            "status": Status.FAILED,
+            "error": words,
+        }
+    answer = _unwrapped(_dict(answer))
+    outer = _STATUS_KEYS if _status(answer) is not None else ()
+    return {name: value for name, value in envelope.items() if name not in outer} | dict(answer)
+
+
+def _status(found: Mapping[str, object]) -> Status | None:
+    """The status that an answer states; None if it states none."""
+    word = next((found[name] for name in _STATUS_KEYS if found.get(name) is not None), None)
+    return None if word is None else _STATUSES.get(str(word).strip().lower(), Status.UNKNOWN)
 
 
 def _refunded(found: Mapping[str, object]) -> bool:

@@ -19,6 +19,8 @@ from flux2_mcp.sandbox.tasks import SandboxTask, TaskOrder
 
 CENTS_PER_USD = 100
 EMAIL = "sandbox@example.invalid"
+OTHER_WORDS = {Status.PENDING: "queued", Status.COMPLETED: "finished", Status.FAILED: "timeout"}
+"""RunAPI's newer words for these statuses (`api/runapi.md`)."""
 
 
 def create_task(state: SandboxState, call: SandboxCall) -> Response:
@@ -43,17 +45,37 @@ def create_task(state: SandboxState, call: SandboxCall) -> Response:
     task, fault = tasks.create(state, order, now)
     if fault is Fault.LOST:
         return CutConnection()
-    return _answer(state, call, task, now)
+    told = {"task_replayed": True} if task.creates > 1 and task.script.replayed else {}
+    if not task.hybrid:
+        return _answer(task, task_json(state, task, call.base_url, now) | told)
+    response = _answer(task, envelope(state, task, call.base_url, now) | told, status=202)
+    response.headers["Location"] = f"/api/v1/tasks/{task.id}"
+    response.headers["Retry-After"] = _wait(task, now)
+    return response
 
 
 def get_task(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /api/v1/flux_2/{action}/{id}`: the task in its present state."""
     now = state.clock()
     task = tasks.poll(state, _action(call), call.path["id"], now)
-    response = _answer(state, call, task, now)
+    response = _answer(task, task_json(state, task, call.base_url, now))
     if task.script.hint and not task.status(now).ended:
-        response.headers["Retry-After"] = whole(1.0 if task.ends_at is None else task.ends_at - now)
+        response.headers["Retry-After"] = _wait(task, now)
     return response
+
+
+def get_result(state: SandboxState, call: SandboxCall) -> Response:
+    """`GET /api/v1/tasks/{id}`: a hybrid task's envelope; once it has ended, with what its endpoint would have said."""
+    now = state.clock()
+    task = tasks.poll(state, None, call.path["id"], now)
+    response = _answer(task, envelope(state, task, call.base_url, now))
+    if not task.status(now).ended:
+        response.headers["Retry-After"] = _wait(task, now)
+    return response
+
+
+def _wait(task: SandboxTask, now: float) -> str:
+    return whole(1.0 if task.ends_at is None else max(0.0, task.ends_at - now))
 
 
 def result(state: SandboxState, call: SandboxCall) -> Response:
@@ -126,19 +148,49 @@ def _sources(state: SandboxState, urls: list[str]) -> tuple[tuple[str, ...], str
 
 def task_json(state: SandboxState, task: SandboxTask, base_url: str, now: float) -> dict[str, Any]:
     """The task as RunAPI shows it at that time."""
-    status = task.status(now)
-    shown: dict[str, Any] = {"id": task.id, "status": status}
+    status, script = task.status(now), task.script
+    shown: dict[str, Any] = {"id": task.id, "status": OTHER_WORDS.get(status, status) if script.words else status}
     if status is Status.FAILED:
         shown["error"] = task.failure
     if status is Status.COMPLETED:
         shown["images"] = [{"url": pictures.address(state, task, base_url)}]
-        if task.script.usage:
+        if script.usage and not script.billing:
             shown["usage"] = {"cost": task.cents / CENTS_PER_USD, "generated_images": 1}
+    if script.billing:
+        shown["billing"] = _billing(task, now)
     return shown
 
 
-def _answer(state: SandboxState, call: SandboxCall, task: SandboxTask, now: float) -> Response:
-    return JSONResponse(task_json(state, task, call.base_url, now), headers={"X-RunAPI-Task-Id": task.id})
+def envelope(state: SandboxState, task: SandboxTask, base_url: str, now: float) -> dict[str, Any]:
+    """A hybrid task as RunAPI shows it at that time."""
+    status = task.status(now)
+    body = task_json(state, task, base_url, now)
+    stored = {
+        "status": 422 if status is Status.FAILED else 200,
+        "content_type": "application/json",
+        "headers": {"X-RunAPI-Task-Id": task.id},
+        "body": body,
+    }
+    return {
+        "id": task.id,
+        "status": status,
+        "error": task.failure if status is Status.FAILED else None,
+        "response": stored if status.ended else None,
+    }
+
+
+def _billing(task: SandboxTask, now: float) -> dict[str, Any]:
+    price = tasks.cents(catalog.models()[task.model], task.resolution)
+    money: dict[str, Any] = {"reservation": {"amount_cents": price}}
+    if task.status(now) is Status.COMPLETED:
+        money["settlement"] = {"charged_amount_cents": price, "amount_micro_cents": price * 1_000_000}
+        if task.script.refunded:
+            money["refund"] = {"refunded_at": stamp(task.ends_at or now)}
+    return money
+
+
+def _answer(task: SandboxTask, shown: dict[str, Any], status: int = 200) -> Response:
+    return JSONResponse(shown, status, {"X-RunAPI-Task-Id": task.id})
 
 
 def price_schedules(state: SandboxState, call: SandboxCall) -> Response:

@@ -65,6 +65,7 @@ def document(state: SandboxState, call: SandboxCall) -> Response:
 ENDPOINTS = (
     Endpoint("POST", "/api/v1/flux_2/{action}", api.create_task, cap=MAX_JSON_BYTES),
     Endpoint("GET", "/api/v1/flux_2/{action}/{id}", api.get_task),
+    Endpoint("GET", "/api/v1/tasks/{id}", api.get_result),
     Endpoint("GET", "/api/v1/price_schedules", api.price_schedules, key=False),
     Endpoint("POST", "/api/v1/price_quotes", api.price_quote, cap=MAX_JSON_BYTES),
     Endpoint("GET", "/api/v1/me", api.me),

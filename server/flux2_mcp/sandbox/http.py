@@ -69,6 +69,7 @@ class HttpError(Exception):
         headers: More headers, such as Retry-After.
         fields: For 422: the problems, by the body's own field names. The answer takes the shape of a validation error.
         page: Send an HTML page instead of JSON, as a proxy would.
+        top_level: Send the code beside the text, not in an object with it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class HttpError(Exception):
         headers: Mapping[str, str] | None = None,
         fields: Mapping[str, list[str]] | None = None,
         page: bool = False,
+        top_level: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -88,6 +90,7 @@ class HttpError(Exception):
         self.headers = dict(headers or {})
         self.fields = fields
         self.page = page
+        self.top_level = top_level
 
     def response(self) -> Response:
         """The answer to send."""
@@ -96,6 +99,8 @@ class HttpError(Exception):
             return Response(html, self.status, self.headers, "text/html")
         if self.fields is not None:
             return JSONResponse({"error": self.message, "errors": dict(self.fields)}, self.status, self.headers)
+        if self.top_level:
+            return JSONResponse({"error": self.message, "code": self.code}, self.status, self.headers)
         return JSONResponse({"error": {"code": self.code, "message": self.message}}, self.status, self.headers)
 
 

@@ -32,6 +32,7 @@ _FIELDS: dict[str, re.Pattern[str]] = {
     "redirect_port": re.compile(r"[0-9]{1,5}"),
     "display_code": re.compile(r"[A-Z0-9]{4}-[A-Z0-9]{4}"),
     "hostname": re.compile(r"[^\x00-\x1f\x7f]{0,255}"),
+    "version": re.compile(r"[\x21-\x7e]{0,64}"),
 }
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 _HIGHEST_PORT = 65_535
@@ -102,7 +103,8 @@ def exchange(state: SandboxState, call: SandboxCall) -> Response:
         if fresh and same_port and hmac.compare_digest(digest, row["challenge"]):
             host = call.headers.get("x-cli-hostname") or row["hostname"]
             name = f"Sandbox key for {host}" if host else "Sandbox key"
-            return JSONResponse({"key": state.api_key, "name": name, "user": {"email": EMAIL}}, headers=_NO_STORE)
+            shown = {"key": state.api_key, "name": name, "token_type": "Bearer", "user": {"email": EMAIL}}
+            return JSONResponse(shown, 201, _NO_STORE)
     raise _refused()
 
 

@@ -32,7 +32,10 @@ class Script:
 
     `seconds` replaces the random duration (at speed 1; infinity: never ends). `failure` is the error text of its end.
     `refused` answers each create with 402. `first_url_dead` makes the first URL an expired one. `hint` adds
-    `Retry-After` to the answer to each poll of an open task.
+    `Retry-After` to the answer to each poll of an open task. `hybrid` answers the create with 202, and the result with an
+    envelope. `replayed` says so when a key is known. `billing` states the money as reservation and settlement, and
+    `refunded` gives it back. `words` are RunAPI's other words for the statuses. `refusal` answers each create with 400
+    and this `code` at the top of the error.
     """
 
     creates: tuple[Fault, ...] = ()
@@ -45,6 +48,12 @@ class Script:
     first_url_dead: bool = False
     usage: bool = True
     hint: bool = False
+    hybrid: bool = False
+    replayed: bool = False
+    billing: bool = False
+    refunded: bool = False
+    words: bool = False
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,24 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario("wrong_ratio", "The image has another aspect ratio than asked for.", Script(other_ratio=True)),
     Scenario("corrupt", "The image is a PNG that breaks off, at each fetch.", Script(truncated=True)),
+    Scenario(
+        "hybrid",
+        "Create answers 202 with Location and Retry-After; the result comes in an envelope from there alone.",
+        Script(hybrid=True),
+    ),
+    Scenario(
+        "replayed",
+        "As create_lost, and the second answer says task_replayed.",
+        Script(creates=(Fault.LOST,), replayed=True),
+    ),
+    Scenario("billing", "The money is told as reservation and settlement, not as usage.", Script(billing=True)),
+    Scenario("refunded", "The completed task is refunded: nothing is charged.", Script(billing=True, refunded=True)),
+    Scenario("other_words", "Statuses are queued, processing, finished and timeout.", Script(words=True)),
+    Scenario(
+        "callback_refused",
+        "Create answers 400 with the code callback_api_key_unusable beside the error, each time.",
+        Script(refusal="callback_api_key_unusable"),
+    ),
 )
 
 _MARKER = re.compile(r"\[sandbox:([^\[\]]*)\]")
@@ -127,4 +154,10 @@ def _together(scripts: Iterable[Script]) -> Script:
         first_url_dead=any(script.first_url_dead for script in scripts),
         usage=all(script.usage for script in scripts),
         hint=any(script.hint for script in scripts),
+        hybrid=any(script.hybrid for script in scripts),
+        replayed=any(script.replayed for script in scripts),
+        billing=any(script.billing for script in scripts),
+        refunded=any(script.refunded for script in scripts),
+        words=any(script.words for script in scripts),
+        refusal=next((script.refusal for script in scripts if script.refusal), None),
     )

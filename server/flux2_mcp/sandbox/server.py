@@ -31,6 +31,7 @@ class Sandbox:
     Args:
         folder: `FLUX2_HOME/sandbox`. Made if missing, readable by its owner only.
         speed: The factor by which tasks made here run faster than RunAPI's; from 100 on, their pictures are plain.
+        hybrid: Whether all tasks made here are hybrid: 202, a Location, and the result in an envelope from there.
         port: On 127.0.0.1; 0: any free one.
         seed: Makes the durations of tasks reproducible; None: random durations.
         rate: Calls a second that the key may make in the long run; None: no limit.
@@ -43,6 +44,7 @@ class Sandbox:
         folder: Path,
         *,
         speed: float = 1.0,
+        hybrid: bool = False,
         port: int = 0,
         seed: int | None = None,
         rate: float | None = CALLS_PER_SECOND,
@@ -53,6 +55,7 @@ class Sandbox:
         self._port = port
         self._options: dict[str, Any] = {
             "speed": speed,
+            "hybrid": hybrid,
             "seed": seed,
             "rate": rate,
             "burst": burst,

@@ -81,6 +81,7 @@ MIGRATIONS = (
     );
     """,
     ),
+    ("hybrid_tasks", "ALTER TABLE task ADD COLUMN hybrid INTEGER NOT NULL DEFAULT 0"),
 )
 
 
@@ -105,6 +106,7 @@ class SandboxState:
     Args:
         folder: Made if missing, readable by its owner only.
         speed: The factor by which new tasks run faster than RunAPI's; from 100 on, pictures are plain.
+        hybrid: Whether all new tasks are hybrid.
         seed: The durations of tasks follow from it and the task's number; None: random durations.
         rate: Calls a second that the key may make in the long run; None: no limit.
         burst: Calls that it may make at once.
@@ -120,6 +122,7 @@ class SandboxState:
         folder: Path,
         *,
         speed: float = 1.0,
+        hybrid: bool = False,
         seed: int | None = None,
         rate: float | None = CALLS_PER_SECOND,
         burst: int = BURST_CALLS,
@@ -130,6 +133,7 @@ class SandboxState:
         self.results = folder / "results"
         self.uploads = folder / "uploads"
         self.speed = speed
+        self.hybrid = hybrid
         self.seed = seed
         self.clock = clock
         self._rate = rate

@@ -37,7 +37,7 @@ PENDING_WHEN_STUCK = 0.5
 class SandboxTask:
     """One row. Times are seconds since the epoch; `ends_at` None: the task never ends.
 
-    `creates` counts the create calls answered with this task, `polls` the GETs of it, `shown` the answers with its
+    `hybrid`: its create is answered with 202, and its result comes from `/api/v1/tasks/{id}` alone. `creates` counts the create calls answered with this task, `polls` the GETs of it, `shown` the answers with its
     result. `sources` are references made by `pictures.refer`. `failure` is the error that it ends with, or None.
     """
 
@@ -54,6 +54,7 @@ class SandboxTask:
     created_at: float
     starts_at: float
     ends_at: float | None
+    hybrid: bool = False
     creates: int = 1
     polls: int = 0
     shown: int = 0
@@ -127,6 +128,8 @@ def create(state: SandboxState, order: TaskOrder, now: float) -> tuple[SandboxTa
             return _shown(state, known, now), None
         if script.refused:
             raise _no_money()
+        if script.refusal:
+            raise HttpError(400, script.refusal, "The callback can't be signed with this key.", top_level=True)
         fault = _fault(state, order, script)
         if fault is None:
             return _shown(state, _insert(state, order, script, now), now), None
@@ -185,11 +188,12 @@ def _insert(state: SandboxState, order: TaskOrder, script: Script, now: float) -
         idempotency_key=order.idempotency_key,
         client_request_id=order.client_request_id,
         sources=order.sources,
-        cents=price,
+        cents=0 if script.refunded else price,
         failure=order.failure or script.failure,
         created_at=now,
         starts_at=now + (PENDING_WHEN_STUCK / state.speed if stuck else seconds * PENDING_SHARE),
         ends_at=None if stuck else now + seconds,
+        hybrid=state.hybrid or script.hybrid,
     )
     row = asdict(task) | {
         "body": order.text,
@@ -214,15 +218,15 @@ def _no_money() -> HttpError:
     return HttpError(402, "insufficient_credits", "Insufficient credits")
 
 
-def poll(state: SandboxState, action: Action, task_id: str, now: float) -> SandboxTask:
-    """Count one GET at that time and return the task.
+def poll(state: SandboxState, action: Action | None, task_id: str, now: float) -> SandboxTask:
+    """Count one GET at that time and return the task. `action` None: a hybrid task, of any action.
 
     Raises:
-        HttpError: 404 if this endpoint made no such task, or a scripted fault.
+        HttpError: 404 if the task does not answer there, or a scripted fault.
     """
     with state.database.write():
         task = find(state, task_id)
-        if task is None or task.action is not action:
+        if task is None or action != (None if task.hybrid else task.action):
             raise HttpError(404, "not_found", "Task not found")
         fault = next(iter(task.script.polls[task.polls :]), None)
         state.database.execute("UPDATE task SET polls = polls + 1 WHERE number = ?", (task.number,))
@@ -247,6 +251,7 @@ def _task(row: Row) -> SandboxTask:
     values = {name: row[name] for name in row.keys() if name != "callback_due"}  # noqa: SIM118  # a Row iterates values
     parsed = {
         "action": Action(row["action"]),
+        "hybrid": bool(row["hybrid"]),
         "body": json.loads(row["body"]),
         "sources": tuple(json.loads(row["sources"])),
     }

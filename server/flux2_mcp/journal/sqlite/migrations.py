@@ -119,4 +119,12 @@ CREATE TABLE lost (
 )
 """,
     ),
+    # `location`: where a hybrid task is polled, a path after the base URL. `replayed`: RunAPI knew the create's key.
+    (
+        "hybrid_tasks_and_replays",
+        """
+ALTER TABLE task ADD COLUMN location TEXT;
+ALTER TABLE task ADD COLUMN replayed INTEGER NOT NULL DEFAULT 0
+""",
+    ),
 )

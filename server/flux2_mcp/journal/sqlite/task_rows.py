@@ -143,7 +143,11 @@ def _record(row: Row) -> TaskRecord:
         started=utc(row["sent_at"]) is not None,
         owner=row["owner"],
         fence=row["fence"],
+        location=row["location"],
+        replayed={0: False, 1: True}[row["replayed"]],
     )
+    if made.location is not None and not made.location.startswith("/"):
+        raise ValueError  # the key is sent to the base URL with this path behind it
     _is_path(made.workspace, None if made.save is None else made.save.target)
     return checked(made)
 
@@ -334,6 +338,8 @@ def step(
     columns: dict[str, Value] = {
         "state": lifecycle.after(before.state, event),
         "task_id": change.task_id,
+        "location": change.location,
+        "replayed": change.replayed,
         "reserved": _dearer(before.reserved_usd, change.reserved_usd),
         "charged": micros(change.charged_usd),
         "error": change.error,

@@ -133,7 +133,7 @@ class SqliteTasks:
 
         return await self._file.write(work)
 
-    async def adopt(self, intent: Intent, task_id: str, *, at: datetime) -> TaskRecord:
+    async def adopt(self, intent: Intent, task_id: str, *, at: datetime, location: str | None = None) -> TaskRecord:
         """See `contract.Tasks.adopt`."""
 
         def work(database: Database) -> TaskRecord:
@@ -144,7 +144,8 @@ class SqliteTasks:
                 taken := task_rows.find(database, self._file.account, task_id)
             ):
                 return taken
-            fresh, change = self._insert(database, intent, at, in_flight=0), TaskChange(at=at, task_id=task_id)
+            fresh = self._insert(database, intent, at, in_flight=0)
+            change = TaskChange(at=at, task_id=task_id, location=location)
             if not fresh.readable:
                 return fresh
             return task_rows.step(database, self._file.account, self._file.owner, fresh, Event.ACCEPTED, change)

@@ -9,6 +9,7 @@ import secrets
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlencode
 
+from flux2_mcp import __version__
 from flux2_mcp.errors import LoginError
 from flux2_mcp.runapi.error_text import clean
 from flux2_mcp.runapi.exchange import sendable
@@ -55,6 +56,7 @@ class LoginAttempt:
             "redirect_port": self.port,
             "display_code": self.display_code,
             "hostname": clean(hostname)[:MAX_HOSTNAME_CHARS],
+            "version": __version__,
         }
         return f"{base_url}/cli/authorize?{urlencode(asked)}"
 
