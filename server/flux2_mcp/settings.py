@@ -27,12 +27,14 @@ from flux2_mcp.runapi.key_file import (
     config_file,
     config_key,
     config_url,
+    listens,
     unusable_url,
 )
 from flux2_mcp.system.environment import cleaned, said_key, said_path
 
 BASE_URL = "https://runapi.ai"
 Mode = Literal["live", "sandbox"]
+STORED = "RunAPI's config file"
 MODES = ("auto", "live", "sandbox")
 LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_CONFIRM_USD = Decimal("0.50")
@@ -44,7 +46,7 @@ OPTIONAL_VARIABLES = frozenset(
     {
         *("FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS", "FLUX2_WAIT_SECONDS", "FLUX2_RATE", "FLUX2_MAX_IN_FLIGHT"),
         *("FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD", "FLUX2_CONFIRM_USD"),
-        *("FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_SANDBOX_SPEED", "FLUX2_LOG"),
+        *("FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_LISTEN", "FLUX2_SANDBOX_SPEED", "FLUX2_LOG"),
     }
 )
 """If one of these settings is unusable, the server still looks after earlier tasks. The others name the journal and the
@@ -71,6 +73,7 @@ class Settings:
     in_flight: int = 32
     callback_url: str | None = None
     callback_port: int | None = None
+    listen: bool = False
     sandbox_speed: float = 1.0
     log_level: str = "warning"
     telemetry: bool = False
@@ -123,6 +126,7 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
         in_flight=_whole(env, "FLUX2_MAX_IN_FLIGHT", 1, 10_000, 32) or 32,
         callback_url=callback_url,
         callback_port=callback_port,
+        listen=_listen(env, config_text, source),
         sandbox_speed=_number(env, "FLUX2_SANDBOX_SPEED", 0.01, 10_000, 1.0) or 1.0,
         workspace=_folder(env, "FLUX2_WORKSPACE", env.get("FLUX2_WORKSPACE")) or workspace,
         allowed_dirs=tuple(
@@ -174,7 +178,7 @@ def _runapi(env: Mapping[str, str], text: ConfigText, mode: str) -> tuple[str | 
         except SettingsError:
             if mode != "sandbox":  # the sandbox does not use this file
                 raise
-    candidates = {"RUNAPI_API_KEY": first, "RunAPI's config file": stored, "RUNAPI_KEY": last}
+    candidates = {"RUNAPI_API_KEY": first, STORED: stored, "RUNAPI_KEY": last}
     source, key = next(((name, key) for name, key in candidates.items() if key), (None, None))
     if key is not None and not (key.isascii() and key.isprintable()):
         raise SettingsError(f"{source} holds characters that no key has.", setting=source if source in env else None)
@@ -224,6 +228,12 @@ def _callback(env: Mapping[str, str]) -> tuple[str | None, int | None]:
             "FLUX2_CALLBACK_URL must be an http or https URL that RunAPI can reach.", setting="FLUX2_CALLBACK_URL"
         )
     return url, port
+
+
+def _listen(env: Mapping[str, str], text: ConfigText, source: str | None) -> bool:
+    """Whether to listen for callbacks: `FLUX2_LISTEN`, else what the login said of the key in the file, if that is used."""
+    stored = source == STORED and listens(config_fields(text, config_file(env)))
+    return _choice(env, "FLUX2_LISTEN", ("0", "1"), "1" if stored else "0") == "1"
 
 
 def _is_web(text: str) -> bool:

@@ -210,6 +210,65 @@ def test_with_the_switch_every_task_is_hybrid(tmp_path: Path) -> None:
         assert [task.hybrid for task in api.sandbox.tasks()] == [True]
 
 
+# --- files that last ---------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_created_listed_read_and_deleted(sdk: Flux2Client, tmp_path: Path) -> None:
+    path = tmp_path / "a file.bin"
+    path.write_bytes(b"\r\n--x\r\n\0" * 3 + bytes(range(256)))
+    made = sdk.files.create_file(path, purpose="reference")
+    assert (made.object, made.bytes, made.filename, made.purpose) == (
+        "file",
+        path.stat().st_size,
+        "a file.bin",
+        "reference",
+    )
+    assert sdk.files.retrieve(made.id).to_dict() == made.to_dict()
+    assert sdk.files.content(made.id) == path.read_bytes()
+    assert [file.id for file in sdk.files.list(purpose="reference").data] == [made.id]
+    assert sdk.files.delete_file(made.id).deleted
+    for ask in (sdk.files.retrieve, sdk.files.content, sdk.files.delete_file):
+        with pytest.raises(NotFoundError):
+            ask(made.id)
+
+
+def test_files_come_in_pages_in_either_order(sdk: Flux2Client, tmp_path: Path) -> None:
+    path = tmp_path / "page.txt"
+    path.write_text("x")
+    made = [sdk.files.create_file(path, purpose="pages", file_name=f"{number}.txt").id for number in range(3)]
+    first = sdk.files.list(purpose="pages", limit=2)
+    assert ([file.id for file in first.data], first.has_more) == (made[:0:-1], True)
+    rest = sdk.files.list(purpose="pages", limit=2, after=first.last_id)
+    assert ([file.id for file in rest.data], rest.has_more) == (made[:1], False)
+    assert [file.id for file in sdk.files.list(purpose="pages", order="asc").data] == made
+
+
+def test_an_upload_in_parts_becomes_a_file_in_the_order_that_was_named(sdk: Flux2Client, tmp_path: Path) -> None:
+    upload = sdk.uploads.create(bytes=6, filename="both.txt", mime_type="text/plain")
+    parts = []
+    for text in ("def", "abc"):
+        path = tmp_path / f"{text}.part"
+        path.write_text(text)
+        parts.append(sdk.uploads.add_part(upload.id, path))
+    assert {part.upload_id for part in parts} == {upload.id}
+    done = sdk.uploads.complete(upload.id, [part.id for part in reversed(parts)])
+    assert (upload.status, done.status, done.file.filename) == ("pending", "completed", "both.txt")
+    assert sdk.files.content(done.file.id) == b"abcdef"
+    with pytest.raises(ConflictError):
+        sdk.uploads.cancel(upload.id)
+
+
+def test_a_cancelled_upload_takes_no_more_parts(sdk: Flux2Client, tmp_path: Path) -> None:
+    path = tmp_path / "a.part"
+    path.write_text("abc")
+    upload = sdk.uploads.create(bytes=3, filename="a.txt", mime_type="text/plain")
+    assert sdk.uploads.cancel(upload.id).status == "cancelled"
+    with pytest.raises(ConflictError):
+        sdk.uploads.add_part(upload.id, path)
+    with pytest.raises(NotFoundError):
+        sdk.uploads.complete("unknown", ["x"])
+
+
 # --- its error classes ------------------------------------------------------------------------------------------------
 
 

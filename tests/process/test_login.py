@@ -207,6 +207,19 @@ def given(here: Here, runapi: Sandbox) -> Given:
     return run
 
 
+def test_listening_is_noted_beside_the_key_and_ends_with_the_login(
+    env: dict[str, str], config: Path, runapi: Sandbox
+) -> None:
+    key = f"{runapi.api_key}\n"
+    for argv, kept in ((["--listen"], {"flux2_listen": True}), ([], {})):
+        written(config, '{"theme": "dark"}')
+        assert flux2_mcp(env, "login", "--stdin", *argv, stdin=None, input=key).returncode == 0
+        assert json.loads(config.read_text("utf-8")) == {"theme": "dark", "api_key": runapi.api_key} | kept
+    flux2_mcp(env, "login", "--stdin", "--listen", stdin=None, input=key)
+    assert flux2_mcp(env, "logout").returncode == 0
+    assert json.loads(config.read_text("utf-8")) == {"theme": "dark"}
+
+
 def test_a_key_from_standard_input_is_proven_and_then_saved(env: dict[str, str], config: Path, runapi: Sandbox) -> None:
     written(config, '{"theme": "dark", "apiKey": "older"}')
     done = flux2_mcp(env, "login", "--stdin", stdin=None, input=f"{runapi.api_key}\n")

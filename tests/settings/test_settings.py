@@ -74,6 +74,7 @@ def test_everything_that_can_be_said_is_heard() -> None:
         "FLUX2_MAX_IN_FLIGHT": "4",
         "FLUX2_CALLBACK_URL": " https://example.com/flux2 ",
         "FLUX2_CALLBACK_PORT": "8765",
+        "FLUX2_LISTEN": " 1 ",
         "FLUX2_SANDBOX_SPEED": "100",
         "FLUX2_LOG": "DEBUG",
         "FLUX2_WORKSPACE": " /home/ada/site ",
@@ -92,6 +93,7 @@ def test_everything_that_can_be_said_is_heard() -> None:
         in_flight=4,
         callback_url="https://example.com/flux2",
         callback_port=8765,
+        listen=True,
         sandbox_speed=100.0,
         log_level="debug",
         workspace="/home/ada/site",
@@ -117,7 +119,7 @@ def test_what_is_blank_is_as_if_it_were_not_there() -> None:
     names = [
         *("RUNAPI_API_KEY", "RUNAPI_BASE_URL", "RUNAPI_KEY", "FLUX2_MODE", "FLUX2_WAIT_SECONDS", "FLUX2_LOG"),
         *("FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD", "FLUX2_RATE"),
-        *("FLUX2_MAX_IN_FLIGHT", "FLUX2_SANDBOX_SPEED", "FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT"),
+        *("FLUX2_MAX_IN_FLIGHT", "FLUX2_SANDBOX_SPEED", "FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_LISTEN"),
     ]
     for blank in ("", "  ", "\t"):
         assert told(**dict.fromkeys(names, blank)) == from_env(HOME)
@@ -544,3 +546,18 @@ def test_whatever_the_config_file_holds_it_is_settings_or_a_settings_error(confi
     except SettingsError:
         return
     assert found.base_url.lower().startswith(("https://", "http://"))
+
+
+def test_a_login_may_listen_while_its_own_key_is_used_and_the_variable_goes_before_it() -> None:
+    text = json.dumps({"api_key": KEY, "flux2_listen": True})
+
+    def listens(**env: str) -> bool:
+        return from_env(HOME | env, text).listen
+
+    assert listens()
+    assert not listens(FLUX2_LISTEN="0")
+    assert not listens(RUNAPI_API_KEY="another")
+    assert listens(RUNAPI_API_KEY="another", FLUX2_LISTEN="1")
+    for other in (json.dumps({"api_key": KEY}), json.dumps({"api_key": KEY, "flux2_listen": "yes"})):
+        assert not from_env(HOME, other).listen
+    assert refusal(FLUX2_LISTEN="yes") == "FLUX2_LISTEN must be one of 0, 1."

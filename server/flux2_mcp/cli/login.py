@@ -55,8 +55,9 @@ The key goes into RunAPI's own config file, readable by you alone; its other too
     "--timeout", "seconds", type=click.FloatRange(1, MAX_WAIT_SECONDS), default=WAIT_SECONDS, metavar="SECONDS",
     help=f"Wait so long for the browser. Default {WAIT_SECONDS}.",
 )  # fmt: skip
+@click.option("--listen", is_flag=True, help="Ask RunAPI for its callbacks with this key, as FLUX2_LISTEN=1 does.")
 @click.pass_obj
-def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int, seconds: float) -> None:
+def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int, seconds: float, listen: bool) -> None:
     """Log in to RunAPI in the browser and keep the key.
 
     The page must show the code that is shown here. Where the browser is on another computer, open the printed address
@@ -75,6 +76,7 @@ def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int,
         )
         result = output.run(route.go, stopped="Stopped. Nobody waits for the browser any more.")
         key, balance, success = result.key, result.balance, f"Logged in{f' as {result.email}' if result.email else ''}"
+    key_file.set_listening(path, on=listen)
     click.echo(f"{success}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
     for notice in _notices(invocation, path, key):
         click.echo(notice, err=True)

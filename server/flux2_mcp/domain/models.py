@@ -110,6 +110,22 @@ class RemoteTask:
     replayed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ListenEvent:
+    """A callback that RunAPI kept for a listen session. `task_id` is None if it can't be read."""
+
+    id: int
+    task_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenEvents:
+    """The events of one answer, and the shortest wait before the next call, in seconds."""
+
+    events: tuple[ListenEvent, ...]
+    retry_after: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSchedule:
     """The live price of one model: cents an image by resolution (None: not stated).

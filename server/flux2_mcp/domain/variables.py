@@ -45,5 +45,10 @@ VARIABLES = (
     ),
     Variable("FLUX2_LOG", "`debug`, `info`, `warning`, `error`; logs go to stderr", "`warning`"),
     Variable("FLUX2_EARLY", "`0`: the first answers wait for the whole server", "`1`"),
+    Variable(
+        "FLUX2_LISTEN",
+        "`1`: RunAPI is asked for its calls, with the key of a login; no public address is needed. So is it after `flux2-mcp login --listen`",
+        "`0`",
+    ),
 )
 """Hosts' entries list the variables in this order. It must stay: an installed entry is compared with a new one."""

@@ -120,6 +120,14 @@ class TaskRunner:
             leased.nudged = True
             self._wake.set()
 
+    def without_callback(self) -> frozenset[str]:
+        """Return the keys of this process's tasks at RunAPI that were made without a callback address."""
+        return frozenset(
+            key
+            for key, leased in self._leased.items()
+            if leased.record.state in AT_RUNAPI and not (leased.record.request.callback_url or leased.record.push_url)
+        )
+
     def leased(self, key: str) -> LeasedTask | None:
         """Return the task if this process holds its lease."""
         return self._leased.get(key)

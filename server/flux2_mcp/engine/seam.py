@@ -39,6 +39,10 @@ class Timing:
     """The maximum wait for a live price schedule; after it, the last known price is used."""
     callback_retry_seconds: float = 1.0
     """The delay before a busy port is tried again: another process of ours has it, and may end."""
+    listen_seconds: float = 1.0
+    """The delay after a listen session's answer with events. It doubles with each empty answer."""
+    listen_idle_seconds: float = 15.0
+    """The longest such delay."""
 
 
 def utc_now() -> datetime:

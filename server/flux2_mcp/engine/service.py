@@ -28,6 +28,7 @@ from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
 from flux2_mcp.engine.foreign_tasks import MAX_LISTED, ForeignTasks
 from flux2_mcp.engine.key_holder import KeyHolder
+from flux2_mcp.engine.listen_session import ListenSession
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.pruning import Pruner
 from flux2_mcp.engine.runner import TaskRunner
@@ -129,7 +130,7 @@ class Service:
                 raise failure
 
     def _start(self, group: TaskGroup) -> None:
-        """Start the background work: the runner of open tasks, and the listener for callbacks."""
+        """Start the background work: the runner of open tasks, and what hears RunAPI's callbacks."""
         group.start_soon(self._keep)
         if (port := self.settings.callback_port) is not None and (url := self.settings.callback_url) is not None:
             listener = callback_listener.CallbackListener(
@@ -142,6 +143,17 @@ class Service:
                 sleep=self._seam.sleep,
             )
             group.start_soon(listener.run)
+        elif self.settings.listen:
+            session = ListenSession(
+                self._backend,
+                self._journal.callbacks,
+                self._runner.without_callback,
+                self._runner.nudge,
+                first_seconds=self._seam.timing.listen_seconds,
+                idle_seconds=self._seam.timing.listen_idle_seconds,
+                sleep=self._seam.sleep,
+            )
+            group.start_soon(session.run)
 
     async def _keep(self) -> None:
         # Before the first task of any process there is nothing to work on, and no journal file should be made.

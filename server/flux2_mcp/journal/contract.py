@@ -263,6 +263,10 @@ class Callbacks(Protocol):
         """Mark the open task whose callback address this is, if there is one: RunAPI has called back."""
         ...
 
+    async def mark_task(self, task_id: str) -> None:
+        """Mark the open task with this id, if there is one."""
+        ...
+
     async def take(self) -> tuple[str, ...]:
         """The keys of this process's marked tasks. Their marks are removed."""
         ...

@@ -19,6 +19,7 @@ from flux2_mcp.domain.models import (
     Action,
     Balance,
     ImageRequest,
+    ListenEvents,
     PriceSchedule,
     RemoteTask,
     RunApiAccount,
@@ -32,6 +33,7 @@ from flux2_mcp.runapi.responses import DownloadStream, Response, failure, payloa
 from flux2_mcp.system import logs
 
 _TASKS, _FILES = "/api/v1/flux_2", "/api/v1/files"
+_LISTEN = "/api/v1/cli/listen"
 
 
 class RunApi:
@@ -196,6 +198,28 @@ class RunApi:
         body = {"code": code, "code_verifier": code_verifier, "redirect_port": redirect_port}
         headers = {"X-CLI-Hostname": "".join(c if c.isascii() and c.isprintable() else "?" for c in hostname).strip()}
         return wire.login(payload(await self._calls.post("/api/v1/cli/exchange", body, headers)))
+
+    async def open_listen_session(self) -> str:
+        """Ask RunAPI to keep callbacks for this client. Returns the session's token; `AuthenticationError`: not this key."""
+        return wire.listen_session(payload(await self._calls.post(f"{_LISTEN}_sessions", {}, self._listening())))
+
+    async def listen_events(self, token: str, last_id: int) -> ListenEvents:
+        """The callbacks after `last_id`, with one attempt. `NotFoundError`: the session has expired."""
+        path = f"{_LISTEN}_events?{urlencode({'last_id': last_id})}"
+        answer = await self._calls.get(path, self._listening(token), attempts=1)
+        return ListenEvents(wire.listen_events(payload(answer)), answer.retry_after(self._calls.now()))
+
+    async def acknowledge(self, token: str, event_id: int) -> None:
+        """Tell RunAPI that a callback has come."""
+        await self._calls.post(f"{_LISTEN}_events/{event_id}/ack", {}, self._listening(token))
+
+    async def close_listen_session(self, token: str) -> None:
+        """End a listen session."""
+        await self._calls.delete(f"{_LISTEN}_sessions/{quote(token, safe='')}", self._listening())
+
+    def _listening(self, token: str | None = None) -> dict[str, str]:
+        session = {} if token is None else {"X-Session-Token": token}
+        return {"X-API-Key": self._calls.needed_key(), **session}
 
     def download(
         self, url: str, *, headers: Mapping[str, str] | None = None

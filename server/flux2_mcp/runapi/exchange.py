@@ -65,14 +65,18 @@ class Exchange:
     jitter: Callable[[], float]
 
     def bearer(self) -> dict[str, str]:
-        """The header with the key.
+        """The header with the key; raises as `needed_key`."""
+        return {"Authorization": f"Bearer {self.needed_key()}"}
+
+    def needed_key(self) -> str:
+        """The key.
 
         Raises:
             AuthenticationError: There is no key.
         """
         if self.key is None:
             raise AuthenticationError("No RunAPI API key is configured.", status=401, cost=NOTHING_SENT)
-        return {"Authorization": f"Bearer {self.key}"}
+        return self.key
 
     async def get(
         self, path: str, headers: Mapping[str, str] | None = None, *, attempts: int | None = None
@@ -101,6 +105,10 @@ class Exchange:
         # A file name may hold bytes that are not valid text.
         content = text.encode(errors="replace")
         return await self._insist("POST", path, sent, content, policy, permit)
+
+    async def delete(self, path: str, headers: Mapping[str, str]) -> Response:
+        """DELETE, with one attempt."""
+        return await self._insist("DELETE", path, headers, b"", replace(self.policy, attempts=1))
 
     async def _insist(
         self,

@@ -19,6 +19,8 @@ from flux2_mcp.system.files import write_atomically
 
 KEY_FIELDS, URL_FIELDS = ("api_key", "apiKey"), ("base_url", "baseUrl")
 """The fields with the key and with RunAPI's address, the present names first (`api/runapi.md`, base)."""
+LISTEN_FIELD = "flux2_listen"
+"""The field in which `flux2-mcp login --listen` says that this key may listen. It is ours; other tools keep it."""
 KEY_NAMES = frozenset(
     {
         *("key", "apikey", "xapikey", "runapikey", "runapiapikey", "secret", "secretkey", "apisecret"),
@@ -171,6 +173,19 @@ def read(path: Path | None) -> ConfigText:
         return UnreadableFile("it is not UTF-8 text")
 
 
+def listens(fields: Mapping[str, object]) -> bool:
+    """Whether the login whose key stands in the file may listen for callbacks."""
+    return fields.get(LISTEN_FIELD) is True
+
+
+def set_listening(path: Path, *, on: bool) -> None:
+    """Note whether the login may listen; raises as `save`."""
+    fields = config_fields(read(path), path)
+    if listens(fields) is not on:
+        rest = {field: value for field, value in fields.items() if field != LISTEN_FIELD}
+        _write(path, rest | ({LISTEN_FIELD: True} if on else {}))
+
+
 def save(path: Path, key: str) -> None:
     """Put the key into the file. A missing file is made, readable by its owner alone.
 
@@ -189,10 +204,10 @@ def forget(path: Path) -> bool:
         SettingsError: As `save`.
     """
     kept = config_fields(read(path), path)
-    rest = {field: value for field, value in kept.items() if field not in KEY_FIELDS}
+    rest = {field: value for field, value in kept.items() if field not in {*KEY_FIELDS, LISTEN_FIELD}}
     if rest != kept:
         _write(path, rest)
-    return rest != kept
+    return any(field in kept for field in KEY_FIELDS)
 
 
 def _write(path: Path, fields: dict[str, object]) -> None:

@@ -20,6 +20,7 @@ from flux2_mcp.domain.models import (
     Action,
     Balance,
     ImageRequest,
+    ListenEvent,
     PriceSchedule,
     RemoteTask,
     RunApiAccount,
@@ -31,6 +32,8 @@ from flux2_mcp.runapi.error_text import clean, error_message, loads, said
 
 MAX_ID_CHARS = 512
 """Characters of an id: of an idempotency key (`api/runapi.md`), and of RunAPI's own ids."""
+MAX_EVENTS = 100
+"""Events of one answer that are read; the next answer has the others."""
 MAX_URL_CHARS = 8192
 """Characters of a URL. Signed ones have about 1,500."""
 
@@ -283,6 +286,49 @@ def login(payload: Mapping[str, object]) -> IssuedKey:
         raise WireError("RunAPI's answer to the login holds no key.")
     email = _words(_dict(payload.get("user")).get("email"))
     return IssuedKey(key=key, name=_words(payload.get("name")), email=email)
+
+
+def listen_session(payload: Mapping[str, object]) -> str:
+    """The token of a listen session.
+
+    Raises:
+        WireError: There is none that can be sent in a header.
+    """
+    token = _id(payload.get("session_token"))
+    if token is None or not token.isascii() or token != token.strip() or not can_be_asked(token):
+        raise WireError("RunAPI's answer to a listen session holds no session_token.")
+    return token
+
+
+def listen_events(payload: Mapping[str, object]) -> tuple[ListenEvent, ...]:
+    """The callbacks that a listen session has, in the order of their numbers. Entries without a number are left out.
+
+    Raises:
+        WireError: There is no list of events.
+    """
+    entries = payload.get("events")
+    if not isinstance(entries, list):
+        raise WireError("RunAPI's answer to a listen session holds no events.")
+    numbered = ((_dict(entry).get("id"), _dict(entry).get("signed_body")) for entry in entries[:MAX_EVENTS])
+    return tuple(
+        sorted(
+            (
+                ListenEvent(number, _called(body))
+                for number, body in numbered
+                if type(number) is int and 0 < number < 2**63
+            ),
+            key=lambda event: event.id,
+        )
+    )
+
+
+def _called(signed_body: object) -> str | None:
+    """The id of the task that a callback is for, or None."""
+    try:
+        found = _unwrapped(_dict(loads(signed_body if isinstance(signed_body, str) else "")))
+    except ValueError:
+        return None
+    return next((text for name in _ID_KEYS if (text := _id(found.get(name)))), None)
 
 
 def _unwrapped(payload: Mapping[str, object]) -> Mapping[str, object]:

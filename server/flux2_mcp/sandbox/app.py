@@ -26,13 +26,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flux2_mcp.domain.urls import is_loopback
-from flux2_mcp.sandbox import api, login, uploads, webhooks
+from flux2_mcp.sandbox import api, lasting_files, listen, login, uploads, webhooks
 from flux2_mcp.sandbox.http import HttpError, SandboxCall, token
 from flux2_mcp.sandbox.state import SandboxState, whole
 from flux2_mcp.sandbox.tasks import SandboxTask
 
 MAX_JSON_BYTES = 1024 * 1024
 MAX_DRAWINGS = 2
+API_KEY = "X-API-Key"
+"""Brings the key without a scheme before it."""
 
 Handler = Callable[[SandboxState, SandboxCall], Response]
 
@@ -43,8 +45,8 @@ logger = logging.getLogger(__name__)
 class Endpoint:
     """One row of the table: a method on a path.
 
-    `key`: the call needs the sandbox's key, and its rate limit counts it. `cap`: the largest body in bytes. `draws`:
-    the call may take a second of processor time.
+    `key`: the call needs the sandbox's key, in `header`, and its rate limit counts it. `cap`: the largest body in bytes.
+    `draws`: the call may take a second of processor time.
     """
 
     method: str
@@ -53,6 +55,7 @@ class Endpoint:
     key: bool = True
     cap: int = 0
     draws: bool = False
+    header: str = "Authorization"
 
 
 def document(state: SandboxState, call: SandboxCall) -> Response:
@@ -73,12 +76,25 @@ ENDPOINTS = (
     Endpoint("POST", "/api/v1/files/prepare", api.prepare_file, cap=MAX_JSON_BYTES),
     Endpoint("POST", "/api/v1/files/confirm", api.confirm_file, cap=MAX_JSON_BYTES),
     Endpoint("POST", "/api/v1/files", api.create_file, cap=uploads.MAX_BASE64_CHARS, draws=True),
+    Endpoint("POST", "/v1/files", lasting_files.create, cap=lasting_files.MAX_BODY_BYTES),
+    Endpoint("GET", "/v1/files", lasting_files.listed),
+    Endpoint("GET", "/v1/files/{id}", lasting_files.retrieve),
+    Endpoint("GET", "/v1/files/{id}/content", lasting_files.content),
+    Endpoint("DELETE", "/v1/files/{id}", lasting_files.delete),
+    Endpoint("POST", "/v1/uploads", lasting_files.begin, cap=MAX_JSON_BYTES),
+    Endpoint("POST", "/v1/uploads/{id}/parts", lasting_files.add_part, cap=lasting_files.MAX_BODY_BYTES),
+    Endpoint("POST", "/v1/uploads/{id}/complete", lasting_files.complete, cap=MAX_JSON_BYTES),
+    Endpoint("POST", "/v1/uploads/{id}/cancel", lasting_files.cancel, cap=MAX_JSON_BYTES),
     Endpoint("PUT", "/uploads/{target}", api.put_file, key=False, cap=uploads.MAX_FILE_BYTES),
     Endpoint("GET", "/files/{id}", api.get_file, key=False),
     Endpoint("GET", "/results/{name}", api.result, key=False, draws=True),
     Endpoint("GET", "/cli/authorize", login.authorize, key=False),
     Endpoint("POST", "/cli/authorize", login.decide, key=False, cap=MAX_JSON_BYTES),
     Endpoint("POST", "/api/v1/cli/exchange", login.exchange, key=False, cap=MAX_JSON_BYTES),
+    Endpoint("POST", "/api/v1/cli/listen_sessions", listen.open_session, header=API_KEY, cap=MAX_JSON_BYTES),
+    Endpoint("DELETE", "/api/v1/cli/listen_sessions/{token}", listen.close_session, header=API_KEY),
+    Endpoint("GET", "/api/v1/cli/listen_events", listen.events, header=API_KEY),
+    Endpoint("POST", "/api/v1/cli/listen_events/{id}/ack", listen.acknowledge, header=API_KEY, cap=MAX_JSON_BYTES),
     Endpoint("GET", "/openapi.json", document, key=False),
 )
 
@@ -134,7 +150,8 @@ def create(state: SandboxState, base_url: str) -> Starlette:
 async def _read(state: SandboxState, base_url: str, endpoint: Endpoint, request: Request) -> SandboxCall:
     """Read a request. The key is checked before a byte of the body is read."""
     if endpoint.key:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        given = request.headers.get(endpoint.header, "")
+        scheme, _, key = given.partition(" ") if endpoint.header != API_KEY else ("bearer", "", given)
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), state.api_key.encode()):
             raise HttpError(401, "authentication", "Invalid API key", headers={"WWW-Authenticate": "Bearer"})
     body = bytearray()

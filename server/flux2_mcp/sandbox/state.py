@@ -82,6 +82,45 @@ MIGRATIONS = (
     """,
     ),
     ("hybrid_tasks", "ALTER TABLE task ADD COLUMN hybrid INTEGER NOT NULL DEFAULT 0"),
+    (
+        "listen_sessions",
+        """
+    CREATE INDEX task_end ON task (ends_at);
+    CREATE TABLE listen_session (token TEXT PRIMARY KEY, opened_at REAL NOT NULL, seen_at REAL NOT NULL);
+    CREATE TABLE listen_event (
+        token TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        task_id TEXT NOT NULL,
+        acked INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (token, id)
+    )
+    """,
+    ),
+    (
+        "lasting_files",
+        """
+    CREATE TABLE file (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        filename TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL NOT NULL
+    );
+    CREATE TABLE file_upload (
+        id TEXT PRIMARY KEY,
+        filename TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        file_id TEXT
+    );
+    CREATE TABLE upload_part (id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, bytes INTEGER NOT NULL)
+    """,
+    ),
 )
 
 

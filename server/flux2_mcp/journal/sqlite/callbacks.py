@@ -20,8 +20,15 @@ class SqliteCallbacks:
 
     async def mark(self, push_url: str) -> None:
         """See `contract.Callbacks.mark`."""
-        sql = f"UPDATE task SET nudged = 1 WHERE account = ? AND push_url = ? AND {among(BEFORE_RESULT)}"
-        await self._file.write(lambda database: database.execute(sql, (self._file.account, push_url)), durable=False)
+        await self._mark("push_url", push_url)
+
+    async def mark_task(self, task_id: str) -> None:
+        """See `contract.Callbacks.mark_task`."""
+        await self._mark("task_id", task_id)
+
+    async def _mark(self, column: str, value: str) -> None:
+        sql = f"UPDATE task SET nudged = 1 WHERE account = ? AND {column} = ? AND {among(BEFORE_RESULT)}"
+        await self._file.write(lambda database: database.execute(sql, (self._file.account, value)), durable=False)
 
     async def take(self) -> tuple[str, ...]:
         """See `contract.Callbacks.take`."""
