@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 import click
+import httpx
 import pytest
 from mcp.client.client import Client
 from PIL import Image
@@ -44,6 +45,7 @@ from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import JOINED_NOTICE, SANDBOX_NOTICE
 from flux2_mcp.settings import Settings, from_env
 from tests.process.conftest import Here
+from tests.support.sandboxed import TLS
 from tests.support.stdio import patched
 from tests.support.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, on_terminal, serving
 
@@ -637,6 +639,19 @@ def vendor(told: dict[str, str], key: str) -> Iterator[Flux2Client]:
     client = Flux2Client(api_key=key, base_url=told["RUNAPI_BASE_URL"], max_retries=0)
     with closing(client._http):
         yield client
+
+
+def test_with_its_switch_every_task_of_the_sandbox_is_hybrid(clean_env: dict[str, str]) -> None:
+    with serving(clean_env, "--hybrid", "--speed", "1000") as (process, told):
+        key, body = (
+            {"Authorization": f"Bearer {told['RUNAPI_API_KEY']}"},
+            {"model": "flux-2-pro-text-to-image", "prompt": "a fox"},
+        )
+        with httpx.Client(base_url=told["RUNAPI_BASE_URL"], headers=key, verify=TLS, timeout=DEADLINE) as http:
+            created = http.post("/api/v1/flux_2/text_to_image", json=body)
+            assert (created.status_code, http.get(created.headers["Location"]).status_code) == (202, 200)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=DEADLINE) == ("", "")
 
 
 def test_the_sandbox_ends_cleanly_by_ctrl_c_too(clean_env: dict[str, str]) -> None:

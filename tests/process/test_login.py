@@ -211,8 +211,8 @@ def test_listening_is_noted_beside_the_key_and_ends_with_the_login(
     env: dict[str, str], config: Path, runapi: Sandbox
 ) -> None:
     key = f"{runapi.api_key}\n"
+    written(config, '{"theme": "dark"}')
     for argv, kept in ((["--listen"], {"flux2_listen": True}), ([], {})):
-        written(config, '{"theme": "dark"}')
         assert flux2_mcp(env, "login", "--stdin", *argv, stdin=None, input=key).returncode == 0
         assert json.loads(config.read_text("utf-8")) == {"theme": "dark", "api_key": runapi.api_key} | kept
     flux2_mcp(env, "login", "--stdin", "--listen", stdin=None, input=key)
