@@ -351,7 +351,7 @@ def _opened(payload: Mapping[str, object], key: str | None) -> Mapping[str, obje
         return payload
     envelope = {name: value for name, value in payload.items() if name != "response"}
     status, code, answer = _status(envelope), _number(response.get("status")), response.get("body")
-    if status in {Status.PENDING, Status.PROCESSING}:
+    if status not in {Status.COMPLETED, Status.FAILED, None}:
         return envelope
     text = answer if isinstance(answer, str) else ""
     with suppress(ValueError):
