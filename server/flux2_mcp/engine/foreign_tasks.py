@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flux2_mcp.engine.waiting import MAX_LISTED
 from flux2_mcp.errors import NotFoundError, Wording, shortened, together
 from flux2_mcp.journal.contract import Accounts
 from flux2_mcp.journal.records import service_of
@@ -19,8 +20,6 @@ OTHER_SERVICE = Wording(
     " RunAPI keeps the image for a week."
 )
 OTHER_ACCOUNT = "Of tasks under way, {count} were made at {service}, where this server does not ask: {ids}. {advice}"
-MAX_LISTED = 8
-"""The maximum number of task ids that a notice names."""
 
 
 class ForeignTasks:

@@ -26,7 +26,7 @@ from flux2_mcp.engine import callback_listener, submission
 from flux2_mcp.engine.account import Account
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
-from flux2_mcp.engine.foreign_tasks import MAX_LISTED, ForeignTasks
+from flux2_mcp.engine.foreign_tasks import ForeignTasks
 from flux2_mcp.engine.key_holder import KeyHolder
 from flux2_mcp.engine.listen_session import ListenSession
 from flux2_mcp.engine.live_prices import LivePrices
@@ -34,7 +34,7 @@ from flux2_mcp.engine.pruning import Pruner
 from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
-from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, refusal
+from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, refusal, replays
 from flux2_mcp.errors import (
     Flux2Error,
     InvalidRequestError,
@@ -50,7 +50,6 @@ from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
 BEFORE = Wording("no task has this id: give the {name:before} that the last list ended with.")
-REPLAYED = "RunAPI knew the idempotency key of {ids} already: nothing new was made, and it is paid once."
 MAX_COUNT = 8
 """The maximum number of tasks in one call."""
 
@@ -493,13 +492,6 @@ class Service:
     async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False) -> Outcome:
         noticed, self._foreign_noticed = self._foreign_noticed, True
         foreign = None if noticed else await self._foreign.notice()
-        notices = [self._journal.notice, self._journal.unread_notice(), foreign, _replays(tasks)]
+        notices = [self._journal.notice, self._journal.unread_notice(), foreign, replays(tasks)]
         notice = together(notices) or None
         return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)
-
-
-def _replays(tasks: Sequence[TaskReport]) -> str | None:
-    """Return the proof that the tasks whose create was sent more than once are paid once; None without such a task."""
-    ids = [report.record.task_id or report.record.key for report in tasks if report.record.replayed]
-    more = f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else ""
-    return REPLAYED.format(ids=", ".join(ids[:MAX_LISTED]) + more) if ids else None

@@ -36,6 +36,9 @@ LOOK_SECONDS = 0.05
 PROGRESS_SECONDS = 1.0
 MAX_IDS = 64
 """The maximum number of task ids in one call."""
+MAX_LISTED = 8
+"""The maximum number of task ids that a notice names."""
+REPLAYED = "RunAPI knew the idempotency key of {ids} already: nothing new was made, and it is paid once."
 QUIET_SECONDS = 5.0
 """The interval at which a wait without progress reports checks the tasks although no change was signalled, seconds.
 Only a task that another process has taken over changes without a signal."""
@@ -109,6 +112,13 @@ def refusal(tasks: Sequence[TaskReport]) -> Flux2Error | None:
         return None
     first = tasks[0]
     return first.trouble or TaskFailedError(first.record.error or "RunAPI refused it.", cost=NOTHING_CHARGED)
+
+
+def replays(tasks: Sequence[TaskReport]) -> str | None:
+    """Return the proof that the tasks whose create was sent more than once are paid once; None without such a task."""
+    ids = [report.record.task_id or report.record.key for report in tasks if report.record.replayed]
+    more = f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else ""
+    return REPLAYED.format(ids=", ".join(ids[:MAX_LISTED]) + more) if ids else None
 
 
 OnProgress = Callable[[Progress], Awaitable[None]]
