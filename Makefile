@@ -113,7 +113,7 @@ conformance: $(VENV)/.done ## the protocol's own suite, both versions, over HTTP
 inspector: $(VENV)/.done ## the Inspector's command line uses all that the server lists, in both eras (needs npm)
 	$(BIN)/pytest tests/inspector --numprocesses auto
 
-packages: $(VENV)/.done ## write from the code: manifest.json, install/ (plugins, skill, marketplaces), the README's lists
+packages: $(VENV)/.done ## write from the code: manifest.json, install/ (plugins, skill, marketplaces), the lists of README and docs/
 	$(RUN) packages
 
 pictures: $(VENV)/.done ## the README's two pictures anew (needs chromium)

@@ -1,4 +1,4 @@
-"""`make packages`: writes every package, and the README's lists, from the code. What it does not write, and what it does, a test holds it to."""
+"""`make packages`: writes every package, and the lists of README and docs/, from the code. What it does not write, and what it does, a test holds it to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def files(*, published: bool = PUBLISHED) -> dict[str, str]:
     plugin["scripts/no-key.sh"] = hint.replace("@COMMAND@", command).replace("@SETUP@", setup)
     texts |= {f"{PLUGIN}/{path}": text for path, text in plugin.items()}
     texts |= {f"{AGENT_PLUGIN}/{path}": text for path, text in skills.items()}
-    texts["README.md"] = readme.filled((facts.ROOT / "README.md").read_text("utf-8"))
+    texts |= readme.pages()
     value = "yes" if published else "no"
     return texts | {path: _LINE.sub(rf"\g<1>'{value}'", (facts.ROOT / path).read_text("utf-8")) for path in SCRIPTS}
 

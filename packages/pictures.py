@@ -1,4 +1,4 @@
-"""`make pictures`: the README's two pictures anew, an image that the sandbox drew and the gallery with it, in docs/.
+"""`make pictures`: the two pictures of README and docs/ anew, an image that the sandbox drew and the gallery with it.
 
 Needs Chromium. Not part of `make packages`: what a browser draws is not the same to the byte on two machines.
 """

@@ -1,11 +1,11 @@
-"""The skill for those who build on the API: SKILL.md and the server's own documents as files beside it."""
+"""The skill for those who build on the API or write prompts: SKILL.md and the server's own documents as files beside it."""
 
 from __future__ import annotations
 
 import json
 import re
 
-from flux2_mcp.server.docs import examples, index, reference, uris
+from flux2_mcp.server.docs import examples, index, prompting, reference, uris
 from flux2_mcp.server.docs.index import SCHEMA, Document
 from packages import facts, words
 
@@ -13,8 +13,9 @@ FOLDER = f"skills/{facts.NAME}"
 DESCRIPTION = (
     "Builds FLUX.2 image generation and remixing (Black Forest Labs' pro, flex and max, through the RunAPI HTTP API) into an"
     " application: exact JSON Schemas of every request, prices, runnable quickstarts in curl, Python, TypeScript, PHP and"
-    " Ruby, idempotency, polling, webhooks, error handling and a free local sandbox. Use before writing or changing code that"
-    " calls FLUX.2 or RunAPI, and when asked to add AI images, text-to-image or image editing to an app with it."
+    " Ruby, idempotency, polling, webhooks, error handling and a free local sandbox. Teaches prompts for FLUX.2: lettering in"
+    " quotes, hex colours, JSON prompts, ratios by use, no negatives. Use before writing or changing code that calls FLUX.2 or"
+    " RunAPI, when asked to add AI images, text-to-image or image editing to an app with it, and before writing a FLUX.2 prompt."
 )
 """At most 1,024 characters; hosts show it to the model at all times, so it says when to load the rest."""
 _URI = re.compile(re.escape(f"{uris.DOCS}/") + r"([\w{}./-]*[\w}])")
@@ -51,6 +52,7 @@ def _linked(text: str, folder: str) -> str:
 
 def _skill(rows: str, *, published: bool) -> str:
     model = examples.default_model()
+    rules = "\n".join(f"- {rule}" for rule in prompting.RULES)
     languages = ", ".join(f"{language.title} (`quickstart-{name}.md`)" for name, language in examples.LANGUAGES.items())
     return f"""---
 name: {facts.NAME}
@@ -82,6 +84,12 @@ does not exist. All files are in `references/`.
 ## Models
 
 {_linked(reference.models_table(), "references/")}
+
+## Prompts
+
+{rules}
+
+More, with examples and ratios by use: `prompting.md`.
 
 ## References
 

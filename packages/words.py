@@ -97,7 +97,7 @@ Commands in Claude Code:
 
 {listed}
 
-The skill `{facts.NAME}` is for those who build FLUX.2 into an application: schemas, prices, quickstarts, errors.
+The skill `{facts.NAME}` teaches prompts for FLUX.2, and to build it into an application: schemas, prices, quickstarts, errors.
 
 The key is read from `RUNAPI_API_KEY` or from `~/.config/runapi/config.json`. {facts.KEY["description"]}
 

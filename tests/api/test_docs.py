@@ -11,7 +11,7 @@ from tests.support import python_programs
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/python.md").read_text("utf-8")
-README = (ROOT / "README.md").read_text("utf-8")
+BUILDING = (ROOT / "docs/building.md").read_text("utf-8")
 PROGRAM = re.compile(r"^## (.+?)$|```python\n(.*?)```", re.DOTALL | re.MULTILINE)
 
 
@@ -31,8 +31,8 @@ def test_a_program_of_the_page_does_what_it_says(heading: str, clean_env: dict[s
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_readmes_program_runs(clean_env: dict[str, str], tmp_path: Path) -> None:
-    [program] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_program_of_the_page_for_builders_runs(clean_env: dict[str, str], tmp_path: Path) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", BUILDING, re.DOTALL)
     done = python_programs.run(program, clean_env, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "hero.png").exists()

@@ -97,7 +97,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "antigravity": RUN,
 }
 MILLISECONDS = {"claude-code", "gemini", "copilot", "opencode"}
-README = Path(__file__).parents[2] / "README.md"
+CONFIGURATION = Path(__file__).parents[2] / "docs/configuration.md"
 ROWS = pytest.mark.parametrize("name", [row.name for row in TABLE])
 
 
@@ -205,7 +205,7 @@ def test_every_client_that_wants_its_own_results_is_a_host_by_the_same_name() ->
 
 
 def test_the_variables_that_are_let_through_are_all_that_the_server_reads() -> None:
-    documented = re.findall(r"^\| `((?:FLUX2|RUNAPI)_[A-Z_0-9]+)` \|", README.read_text("utf-8"), re.MULTILINE)
+    documented = re.findall(r"^\| `((?:FLUX2|RUNAPI)_[A-Z_0-9]+)` \|", CONFIGURATION.read_text("utf-8"), re.MULTILINE)
     assert list(VARIABLES) == documented
 
 

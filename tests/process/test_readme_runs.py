@@ -1,4 +1,4 @@
-"""Every command of the README's shell blocks, as it stands there, by a shell, in a throw-away home and checkout."""
+"""Every command of the shell blocks in README and docs/, as it stands there, by a shell, in a throw-away home and checkout."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from flux2_mcp.hosts.table import TABLE, host
 from tests.process.conftest import Here
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+BLOCKS = [block for path in PAGES for block in re.findall(r"```sh\n(.*?)```", path.read_text("utf-8"), re.DOTALL)]
 DEADLINE = 120.0
 INSTEAD = {
     "make test": ("make -n check suite", "it is what runs this"),
     "sh install/install.sh": ("sh install/install.sh --help", "tests/hosts runs it: it fetches from the package index"),
-    "sh install/install.sh --uninstall": ("sh install/install.sh --help", "the same"),
+    'uvx --from git+URL flux2-mcp generate "A lighthouse at dusk"': (
+        'flux2-mcp generate "A lighthouse at dusk"',
+        "it fetches what it runs on from the package index",
+    ),
+    "pip install .": ("python -m pip --version", "the same; `make dist` installs the wheel into an empty environment"),
 }
 """What is run instead of a command, and why."""
 STAYS = {
@@ -35,12 +40,12 @@ STAYS = {
 
 
 def lines(block: str) -> list[str]:
-    return [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip()]
+    return [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip() and line[0] != "#"]
 
 
 INSTALLS = [line for block in BLOCKS for line in lines(block) if line.startswith("flux2-mcp install ")]
-ALIKE = INSTALLS[1:-1]
-"""Only the first and the last are run by a shell: these differ in a word."""
+ALIKE = INSTALLS[2:-1]
+"""Only the first ones and the last are run by a shell: these differ in a word."""
 
 
 @pytest.fixture
@@ -119,4 +124,4 @@ def test_no_exception_outlives_its_command() -> None:
 
 
 def test_there_is_one_install_line_for_each_host() -> None:
-    assert [f"flux2-mcp install {row.name}" for row in TABLE] == INSTALLS
+    assert [f"flux2-mcp install {row.name}" for row in TABLE] == INSTALLS[1:]

@@ -1,13 +1,15 @@
-"""The README is held to the code (its lists: `test_packages.py`), and every file of the repository to what may not stand in one."""
+"""README and docs/ are held to the code (their lists: `test_packages.py`), every file of the repository to what may not stand in one."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -15,13 +17,19 @@ import click
 import pytest
 
 from flux2_mcp import __main__ as entry
-from flux2_mcp import errors, settings
+from flux2_mcp import __version__, errors, settings
 from flux2_mcp.cli.main import flux2
 from flux2_mcp.domain.variables import VARIABLES
 from flux2_mcp.errors import Flux2Error
+from flux2_mcp.hosts.entry import whole as entry_of
+from flux2_mcp.hosts.table import host
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = {path: path.read_text("utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+"""The README and the pages that it leads to."""
+DOCUMENTS = "\n".join(PAGES.values())
+LINES_MOST = 180
 EXIT_CODES: dict[str, type[Flux2Error] | None] = {
     "success": None,
     "authentication": errors.AuthenticationError,
@@ -34,8 +42,8 @@ EXIT_CODES: dict[str, type[Flux2Error] | None] = {
 
 
 def commands() -> list[list[str]]:
-    """The lines of the README's shell blocks that call us, and what stands so in its text, without what comes before our name."""
-    blocks = [*re.findall(r"```sh\n(.*?)```", README, re.DOTALL), *re.findall(r"`(flux2-mcp [^`]+)`", README)]
+    """The lines of the shell blocks that call us, and what stands so in the text, without what comes before our name."""
+    blocks = [*re.findall(r"```sh\n(.*?)```", DOCUMENTS, re.DOTALL), *re.findall(r"`(flux2-mcp [^`]+)`", DOCUMENTS)]
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     called = [(line, word) for line in lines for word in line if word.rpartition("/")[2] == "flux2-mcp"]
     return [line[line.index(word) + 1 :] for line, word in called]
@@ -53,7 +61,7 @@ def test_every_variable_that_is_read_is_documented() -> None:
 
 
 def test_the_commands_and_their_options_exist() -> None:
-    named = README.partition("\nAll of it: ")[2].partition(";")[0]
+    named = DOCUMENTS.partition("\nAll of it: ")[2].partition(";")[0]
     assert set(re.findall(r"`?(\w+)`", named)) == set(flux2.list_commands(click.Context(flux2)))
     asked = commands()
     assert len(asked) >= 30
@@ -61,11 +69,12 @@ def test_the_commands_and_their_options_exist() -> None:
         if name != "--help":
             found = flux2.get_command(click.Context(flux2), name)
             assert found is not None
-            found.make_context(name, arguments)
+            if arguments:  # a bare name in a text may be one that needs more
+                found.make_context(name, arguments)
 
 
 def test_the_exit_codes_are_the_errors_own() -> None:
-    listed = README.partition("Exit codes: ")[2].partition(".\n")[0].replace("\n", " ")
+    listed = DOCUMENTS.partition("Exit codes: ")[2].partition(".\n")[0].replace("\n", " ")
     told = {meaning: int(code) for code, meaning in re.findall(r"(\d) ([^,]+)", listed)}
     assert told == {meaning: 0 if kind is None else kind.exit_code for meaning, kind in EXIT_CODES.items()}
     coded = {
@@ -75,16 +84,47 @@ def test_the_exit_codes_are_the_errors_own() -> None:
 
 
 def test_the_pictures_are_there_small_and_not_in_the_package() -> None:
-    pictures = re.findall(r'<img src="([^"]+)"[^>]* alt="[^"]+">', README)
-    assert len(pictures) == README.count("<img ") == 2
-    for picture in pictures:
-        assert picture.startswith("docs/")
-        assert (ROOT / picture).stat().st_size < 150_000
+    found = {path: re.findall(r'<img src="([^"]+)"[^>]* alt="[^"]+">', text) for path, text in PAGES.items()}
+    assert sum(map(len, found.values())) == DOCUMENTS.count("<img ") == 2
+    for picture in (path.parent / picture for path, pictures in found.items() for picture in pictures):
+        assert picture.parent == ROOT / "docs"
+        assert picture.stat().st_size < 150_000
 
 
 def test_make_has_what_is_asked_of_it() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    assert set(re.findall(r"(?:`|```sh\n|\n)make ([a-z-]+)(?:`|  )", README)) <= targets
+    assert set(re.findall(r"(?:`|```sh\n|\n)make ([a-z-]+)(?:`|  )", DOCUMENTS)) <= targets
+
+
+def test_the_readme_is_short_and_every_link_leads_to_a_file_and_a_heading() -> None:
+    assert len(README.splitlines()) <= LINES_MOST
+    for path, text in PAGES.items():
+        for link in re.findall(r"\]\((?!https://)([^)]+)\)", text):
+            name, _, anchor = link.partition("#")
+            file = path.parent / name
+            assert file.exists(), f"{path.name}: {link}"
+            headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, link
+
+
+def test_the_version_that_is_shown_has_its_section_in_the_changelog() -> None:
+    sections = re.findall(
+        r"^## \[(.+?)\](?: - \d{4}-\d\d-\d\d)?$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert sections[:2] == ["Unreleased", __version__]
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = {link for text in PAGES.values() for link in re.findall(r"\]\((?:docs/)?([a-z-]+\.md)[)#]", text)}
+    assert {path.name for path in PAGES} - linked == {"README.md"}
+
+
+def test_the_entries_to_paste_are_what_install_writes_but_for_the_path() -> None:
+    pasted = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
+    pasted += [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", README, re.DOTALL)]
+    for name, whole in zip(("cursor", "vscode", "codex"), pasted, strict=True):
+        row = host(name)
+        assert whole[row.servers]["flux-2"].items() <= entry_of(row, ["/path/to/flux2-mcp"]).items(), name
 
 
 # --- what stands in no file -------------------------------------------------------------------------------------------

@@ -62,8 +62,8 @@ def ran(program: str, *arguments: str, env: dict[str, str], cwd: Path) -> str:
 
 
 def as_told(host: str, env: dict[str, str], *more: str) -> str:
-    """Run what the README's table says for a host, in the checkout. The last command gets `more`, so that it asks nobody."""
-    [row] = re.findall(rf"^\| {host} \| (.*) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    """Run what docs/hosts.md says for a host, in the checkout. The last command gets `more`, so that it asks nobody."""
+    [row] = re.findall(rf"^\| {host} \| (.*) \|$", (ROOT / "docs/hosts.md").read_text("utf-8"), re.MULTILINE)
     commands = [shlex.split(command.removeprefix("npx ")) for command in re.findall(r"`([^`]+)`", row)]
     commands[-1] += more
     return "".join(ran(*command, env=env, cwd=ROOT) for command in commands)

@@ -27,8 +27,8 @@ from flux2_mcp.runapi.responses import Response, failure
 from flux2_mcp.runapi.wire import MAX_ID_CHARS
 from flux2_mcp.sandbox import uploads
 from flux2_mcp.sandbox.scenarios import SCENARIOS
-from flux2_mcp.server.docs import examples, index, reference, schemas, uris
-from tests.project.test_readme import README
+from flux2_mcp.server.docs import examples, index, prompting, reference, schemas, uris
+from tests.project.test_readme import DOCUMENTS
 from tests.server.conftest import BOTH_ERAS
 from tests.support.markdown import plain, table
 from tests.support.rows import each_row
@@ -125,10 +125,22 @@ def test_every_address_in_a_document_leads_somewhere_and_nothing_is_left_to_fill
         assert re.findall(r"@[A-Z]+@", text) == [], document.name
 
 
-def test_the_readme_names_every_kind_of_document() -> None:
-    patterns = [re.sub(r"\\{\w+\\}", "[^/]+", re.escape(uri)) for uri in re.findall(r"`(flux2://docs[^`]*)`", README)]
+def test_the_page_for_builders_names_every_kind_of_document() -> None:
+    patterns = [
+        re.sub(r"\\{\w+\\}", "[^/]+", re.escape(uri)) for uri in re.findall(r"`(flux2://docs[^`]*)`", DOCUMENTS)
+    ]
     assert all(any(re.fullmatch(pattern, document.uri) for pattern in patterns) for document in EVERY)
     assert all(any(re.fullmatch(pattern, document.uri) for document in EVERY) for pattern in patterns)
+
+
+def test_the_guide_to_prompts_has_a_use_for_each_ratio_a_source_for_its_advice_and_a_prompt_that_fits() -> None:
+    assert set(prompting.RATIOS) == set(catalog.allowed_values("aspect_ratio"))
+    text = prompting.guide()
+    assert all(rule in text for rule in prompting.RULES)
+    assert {link for link, _ in prompting.SOURCES} <= set(re.findall(r"https://[\w./-]+", text))
+    [block] = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    [model] = [each for each in MODELS.values() if each.variant == "pro" and each.action == "text_to_image"]
+    Draft202012Validator(schemas.request(model)).validate({"model": model.id, "prompt": block})
 
 
 def test_json_in_a_document_is_json_and_a_request_in_it_is_one_that_the_catalogue_accepts() -> None:

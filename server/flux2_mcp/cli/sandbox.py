@@ -19,7 +19,7 @@ Examples:
   flux2-mcp sandbox --port 8787
   flux2-mcp sandbox --speed 100
 
-A marker in a prompt scripts what becomes of its task, such as [sandbox:moderation]; the README lists them.
+A marker in a prompt scripts what becomes of its task, such as [sandbox:moderation]; docs/sandbox.md lists them.
 """
 
 

@@ -15,7 +15,7 @@ from mcp_types import Resource, ResourceTemplate
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model
-from flux2_mcp.server.docs import examples, reference, schemas, uris
+from flux2_mcp.server.docs import examples, prompting, reference, schemas, uris
 
 MARKDOWN: Final = "text/markdown"
 SCHEMA: Final = "application/schema+json"
@@ -103,6 +103,13 @@ def documents_of(models: Mapping[str, Model]) -> dict[str, Document]:
             "Sandbox",
             "The same API without key or money, and markers that script its faults.",
             reference.sandbox,
+        ),
+        Document(
+            uris.PROMPTING,
+            "prompting",
+            "Prompts for FLUX.2",
+            "Before you write a prompt: order, lettering, hex colours, JSON, ratios by use, no negatives.",
+            prompting.guide,
         ),
     )
     rest = [_quickstart(language, model, own=True) for language in examples.LANGUAGES for model in models.values()]

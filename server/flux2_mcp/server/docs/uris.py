@@ -12,6 +12,7 @@ POLLING: Final = f"{DOCS}/polling"
 WEBHOOK: Final = f"{DOCS}/webhook"
 ERRORS: Final = f"{DOCS}/errors"
 SANDBOX: Final = f"{DOCS}/sandbox"
+PROMPTING: Final = f"{DOCS}/prompting"
 
 
 def request_schema(model: str) -> str:
