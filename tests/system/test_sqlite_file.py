@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.system.sqlite_file import Database, Migrations, Read, is_lost, looked_at, opened, renewed
+from flux2_mcp.system.migrations import Migrations
+from flux2_mcp.system.sqlite_file import Database, Read, is_lost, looked_at, opened, renewed
 from tests.support.together import at_once
 
 ONE = ("one", "CREATE TABLE one (n INTEGER);\nINSERT INTO one VALUES (1)")

@@ -1,10 +1,6 @@
 """SQLite files of this project: WAL, append-only migrations, short write transactions. Sync; call from a thread.
 
 This is the only module that imports sqlite3. `journal.sqlite` and the sandbox's state use it.
-
-The table `migration` records which migrations ran, when, and under which names. Early versions had no names: they
-recorded the position in the list, and they count rows. So each row is one migration, and the first two columns must not
-change.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flux2_mcp.system import forking
+from flux2_mcp.system.migrations import Migrations, is_newer, migration_columns, pending, recorded, unnamed
 
 Row = sqlite3.Row
 Value = str | int | float | None
@@ -25,8 +22,6 @@ Parameters = Sequence[Value] | Mapping[str, Value]
 Read = Callable[..., list[sqlite3.Row]]
 """A function that returns all rows of one query, as `Database.read` does."""
 Error = sqlite3.Error
-Migrations = Sequence[tuple[str, str]]
-"""Names, and scripts of SQL, oldest first. Append only, never edit or rename: no migration runs a second time."""
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for another process's transaction. Our transactions take milliseconds."""
@@ -104,7 +99,7 @@ class Database:
             raise
 
     def _need_tables(self) -> None:
-        if not _recorded(self.read):
+        if not recorded(self.read):
             raise EmptyError(f"{self._path.name} has none of our tables")
 
     def _use_wal(self) -> None:
@@ -121,15 +116,15 @@ class Database:
                 return
 
     def _migrate(self, migrations: Migrations) -> None:
-        if not (pending(self.read, migrations) or _unnamed(self.read, migrations)):
+        if not (pending(self.read, migrations) or unnamed(self.read, migrations)):
             return
         with self.write():  # checked again inside: another process may have been faster
             self.connection.execute(
                 "CREATE TABLE IF NOT EXISTS migration (id INTEGER PRIMARY KEY, applied_at TEXT NOT NULL, name TEXT)"
             )
-            if "name" not in _columns(self.read):
+            if "name" not in migration_columns(self.read):
                 self.connection.execute("ALTER TABLE migration ADD COLUMN name TEXT")
-            self.connection.executemany("UPDATE migration SET name = ? WHERE id = ?", _unnamed(self.read, migrations))
+            self.connection.executemany("UPDATE migration SET name = ? WHERE id = ?", unnamed(self.read, migrations))
             for name, script in pending(self.read, migrations):
                 for statement in filter(str.strip, script.split(";\n")):
                     self.connection.execute(statement)
@@ -183,7 +178,7 @@ class Database:
         try:
             whole = self.read("PRAGMA integrity_check(1)")[0][0] == "ok"
             tables = {row[0] for row in self.read(TABLES)}
-            return whole and (_is_newer(self.read, migrations) or _made_by(migrations) <= tables)
+            return whole and (is_newer(self.read, migrations) or _made_by(migrations) <= tables)
         except sqlite3.Error as exc:
             if is_lost(exc):
                 return False
@@ -229,42 +224,6 @@ class Database:
 
 def _connect(name: Path | str, *, uri: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=uri)
-
-
-def pending(read: Read, migrations: Migrations) -> Migrations:
-    """Those of these migrations that a file has not had; none if a newer version wrote it."""
-    applied = _applied(read, migrations)
-    return () if _is_newer(read, migrations) else [each for each in migrations if each[0] not in applied]
-
-
-def _is_newer(read: Read, migrations: Migrations) -> bool:
-    """Whether a newer version has migrated the file: it has had a migration that is none of these."""
-    return not _applied(read, migrations) <= {name for name, _ in migrations}
-
-
-def _applied(read: Read, migrations: Migrations) -> set[str]:
-    """The names of the migrations that a file has had. The number of a row without a name is a position in the list."""
-    places = dict(enumerate((name for name, _ in migrations), start=1))
-    return {name or places.get(number, f"number {number}") for number, name in _recorded(read).items()}
-
-
-def _recorded(read: Read) -> dict[int, str | None]:
-    """Numbers and names of the migrations that a file has had; none if it has no such table."""
-    if not (columns := _columns(read)):
-        return {}
-    sql = "SELECT id, name FROM migration" if "name" in columns else "SELECT id, NULL FROM migration"
-    return {int(row[0]): row[1] for row in read(sql)}
-
-
-def _unnamed(read: Read, migrations: Migrations) -> list[tuple[str, int]]:
-    """Names, with their numbers, that an early version did not record; none if a newer version wrote the file."""
-    if _is_newer(read, migrations):
-        return []
-    return [(migrations[number - 1][0], number) for number, name in _recorded(read).items() if name is None]
-
-
-def _columns(read: Read) -> set[str]:
-    return {row["name"] for row in read("PRAGMA table_info(migration)")}
 
 
 def _made_by(migrations: Migrations) -> set[str]:

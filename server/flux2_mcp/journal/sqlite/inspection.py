@@ -14,7 +14,8 @@ from flux2_mcp.journal.sqlite.fragments import among
 from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
 from flux2_mcp.journal.sqlite.money import lost
-from flux2_mcp.system.sqlite_file import Error, looked_at, mark_of, pending, reading
+from flux2_mcp.system.migrations import pending
+from flux2_mcp.system.sqlite_file import Error, looked_at, mark_of, reading
 
 UNENDED = f"SELECT * FROM task WHERE NOT ({among(frozenset(State) - UNFINISHED)})"
 
