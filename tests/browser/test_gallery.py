@@ -370,15 +370,21 @@ async def test_upscale_shows_the_price_of_2k_and_asks_for_2k(hosting: Open, answ
 async def test_a_button_that_is_pressed_while_its_price_comes_does_what_it_says(
     hosting: Open, answers: dict[str, Answer]
 ) -> None:
-    async with hosting(answers | {"tool": tools(lambda _: result([task(7)]))}) as host:
+    pressed, told = anyio.Event(), tools()
+
+    async def tool(params: dict[str, Any]) -> dict[str, Any]:
+        await pressed.wait()
+        return await told(params)
+
+    async with hosting(answers | {"tool": tool}) as host:
         await host.open()
-        await host.input(prompt=PROMPT)
-        await host.result(result([task(0).model_copy(update={"quoted_usd": None})]))
+        await host.input(limit=1)
+        await host.result(result([task(0)], prompts=PROMPTS))
         box = await button(host.view, "Vary").bounding_box()
         assert box is not None
         await host.page.mouse.move(box["x"] + 10, box["y"] + box["height"] / 2)
         await host.page.mouse.down()
-        await host.page.evaluate("result => bridge.sendToolResult(result)", result([task(0)]))
+        pressed.set()
         await expect(button(host.view, "Vary $0.05")).to_be_visible()
         await host.page.mouse.up()
         await expect(host.view.get_by_role("dialog", name="One more like this")).to_be_visible()

@@ -13,7 +13,7 @@ from playwright.async_api import FrameLocator, Locator, expect
 from flux2_mcp.server.results.tasks import TaskResult, TaskStatus
 from flux2_mcp.server.tools.answers import REQUESTS_KEY
 from tests.browser.conftest import Open, Shot
-from tests.browser.host import Answer, Host
+from tests.browser.host import Answer, Host, RefusedError
 from tests.support.canned import PROMPTS, picture, price, result, task
 
 pytestmark = pytest.mark.anyio
@@ -145,6 +145,11 @@ async def test_images_stand_under_their_days_with_their_times(hosting: Open, ans
         await host.result(listing(mixed(20)))
         await expect(days.first).to_have_text("Today5 images")
         await expect(cards(host).nth(2)).to_contain_text("11:00 · flex")
+        # A locale and a zone that no browser knows change nothing.
+        await host.page.evaluate("bridge.setHostContext({ ...context, locale: 'en_US', timeZone: 'Mars/Olympus' })")
+        await host.result(listing(mixed(21)))
+        await expect(cards(host)).to_have_count(21)
+        await expect(days.nth(2)).to_contain_text("Wednesday 25 November")
         assert host.wrong == []
 
 
@@ -230,9 +235,11 @@ async def test_images_are_found_by_words_state_variant_and_workspace(hosting: Op
         await view.get_by_role("combobox", name="Workspace").select_option(label="book")
         await expect(cards(host)).to_have_count(1)
         await view.get_by_role("searchbox").fill("no such words")
-        await expect(view.get_by_text("No image fits.")).to_be_visible()
+        await expect(view.get_by_text("No image matches.")).to_be_visible()
         await button(view, "Show all images").click()
         await expect(cards(host)).to_have_count(16)
+        for name in ("Variant", "Workspace"):
+            await expect(view.get_by_role("combobox", name=name)).to_have_value("")
         assert [args for args in host.tools("check_task") if "task_ids" not in args] == []  # all of it was here
         assert host.wrong == []
 
@@ -263,7 +270,7 @@ async def test_where_the_server_has_more_it_is_searched_and_goes_on_behind_the_l
         states = host.view.get_by_role("group", name="By state")
         await expect(states.get_by_role("button")).to_have_text(["All 24", "Ready 23", "Failed 1"])
         await host.view.get_by_role("searchbox").fill("something it knows")
-        await expect(host.view.get_by_text("No image fits.")).to_be_visible()
+        await expect(host.view.get_by_text("No image matches.")).to_be_visible()
         await host.page.clock.run_for(1000)
         await expect(cards(host)).to_have_count(1)  # what the server found is shown, whatever it found it by
         await host.view.get_by_role("searchbox").fill("")
@@ -277,6 +284,89 @@ async def test_where_the_server_has_more_it_is_searched_and_goes_on_behind_the_l
             {"limit": 50, "before": "k8"},
             {"limit": 50, "before": "k16"},
         ]
+        assert host.wrong == []
+
+
+async def test_a_list_that_was_asked_for_by_words_and_a_file_goes_on_with_them_and_keeps_its_note(
+    hosting: Open, answers: dict[str, Answer]
+) -> None:
+    own = {"limit": 50, "query": "fox", "file": "a.png"}
+    down = True
+
+    def part(numbers: range, before: str | None, **more: Any) -> dict[str, Any]:  # noqa: ANN401  # JSON
+        answer = listing([made(number) for number in numbers])
+        answer["structuredContent"] |= {"matched": {"count": 10, "before": before}} | more
+        return answer
+
+    async def tool(params: dict[str, Any]) -> dict[str, Any]:
+        if params["name"] != "check_task":
+            return price(0.05)
+        if down:
+            raise RefusedError(-32000, "Not now.")
+        return part(range(5, 10), "k10") if "before" in params["arguments"] else part(range(0), None, notice="No task.")
+
+    async with hosting(answers | {"tool": tool}, clock=True) as host:
+        await host.page.clock.set_system_time(NOON)
+        await host.open(displayMode="fullscreen")
+        await host.input(query="fox", file="a.png")
+        await host.result(listing([]))
+        await expect(host.view.get_by_role("heading")).to_have_text("No such images")
+        await host.result(part(range(5), "k5", notice="SANDBOX: no money moved."))
+        older, note, words = (
+            button(host.view, "Show older ones"),
+            host.view.locator("#note"),
+            host.view.get_by_role("searchbox"),
+        )
+        await older.click()
+        await expect(host.view.locator("#trouble")).to_contain_text("Not now.")
+        down = False
+        await older.click()  # one failure is not the end of the list
+        await expect(cards(host)).to_have_count(10)
+        await expect(host.view.locator("#trouble")).to_be_hidden()
+        await words.fill("zzz")
+        await host.page.clock.run_for(1000)
+        await expect(older).to_be_hidden()
+        await words.fill("")
+        await expect(cards(host)).to_have_count(10)
+        await expect(older).to_be_visible()
+        await expect(note).to_have_text("SANDBOX: no money moved.")
+        older_ones = own | {"before": "k5"}
+        assert host.tools("check_task") == [older_ones, older_ones, own | {"query": "zzz"}]
+        assert host.wrong == []
+
+
+async def test_what_an_image_costs_is_asked_anew_and_never_taken_from_a_list(
+    hosting: Open, answers: dict[str, Answer]
+) -> None:
+    usd = 0.30
+
+    async def tool(_: dict[str, Any]) -> dict[str, Any]:
+        return price(usd, "invented")
+
+    aged = [made(number, at=NOON).model_copy(update={"quoted_usd": 0.05 + number}) for number in range(2)]
+    failed = made(2, "failed").model_copy(update={"error": "Refused by moderation."})
+    async with hosting(answers | {"tool": tool}, clock=True) as host:
+        answer = listing([*aged, failed])
+        answer["structuredContent"]["sandbox"] = True
+        await host.open()
+        await host.input(limit=50)
+        await host.result(answer)
+        vary = cards(host).nth(0).locator('[data-kind="vary"]')
+        await expect(vary).to_have_text("Vary ")
+        for usd in (0.30, 0.35):  # `tool` reads it
+            cost = f"${usd:.2f}"
+            await vary.dispatch_event("click")
+            panel = host.view.get_by_role("dialog", name="One more like this")
+            await host.page.clock.run_for(1000)
+            await expect(button(panel, f"Vary for {cost}")).to_be_enabled()
+            await expect(panel.get_by_role("status")).to_have_text(
+                f"Costs {cost}, and never more. The sandbox made this price up."
+            )
+            await host.page.keyboard.press("Escape")
+        # Where no money moves, nothing is charged.
+        await expect(cards(host).nth(2)).to_contain_text("Refused by moderation. Would not be charged.")
+        await button(cards(host).nth(0), "Request").click()
+        await expect(host.view.get_by_role("dialog")).to_contain_text("quoted $0.05, would charge $0.05")
         assert host.wrong == []
 
 
@@ -382,9 +472,10 @@ async def test_the_larger_size_says_what_it_does_and_costs(hosting: Open, answer
         larger = cards(host).nth(0).get_by_role("button", name="Upscale to 2k $0.07", exact=True)
         await expect(larger).to_be_visible()
         assert "Draws this image again at 2k" in (await larger.get_attribute("title") or "")
-        # Asked once a variant, not once an image.
+        # Asked once for each kind of image, not once an image.
         await cards(host).nth(1).hover()
-        assert len(host.tools("check_pricing")) == 1
+        asked = [(args["action"], args["output_resolution"]) for args in host.tools("check_pricing")]
+        assert asked == [("text_to_image", "1k"), ("remix_image", "2k")]
         assert host.wrong == []
 
 

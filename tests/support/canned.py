@@ -117,9 +117,10 @@ def refusal(words: str) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": words}], "isError": True}
 
 
-def price(usd: float | None) -> dict[str, Any]:
+def price(usd: float | None, source: str = "live") -> dict[str, Any]:
     """What check_pricing answers, as far as the gallery reads it."""
-    return {"content": [], "structuredContent": {"estimate": {"usd": usd}}}
+    one = {"model": "flux-2-pro-text-to-image", "usd": usd}
+    return {"content": [], "structuredContent": {"prices": [one | {"source": source}], "estimate": one}}
 
 
 def picture(number: int, ratio: str = "1:1") -> dict[str, str]:

@@ -55,14 +55,12 @@ function nearest(wanted) {
   return ["1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3"].reduce((best, name) => (off(name) < off(best) ? name : best));
 }
 const keyOf = (args) => priced(args.variant, args.source_images ? "remix_image" : "text_to_image", args.output_resolution || "1k");
+/** What it costs now. Where nobody can be asked: what the last answer said; null, where there was none. */
 async function priceOf(args) {
-  const key = keyOf(args);
-  if (prices.has(key)) return prices.get(key);
-  if (!host.can.serverTools) return null;
-  const [variant, action, output_resolution] = key.split(" ");
-  try {
-    const result = await callTool("check_pricing", { variant, action, output_resolution });
-    if (!result.isError) prices.set(key, num(obj(obj(result.structuredContent).estimate).usd));
+  const key = keyOf(args), [variant, action, output_resolution] = key.split(" ");
+  if (host.can.serverTools) try {
+    const result = await callTool("check_pricing", { variant, action, output_resolution }), data = result.isError ? null : body(result, "prices"), { usd, model } = obj(obj(data).estimate);
+    if (data) prices.set(key, { usd: num(usd), made_up: data.prices.map(obj).some((one) => one.model === model && one.source === "invented") });
   } catch { /* then it is not known, and said so */ }
   return prices.get(key) ?? null;
 }
@@ -73,14 +71,15 @@ function offers(card) {
   return ["remix", asked_for(card.id) ? "vary" : null, longest < 1600 && resolution(card.id) !== "2k" ? "large" : null].filter(Boolean);
 }
 
-/** What a larger one costs is asked once for each variant, when its button comes into sight. */
+/** What the buttons cost that need no words is asked once for each kind of image, when they come into sight. */
 const looked = new Set();
-async function priced_large(card) {
-  if (!offers(card).includes("large")) return;
-  const args = argsFor("large", card, ""), key = keyOf(args);
-  if (looked.has(key)) return;
-  looked.add(key);
-  if (await priceOf(args) !== null) for (const one of cards) paint(one);
+async function price_labels(card) {
+  for (const kind of offers(card)) {
+    const args = argsFor(kind, card, ""), key = keyOf(args);
+    if (KINDS[kind].ask || looked.has(key) || prices.has(key)) continue;
+    looked.add(key);
+    if (await priceOf(args)) for (const one of cards) paint(one);
+  }
 }
 
 /** The second step of a button that spends: says what, for how much, and waits for its own click. No form: hosts' sandboxes stop them. */
@@ -120,7 +119,7 @@ function arm(card, kind) {
       const { isError } = await request("ui/message", { role: "user", content: [{ type: "text", text }] });
       if (isError) throw new Error("The host did not take the message.");
       $("panel").close(); say("Asked in the chat.");
-      if (card) { card.hint = "Asked in the chat"; paint(card); } else { $("note").textContent = "Asked in the chat."; $("note").hidden = false; }
+      if (card) { card.hint = "Asked in the chat"; paint(card); } else note("Asked in the chat.");
     } catch (error) { chat.disabled = false; fail(error.message, true); }
   }
   async function spend() {
@@ -135,7 +134,7 @@ function arm(card, kind) {
     if (!body(result)) return fail(said(result) || "The server refused.", false);
     for (const task of body(result).tasks) made.add(str(obj(task).task_id));
     $("panel").close(); $("box").close();
-    arrived(result, wanted, true);
+    arrived(result, wanted, true); noted(body(result));
     const fresh = cards.find((one) => made.has(one.id));
     if (fresh && !fits(fresh)) reset();
     if (fresh) step(fresh);
@@ -145,8 +144,8 @@ function arm(card, kind) {
   for (const field of [words, most]) field?.addEventListener("input", ripe);
   over(sheet, words ?? sheet);
   Promise.all([priceOf(argsFor(kind, card, "")), pause(ARMED_AFTER)]).then(([found]) => {
-    usd = found; ready = true; most.hidden = usd !== null;
-    cost.textContent = usd === null ? "Its price is not known here. The most it may cost, in USD:" : `Costs ${money(usd)}, and never more.`;
+    usd = found?.usd ?? null; ready = true; most.hidden = usd !== null;
+    cost.textContent = usd === null ? "Its price is not known here. The most it may cost, in USD:" : `Costs ${money(usd)}, and never more.${found.made_up ? " The sandbox made this price up." : ""}`;
     ripe(); render();
   });
 }

@@ -11,7 +11,7 @@ const run = new Set();                      // ids of the tasks that the bar is 
 const tasks = new Map();                    // task id -> the task as last told; `open` while there is something to wait for
 const requests = new Map();                 // task id -> the arguments it was asked with, where known
 const made = new Set();                     // ids of tasks that were asked for here
-const prices = new Map();                   // "variant action resolution" -> USD an image, or null
+const prices = new Map();                   // "variant action resolution" -> { usd: an image's, or null; made_up: by the sandbox }
 
 function asked(args) {
   if (tasks.size || (input && args.task_ids)) return;   // the echo of a call of ours
@@ -19,12 +19,13 @@ function asked(args) {
   ghosts = str(args.prompt) ? Math.min(8, Math.max(1, num(args.count) ?? 1)) : 0;
   render();
 }
-function body(result) {
-  if (Array.isArray(obj(result.structuredContent).tasks)) return result.structuredContent;
+/** The data of a tool's result: what has a list of this name. */
+function body(result, name = "tasks") {
+  if (Array.isArray(obj(result.structuredContent)[name])) return result.structuredContent;
   for (const block of list(result.content)) {           // some hosts drop the structured form: the same stands in a text
     if (str(obj(block).text).startsWith("{")) try {
       const data = JSON.parse(block.text);
-      if (Array.isArray(data.tasks)) return data;
+      if (Array.isArray(data[name])) return data;
     } catch { /* words that begin with a brace */ }
   }
   return null;
@@ -41,7 +42,7 @@ function arrived(result, args, first = false) {
   const unfinished = list(obj(obj(data.next_action).arguments).task_ids);   // also those that are done but not on disk yet
   const ids = [];
   for (const each of data.tasks.map(obj)) {
-    const id = str(each.task_id), before = tasks.get(id), task = { ...each, open: OPEN.has(each.status) || unfinished.includes(id) };
+    const id = str(each.task_id), before = tasks.get(id), task = { ...each, sandbox: data.sandbox === true, open: OPEN.has(each.status) || unfinished.includes(id) };
     if (!id) continue;
     ids.push(id);
     if (before?.status === "completed" && OPEN.has(task.status)) continue;    // an older answer that was overtaken
@@ -52,17 +53,20 @@ function arrived(result, args, first = false) {
     }
     const known = Object.hasOwn(told, id) ? obj(told[id]) : requests.get(id) ?? (str(obj(args).prompt) ? args : null);
     if (known) requests.set(id, known);
-    if (num(task.quoted_usd) !== null && known) prices.set(priced(task.variant, task.action, resolution(id)), task.quoted_usd);
+    // The answer to a generate tells a price of now. What a list has may be of any age.
+    if (num(task.quoted_usd) !== null && str(obj(args).prompt)) prices.set(priced(task.variant, task.action, resolution(id)), { usd: task.quoted_usd });
     if (before?.open && !task.open) announce(id, task);
   }
   place(ids, first);
   if (!openIds().length) run.clear();
-  $("note").textContent = str(data.notice); $("note").hidden = !str(data.notice);
   trouble("");
   render();
   look();
   return ids;
 }
+/** Above the images: what was said with the host's result or a generate. A look, a page or a search does not change it. */
+function noted(data) { if (data) note(str(data.notice)); }
+function note(words) { $("note").textContent = words; $("note").hidden = !words; }
 function place(ids, first) {
   const fresh = [];
   for (const id of ids) {
@@ -158,7 +162,7 @@ function fits(card, state = filter.state) {
     && (!words || found.has(card.id) || [prompt(card.id), card.id, place_of(picture(card))].some((text) => text.toLowerCase().includes(words)));
 }
 function question() {
-  const { status, since, workspace } = obj(input), all = { status: STATUS[filter.state] ?? status, since, workspace: filter.folder || workspace, query: filter.words };
+  const { status, since, workspace, query, file } = obj(input), all = { status: STATUS[filter.state] ?? status, since, workspace: filter.folder || workspace, query: filter.words || query, file };
   return { limit: PAGE, ...Object.fromEntries(Object.entries(all).filter(([, value]) => value)) };
 }
 function counted(data) {
@@ -180,7 +184,7 @@ async function load() {
     cursors.set(key, str(obj(data.matched).before));
     const ids = arrived(result, null);
     if (asking.query === filter.words) for (const id of ids) found.add(id);
-  } catch (error) { cursors.set(key, ""); trouble(error.message || "The server can't be asked for more."); }
+  } catch (error) { trouble(error.message || "The server can't be asked for more."); }
   $("more").disabled = false; render();
 }
 let typing = 0;
@@ -213,10 +217,8 @@ function paintTools() {
   ]) {
     const select = $(name), options = ["", ...[...new Set(values)].filter(Boolean).sort()], key = options.join("\n");
     select.hidden = options.length < 3 && !filter[name];
-    if (select.key === key) continue;
-    select.key = key;
-    select.replaceChildren(...options.map((value) => h("option", { value, title: value }, value ? label(value) : every)));
-    select.value = filter[name];
+    if (select.key !== key) select.replaceChildren(...options.map((value) => h("option", { value, title: value }, value ? label(value) : every)));
+    select.key = key; select.value = filter[name];
   }
 }
 $("again").onclick = () => { trouble(""); look(); };

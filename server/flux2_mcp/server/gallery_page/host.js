@@ -63,7 +63,7 @@ const callTool = (name, args) => request("tools/call", { name, arguments: args }
 const hears = {
   "ui/notifications/tool-input-partial": (params) => asked(obj(params.arguments)),
   "ui/notifications/tool-input": (params) => asked(obj(params.arguments)),
-  "ui/notifications/tool-result": (params) => { counted(body(params)); arrived(params, tasks.size ? null : input, tasks.size > 0); },
+  "ui/notifications/tool-result": (params) => { counted(body(params)); arrived(params, tasks.size ? null : input, tasks.size > 0); noted(body(params)); },
   "ui/notifications/tool-cancelled": (params) => cancelled(str(params.reason)),
   "ui/notifications/host-context-changed": (params) => dress(params),
 };
@@ -88,7 +88,7 @@ function dress(context) {
   const root = document.documentElement, { theme, styles, availableDisplayModes, displayMode, locale } = host.context;
   if (theme === "light" || theme === "dark") root.dataset.theme = theme;
   root.dataset.mode = str(displayMode);
-  if (str(locale)) host.locale = locale;
+  try { if (str(locale) && new Intl.DateTimeFormat(locale)) host.locale = locale; } catch { /* no locale that is known here */ }
   try { host.zone = new Intl.DateTimeFormat(undefined, { timeZone: str(host.context.timeZone) || undefined }).resolvedOptions().timeZone; } catch { /* no zone that is known here */ }
   for (const [name, value] of Object.entries(obj(obj(styles).variables))) {
     if (/^--(color|font|border|shadow)-[a-z0-9-]+$/.test(name) && str(value)) root.style.setProperty(name, value);

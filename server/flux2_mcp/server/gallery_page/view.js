@@ -7,7 +7,7 @@ function card(id, index) {
   me.what = h("p", { class: "what" }); me.left = h("span"); me.right = h("span"); me.warn = h("p", { class: "warn" });
   me.acts = h("div", { class: "acts", role: "group" });
   me.story = h("div");
-  me.el = h("li", { class: "card", onfocusin: () => { current = me; rove(); priced_large(me); }, onpointerenter: () => priced_large(me) },
+  me.el = h("li", { class: "card", onfocusin: () => { current = me; rove(); price_labels(me); }, onpointerenter: () => price_labels(me) },
     me.pic, h("div", { class: "under" }, me.what, h("div", { class: "meta" }, me.left, me.right), me.warn, me.story), me.acts);
   me.el.card = me;
   sight.observe(me.el);
@@ -27,7 +27,7 @@ function paint(card) {
   card.name.textContent = `Image ${at} of ${order.length}: ${card.url ? "" : `${words} `}`;
   card.img.alt = card.url ? describe(card) : "";
   card.state.textContent = card.lost ? "No preview" : loads ? "Loading" : card.url ? "" : state;
-  card.detail.textContent = card.lost ? (place_of(image) ? "The file is on disk." : card.lost) : failed || open ? str(task.error) + (task.status === "failed" ? " Not charged." : "") : "";
+  card.detail.textContent = card.lost ? (place_of(image) ? "The file is on disk." : card.lost) : failed || open ? str(task.error) + (task.status !== "failed" ? "" : task.sandbox ? " Would not be charged." : " Not charged.") : "";
   card.detail.hidden = !card.detail.textContent;
   card.clock.hidden = !open; clock(card);
   card.what.textContent = words; card.what.title = words; card.what.hidden = !words || (!listed() && common());
@@ -39,7 +39,7 @@ function paint(card) {
   card.story.replaceChildren(...(card.told ? [story(card)] : []));
   card.acts.setAttribute("aria-label", `Image ${at}: actions`);
   paintActs(card.acts, card);
-  if (alone) priced_large(card);
+  if (alone) price_labels(card);
   if (shown === card) paintLarge();
   want(card);
 }
@@ -59,7 +59,7 @@ function paintActs(place, card) {
     if (focused) place.querySelector(`[data-kind="${focused}"]`)?.focus();
   }
   for (const kind of kinds) {                          // in its place: a button that is pressed while its price comes still does what it says
-    const usd = prices.get(keyOf(argsFor(kind, card, ""))) ?? null, cost = place.querySelector(`[data-kind="${kind}"]`).lastChild;
+    const usd = prices.get(keyOf(argsFor(kind, card, "")))?.usd ?? null, cost = place.querySelector(`[data-kind="${kind}"]`).lastChild;
     cost.textContent = usd === null ? "" : money(usd); cost.hidden = usd === null;
   }
 }
@@ -72,7 +72,7 @@ function facts(card) {
     ["Shape", [str(was.aspect_ratio), str(was.output_resolution)].filter(Boolean).join(", ")],
     ["Sources", sources.map((one) => str(one) || [str(obj(one).source), str(obj(one).sent)].filter(Boolean).join(": ")).join("\n"), true],
     ["Size", [size(image), bytes === null ? "" : bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`].filter(Boolean).join(", ")], ["Made", at(task.completed_at ?? task.created_at)],
-    ["Price", [num(task.quoted_usd) === null ? "" : `quoted ${money(task.quoted_usd)}`, num(task.charged_usd) === null ? "" : `charged ${money(task.charged_usd)}`].filter(Boolean).join(", ")],
+    ["Price", [num(task.quoted_usd) === null ? "" : `quoted ${money(task.quoted_usd)}`, num(task.charged_usd) === null ? "" : `${task.sandbox ? "would charge" : "charged"} ${money(task.charged_usd)}`].filter(Boolean).join(", ")],
     ["Task", card.id, true], ["Workspace", folder(card.id), true], ["Saved", str(image.saved), true], ["Note", str(image.note)], ["File", str(image.path), true], ["URL until", image.url ? at(image.expires_at) : ""],
   ].filter(([, value]) => value);
 }
@@ -118,7 +118,7 @@ function render() {
     for (const card of cards) paint(card);
   }
   const count = ghosts || cards.length;
-  const none = answered && !count, some = obj(input).status || obj(input).since || obj(input).workspace || obj(input).task_ids;
+  const none = answered && !count, some = ["status", "since", "workspace", "query", "file", "task_ids"].some((name) => obj(input)[name]);
   for (const [name, is] of Object.entries({ none, one: count === 1, many: count > 1 })) $("main").classList.toggle(name, is);
   $("start").hidden = !none; $("make").hidden = none;
   const words = cards.length ? (!lists && common() ? prompt(cards[0].id) : "") : str(obj(input).prompt);
@@ -199,7 +199,7 @@ async function show(card) {
   shown = card; current = card;
   $("large").alt = describe(card);
   if (card.big || card.url) $("large").src = card.big || card.url; else $("large").removeAttribute("src");
-  paintLarge(); priced_large(card);
+  paintLarge(); price_labels(card);
   if (!card.big) try { card.big = await read(card.id, card.index, LARGE); if (shown === card) $("large").src = card.big; } catch { card.big = card.url; }
 }
 function paintLarge() {
