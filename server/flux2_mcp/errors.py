@@ -37,8 +37,9 @@ from typing import ClassVar, Self, TypeVar
 
 NOTHING_SENT = "Nothing was sent and nothing was charged."
 NOTHING_CHARGED = "Nothing was charged."
-GET_A_KEY = "flux2-mcp login, or RUNAPI_API_KEY with a key from runapi.ai"
-"""How to get a key; it ends a sentence or stands after a colon."""
+LOGIN = "flux2-mcp login"
+GET_A_KEY = f"{LOGIN}, or RUNAPI_API_KEY with a key from runapi.ai"
+"""How to get a key; it ends a sentence or stands after a colon. `LOGIN` alone stands where a person has a terminal and one line."""
 
 
 MAX_SHOWN_CHARS = 64

@@ -13,6 +13,7 @@ import pytest
 from flux2_mcp.cli import doctor_checks, doctor_hosts
 from flux2_mcp.cli.doctor_checks import Check
 from flux2_mcp.cli.invocation import Invocation
+from flux2_mcp.errors import LOGIN
 from flux2_mcp.hosts.plan import Machine
 from flux2_mcp.hosts.table import host
 from tests.support.journals import intent, new
@@ -52,7 +53,7 @@ async def test_a_key_is_called_wrong_only_where_runapi_says_so(front: Front, tmp
         front.rule = constantly(BALANCE, reply)
         key = (await seen(front, tmp_path))["key"]
         found.append((key.status, key.mend))
-    assert found == [("fail", doctor_checks.LOGIN), ("note", None)]
+    assert found == [("fail", LOGIN), ("note", None)]
 
 
 @pytest.mark.parametrize(("mode", "told"), [(0o640, True), (0o604, True), (0o600, False), (0o400, False)])

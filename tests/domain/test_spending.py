@@ -40,8 +40,11 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
         yield home
 
 
-def group(name: str | None, tasks: int, quoted: str, charged: str, **more: int) -> SpendingGroup:
-    given: dict[str, Any] = {"failed": 0, "open": 0, "unquoted": 0} | more
+PRO_MODEL, FLEX_MODEL = "flux-2-pro-text-to-image", "flux-2-flex-text-to-image"
+
+
+def group(name: str | None, tasks: int, quoted: str, charged: str, *models: str, **more: int) -> SpendingGroup:
+    given: dict[str, Any] = {"failed": 0, "open": 0, "unquoted": 0, "models": frozenset(models)} | more
     return SpendingGroup(name=name, tasks=tasks, quoted_usd=Decimal(quoted), charged_usd=Decimal(charged), **given)
 
 
@@ -60,14 +63,16 @@ async def test_what_was_charged_stands_beside_what_was_quoted(home: Home) -> Non
     await made(journal, "k5", Event.ACCEPTED, Event.FAILED, usd="0.05")  # whatever it says: free
     await made(journal, "k6", Event.REFUSED)
     found = await journal.history.spending(SpendingBy.WORKSPACE, None)
-    assert found == (group("/work", 6, "0.30", "0.091", failed=2, open=2),)
+    assert found == (group("/work", 6, "0.30", "0.091", PRO_MODEL, failed=2, open=2),)
 
 
 async def test_without_a_quote_only_the_charge_counts(home: Home) -> None:
     journal = home.journal()
     await new(journal, intent("k", usd=None))
     await steps(journal, "k", *DONE, usd="0.30")
-    assert await journal.history.spending(SpendingBy.WORKSPACE, None) == (group("/work", 1, "0", "0.30", unquoted=1),)
+    assert await journal.history.spending(SpendingBy.WORKSPACE, None) == (
+        group("/work", 1, "0", "0.30", PRO_MODEL, unquoted=1),
+    )
 
 
 async def test_variants_and_workspaces_come_with_the_dearest_first(home: Home) -> None:
@@ -76,12 +81,12 @@ async def test_variants_and_workspaces_come_with_the_dearest_first(home: Home) -
     await made(journal, "k2", *DONE, usd="0.14", request=FLEX, workspace="/b")
     await made(journal, "k3", *DONE, usd="0.05", workspace="/b")
     assert await journal.history.spending(SpendingBy.VARIANT, None) == (
-        group("flex", 1, "0.05", "0.14"),
-        group("pro", 2, "0.10", "0.10"),
+        group("flex", 1, "0.05", "0.14", FLEX_MODEL),
+        group("pro", 2, "0.10", "0.10", PRO_MODEL),
     )
     assert await journal.history.spending(SpendingBy.WORKSPACE, None) == (
-        group("/b", 2, "0.10", "0.19"),
-        group(None, 1, "0.05", "0.05"),
+        group("/b", 2, "0.10", "0.19", PRO_MODEL, FLEX_MODEL),
+        group(None, 1, "0.05", "0.05", PRO_MODEL),
     )
 
 
@@ -116,8 +121,11 @@ async def test_many_small_charges_sum_up_to_the_cent(home: Home) -> None:
 
 
 def test_a_total_is_the_sum_of_its_groups_and_of_none_nothing() -> None:
-    groups = (group("a", 3, "0.10", "0.05", failed=1, open=1), group(None, 2, "0.20", "0.30", unquoted=2))
-    assert total(groups) == group(None, 5, "0.30", "0.35", failed=1, open=1, unquoted=2)
+    groups = (
+        group("a", 3, "0.10", "0.05", PRO_MODEL, failed=1, open=1),
+        group(None, 2, "0.20", "0.30", FLEX_MODEL, unquoted=2),
+    )
+    assert total(groups) == group(None, 5, "0.30", "0.35", PRO_MODEL, FLEX_MODEL, failed=1, open=1, unquoted=2)
     assert total(()) == group(None, 0, "0", "0")
 
 

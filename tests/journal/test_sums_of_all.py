@@ -70,6 +70,7 @@ async def test_what_has_not_ended_and_is_not_listed_is_reached_by_the_next_actio
     (tmp_path / "failed").mkdir()
     failed = task_results.generation(await listed(tmp_path / "failed", 1, (State.FAILED,)))
     assert (len(failed.tasks), failed.status, failed.next_action) == (1, "failed", None)
+    assert "2 tasks match: 2 failed; 1 of them is shown." in task_results.words(failed)
 
 
 async def test_no_next_action_names_more_tasks_than_a_call_takes(tmp_path: Path) -> None:
@@ -93,14 +94,17 @@ async def test_what_is_listed_whole_says_nothing_of_a_part(tmp_path: Path, limit
 async def test_the_sums_are_of_what_matched(tmp_path: Path) -> None:
     outcome = await listed(tmp_path, 1, (State.FAILED, State.SUBMITTED))
     assert outcome.matched == TaskMatches(
-        states={State.FAILED: 2, State.SUBMITTED: 1}, quoted_usd=Decimal("0.15"), charged_usd=Decimal(0)
+        states={State.FAILED: 2, State.SUBMITTED: 1},
+        quoted_usd=Decimal("0.15"),
+        charged_usd=Decimal(0),
+        models=frozenset({"flux-2-pro-text-to-image"}),
     )
     async with journals.opened(tmp_path / "home") as home:
         journal = home.journal(account=outcome.tasks[0].record.account)
         late = await journal.history.matched(TaskFilter(since=AT + timedelta(minutes=20), workspace="/work"))
         assert (late.tasks, late.charged_usd) == (3, Decimal("0.15"))
         assert (await journal.history.matched(TaskFilter(workspace="/elsewhere"))) == TaskMatches(
-            states={}, quoted_usd=None, charged_usd=None
+            states={}, quoted_usd=None, charged_usd=None, models=frozenset()
         )
         running = await journal.history.matched(TaskFilter(states=[State.SUBMITTED]))
         assert (running.quoted_usd, running.charged_usd) == (Decimal("0.05"), None)

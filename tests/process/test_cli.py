@@ -47,7 +47,7 @@ from flux2_mcp.settings import Settings, from_env
 from tests.process.conftest import Here
 from tests.support.sandboxed import TLS
 from tests.support.stdio import patched
-from tests.support.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, on_terminal, serving
+from tests.support.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, known, on_terminal, serving
 
 SCREEN_LINES = 24
 TALL = {"": 40, "generate": 40, "remix": 40}
@@ -89,13 +89,15 @@ def test_a_url_is_shown_where_it_is_asked_for_and_never_the_sandboxes_own_that_d
             here("generate", "a red fox", "--save-to", "made/", *more, **env)[1].splitlines()
             for more in ((), ("--verbose",))
         ]
+        saved, kept, _, url, _ = shown[1]
+        assert only_image(json.loads(here("tasks", "--limit", "1", "--json", **env)[1]))["url"] == url.strip()
     assert [len(lines) for lines in shown] == [3, 5]
     assert shown[0][2] == "completed, quoted $0.05, charged $0.05"
-    saved, kept, _, url, _ = shown[1]
     assert Path(saved).parent == tmp_path / "made"
     assert Path(kept).parent == tmp_path / "home/images"
     assert url.startswith(f"  {env['RUNAPI_BASE_URL']}/results/")
-    assert "http" not in here("generate", "a red fox", "--verbose")[1]
+    for prompt in ("a red fox", "a red fox [sandbox:corrupt]"):  # with a file, and without
+        assert "http" not in here("generate", prompt, "--verbose")[1] + here("tasks", "--json")[1]
 
 
 def test_what_is_not_on_disk_is_shown_with_its_url_the_only_way_to_it(here: Here, tmp_path: Path) -> None:
@@ -162,22 +164,12 @@ def test_json_is_the_tools_structured_form_and_the_same_key_is_the_same_task(
 
     assert (done.returncode, done.stderr) == (0, "")
     printed = json.loads(done.stdout)
-    assert only_image(printed).keys() >= {"url", "expires_at"}  # the tool names them only where no file is
-    for name in ("url", "expires_at"):
-        del only_image(printed)[name]
     assert known(printed) == anyio.run(tool)
-
-
-def known(data: Any) -> Any:  # noqa: ANN401  # any JSON value
-    """Data without what is null or empty, which a tool leaves out."""
-    if isinstance(data, dict):
-        return {name: known(value) for name, value in data.items() if value not in (None, [])}
-    return [known(value) for value in data] if isinstance(data, list) else data
 
 
 def test_an_earlier_result_is_remixed_as_often_as_asked(here: Here) -> None:
     first = json.loads(here("generate", "a red fox in snow", "--json")[1])
-    code, out, _ = here("generate", "at night", "--source", only_image(first)["url"], "--count", "2", "--json")
+    code, out, _ = here("generate", "at night", "--source", only_image(first)["path"], "--count", "2", "--json")
     made = json.loads(out)
     assert code == 0
     assert {(task["status"], task["model"]) for task in made["tasks"]} == {("completed", "flux-2-pro-remix-image")}

@@ -34,11 +34,7 @@ def aged(env: dict[str, str], task: dict[str, Any], days: int) -> None:
 
 
 def test_tasks_lists_what_was_made_with_its_files_and_filters_it(here: Here, tmp_path: Path) -> None:
-    assert here("tasks") == (
-        0,
-        "Nothing was made yet, or nothing that matches. flux2-mcp generate makes the first.\n",
-        "",
-    )
+    assert here("tasks") == (0, "There are no tasks yet. flux2-mcp generate makes the first.\n", "")
     fox = made(here, "a red fox in snow, and so many words that no line of a list could ever hold them")
     assert here("generate", "a wolf [sandbox:moderation]")[0] == 7
     head, wolf, wolf_id, why, first, fox_id, file = here("tasks")[1].splitlines()
@@ -54,7 +50,9 @@ def test_tasks_lists_what_was_made_with_its_files_and_filters_it(here: Here, tmp
     assert part[-1] == f"1 of 2; all 2 would charge $0.05. Older ones: --before {wolf_id.strip()}"
     only = json.loads(here("tasks", "--status", "completed", "--json")[1])
     assert [task["task_id"] for task in only["tasks"]] == [fox["task_id"]]
-    assert json.loads(here("tasks", "--since", "2030-01-01", "--json")[1])["tasks"] == []
+    none = "No task matches status 'failed', since '2030-01-01T00:00:00Z'."
+    assert here("tasks", "--since", "2030-01-01", "--status", "failed") == (0, f"{none}\n", "")
+    assert none in json.loads(here("tasks", "--since", "2030-01-01", "--status", "failed", "--json")[1])["notice"]
     assert json.loads(here("tasks", "--workspace", str(tmp_path / "other"), "--json")[1])["tasks"] == []
     code, _, err = here("tasks", "--since", "soon")
     assert code == 4
@@ -134,21 +132,21 @@ def test_tasks_are_found_by_their_prompt_or_by_a_file_and_a_list_says_how_it_goe
     here: Here, tmp_path: Path
 ) -> None:
     made = (
-        ("A red FOX", "--save-to", "fox.jpg", "--json"),
         ("an owl", "--variant", "max", "--aspect-ratio", "1:1", "--json"),
+        ("A red FOX", "--save-to", "fox.jpg", "--json"),
     )
-    fox, owl = (json.loads(here("generate", *words)[1])["tasks"][0]["task_id"] for words in made)
+    owl, fox = (json.loads(here("generate", *words)[1])["tasks"][0]["task_id"] for words in made)
     (tmp_path / "fox.jpg").rename(tmp_path / "other.jpg")
-    for found in (
-        here("tasks", "--query", "fox"),
-        here("tasks", "--file", "other.jpg"),
-        here("tasks", "--before", owl),
+    for found, wanted in (
+        (here("tasks", "--query", "fox"), (True, False)),
+        (here("tasks", "--file", "other.jpg"), (True, False)),
+        (here("tasks", "--before", fox), (False, True)),
     ):
         assert found[0] == 0
-        assert (fox in found[1], owl in found[1]) == (True, False)
+        assert (fox in found[1], owl in found[1]) == wanted
     listed = here("tasks", "--limit", "1")[1]
-    assert f"1 of 2; all 2 would charge $0.35. Older ones: --before {owl}" in listed
+    assert f"1 of 2; all 2 would charge $0.35. Older ones: --before {fox}" in listed
     assert "The sandbox made up the price of max" in listed
-    assert "The sandbox made up the price of max" in here("spend", "--by", "variant")[1]
+    assert "The sandbox made up the price of max" in here("spend")[1]
     assert "made up" not in here("tasks", "--query", "fox")[1]
     assert here("tasks", "--file", "gone.jpg")[0] == 4

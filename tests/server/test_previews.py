@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from mcp.client.client import Client
@@ -23,6 +26,9 @@ from tests.support.journals import intent, new, opened
 pytestmark = pytest.mark.anyio
 
 
+URL = "https://cdn.example/red.png"
+
+
 async def delivered(settings: Settings, folder: Path, count: int, saved: str | None = None) -> list[Path]:
     """So many tasks with the ids `task-0` and so on, each with an image of 600 x 600 pixels, and a copy where one is named."""
     files = [folder / f"{number}.png" for number in range(count)]
@@ -35,7 +41,7 @@ async def delivered(settings: Settings, folder: Path, count: int, saved: str | N
             )
             (entry,) = await new(journal, intent(f"k{number}"), at=at)
             entry = await journal.tasks.apply(entry, Event.ACCEPTED, TaskChange(at=at, task_id=f"task-{number}"))
-            entry = await journal.tasks.apply(entry, Event.COMPLETED, TaskChange(at=at))
+            entry = await journal.tasks.apply(entry, Event.COMPLETED, TaskChange(at=at, image_urls=(URL,)))
             await journal.tasks.apply(entry, Event.DELIVERED, TaskChange(at=at, images=(image,)))
     return files
 
@@ -83,9 +89,31 @@ async def test_an_image_has_one_link_to_the_file_that_is_there(
         copy.write_bytes(file.read_bytes())
     elif there == "nothing":
         file.unlink()
-    links = [block for block in (await checked(sandbox_settings, 1)).content if isinstance(block, ResourceLink)]
+    result = await checked(sandbox_settings, 1)
+    links = [block for block in result.content if isinstance(block, ResourceLink)]
     expected = {"a copy": copy.as_uri(), "the file": file.as_uri(), "nothing": "flux2://images/task-0"}
     assert [str(link.uri) for link in links] == [expected[there]]
+    assert isinstance(result.structured_content, dict)
+    [[image]] = [task["images"] for task in result.structured_content["tasks"]]
+    assert ("url" in image, "expires_at" in image) == (there == "nothing", there == "nothing")
+
+
+async def test_no_disk_is_asked_in_the_event_loop_for_the_files_of_an_answer(
+    sandbox_settings: Settings, tmp_path: Path
+) -> None:
+    (file,) = await delivered(sandbox_settings, tmp_path, 1)
+    asked: list[str] = []
+
+    def look(frame: FrameType, event: str, called: object) -> None:
+        if event == "c_call" and called is os.stat:
+            asked.extend(str(value) for value in frame.f_locals.values())
+
+    sys.setprofile(look)  # of this thread, which is the event loop's
+    try:
+        await checked(sandbox_settings, 1)
+    finally:
+        sys.setprofile(None)
+    assert str(file) not in asked
 
 
 async def test_all_previews_of_a_result_together_take_at_most_60_kb(sandbox_settings: Settings, tmp_path: Path) -> None:

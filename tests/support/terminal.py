@@ -106,3 +106,10 @@ def serving(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.
             yield process, dict(zip(("RUNAPI_BASE_URL", "RUNAPI_API_KEY"), values, strict=True))
         finally:
             process.kill()
+
+
+def known(data: Any) -> Any:  # noqa: ANN401  # any JSON value
+    """Data without what is null or empty, which a tool leaves out."""
+    if isinstance(data, dict):
+        return {name: known(value) for name, value in data.items() if value not in (None, [])}
+    return [known(value) for value in data] if isinstance(data, list) else data

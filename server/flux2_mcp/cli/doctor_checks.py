@@ -18,13 +18,12 @@ from pydantic import BaseModel
 from flux2_mcp import __version__
 from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.engine.backend import Backend, account_name
-from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError, TransportError
+from flux2_mcp.errors import LOGIN, AuthenticationError, Flux2Error, SettingsError, TransportError
 from flux2_mcp.journal.records import Health, Inspection
 from flux2_mcp.runapi.causes import CERTIFICATES
 from flux2_mcp.runapi.key_file import config_file
 from flux2_mcp.settings import Settings
 
-LOGIN = "flux2-mcp login"
 SALVAGE = "flux2-mcp doctor --salvage"
 ELSEWHERE = "export FLUX2_HOME=/a/folder/with/room"
 PATIENCE_SECONDS = 8.0

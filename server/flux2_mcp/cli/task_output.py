@@ -17,11 +17,10 @@ from flux2_mcp.cli.output import own_words, usd
 from flux2_mcp.cli.terminal_images import Draw
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.waiting import Outcome, Progress
-from flux2_mcp.errors import ServiceError, TaskFailedError, shortened
+from flux2_mcp.errors import LOGIN, ServiceError, TaskFailedError, shortened
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import (
     MAX_SHOWN_URL_CHARS,
-    SANDBOX_NOTICE,
     STATUSES,
     GenerationResult,
     TaskResult,
@@ -32,8 +31,8 @@ FAILED = {State.FAILED, State.REJECTED, State.UNDELIVERED, State.UNKNOWN}
 """The states of tasks that have ended without an image on disk."""
 COLORS = {"completed": "green", "failed": "red"}
 LATER = "The next flux2-mcp that runs goes on with it: sends what was not taken yet, brings the files to disk."
-DRAWN_NOTICE = f"SANDBOX: drawn on this machine, NOT FLUX.2 images. Real ones: {output.PROGRAM} login"
-"""What the sandbox's notice is for a person who reads it below each image: one line of a terminal."""
+DRAWN_NOTICE = f"SANDBOX: drawn on this machine, NOT FLUX.2 images. Real ones: {LOGIN}."
+"""What the sandbox's notice is for a person who reads it below each image: one line of a terminal of 80 columns."""
 ELLIPSIS = "..."
 NO_CANCEL = "Stopped waiting. RunAPI has no cancel: what was sent runs on, and is charged when it completes."
 
@@ -44,7 +43,7 @@ def waiting_on(*ids: str) -> str:
 
 
 no_picture_option = click.option("--no-picture", is_flag=True, help="Show no pictures in the terminal.")
-verbose_option = click.option("--verbose", is_flag=True, help="Print each image's URL and every file of it, too.")
+verbose_option = click.option("--verbose", is_flag=True, help="Print each image's URL and all its files.")
 
 
 def tell(outcome: Outcome, again: str | None, *, as_json: bool, verbose: bool, env: Mapping[str, str] | None) -> int:
@@ -61,9 +60,14 @@ def tell(outcome: Outcome, again: str | None, *, as_json: bool, verbose: bool, e
     draw = terminal_images.drawer(env) if terminal and env is not None else None
     # Each picture stands above its own file.
     width = shutil.get_terminal_size().columns if terminal and draw is None and not verbose else None
-    words = partial(_words, again=again, draw=draw, verbose=verbose, width=width)
-    output.tell(task_results.generation(outcome, urls=True), words, as_json=as_json)
+    words = partial(_words, remarks=task_results.remarks(outcome), again=again, draw=draw, verbose=verbose, width=width)
+    output.tell(generation(outcome), words, as_json=as_json)
     return exit_code(outcome)
+
+
+def generation(outcome: Outcome) -> GenerationResult:
+    """Return a command's result. The sandbox's own URLs end with the command, so it has none."""
+    return task_results.generation(outcome, with_url=lambda _: not outcome.sandbox)
 
 
 def exit_code(outcome: Outcome) -> int:
@@ -116,7 +120,15 @@ def bar(share: float) -> str:
     return drawn
 
 
-def _words(result: GenerationResult, again: str | None, draw: Draw | None, *, verbose: bool, width: int | None) -> str:
+def _words(
+    result: GenerationResult,
+    remarks: Sequence[str],
+    again: str | None,
+    draw: Draw | None,
+    *,
+    verbose: bool,
+    width: int | None,
+) -> str:
     """Format the result for a person: the files first, then the costs.
 
     Several images are a table where it fits into `width` columns. None: no table, as a pipe's reader wants whole paths.
@@ -129,15 +141,14 @@ def _words(result: GenerationResult, again: str | None, draw: Draw | None, *, ve
         lines = [
             line
             for task in result.tasks
-            for line in (*_drawn(task, draw), *_files(task, result, verbose=verbose), *_remarks(task))
+            for line in (*_drawn(task, draw), *_files(task, verbose=verbose), *_remarks(task))
         ]
     lines.append(_sum(result))
     if result.next_action is not None:
         ids = result.next_action.arguments["task_ids"]
         lines += [LATER, waiting_on(*ids), *([again] if again else [])]
-    if result.notice:
-        lines.append(own_words(result.notice).replace(SANDBOX_NOTICE, DRAWN_NOTICE))
-    return "\n".join(lines)
+    lines += [DRAWN_NOTICE] if result.sandbox else []
+    return "\n".join([*lines, *map(own_words, remarks)])
 
 
 def _drawn(task: TaskResult, draw: Draw | None) -> list[str]:
@@ -149,7 +160,7 @@ def _drawn(task: TaskResult, draw: Draw | None) -> list[str]:
     return [picture for picture in shown if picture is not None]
 
 
-def _files(task: TaskResult, result: GenerationResult, *, verbose: bool) -> list[str]:
+def _files(task: TaskResult, *, verbose: bool) -> list[str]:
     """Return the file of each image of a task, and below it what it is."""
     lines = []
     for image in task.images:
@@ -158,8 +169,8 @@ def _files(task: TaskResult, result: GenerationResult, *, verbose: bool) -> list
         if files:
             size = f"{image.width} x {image.height} px, {(image.size_bytes or 0) / 1000:.0f} kB"
             lines.append(f"  {size}, {_price(task)}, task {task.task_id}")
-        # The sandbox's own URL dies with this command. An image that is not on disk can be had by its URL alone.
-        if image.url and not result.sandbox and (verbose or not files):
+        # An image that is not on disk can be had by its URL alone.
+        if image.url and (verbose or not files):
             lines.append(f"  {shortened(image.url, MAX_SHOWN_URL_CHARS)}")
     return lines
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import click
 
-from flux2_mcp.cli import browser, output
+from flux2_mcp.cli import browser, output, task_output
 from flux2_mcp.cli.completion import complete_ids
 from flux2_mcp.cli.output import usd
 from flux2_mcp.engine.pruning import PrunePlan
@@ -25,6 +26,7 @@ MAX_TASKS = 1000
 MAX_PROMPT_CHARS = 48
 """The maximum number of characters of a prompt in a list."""
 MEGA = 1_000_000
+NOTHING = f"There are no tasks yet. {output.PROGRAM} generate makes the first."
 NO_VIEWER = (
     "No viewer on this machine opened it. Copy the file to where one is,\n"
     f"or look at it in a browser: {output.PROGRAM} gallery."
@@ -86,15 +88,24 @@ def tasks(
             )
 
     outcome = output.run(work, stopped="Stopped.")
-    output.tell(task_results.generation(outcome, urls=True), partial(listed, outcome=outcome), as_json=as_json)
+    filters = {
+        "status": status,
+        "since": None if since is None else task_results.stamp(since),
+        "workspace": folder,
+        "query": query,
+        "file": file,
+        "before": before,
+    }
+    given = {name: value for name, value in filters.items() if value is not None}
+    outcome = replace(outcome, nothing=task_results.none_matches(given) if given else NOTHING)
+    output.tell(task_output.generation(outcome), partial(listed, outcome=outcome), as_json=as_json)
 
 
 def listed(result: GenerationResult, outcome: Outcome) -> str:
     """Format the list: a line for each task, and below it its id and its files."""
-    notice = [output.own_words(text) for text in (outcome.notice, task_results.invented(outcome)) if text]
+    remarks = [output.own_words(text) for text in task_results.remarks(outcome)]
     if not result.tasks:
-        nothing = f"Nothing was made yet, or nothing that matches. {output.PROGRAM} generate makes the first."
-        return "\n".join([nothing, *notice])
+        return "\n".join(remarks)
     rows = [("MADE", "STATUS", "MODEL", "WOULD CHARGE" if result.sandbox else "CHARGED", "PROMPT")]
     blocks = []
     for task, report in zip(result.tasks, outcome.tasks, strict=True):
@@ -112,7 +123,7 @@ def listed(result: GenerationResult, outcome: Outcome) -> str:
             click.style(head, bold=True),
             *(text for line, block in zip(lines, blocks, strict=True) for text in (line, *block)),
             *rest,
-            *notice,
+            *remarks,
         ]
     )
 

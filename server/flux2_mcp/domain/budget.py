@@ -192,7 +192,7 @@ class SpendingGroup:
 
     `failed` tasks were quoted and cost nothing. The charge of `open` tasks is not known: they run, or RunAPI never said
     it. `unquoted` tasks had no price when they were made; only their charge is counted. `name` is the day (ISO 8601),
-    the variant or the folder; None for tasks without one.
+    the variant or the folder; None for tasks without one. `models` are the known models of these tasks.
     """
 
     name: str | None
@@ -202,6 +202,7 @@ class SpendingGroup:
     unquoted: int
     quoted_usd: Decimal
     charged_usd: Decimal
+    models: frozenset[str]
 
 
 def total(groups: Iterable[SpendingGroup]) -> SpendingGroup:
@@ -215,4 +216,5 @@ def total(groups: Iterable[SpendingGroup]) -> SpendingGroup:
         unquoted=sum(group.unquoted for group in found),
         quoted_usd=sum((group.quoted_usd for group in found), Decimal(0)),
         charged_usd=sum((group.charged_usd for group in found), Decimal(0)),
+        models=frozenset[str]().union(*(group.models for group in found)),
     )

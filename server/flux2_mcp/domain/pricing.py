@@ -80,6 +80,12 @@ def _known(book: PriceBook, model: Model, output_resolution: str) -> Iterator[_S
             yield schedule.dearest_cents / CENTS, book.source, schedule.as_of
 
 
+def unpublished(models: Iterable[str]) -> set[str]:
+    """The variants of those of these models whose price nobody publishes. An unknown model has no variant."""
+    known = (catalog.models().get(model) for model in models)
+    return {model.variant for model in known if model is not None and not model.published_cents}
+
+
 def invented(variants: Collection[str]) -> str | None:
     """A sentence about the prices of these variants, which the sandbox made up; None if there are none."""
     return INVENTED.format(variants=", ".join(sorted(variants))) if variants else None

@@ -136,11 +136,15 @@ ANY = TaskFilter()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMatches:
-    """Sums over all tasks that match, listed or not. Amounts are USD; None: no matching task has a known amount."""
+    """Sums over all tasks that match, listed or not, and the known models that made them.
+
+    Amounts are USD; None: no matching task has a known amount.
+    """
 
     states: Mapping[State, int]
     quoted_usd: Decimal | None
     charged_usd: Decimal | None
+    models: frozenset[str]
 
     @property
     def tasks(self) -> int:

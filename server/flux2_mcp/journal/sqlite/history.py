@@ -11,6 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup
 from flux2_mcp.domain.lifecycle import MADE, State
 from flux2_mcp.domain.models import StoredImage
@@ -36,6 +37,8 @@ QUOTED, CHARGED = (
     for amount in ("quoted", "charged")
 )
 """NULL if a broken record holds no valid amount: one amount that overflows SQLite's integers would break every sum."""
+MODELS = "json_group_array(DISTINCT model) FILTER (WHERE model IN (SELECT value FROM json_each(:models)))"
+"""Of a group of tasks. A broken record may hold anything instead of a model's name."""
 MATCHES = (
     "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
     f" AND (:states IS NULL OR {STATE} IN (SELECT value FROM json_each(:states)))"
@@ -109,9 +112,10 @@ class SqliteHistory:
         charged = f"iif({IS_UNPAID}, 0, {CHARGED})"
         sql = (
             f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
-            f" count({charged}) AS known_charges, sum({charged}) AS charged FROM task WHERE {MATCHES} GROUP BY 1"
+            f" count({charged}) AS known_charges, sum({charged}) AS charged, {MODELS} AS models"
+            f" FROM task WHERE {MATCHES} GROUP BY 1"
         )
-        found = database.read(sql, matching(self._file.account, wanted))
+        found = database.read(sql, matching(self._file.account, wanted) | _known_models())
 
         def total(amount: str, known: str) -> Decimal | None:
             return (
@@ -124,6 +128,7 @@ class SqliteHistory:
             states={State(row["state"]): row["tasks"] for row in found},
             quoted_usd=total("quoted", "known_quotes"),
             charged_usd=total("charged", "known_charges"),
+            models=frozenset(model for row in found for model in json.loads(row["models"])),
         )
 
     def _spending(self, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
@@ -133,7 +138,7 @@ class SqliteHistory:
             f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
             f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
             f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
-            f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged FROM task"
+            f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged, {MODELS} AS models FROM task"
             f" WHERE account = :account AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
         )
         return tuple(
@@ -145,9 +150,12 @@ class SqliteHistory:
                 unquoted=row["unquoted"],
                 quoted_usd=Decimal(row["quoted"]) / task_rows.MICROS,
                 charged_usd=Decimal(row["charged"]) / task_rows.MICROS,
+                models=frozenset(json.loads(row["models"])),
             )
             for row in database.read(
-                sql, {"account": self._file.account, "since": None if since is None else since.timestamp()}
+                sql,
+                {"account": self._file.account, "since": None if since is None else since.timestamp()}
+                | _known_models(),
             )
         )
 
@@ -170,6 +178,11 @@ def matching(account: str, wanted: TaskFilter) -> dict[str, Value]:
         "query": wanted.query,
         "sha256": wanted.sha256,
     }
+
+
+def _known_models() -> dict[str, Value]:
+    """The value of `MODELS`."""
+    return {"models": json.dumps(list(catalog.models()))}
 
 
 def _still_used(paths: Sequence[str], database: Database) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from flux2_mcp.domain import budget, catalog, pricing
+from flux2_mcp.domain import budget, pricing
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums, total
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.engine.account import AccountInfo
@@ -107,9 +107,7 @@ def spend(
 ) -> SpendResult:
     """Make the result of `flux2-mcp spend`. `day` is what the daily cap counts; `notice` is the journal's."""
     sandbox = settings.mode == "sandbox"
-    unpublished = {model.variant for model in catalog.models().values() if not model.published_cents}
-    named = {group.name or "" for group in found} if sandbox and by is SpendingBy.VARIANT else set()
-    invented = pricing.invented(unpublished & named)
+    invented = pricing.invented(pricing.unpublished(total(found).models)) if sandbox else None
     closed = (
         None
         if day.lost is None

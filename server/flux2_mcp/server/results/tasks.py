@@ -7,7 +7,7 @@ known is left out of the data that a tool answers with.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, SkipValidation
 
-from flux2_mcp.domain import budget, catalog, pricing
+from flux2_mcp.domain import budget, pricing
 from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, State
 from flux2_mcp.domain.models import SourceImage, StoredImage
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport
@@ -33,7 +33,7 @@ JOINED_NOTICE = "An identical call was made before and its result not yet seen, 
 MAX_PROMPT_CHARS, MAX_LINE_PROMPT_CHARS = 160, 60
 """The maximum length of a prompt in the data, and in a task's line in words."""
 NO_URL: Final = {"url": None, "expires_at": None}
-"""A signed URL is long and dies in a week, and is of use only where no file is."""
+"""Of an image that is answered without its URL: a signed URL is long and dies in a week."""
 MAX_SHOWN_URL_CHARS = 2048
 """The maximum length of a URL in a text; signed URLs have about 1,500 characters. The structured result is not cut."""
 
@@ -151,14 +151,21 @@ def image_uri(ident: str) -> str:
     return f"flux2://images/{ident}"
 
 
-def generation(outcome: Outcome, *, urls: bool = False) -> GenerationResult:
+def files_there(outcome: Outcome) -> frozenset[str]:
+    """Return the places of these tasks' images where a file is now. Sync; call from a thread: a disk may hang."""
+    images = (image for report in outcome.tasks for image in report.record.images)
+    places = (place for image in images for place in (image.saved, image.path) if place is not None)
+    return frozenset(place for place in places if Path(place).is_file())
+
+
+def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = lambda _: True) -> GenerationResult:
     """Make the result of `generate` and `check_task`.
 
     Args:
         outcome: The outcome of the call.
-        urls: Whether to give an image's address although its file is there.
+        with_url: Whether to give an image's address.
     """
-    tasks = [task(report, urls=urls) for report in outcome.tasks]
+    tasks = [task(report, with_url=with_url) for report in outcome.tasks]
     # A task whose image can't be fetched is left out, because another check is useless. Its error says what to do.
     unended = {
         record.task_id or record.key: None
@@ -169,13 +176,6 @@ def generation(outcome: Outcome, *, urls: bool = False) -> GenerationResult:
     matched = None if outcome.matched is None else _matched(outcome.matched, outcome)
     statuses = [result.status for result in tasks] if matched is None else list(matched.by_status)
     status = _overall(statuses)
-    notices = [
-        SANDBOX_NOTICE if outcome.sandbox else None,
-        invented(outcome),
-        JOINED_NOTICE if outcome.joined else None,
-        None if tasks else outcome.nothing,
-        outcome.notice,
-    ]
     quoted, charged = (
         (
             _total(report.record.quoted_usd for report in outcome.tasks),
@@ -187,7 +187,7 @@ def generation(outcome: Outcome, *, urls: bool = False) -> GenerationResult:
     return GenerationResult(
         status=status,
         sandbox=outcome.sandbox,
-        notice=together(notices) or None,
+        notice=together([SANDBOX_NOTICE if outcome.sandbox else None, *remarks(outcome)]) or None,
         tasks=tasks,
         matched=matched,
         quoted_usd=quoted,
@@ -211,14 +211,30 @@ def _matched(matches: TaskMatches, outcome: Outcome) -> MatchedResult:
     )
 
 
-def invented(outcome: Outcome) -> str | None:
-    """Return the sentence about prices that the sandbox made up, if one is among these tasks'."""
-    models = (catalog.models().get(report.record.request.model) for report in outcome.tasks if outcome.sandbox)
-    return pricing.invented({model.variant for model in models if model is not None and not model.published_cents})
+def remarks(outcome: Outcome) -> list[str]:
+    """Return what there is to say of all tasks together, beside that the sandbox made them, in sentences."""
+    listed = {report.record.request.model for report in outcome.tasks}
+    models = listed if outcome.matched is None else outcome.matched.models
+    return list(
+        filter(
+            None,
+            [
+                pricing.invented(pricing.unpublished(models)) if outcome.sandbox else None,
+                JOINED_NOTICE if outcome.joined else None,
+                None if outcome.tasks else outcome.nothing,
+                outcome.notice,
+            ],
+        )
+    )
 
 
-def task(report: TaskReport, *, urls: bool = False) -> TaskResult:
-    """Make the result of one task. `urls` as in `generation`."""
+def none_matches(filters: Mapping[str, str]) -> str:
+    """Return the sentence for a list that is empty because of its filters: their values by their names."""
+    return f"No task matches {', '.join(f'{name} {shortened(value)!r}' for name, value in filters.items())}."
+
+
+def task(report: TaskReport, *, with_url: Callable[[ImageResult], bool] = lambda _: True) -> TaskResult:
+    """Make the result of one task. `with_url` as in `generation`."""
     record = report.record
     error = report.error or (
         trouble(report.trouble) if report.trouble is not None and record.state.unfinished else None
@@ -230,7 +246,7 @@ def task(report: TaskReport, *, urls: bool = False) -> TaskResult:
         variant=record.request.variant,
         model=record.request.model,
         action=record.request.action,
-        images=_images(record, urls=urls),
+        images=[image if with_url(image) else image.model_copy(update=NO_URL) for image in _images(record)],
         sources=[SourceResult(source=source.given, sent=_sent(source)) for source in record.request.sources],
         quoted_usd=number(record.quoted_usd),
         charged_usd=number(_charged(record)),
@@ -298,7 +314,8 @@ def _all_lines(result: GenerationResult) -> list[str]:
     if matched is not None:
         each = ", ".join(f"{count} {status}" for status, count in matched.by_status.items())
         older = f' For older ones, call check_task with the same filters and before: "{matched.before}".'
-        shown = f"; {matched.shown} are shown" if matched.shown < matched.count else ""
+        verb = "1 of them is" if matched.shown == 1 else f"{matched.shown} are"
+        shown = f"; {verb} shown" if matched.shown < matched.count else ""
         lines.append(f"{_tasks(matched.count)} {each}{shown}.{older if matched.before else ''}")
     quoted = "unknown" if result.quoted_usd is None else _dollars(result.quoted_usd)
     charged = cost(result.charged_usd, sandbox=result.sandbox)
@@ -364,17 +381,12 @@ def _charged(record: TaskRecord) -> Decimal | None:
     return Decimal(0) if record.state in {State.FAILED, State.REJECTED} else record.charged_usd
 
 
-def _images(record: TaskRecord, *, urls: bool) -> list[ImageResult]:
+def _images(record: TaskRecord) -> list[ImageResult]:
     finished = record.completed_at if record.image_urls or record.images else None
     expires_at = None if finished is None else stamp(finished + RESULT_LIFETIME)
     # A later poll of a task may return fewer URLs than the task had images.
     both = zip_longest(record.image_urls, record.images)
-    each = [_image(record, url, file, expires_at) for url, file in both]
-    return each if urls else [image.model_copy(update=NO_URL) if _is_there(image) else image for image in each]
-
-
-def _is_there(image: ImageResult) -> bool:
-    return any(Path(place).is_file() for place in (image.saved, image.path) if place is not None)
+    return [_image(record, url, file, expires_at) for url, file in both]
 
 
 def _image(record: TaskRecord, url: str | None, file: StoredImage | None, expires_at: str | None) -> ImageResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -48,7 +48,10 @@ async def generation(context: ToolContext, outcome: Outcome, *, preview: bool, m
     """
     if (made := _OUTCOMES.get()) is not None:
         made.append(outcome)
-    result, form = task_results.generation(outcome), client_of(context)
+    # A folder of the user may be on a disk that hangs, and the other calls have to go on.
+    there = await anyio.to_thread.run_sync(task_results.files_there, outcome, abandon_on_cancel=True)
+    result = task_results.generation(outcome, with_url=lambda image: there.isdisjoint((image.saved, image.path)))
+    form = client_of(context)
     ready = [(image, report) for report in outcome.tasks for image in report.record.images]
     seen: list[ContentBlock] = []
     if preview and form.preview is not None:
@@ -65,7 +68,7 @@ async def generation(context: ToolContext, outcome: Outcome, *, preview: bool, m
             seen.append(
                 ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=MIME_TYPES[form.preview])
             )
-    links: list[ContentBlock] = [_link(image, report) for image, report in ready] if form.links else []
+    links: list[ContentBlock] = [_link(image, report, there) for image, report in ready] if form.links else []
     answered = both_forms(result, task_results.words(result, previews=len(seen)))
     if not form.structured and (guidance := task_results.guidance(result, previews=len(seen))):
         links.append(TextContent(type="text", text="\n".join(guidance)))  # the data has no place for it
@@ -93,10 +96,10 @@ def outcomes() -> Iterator[list[Outcome]]:
         _OUTCOMES.reset(token)
 
 
-def _link(image: StoredImage, report: TaskReport) -> ResourceLink:
-    """Return the link to an image: to its file, if that is there, or else to our resource."""
+def _link(image: StoredImage, report: TaskReport, there: Collection[str]) -> ResourceLink:
+    """Return the link to an image: to its file, if that is `there`, or else to our resource."""
     places = [Path(place) for place in (image.saved, image.path) if place is not None]
-    file = next((place for place in places if place.is_file()), None)
+    file = next((place for place in places if str(place) in there), None)
     uri = image_uri(report.record.task_id or report.record.key) if file is None else file.as_uri()
     return ResourceLink(
         type="resource_link",

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from flux2_mcp.domain import times
 from flux2_mcp.engine.waiting import MAX_IDS
-from flux2_mcp.errors import InvalidRequestError, Problem, shortened
+from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import GenerationResult, TaskStatus
 from flux2_mcp.server.tools import answers
@@ -73,6 +73,5 @@ async def check_task(
             on_progress=on_progress,
         )
     if given:
-        sought = ", ".join(f"{name} {shortened(value)!r}" for name, value in given.items())
-        outcome = replace(outcome, nothing=f"No task matches {sought}.")
+        outcome = replace(outcome, nothing=task_results.none_matches(given))
     return await answers.generation(context, outcome, preview=bool(task_ids))
