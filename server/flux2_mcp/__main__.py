@@ -51,7 +51,8 @@ def _command(argv: list[str]) -> int:
 def _serve() -> int:
     # Before the server runs, nothing is open that has to be closed.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, _: sys.exit(128 + signum))
+        # An exception that is raised while a module loads may be taken for an error of that module.
+        signal.signal(number, lambda signum, _: os._exit(128 + signum))
     try:
         source, sink = _claimed()
     except OSError:

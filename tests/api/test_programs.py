@@ -62,12 +62,12 @@ print(os.getpid(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=Tru
 sys.stdin.read()
 """
 INTERRUPTED = """
-import os, signal, threading
+import os, signal, threading, time
 from flux2_mcp import Flux2Client
 with Flux2Client() as client:
     def interrupt():
         while not client.tasks.recent(status="processing"):
-            pass
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt).start()
     try:

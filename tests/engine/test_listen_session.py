@@ -22,11 +22,13 @@ from flux2_mcp.settings import Settings
 from tests.support import journals
 from tests.support.recorded import Play, Recorded, answer
 from tests.support.services import (
+    CREATE,
     FETCH,
     POLL,
     Counted,
     Front,
     Reply,
+    Rule,
     Seen,
     always,
     constantly,
@@ -51,9 +53,20 @@ EXPIRED = Reply(404, b'{"error": "Not found"}')
 
 @pytest.fixture
 async def front(tmp_path: Path) -> AsyncIterator[Front]:
-    # A task that ends before the session is open has no event: a slow one takes half a second here.
     async with fronted(tmp_path, speed=60.0) as front:
+        front.rule = heard(front)
         yield front
+
+
+def heard(front: Front) -> Rule:
+    """No task is made before a session is open: one that ended before would have no event."""
+
+    async def rule(seen: Seen) -> Reply | None:
+        if seen.is_(CREATE):
+            await until(lambda: front.count(OPEN) > front.count(CLOSE))
+        return await through(seen)
+
+    return rule
 
 
 def never(*_: object, **__: object) -> tuple[PollTime, ...]:
@@ -139,6 +152,7 @@ async def test_every_call_of_it_passes_the_gate_that_the_limiter_stands_at(front
 async def test_nobody_listens_for_a_task_with_a_callback_of_its_own_or_unasked(
     front: Front, tmp_path: Path, more: dict[str, Any]
 ) -> None:
+    front.rule = through
     async with opened(front.settings(tmp_path, listen=bool(more)), timing=TIMING) as service:
         assert (await made(service, request=more)).tasks[0].record.state is State.DELIVERED
     assert not any(front.count(kind) for kind in LISTEN)
@@ -150,7 +164,8 @@ async def test_nobody_listens_for_a_task_with_a_callback_of_its_own_or_unasked(
 async def test_an_expired_session_is_followed_by_a_new_one_from_the_beginning(front: Front, tmp_path: Path) -> None:
     front.rule = always(EVENTS, Reply(200, b'{"events": []}'), EXPIRED)
     async with opened(listening(front, tmp_path), **QUIET) as service:
-        assert (await made(service, SLOW)).tasks[0].record.state is State.DELIVERED
+        await made(service, STUCK, wait=0)
+        await until(lambda: front.count(EVENTS) > 2)
     assert front.count(OPEN) == 2
     assert [seen.what for seen in front.seen if seen.is_(EVENTS)][2].endswith("last_id=0")
 
@@ -182,7 +197,7 @@ async def test_trouble_of_the_network_ends_nothing(
     front.rule = always(OPEN, *replies, then=always(EVENTS, *replies))
     async with opened(listening(front, tmp_path), **QUIET) as service:
         await made(service, STUCK, wait=0)
-        await until(lambda: front.count(EVENTS) > len(replies))
+        await until(lambda: front.count(EVENTS) > len(replies))  # from now on there is a session
         assert (await made(service, SLOW)).tasks[0].record.state is State.DELIVERED
     assert refused(caplog) == 0
 

@@ -91,10 +91,10 @@ async def test_a_task_whose_work_breaks_unforeseen_harms_no_other_and_is_tried_a
     def connect(base_url: str, key: str | None) -> RunApi:
         api = RunApi(base_url, key, version="0")
 
-        async def get(action: Action, task_id: str) -> RemoteTask:
+        async def get(action: Action, task_id: str, **more: Any) -> RemoteTask:  # noqa: ANN401  # as RunApi.get
             if broken and any(task.id == task_id and "bad" in task.body["prompt"] for task in front.tasks()):
                 raise KeyError(task_id)
-            return await api.get(action, task_id)
+            return await api.get(action, task_id, **more)
 
         return around(api, get=get)
 

@@ -238,7 +238,7 @@ def test_entries_of_the_folder_are_looked_at_though_their_hosts_are_not_on_the_m
 
 def test_a_start_that_is_late_is_said_with_what_makes_it_faster(doctor: Doctor, home: Path) -> None:
     program = json.loads(entry_of(home).read_text())["mcpServers"]["flux-2"]["command"]
-    status, detail, mend = doctor.looked_at("cursor", program, late_seconds=0.0)
+    status, detail, mend = doctor.looked_at("cursor", program, late_seconds=0.0, max_seconds=120.0)
     assert (status, detail.endswith("; late for a first turn")) == ("note", True)
     assert mend is not None
     assert shlex.split(mend)[:4] == [sys.executable, "-m", "compileall", "-q"]
@@ -269,7 +269,7 @@ def test_a_server_that_ends_or_babbles_fails_in_one_line(doctor: Doctor, home: P
     path = entry_of(home, command=str(broken))
     # What a shell would have set is not there: a host that was not started from one hands on no more than this.
     env = {"PATH": "/a/shells/own", "RUNAPI_API_KEY": WRONG_KEY, "RUNAPI_BASE_URL": "http://127.0.0.1:9"}
-    assert doctor.looked_at("cursor", str(broken), env)[:2] == (
+    assert doctor.looked_at("cursor", str(broken), env, max_seconds=60.0)[:2] == (
         "fail",
         f"flux-2 in {path}: it does not start: {words}",
     )
@@ -278,7 +278,10 @@ def test_a_server_that_ends_or_babbles_fails_in_one_line(doctor: Doctor, home: P
 def test_a_program_that_can_not_be_started_fails(doctor: Doctor, home: Path) -> None:
     gone = str(home / "flux2-mcp")
     path = entry_of(home, command=gone)
-    assert doctor.looked_at("cursor", gone)[:2] == ("fail", f"flux-2 in {path}: it does not start: {os.strerror(2)}")
+    assert doctor.looked_at("cursor", gone, max_seconds=60.0)[:2] == (
+        "fail",
+        f"flux-2 in {path}: it does not start: {os.strerror(2)}",
+    )
 
 
 def test_a_copy_that_will_not_last_fails_with_how_to_install_it(

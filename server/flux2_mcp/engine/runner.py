@@ -121,11 +121,15 @@ class TaskRunner:
             self._wake.set()
 
     def without_callback(self) -> frozenset[str]:
-        """Return the keys of this process's tasks at RunAPI that were made without a callback address."""
+        """Return the keys of this process's tasks that have no result yet and were made without a callback address.
+
+        Those that are about to be sent count: a short task may end before a session is open that was begun after it.
+        """
         return frozenset(
             key
             for key, leased in self._leased.items()
-            if leased.record.state in AT_RUNAPI and not (leased.record.request.callback_url or leased.record.push_url)
+            if leased.record.state in BEFORE_RESULT
+            and not (leased.record.request.callback_url or leased.record.push_url)
         )
 
     def leased(self, key: str) -> LeasedTask | None:
