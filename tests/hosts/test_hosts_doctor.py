@@ -148,6 +148,29 @@ def test_a_key_in_clear_in_a_projects_file_fails_and_the_command_takes_it_out(do
     assert doctor("cursor").failing == []
 
 
+@pytest.mark.parametrize(
+    ("env", "strange"),
+    [
+        ({"PYTHONPATH": "./x", "FLUX2_LOG": "error"}, "PYTHONPATH"),
+        ({"RUNAPI_BASE_URL": "${NOTHING:-https://127.0.0.1:9}"}, "RUNAPI_BASE_URL"),
+    ],
+)
+def test_an_entry_of_the_folder_that_could_run_its_code_or_send_the_key_elsewhere_is_not_started(
+    doctor: Doctor, tmp_path: Path, env: dict[str, str], strange: str
+) -> None:
+    doctor.run("install", "cursor", "--scope", "project")
+    path, ran = tmp_path / "project/.cursor/mcp.json", tmp_path / "ran"
+    (tmp_path / "project/x").mkdir()
+    (tmp_path / "project/x/sitecustomize.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    held = json.loads(path.read_text())
+    held["mcpServers"]["flux-2"]["env"] = env
+    path.write_text(json.dumps(held))
+    assert doctor("cursor")("cursor") == (
+        "note", f"flux-2 in {path} sets {strange}, so it was not started", f"vi +1 {path}"
+    )  # fmt: skip
+    assert not ran.exists()
+
+
 def hanging(folder: Path) -> str:
     """A program of our name that says nothing."""
     path = folder / "flux2-mcp"

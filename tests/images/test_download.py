@@ -344,6 +344,18 @@ async def test_a_small_copy_is_kept_from_the_pixels_that_are_decoded_anyway(deli
     assert list(folder.iterdir()) == [kept]
 
 
+async def test_a_small_copy_that_cannot_be_made_costs_no_image(
+    delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    Image.init()
+    monkeypatch.setitem(Image.SAVE, "JPEG", refuse)  # where Pillow keeps its writers
+    delivery.host.pages["/1.png"] = Page(PNG)
+    assert Path((await delivery("/1.png")).path).read_bytes() == PNG
+
+
 @pytest.mark.parametrize("name", GOOD)
 async def test_an_image_comes_to_disk_whole_under_its_own_name_and_alone(delivery: Delivery, name: str) -> None:
     data, mime_type, suffix = GOOD[name]

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flux2_mcp.domain.models import Save, StoredImage
 from flux2_mcp.images import decode, workspace
@@ -63,6 +64,14 @@ def test_four_of_the_largest_pictures_at_once_take_the_memory_of_one_and_none_is
     most, left = map(int, told.stdout.split())
     assert most < MOST_MIB
     assert left < LEFT_MIB
+
+
+@pytest.mark.parametrize(("mode", "scaled"), [("RGB", True), ("RGBA", False), ("P", False)])
+def test_only_pixels_that_are_scaled_without_a_second_copy_of_all_are_scaled_on_the_way(
+    tmp_path: Path, mode: str, scaled: bool
+) -> None:
+    Image.new(mode, (64, 64)).save(path := tmp_path / "a.png")
+    assert (decode.check_and_scale(path, 16)[1] is not None) == scaled
 
 
 def wait_for(room: PixelLimit, waiting: int) -> None:

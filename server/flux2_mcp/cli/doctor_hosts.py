@@ -16,6 +16,7 @@ import anyio
 
 from flux2_mcp.cli.doctor_checks import Check, fail, note, ok
 from flux2_mcp.cli.output import PROGRAM
+from flux2_mcp.domain.variables import VARIABLES
 from flux2_mcp.errors import Flux2Error, HostFileError, SettingsError
 from flux2_mcp.hosts import entry, files
 from flux2_mcp.hosts.editors.jsonc import Object
@@ -25,7 +26,7 @@ from flux2_mcp.hosts.switches import elsewhere
 from flux2_mcp.hosts.table import SCOPES, TABLE, Host, Scope
 from flux2_mcp.runapi import key_file
 from flux2_mcp.runapi.key_file import config_file
-from flux2_mcp.settings import from_env
+from flux2_mcp.settings import BASE_URL, from_env
 
 MAX_START_SECONDS = 5.0
 """The maximum wait for a server to start, unless the user states another, seconds. Hosts wait longer, but a person waits for
@@ -137,7 +138,13 @@ async def _entry(
     if (wrong := _wrong(row, machine, scope, where, file, name, standing, command)) is not None:
         return fail(row.name, *wrong)
     folder = machine.workspace if scope == "project" else None
-    env = _inherited(machine.env) | entry.environment(row, standing, machine.env)
+    given = entry.environment(row, standing, machine.env)
+    if scope == "project" and (strange := _strange(given, machine.env)):
+        line = entry.EDITORS[row.format].line(file.text or "", row.servers, name)
+        return note(
+            row.name, f"{where} sets {', '.join(strange)}, so it was not started", _editor(machine.env, line, path)
+        )
+    env = _inherited(machine.env) | given
     try:
         # The server would start in spite of unusable settings, and name them in its answers. So they are checked here.
         from_env(env, key_file.read(config_file(env)))
@@ -176,6 +183,19 @@ def _wrong(
         what = ", ".join(f"{switch} in {held}" for switch, held in switches)
         return f"{where} is switched off by {what}", _editor(machine.env, None, switches[0][1])
     return None
+
+
+def _strange(given: Mapping[str, str], env: Mapping[str, str]) -> list[str]:
+    """Return the names of what a project's entry sets and a host would ask the user about.
+
+    A cloned repository may hold the entry: variables that are not the server's can make Python run code from there, and
+    another address would get the user's key.
+    """
+    own = {variable.name for variable in VARIABLES}
+    places = {"", BASE_URL, env.get("RUNAPI_BASE_URL")}
+    return [
+        name for name, value in given.items() if name not in own or (name == "RUNAPI_BASE_URL" and value not in places)
+    ]
 
 
 def _literals(row: Host, standing: Object) -> list[str]:

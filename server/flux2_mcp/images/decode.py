@@ -96,7 +96,7 @@ def check(path: Path, *, max_pixels: int = MAX_PIXELS) -> CheckedImage:
 def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | None]:
     """As `check`, and the picture as `normal` has it, scaled down: its pixels are in hand.
 
-    It is None for rare kinds of pixels, whose scaled form takes a second copy of all of them.
+    It is None for all kinds of pixels but plain RGB: their scaled form takes a second copy of all of them.
 
     Args:
         path: The file.
@@ -110,7 +110,7 @@ def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | Non
         with _translated():
             image, exif, profile = _loaded(file, header)
         small = None
-        if image.mode in {"RGB", "RGBA"} and "transparency" not in image.info:
+        if image.mode == "RGB" and "transparency" not in image.info:
             with suppress(Exception):  # the image counts, not its copy
                 small = _upright(_scaled(image, longest), exif, profile)
         return _checked(header, exif), small

@@ -140,7 +140,8 @@ def _place(part: Path, final: Path, small: Image | None) -> None:
     """Give the file its name. A small copy of it is kept, so that a gallery need not decode it again."""
     part.replace(final)
     if small is not None:
-        thumbnails.keep(final, final.parent.with_name(thumbnails.FOLDER), thumbnails.encoded(small))
+        with suppress(decode.PictureError):  # the image counts, not its copy
+            thumbnails.keep(final, final.parent.with_name(thumbnails.FOLDER), thumbnails.encoded(small))
 
 
 def _unpack(part: Path, coding: str, max_bytes: int) -> None:
