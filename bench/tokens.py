@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,31 @@ PROMPT = "[sandbox:instant] A photorealistic studio portrait of an astronaut hol
 TASKS = 10
 MOST = {"hero": 2400, "ten tasks": 12_000, "list_variants": 7000, "check_pricing": 2000}
 """Bytes of a result, all its forms and links together, its previews apart."""
-HOSTS = {"claude-code": "Claude Code", "codex": "Codex", "gemini": "Gemini CLI", "opencode": "opencode", "copilot": "Copilot CLI"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a host passes to its model, beside what its row in `clients.py` says.
+
+    Attributes:
+        host: Its name.
+        text: False if it drops the text of a result that has structured content.
+        data: False if structured content never reaches the model.
+    """
+
+    host: str
+    text: bool = True
+    data: bool = True
+
+
+HOSTS = {
+    "claude-code": Shown("Claude Code", text=False),
+    "codex": Shown("Codex"),
+    "gemini": Shown("Gemini CLI", data=False),
+    "opencode": Shown("opencode", data=False),
+    "copilot": Shown("Copilot CLI"),
+}
+"""By the part of a client's name that its row has."""
 
 Result = Mapping[str, Any]
 
@@ -47,12 +72,12 @@ def data(result: Result) -> int:
     return size(result["structuredContent"]) if "structuredContent" in result else 0
 
 
-def shown(result: Result, row: Client) -> int:
-    """Bytes of what a host of this row shows its model."""
+def shown(result: Result, host: Shown, row: Client) -> int:
+    """Bytes of what a host shows its model."""
     has_data = "structuredContent" in result
     return (
-        (data(result) if row.data else 0)
-        + (texts(result) if row.text or not has_data else 0)
+        (data(result) if host.data else 0)
+        + (texts(result) if host.text or not has_data else 0)
         + (links(result) if row.links else 0)
     )
 
@@ -77,7 +102,7 @@ def measure(seed: int) -> Report:
             tools = talk.ask("tools/list", {})["tools"]
         full = dict(results(url, key, home, STANDARD))
         seen = {
-            host: {what: shown(result, row) for what, result in results(url, key, home, row)}
+            host.host: {what: shown(result, host, row) for what, result in results(url, key, home, row)}
             for part, host in HOSTS.items()
             for row in [clients.client(part)]
         }
@@ -112,7 +137,7 @@ def measure(seed: int) -> Report:
         ),
         (
             "Bytes of compact JSON, UTF-8; how many tokens that makes depends on the model.",
-            "What each host shows is data, in server/flux2_mcp/server/clients.py; it was measured with the real hosts in November 2026.",
+            "What each host shows is data, in server/flux2_mcp/server/clients.py and in HOSTS of this bench; it was measured with the real hosts in November 2026.",
             "Paths in the results lie under a temporary folder: a longer home makes them longer by as much, each time it is named.",
             f"The hero's content was: {', '.join(kinds)}. The preview is left out; all previews of a result take at most 60 kB.",
         ),

@@ -25,9 +25,9 @@ TYPED = (
     '  flux2-mcp generate "A lighthouse at dusk"    makes an image right away\n'
     "  flux2-mcp --help                             shows all commands\n"
 )
-NO_JSON = "That line is no JSON, so the server has ended. Run one of the commands above.\n"
+NO_JSON_TEXT = "That line is no JSON, so the server has ended. Run one of the commands above.\n"
 CLOSED = "flux2-mcp serves MCP on standard input and output, and one of them is closed.\n"
-UNUSABLE = 4  # also what the transport returns after a typed line that is no JSON
+UNUSABLE = 4
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def _serve() -> int:
         return 0
     from functools import partial
 
-    from flux2_mcp.server.transports.stdio import StdioTransport
+    from flux2_mcp.server.transports.stdio import NO_JSON, StdioTransport
 
     gc.freeze()
     gc.enable()
@@ -101,8 +101,8 @@ def _serve() -> int:
     server.shaping.answered = {ident for ident, method in answered.items() if method == "tools/list"}
     transport = StdioTransport(source, sink, unread, unsent, answered, typed=typed)
     code = transport.serve(partial(sdk.run_over, server))
-    if code == UNUSABLE:
-        sys.stderr.write(NO_JSON)
+    if code == NO_JSON:
+        sys.stderr.write(NO_JSON_TEXT)
     return code
 
 

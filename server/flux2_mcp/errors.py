@@ -56,10 +56,13 @@ def shortened(text: str, most: int = MAX_SHOWN_CHARS) -> str:
 def meant(text: str, allowed: Iterable[str]) -> str:
     """Return the allowed value that a wrong one is near to, in brackets as a question; "" if none is near.
 
-    A value with digits is near only to one with the same digits: 5:4 is not 3:4.
+    A value with digits is near only to one with the same digits: 5:4 is not 3:4. A long text is near to none: to compare
+    it would take seconds.
     """
     from difflib import get_close_matches
 
+    if len(text) > MAX_SHOWN_CHARS:
+        return ""
     by_bare = {_bare(value): value for value in allowed}
     words = (_bare(text), *(word for word in re.split(r"[\W_]+", text.casefold()) if word.isalpha()))
     near = [word for word in words if word in by_bare]

@@ -34,6 +34,13 @@ def test_anything_else_is_refused_by_name(text: str) -> None:
     assert caught.value.problems[0].field == "since"
 
 
+@pytest.mark.parametrize(("text", "meant"), [("300 weeks", "2100d"), ("99999 years", None), ("1000 months", "30000d")])
+def test_only_a_time_that_is_taken_is_suggested(text: str, meant: str | None) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        times.since(text, NOW)
+    assert caught.value.problems[0].text.partition("; did you mean ")[2] == (f"{meant}?" if meant else "")
+
+
 @pytest.fixture
 def in_nepal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """05:45 ahead of UTC."""

@@ -371,7 +371,7 @@ def test_what_stands_outside_is_not_read_and_not_told_of(root: Path, tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
-def test_what_is_no_plain_file_or_too_large_is_not_read(root: Path) -> None:
+def test_what_is_no_plain_file_or_too_large_is_not_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(root / "pipe.png")
     (root / "folder").mkdir()
     (root / "large.png").write_bytes(bytes(101))
@@ -379,7 +379,9 @@ def test_what_is_no_plain_file_or_too_large_is_not_read(root: Path) -> None:
     assert unreadable("folder", root) in {"is no plain file.", "can't be read: Is a directory."}
     assert unreadable("large.png", root, max_bytes=100) == "is larger than 0 MB."
     assert read("large.png", [root], max_bytes=101) == bytes(101)
-    assert unreadable("nothing.png", root) == f"can't be read: there is no such file in {root}."
+    monkeypatch.setenv("HOME", str(root / "folder"))
+    for missing, folder in (("nothing.png", root), (str(root / "nothing.png"), root), ("~/no.png", root / "folder")):
+        assert unreadable(missing, root) == f"can't be read: there is no such file in {folder}."
     assert unreadable("x" * 300, root) == "can't be read: File name too long."
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 
 import pytest
 
@@ -115,6 +116,19 @@ def test_a_price_that_the_sandbox_made_up_is_neither_live_nor_cached_and_said_to
     charged = replace(book, schedules=(), charged={("flux-2-max-text-to-image", "1k"): Decimal("0.3")})
     assert {price.source for price in listed(charged, variant="max", sandbox=True).prices} == {"invented", "unknown"}
     assert str(pricing.invented({"max"})) not in (listed(book, variant="pro", sandbox=True).notice or "")
+
+
+def test_the_commonest_source_is_told_once_and_any_other_with_its_price() -> None:
+    schedule = partial(PriceSchedule, action=Action.TEXT_TO_IMAGE, as_of=AS_OF)
+    schedules = tuple(
+        schedule(model=f"flux-2-{name}-text-to-image", cents={"1k": Decimal(5), "2k": Decimal(7)})
+        for name in ("pro", "flex", "max")
+    )
+    book = PriceBook(schedules=schedules, source="cached", sandbox=True)
+    words = catalog_results.pricing_words(listed(book, action=Action.TEXT_TO_IMAGE, sandbox=True))
+    assert words.count(AS_OF) == 1
+    assert "flux-2-max-text-to-image: 1k $0.05 (invented)\n" in words
+    assert f"\nother prices: cached, as of {AS_OF}\n" in words
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,16 @@ async def test_a_time_that_is_none_is_answered_with_what_it_probably_means(clien
     refused = await client.call_tool("check_task", {"status": "Failed"})
     assert isinstance(refused.content[0], TextContent)
     assert refused.content[0].text.splitlines()[0].endswith("(did you mean failed?).")
+    refused = await client.call_tool("check_task", {"status": f"failed{'.' * 64}"})
+    assert isinstance(refused.content[0], TextContent)
+    assert "did you mean" not in refused.content[0].text
+
+
+async def test_each_filter_that_is_wrong_is_named_at_once(client: Client) -> None:
+    refused = await client.call_tool("check_task", {"since": "today", "file": "gone.png", "before": "nobody"})
+    assert isinstance(refused.content[0], TextContent)
+    assert re.findall(r"^(since|file|before)(?=: )", refused.content[0].text, re.MULTILINE) == [
+        "since",
+        "file",
+        "before",
+    ]

@@ -140,9 +140,9 @@ async def _entry(
     folder = machine.workspace if scope == "project" else None
     given = entry.environment(row, standing, machine.env)
     if scope == "project" and (strange := _strange(given, machine.env)):
-        line = entry.EDITORS[row.format].line(file.text or "", row.servers, name)
+        at = entry.EDITORS[row.format].line(file.text or "", row.servers, name)
         return note(
-            row.name, f"{where} sets {', '.join(strange)}, so it was not started", _editor(machine.env, line, path)
+            row.name, f"{where} sets {', '.join(strange)}, so it was not started", _editor(machine.env, at, path)
         )
     env = _inherited(machine.env) | given
     try:

@@ -33,8 +33,11 @@ def since(text: str, now: datetime) -> datetime:
 def _near(text: str, now: datetime) -> str:
     """What a person probably means by a text that is no time, as a question; "" if that can't be told."""
     dates = {"today": now.date(), "yesterday": now.date() - timedelta(days=1)}
-    meant = dates[text].isoformat() if text in dates else None
-    if meant is None and (found := _NEAR.fullmatch(text)):
-        number, unit = int(found[1] or 1), found[2]
-        meant = f"{number * _DAYS[unit]}d" if unit in _DAYS else f"{number}{unit[0]}"
-    return f"; did you mean {meant}?" if meant else ""
+    if text in dates:
+        return f"; did you mean {dates[text].isoformat()}?"
+    if (found := _NEAR.fullmatch(text)) is None:
+        return ""
+    number, unit = int(found[1] or 1), found[2]
+    age = f"{number * _DAYS[unit]}d" if unit in _DAYS else f"{number}{unit[0]}"
+    # Years in days may have more digits than an age takes.
+    return f"; did you mean {age}?" if _AGO.fullmatch(age) else ""

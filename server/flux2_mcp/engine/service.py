@@ -367,6 +367,7 @@ class Service:
         file: str | None = None,
         before: str | None = None,
         folders: Sequence[Path] = (),
+        also: Sequence[Problem] = (),
         wait_seconds: float = 0,
         on_progress: OnProgress | None = None,
     ) -> Outcome:
@@ -381,12 +382,13 @@ class Service:
             file: Only tasks that made this file, by its content: it may have been copied or renamed since.
             before: Only tasks created before the one with this id: the `before` of an earlier outcome.
             folders: The folders that may hold the file, the workspace first.
+            also: What else is wrong with the call, so that one error names all.
 
         Raises:
             InvalidRequestError: The file can't be read, or is outside; or no task has the id `before`.
         """
         await self._one_account()
-        wrong: list[Problem] = []
+        wrong = [*also]
         sha256 = None
         if file is not None:
             try:

@@ -185,8 +185,11 @@ def read(
             raise UnreadableError(
                 "stands outside the workspace; move it there, or name its folder in FLUX2_ALLOWED_DIRS."
             )
-        # The flags guard against a link that was made meanwhile, and a pipe without a writer.
-        handle = os.open(real, os.O_RDONLY | _NO_LINKS | _NO_WAITING | _BINARY)
+        try:
+            # The flags guard against a link that was made meanwhile, and a pipe without a writer.
+            handle = os.open(real, os.O_RDONLY | _NO_LINKS | _NO_WAITING | _BINARY)
+        except FileNotFoundError as exc:
+            raise UnreadableError(f"can't be read: there is no such file in {real.parent}.") from exc
         with os.fdopen(handle, "rb") as file:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
@@ -196,8 +199,6 @@ def read(
             return file.read(max_bytes + 1)
     except (OSError, ValueError, RuntimeError) as exc:  # no system takes a null byte, and `~nobody` has no home
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no usable path"
-        if isinstance(exc, FileNotFoundError) and folders and not Path(text).is_absolute():
-            reason = f"there is no such file in {folders[0]}"
         raise UnreadableError(f"can't be read: {reason}.") from exc
 
 

@@ -2,8 +2,9 @@
 
 An unknown client gets STANDARD. Clients pass different parts of a result to the model: Claude Code drops the text,
 Codex drops all but the structured content, Gemini CLI and opencode drop the structured content, Copilot CLI the image.
-So the text and the structured content each have all that matters, and each once. A client that would lose the picture
-to structured content, or show the same twice, gets the data as text instead.
+So the text and the structured content each have all about the tasks, and each once; only the text says what a model
+should not do. A client that would lose the picture to structured content, or show the same twice, gets the data as text
+instead.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ class Client:
         part: A part of the client's name, in lower case.
         wait_seconds: The default wait of a call, well below the client's own limit.
         structured: False if the client hides the rest of a result that has structured content, or shows both.
-        text: False if the client drops the text of a result that has structured content.
-        data: False if structured content never reaches the model.
         preview: The type of small pictures; None if images in a result never reach the model. WebP is a third smaller,
             and is sent to clients that are known to pass it to a model that reads it. Every client takes JPEG.
         links: False if resource links never reach the model.
@@ -31,8 +30,6 @@ class Client:
     part: str
     wait_seconds: float = 45.0
     structured: bool = True
-    text: bool = True
-    data: bool = True
     preview: Picture | None = "JPEG"
     links: bool = True
 
@@ -42,14 +39,14 @@ STANDARD = Client(part="")
 
 CLIENTS = (
     # Moves calls of over 2 minutes to the background. Keeps the image unchanged and the links; drops the text.
-    Client(part="claude-code", wait_seconds=110.0, preview="WEBP", text=False),
+    Client(part="claude-code", wait_seconds=110.0, preview="WEBP"),
     # Ends calls at 300 s. If there is structured content, the model sees nothing else. Without it, the model sees the
     # text and the unchanged image. Links are always dropped.
     Client(part="codex", wait_seconds=240.0, structured=False, preview="WEBP", links=False),
     # Ends calls at 600 s; shows text, image and link.
-    Client(part="gemini", wait_seconds=240.0, preview="WEBP", data=False),
+    Client(part="gemini", wait_seconds=240.0, preview="WEBP"),
     # Shows text and image.
-    Client(part="opencode", links=False, data=False),
+    Client(part="opencode", links=False),
     # Accepts calls of 150 s; shows text and structured content, the same twice, and never the image.
     Client(part="copilot", wait_seconds=120.0, structured=False, preview=None, links=False),
     # Ours, for `flux2-mcp gallery`: reads the data, and each picture as a resource when it becomes visible.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 from itertools import groupby
 
@@ -42,7 +43,7 @@ class EstimateResult(Result):
 class PricingResult(Result):
     """Prices that match, an estimate for the request, and the account's balance, in USD.
 
-    `as_of` is that of each price without one of its own.
+    `as_of` is that of the live, cached and published prices without one of their own.
     """
 
     sandbox: bool
@@ -137,19 +138,21 @@ def _price(price: UnitPrice, shared: str | None) -> PriceResult:
 
 
 def pricing_words(result: PricingResult) -> str:
-    """Describe prices in words: a line for each model, and the source once if it is the same for all."""
-    sources = dict.fromkeys(_source(price, result) for price in result.prices if price.usd is not None)
+    """Describe prices in words: a line for each model, the commonest source once, and any other with its price."""
+    sources = Counter(_source(price, result) for price in result.prices if price.usd is not None)
+    common = next((source for source, _ in sources.most_common(1)), None)
     lines = []
     for model, group in groupby(result.prices, key=lambda price: price.model):
         each = [
-            f"{price.output_resolution} {_usd(price.usd)}{f' ({_source(price, result)})' if len(sources) > 1 else ''}"
-            if price.usd is not None
-            else f"{price.output_resolution} {price.note}"
+            f"{price.output_resolution} {price.note}"
+            if price.usd is None
+            else f"{price.output_resolution} {_usd(price.usd)}{'' if source == common else f' ({source})'}"
             for price in group
+            for source in [_source(price, result)]
         ]
         lines.append(f"{model}: {', '.join(each)}")
-    if len(sources) == 1:
-        lines.append(f"prices: {next(iter(sources))}")
+    if common is not None:
+        lines.append(f"{'prices' if len(sources) == 1 else 'other prices'}: {common}")
     estimate = result.estimate
     lines.append(f"{estimate.count} x {estimate.model} at {estimate.output_resolution}: {_usd(estimate.usd)}")
     lines.append(f"balance: {_usd(result.balance_usd)}")

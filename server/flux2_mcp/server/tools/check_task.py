@@ -56,18 +56,25 @@ async def check_task(
     given = {name: value for name, value in filters.items() if value is not None}
     if task_ids and given:
         raise InvalidRequestError(*(Problem(name, "goes without task_ids only.") for name in given))
+    wrong: tuple[Problem, ...] = ()
+    moment = None
+    try:
+        moment = None if since is None else times.since(since, datetime.now(UTC))
+    except InvalidRequestError as exc:
+        wrong = exc.problems
     if task_ids:
         outcome = await service.check(task_ids, wait_seconds=wait_of(context, wait_seconds), on_progress=on_progress)
     else:
         outcome = await service.recent(
             limit=limit,
             states=None if status is None else task_results.states(status),
-            since=None if since is None else times.since(since, datetime.now(UTC)),
+            since=moment,
             workspace=next(map(str, here), None) if workspace == "." else workspace,
             query=query,
             file=file,
             before=before,
             folders=here,
+            also=wrong,
             # A caller without task ids wants a list, so the default is not to wait.
             wait_seconds=wait_seconds or 0,
             on_progress=on_progress,

@@ -141,7 +141,8 @@ class StdioTransport:
         for line in lines:
             if self._typed and not messages.is_json(line):
                 self._end(NO_JSON)
-            elif (message := messages.message(line, MAX_LINE_BYTES)) is not None:
+                return  # what was pasted with it is not the server's, either
+            if (message := messages.message(line, MAX_LINE_BYTES)) is not None:
                 await to_server.send(SessionMessage(message))
             elif (refusal := messages.refusal(line, MAX_LINE_BYTES)) is not None:
                 for one in refusal if isinstance(refusal, list) else [refusal]:
