@@ -109,7 +109,10 @@ TOKEN = "{CANARY}"
 key = "{CANARY}"
 [mcp_servers."flux-2"]
 command = "/gone/flux2-mcp"
-args = ["-e", "RUNAPI_API_KEY={CANARY}"]
+args = ["-e", "RUNAPI_API_KEY={CANARY}", "--token", "{CANARY}", "git+https://me:{CANARY}@example.com/x"]
+http_headers = {{ Authorization = "Bearer {CANARY}" }}
+bearer = "{CANARY}"
+pin = 4711
 env = {{ RUNAPI_API_KEY = "{CANARY}" }}
 '''
 SECRET_JSON = f"""{{
@@ -119,7 +122,8 @@ SECRET_JSON = f"""{{
   "mcpServers": {{
     "x": {{"command": "npx", "args": ["--token", "{CANARY}"], "url": "https://x.example/?k={CANARY}", "pin": 4711}},
     "y": {{"headers": {{"Authorization": "Bearer \\"{CANARY}"}}, "disabled": false}},
-    "flux-2": {{"command": "/gone/flux2-mcp", "args": ["-e", "K={CANARY}"], "env": {{"RUNAPI_API_KEY": "{CANARY}"}}}}
+    "flux-2": {{"command": "/gone/flux2-mcp", "args": ["-e", "K\\u003d{CANARY}", "--token", "{CANARY}"],
+      "headers": {{"Authorization": "Bearer {CANARY}"}}, "environment": {{"K": "{CANARY}"}}, "pin": 4711, "env": {{"K": "{CANARY}"}}}}
   }},
   "mcp": {{"allowed": ["x"]}}, // {CANARY}
   "last": ["{CANARY}"]
@@ -158,10 +162,13 @@ def test_a_diff_has_the_files_own_lines_around_the_change_and_nobodys_values(
 
 def test_a_file_of_one_long_line_shows_the_entry_alone(run: Run, home: Path) -> None:
     path = home / ".cursor/mcp.json"
-    path.write_text(json.dumps({"mcpServers": {}, "history": [CANARY] * 2000}))
-    _, out, _ = run("install", "cursor")
-    assert max(map(len, out.splitlines())) < 500
-    assert '+    "flux-2": {' in out
+    own = {"command": "docker", "args": ["run", "-e", f"K={CANARY}", "flux2-mcp"], "headers": {"Authorization": CANARY}}
+    for held, line in (({}, '+    "flux-2": {'), ({"flux-2": own}, '       "headers": {')):
+        path.write_text(json.dumps({"mcpServers": held, "history": [CANARY] * 2000}))
+        _, out, _ = run("install", "cursor")
+        assert max(map(len, out.splitlines())) < 500
+        assert line in out.splitlines()
+        assert CANARY not in out
 
 
 def test_a_second_time_there_is_nothing_to_do(run: Run, home: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import unified_diff
 from functools import partial
 
@@ -10,10 +10,10 @@ import click
 
 from flux2_mcp.cli import installation, output
 from flux2_mcp.cli.invocation import Invocation
-from flux2_mcp.errors import Flux2Error, SettingsError
+from flux2_mcp.errors import Flux2Error, HostFileError, SettingsError
 from flux2_mcp.hosts import entry, files
 from flux2_mcp.hosts import plan as host_plan
-from flux2_mcp.hosts.editors.jsonc import BOM, HIDDEN, Object
+from flux2_mcp.hosts.editors.jsonc import BOM, Json, Object, masked
 from flux2_mcp.hosts.files import File
 from flux2_mcp.hosts.links import LINKS
 from flux2_mcp.hosts.plan import NAME, HostPlan, Machine
@@ -143,7 +143,7 @@ def _one(
             host_plan.tidy(plan, machine)
         state = f"nothing to take out of {path}" if command is None else f"stands in {path} as it should"
         return "\n".join([f"{_bold(row.title)}: {state}.", *_off(plan, machine, scope)])
-    details = [*_diff(plan), *_switched(plan), *_off(plan, machine, scope)]
+    details = [*_diff(plan, command or _installed(invocation)), *_switched(plan), *_off(plan, machine, scope)]
     if dry_run:
         return "\n".join([f"{_bold(row.title)}: would change {path} by {plan.way}.", *details])
     way, backup = host_plan.carry_out(plan, machine)
@@ -180,31 +180,39 @@ def _next(invocation: Invocation, row: Host, scope: Scope, name: str, command: l
         yield f"Or with a click: {LINKS[row.name](name, entry.whole(row, command))}"
 
 
-def _diff(plan: HostPlan) -> list[str]:
-    """Return the change as a diff of the file. Values of others, of environments and in comments may be keys: none is shown.
+def _installed(invocation: Invocation) -> list[str]:
+    """Return the command of this installation; of a temporary one, which no entry points to, the program's name."""
+    try:
+        return installation.server(invocation)
+    except HostFileError:
+        return [output.PROGRAM]
+
+
+def _diff(plan: HostPlan, command: Sequence[str]) -> list[str]:
+    """Return the change as a diff of the file. Any value, also in a comment, may be a key: only our own are shown.
 
     A file that is one long line has no context worth reading; of such a file, the entry alone is shown.
     """
-    path, before, after = str(plan.file.path), _veiled(plan, plan.file.text), _veiled(plan, plan.after)
+    plain = entry.own_values(plan.host, command, plan.old, plan.new)
+    path, before, after = str(plan.file.path), _veiled(plan, plan.file.text, plain), _veiled(plan, plan.after, plain)
     lines = list(unified_diff(before, after, fromfile=path, tofile=path, lineterm=""))
     if any(len(line) > MAX_LINE_CHARS for line in lines[2:]):
-        old, new = _shown(plan, plan.old), _shown(plan, plan.new)
+        old, new = _shown(plan, plan.old, plain), _shown(plan, plan.new, plain)
         lines = list(unified_diff(old, new, fromfile=path, tofile=path, n=len(old), lineterm=""))
     return [click.style(line, fg=COLORS.get(line[:1])) for line in lines]
 
 
-def _veiled(plan: HostPlan, text: str | None) -> list[str]:
+def _veiled(plan: HostPlan, text: str | None, plain: Collection[Json]) -> list[str]:
     row = plan.host
-    veiled = entry.EDITORS[row.format].veiled(text or "", row.servers, plan.name, row.env)
+    veiled = entry.EDITORS[row.format].veiled(text or "", row.servers, plan.name, plain)
     return veiled.removeprefix(BOM).splitlines()
 
 
-def _shown(plan: HostPlan, standing: Object | None) -> list[str]:
+def _shown(plan: HostPlan, standing: Object | None, plain: Collection[Json]) -> list[str]:
     if standing is None:
         return []
-    env = standing.get(plan.host.env)
-    hidden: Object = {plan.host.env: dict.fromkeys(env, HIDDEN)} if isinstance(env, Mapping) else {}
-    return entry.EDITORS[plan.host.format].shown(plan.host.servers, plan.name, standing | hidden).splitlines()
+    veiled = {key: masked(value, plain) for key, value in standing.items()}
+    return entry.EDITORS[plan.host.format].shown(plan.host.servers, plan.name, veiled).splitlines()
 
 
 def _key_in_environment(invocation: Invocation) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
 
 from flux2_mcp.errors import HostFileError
@@ -21,6 +21,7 @@ EDITORS: Mapping[str, JsonEditor | TomlEditor] = {
 }
 SWITCHES: Object = {"disabled": False, "enabled": True}
 """The values of these members in an entry whose server is started. Hosts have one or the other; both may be missing."""
+_COPY = re.compile(rf"(?:[\w .:~-]*[/\\])*{PROGRAM}(?:\.exe)?")
 # `${NAME}`, `${NAME:-else}`, `${env:NAME}`, `{env:NAME}`, `$NAME`
 _REFERENCE = re.compile(r"(?:\$\{(?:env:)?|\{env:)(\w+)(?::-([^}]*))?\}|\$(\w+)")
 
@@ -44,6 +45,28 @@ def changes(host: Host, command: Sequence[str], standing: Object) -> Object:
     on = {key: value for key, value in SWITCHES.items() if standing.get(key, value) != value}
     low = {key: value for key, value in host.limits.items() if not _at_least(standing.get(key), value)}
     return {key: value for key, value in wanted.items() if standing.get(key, ...) != value} | missing | on | low
+
+
+def own_values(host: Host, command: Sequence[str], *entries: Object | None) -> frozenset[Json]:
+    """The texts and numbers that an installation writes: of an entry, people are shown these and no others.
+
+    The user's own values may be keys, under any name: of variables, headers, URLs or arguments (`docker run -e
+    NAME=VALUE flux2-mcp` starts this server, too). Of theirs, raised limits and the path of another copy of our program
+    are shown.
+    """
+    theirs = [entry for entry in entries if entry is not None]
+    raised = [entry[key] for entry in theirs for key in host.limits if _at_least(entry.get(key), 0)]
+    copies = [program for entry in theirs for program in words(entry)[:1] if _COPY.fullmatch(program)]
+    return frozenset((*_leaves(whole(host, command)), *raised, *copies))
+
+
+def _leaves(value: Json) -> Iterator[str | int | float]:
+    """The texts and numbers in a value. Flags are left out: they equal the numbers 0 and 1."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(inner)
+    elif value is not None and not isinstance(value, bool):
+        yield value
 
 
 def _at_least(value: Json, least: int) -> bool:

@@ -7,7 +7,7 @@ the file has them. Each result is scanned again and compared with the intended v
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -168,14 +168,12 @@ class JsonEditor:
         outer[path[-1]] = names
         return self._proved(after, meant, 1 if node is None else line_of(before, node.start))
 
-    def veiled(self, text: str, servers: str, name: str, env: str) -> str:
-        """The text for people: only the entry `name` keeps its values, and not those of its environment, `env`."""
+    def veiled(self, text: str, servers: str, name: str, plain: Collection[Json]) -> str:
+        """The text for people: of all values only those of `plain` stay, and they only in the entry `name`."""
         root = self._root(text)
         held = None if root is None else root.member(servers, text)
         entry = None if held is None else held.node.member(name, text)
-        secret = None if entry is None else entry.node.member(env, text)
-        shown, hidden = ((0, 0) if one is None else (one.node.start, one.node.end) for one in (entry, secret))
-        return veiled(text, shown, hidden, name)
+        return veiled(text, (0, 0) if entry is None else (entry.node.start, entry.node.end), plain, name)
 
     def shown(self, servers: str, name: str, entry: Mapping[str, Json]) -> str:
         """An entry in this format, as people read it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -82,13 +83,22 @@ def ends_in_line_comment(text: str, start: int, end: int) -> bool:
     return bool(found) and found[-1].startswith("//")
 
 
-def veiled(text: str, shown: tuple[int, int], secret: tuple[int, int], word: str) -> str:
+def masked(value: Json, plain: Collection[Json]) -> Json:
+    """Replace each text and number of a value, at any depth, that is not one of `plain`."""
+    if isinstance(value, dict):
+        return {key: masked(inner, plain) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [masked(inner, plain) for inner in value]
+    return value if value is None or isinstance(value, bool) or value in plain else HIDDEN
+
+
+def veiled(text: str, entry: tuple[int, int], plain: Collection[Json], word: str) -> str:
     """Replace each value and each comment of a valid text, for a diff that people read.
 
     Args:
         text: The text.
-        shown: Start and end of the part whose values stay.
-        secret: Start and end of a part in it whose values are replaced all the same.
+        entry: Start and end of the entry.
+        plain: The values that stay in the entry.
         word: A value that stays everywhere.
     """
     lexemes = [lexeme for lexeme in _TOKEN.finditer(text) if lexeme.lastgroup != "space"]
@@ -102,9 +112,7 @@ def veiled(text: str, shown: tuple[int, int], secret: tuple[int, int], word: str
         elif (
             lexeme.lastgroup == "mark"
             or following[number] == ":"
-            or lexeme[0] in {"true", "false", "null", json.dumps(word)}
-            # `docker run -e NAME=VALUE flux2-mcp` starts this server, too.
-            or (shown[0] <= start < shown[1] and not secret[0] <= start < secret[1] and "=" not in lexeme[0])
+            or (value := _plain(lexeme[0])) == masked(value, plain if entry[0] <= start < entry[1] else [word])
         ):
             continue
         else:

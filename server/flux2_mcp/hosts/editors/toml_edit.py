@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
 
 from flux2_mcp.errors import HostFileError
-from flux2_mcp.hosts.editors.jsonc import BOM, HIDDEN, Json, Object, line_of
+from flux2_mcp.hosts.editors.jsonc import BOM, HIDDEN, Json, Object, line_of, masked
 
 _PIECE = re.compile(
     r"""
@@ -119,19 +119,21 @@ class TomlEditor:
             del meant[servers]
         return _proved(after, meant, _line_of_key(text, name))
 
-    def veiled(self, text: str, servers: str, name: str, env: str) -> str:
-        """The text for people: only the entry `name` keeps its values, and not those of its environment, `env`."""
+    def veiled(self, text: str, servers: str, name: str, plain: Collection[Json]) -> str:
+        """The text for people: of all values only those of `plain` stay, and they only in the entry `name`."""
         veils = []
         for number, table in enumerate(_tables(text)):
             header = table[0].path or () if number else ()
             for statement in table[1 if number else 0 :]:
                 own = _member(text, statement.start, statement.end, header)
                 for member in (own, *(inner for inner, _ in _below(text, own))):
-                    value = text[member.value : member.end]
-                    # `docker run -e NAME=VALUE flux2-mcp` starts this server, too.
-                    ours = member.keys[:2] == (servers, name) and member.keys[2:3] != (env,) and "=" not in value
-                    if not ours and value[0] != "{" and value not in _FLAGS:
-                        veils.append((member.value, member.end, _value(HIDDEN)))
+                    source = text[member.value : member.end]
+                    if source[0] == "{" or source in _FLAGS:  # an inline table's members have their own veils
+                        continue
+                    value: Json = tomllib.loads(f"value = {source}")["value"]
+                    veil = masked(value, plain if member.keys[:2] == (servers, name) else ())
+                    if veil != value:
+                        veils.append((member.value, member.end, _value(veil)))
         for piece in _PIECE.finditer(text):
             if piece.lastgroup == "comment" and not any(start <= piece.start() < end for start, end, _ in veils):
                 veils.append((*piece.span(), f"# {HIDDEN}"))
