@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from flux2_mcp.cli import output
+
 OPENER = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
 
 GRACE_SECONDS = 5.0
@@ -41,7 +43,7 @@ def open_at(address: str, env: Mapping[str, str], *, failing: str | None = None)
             check=False,
         )
         if done.returncode and failing is not None:
-            click.echo(failing, err=True)
+            output.echo(failing, err=True)
 
     threading.Thread(target=work, daemon=True).start()
 

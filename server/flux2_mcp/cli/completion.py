@@ -8,13 +8,14 @@ import anyio
 import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete
 
-from flux2_mcp.cli.output import PROGRAM
+from flux2_mcp.cli.output import PROGRAM, echo
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.journal import open_journal
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.results.tasks import STATUSES
 from flux2_mcp.settings import Settings
+from flux2_mcp.system.terminal import plain
 
 VARIABLE = f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"
 """The variable that click's script sets when the user presses Tab; `__main__` has this name too."""
@@ -34,7 +35,7 @@ Examples:
 @click.pass_context
 def completion(context: click.Context, *, shell: str) -> None:
     """Print the script that completes commands, options and task ids in your shell."""
-    click.echo(SHELLS[shell](context.find_root().command, {}, PROGRAM, VARIABLE).source())
+    echo(SHELLS[shell](context.find_root().command, {}, PROGRAM, VARIABLE).source())
 
 
 def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -44,7 +45,7 @@ def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) ->
         records = anyio.run(_newest, context.obj())
     named = [(record.task_id or record.key, STATUSES[record.state], record.request.prompt) for record in records]
     return [
-        CompletionItem(ident, help=f"{status}: {' '.join(prompt.split())[:40]}")
+        CompletionItem(plain(ident), help=plain(f"{status}: {' '.join(prompt.split())[:40]}"))
         for ident, status, prompt in named
         if ident.startswith(incomplete)
     ]

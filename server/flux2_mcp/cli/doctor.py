@@ -66,16 +66,16 @@ def doctor(
                 checks.append(check)
                 if not as_json:
                     show("")
-                    click.echo("\n".join(_words(check)))
+                    output.echo("\n".join(_words(check)))
 
             await _look(invocation, rows, tell, show, max_seconds)
 
     output.run(work, stopped="Stopped.")
     failed = sum(check.status == "fail" for check in checks)
     if as_json:
-        click.echo(DoctorReport(ok=not failed, checks=checks).model_dump_json(indent=2))
+        output.as_data(DoctorReport(ok=not failed, checks=checks))
     else:
-        click.echo(f"{failed} to mend." if failed else "All is well.")
+        output.echo(f"{failed} to mend." if failed else "All is well.")
     return FAILED if failed else 0
 
 
@@ -85,7 +85,7 @@ async def _salvage(settings: Settings) -> None:
     async with Account.opened(settings) as accounts:
         await accounts.salvage()
         if accounts.notice is not None:
-            click.echo(accounts.notice, err=True)
+            output.echo(accounts.notice, err=True)
 
 
 async def _look(
@@ -143,7 +143,7 @@ async def _hosts(
 
 
 def _words(check: Check) -> Iterator[str]:
-    mark = click.style(f"{check.status:<4}", fg=COLORS[check.status], bold=check.status == "fail")
+    mark = output.style(f"{check.status:<4}", fg=COLORS[check.status], bold=check.status == "fail")
     yield f"{mark}  {check.check:<{NAME_COLUMNS}}  {check.detail}"
     if check.mend is not None:
-        yield f"      {'':<{NAME_COLUMNS}}  {click.style('run:', bold=True)} {check.mend}"
+        yield f"      {'':<{NAME_COLUMNS}}  {output.style('run:', bold=True)} {check.mend}"

@@ -42,7 +42,7 @@ def gallery(invocation: Invocation, *, limit: int, port: int | None, open_: bool
         from flux2_mcp.server.viewer.app import opened
 
         async with opened(settings, port=port or 0, limit=limit) as guard:
-            click.echo(guard.url())
+            output.echo(guard.url())
             if open_ and browser.is_here(invocation.env):
                 browser.open_at(guard.ticket(), invocation.env)
             with output.progress() as show:

@@ -79,7 +79,7 @@ def _ask(offer: Quotation) -> None:
             "The user was not asked: there is no terminal.",
             f"To confirm it, run this again with --yes or {amount}.",
         )
-    click.echo(needed.question, err=True)
+    output.echo(needed.question, err=True)
     if not click.confirm("Spend it?", err=True):
         raise needed.refused("The user declined.", "Run this again if it shall be made after all.")
 

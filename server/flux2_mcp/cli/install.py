@@ -75,20 +75,20 @@ def install(
     found = [] if hosts else _found(machine, scope, name, uninstall=uninstall)
     if not hosts and not found:
         later = f"; later: {output.PROGRAM} install NAME, one of {_names(TABLE)}."
-        click.echo(f"No agent host found{', so no entry to take out.' if uninstall else later}")
+        output.echo(f"No agent host found{', so no entry to take out.' if uninstall else later}")
         return 0
     chosen = [host(each) for each in hosts] or (found if detect else _asked(found, machine, name, uninstall=uninstall))
     work = partial(_one, invocation, scope=scope, name=name, command=command, dry_run=dry_run)
     code = 0
     for row in dict.fromkeys(row.name for row in chosen):
         try:
-            click.echo(work(host(row)))
+            output.echo(work(host(row)))
         except Flux2Error as exc:
             code = exc.exit_code
             color = click.get_current_context().color
             output.complain(f"{host(row).title}: {exc.message}", exc.cost, exc.next_step, color=color)
     if not code and not dry_run and not uninstall:
-        click.echo(f"{_key_hint(invocation)}\n{output.PROGRAM} doctor looks whether all of it works.")
+        output.echo(f"{_key_hint(invocation)}\n{output.PROGRAM} doctor looks whether all of it works.")
     return code
 
 
@@ -97,18 +97,18 @@ def _names(rows: Sequence[Host]) -> str:
 
 
 def _asked(found: list[Host], machine: Machine, name: str, *, uninstall: bool) -> list[Host]:
-    click.echo("Found on this machine:")
+    output.echo("Found on this machine:")
     marks = ["installed" if _is_there(row, machine, "user", name) else "" for row in found]
     rows = [
         (f"  {number}", row.title, row.name, mark)
         for number, (row, mark) in enumerate(zip(found, marks, strict=True), 1)
     ]
-    click.echo("\n".join(output.columns(rows)))
+    output.echo("\n".join(output.columns(rows)))
     question = f"{'Take it out of' if uninstall else 'Put it into'} which? Numbers or names"
     try:
         answer = click.prompt(question, default="all")
     except click.Abort as exc:
-        click.echo()
+        output.echo()
         raise click.UsageError(
             f"No host was chosen. Name hosts, or --detect for all of these: {_names(found)}."
         ) from exc
@@ -199,7 +199,7 @@ def _diff(plan: HostPlan, command: Sequence[str]) -> list[str]:
     if any(len(line) > MAX_LINE_CHARS for line in lines[2:]):
         old, new = _shown(plan, plan.old, plain), _shown(plan, plan.new, plain)
         lines = list(unified_diff(old, new, fromfile=path, tofile=path, n=len(old), lineterm=""))
-    return [click.style(line, fg=COLORS.get(line[:1])) for line in lines]
+    return [output.style(line, fg=COLORS.get(line[:1])) for line in lines]
 
 
 def _veiled(plan: HostPlan, text: str | None, plain: Collection[Json]) -> list[str]:
@@ -237,4 +237,4 @@ def _key_hint(invocation: Invocation) -> str:
 
 
 def _bold(text: str) -> str:
-    return click.style(text, bold=True)
+    return output.style(text, bold=True)

@@ -77,9 +77,9 @@ def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int,
         result = output.run(route.go, stopped="Stopped. Nobody waits for the browser any more.")
         key, balance, success = result.key, result.balance, f"Logged in{f' as {result.email}' if result.email else ''}"
     key_file.set_listening(path, on=listen)
-    click.echo(f"{success}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
+    output.echo(f"{success}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
     for notice in _notices(invocation, path, key):
-        click.echo(notice, err=True)
+        output.echo(notice, err=True)
 
 
 def _read_key() -> str:
@@ -124,7 +124,7 @@ class _LoginRoute:
             return await redeem(attempt, code, base_url=self.base_url, hostname=hostname, path=self.path)
 
         callback, address = LoginCallback(attempt, finish), attempt.address(self.base_url, hostname)
-        click.echo(self._words(attempt, address, typing=typing), err=True)
+        output.echo(self._words(attempt, address, typing=typing), err=True)
         if self.env is not None:
             web_browser.open_at(address, self.env, failing=NO_BROWSER)
         async with BlockingPortal() as portal:
@@ -149,7 +149,7 @@ class _LoginRoute:
         )
         return (
             f"Log in at {self.base_url}. Allow it only if the page shows this code:\n\n"
-            f"    {click.style(attempt.display_code, bold=True)}\n\n"
+            f"    {output.style(attempt.display_code, bold=True)}\n\n"
             f"{opening}\n\n  {address}\n\n{elsewhere if typing else ''}Waiting for the browser; Ctrl-C stops."
         )
 
@@ -165,7 +165,7 @@ def _listen_to_keys(portal: BlockingPortal, callback: LoginCallback, attempt: Lo
                 portal.start_task_soon(callback.take, code)
                 return
             if line.strip():
-                click.echo("That is not this login's address, nor a code. Paste it again, whole:", err=True)
+                output.echo("That is not this login's address, nor a code. Paste it again, whole:", err=True)
 
     threading.Thread(target=work, daemon=True).start()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from flux2_mcp.cli import output
 from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.runapi import key_file
 from flux2_mcp.runapi.key_file import config_file
@@ -25,7 +26,7 @@ def logout(invocation: Invocation) -> None:
     """
     path = config_file(invocation.env)
     removed = path is not None and key_file.forget(path)
-    click.echo(f"The key is removed from {path}." if removed else f"There is no key in {path or 'any config file'}.")
+    output.echo(f"The key is removed from {path}." if removed else f"There is no key in {path or 'any config file'}.")
     for name in ("RUNAPI_API_KEY", "RUNAPI_KEY"):
         if said_key(invocation.env.get(name)):
-            click.echo(f"{name} is still set, and its key is used.", err=True)
+            output.echo(f"{name} is still set, and its key is used.", err=True)

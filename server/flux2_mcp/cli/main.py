@@ -13,7 +13,7 @@ import click
 
 from flux2_mcp import __version__
 from flux2_mcp.cli.invocation import Invocation
-from flux2_mcp.cli.output import INTERRUPTED, PROGRAM, WIDTH_COLUMNS, complain
+from flux2_mcp.cli.output import INTERRUPTED, PROGRAM, WIDTH_COLUMNS, complain, echo
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, SettingsError
 from flux2_mcp.runapi.key_file import ConfigText
 from flux2_mcp.system.logs import hide, to_stderr
@@ -90,7 +90,7 @@ def flux2() -> None:
 @flux2.command()
 def version() -> None:
     """Show the version."""
-    click.echo(__version__)
+    echo(__version__)
 
 
 def run(argv: Sequence[str], env: Mapping[str, str], config_text: ConfigText, workspace: str | None) -> int:

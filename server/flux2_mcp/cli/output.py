@@ -1,7 +1,13 @@
-"""The output for people. Results go to standard output; progress, advice and errors go to standard error."""
+"""The output for people. Results go to standard output; progress, advice and errors go to standard error.
+
+Every text passes `echo`, which lets no character steer the terminal but those of `style` and `steering`: prompts, names and
+answers are written by others. The linter refuses `click.echo` and `click.style` elsewhere.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
@@ -15,14 +21,19 @@ import click
 
 from flux2_mcp.domain import budget, times
 from flux2_mcp.errors import InvalidRequestError, reworded, shortened
+from flux2_mcp.system.terminal import STEERING, plain
 
 if TYPE_CHECKING:  # results take 0.1 s to load, and not every command has one
+    from pydantic import BaseModel
+
     from flux2_mcp.server.results.tasks import Result
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Result")
 
 PROGRAM = "flux2-mcp"
+CLEARED = "\r\033[K"
+"""Goes to the beginning of the line, and clears it."""
 WIDTH_COLUMNS = 100
 """The maximum width of help texts and lists, columns."""
 MAX_USD = 10_000
@@ -50,10 +61,37 @@ NAMES: Final[Mapping[str, str]] = {
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, as the tool gives it.")
 
+_OWN: Final = os.urandom(8).hex()
+"""Stands before the number of each steering character of our own until `echo`. Nobody else knows it."""
+
+
+def steering(text: str) -> str:
+    """Return a text whose steering characters `echo` lets pass. It must be our own."""
+    return STEERING.sub(lambda found: f"{_OWN}{ord(found[0]):02x}", text)
+
+
+def style(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
+    """Return a text with a colour or in bold, for `echo`."""
+    return steering(click.style(plain(text), fg=fg, bold=bold))
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True, color: bool | None = None) -> None:
+    """Print a text. In what others wrote, U+FFFD stands in the place of each character that would steer the terminal."""
+    ours = re.sub(f"{_OWN}(..)", lambda found: chr(int(found[1], 16)), plain(text))
+    click.echo(ours, err=err, nl=nl, color=color)
+
 
 def tell(result: R, words: Callable[[R], str], *, as_json: bool) -> None:
-    """Print a result in words, or as JSON, which is always UTF-8, in any encoding of the terminal."""
-    click.echo(f"{result.model_dump_json(indent=2)}\n".encode() if as_json else words(result), nl=not as_json)
+    """Print a result in words, or as JSON."""
+    if as_json:
+        as_data(result)
+    else:
+        echo(words(result))
+
+
+def as_data(result: BaseModel) -> None:
+    """Print a result as JSON, which is always UTF-8, in any encoding of the terminal. Its texts are as they are."""
+    click.echo(f"{result.model_dump_json(indent=2)}\n".encode(), nl=False)
 
 
 def complain(message: str, cost: str, next_step: str, *, color: bool | None) -> None:
@@ -65,10 +103,10 @@ def complain(message: str, cost: str, next_step: str, *, color: bool | None) -> 
         next_step: A sentence.
         color: False: no colour; None: colour on a terminal.
     """
-    label = click.style("Error:", fg="red", bold=True)
+    label = style("Error:", fg="red", bold=True)
     text = own_words(message).replace("\n", "\n       ")
-    lines = [f"{label} {text}", cost, f"{click.style('Next:', bold=True)} {own_words(next_step)}"]
-    click.echo("\n".join(filter(None, lines)), err=True, color=color)
+    lines = [f"{label} {text}", cost, f"{style('Next:', bold=True)} {own_words(next_step)}"]
+    echo("\n".join(filter(None, lines)), err=True, color=color)
 
 
 def own_words(text: str) -> str:
@@ -87,7 +125,7 @@ def progress() -> Iterator[Callable[[str], None]]:
 
     def show(text: str) -> None:
         if terminal:
-            click.echo(f"\r\033[K{text}", err=True, nl=False, color=True)
+            echo(f"{steering(CLEARED)}{text}", err=True, nl=False, color=True)
 
     try:
         yield show
@@ -108,7 +146,7 @@ def run(work: Callable[[], Awaitable[T]], *, stopped: str) -> T:
     except (KeyboardInterrupt, BaseExceptionGroup) as exc:
         if isinstance(exc, BaseExceptionGroup) and exc.subgroup(KeyboardInterrupt) is None:
             raise
-        click.echo(stopped, err=True)
+        echo(stopped, err=True)
         raise click.exceptions.Exit(INTERRUPTED) from exc
 
 

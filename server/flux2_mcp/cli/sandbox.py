@@ -51,7 +51,7 @@ def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | 
 
     folder, fast = settings.home / "sandbox", speed or settings.sandbox_speed
     with Sandbox(folder, speed=fast, port=port, hybrid=hybrid) as server:
-        click.echo(f"export RUNAPI_BASE_URL={server.base_url}\nexport RUNAPI_API_KEY={server.api_key}")
+        output.echo(f"export RUNAPI_BASE_URL={server.base_url}\nexport RUNAPI_API_KEY={server.api_key}")
         with output.progress() as show:
             show("Serving; Ctrl-C ends it.")
             while not stop.wait(LOOK_SECONDS):

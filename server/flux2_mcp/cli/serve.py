@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import click
 
+from flux2_mcp.cli import output
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.server import http
 from flux2_mcp.settings import Settings
@@ -60,7 +61,7 @@ def serve(read_settings: Callable[[], Settings], *, port: int) -> int:
         file = str(bearer.path(settings.home))
 
         def tell(url: str) -> None:
-            click.echo(_words(url, token if made else None, file), err=True)
+            output.echo(_words(url, token if made else None, file), err=True)
 
         return asyncio.run(http.serve(settings, listener, token, on_ready=tell))
 

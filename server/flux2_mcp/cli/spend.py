@@ -77,9 +77,9 @@ def _words(result: SpendResult, cap_usd: Decimal | None) -> str:
     }
     return "\n".join(
         [
-            click.style(head, bold=True),
+            output.style(head, bold=True),
             *lines,
-            click.style(last, bold=True),
+            output.style(last, bold=True),
             *(note for note, count in notes.items() if count),
             *notice,
         ]

@@ -157,7 +157,7 @@ def _drawn(task: TaskResult, draw: Draw | None) -> list[str]:
         for image in task.images
         if draw is not None and image.path and image.width and image.height
     ]
-    return [picture for picture in shown if picture is not None]
+    return [output.steering(picture) for picture in shown if picture is not None]
 
 
 def _files(task: TaskResult, *, verbose: bool) -> list[str]:
@@ -220,7 +220,7 @@ def _sum(result: GenerationResult) -> str:
     lacking = any(task.status == "completed" and not any(image.path for image in task.images) for task in result.tasks)
     counts = Counter(task.status for task in result.tasks)
     stand = result.status if len(result.tasks) == 1 else ", ".join(f"{count} {name}" for name, count in counts.items())
-    status = click.style(stand, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
+    status = output.style(stand, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
     quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
     unknown = "not known yet" if result.next_action else "not told by RunAPI"
     charged = task_results.cost(result.charged_usd, sandbox=result.sandbox, unknown=unknown)

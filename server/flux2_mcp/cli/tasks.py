@@ -120,7 +120,7 @@ def listed(result: GenerationResult, outcome: Outcome) -> str:
     rest = [] if matched is None or matched.shown == matched.count else [_rest(matched, sandbox=result.sandbox)]
     return "\n".join(
         [
-            click.style(head, bold=True),
+            output.style(head, bold=True),
             *(text for line, block in zip(lines, blocks, strict=True) for text in (line, *block)),
             *rest,
             *remarks,
@@ -163,9 +163,9 @@ def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: boo
             else f"The task is {STATUSES[record.state]}, and no file of it is there."
         )
         raise NotFoundError(what, status=404, next_step=f"{output.PROGRAM} tasks lists what was made.")
-    click.echo(paths[0])
+    output.echo(str(paths[0]))
     if not browser.show(paths[0], folder=folder):
-        click.echo(NO_VIEWER, err=True)
+        output.echo(NO_VIEWER, err=True)
         return FAILED
     return 0
 
@@ -200,9 +200,9 @@ def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool)
 
     old = output.run(find, stopped="Stopped.")
     if not old.files:
-        click.echo(f"No image is older than {before.date()}.")
+        output.echo(f"No image is older than {before.date()}.")
         return
-    click.echo(
+    output.echo(
         f"{len(old.files)} images of {len(old.records)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
     )
     if not yes:
@@ -212,4 +212,4 @@ def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool)
         async with Service.opened(settings, keep=False) as service:
             return await service.pruner.remove(old)
 
-    click.echo(f"{output.run(remove, stopped='Stopped.') / MEGA:.1f} MB freed.")
+    output.echo(f"{output.run(remove, stopped='Stopped.') / MEGA:.1f} MB freed.")

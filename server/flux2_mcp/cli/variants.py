@@ -35,7 +35,7 @@ def _words(result: VariantsResult) -> str:
     for name, group in groupby(result.variants, key=lambda each: each.variant):
         models = list(group)
         price = "price known only live" if models[0].from_usd is None else f"from {usd(models[0].from_usd)}"
-        lines += [f"{click.style(name, bold=True)}, {price}", _wrapped(own_words(models[0].choose))]
+        lines += [f"{output.style(name, bold=True)}, {price}", _wrapped(own_words(models[0].choose))]
         lines += [line for model in models for line in _model(model)]
     uses = dict.fromkeys(each.commercial_use for each in result.variants)
     return "\n".join([*lines, *(f"Commercial use: {use}." for use in uses)])

@@ -22,6 +22,8 @@ from pathlib import PurePath
 from types import TracebackType
 from urllib.parse import quote
 
+from flux2_mcp.system.terminal import plain
+
 KEY_DOTS = "••••"
 MIN_SHOWABLE_CHARS = 12
 """Characters. The last four of a key are shown only if it is at least this long: then they reveal nothing."""
@@ -87,16 +89,16 @@ class _Pairs(logging.Formatter):
 
 class _ForPeople(logging.Formatter):
     def __init__(self, *, traces: bool) -> None:
-        start = "\r\033[K" if sys.stderr is not None and sys.stderr.isatty() else ""
-        super().__init__(f"{start}{PLAIN}")
+        super().__init__(PLAIN)
+        self._start = "\r\033[K" if sys.stderr is not None and sys.stderr.isatty() else ""
         self._traces = traces
 
     def format(self, record: logging.LogRecord) -> str:
         if not self._traces:
             record = copy.copy(record)  # other handlers get the original
             record.exc_info = record.exc_text = None
-        text, more = redact(super().format(record), *_hidden), _joined(_found(record))
-        return f"{text} {more}" if more else text
+        text, more = plain(redact(super().format(record), *_hidden)), _joined(_found(record))
+        return f"{self._start}{text}{f' {more}' if more else ''}"
 
 
 def _found(record: logging.LogRecord) -> dict[str, object]:
