@@ -573,11 +573,17 @@ async def test_open_tasks_are_looked_after_until_they_end_and_no_longer(
 
 async def test_what_is_done_but_not_on_disk_yet_is_waited_for(hosting: Open, answers: dict[str, Answer]) -> None:
     fetching = task(0).model_copy(update={"images": [FETCHING]})
-    async with hosting(answers | {"tool": tools(None, result([fetching]), result([task(0)]))}, clock=True) as host:
+    before, after, landed = tools(None, result([fetching])), tools(None, result([task(0)])), False
+
+    async def tool(params: dict[str, Any]) -> dict[str, Any]:
+        return await (after if landed else before)(params)
+
+    async with hosting(answers | {"tool": tool}, clock=True) as host:
         await host.open()
         await host.input(prompt=PROMPT)
         await host.result(result([fetching]))
         await expect(cards(host)).to_contain_text("Fetching")
+        landed = True
         await host.page.clock.run_for(5_000)
         await loaded(host, 1)
         assert host.reads() == ["flux2://images/task-0?max=768"]
