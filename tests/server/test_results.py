@@ -297,14 +297,14 @@ def test_nothing_is_called_charged_where_no_money_moved() -> None:
     assert "would charge $0.045" in task_results.words(told(DELIVERED, sandbox=True))
 
 
-def test_the_places_with_a_file_are_found(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_the_places_with_a_file_are_found(tmp_path: Path) -> None:
     file, copy = tmp_path / "kept.png", tmp_path / "copy.png"
     entry = replace(DELIVERED, images=(replace(IMAGE, path=str(file), saved=str(copy)),))
-    report = TaskReport(entry)
     for there in ((), (file,), (copy,), (file, copy)):
         for path in there:
             path.touch()
-        assert task_results.files_there(Outcome(tasks=(report,), sandbox=False)) == set(map(str, there))
+        assert await task_results.files_there([entry]) == set(map(str, there))
         for path in there:
             path.unlink()
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -106,15 +107,13 @@ async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
         return None
     service = session.service
     if kind == "tasks" and not ident:
-        records = await service.page(limit=PAGE_TASKS, before=None)
-        return _json(
-            [task_results.task(TaskReport(record)).model_dump(mode="json", exclude_defaults=True) for record in records]
-        )
+        return _json(await _tasks(await service.page(limit=PAGE_TASKS, before=None)))
     record = await service.known(ident) if ident else None
     if record is None:
         return None
     if kind == "tasks":
-        return _json(task_results.task(TaskReport(record)).model_dump(mode="json", exclude_defaults=True))
+        (task,) = await _tasks([record])
+        return _json(task)
     return await _image(record, parse_qs(query).get("max", [None])[0], service.settings.home / thumbnails.FOLDER)
 
 
@@ -146,6 +145,12 @@ async def _image(record: TaskRecord, longest: str | None, small: Path) -> ReadRe
     else:
         data = await anyio.to_thread.run_sync(preview.scaled, path, pixels, None)
     return ReadResourceContents(data, preview.MIME_TYPES["JPEG"])
+
+
+async def _tasks(records: Sequence[TaskRecord]) -> list[object]:
+    with_url = task_results.without_file(await task_results.files_there(records))
+    tasks = [task_results.task(TaskReport(record), with_url=with_url) for record in records]
+    return [task.model_dump(mode="json", exclude_defaults=True) for task in tasks]
 
 
 def _json(data: object) -> ReadResourceContents:

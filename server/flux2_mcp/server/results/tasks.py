@@ -7,13 +7,14 @@ known is left out of the data that a tool answers with.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
+import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, SkipValidation
 
 from flux2_mcp.domain import budget, pricing
@@ -151,11 +152,23 @@ def image_uri(ident: str) -> str:
     return f"flux2://images/{ident}"
 
 
-def files_there(outcome: Outcome) -> frozenset[str]:
-    """Return the places of these tasks' images where a file is now. Sync; call from a thread: a disk may hang."""
-    images = (image for report in outcome.tasks for image in report.record.images)
-    places = (place for image in images for place in (image.saved, image.path) if place is not None)
-    return frozenset(place for place in places if Path(place).is_file())
+async def files_there(records: Iterable[TaskRecord]) -> frozenset[str]:
+    """Return the places of these tasks' images where a file is now.
+
+    A thread looks: a folder of the user may be on a disk that hangs, and the other calls have to go on.
+    """
+    images = [image for record in records for image in record.images]
+    places = [place for image in images for place in (image.saved, image.path) if place is not None]
+
+    def look() -> frozenset[str]:
+        return frozenset(place for place in places if Path(place).is_file())
+
+    return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+
+
+def without_file(there: frozenset[str]) -> Callable[[ImageResult], bool]:
+    """Return what tells whether an image has none of the files `there`. Only then its URL is of use: for `generation`."""
+    return lambda image: there.isdisjoint((image.saved, image.path))
 
 
 def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = lambda _: True) -> GenerationResult:

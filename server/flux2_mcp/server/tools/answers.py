@@ -48,9 +48,8 @@ async def generation(context: ToolContext, outcome: Outcome, *, preview: bool, m
     """
     if (made := _OUTCOMES.get()) is not None:
         made.append(outcome)
-    # A folder of the user may be on a disk that hangs, and the other calls have to go on.
-    there = await anyio.to_thread.run_sync(task_results.files_there, outcome, abandon_on_cancel=True)
-    result = task_results.generation(outcome, with_url=lambda image: there.isdisjoint((image.saved, image.path)))
+    there = await task_results.files_there(report.record for report in outcome.tasks)
+    result = task_results.generation(outcome, with_url=task_results.without_file(there))
     form = client_of(context)
     ready = [(image, report) for report in outcome.tasks for image in report.record.images]
     seen: list[ContentBlock] = []
