@@ -57,7 +57,7 @@ def is_told(outcome: Outcome, why: str) -> None:
         f"its image can't be had: {why}",
         "What to do: open its url in a browser",
         "ask RunAPI about this task's id",
-        "generate anew, which costs again",
+        "generate anew, which has its price again",
     ):
         assert phrase in (task.error or "")
         assert phrase in words
@@ -129,7 +129,7 @@ async def test_after_a_week_it_is_given_up_with_what_to_do(tmp_path: Path) -> No
         for _ in range(MAX_FETCHES):
             await shop.worker.fetch(kept)
         assert kept.record.state is State.UNDELIVERED
-        for phrase in ("answered 410", "made and charged", "What to do:"):
+        for phrase in ("answered 410", "RunAPI made this", "What to do:"):
             assert phrase in (kept.record.error or "")
         assert kept.record == (await shop.journal.tasks.find(["key-1"]))[0]
 
@@ -168,7 +168,7 @@ async def test_whatever_runapi_says_of_a_task_whose_image_is_dead_each_try_count
                     for _ in range(2 * MAX_FETCHES):
                         await shop.worker.fetch(kept)
                     assert kept.record.state is State.UNDELIVERED
-                    for phrase in ("answered 410", "made and charged", "What to do:"):
+                    for phrase in ("answered 410", "RunAPI made this", "What to do:"):
                         assert phrase in (kept.record.error or "")
 
 

@@ -149,4 +149,5 @@ def test_tasks_are_found_by_their_prompt_or_by_a_file_and_a_list_says_how_it_goe
     assert "The sandbox made up the price of max" in listed
     assert "The sandbox made up the price of max" in here("spend")[1]
     assert "made up" not in here("tasks", "--query", "fox")[1]
-    assert here("tasks", "--file", "gone.jpg")[0] == 4
+    code, _, err = here("tasks", "--file", "gone.jpg")
+    assert (code, err.splitlines()[0]) == (4, f"Error: --file: can't be read: there is no such file in {tmp_path}.")

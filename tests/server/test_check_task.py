@@ -179,6 +179,7 @@ async def test_a_file_names_the_task_that_made_it_also_converted_copied_or_renam
     for file, why in (
         ("gone.png", f"file: can't be read: there is no such file in {tmp_path}."),
         ("https://example.com/a.png", "file: must be the path of a file in the workspace."),
+        ("a\0.png", "file: must be the path of a file in the workspace."),
         ("../up.png", "file: stands outside the workspace"),
     ):
         refused = await client.call_tool("check_task", {"file": file})

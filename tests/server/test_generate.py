@@ -212,9 +212,13 @@ async def test_an_expired_url_is_asked_for_anew(client: Client) -> None:
 
 
 async def test_a_corrupt_image_is_told_and_never_kept(client: Client, sandbox_settings: Settings) -> None:
-    result = await made(client, prompt="a red fox [sandbox:corrupt]")
+    called = await client.call_tool("generate", {"prompt": "a red fox [sandbox:corrupt]"})
+    result = called.structured_content
+    assert isinstance(result, dict)
     task = result["tasks"][0]
     assert (task["status"], task["charged_usd"]) == ("completed", 0.05)
+    assert "no money moved" in texts(called)[0]
+    assert re.findall(r"\bcharged\b|\bcosts\b", texts(called)[0]) == []
     assert set(task["images"][0]) == {"url", "expires_at"}
     assert "its image can't be had: The image is broken: it can't be decoded to its end." in task["error"]
     assert "next_action" not in result

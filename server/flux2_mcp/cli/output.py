@@ -44,6 +44,7 @@ NAMES: Final[Mapping[str, str]] = {
     "source_images": "--source",
     "save_to": "--save-to",
     "before": "--before",
+    "file": "--file",
     "overwrite: true": "--overwrite",
     "aspect_ratio": "--aspect-ratio",
     "output_resolution": "--output-resolution",

@@ -99,9 +99,9 @@ class SourceImages:
         Raises:
             UnreadableError: The file can't or must not be read, or the text is no path.
         """
-        given = sources.parse(text, local=False)
-        if given.kind != "file":
+        if not sources.is_local(text):
             raise UnreadableError("must be the path of a file in the workspace.")
+        given = sources.parse(text, local=False)
         data = await anyio.to_thread.run_sync(workspace.read, given.text, folders, self._allowed)
         return hashlib.sha256(data).hexdigest()
 

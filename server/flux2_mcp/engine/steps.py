@@ -71,12 +71,13 @@ _NOT_AGAIN = Wording(
 )
 UNANSWERED = f"RunAPI did not answer for a day, so whether this was made and charged is not known. {_NOT_AGAIN}"
 TAKEN = f"RunAPI holds another request under this task's key, so whether this was charged is not known. {_NOT_AGAIN}"
-SPOILT = "RunAPI made and charged this, and its image can't be had:"
-GIVEN_UP = "RunAPI made and charged this and keeps results for a week; in that time it could not be fetched."
+SPOILT = "RunAPI made this, and its image can't be had:"
+GIVEN_UP = "RunAPI made this and keeps results for a week; in that time it could not be fetched."
 _INSTEAD = (
     "What to do: open its url in a browser while that works, ask RunAPI about this task's id, or call generate anew, which"
-    " costs again."
+    " has its price again."
 )
+"""Whether a price is charged, the result says beside it: in the sandbox no money moves."""
 SAME_ID = (
     "RunAPI answered with the id of another task, {id}, whose image may be this one's too: look at that task first. Whether"
     f" this was charged beside it is not known. {_NOT_AGAIN}"
