@@ -53,7 +53,7 @@ async def test_what_is_listed_in_part_is_summed_up_whole(tmp_path: Path) -> None
     assert (result.matched.count, result.matched.shown, result.matched.before) == (23, 10, "task-k13")
     assert result.matched.by_status == {"completed": 20, "failed": 2, "pending": 1}
     assert "23 tasks match: 20 completed, 2 failed, 1 pending; 10 are shown. For older ones, call check_task" in words
-    assert "status: processing; quoted $1.15, charged $1.00" in words
+    assert "status: processing; quoted $1.15, charged at least $1.00; of 1 the charge is not known yet" in words
 
 
 async def test_what_has_not_ended_and_is_not_listed_is_reached_by_the_next_action(tmp_path: Path) -> None:
@@ -97,14 +97,15 @@ async def test_the_sums_are_of_what_matched(tmp_path: Path) -> None:
         states={State.FAILED: 2, State.SUBMITTED: 1},
         quoted_usd=Decimal("0.15"),
         charged_usd=Decimal(0),
+        uncharged=1,
         models=frozenset({"flux-2-pro-text-to-image"}),
     )
     async with journals.opened(tmp_path / "home") as home:
         journal = home.journal(account=outcome.tasks[0].record.account)
         late = await journal.history.matched(TaskFilter(since=AT + timedelta(minutes=20), workspace="/work"))
-        assert (late.tasks, late.charged_usd) == (3, Decimal("0.15"))
+        assert (late.tasks, late.charged_usd, late.uncharged) == (3, Decimal("0.15"), 0)
         assert (await journal.history.matched(TaskFilter(workspace="/elsewhere"))) == TaskMatches(
-            states={}, quoted_usd=None, charged_usd=None, models=frozenset()
+            states={}, quoted_usd=None, charged_usd=None, uncharged=0, models=frozenset()
         )
         running = await journal.history.matched(TaskFilter(states=[State.SUBMITTED]))
         assert (running.quoted_usd, running.charged_usd) == (Decimal("0.05"), None)

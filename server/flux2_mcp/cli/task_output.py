@@ -223,5 +223,7 @@ def _sum(result: GenerationResult) -> str:
     status = output.style(stand, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
     quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
     unknown = "not known yet" if result.next_action else "not told by RunAPI"
-    charged = task_results.cost(result.charged_usd, sandbox=result.sandbox, unknown=unknown)
+    charged = task_results.cost(
+        result.charged_usd, sandbox=result.sandbox, unknown=unknown, uncharged=task_results.uncharged(result)
+    )
     return f"{status}{' but not on disk' if lacking else ''}{quoted}, {charged}"

@@ -129,7 +129,8 @@ def listed(result: GenerationResult, outcome: Outcome) -> str:
 
 
 def _rest(matched: MatchedResult, *, sandbox: bool) -> str:
-    charged = f"{'would charge' if sandbox else 'were charged'} {usd(matched.charged_usd)}"
+    cost = task_results.cost(matched.charged_usd, sandbox=sandbox, uncharged=matched.uncharged)
+    charged = f"{'' if sandbox or matched.charged_usd is None else 'were '}{cost}"
     older = f" Older ones: --before {matched.before}" if matched.before else ""
     return f"{matched.shown} of {matched.count}; all {matched.count} {charged}.{older}"
 

@@ -138,12 +138,14 @@ ANY = TaskFilter()
 class TaskMatches:
     """Sums over all tasks that match, listed or not, and the known models that made them.
 
-    Amounts are USD; None: no matching task has a known amount.
+    Amounts are USD; None: no matching task has a known amount. `uncharged` is the number of tasks whose charge is not known,
+    and which `charged_usd` therefore leaves out.
     """
 
     states: Mapping[State, int]
     quoted_usd: Decimal | None
     charged_usd: Decimal | None
+    uncharged: int
     models: frozenset[str]
 
     @property

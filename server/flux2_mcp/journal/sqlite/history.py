@@ -128,6 +128,7 @@ class SqliteHistory:
             states={State(row["state"]): row["tasks"] for row in found},
             quoted_usd=total("quoted", "known_quotes"),
             charged_usd=total("charged", "known_charges"),
+            uncharged=sum(row["tasks"] - row["known_charges"] for row in found),
             models=frozenset(model for row in found for model in json.loads(row["models"])),
         )
 

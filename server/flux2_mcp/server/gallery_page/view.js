@@ -127,7 +127,7 @@ function render() {
   $("more").hidden = !rest && !(lists && beyond()); $("more").textContent = rest ? `Show all ${order.length}` : "Show older ones";
   $("lone").hidden = !(lists && cards.length && !order.length);
   const charged = sum("charged_usd"), open = openIds().length, are = (state) => cards.filter((card) => bucket(card) === state).length;
-  const whole_list = lists && elsewhere(), price = whole_list && num(matched.charged_usd) ? money(matched.charged_usd) : charged ? money(charged) : open && sum("quoted_usd") ? `quoted ${money(sum("quoted_usd"))}` : "";
+  const whole_list = lists && elsewhere(), price = whole_list && num(matched.charged_usd) ? (num(matched.uncharged) ? "at least " : "") + money(matched.charged_usd) : charged ? money(charged) : open && sum("quoted_usd") ? `quoted ${money(sum("quoted_usd"))}` : "";
   const states = lists && !$("tools").hidden ? [] : [open && cards.length ? `${are("ready")} ready` : "", are("failed") ? `${are("failed")} failed` : "", are("unknown") ? `${are("unknown")} not known` : ""];
   $("sum").textContent = count < 2 ? "" : [whole_list ? `${count} of ${many(matched.count, "image")}` : many(count, "image"), ...states, price].filter(Boolean).join(" · ");
   const ended = [...run].filter((id) => !tasks.get(id).open).length;

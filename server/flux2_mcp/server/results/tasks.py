@@ -123,13 +123,17 @@ class NextAction(Result):
 
 
 class MatchedResult(Result):
-    """All tasks that match, of which `shown` are listed. `before` is check_task's argument for the next older ones."""
+    """All tasks that match, of which `shown` are listed. `before` is check_task's argument for the next older ones.
+
+    `uncharged` are those whose charge is not known, so that `charged_usd` is not all.
+    """
 
     count: int
     shown: int
     by_status: dict[TaskStatus, int]
     quoted_usd: float | None = None
     charged_usd: float | None = None
+    uncharged: int = 0
     before: str | None = None
 
 
@@ -220,6 +224,7 @@ def _matched(matches: TaskMatches, outcome: Outcome) -> MatchedResult:
         by_status=dict(by_status.most_common()),
         quoted_usd=number(matches.quoted_usd),
         charged_usd=number(matches.charged_usd),
+        uncharged=matches.uncharged,
         before=outcome.before,
     )
 
@@ -331,7 +336,7 @@ def _all_lines(result: GenerationResult) -> list[str]:
         shown = f"; {verb} shown" if matched.shown < matched.count else ""
         lines.append(f"{_tasks(matched.count)} {each}{shown}.{older if matched.before else ''}")
     quoted = "unknown" if result.quoted_usd is None else _dollars(result.quoted_usd)
-    charged = cost(result.charged_usd, sandbox=result.sandbox)
+    charged = cost(result.charged_usd, sandbox=result.sandbox, uncharged=uncharged(result))
     return [*lines, f"status: {result.status}; quoted {quoted}, {charged}"]
 
 
@@ -339,11 +344,28 @@ def _tasks(count: int) -> str:
     return "1 task matches:" if count == 1 else f"{count} tasks match:"
 
 
-def cost(charged_usd: float | None, *, sandbox: bool, unknown: str = "not known yet") -> str:
-    """Return what was charged, in words; in the sandbox, where no money moves, what would be."""
+def uncharged(result: GenerationResult) -> int:
+    """Return how many tasks the charge of all leaves out, because theirs is not known."""
+    return (
+        sum(task.charged_usd is None for task in result.tasks) if result.matched is None else result.matched.uncharged
+    )
+
+
+def cost(charged_usd: float | None, *, sandbox: bool, unknown: str = "not known yet", uncharged: int = 0) -> str:
+    """Return what was charged, in words; in the sandbox, where no money moves, what would be.
+
+    Args:
+        charged_usd: The charge, or the sum of all that are known.
+        sandbox: Whether the sandbox drew the images.
+        unknown: What to say if no charge is known.
+        uncharged: The number of tasks that the sum leaves out.
+    """
     if charged_usd is None:
         return f"{'charge' if sandbox else 'charged'} {unknown}"
-    return f"{'would charge' if sandbox else 'charged'} {_dollars(charged_usd)}"
+    sum_of_known = (
+        f"{'would charge' if sandbox else 'charged'} {'at least ' if uncharged else ''}{_dollars(charged_usd)}"
+    )
+    return f"{sum_of_known}; of {uncharged} the charge is {unknown}" if uncharged else sum_of_known
 
 
 def _task_lines(result: TaskResult, *, sandbox: bool) -> list[str]:
