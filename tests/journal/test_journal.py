@@ -377,11 +377,12 @@ async def test_the_most_recent_can_be_of_some_states_of_a_workspace_or_since_a_t
 
 async def test_tasks_are_found_by_a_text_in_their_prompt_in_any_case_and_no_character_is_a_pattern(home: Home) -> None:
     journal = home.journal()
-    prompts = ["A red FOX", "ein Äpfelchen", "100% wool_scarf", "100 wool scarf", "[fox] *"]
+    prompts = ["A red\n FOX", "ein Äpfelchen", "100% wool_scarf", "100 wool scarf", "[fox] *"]
     for number, prompt in enumerate(prompts):
         await new(journal, intent(f"k{number}", catalog.request(prompt=prompt)))
     wanted = {
         "fox": ["k4", "k0"],
+        "RED fox ": ["k0"],
         "äPFEL": ["k1"],
         "100%": ["k2"],
         "l_s": ["k2"],

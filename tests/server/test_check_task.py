@@ -155,6 +155,8 @@ async def test_a_text_in_a_prompt_finds_its_tasks_and_what_finds_none_is_named(c
     for query, count in (("red fox", 1), ("äpfel", 1), ("0%", 1), ("sandbox", 2), ("r_d", 0), (".*", 0)):
         found = await call(client, "check_task", query=query)
         assert (found["matched"]["count"], len(found["tasks"])) == (count, count), query
+    long = await client.call_tool("check_task", {"query": "o" * 5001})
+    assert (long.is_error, "5000" in str(long.content)) == (True, True)
     none = await client.call_tool("check_task", {"query": "owl", "status": "failed"})
     assert isinstance(none.structured_content, dict)
     said = "No task matches status 'failed', query 'owl'."

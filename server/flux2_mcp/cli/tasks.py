@@ -17,7 +17,7 @@ from flux2_mcp.engine.pruning import PrunePlan
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import Outcome
 from flux2_mcp.errors import NotFoundError, shortened
-from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.journal.records import MAX_QUERY_CHARS, TaskRecord
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import STATUSES, GenerationResult, MatchedResult
 from flux2_mcp.settings import Settings
@@ -34,6 +34,14 @@ NO_VIEWER = (
 FAILED = 1
 MIN_PRUNE_AGE = timedelta(days=1)
 """The minimum age of images that may be removed: images of today may still be in use."""
+
+
+def _query(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    if text is not None and len(text) > MAX_QUERY_CHARS:
+        raise click.BadParameter(
+            f"no prompt has more than {MAX_QUERY_CHARS} characters, and this text has {len(text)}."
+        )
+    return text
 
 
 @click.command(
@@ -53,7 +61,12 @@ Examples:
 @click.option("--status", type=click.Choice(sorted(set(STATUSES.values()))), help="Only tasks that stand so.")
 @click.option("--since", metavar="WHEN", callback=output.moment, help="30m, 24h, 7d, or ISO 8601.")
 @click.option("--workspace", metavar="FOLDER", help="Only what was asked for there; . is this folder.")
-@click.option("--query", metavar="TEXT", help="Only tasks with this text in their prompt, in upper or lower case.")
+@click.option(
+    "--query",
+    metavar="TEXT",
+    callback=_query,
+    help="Only tasks with this text in their prompt, in upper or lower case.",
+)
 @click.option("--file", metavar="PATH", help="Only what made this file; it may have been copied or renamed since.")
 @click.option("--before", metavar="ID", help="Only what is older than this task, for the next page.")
 @output.as_json_option

@@ -119,7 +119,8 @@ class TaskFilter:
         states: Tasks in one of these states.
         since: Tasks made since then.
         workspace: Tasks that a caller in this folder made.
-        query: Tasks with this text in their prompt, in upper or lower case. No character in it has a meaning.
+        query: Tasks with this text in their prompt, in upper or lower case; any white space is one blank. No character in it
+            has a meaning.
         sha256: Tasks with an image, or a copy of one in a workspace, that has this SHA-256, as hex digits.
     """
 
@@ -130,6 +131,8 @@ class TaskFilter:
     sha256: str | None = None
 
 
+MAX_QUERY_CHARS = 5000
+"""The maximum length of a query: no prompt is longer."""
 ANY = TaskFilter()
 """Every task."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flux2_mcp.system import forking
 from flux2_mcp.system.migrations import Migrations, is_newer, migration_columns, pending, recorded, unnamed
+from flux2_mcp.system.text import folded
 
 Row = sqlite3.Row
 Value = str | int | float | None
@@ -235,11 +236,11 @@ def _made_by(migrations: Migrations) -> set[str]:
 
 
 def _mentions(text: bytes | None, wanted: str) -> bool:
-    """Whether a text has `wanted` in it, in upper or lower case of any alphabet: SQLite's own functions know ASCII only.
+    """Whether a text, once folded, has `wanted` in it, which is folded: SQLite's own functions know ASCII only.
 
     It takes bytes, because a broken text must not end the query.
     """
-    return text is not None and wanted.casefold() in text.decode(errors="replace").casefold()
+    return text is not None and wanted in folded(text.decode(errors="replace"))
 
 
 def _text(data: bytes) -> str | bytes:

@@ -19,6 +19,7 @@ from flux2_mcp.journal.contract import MAX_DURATIONS
 from flux2_mcp.journal.records import ANY, TaskFilter, TaskMatches, TaskRecord, dump_images
 from flux2_mcp.journal.sqlite import task_rows
 from flux2_mcp.journal.sqlite.fragments import IS_UNPAID, among
+from flux2_mcp.system.text import folded
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
@@ -176,7 +177,7 @@ def matching(account: str, wanted: TaskFilter) -> dict[str, Value]:
         "workspace": wanted.workspace,
         "states": None if wanted.states is None else json.dumps(sorted(wanted.states)),
         "all": json.dumps(list(State)),
-        "query": wanted.query,
+        "query": None if wanted.query is None else folded(wanted.query),
         "sha256": wanted.sha256,
     }
 

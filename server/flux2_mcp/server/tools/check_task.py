@@ -12,6 +12,7 @@ from pydantic import Field
 from flux2_mcp.domain import times
 from flux2_mcp.engine.waiting import MAX_IDS
 from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.journal.records import MAX_QUERY_CHARS
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import GenerationResult, TaskStatus
 from flux2_mcp.server.tools import answers
@@ -33,7 +34,7 @@ async def check_task(
     status: TaskStatus | None = None,
     since: Annotated[str | None, Field(description="made since: 30m, 24h, 7d, or ISO 8601")] = None,
     workspace: Annotated[str | None, Field(description="made in this folder; . is the current one")] = None,
-    query: Annotated[str | None, Field(description="text in the prompt, any case")] = None,
+    query: Annotated[str | None, Field(max_length=MAX_QUERY_CHARS, description="text in the prompt, any case")] = None,
     file: Annotated[
         str | None,
         Field(description="file in the workspace: which task made it, even if renamed"),
