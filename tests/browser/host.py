@@ -41,6 +41,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-site-isolation-trials",  # a process more for each gallery is half of what a test costs
 )
 # The policy that the extension has hosts use where a resource declares no domain (2026-01-26, "Host Behavior").
 POLICY = (
@@ -225,7 +226,7 @@ class Site:
         answers: dict[str, Answer],
         *,
         viewport: tuple[int, int] = (800, 900),
-        reduced_motion: Literal["reduce", "no-preference"] = "no-preference",
+        reduced_motion: Literal["reduce", "no-preference"] = "reduce",
         clock: bool = False,
     ) -> AsyncIterator[Host]:
         """A gallery's place in a page, still empty.
@@ -233,7 +234,7 @@ class Site:
         Args:
             answers: As in `Host`.
             viewport: Pixels.
-            reduced_motion: What the user prefers.
+            reduced_motion: What the user prefers. What moves is drawn sixty times a second, on the processor.
             clock: Time is the test's to pass, with `page.clock`.
         """
         page = self._tabs.pop(clock, None) or await self._load(clock=clock)

@@ -75,11 +75,12 @@ def mixed(count: int) -> list[TaskResult]:
     ]
 
 
+@pytest.mark.deep  # for the pictures; what it holds at these widths, `test_rows_are_as_wide...` holds too
 @pytest.mark.parametrize("count", [1, 6, 60])
 async def test_one_six_and_sixty_images_are_drawn_at_four_widths(
     hosting: Open, answers: dict[str, Answer], count: int, shot: Shot
 ) -> None:
-    async with hosting(answers, viewport=(1280, 844), reduced_motion="reduce", clock=True) as host:
+    async with hosting(answers, viewport=(1280, 844), clock=True) as host:
         await opened(host, mixed(count), displayMode="fullscreen")
         for width in WIDTHS:
             await host.page.set_viewport_size({"width": width, "height": 844})
@@ -196,7 +197,7 @@ async def test_a_tile_has_its_size_and_its_state_before_its_picture_is_there(
         await held.wait()
         return await pictures(params)
 
-    async with hosting(answers | {"resource": later}, clock=True) as host:
+    async with hosting(answers | {"resource": later}, reduced_motion="no-preference", clock=True) as host:
         await opened(host, mixed(7))
         await expect(host.view.locator(".pic.load")).to_have_count(4)
         await expect(host.view.locator(".pic.load").first).to_contain_text("Loading")
@@ -435,7 +436,7 @@ async def test_a_panel_is_whole_in_a_frame_that_is_lower_than_it(hosting: Open, 
         assert edge <= frame
 
 
-@pytest.mark.parametrize("count", [1, 2, 6])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.deep), 2, pytest.param(6, marks=pytest.mark.deep)])
 async def test_an_image_can_be_made_whatever_is_shown(hosting: Open, answers: dict[str, Answer], count: int) -> None:
     async with hosting(answers, clock=True) as host:
         await opened(host, mixed(count))

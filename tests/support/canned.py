@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from flux2_mcp.sandbox.drawing.draw import render, size_of
 from flux2_mcp.server.results.tasks import (
@@ -31,8 +31,8 @@ PROMPTS = (
     "Forest path in autumn, soft light",
     "A cup of coffee on a stone table",
 )
-DRAWN = 4
-"""How many different pictures there are: each takes half a second to draw."""
+DRAWN = 2
+"""How many different pictures there are: each takes half a second to draw. For other shapes it is cut."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 OPEN = ("submitting", "pending", "processing")
 PATH = "/home/ada/.local/share/flux2-mcp/images/2026-11-20-a-quiet-harbour-at-dawn-{number}.png"
@@ -131,16 +131,24 @@ def picture(number: int, ratio: str = "1:1") -> dict[str, str]:
 @cache
 def _drawn(number: int, ratio: str) -> str:
     """A WebP of 768 pixels, base64."""
+    width, height = size_of(ratio, "1k")
+    scale = 768 / max(width, height)
+    file = io.BytesIO()
+    ImageOps.fit(_square(number), (round(width * scale), round(height * scale))).save(
+        file, "WEBP", quality=80, method=0
+    )
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@cache
+def _square(number: int) -> Image.Image:
     drawn = render(
         prompt=PROMPTS[number],
         variant="pro",
         model="flux-2-pro-text-to-image",
         action="text_to_image",
-        aspect_ratio=ratio,
+        aspect_ratio="1:1",
         output_resolution="1k",
     )
     with Image.open(io.BytesIO(drawn)) as image:
-        image.thumbnail((768, 768))
-        file = io.BytesIO()
-        image.save(file, "WEBP", quality=80)
-    return base64.b64encode(file.getvalue()).decode()
+        return image.convert("RGB")
