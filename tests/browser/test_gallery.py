@@ -684,6 +684,8 @@ async def test_nothing_moves_where_less_motion_is_wanted(hosting: Open, answers:
         await host.input(prompt=PROMPT)
         moving = "el => getComputedStyle(el, '::before').animationName"
         assert await host.view.locator(".pic").evaluate(moving) == "none"
+        light = "el => getComputedStyle(el, '::before').content"
+        assert await host.view.locator(".pic").evaluate(light) == "none"  # nor does it stand still in the middle
     async with hosting(answers, reduced_motion="no-preference") as host:
         await host.open()
         await host.input(prompt=PROMPT)
