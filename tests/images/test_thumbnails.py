@@ -67,21 +67,27 @@ def test_an_image_that_was_changed_has_another_copy(image: Path, folder: Path) -
 
 
 def test_the_oldest_copies_make_room_for_new_ones(image: Path, folder: Path) -> None:
+    folder.mkdir()
+    (own := folder / "my-photo-1.jpg").write_bytes(jpeg("green"))  # the folder is not ours alone
     for number in range(5):
         other = image.with_name(f"{number}.png")
         other.write_bytes(image.read_bytes())
         thumbnails.keep(other, folder, jpeg("red"), most=3)
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 3 + 1
     thumbnails.keep(image, folder, jpeg("blue"), most=1)
+    own.unlink()
     (last,) = folder.iterdir()
     assert last.read_bytes() == jpeg("blue")
 
 
-def test_it_goes_with_its_image(image: Path, folder: Path) -> None:
+def test_its_copies_are_found_though_the_image_was_changed_and_is_gone(image: Path, folder: Path) -> None:
     thumbnails.of(image, folder)
-    thumbnails.remove(image, folder)
-    assert list(folder.iterdir()) == []
-    thumbnails.remove(image, folder)
+    Image.new("RGB", (400, 900), "teal").save(image)
+    thumbnails.of(image, folder)
+    image.unlink()
+    assert sorted(thumbnails.copies([image], folder)) == sorted(folder.iterdir())
+    assert len(thumbnails.copies([image], folder)) == 2
+    assert thumbnails.copies([image.with_name("b.png")], folder) == thumbnails.copies([image], folder / "none") == []
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_copy(image: Path, folder: Path) -> None:

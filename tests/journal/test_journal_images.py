@@ -120,8 +120,11 @@ async def test_old_files_go_and_records_stay(home: Home, tmp_path: Path) -> None
     for file in images.iterdir():
         thumbnails.keep(file, tmp_path / thumbnails.FOLDER, b"a small copy")
     old = await pruner.find(AT + timedelta(seconds=1))
-    assert ([path.name for path in old.files], old.size_bytes, len(old.records)) == (["1.png", "2.png"], 10, 2)
-    assert await pruner.remove(old) == 10
+    assert ([path.name for path in old.files], old.size_bytes, len(old.records)) == (["1.png", "2.png"], 10 + 24, 2)
+    (images / "2.png").unlink()  # the copy of a file that somebody removes by hand goes, too
+    old = await pruner.find(AT + timedelta(seconds=1))
+    assert (len(old.files), len(old.copies), old.size_bytes) == (1, 2, 5 + 24)
+    assert await pruner.remove(old) == 5 + 24
     assert list(images.iterdir()) == list((tmp_path / thumbnails.FOLDER).iterdir()) == []
     assert (project / "hero.png").exists()
     found = await journal.tasks.find(["k1", "k2"])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flux2_mcp.cli.tasks import NO_VIEWER
+from flux2_mcp.images import thumbnails
 from tests.process.conftest import Here
 from tests.support.terminal import DEADLINE, flux2_mcp
 
@@ -104,14 +105,17 @@ def test_prune_counts_asks_and_removes_old_images_alone(clean_env: dict[str, str
     old, young = made(here, "an old owl"), made(here, "a young owl")
     for task in (kept, old):
         aged(clean_env, task, 40)
-    size = sum(task["images"][0]["size_bytes"] for task in (kept, old)) / 1_000_000
+    images = [Path(clean_env["FLUX2_HOME"], "images", Path(task["images"][0]["path"]).name) for task in (kept, old)]
+    copies = thumbnails.copies(images, Path(clean_env["FLUX2_HOME"], thumbnails.FOLDER))
+    size = sum(path.stat().st_size for path in (*images, *copies)) / 1_000_000
     code, out, _ = here("prune", "--older-than", "30d", given="n\n")
     assert code == 130
-    assert out.startswith(f"2 images of 2 tasks, {size:.1f} MB, made before ")
+    assert out.startswith(f"2 images and 2 small copies of 2 tasks, {size:.1f} MB, made before ")
     assert all(Path(task["images"][0]["path"]).exists() for task in (kept, old, young))
     code, out, _ = here("prune", "--older-than", "30d", "--yes")
     assert (code, out.splitlines()[1]) == (0, f"{size:.1f} MB freed.")
     assert [Path(task["images"][0]["path"]).exists() for task in (kept, old, young)] == [False, False, True]
+    assert not any(path.exists() for path in copies)
     assert (tmp_path / "fox.png").exists()
     listed = json.loads(here("tasks", "--json")[1])["tasks"]
     assert [[image["path"] for image in task["images"]] for task in listed] == [

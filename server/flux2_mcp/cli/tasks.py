@@ -213,11 +213,11 @@ def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool)
             return await service.pruner.find(before)
 
     old = output.run(find, stopped="Stopped.")
-    if not old.files:
+    if not old.files and not old.copies:
         output.echo(f"No image is older than {before.date()}.")
         return
     output.echo(
-        f"{len(old.files)} images of {len(old.records)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
+        f"{len(old.files)} images and {len(old.copies)} small copies of {len(old.records)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
     )
     if not yes:
         click.confirm("Remove them? RunAPI does not have them any more after 7 days", abort=True)

@@ -19,10 +19,14 @@ from flux2_mcp.journal.records import TaskRecord
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What would be removed: the tasks, their existing files, and the total size of these files in bytes."""
+    """What would be removed: the tasks, their images and small copies that exist, and the total size of these in bytes.
+
+    A copy may outlive its image, which somebody removed by hand.
+    """
 
     records: tuple[TaskRecord, ...]
     files: tuple[Path, ...]
+    copies: tuple[Path, ...]
     size_bytes: int
 
 
@@ -41,12 +45,20 @@ class Pruner:
     async def find(self, before: datetime) -> PrunePlan:
         """Find the tasks created before then whose images still exist."""
         records = await self._history.with_images(before)
-        paths = dict.fromkeys(Path(image.path) for record in records for image in record.images)
-        return await anyio.to_thread.run_sync(self._measured, records, tuple(paths))
+        return await anyio.to_thread.run_sync(self._measured, records)
 
-    def _measured(self, records: Sequence[TaskRecord], paths: Sequence[Path]) -> PrunePlan:
-        sizes = {path: path.stat().st_size for path in paths if path.parent == self._images and path.is_file()}
-        return PrunePlan(tuple(records), tuple(sizes), sum(sizes.values()))
+    def _measured(self, records: Sequence[TaskRecord]) -> PrunePlan:
+        paths = self._paths(records)
+        files = tuple(path for path in paths if path.is_file())
+        copies = tuple(self._copies(paths))
+        return PrunePlan(tuple(records), files, copies, sum(map(_size, (*files, *copies))))
+
+    def _paths(self, records: Sequence[TaskRecord]) -> list[Path]:
+        paths = dict.fromkeys(Path(image.path) for record in records for image in record.images)
+        return [path for path in paths if path.parent == self._images]
+
+    def _copies(self, paths: Sequence[Path]) -> list[Path]:
+        return thumbnails.copies(paths, self._images.with_name(thumbnails.FOLDER))
 
     async def remove(self, old: PrunePlan) -> int:
         """Remove the files, and return the number of freed bytes.
@@ -58,9 +70,10 @@ class Pruner:
         """
         for record in old.records:
             await self._history.keep_images(record.key, self._left(record))
-        used = await self._history.still_used([str(path) for path in old.files])
-        unused = [path for path in old.files if str(path) not in used]
-        return await anyio.to_thread.run_sync(_removed, unused, self._images.with_name(thumbnails.FOLDER))
+        paths = self._paths(old.records)
+        used = await self._history.still_used([str(path) for path in paths])
+        unused = [path for path in paths if str(path) not in used]
+        return await anyio.to_thread.run_sync(lambda: _removed([*self._copies(unused), *unused]))
 
     def _left(self, record: TaskRecord) -> list[StoredImage]:
         return [
@@ -70,10 +83,15 @@ class Pruner:
         ]
 
 
-def _removed(paths: Sequence[Path], small: Path) -> int:
+def _size(path: Path) -> int:
+    with suppress(OSError):  # another process may have removed it meanwhile
+        return path.stat().st_size
+    return 0
+
+
+def _removed(paths: Sequence[Path]) -> int:
     freed = 0
     for path in paths:
-        thumbnails.remove(path, small)
         with suppress(FileNotFoundError):
             try:
                 size = path.stat().st_size

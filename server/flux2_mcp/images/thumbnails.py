@@ -1,14 +1,17 @@
 """Keeps a small copy of each image, so that a gallery of many opens at once. Sync; call from a thread.
 
 It is made when the image is delivered, from the pixels that are decoded anyway, or when it is first looked at. Its name is a
-hash of the image's path, size and time, so a file that was changed gets another. A lost copy costs one decode, so no
-failure to keep one is an error.
+hash of the image's path and one of its size and time: a file that was changed gets another copy, and the copies of a file
+that is gone are found. Files of other names in the folder are not ours. A lost copy costs one decode, so no failure to keep
+one is an error.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,6 +28,7 @@ SIDE_PX: Final = 768
 """The longer side: a tile of the gallery on a screen of two pixels a point."""
 MAX_FILES: Final = 2000
 """About 150 MB. Where they are more, the oldest tenth goes."""
+_NAME: Final = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\.jpg")
 _BEGIN, _END = b"\xff\xd8\xff", b"\xff\xd9"
 
 
@@ -56,7 +60,7 @@ def keep(image: Path, folder: Path, data: bytes, *, most: int = MAX_FILES) -> No
     """Keep the small copy of an image, and at most `most` of them."""
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = list(folder.iterdir())
+        kept = _kept(folder)
         if len(kept) >= most:
             kept.sort(key=lambda path: path.stat().st_mtime_ns)
             for path in kept[: len(kept) - most * 9 // 10]:
@@ -64,13 +68,26 @@ def keep(image: Path, folder: Path, data: bytes, *, most: int = MAX_FILES) -> No
         files.write_atomically(_place(image, folder), data, durable=False)
 
 
-def remove(image: Path, folder: Path) -> None:
-    """Remove the small copy of an image that still exists."""
+def copies(images: Iterable[Path], folder: Path) -> list[Path]:
+    """Find the small copies of images, whether or not these still exist and as they are."""
+    stems = set(map(_stem, images))
     with suppress(OSError):
-        _place(image, folder).unlink()
+        return [path for path in _kept(folder) if path.name.partition("-")[0] in stems]
+    return []
+
+
+def _kept(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
 
 
 def _place(image: Path, folder: Path) -> Path:
     found = image.stat()
-    named = f"{image}\0{found.st_size}\0{found.st_mtime_ns}"
-    return folder / f"{hashlib.sha256(os.fsencode(named)).hexdigest()[:32]}.jpg"
+    return folder / f"{_stem(image)}-{_hash(f'{found.st_size}.{found.st_mtime_ns}')[:16]}.jpg"
+
+
+def _stem(image: Path) -> str:
+    return _hash(str(image))[:32]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()
