@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,24 @@ def test_a_copy_that_is_not_whole_is_made_anew(image: Path, folder: Path, broken
     (kept,) = folder.iterdir()
     kept.write_bytes(broken)
     assert thumbnails.of(image, folder) == whole == kept.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no pipes in folders, and links need a right")
+def test_what_is_no_plain_file_is_not_read_but_made_anew(image: Path, folder: Path, tmp_path: Path) -> None:
+    whole = thumbnails.of(image, folder)
+    (kept,) = folder.iterdir()
+    (other := tmp_path / "other.jpg").write_bytes(jpeg("red"))
+    makes: list[Callable[[], None]] = [
+        lambda: kept.symlink_to(other),
+        lambda: os.mkfifo(kept),
+        lambda: kept.symlink_to("/dev/zero"),
+    ]
+    for make in makes:
+        kept.unlink()
+        make()
+        assert thumbnails.of(image, folder) == whole
+        assert kept.is_file()
+        assert not kept.is_symlink()
 
 
 def test_an_image_that_was_changed_has_another_copy(image: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.service import Service
-from flux2_mcp.errors import InvalidRequestError
+from flux2_mcp.errors import Flux2Error, InvalidRequestError
 from flux2_mcp.images import thumbnails
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.server import resources
@@ -80,3 +81,9 @@ async def test_a_task_stands_in_the_list_under_a_short_title_with_the_time_of_it
         for wrong in ("0", "2049", "-1", "1.5", "much"):
             with pytest.raises(InvalidRequestError, match="from 1 to 2048"):
                 await resources.read(ServerSession(service), f"flux2://images/task-k?max={wrong}")
+        if sys.platform != "win32":  # links need a right there
+            picture.unlink()
+            picture.symlink_to(kept)
+            for uri in ("flux2://images/task-k", "flux2://images/task-k?max=64"):
+                with pytest.raises(Flux2Error, match="The image's file is gone"):
+                    await resources.read(ServerSession(service), uri)

@@ -20,6 +20,7 @@ from flux2_mcp.errors import DeliveryError
 from flux2_mcp.images import containers
 from flux2_mcp.images.containers import BrokenError, Header, Kind
 from flux2_mcp.images.pixel_limit import PixelLimit
+from flux2_mcp.system import files
 
 if TYPE_CHECKING:  # Pillow loads at its first use
     from PIL.Image import Image
@@ -134,7 +135,9 @@ def normal(
         PictureError: As `check`.
         OSError: The file can't be read.
     """
-    opened: AbstractContextManager[BinaryIO] = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    opened: AbstractContextManager[BinaryIO] = (
+        io.BytesIO(source) if isinstance(source, bytes) else files.open_plain(source)
+    )
     with opened as file, _header(file, max_pixels, target) as header:
         with _translated():
             found = _made_normal(file, header, longest)

@@ -28,6 +28,8 @@ SIDE_PX: Final = 768
 """The longer side: a tile of the gallery on a screen of two pixels a point."""
 MAX_FILES: Final = 2000
 """About 150 MB. Where they are more, the oldest tenth goes."""
+MAX_BYTES: Final = 2 * 1024 * 1024
+"""A larger file is no small copy."""
 _NAME: Final = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\.jpg")
 _BEGIN, _END = b"\xff\xd8\xff", b"\xff\xd9"
 
@@ -43,8 +45,9 @@ def of(image: Path, folder: Path) -> bytes:
         DeliveryError: The image is gone, or is no sound image any more.
     """
     with suppress(OSError):
-        data = _place(image, folder).read_bytes()
-        if data.startswith(_BEGIN) and data.endswith(_END):
+        with files.open_plain(_place(image, folder)) as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) <= MAX_BYTES and data.startswith(_BEGIN) and data.endswith(_END):
             return data
     data = preview.scaled(image, SIDE_PX, None)
     keep(image, folder, data)

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import secrets
-import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording
 from flux2_mcp.images.decode import KINDS, PictureError, encoded, normal
 from flux2_mcp.images.names import SUFFIXES
+from flux2_mcp.system import files
 
 MAX_NUMBER = 1000
 PART, CLAIM = ".flux2-part", ".flux2-claim"
@@ -33,8 +33,7 @@ MAX_PATH_CHARS = 4096
 QUALITY = 92
 """Quality of a JPEG or WebP to which an image is converted."""
 
-# Not every system has them.
-_NO_LINKS, _NO_WAITING, _BINARY = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+_BINARY: int = getattr(os, "O_BINARY", 0)
 GONE = "the workspace is not there any more."
 OUTSIDE = "a link on the way leads outside the workspace, or in circles."
 NO_WORKSPACE = (
@@ -186,15 +185,13 @@ def read(
                 "stands outside the workspace; move it there, or name its folder in FLUX2_ALLOWED_DIRS."
             )
         try:
-            # The flags guard against a link that was made meanwhile, and a pipe without a writer.
-            handle = os.open(real, os.O_RDONLY | _NO_LINKS | _NO_WAITING | _BINARY)
+            opened = files.open_plain(real)  # a link that was made meanwhile is refused
+        except files.NoPlainFileError as exc:
+            raise UnreadableError("is no plain file.") from exc
         except FileNotFoundError as exc:
             raise UnreadableError(f"can't be read: there is no such file in {real.parent}.") from exc
-        with os.fdopen(handle, "rb") as file:
-            about = os.fstat(handle)
-            if not stat.S_ISREG(about.st_mode):
-                raise UnreadableError("is no plain file.")
-            if about.st_size > max_bytes:
+        with opened as file:
+            if os.fstat(file.fileno()).st_size > max_bytes:
                 raise UnreadableError(f"is larger than {max_bytes // 2**20} MB.")
             return file.read(max_bytes + 1)
     except (OSError, ValueError, RuntimeError) as exc:  # no system takes a null byte, and `~nobody` has no home

@@ -22,6 +22,7 @@ from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.docs import index
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.session import ServerSession
+from flux2_mcp.system import files
 
 SCHEME = "flux2"
 TASKS = "flux2://tasks"
@@ -134,7 +135,7 @@ async def _image(record: TaskRecord, longest: str | None, small: Path) -> ReadRe
     image = record.images[0]
     if longest is None:
         try:
-            return ReadResourceContents(await anyio.Path(image.path).read_bytes(), image.mime_type)
+            return ReadResourceContents(await anyio.to_thread.run_sync(_whole, Path(image.path)), image.mime_type)
         except OSError as exc:
             raise Flux2Error("The image's file is gone.") from exc
     if not longest.isascii() or not longest.isdecimal() or not 0 < int(longest[:6]) <= MAX_SCALE_PX:
@@ -151,6 +152,11 @@ async def _tasks(records: Sequence[TaskRecord]) -> list[object]:
     with_url = task_results.without_file(await task_results.files_there(records))
     tasks = [task_results.task(TaskReport(record), with_url=with_url) for record in records]
     return [task.model_dump(mode="json", exclude_defaults=True) for task in tasks]
+
+
+def _whole(path: Path) -> bytes:
+    with files.open_plain(path) as file:
+        return file.read()
 
 
 def _json(data: object) -> ReadResourceContents:

@@ -1,14 +1,36 @@
-"""Writes whole files: beside the old file, then in its place. A reader sees the old or the new, never half of one."""
+"""Opens plain files, and writes whole ones: beside the old file, then in its place. A reader sees the old or the new, never half of one."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 PRIVATE_MODE = 0o600
-_BINARY: int = getattr(os, "O_BINARY", 0)
+# Not every system has them.
+_NO_LINKS, _NO_WAITING, _BINARY = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+
+
+class NoPlainFileError(OSError):
+    """A folder, a pipe or a device stands there."""
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file to read, if it is a plain one: a link may lead anywhere, a pipe waits for its writer, a device never ends.
+
+    Raises:
+        NoPlainFileError: It is neither a plain file nor a link.
+        OSError: It is a link, or the system refused.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | _NO_LINKS | _NO_WAITING | _BINARY), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NoPlainFileError(errno.EINVAL, "it is no plain file")
+    return file
 
 
 def write_atomically(
