@@ -64,6 +64,7 @@ sys.stdin.read()
 INTERRUPTED = """
 import os, signal, threading, time
 from flux2_mcp import Flux2Client
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without it
 with Flux2Client() as client:
     def interrupt():
         while not client.tasks.recent(status="processing"):
