@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m
 # More than CI has processors: most of what the tests do is wait.
 WORKERS ?= 4
 # A file's tests share the servers that they start.
-SUITE := --numprocesses $(WORKERS) --dist loadfile --ignore tests/real_hosts --ignore tests/inspector
+SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/real_hosts --ignore tests/inspector
 # Byte-code goes into the environment, also where the machine says that none is written: to compile everything in each
 # process took a third of a run.
 unexport PYTHONDONTWRITEBYTECODE

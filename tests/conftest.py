@@ -34,6 +34,16 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+LONG = ("process", "browser", "api", "hosts")
+"""Folders whose tests start processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests start processes come first, so that no worker is left alone with a long one at the end."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: here in item.path.parents and item.path.relative_to(here).parts[0] not in LONG)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no search for garbage has to look through it each time."""

@@ -127,7 +127,13 @@ def test_the_seeds_call_prints_a_file_from_a_clean_environment(clean_env: dict[s
     assert Path(done.stdout.strip()).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("program", [FORGOTTEN, FORGOTTEN + "del client\n", f"{FORGOTTEN}\nother = [client]\n"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        FORGOTTEN,
+        *(pytest.param(FORGOTTEN + more, marks=pytest.mark.deep) for more in ("del client\n", "\nother = [client]\n")),
+    ],
+)
 def test_a_forgotten_client_warns_and_keeps_no_program_from_ending(
     program: str, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -197,7 +203,7 @@ def test_a_detached_client_leaves_its_tasks_to_another_process_at_once(
         assert runapi.creates() == 4
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.2, 0.4])
+@pytest.mark.parametrize("seconds", [0.2, *(pytest.param(after, marks=pytest.mark.deep) for after in (0.0, 0.4))])
 def test_a_program_that_is_killed_in_run_and_started_again_under_its_key_pays_once(
     seconds: float, clean_env: dict[str, str], tmp_path: Path
 ) -> None:

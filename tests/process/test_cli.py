@@ -798,7 +798,9 @@ def test_who_types_the_bare_name_is_told_what_it_is_and_can_leave(clean_env: dic
         assert terminal.end()[0] == 130
 
 
-@pytest.mark.parametrize("typed", ["generate a fox", "help", "{", "exit"])
+@pytest.mark.parametrize(
+    "typed", ["generate a fox", *(pytest.param(line, marks=pytest.mark.deep) for line in ("help", "{", "exit"))]
+)
 def test_a_typed_line_that_is_no_json_ends_the_server_with_advice(clean_env: dict[str, str], typed: str) -> None:
     with on_terminal(clean_env, typing=True) as terminal:
         terminal.until("flux2-mcp --help")
