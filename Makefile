@@ -13,7 +13,7 @@ SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --igno
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: help demo check test suite test-deep test-pythons mutants early kill kill-downloads swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
+.PHONY: help demo check test suite collected test-deep test-pythons mutants early kill kill-downloads swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -52,6 +52,9 @@ test: $(VENV)/.done ## everything that has to hold: check, then the tests; says 
 
 suite: $(VENV)/.done
 	$(RUN) pytest $(SUITE) -m "not deep"
+
+collected: $(VENV)/.done ## byte-code of the tests, made once, where each worker of a new environment would make its own
+	@$(RUN) pytest --collect-only --quiet $(SUITE) --numprocesses 0 >/dev/null
 
 test-deep: check ## the same with the long tables, branch coverage, and then `make fuzz` (about half an hour)
 	$(BIN)/coverage erase
