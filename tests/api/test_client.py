@@ -14,9 +14,7 @@ import pytest
 
 import flux2_mcp
 from flux2_mcp import Balance, ClosedError, Flux2Client, Price, TaskTimeoutError
-from flux2_mcp.api.results import STATUSES
 from flux2_mcp.sandbox.server import Sandbox
-from flux2_mcp.server.results import tasks as tool_results
 from tests.support.sandboxed import size_of
 
 PRO, FLEX, REMIX = "flux-2-pro-text-to-image", "flux-2-flex-text-to-image", "flux-2-pro-remix-image"
@@ -201,10 +199,6 @@ def test_a_callback_needs_the_token_of_the_address_that_runapi_was_given(
         body = json.dumps({"id": made.id})
         paths = [None, "/flux2", "/flux2/" + "0" * 32, "/\ud800", sent, "/flux2/" + sent.rpartition("/")[2]]
         assert [client.handle_callback(body, path=path) for path in paths] == [False] * 4 + [True] * 2
-
-
-def test_statuses_are_those_of_the_tools() -> None:
-    assert STATUSES == tool_results.STATUSES
 
 
 def test_every_public_name_is_there_and_no_other_is_made_up() -> None:

@@ -10,7 +10,8 @@ import anyio
 import pytest
 from playwright.async_api import FrameLocator, Locator, expect
 
-from flux2_mcp.server.results.tasks import TaskResult, TaskStatus
+from flux2_mcp.domain.lifecycle import TaskStatus
+from flux2_mcp.server.results.tasks import TaskResult
 from flux2_mcp.server.tools.answers import REQUESTS_KEY
 from tests.browser.conftest import Open, Shot
 from tests.browser.host import Answer, Host, RefusedError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flux2_mcp.domain import catalog
-from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.lifecycle import State, TaskStatus
 from flux2_mcp.domain.models import SourceImage, StoredImage
 from flux2_mcp.engine.waiting import Outcome, TaskReport
 from flux2_mcp.errors import DeliveryError, Flux2Error, NotFoundError, ServiceError, TaskFailedError
@@ -24,7 +24,6 @@ from flux2_mcp.server.results.tasks import (
     ImageResult,
     NextAction,
     TaskResult,
-    TaskStatus,
 )
 
 AT = datetime(2026, 11, 20, 10, 0, 0, 999_999, tzinfo=UTC)

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from flux2_mcp.domain.lifecycle import TaskStatus
 from flux2_mcp.sandbox.drawing.draw import render, size_of
 from flux2_mcp.server.results.tasks import (
     GenerationResult,
@@ -17,7 +18,6 @@ from flux2_mcp.server.results.tasks import (
     ImageResult,
     NextAction,
     TaskResult,
-    TaskStatus,
 )
 from flux2_mcp.server.tools.answers import REQUESTS_KEY
 

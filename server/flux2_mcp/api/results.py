@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
 
-from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, UNPAID, State
+from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, STATUSES, UNPAID, TaskStatus
 from flux2_mcp.domain.models import Action, PriceSource, StoredImage
 from flux2_mcp.domain.pricing import UnitPrice
 from flux2_mcp.engine.waiting import Outcome, TaskReport
@@ -18,20 +16,6 @@ from flux2_mcp.errors import Flux2Error
 from flux2_mcp.errors import TaskFailedError as RunApiTaskFailedError
 from flux2_mcp.images import size_check
 from flux2_mcp.journal.records import TaskRecord
-
-TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
-"""RunAPI's words, and two of ours. "submitting": RunAPI has not answered yet. "unknown": nobody can say any more."""
-STATUSES: Mapping[State, TaskStatus] = {
-    State.INTENT: "submitting",
-    State.SUBMITTED: "pending",
-    State.PROCESSING: "processing",
-    State.COMPLETED: "completed",
-    State.DELIVERED: "completed",
-    State.UNDELIVERED: "completed",
-    State.FAILED: "failed",
-    State.REJECTED: "failed",
-    State.UNKNOWN: "unknown",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

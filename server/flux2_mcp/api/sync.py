@@ -14,8 +14,9 @@ from typing import Protocol, Self, TypeVar, Unpack
 from flux2_mcp.api.background import Background
 from flux2_mcp.api.client import ActionName, ClientCore, settings_of
 from flux2_mcp.api.fields import PathText, RemixImageFields, TextToImageFields, worded
-from flux2_mcp.api.results import ClosedError, Price, Quote, Task, TaskStatus
+from flux2_mcp.api.results import ClosedError, Price, Quote, Task
 from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION
+from flux2_mcp.domain.lifecycle import TaskStatus
 from flux2_mcp.domain.models import Balance
 
 T = TypeVar("T")

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 from flux2_mcp.api import results
 from flux2_mcp.api.fields import PathText, absolute, not_whole, seconds, worded
-from flux2_mcp.api.results import STATUSES, Task, TaskStatus, TaskTimeoutError
+from flux2_mcp.api.results import Task, TaskTimeoutError
 from flux2_mcp.domain import times
+from flux2_mcp.domain.lifecycle import STATUSES, TaskStatus
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 

@@ -9,11 +9,11 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete
 
 from flux2_mcp.cli.output import PROGRAM, echo
+from flux2_mcp.domain.lifecycle import STATUSES
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.journal import open_journal
 from flux2_mcp.journal.records import TaskRecord
-from flux2_mcp.server.results.tasks import STATUSES
 from flux2_mcp.settings import Settings
 from flux2_mcp.system.terminal import plain
 

@@ -15,13 +15,12 @@ import click
 from flux2_mcp.cli import output, terminal_images
 from flux2_mcp.cli.output import own_words, usd
 from flux2_mcp.cli.terminal_images import Draw
-from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.lifecycle import STATUSES, State
 from flux2_mcp.engine.waiting import Outcome, Progress
 from flux2_mcp.errors import LOGIN, ServiceError, TaskFailedError, shortened
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import (
     MAX_SHOWN_URL_CHARS,
-    STATUSES,
     GenerationResult,
     TaskResult,
 )

@@ -13,13 +13,14 @@ import click
 from flux2_mcp.cli import browser, output, task_output
 from flux2_mcp.cli.completion import complete_ids
 from flux2_mcp.cli.output import usd
+from flux2_mcp.domain.lifecycle import STATUSES, TaskStatus
 from flux2_mcp.engine.pruning import PrunePlan
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import Outcome
 from flux2_mcp.errors import NotFoundError, shortened
 from flux2_mcp.journal.records import MAX_QUERY_CHARS, TaskRecord
 from flux2_mcp.server.results import tasks as task_results
-from flux2_mcp.server.results.tasks import STATUSES, GenerationResult, MatchedResult
+from flux2_mcp.server.results.tasks import GenerationResult, MatchedResult
 from flux2_mcp.settings import Settings
 
 MAX_TASKS = 1000
@@ -75,7 +76,7 @@ def tasks(
     read_settings: Callable[[], Settings],
     *,
     limit: int,
-    status: task_results.TaskStatus | None,
+    status: TaskStatus | None,
     since: datetime | None,
     workspace: str | None,
     query: str | None,

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
+from typing import Literal
 
 from flux2_mcp.domain.models import Status
 from flux2_mcp.errors import Flux2Error
@@ -65,6 +66,21 @@ AT_RUNAPI = frozenset({State.SUBMITTED, State.PROCESSING})
 MADE = frozenset({State.COMPLETED, State.DELIVERED})
 UNPAID = frozenset({State.FAILED, State.REJECTED})
 """States in which the task has ended and costs nothing."""
+
+TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
+"""RunAPI's words, and two of ours. "submitting": RunAPI has not answered yet. "unknown": nobody can say any more."""
+STATUSES: Mapping[State, TaskStatus] = {
+    State.INTENT: "submitting",
+    State.SUBMITTED: "pending",
+    State.PROCESSING: "processing",
+    State.COMPLETED: "completed",
+    State.DELIVERED: "completed",
+    State.UNDELIVERED: "completed",
+    State.FAILED: "failed",
+    State.REJECTED: "failed",
+    State.UNKNOWN: "unknown",
+}
+"""The word for each state, as every face says it."""
 
 TABLE: Mapping[State, Mapping[Event, State]] = {
     State.INTENT: {

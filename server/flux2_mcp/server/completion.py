@@ -10,6 +10,7 @@ from mcp_types import Completion, PromptReference, ResourceTemplateReference
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model
+from flux2_mcp.domain.lifecycle import STATUSES
 from flux2_mcp.domain.models import Action
 from flux2_mcp.domain.sources import TASK
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
@@ -17,7 +18,6 @@ from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server import prompts, resources
 from flux2_mcp.server.docs import examples
 from flux2_mcp.server.prompts import Given
-from flux2_mcp.server.results.tasks import STATUSES
 from flux2_mcp.server.session import ServerSession
 
 MAX_VALUE_CHARS: Final = 2000

@@ -14,6 +14,7 @@ import anyio.to_thread
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTemplate
 
+from flux2_mcp.domain.lifecycle import STATUSES
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import TaskReport
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
@@ -131,7 +132,7 @@ def _parts(uri: str) -> tuple[str, str, str]:
 
 async def _image(record: TaskRecord, longest: str | None, small: Path) -> ReadResourceContents:
     if not record.images:
-        raise Flux2Error(f"The task is {task_results.STATUSES[record.state]}: its image is not on disk.")
+        raise Flux2Error(f"The task is {STATUSES[record.state]}: its image is not on disk.")
     image = record.images[0]
     if longest is None:
         try:

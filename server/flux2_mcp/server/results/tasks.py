@@ -18,7 +18,7 @@ import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, SkipValidation
 
 from flux2_mcp.domain import budget, pricing
-from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, State
+from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, STATUSES, State, TaskStatus
 from flux2_mcp.domain.models import SourceImage, StoredImage
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport
 from flux2_mcp.errors import GET_A_KEY, Flux2Error, SettingsError, TaskFailedError, shortened, together
@@ -41,20 +41,7 @@ MAX_SHOWN_URL_CHARS = 2048
 Words: TypeAlias = Annotated[str, SkipValidation]
 """A text of ours. It is not validated, because pydantic would turn a `Wording` into a plain string."""
 
-TaskStatus = Literal["submitting", "pending", "processing", "completed", "failed", "unknown"]
 GenerationStatus = Literal["completed", "processing", "partial", "failed", "unknown", "none"]
-
-STATUSES: dict[State, TaskStatus] = {
-    State.INTENT: "submitting",
-    State.SUBMITTED: "pending",
-    State.PROCESSING: "processing",
-    State.COMPLETED: "completed",
-    State.DELIVERED: "completed",
-    State.UNDELIVERED: "completed",
-    State.FAILED: "failed",
-    State.REJECTED: "failed",
-    State.UNKNOWN: "unknown",
-}
 
 
 def states(status: TaskStatus) -> tuple[State, ...]:

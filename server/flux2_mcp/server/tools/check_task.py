@@ -10,11 +10,12 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from flux2_mcp.domain import times
+from flux2_mcp.domain.lifecycle import TaskStatus
 from flux2_mcp.engine.waiting import MAX_IDS
 from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.journal.records import MAX_QUERY_CHARS
 from flux2_mcp.server.results import tasks as task_results
-from flux2_mcp.server.results.tasks import GenerationResult, TaskStatus
+from flux2_mcp.server.results.tasks import GenerationResult
 from flux2_mcp.server.tools import answers
 from flux2_mcp.server.tools.context import Roots, ToolContext, folders, progress_of, service_of, wait_of
 from flux2_mcp.settings import MAX_WAIT_SECONDS
