@@ -164,7 +164,7 @@ def test_json_is_the_tools_structured_form_and_the_same_key_is_the_same_task(
 
     assert (done.returncode, done.stderr) == (0, "")
     printed = json.loads(done.stdout)
-    assert known(printed) == anyio.run(tool)
+    assert known(printed) == known(anyio.run(tool))
 
 
 def test_an_earlier_result_is_remixed_as_often_as_asked(here: Here) -> None:

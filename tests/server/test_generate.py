@@ -69,14 +69,17 @@ async def test_the_seed_prompt_becomes_a_checked_png_on_disk(client: Client, san
                         "matches_request": True,
                     }
                 ],
+                "sources": [],
                 "quoted_usd": 0.05,
                 "charged_usd": 0.05,
                 "created_at": task["created_at"],
                 "completed_at": task["completed_at"],
+                "error": None,
             }
         ],
         "quoted_usd": 0.05,
         "charged_usd": 0.05,
+        "next_action": None,
     }
 
 
@@ -221,7 +224,7 @@ async def test_a_corrupt_image_is_told_and_never_kept(client: Client, sandbox_se
     assert re.findall(r"\bcharged\b|\bcosts\b", texts(called)[0]) == []
     assert set(task["images"][0]) == {"url", "expires_at"}
     assert "its image can't be had: The image is broken: it can't be decoded to its end." in task["error"]
-    assert "next_action" not in result
+    assert result["next_action"] is None
     assert [path for path in (sandbox_settings.home / "images").rglob("*") if path.is_file()] == []
 
 

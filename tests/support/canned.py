@@ -73,6 +73,7 @@ def task(
         images=[image] if done else [],
         quoted_usd=0.05 if resolution == "1k" else 0.07,
         charged_usd=0.05 if done else None,
+        sources=[],
         created_at="2026-11-20T10:00:00Z",
         completed_at="2026-11-20T10:00:04Z" if done else None,
         error=error,

@@ -109,7 +109,7 @@ def serving(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.
 
 
 def known(data: Any) -> Any:  # noqa: ANN401  # any JSON value
-    """Data without what is null or empty, which a tool leaves out."""
+    """Data without what is null or empty: a tool leaves out most of that."""
     if isinstance(data, dict):
         return {name: known(value) for name, value in data.items() if value not in (None, [])}
     return [known(value) for value in data] if isinstance(data, list) else data

@@ -94,12 +94,12 @@ class TaskResult(Result):
     model: str
     action: str
     images: list[ImageResult]
-    sources: list[SourceResult] = []
-    quoted_usd: float | None = None
-    charged_usd: float | None = None
+    sources: list[SourceResult]
+    quoted_usd: float | None
+    charged_usd: float | None
     created_at: str
-    completed_at: str | None = None
-    error: Words | None = None
+    completed_at: str | None
+    error: Words | None
 
 
 class NextAction(Result):
@@ -129,12 +129,12 @@ class GenerationResult(Result):
 
     status: GenerationStatus
     sandbox: bool
-    notice: Words | None = None
+    notice: Words | None
     tasks: list[TaskResult]
     matched: MatchedResult | None = None
-    quoted_usd: float | None = None
-    charged_usd: float | None = None
-    next_action: NextAction | None = None
+    quoted_usd: float | None
+    charged_usd: float | None
+    next_action: NextAction | None
     next_step: Words | None = None
 
 
