@@ -42,7 +42,8 @@ from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.app import build
 from flux2_mcp.server.results import catalog as catalog_results
 from flux2_mcp.server.results import tasks as task_results
-from flux2_mcp.server.results.tasks import JOINED_NOTICE, SANDBOX_NOTICE
+from flux2_mcp.server.results.catalog import NO_MONEY
+from flux2_mcp.server.results.tasks import JOINED_NOTICE
 from flux2_mcp.settings import Settings, from_env
 from tests.process.conftest import Here
 from tests.support.sandboxed import TLS
@@ -535,7 +536,7 @@ def test_pricing_tells_in_words_what_the_tool_tells_as_data(sandbox_settings: Se
         "flux-2-flex-text-to-image  2k    $0.24  live, TODAY\n"
         "flux-2-flex-remix-image    2k    $0.24  live, TODAY\n"
         "Estimate: 4 x flux-2-flex-text-to-image at 2k: $0.96\n"
-        f"Balance: $100.00\n{SANDBOX_NOTICE}\n"
+        f"Balance: $100.00\n{NO_MONEY}\n"
     )
 
 

@@ -13,6 +13,7 @@ from flux2_mcp.engine.live_prices import PriceList
 from flux2_mcp.errors import InvalidRequestError, ServiceError
 from flux2_mcp.server.results import catalog as catalog_results
 from flux2_mcp.server.results.catalog import (
+    NO_MONEY,
     UNPRICED,
     ConstraintResult,
     EstimateResult,
@@ -20,7 +21,6 @@ from flux2_mcp.server.results.catalog import (
     PricingResult,
     VariantResult,
 )
-from flux2_mcp.server.results.tasks import SANDBOX_NOTICE
 
 AS_OF = "2026-11-20T10:00:00Z"
 RATIOS = ["1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3"]
@@ -168,7 +168,7 @@ def test_a_name_that_means_nothing_is_refused(variant: str, action: Action | Non
 
 def test_a_balance_that_could_not_be_read_is_said_and_the_prices_stand() -> None:
     result = listed(trouble="RunAPI is in trouble.", sandbox=True)
-    assert result.notice == f"{SANDBOX_NOTICE} The balance could not be read: RunAPI is in trouble."
+    assert result.notice == f"{NO_MONEY} The balance could not be read: RunAPI is in trouble."
     assert result.balance_usd is None
     assert len(result.prices) == ALL_PRICES
     assert catalog_results.pricing_words(result).endswith(f"balance: unknown\n{result.notice}")

@@ -16,7 +16,7 @@ from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION, Model
 from flux2_mcp.domain.models import Action, ImageRequest, PriceSchedule, PriceSource
 
 CENTS = Decimal(100)
-INVENTED = "The sandbox made up the price of {variants}: nobody publishes one, only RunAPI's live schedule knows it."
+INVENTED = "The sandbox made up the price of {variants}."
 
 
 @dataclass(frozen=True, slots=True)

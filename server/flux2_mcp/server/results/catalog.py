@@ -13,9 +13,12 @@ from flux2_mcp.domain.models import Action, PriceSource
 from flux2_mcp.domain.pricing import PriceBook, UnitPrice
 from flux2_mcp.engine.live_prices import PriceList
 from flux2_mcp.errors import Wording, together
-from flux2_mcp.server.results.tasks import SANDBOX_NOTICE, Result, Words, number, trouble
+from flux2_mcp.server.results.tasks import Result, Words, number, trouble
 
 UNPRICED = Wording("No published price: only RunAPI's live schedule knows it, so state {name:max_cost_usd}.")
+
+NO_MONEY = "SANDBOX: no money moves."
+"""Of prices, nothing more needs to be said: no image is drawn."""
 
 
 class PriceResult(Result):
@@ -97,7 +100,7 @@ def price_list(
     estimated = pricing.price(found.book, model, resolution)
     made_up = {price.model.variant for price in (*found.prices, estimated) if price.source == "invented"}
     notices = [
-        SANDBOX_NOTICE if found.sandbox else None,
+        NO_MONEY if found.sandbox else None,
         pricing.invented(made_up),
         Wording("The balance could not be read: {why}", why=trouble(found.trouble)) if found.trouble else None,
     ]
