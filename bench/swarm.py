@@ -150,7 +150,7 @@ def _server(env: Mapping[str, str], number: int, tasks: int, watch: Watch) -> in
         deadline = time.monotonic() + END_SECONDS
         while ids and time.monotonic() < deadline:
             done = host.call("check_task", task_ids=ids, wait_seconds=20)["structuredContent"]
-            ids = done.get("next_action", {"arguments": {"task_ids": []}})["arguments"]["task_ids"]
+            ids = (done["next_action"] or {"arguments": {"task_ids": []}})["arguments"]["task_ids"]
     sys.stderr.write(host.errors)
     return refused
 
