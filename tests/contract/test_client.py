@@ -17,6 +17,7 @@ import pytest
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import (
+    MAKING,
     Action,
     Balance,
     ImageRequest,
@@ -166,7 +167,7 @@ async def test_a_remix_goes_to_its_own_endpoint_with_its_source_images() -> None
     assert json.loads(server.sent[0].body)["source_image_urls"] == ["https://example.com/a.png"]
 
 
-@pytest.mark.parametrize("action", list(Action))
+@pytest.mark.parametrize("action", list(MAKING))
 async def test_a_poll_asks_the_endpoint_that_made_the_task(action: Action) -> None:
     async with Recorded(answer(200, DONE, Retry_After="3")) as server, opened(server.url) as api:
         task = await api.get(action, "t-1")

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from flux2_mcp.domain import catalog, pricing
-from flux2_mcp.domain.models import Action, Balance, PriceSchedule, PriceSource
+from flux2_mcp.domain.models import MAKING, Action, Balance, PriceSchedule, PriceSource
 from flux2_mcp.domain.pricing import PriceBook
 from flux2_mcp.engine.live_prices import PriceList
 from flux2_mcp.errors import InvalidRequestError, ServiceError
@@ -226,7 +226,7 @@ def test_starting_prices_are_the_cheapest_published_ones() -> None:
     told = {each.model: each.from_usd for each in found}
     known = {"pro": 0.05, "flex": 0.14, "max": None}
     assert {name: told[name] for name, model in catalog.models().items() if model.variant in known} == {
-        f"flux-2-{variant}-{action.replace('_', '-')}": usd for variant, usd in known.items() for action in Action
+        f"flux-2-{variant}-{action.replace('_', '-')}": usd for variant, usd in known.items() for action in MAKING
     }
     assert told == {
         name: min((float(cents / 100) for cents in model.published_cents.values()), default=None)

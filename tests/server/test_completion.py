@@ -12,7 +12,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, Completion, PromptReference, ResourceTemplateReference
 
 from flux2_mcp.domain import catalog
-from flux2_mcp.domain.models import Action
+from flux2_mcp.domain.models import MAKING, Action
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.server import completion
 from flux2_mcp.server.docs import examples, uris
@@ -56,7 +56,7 @@ OFFERED: list[tuple[str, str, str, dict[str, str], list[str]]] = [
     ("compare_variants", "variants", "pro, m", {}, [both for both in BESIDE_PRO if both.startswith("pro, m")]),
     ("add_to_app", "language", "", {}, list(examples.LANGUAGES)),
     ("add_to_app", "language", "p", {}, ["python", "php"]),
-    ("add_to_app", "action", "", {}, list(Action)),
+    ("add_to_app", "action", "", {}, list(MAKING)),
     ("add_to_app", "feature", "", {}, []),
     ("generate", "prompt", "a", {}, []),
     (uris.request_schema("{model}"), "model", "flux-2-max", {}, [m for m in catalog.models() if "-max-" in m]),

@@ -160,7 +160,7 @@ def _unknown(action: Action, values: Mapping[str, Any]) -> Iterator[Problem]:
     for name in values:
         if name in FIELDS[action]:
             continue
-        others = [other for other in Action if name in FIELDS[other]]
+        others = [other for other in FIELDS if name in FIELDS[other]]
         hint = f"client.{others[0]} takes it" if others else f"there are {', '.join(sorted(FIELDS[action]))}, timeout"
         yield Problem(shortened(name), f"{action} takes no such argument; {hint}.")
 

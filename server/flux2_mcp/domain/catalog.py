@@ -1,19 +1,21 @@
-"""The variants and their constraints, over `catalog.json` (the vendor's published contract, `api/flux-2.json`). Pure.
+"""The model lines and their constraints, over `catalog.json` (the vendor's published contracts, `api/*.json`). Pure.
 
+The first line, FLUX.2, makes images from a prompt; the others finish pictures (`finishing`).
 To add a variant, add its two models to `catalog.json` and its name to `variants` there: CONTRIBUTING.md, "Add a variant".
+To add a line that finishes pictures, add an entry to `lines` there: CONTRIBUTING.md, "Add a line".
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
+from flux2_mcp.domain.models import MAKING, SERVICE, Action, ImageRequest, RequestArgs
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording, meant, shortened, together
 
 DEFAULT_VARIANT = "pro"
@@ -21,6 +23,14 @@ DEFAULT_ASPECT_RATIO = "1:1"
 DEFAULT_RESOLUTION = "1k"
 AUTO = "auto"
 """The value for the aspect ratio of the first source image."""
+ANY_SIZE = "any"
+"""Stands for the resolution of a model whose price and duration depend on none."""
+SIZE_FIELDS = ("output_resolution", "upscale_factor")
+"""The fields on which a price may depend; a model has one of them at most."""
+
+
+FINISHING = frozenset({"background", "upscale"})
+"""The arguments of a caller that ask for more than the image of the prompt: see `finishing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +48,40 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model id: a variant for one action. `published_cents` is by resolution; empty if no price is published."""
+    """One model id: a variant for one action. `published_cents` is by resolution; empty if no price is published.
+
+    `service` is RunAPI's word for the model's line in the price calls. A model that finishes pictures has its id as its
+    variant. `argument` is the argument of `generate` that asks for it, `value` the argument's only value; None: every
+    value of the model's size field above 1.
+    """
 
     id: str
+    service: str
     variant: str
     action: Action
     fields: Mapping[str, Field]
     forbidden: frozenset[str]
     published_cents: Mapping[str, Decimal]
     choose: str
+    argument: str | None = None
+    value: str | None = None
+    sandbox: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """The line's part of the model's endpoint."""
+        return line_of(self.service)
+
+    @property
+    def size_field(self) -> str | None:
+        """The field on which the price may depend; None: there is none."""
+        return next((name for name in SIZE_FIELDS if name in self.fields), None)
 
     @property
     def resolutions(self) -> tuple[str, ...]:
-        """The output resolutions of the model, smallest first."""
-        return tuple(str(value) for value in self.fields["output_resolution"].enum)
+        """The output resolutions of the model, smallest first; of a model that enlarges, its factors."""
+        field = self.size_field
+        return (ANY_SIZE,) if field is None else tuple(str(value) for value in self.fields[field].enum if value != 1)
 
     def needs(self, field: str) -> bool:
         """Whether a request must have this field."""
@@ -79,24 +109,72 @@ def document() -> dict[str, Any]:
 
 @cache
 def models() -> Mapping[str, Model]:
-    """All models by id, in the variants' order, text to image before remix."""
+    """The models that make images from a prompt, by id, in the variants' order, text to image before remix."""
     data = document()
     found: dict[str, Model] = {}
     for variant, notes in data["variants"].items():
-        for action in Action:
+        for action in MAKING:
             spec = data["actions"][action]
             model_id = f"flux-2-{variant}-{action.replace('_', '-')}"
             rules = [rule for rule in spec["rules"] if rule["when"] == {"model": model_id}]
             found[model_id] = Model(
                 id=model_id,
+                service=SERVICE,
                 variant=variant,
                 action=action,
                 fields={name: _field(name, field) for name, field in spec["fields_by_model"][model_id].items()},
                 forbidden=frozenset(name for rule in rules for name in rule["forbidden"]),
                 published_cents={k: Decimal(v) for k, v in (data["prices_cents"][model_id] or {}).items()},
                 choose=Wording(notes["choose"]),
+                sandbox=notes.get("sandbox", {}),
             )
     return found
+
+
+@cache
+def finishers() -> Mapping[str, Model]:
+    """The models that finish a picture, by id, in the order in which a call that wants several of them does them."""
+    return {
+        model_id: Model(
+            id=model_id,
+            service=line["service"],
+            variant=model_id,
+            action=Action(action),
+            fields={name: _field(name, each) for name, each in spec["fields_by_model"][model_id].items()},
+            forbidden=frozenset(),
+            published_cents={},
+            choose=Wording(notes["choose"]),
+            argument=notes.get("argument"),
+            value=notes.get("value"),
+            sandbox=notes.get("sandbox", {}),
+        )
+        for line in document()["lines"]
+        for model_id, notes in line["models"].items()
+        for action, spec in line["actions"].items()
+        if model_id in spec["fields_by_model"]
+    }
+
+
+@cache
+def all_models() -> Mapping[str, Model]:
+    """The models of all lines by id."""
+    return {**models(), **finishers()}
+
+
+def services() -> tuple[str, ...]:
+    """RunAPI's words for the lines, FLUX.2 first."""
+    return tuple(dict.fromkeys(model.service for model in all_models().values()))
+
+
+def line_of(service: str) -> str:
+    """The part of an endpoint, `/api/v1/<line>/<action>`, that names the line."""
+    return service.replace("-", "_")
+
+
+def line(request: ImageRequest) -> str:
+    """The line of a request's endpoint; FLUX.2's for a request of a task that was made elsewhere."""
+    known = all_models().get(request.model)
+    return line_of(SERVICE) if known is None else known.line
 
 
 @cache
@@ -146,6 +224,10 @@ def find(variant: str | None, action: Action) -> Model:
     if name in variants():
         return _sibling(name, action)
     known = (*variants(), *models())
+    if (finisher := finishers().get(name)) is not None:
+        advice = "only in the Python client" if finisher.argument is None else f"by {{name:{finisher.argument}}}"
+        finishes = Wording("{model} finishes pictures, and is asked for " + advice + ".", model=name)
+        raise InvalidRequestError(Problem("variant", finishes))
     text = f"got {_shown(name)}{meant(name, known)}; allowed: {', '.join(known)}."
     raise InvalidRequestError(Problem("variant", text))
 
@@ -155,8 +237,8 @@ def _sibling(variant: str, action: Action) -> Model:
 
 
 def request_of(args: RequestArgs, *, also: Sequence[Problem] = ()) -> ImageRequest:
-    """The request made from a caller's arguments. It calls `request`, which uses RunAPI's name for the sources."""
-    values = {each.name: getattr(args, each.name) for each in fields(args)}
+    """The request made from a caller's prompt. It calls `request`, which uses RunAPI's name for the sources."""
+    values = {each.name: getattr(args, each.name) for each in fields(args) if each.name not in FINISHING}
     return request(source_image_urls=values.pop("source_images"), also=also, **values)
 
 
@@ -294,5 +376,7 @@ def _shown(value: object) -> str:
 
 
 def resolution(request: ImageRequest) -> str:
-    """The output resolution that the request will be made in."""
-    return request.output_resolution or DEFAULT_RESOLUTION
+    """What the price and the duration of the request depend on: its output resolution, or its factor."""
+    if request.action in MAKING:
+        return request.output_resolution or DEFAULT_RESOLUTION
+    return ANY_SIZE if request.upscale_factor is None else str(request.upscale_factor)

@@ -10,16 +10,22 @@ from enum import StrEnum
 from typing import Literal
 
 SERVICE = "flux-2"
-"""The service's name in RunAPI's price calls."""
+"""The name, in RunAPI's price calls, of the service whose models make images from a prompt."""
 SANDBOX = "sandbox"
 """The account of the embedded sandbox, which spends no money. Every other account spends."""
 
 
 class Action(StrEnum):
-    """The model's action. The value is RunAPI's endpoint (`/api/v1/flux_2/<action>`)."""
+    """The model's action. The value is the last part of RunAPI's endpoint (`catalog.Model.endpoint`)."""
 
     TEXT_TO_IMAGE = "text_to_image"
     REMIX_IMAGE = "remix_image"
+    REMOVE_BACKGROUND = "remove_background"
+    UPSCALE_IMAGE = "upscale_image"
+
+
+MAKING = (Action.TEXT_TO_IMAGE, Action.REMIX_IMAGE)
+"""The actions that make an image from a prompt. The others finish a picture: each has one source and no prompt."""
 
 
 class Status(StrEnum):
@@ -57,22 +63,27 @@ class SourceImage:
 class RequestArgs:
     """A caller's request, unchecked, with the names of `generate`'s arguments. `catalog.request_of` checks it.
 
-    The tool and the command line make it. None means: not given.
+    The tool and the command line make it. None means: not given. `background` and `upscale` finish the picture that the
+    prompt makes, or the only source image if there is no prompt.
     """
 
-    prompt: str
+    prompt: str | None = None
     variant: str | None = None
     source_images: Sequence[str] | None = None
     aspect_ratio: str | None = None
     output_resolution: str | None = None
     enable_safety_checker: bool | None = None
     callback_url: str | None = None
+    background: str | None = None
+    upscale: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """One validated request for one image (`catalog.request` makes it). None means: not sent, the service's default.
 
+    `prompt` is empty if the action has none. `source_image_urls` is empty, too, as long as the source is the image of a
+    task that has not made it yet.
     `sources` says where the `source_image_urls` come from, in the same order; it is empty if that is not known.
     """
 
@@ -84,6 +95,7 @@ class ImageRequest:
     aspect_ratio: str | None = None
     output_resolution: str | None = None
     enable_safety_checker: bool | None = None
+    upscale_factor: int | None = None
     callback_url: str | None = None
     sources: tuple[SourceImage, ...] = ()
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from flux2_mcp.domain import catalog
-from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION, Model
-from flux2_mcp.domain.models import Action, ImageRequest, PriceSchedule, PriceSource
+from flux2_mcp.domain.catalog import Model, resolution
+from flux2_mcp.domain.models import MAKING, Action, ImageRequest, PriceSchedule, PriceSource
 
 CENTS = Decimal(100)
 INVENTED = "The sandbox made up the price of {variants}."
@@ -82,7 +82,7 @@ def _known(book: PriceBook, model: Model, output_resolution: str) -> Iterator[_S
 
 def unpublished(models: Iterable[str]) -> set[str]:
     """The variants of those of these models whose price nobody publishes. An unknown model has no variant."""
-    known = (catalog.models().get(model) for model in models)
+    known = (catalog.all_models().get(model) for model in models)
     return {model.variant for model in known if model is not None and not model.published_cents}
 
 
@@ -103,7 +103,7 @@ def dearest_of(book: PriceBook, request: ImageRequest) -> Decimal | None:
 
 def _kind(request: ImageRequest) -> tuple[Model, str]:
     """Model and resolution, on which the price depends."""
-    return catalog.models()[request.model], request.output_resolution or DEFAULT_RESOLUTION
+    return catalog.all_models()[request.model], resolution(request)
 
 
 def prices(
@@ -111,18 +111,20 @@ def prices(
 ) -> tuple[UnitPrice, ...]:
     """The prices of all models and resolutions that match; `variant` may be a model id.
 
+    Models that finish pictures are among them if `variant` or `action` names them.
+
     Raises:
         InvalidRequestError: No variant or model has that name.
     """
-    models: Iterable[Model] = catalog.models().values()
+    models: Iterable[Model] = (catalog.models() if action is None else catalog.all_models()).values()
     if variant is not None:
-        known = catalog.models().get(variant)
-        wanted = {known.id} if known else {catalog.find(variant, each).id for each in Action}
+        known = catalog.all_models().get(variant)
+        wanted = {known.id} if known else {catalog.find(variant, each).id for each in MAKING}
         models = [model for model in models if model.id in wanted]
     return tuple(
-        price(book, model, resolution)
+        price(book, model, size)
         for model in models
         if action in {None, model.action}
-        for resolution in model.resolutions
-        if output_resolution in {None, resolution}
+        for size in model.resolutions
+        if output_resolution in {None, size}
     )

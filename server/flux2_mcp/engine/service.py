@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from flux2_mcp.domain import budget, catalog, pricing
 from flux2_mcp.domain.lifecycle import BEFORE_RESULT, UNFINISHED, State
-from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
+from flux2_mcp.domain.models import MAKING, Action, ImageRequest, RequestArgs
 from flux2_mcp.domain.sources import UnreadableError
 from flux2_mcp.domain.urls import callback_problems, is_loopback
 from flux2_mcp.engine import callback_listener, submission
@@ -465,7 +465,7 @@ class Service:
         api = await self._backend.api()
         missing: Flux2Error | None = None
         # Of a hybrid task that was made elsewhere, the action is not known, and nothing depends on it.
-        places = [*((action, None) for action in Action), (Action.TEXT_TO_IMAGE, result_path(task_id))]
+        places = [*((action, None) for action in MAKING), (Action.TEXT_TO_IMAGE, result_path(task_id))]
         for action, location in places:
             try:
                 await api.get(action, task_id, location=location)

@@ -235,7 +235,7 @@ def dump_images(images: Sequence[StoredImage]) -> str:
 
 def dump(request: ImageRequest) -> str:
     """The request as canonical JSON: equal requests give equal text."""
-    return _canonical(asdict(request))
+    return _canonical(_values(request))
 
 
 def load(text: str) -> ImageRequest:
@@ -297,11 +297,19 @@ def _fields(kind: type) -> tuple[tuple[str, frozenset[type], bool], ...]:
 
 def digest(request: ImageRequest) -> str:
     """A digest that identifies a request without showing it. The addresses of uploaded sources do not change it."""
-    values = asdict(request)
+    values = _values(request)
     del values["sources"]
     if request.sources:
         values["source_image_urls"] = [source.identity for source in request.sources]
     return hashlib.sha256(_canonical(values).encode()).hexdigest()
+
+
+def _values(request: ImageRequest) -> dict[str, object]:
+    """The fields. One that an earlier version did not have is left out if it has no value, so that digests stay equal."""
+    values = asdict(request)
+    if request.upscale_factor is None:
+        del values["upscale_factor"]
+    return values
 
 
 def _canonical(values: dict[str, object]) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import anyio
 
+from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import (
     SERVICE,
     Action,
@@ -32,7 +33,7 @@ from flux2_mcp.runapi.exchange import Exchange, Permit, Transport, sendable
 from flux2_mcp.runapi.responses import DownloadStream, Response, failure, payload
 from flux2_mcp.system import logs
 
-_TASKS, _FILES = "/api/v1/flux_2", "/api/v1/files"
+_API, _FILES = "/api/v1", "/api/v1/files"
 _LISTEN = "/api/v1/cli/listen"
 
 
@@ -122,26 +123,34 @@ class RunApi:
         if not sendable(idempotency_key) or len(idempotency_key) > wire.MAX_ID_CHARS:
             bounds = f"must be 1 to {wire.MAX_ID_CHARS} printable ASCII characters."
             raise InvalidRequestError(Problem("idempotency_key", bounds))
-        path = f"{_TASKS}/{request.action}"
+        path = f"{_API}/{catalog.line(request)}/{request.action}"
         body = wire.body(request)
         answer = await self._calls.post(path, body, headers, idempotency_key=idempotency_key, permit=permit)
         return self._task(answer, path)
 
-    async def get(self, action: Action, task_id: str, *, location: str | None = None, attempts: int = 1) -> RemoteTask:
+    async def get(
+        self,
+        action: Action,
+        task_id: str,
+        *,
+        line: str = catalog.line_of(SERVICE),
+        location: str | None = None,
+        attempts: int = 1,
+    ) -> RemoteTask:
         """Poll a task, by default with one attempt: a poller plans retries itself. A 429 or 503 has a `retry_after`.
 
-        A hybrid task is polled at its `location`, any other at the endpoint of its action.
+        A hybrid task is polled at its `location`, any other at the endpoint of its line and action.
         """
         if not wire.can_be_asked(task_id):
             raise InvalidRequestError(Problem("task_ids", "holds something that is not a task's id."))
-        path = location or f"{_TASKS}/{action}/{quote(task_id, safe='', errors='replace')}"
+        path = location or f"{_API}/{line}/{action}/{quote(task_id, safe='', errors='replace')}"
         return self._task(await self._calls.get(path, attempts=attempts), path, asked=task_id)
 
     async def price_schedules(
-        self, *, action: Action | None = None, model: str | None = None
+        self, *, service: str = SERVICE, action: Action | None = None, model: str | None = None
     ) -> tuple[PriceSchedule, ...]:
-        """The live prices of all models, one action or one model. No key is needed; `ETag` saves unchanged lists."""
-        filters = {"service": SERVICE, "action": action, "model": model}
+        """The live prices of a service's models, one action or one model. No key is needed; `ETag` saves unchanged lists."""
+        filters = {"service": service, "action": action, "model": model}
         path = f"/api/v1/price_schedules?{urlencode({name: value for name, value in filters.items() if value})}"
         etag, kept = self._schedules.get(path, ("", ()))
         headers = self._calls.bearer() if self._calls.key else {}

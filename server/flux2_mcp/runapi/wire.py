@@ -16,7 +16,9 @@ from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from flux2_mcp.domain import catalog
+from flux2_mcp.domain.catalog import Model
 from flux2_mcp.domain.models import (
+    MAKING,
     Action,
     Balance,
     ImageRequest,
@@ -84,13 +86,16 @@ class IssuedKey:
 
 def body(request: ImageRequest) -> dict[str, Any]:
     """The JSON of a create call: the contract's fields that have a value, in the contract's order, without nulls."""
+    making = request.action in MAKING
     fields = {
         "model": request.model,
-        "prompt": request.prompt,
+        "prompt": request.prompt if making else None,
         "source_image_urls": list(request.source_image_urls) if request.action is Action.REMIX_IMAGE else None,
+        "source_image_url": None if making else request.source_image_urls[0],
         "aspect_ratio": request.aspect_ratio,
         "output_resolution": request.output_resolution,
         "enable_safety_checker": request.enable_safety_checker,
+        "upscale_factor": request.upscale_factor,
         "callback_url": request.callback_url,
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -201,12 +206,12 @@ def price_schedules(payload: Mapping[str, object]) -> tuple[PriceSchedule, ...]:
     if not isinstance(entries, list):
         raise WireError("RunAPI's price list holds no price_schedules.")
     as_of = _words(payload.get("as_of"))
-    known = ((_dict(entry), catalog.models().get(str(_dict(entry).get("model")))) for entry in entries)
+    known = ((_dict(entry), catalog.all_models().get(str(_dict(entry).get("model")))) for entry in entries)
     return tuple(
         PriceSchedule(
             model=model.id,
             action=model.action,
-            cents=_cents(entry, model.resolutions),
+            cents=_cents(entry, model),
             dearest_cents=_dearest_cents(entry),
             as_of=as_of,
         )
@@ -404,13 +409,13 @@ def _reserved(found: Mapping[str, object]) -> Decimal | None:
     return None if cents is None else _dollars(cents)
 
 
-def _cents(entry: Mapping[str, object], resolutions: tuple[str, ...]) -> dict[str, Decimal | None]:
+def _cents(entry: Mapping[str, object], model: Model) -> dict[str, Decimal | None]:
     """The price of each resolution in cents, or None. A price of 0 does not count."""
     config, overrides = _dict(entry.get("billing_config")), _overrides(entry)
-    if not _in_usd(entry) or (overrides and config.get("key") != "output_resolution"):
-        return dict.fromkeys(resolutions)
+    if not _in_usd(entry) or (overrides and config.get("key") != model.size_field):
+        return dict.fromkeys(model.resolutions)
     unit = _number(entry.get("unit_price_cents"))
-    return {name: overrides.get(name, unit) or None for name in resolutions}
+    return {name: overrides.get(name, unit) or None for name in model.resolutions}
 
 
 def _dearest_cents(entry: Mapping[str, object]) -> Decimal | None:

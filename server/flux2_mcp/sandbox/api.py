@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.responses import JSONResponse, Response
 
 from flux2_mcp.domain import catalog
-from flux2_mcp.domain.models import SERVICE, Action, Status
+from flux2_mcp.domain.models import MAKING, SERVICE, Action, Status
 from flux2_mcp.sandbox import pictures, scenarios, tasks, uploads, webhooks
 from flux2_mcp.sandbox.http import CutConnection, HttpError, SandboxCall, invalid, token
 from flux2_mcp.sandbox.scenarios import Fault
@@ -86,10 +86,9 @@ def result(state: SandboxState, call: SandboxCall) -> Response:
 
 
 def _action(call: SandboxCall) -> Action:
-    try:
-        return Action(call.path["action"])
-    except ValueError as exc:
-        raise HttpError(404, "not_found", "Not found") from exc
+    if (action := call.path["action"]) not in MAKING:
+        raise HttpError(404, "not_found", "Not found")
+    return Action(action)
 
 
 def _valid(action: Action, body: dict[str, Any]) -> catalog.Model:

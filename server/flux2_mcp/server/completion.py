@@ -11,7 +11,7 @@ from mcp_types import Completion, PromptReference, ResourceTemplateReference
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model
 from flux2_mcp.domain.lifecycle import STATUSES
-from flux2_mcp.domain.models import Action
+from flux2_mcp.domain.models import MAKING, Action
 from flux2_mcp.domain.sources import TASK
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 from flux2_mcp.journal.records import TaskRecord
@@ -38,7 +38,7 @@ _IMPLIED: Final[Mapping[str, Given]] = {
 
 def _models(given: Given) -> list[Model]:
     """Return the models for the chosen action and variants. An unknown name counts as no choice."""
-    action = Action(given["action"]) if given.get("action") in list(Action) else Action.TEXT_TO_IMAGE
+    action = Action(given["action"]) if given.get("action") in MAKING else Action.TEXT_TO_IMAGE
     names = {*prompts.items(given.get("variants", "")), given.get("variant")}
     models = [model for model in catalog.models().values() if model.action is action]
     return [model for model in models if names & {model.variant, model.id}] or [catalog.find(None, action)]
@@ -60,7 +60,7 @@ _VALUES: Final[Mapping[str, Callable[[Given], Iterable[str]]]] = {
     "aspect_ratio": _allowed("aspect_ratio"),
     "output_resolution": _allowed("output_resolution"),
     "language": lambda _: examples.LANGUAGES,
-    "action": lambda _: Action,
+    "action": lambda _: MAKING,
     "model": lambda _: catalog.models(),
 }
 _TASKS: Final[Mapping[str, Callable[[TaskRecord], str | None]]] = {

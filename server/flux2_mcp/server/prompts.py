@@ -25,7 +25,7 @@ from mcp_types import (
 
 from flux2_mcp.domain import catalog, pricing
 from flux2_mcp.domain.budget import dollars
-from flux2_mcp.domain.models import Action, ImageRequest
+from flux2_mcp.domain.models import MAKING, Action, ImageRequest
 from flux2_mcp.domain.pricing import PriceBook
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 from flux2_mcp.server.docs import examples, index, uris
@@ -95,7 +95,7 @@ def _add_to_app(given: Given) -> list[ContentBlock]:
     language, action = given["language"].lower(), given.get("action", Action.TEXT_TO_IMAGE.value)
     wrong = [
         Problem(name, f"got {json.dumps(shortened(value))}; allowed: {', '.join(allowed)}.")
-        for name, value, allowed in (("language", language, examples.LANGUAGES), ("action", action, tuple(Action)))
+        for name, value, allowed in (("language", language, examples.LANGUAGES), ("action", action, MAKING))
         if value not in allowed
     ]
     if wrong:

@@ -184,7 +184,7 @@ def matching(account: str, wanted: TaskFilter) -> dict[str, Value]:
 
 def _known_models() -> dict[str, Value]:
     """The value of `MODELS`."""
-    return {"models": json.dumps(list(catalog.models()))}
+    return {"models": json.dumps(list(catalog.all_models()))}
 
 
 def _still_used(paths: Sequence[str], database: Database) -> frozenset[str]:

@@ -46,7 +46,7 @@ class SqliteMoney:
 
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:
         """See `contract.Money.charged`."""
-        kinds = [(model.id, resolution) for model in catalog.models().values() for resolution in model.resolutions]
+        kinds = [(model.id, resolution) for model in catalog.all_models().values() for resolution in model.resolutions]
         return await self._file.run(lambda database: charged(self._file.account, kinds, database))
 
     async def settle(self, missing_usd: Decimal) -> bool:

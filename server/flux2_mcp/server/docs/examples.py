@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model
-from flux2_mcp.domain.models import Action
+from flux2_mcp.domain.models import MAKING, Action
 from flux2_mcp.runapi import retry
 from flux2_mcp.server.docs import schemas, uris
 from flux2_mcp.settings import BASE_URL
@@ -111,7 +111,7 @@ The body's schema: {uris.request_schema(model.id)}. Without spending: {uris.SAND
 
 def webhook() -> str:
     """Write a receiver of callbacks, as Markdown."""
-    actions = ", ".join(f'"{action}"' for action in Action)
+    actions = ", ".join(f'"{action}"' for action in MAKING)
     return f"""# Webhooks
 
 With `callback_url` in a create call, RunAPI POSTs the task there when it ends, as JSON ({uris.TASK_SCHEMA}), so that

@@ -14,7 +14,7 @@ from flux2_mcp import errors
 from flux2_mcp.domain import catalog, pricing
 from flux2_mcp.domain.budget import dollars
 from flux2_mcp.domain.catalog import Field, Model
-from flux2_mcp.domain.models import SERVICE, Action, Status
+from flux2_mcp.domain.models import MAKING, SERVICE, Action, Status
 from flux2_mcp.domain.pricing import PriceBook
 from flux2_mcp.errors import ApiError
 from flux2_mcp.runapi import retry
@@ -50,7 +50,7 @@ def api(models: Mapping[str, Model] | None = None) -> str:
         f"| `POST /api/v1/flux_2/{action}` | create a task: {what} |\n| `GET /api/v1/flux_2/{action}/{{id}}` | that task |"
         for action, what in _ACTIONS.items()
     )
-    fields = "\n".join(f"### `{action}`\n\n{_fields(known, action)}" for action in Action)
+    fields = "\n".join(f"### `{action}`\n\n{_fields(known, action)}" for action in MAKING)
     statuses = ", ".join(f"`{status}`" for status in Status if status is not Status.UNKNOWN)
     ident = "0b5f6a52-8a3e-4c1e-9f57-2a4f6f4c9d10"
     pending = {"id": ident, "status": Status.PENDING.value}
