@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.engine import forecast
 from flux2_mcp.engine.backend import Backend, account_name
 from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam, Timing
+from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from tests.support.journals import AT, apply, intend, intent, steps
@@ -89,7 +91,8 @@ async def test_what_is_left_is_told_in_seconds_of_the_clock_and_only_while_runap
     journal = SqliteJournal(settings.home, account_name(settings), "owner")
     backend = Backend(settings, gate=nothing, on_limited=nothing)
     seam = Seam(journal=journal, backend=backend, speed=speed, now=lambda: AT + timedelta(seconds=age))
-    runner = TaskRunner(seam, tmp_path, rate=1, in_flight=1)
+    sources = SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, ())
+    runner = TaskRunner(seam, tmp_path, sources, caps=Caps(), rate=1, in_flight=1)
     (entry,) = (await intend(journal, intent("k"))).records
     assert (entry.state, runner.expected(entry)) == (State.INTENT, None)
     entry = await steps(journal, "k", Event.ACCEPTED)

@@ -17,6 +17,7 @@ from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.backend import Backend
 from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam
+from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.steps import SLOT_SECONDS
 from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import Intent, TaskRecord
@@ -57,7 +58,8 @@ async def kept(front: Front, home: Path, prompts: list[str], *, in_flight: int) 
     counting = Counting(SqliteJournal(settings.home, "account", "owner"))
     backend = Backend(settings, gate=nothing, on_limited=nothing)
     seam = Seam(journal=counting.journal, backend=backend, speed=SPEED)
-    runner = TaskRunner(seam, settings.home / "images", rate=1000.0, in_flight=in_flight)
+    sources = SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, ())
+    runner = TaskRunner(seam, settings.home / "images", sources, caps=Caps(), rate=1000.0, in_flight=in_flight)
     intents = [
         Intent(key=f"key-{number:04}", request=catalog.request(prompt=prompt), quoted_usd=None)
         for number, prompt in enumerate(prompts)

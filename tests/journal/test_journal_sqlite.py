@@ -146,6 +146,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "fences_placed_files_and_holders",
         "money_of_all_accounts",
         "hybrid_tasks_and_replays",
+        "steps_that_follow_others",
     ]
 
 

@@ -182,8 +182,10 @@ TEXTS = ("a text", "a list of numbers", "a list of objects", "half of a surrogat
 FINE = {
     "key": TEXTS,
     "task_id": (*TEXTS, "NULL"),
-    **dict.fromkeys(("workspace", "client", "session", "push_url", "save_to", "error", "owner"), (*TEXTS, "NULL")),
-    **dict.fromkeys(("quoted", "reserved", "charged"), ("a number", "NULL")),
+    **dict.fromkeys(
+        ("workspace", "client", "session", "push_url", "save_to", "error", "owner", "follows"), (*TEXTS, "NULL")
+    ),
+    **dict.fromkeys(("quoted", "reserved", "charged", "most"), ("a number", "NULL")),
     **dict.fromkeys(("sent_at", "submitted_at", "completed_at", "delivered_at"), ("a fraction", "NULL")),
     "created_at": ("a fraction",),
     "location": ("NULL",),

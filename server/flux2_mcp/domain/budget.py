@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from flux2_mcp.errors import BudgetError, Wording
+from flux2_mcp.errors import BudgetError, Wording, together
 
 DAILY_VARIABLE = "FLUX2_DAILY_BUDGET_USD"
 REOPEN = Wording(
@@ -91,6 +91,30 @@ def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Ca
     return quoted_usd
 
 
+def share(stated_usd: Decimal, known_usd: Decimal, unknown: int) -> Decimal:
+    """What each task without a known price reserves of the caller's amount, in USD.
+
+    Args:
+        stated_usd: `max_cost_usd` of the call.
+        known_usd: The price of its other tasks.
+        unknown: The number of tasks without a known price.
+
+    Raises:
+        BudgetError: Nothing is left for them.
+    """
+    if stated_usd <= known_usd:
+        raise BudgetError(
+            Wording(
+                "{name:max_cost_usd} allows {stated}, and what has a price costs {known}: nothing is left for the step whose"
+                " price nobody publishes.",
+                stated=dollars(stated_usd),
+                known=dollars(known_usd),
+            ),
+            next_step=Wording("Raise {name:max_cost_usd}, or ask for less."),
+        )
+    return (stated_usd - known_usd) / unknown
+
+
 def first_alone(together: int) -> None:
     """Admit tasks without a known price one at a time: the charge for the first is the price of the next.
 
@@ -146,6 +170,36 @@ def left(caps: Caps, spent: SpentSums) -> list[CapRoom]:
 def exceeded(wanted_usd: Decimal, caps: Caps, spent: SpentSums) -> CapRoom | None:
     """The first cap that `wanted_usd` does not fit, or None. A cap without a rest fits nothing, not even $0.00."""
     return next((cap for cap in left(caps, spent) if wanted_usd > cap.left_usd or not cap.left_usd), None)
+
+
+def overdrawn(caps: Caps, spent: SpentSums) -> CapRoom | None:
+    """The first cap that what was charged and reserved so far exceeds, or whose sum is not known; else None."""
+    used = {"FLUX2_SESSION_BUDGET_USD": spent.session_usd, DAILY_VARIABLE: spent.daily_usd}
+    rooms = [cap for cap in left(caps, spent) if cap.name in used]
+    return next((cap for cap in rooms if cap.lost is not None or used[cap.name] > cap.cap_usd), None)
+
+
+def stopped(step: str, over: CapRoom | None) -> BudgetError:
+    """The refusal of a step whose turn has come, after steps before it were charged more than they were quoted.
+
+    Args:
+        step: The model of the step.
+        over: The cap that is exceeded; None: it is the most that the call may cost.
+    """
+    kept = "The picture before it is kept, and paid."
+    again = Wording("{name:Call again} with the same arguments: only what is missing is made and paid.")
+    if over is None:
+        return BudgetError(
+            Wording(
+                "{step} was not sent: the steps before it cost more than the call allows for all. " + kept, step=step
+            ),
+            next_step=together([Wording("Raise {name:max_cost_usd}."), again]),
+        )
+    why = closed(over.lost) if over.lost is not None else f"{over.name} is {dollars(over.cap_usd)}, and it is used up."
+    return BudgetError(
+        f"{step} was not sent: {why} {kept}",
+        next_step=together([REOPEN if over.lost is not None else f"Raise {over.name}.", again]),
+    )
 
 
 def refusal(wanted_usd: Decimal, over: CapRoom, fitting: str | None, note: str | None = None) -> BudgetError:

@@ -108,3 +108,8 @@ def labels(steps: Sequence[ImageRequest]) -> Iterator[str]:
     for step in steps:
         size = catalog.resolution(step)
         yield step.model if size == catalog.ANY_SIZE else f"{step.model} at {size}{'x' if step.upscale_factor else ''}"
+
+
+def unknown(model: Model) -> ImageRequest:
+    """The request of a task of this model that was made elsewhere: of its values, only the model is known."""
+    return ImageRequest(action=model.action, variant=model.variant, model=model.id, prompt="")

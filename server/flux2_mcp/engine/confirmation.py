@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from flux2_mcp.domain import budget, pricing
+from flux2_mcp.domain import budget, catalog, finishing, pricing
 from flux2_mcp.domain.budget import CapRoom
-from flux2_mcp.domain.catalog import resolution
+from flux2_mcp.domain.lifecycle import RESULT_LIFETIME
 from flux2_mcp.domain.models import ImageRequest
+from flux2_mcp.domain.pricing import UnitPrice
 from flux2_mcp.engine import submission
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.errors import BudgetError, shortened, together
+from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.settings import Settings
 
 MAX_PROMPT_CHARS = 120
@@ -66,29 +69,48 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuotedTask:
+    """One task of a call, before it is made.
+
+    Attributes:
+        key: Its idempotency key.
+        request: Without the addresses of its sources, which are not sent yet.
+        follows: The key of the task whose image it works on; None: it is the first of its picture.
+        quoted_usd: Its price; None if unknown.
+        reserved_usd: What it reserves from the caps: the highest known price, or else a share of the caller's maximum.
+    """
+
+    key: str
+    request: ImageRequest
+    follows: str | None
+    quoted_usd: Decimal | None
+    reserved_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quotation:
     """A call that has a price and was not made yet.
 
     Attributes:
         checked: The validated request.
-        keys: The idempotency key of each of its tasks.
+        pictures: The tasks of each picture, its steps first to last.
+        begun: The tasks of earlier calls, already paid, on whose images some of these go on.
         new: How many of its tasks the journal does not have yet. Only these cost something.
         joinable: Whether an identical task under way may be returned instead.
-        quoted_usd: The price of one image; None if unknown.
         stated_usd: `max_cost_usd` of the call.
-        reserved_usd: What each new task reserves from the caps: the highest known price, or else the caller's maximum.
+        most_usd: The most that the steps of the call may cost together; None: no such limit, or there is one step.
         confirmation: What the user must agree to before anything is paid; None if no confirmation is needed.
-        note: A sentence about the price, if the sandbox made it up.
+        note: Sentences about the price: of each step, if there are several; and if the sandbox made it up.
     """
 
     checked: CheckedRequest
-    keys: tuple[str, ...]
+    pictures: tuple[tuple[QuotedTask, ...], ...]
     new: int
     joinable: bool
-    quoted_usd: Decimal | None
     stated_usd: Decimal | None
-    reserved_usd: Decimal | None
     confirmation: Confirmation | None
+    begun: tuple[TaskRecord, ...] = ()
+    most_usd: Decimal | None = None
     note: str | None = None
 
     @property
@@ -130,47 +152,85 @@ class Quotations:
             InvalidRequestError: RunAPI does not accept such a key.
             BudgetError: The price is above the stated maximum, or it is unknown and there is a cap.
         """
-        keys = submission.keys(key, count)
-        known: set[str] = set()
+        steps = checked.steps
+        begun = await self._begun(checked, count) if key is None and checked.finish else ()
+        pictures = [await self._rest(steps, record) for record in begun]
+        keys = submission.keys(key, count - len(begun), len(steps))
         if key is not None:
             first = submission.numbered_first(key)
-            known = {record.key for record in await self._tasks.find([*keys, first])}
+            known = {record.key for record in await self._tasks.find([key, first])}
             if key not in known and first in known:
                 keys[0] = first
-        new = sum(each not in known for each in keys)
-        book = await self._prices.book()
-        each = pricing.dearest_of(book, checked.request)
-        total = None if each is None else each * new
-        priced = pricing.price_of(book, checked.request)
-        note = pricing.invented({priced.model.variant}) if priced.source == "invented" else None
+        pictures += [[(submission.following(each, n), step) for n, step in enumerate(steps)] for each in keys]
+        made: set[str] = set()
+        if key is not None or begun:
+            made = {record.key for record in await self._tasks.find([each for one in pictures for each, _ in one])}
+        new = [step for one in pictures for each, step in one if each not in made]
+        book = await self._prices.book({catalog.all_models()[step.model].service for step in steps})
+        dearest = {step: pricing.dearest_of(book, step) for step in steps}
+        priced = {step: pricing.price_of(book, step) for step in steps}
+        invented = {priced[step].model.variant for step in steps if priced[step].source == "invented"}
+        note = together([_each(priced) if checked.finish else None, pricing.invented(invented)]) or None
+        amounts = [amount for step in new if (amount := dearest[step]) is not None]
+        total = sum(amounts, Decimal(0)) if len(amounts) == len(new) else None
+        share = None
         try:
-            reserved = budget.reservation(total, stated_usd, self._caps) if new else None
+            if new:
+                budget.reservation(total, stated_usd, self._caps)
+                if total is None and stated_usd is not None:
+                    share = budget.share(stated_usd, sum(amounts, Decimal(0)), len(new) - len(amounts))
         except BudgetError as exc:
             raise BudgetError(together([exc.message, note]), next_step=exc.next_step) from None
+        limits = [usd for usd in (stated_usd, self._caps.call_usd) if usd is not None and checked.finish]
         return Quotation(
             checked=checked,
-            keys=tuple(keys),
-            new=new,
-            joinable=key is None and count == 1,
-            quoted_usd=None if each is None else priced.usd,
+            pictures=tuple(
+                tuple(
+                    QuotedTask(
+                        key=each,
+                        request=step,
+                        follows=one[n - 1][0] if n else submission.followed(each) if step is not steps[0] else None,
+                        quoted_usd=None if dearest[step] is None else priced[step].usd,
+                        reserved_usd=share if dearest[step] is None else dearest[step],
+                    )
+                    for n, (each, step) in enumerate(one)
+                )
+                for one in pictures
+            ),
+            begun=begun,
+            new=len(new),
+            joinable=key is None and count == 1 and not begun,
             stated_usd=stated_usd,
-            reserved_usd=reserved / new if each is None and reserved is not None else each,
-            confirmation=await self._confirmation(checked.request, new, total, note)
-            if new and stated_usd is None
-            else None,
+            most_usd=min(limits, default=None),
+            confirmation=await self._confirmation(new, total, note) if new and stated_usd is None else None,
             note=note,
         )
 
+    async def _begun(self, checked: CheckedRequest, count: int) -> tuple[TaskRecord, ...]:
+        """Return the tasks on whose images the call goes on, because an earlier one like it ended without its picture."""
+        since = self._now() - RESULT_LIFETIME
+        return await self._tasks.broken_off(checked.digests, since=since, limit=count)
+
+    async def _rest(self, steps: Sequence[ImageRequest], record: TaskRecord) -> list[tuple[str, ImageRequest]]:
+        """Return the key and the request of each step that is missing after a task."""
+        number = len(await self._tasks.followers([record.key])) + 1
+        done = next(n for n, step in enumerate(steps, 1) if step.model == record.request.model)
+        return [
+            (submission.following(record.key, later, number=number), step) for later, step in enumerate(steps[done:], 1)
+        ]
+
     async def _confirmation(
-        self, request: ImageRequest, new: int, quoted: Decimal | None, note: str | None
+        self, new: Sequence[ImageRequest], quoted: Decimal | None, note: str | None
     ) -> Confirmation | None:
-        """Return what the user must agree to; None if no confirmation is needed."""
+        """Return what the user must agree to before these tasks are made; None if no confirmation is needed."""
         if self._threshold_usd is None or (quoted is not None and quoted <= self._threshold_usd):
             return None
         spent = await self._money.spent(at=self._now(), session=self._session)
-        cheaper = None if quoted is None else await self._prices.fitting(request.action, new, quoted, below=True)
+        cheaper = None
+        if quoted is not None and len({*new}) == 1:
+            cheaper = await self._prices.fitting(new[0].action, len(new), quoted, below=True)
         return Confirmation(
-            question=_question(request, new, quoted, budget.left(self._caps, spent), cheaper, note),
+            question=_question(new, quoted, budget.left(self._caps, spent), cheaper, note),
             quoted_usd=quoted,
             threshold_usd=self._threshold_usd,
             cheaper=cheaper,
@@ -179,18 +239,26 @@ class Quotations:
         )
 
 
+def _each(priced: Mapping[ImageRequest, UnitPrice]) -> str:
+    """The price of each step in a sentence."""
+    amounts = ("not published" if price.usd is None else budget.dollars(price.usd) for price in priced.values())
+    steps = zip(finishing.labels([*priced]), amounts, strict=True)
+    return f"One picture: {', then '.join(f'{label} ({amount})' for label, amount in steps)}."
+
+
 def _question(
-    request: ImageRequest,
-    count: int,
+    new: Sequence[ImageRequest],
     quoted: Decimal | None,
     left: Sequence[CapRoom],
     cheaper: str | None,
     note: str | None,
 ) -> str:
-    prompt = shortened(" ".join(request.prompt.split()), MAX_PROMPT_CHARS)
-    images = "1 image" if count == 1 else f"{count} images"
     price = "a price that is not published" if quoted is None else budget.dollars(quoted)
-    lines = [f"Make {images} with {request.model} at {resolution(request)} for {price}?", f"Prompt: {prompt}"]
+    tasks = Counter(finishing.labels(new))
+    made = ", ".join(f"{'1 image' if count == 1 else f'{count} images'} with {label}" for label, count in tasks.items())
+    lines = [f"Make {made} for {price}?"]
+    prompts = dict.fromkeys(" ".join(step.prompt.split()) for step in new if step.prompt)
+    lines += [f"Prompt: {shortened(prompt, MAX_PROMPT_CHARS)}" for prompt in prompts]
     lines += [f"Left of {cap.name}: {budget.dollars(cap.left_usd)}." for cap in left]
     lines += [f"Cheaper: {cheaper}."] if cheaper else []
     lines += [note] if note else []

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import anyio
 
-from flux2_mcp.domain import budget, pricing
-from flux2_mcp.domain.models import Action, Balance
+from flux2_mcp.domain import budget, catalog, pricing
+from flux2_mcp.domain.models import SERVICE, Action, Balance, PriceSchedule
 from flux2_mcp.domain.pricing import PriceBook, UnitPrice
 from flux2_mcp.engine.backend import Backend
 from flux2_mcp.errors import Flux2Error, JournalError
@@ -61,7 +61,7 @@ class LivePrices:
         self._patience_seconds = patience_seconds
         self._monotonic = monotonic
         self._book = PriceBook(sandbox=backend.sandbox)
-        self._good_until: float | None = None
+        self._good_until: dict[str, float] = {}
         self._fetching = anyio.Lock()
 
     @property
@@ -69,29 +69,47 @@ class LivePrices:
         """The prices that are known without a request."""
         return self._book
 
-    async def book(self) -> PriceBook:
-        """Return all known prices with their source. Never fails: the published prices are always available."""
+    async def book(self, services: Collection[str] = (SERVICE,)) -> PriceBook:
+        """Return all known prices with their source. Never fails: the published prices are always available.
+
+        Args:
+            services: RunAPI's words for the lines whose prices are needed.
+        """
         async with self._fetching:  # simultaneous calls wait for one answer: prices decide what may be spent
-            self._book = await self._scheduled()
+            self._book = await self._scheduled(services)
             # If the journal fails, the amounts read before stay in the book; nothing is spent without the journal.
             with suppress(JournalError):
                 self._book = replace(self._book, charged=await self._money.charged())
             return self._book
 
-    async def _scheduled(self) -> PriceBook:
+    async def _scheduled(self, services: Collection[str]) -> PriceBook:
         """Return the book with fresh schedules if they come in time, or else the current book."""
-        if self._good_until is not None and self._monotonic() <= self._good_until:
+        now = self._monotonic()
+        old = [service for service in services if self._good_until.get(service, now - 1) < now]
+        if not old:
             return replace(self._book, source="cached")
-        try:
-            with anyio.fail_after(self._patience_seconds):
-                api = await self._backend.api()
-                fetched = replace(self._book, schedules=await api.price_schedules(), source="live")
-        except (Flux2Error, TimeoutError) as exc:
-            log.info("price schedules not fetched", extra=fields(error=type(exc).__name__))
-            self._good_until = self._monotonic() + RETRY_SECONDS
+        fetched: dict[str, tuple[PriceSchedule, ...]] = {}
+
+        async def fetch(service: str) -> None:
+            try:
+                fetched[service] = await (await self._backend.api()).price_schedules(service=service)
+            except Flux2Error as exc:
+                log.info("price schedules not fetched", extra=fields(error=type(exc).__name__))
+
+        with anyio.move_on_after(self._patience_seconds) as patience:
+            async with anyio.create_task_group() as group:
+                for service in old:
+                    group.start_soon(fetch, service)
+        if patience.cancelled_caught:
+            log.info("price schedules not fetched", extra=fields(error=TimeoutError.__name__))
+        for service in old:
+            self._good_until[service] = self._monotonic() + (SCHEDULES_SECONDS if service in fetched else RETRY_SECONDS)
+        if not fetched:
             return self._book
-        self._good_until = self._monotonic() + SCHEDULES_SECONDS
-        return fetched
+        known = catalog.all_models()
+        kept = [each for each in self._book.schedules if known[each.model].service not in fetched]
+        new = [schedule for schedules in fetched.values() for schedule in schedules]
+        return replace(self._book, schedules=(*kept, *new), source="live")
 
     async def listed(self, *, variant: str | None, action: Action | None, output_resolution: str | None) -> PriceList:
         """Return the prices of all matching models; `variant` may be a model id.
@@ -99,7 +117,7 @@ class LivePrices:
         Raises:
             InvalidRequestError: No variant or model has that name.
         """
-        book = await self.book()
+        book = await self.book(catalog.services())
         found = pricing.prices(book, variant=variant, action=action, output_resolution=output_resolution)
         balance, trouble = None, None
         if self._backend.has_key:

@@ -35,8 +35,10 @@ from anyio.abc import TaskGroup
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import AT_RUNAPI, BEFORE_RESULT, UNFINISHED, IllegalTransitionError, State
 from flux2_mcp.engine import forecast
+from flux2_mcp.engine.following import Following
 from flux2_mcp.engine.planner import OpenTask, Schedule
 from flux2_mcp.engine.seam import Seam
+from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.steps import LeasedTask, TaskSteps, log_step
 from flux2_mcp.engine.watchers import Watcher, Watchers
 from flux2_mcp.errors import Flux2Error
@@ -52,17 +54,30 @@ class TaskRunner:
     Args:
         seam: The journal, the way to RunAPI, the clocks, the planner.
         images: Folder for finished images.
+        sources: Sends the image that a task works on which follows another.
+        caps: The caps in force.
         rate: The maximum number of requests a second, for all processes together.
         in_flight: The maximum number of tasks under way, for all processes together.
         hand_over: Whether another process polls and fetches what this one has sent.
     """
 
-    def __init__(self, seam: Seam, images: Path, *, rate: float, in_flight: int, hand_over: bool = False) -> None:
+    def __init__(
+        self,
+        seam: Seam,
+        images: Path,
+        sources: SourceImages,
+        *,
+        caps: Caps,
+        rate: float,
+        in_flight: int,
+        hand_over: bool = False,
+    ) -> None:
         self._seam = seam
         self._tasks = seam.journal.tasks
         self._leases = seam.journal.leases
         self._history_of = seam.journal.history
         self._steps = TaskSteps(seam, images, in_flight=in_flight)
+        self._following = Following(seam, self._steps, sources, caps=caps)
         self._rate = rate
         self._in_flight = in_flight
         self._speed = seam.speed
@@ -272,7 +287,7 @@ class TaskRunner:
         """Do the step for the task's state. An error is noted, and the step is tried again later."""
         before, trouble = leased.record, leased.trouble
         try:
-            await self._work[before.state](leased)
+            await self._step_of(before)(leased)
             if leased.record.state is State.COMPLETED and before.state is not State.COMPLETED:
                 await self._learn()
         except (LeaseLostError, IllegalTransitionError):  # the next claim reads its current state, if the lease is ours
@@ -290,9 +305,18 @@ class TaskRunner:
                 self._afresh(leased)
             self._wake.set()
             key = leased.record.key
+            if not leased.record.state.unfinished:
+                for other in self._leased.values():
+                    if other.record.follows == key and other.trouble is None:
+                        other.not_before = None
             # Most answers change nothing.
             if self._leased.get(key) is not leased or leased.record is not before or leased.trouble is not trouble:
                 self._watchers.tell(key)
+
+    def _step_of(self, record: TaskRecord) -> Callable[[LeasedTask], Awaitable[None]]:
+        if record.awaits_source:
+            return self._leave if self._hand_over else self._following.supply
+        return self._work[record.state]
 
     async def _leave(self, leased: LeasedTask) -> None:
         """Leave a task to another process: from now on this one reads the journal about it."""

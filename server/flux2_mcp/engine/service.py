@@ -12,16 +12,14 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import anyio
 from anyio.abc import TaskGroup
 
-from flux2_mcp.domain import budget, catalog, pricing
+from flux2_mcp.domain import budget, catalog, finishing
 from flux2_mcp.domain.lifecycle import BEFORE_RESULT, UNFINISHED, State
 from flux2_mcp.domain.models import MAKING, Action, ImageRequest, RequestArgs
 from flux2_mcp.domain.sources import UnreadableError
-from flux2_mcp.domain.urls import callback_problems, is_loopback
 from flux2_mcp.engine import callback_listener, submission
 from flux2_mcp.engine.account import Account
 from flux2_mcp.engine.backend import account_name
@@ -31,10 +29,11 @@ from flux2_mcp.engine.key_holder import KeyHolder
 from flux2_mcp.engine.listen_session import ListenSession
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.pruning import Pruner
+from flux2_mcp.engine.request_checks import RequestChecks
 from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
-from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, refusal, replays
+from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, by_picture, refusal, replays
 from flux2_mcp.errors import (
     Flux2Error,
     InvalidRequestError,
@@ -48,7 +47,6 @@ from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, s
 from flux2_mcp.runapi.wire import result_path
 from flux2_mcp.settings import Settings
 
-NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
 BEFORE = Wording("no task has this id: give the {name:before} that the last list ended with.")
 MAX_COUNT = 8
 """The maximum number of tasks in one call."""
@@ -71,7 +69,18 @@ class Service:
         self._journal = seam.journal
         self._backend = seam.backend
         images = settings.home / "images"
-        self._runner = TaskRunner(seam, images, rate=settings.rate, in_flight=settings.in_flight, hand_over=hand_over)
+        self._source_images = SourceImages(
+            seam.journal.tasks, seam.journal.uploads, seam.backend, (images, *settings.allowed_dirs), seam.now
+        )
+        self._runner = TaskRunner(
+            seam,
+            images,
+            self._source_images,
+            caps=settings.caps,
+            rate=settings.rate,
+            in_flight=settings.in_flight,
+            hand_over=hand_over,
+        )
         self._key_holder = KeyHolder(
             seam.journal.accounts, seam.journal.leases, seam.backend, monotonic=seam.monotonic, sleep=seam.sleep
         )
@@ -89,9 +98,7 @@ class Service:
         self._quotations = Quotations(self.prices, seam, settings)
         self.account = Account(seam)
         self.pruner = Pruner(seam.journal.history, images)
-        self._source_images = SourceImages(
-            seam.journal.tasks, seam.journal.uploads, seam.backend, (images, *settings.allowed_dirs), seam.now
-        )
+        self._checks = RequestChecks(self._source_images, self.prices, settings, sandbox=seam.backend.sandbox)
 
     @classmethod
     @asynccontextmanager
@@ -178,59 +185,8 @@ class Service:
         folders: Sequence[Path] = (),
         terms: submission.Terms = submission.Terms(),  # noqa: B008  # frozen
     ) -> submission.CheckedRequest:
-        """Validate a request. No field is dropped, and nothing is sent yet. A remix keeps the shape of its source.
-
-        Args:
-            args: The arguments of the caller.
-            folders: The folders that may hold local sources, the workspace first.
-            terms: What else the call wants, so that one error names all that is wrong with it.
-
-        Raises:
-            InvalidRequestError: It names every wrong field and what is allowed.
-            SettingsError: A setting that is needed for spending is not usable.
-        """
-        self.settings.need()
-        local = self._backend.sandbox or is_loopback(urlsplit(self.settings.base_url).hostname)
-        found, wrong = await self._source_images.find(args.source_images or (), folders, local=local)
-        if (
-            args.source_images is not None and not args.source_images
-        ):  # a remix of nothing is not an image from the prompt alone
-            wrong = (Problem("source_images", NO_SOURCE),)
-        wrong = (*wrong, *callback_problems(args.callback_url, local=local))
-        saved, hindered = self._save_problems(terms, next(iter(folders), None))
-        try:
-            request = catalog.request_of(args, also=[*wrong, *saved])
-        except InvalidRequestError as exc:
-            raise InvalidRequestError(*exc.problems, *hindered, *self._cost_problems(args, terms)) from None
-        dear = self._cost_problems(args, terms) if hindered else ()
-        if dear:  # `offer` would refuse the call for its cost alone
-            raise InvalidRequestError(*hindered, *dear)
-        return submission.CheckedRequest(catalog.shaped(request), found)
-
-    @staticmethod
-    def _save_problems(terms: submission.Terms, workspace: Path | None) -> tuple[Sequence[Problem], Sequence[Problem]]:
-        """Return what is wrong with the place to save; and what is in the way there now, which may concern no new task."""
-        try:
-            plan = submission.saving(terms.save_to, terms.count, workspace, overwrite=terms.overwrite)
-        except InvalidRequestError as exc:
-            return exc.problems, ()
-        hindrance = plan.hindrance()
-        return (), () if hindrance is None else hindrance.problems
-
-    def _cost_problems(self, args: RequestArgs, terms: submission.Terms) -> Sequence[Problem]:
-        """Return the cap that a refused call would not fit, either. Known prices are enough; nothing is fetched."""
-        action = Action.REMIX_IMAGE if args.source_images else Action.TEXT_TO_IMAGE
-        try:
-            model = catalog.find(args.variant, action)
-        except InvalidRequestError:
-            return ()
-        size = args.output_resolution if args.output_resolution in model.resolutions else catalog.DEFAULT_RESOLUTION
-        each = pricing.dearest(self.prices.at_hand, model, size)
-        if each is None or terms.max_cost_usd is None or terms.idempotency_key is not None:
-            return ()
-        if (total := each * terms.count) <= terms.max_cost_usd:
-            return ()
-        return [Problem("max_cost_usd", f"the call would cost {budget.dollars(total)}.")]
+        """Validate a request; see `RequestChecks.request`."""
+        return await self._checks.request(args, folders=folders, terms=terms)
 
     async def offer(
         self,
@@ -286,23 +242,26 @@ class Service:
         not_asked = ("The user was not asked.", Wording("Ask the user, then {name:call again}."))
         if unasked is not None and not unasked.over:
             raise unasked.refused(*not_asked)
-        count, checked = len(offer.keys), offer.checked
-        saving = submission.saving(save_to, count, workspace, overwrite=overwrite)
-        urls, sources = await self._source_images.send(checked.found)
-        request = replace(checked.request, source_image_urls=urls, sources=sources) if sources else checked.request
+        saving = submission.saving(save_to, len(offer.pictures), workspace, overwrite=overwrite)
+        urls, sources = await self._source_images.send(offer.checked.found)
         intents = [
             Intent(
-                key=key,
-                request=request,
-                quoted_usd=offer.quoted_usd,
-                reserved_usd=offer.reserved_usd,
+                key=task.key,
+                request=replace(task.request, source_image_urls=urls, sources=sources)
+                if sources and task.follows is None
+                else task.request,
+                quoted_usd=task.quoted_usd,
+                reserved_usd=task.reserved_usd,
                 workspace=None if workspace is None else str(workspace),
                 client=client,
                 session=self.session,
-                push_url=self._push_url(key),
-                save=save,
+                push_url=self._push_url(task.key),
+                save=save if task is picture[-1] else None,
+                follows=task.follows,
+                most_usd=offer.most_usd,
             )
-            for key, save in zip(offer.keys, saving.saves, strict=True)
+            for picture, save in zip(offer.pictures, saving.saves, strict=True)
+            for task in picture
         ]
         with before_sending():
             await self._one_account()
@@ -322,9 +281,11 @@ class Service:
             self._keep_ours(intended.records)
         self.background.start_soon(self._key_holder.learn)
         if intended.over is not None:
-            fitting = await self.prices.fitting(request.action, offer.new, intended.over.left_usd)
+            alone = not offer.checked.finish
+            action, new, left = offer.checked.request.action, offer.new, intended.over.left_usd
+            fitting = await self.prices.fitting(action, new, left) if alone else None
             raise budget.refusal(intended.wanted_usd, intended.over, fitting, offer.note)
-        tasks = await self._waiter.wait(intended.records, wait_seconds, on_progress)
+        tasks = await self._waiter.wait((*offer.begun, *intended.records), wait_seconds, on_progress)
         if not report_refusal and (refused := refusal(tasks)) is not None:
             raise refused
         await self._key_holder.learn()  # a key that replaces this one later finds these tasks again
@@ -354,7 +315,8 @@ class Service:
         for task_id in ids:
             await self._get_known(task_id)
         # All are read again together: the first task may have ended while RunAPI answered about the last.
-        return await self._check(await self._journal.tasks.find(ids), wait_seconds, on_progress, first=first)
+        found = await self._journal.tasks.find(ids)
+        return await self._check(await self._journal.tasks.led_to(found), wait_seconds, on_progress, first=first)
 
     async def recent(
         self,
@@ -406,7 +368,7 @@ class Service:
             limit=limit + 1, wanted=wanted, before=None if oldest is None else oldest.key
         )
         self._foreign_noticed = False
-        outcome = await self._check(found[:limit], wait_seconds, on_progress)
+        outcome = await self._check(found[:limit], wait_seconds, on_progress, pictures=False)
         matched = await self._journal.history.matched(wanted)
         still = UNFINISHED if states is None else UNFINISHED.intersection(states)
         unended = await self._journal.tasks.recent(limit=MAX_IDS, wanted=replace(wanted, states=still))
@@ -451,11 +413,13 @@ class Service:
         on_progress: OnProgress | None,
         *,
         first: bool = False,
+        pictures: bool = True,
     ) -> Outcome:
         if wait_seconds > 0:
             for record in records:
                 self._runner.hurry(record.key)
-        return await self._outcome(await self._waiter.wait(records, wait_seconds, on_progress, first=first))
+        reports = await self._waiter.wait(records, wait_seconds, on_progress, first=first)
+        return await self._outcome(reports, pictures=pictures)
 
     async def _get_known(self, task_id: str) -> None:
         """Make sure that the journal has this id or key. An unknown id is looked up at RunAPI and recorded."""
@@ -465,20 +429,22 @@ class Service:
         api = await self._backend.api()
         missing: Flux2Error | None = None
         # Of a hybrid task that was made elsewhere, the action is not known, and nothing depends on it.
-        places = [*((action, None) for action in MAKING), (Action.TEXT_TO_IMAGE, result_path(task_id))]
-        for action, location in places:
+        places: list[tuple[ImageRequest, str | None]] = [
+            *((_unknown(action), None) for action in MAKING),
+            (_unknown(Action.TEXT_TO_IMAGE), result_path(task_id)),
+            *((finishing.unknown(model), None) for model in catalog.finishers().values()),
+        ]
+        for request, location in places:
             try:
-                await api.get(action, task_id, location=location)
+                await api.get(request.action, task_id, line=catalog.line(request), location=location)
             except NotFoundError as exc:
                 missing = exc
             else:
-                await self._adopt(action, task_id, location)
+                await self._adopt(request, task_id, location)
                 return
         raise await self._foreign.missing(task_id) from missing
 
-    async def _adopt(self, action: Action, task_id: str, location: str | None) -> None:
-        # The original request is not known here, and RunAPI does not return it.
-        request = ImageRequest(action=action, variant="unknown", model="unknown", prompt="")
+    async def _adopt(self, request: ImageRequest, task_id: str, location: str | None) -> None:
         intent = Intent(key=adopted(task_id), request=request, quoted_usd=None, session=self.session)
         async with self._runner.intake:
             record = await self._journal.tasks.adopt(intent, task_id, at=self._seam.now(), location=location)
@@ -491,9 +457,15 @@ class Service:
             if record.owner == self.session and record.state.unfinished:
                 self._runner.keep(record)
 
-    async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False) -> Outcome:
+    async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False, pictures: bool = True) -> Outcome:
         noticed, self._foreign_noticed = self._foreign_noticed, True
         foreign = None if noticed else await self._foreign.notice()
         notices = [self._journal.notice, self._journal.unread_notice(), foreign, replays(tasks)]
         notice = together(notices) or None
+        tasks = by_picture(tasks) if pictures else tasks
         return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)
+
+
+def _unknown(action: Action) -> ImageRequest:
+    """Return the request of a task that was made elsewhere: RunAPI does not return it."""
+    return ImageRequest(action=action, variant="unknown", model="unknown", prompt="")

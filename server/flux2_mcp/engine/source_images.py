@@ -14,7 +14,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from flux2_mcp.domain import sources
+from flux2_mcp.domain import catalog, sources
 from flux2_mcp.domain.models import SourceImage, Status
 from flux2_mcp.domain.sources import SourceRef, UnreadableError
 from flux2_mcp.engine.backend import Backend
@@ -47,6 +47,13 @@ class SourceSet:
     shown: str
     local: tuple[str, UprightImage] | None = field(default=None, repr=False)
     record: TaskRecord | None = None
+
+    @property
+    def identity(self) -> str:
+        """The same for the same picture; see `SourceImage.identity`."""
+        if self.local is not None:
+            return self.local[0]
+        return _identity(self.record) if self.record is not None else self.given.text
 
 
 class SourceImages:
@@ -138,6 +145,23 @@ class SourceImages:
             raise InvalidRequestError(*wrong)
         return tuple(url for url, _ in sent), tuple(image for _, image in sent)
 
+    async def of_step(self, record: TaskRecord) -> tuple[str, SourceImage]:
+        """Send the image of the task that another follows: its checked file, or, if that is gone, as any earlier result.
+
+        Raises:
+            InvalidRequestError: The image does not exist any more.
+            ApiError: RunAPI refused the file.
+        """
+        shown = _identity(record)
+        try:
+            data = await anyio.Path(record.images[0].path).read_bytes()
+            if hashlib.sha256(data).hexdigest() == record.images[0].sha256:
+                return await self._upload(shown, *await anyio.to_thread.run_sync(_ready, data))
+        except (OSError, UnreadableError):
+            pass  # someone removed or changed it
+        (url,), (source,) = await self.send([SourceSet(1, SourceRef("task", shown), shown, record=record)])
+        return url, source
+
     async def _send(self, source: SourceSet) -> tuple[str, SourceImage]:
         if source.local is not None:
             return await self._upload(source.shown, *source.local)
@@ -152,12 +176,14 @@ class SourceImages:
         trouble = "names a task that RunAPI has not taken yet; wait for it with check_task."
         if record.task_id is not None:
             try:
-                remote = await (await self._backend.api()).get(record.request.action, record.task_id)
+                remote = await (await self._backend.api()).get(
+                    record.request.action, record.task_id, line=catalog.line(record.request), location=record.location
+                )
             except ApiError as exc:
                 trouble = f"can't be had: {exc.message}"
             else:
                 if remote.image_urls and remote.status is Status.COMPLETED:
-                    sent = SourceImage(given=source.shown, identity=f"task:{record.task_id}", **size)
+                    sent = SourceImage(given=source.shown, identity=_identity(record), **size)
                     return remote.image_urls[0], sent
                 ended = "RunAPI does not have the task's image any more."
                 trouble = (
@@ -188,6 +214,10 @@ class SourceImages:
             height=ready.height,
         )
         return held.url, source
+
+
+def _identity(record: TaskRecord) -> str:
+    return f"task:{record.task_id or record.key}"
 
 
 def _problem(number: int, text: str, error: UnreadableError) -> Problem:

@@ -18,6 +18,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 
+from flux2_mcp.domain import catalog, sources
 from flux2_mcp.domain.lifecycle import EVENT_OF_STATUS, RESULT_LIFETIME, TABLE, Event, IllegalTransitionError, State
 from flux2_mcp.domain.models import NameOwner, RemoteTask, Status
 from flux2_mcp.engine.seam import Seam
@@ -130,10 +131,15 @@ class LeasedTask:
     spoilt: int = 0
     trouble: Flux2Error | None = None
 
+    def recover(self) -> None:
+        """Forget failed tries, because one has succeeded."""
+        self.trouble, self.failures, self.spoilt, self.missing = None, 0, 0, None
+
     @property
     def in_line(self) -> bool:
         """Whether it waits only for a place among the tasks under way."""
-        return self.record.state is State.INTENT and not self.record.started and self.trouble is None
+        waits = self.record.state is State.INTENT and not self.record.awaits_source
+        return waits and not self.record.started and self.trouble is None
 
 
 class TaskSteps:
@@ -160,7 +166,7 @@ class TaskSteps:
     async def send(self, leased: LeasedTask) -> None:
         """Take a place for an intent. Then send it, always under the same key, until RunAPI has answered."""
         record, before = leased.record, leased.lost
-        if self._old(record):
+        if self.too_old(record):
             await self._give_up(leased)
             return
         if not record.started:
@@ -172,7 +178,7 @@ class TaskSteps:
 
         async def permit() -> None:
             # Between two tries the machine may have slept for days, or another process may have taken the task over.
-            if self._old(record):
+            if self.too_old(record):
                 raise _TooOldError
             await self._leases.hold(record)
             leased.lost = True  # until RunAPI's answer is recorded, because this process may end at any moment
@@ -189,7 +195,7 @@ class TaskSteps:
             return
         with anyio.CancelScope(shield=True):  # RunAPI's answer is recorded even while the server stops
             try:
-                await self._step(
+                await self.advance(
                     leased,
                     Event.ACCEPTED,
                     task_id=remote.task_id,
@@ -198,12 +204,12 @@ class TaskSteps:
                     reserved_usd=remote.reserved_usd,
                 )
             except SameIdError:  # the task that had this id first is not changed
-                await self._step(leased, Event.EXPIRED, error=SAME_ID.format(id=shortened(remote.task_id)))
+                await self.advance(leased, Event.EXPIRED, error=SAME_ID.format(id=shortened(remote.task_id)))
             else:
                 await self._seen(leased, remote)
-        _well(leased)
+        leased.recover()
 
-    def _old(self, record: TaskRecord) -> bool:
+    def too_old(self, record: TaskRecord) -> bool:
         """Whether RunAPI may have forgotten the key of a create.
 
         The wall clock decides, because it goes on while the machine sleeps. It may also have jumped in either
@@ -214,19 +220,19 @@ class TaskSteps:
     async def _give_up(self, leased: LeasedTask) -> None:
         """End an intent that is too old to be sent."""
         if leased.record.started or leased.lost:
-            await self._step(leased, Event.EXPIRED, error=UNANSWERED)
+            await self.advance(leased, Event.EXPIRED, error=UNANSWERED)
         else:
-            await self._step(leased, Event.REFUSED, error=NEVER_SENT)
+            await self.advance(leased, Event.REFUSED, error=NEVER_SENT)
 
     async def _unmade(self, leased: LeasedTask, exc: Flux2Error) -> None:
         """After a failed create, end the intent, or put it off to be sent again later."""
         event = _end(exc, lost=leased.lost)
         if event is None:
             self.put_off(leased, exc)
-            await self._offer(leased, exc)
+            await self.offer(leased, exc)
             return
         leased.trouble = exc
-        await self._step(leased, event, error=exc.message if event is Event.REFUSED else TAKEN)
+        await self.advance(leased, event, error=exc.message if event is Event.REFUSED else TAKEN)
 
     async def ask(self, leased: LeasedTask) -> None:
         """Poll RunAPI once for a task. A short fault never ends a task: the planner decides when to poll next."""
@@ -234,19 +240,24 @@ class TaskSteps:
         record = leased.record
         try:
             api = await self._backend.api()
-            remote = await api.get(record.request.action, record.task_id or "", location=record.location)
+            remote = await api.get(
+                record.request.action,
+                record.task_id or "",
+                line=catalog.line(record.request),
+                location=record.location,
+            )
         except NotFoundError as exc:
             leased.trouble = exc
             leased.missing = leased.asked_at if leased.missing is None else leased.missing
             if self._monotonic() - leased.missing > VANISHED_SECONDS:
-                await self._step(leased, Event.VANISHED, error=GONE)
+                await self.advance(leased, Event.VANISHED, error=GONE)
         except Flux2Error as exc:
             leased.trouble = exc
             leased.not_before = self._not_before(exc)
-            await self._offer(leased, exc)
+            await self.offer(leased, exc)
         else:
             await self._seen(leased, remote)
-            _well(leased)
+            leased.recover()
 
     async def fetch(self, leased: LeasedTask) -> None:
         """Download a finished task's images. If the URLs fail, ask RunAPI once for new URLs and try those.
@@ -273,7 +284,7 @@ class TaskSteps:
             asked_not_before = leased.not_before
             self.put_off(leased, exc, BACKOFF_FETCH_SECONDS)
             leased.not_before = max(leased.not_before or 0.0, asked_not_before or 0.0)
-            await self._offer(leased, exc)
+            await self.offer(leased, exc)
             if answered and not _of_this_machine(exc):
                 leased.spoilt += 1
                 await self._not_to_be_had(leased, exc)
@@ -290,7 +301,12 @@ class TaskSteps:
         record = leased.record
         api = await self._backend.api()
         try:
-            remote = await api.get(record.request.action, record.task_id or "", location=record.location)
+            remote = await api.get(
+                record.request.action,
+                record.task_id or "",
+                line=catalog.line(record.request),
+                location=record.location,
+            )
         except AuthenticationError:
             raise
         except (ApiError, WireError, InvalidRequestError) as exc:
@@ -301,7 +317,7 @@ class TaskSteps:
         await self._seen(leased, remote)
         return True
 
-    async def _offer(self, leased: LeasedTask, exc: Flux2Error) -> None:
+    async def offer(self, leased: LeasedTask, exc: Flux2Error) -> None:
         """If RunAPI refused the key, offer the task to other processes: one may have the key that replaced it."""
         if isinstance(exc, AuthenticationError):
             self._refused_at = self._monotonic()
@@ -317,10 +333,10 @@ class TaskSteps:
         record = leased.record
         until = (record.completed_at or record.created_at) + RESULT_LIFETIME
         if self._now() > until and leased.failures >= MAX_FETCHES:
-            await self._step(leased, Event.EXPIRED, error=f"{exc.message} {GIVEN_UP} {_INSTEAD}")
+            await self.advance(leased, Event.EXPIRED, error=f"{exc.message} {GIVEN_UP} {_INSTEAD}")
         elif leased.spoilt >= MAX_BROKEN_FETCHES and record.error is None:
             again = f"It is tried again, ever more seldom, until {until:%Y-%m-%d}."
-            await self._step(leased, Event.COMPLETED, error=f"{SPOILT} {exc.message} {again} {_INSTEAD}")
+            await self.advance(leased, Event.COMPLETED, error=f"{SPOILT} {exc.message} {again} {_INSTEAD}")
 
     async def _deliver(self, leased: LeasedTask) -> None:
         record = leased.record
@@ -333,7 +349,7 @@ class TaskSteps:
                 api.download,
                 url,
                 folder=self._images,
-                prompt=record.request.prompt,
+                prompt=record.request.prompt or _named_after(record),
                 at=record.created_at,
                 threads=self._threads,
                 permit=partial(self._leases.hold, record),
@@ -345,8 +361,8 @@ class TaskSteps:
                 )
                 stored = await anyio.to_thread.run_sync(put, limiter=self._threads)
             images.append(stored)
-        await self._step(leased, Event.DELIVERED, images=tuple(images))
-        _well(leased)
+        await self.advance(leased, Event.DELIVERED, images=tuple(images))
+        leased.recover()
 
     def _take(self, record: TaskRecord, path: Path) -> NameOwner:
         """Claim a file name in the workspace for a task. Called in the thread that places the image."""
@@ -358,7 +374,7 @@ class TaskSteps:
         # Most answers say what is known already, and some what can't be any more; only news is written.
         after = TABLE[leased.record.state].get(event)
         if after is not None and (after is not leased.record.state or event is Event.COMPLETED):
-            await self._step(
+            await self.advance(
                 leased,
                 event,
                 reserved_usd=remote.reserved_usd,
@@ -367,7 +383,8 @@ class TaskSteps:
                 error=(remote.error or "RunAPI gave no reason.") if event is Event.FAILED else None,
             )
 
-    async def _step(self, leased: LeasedTask, event: Event, **news: object) -> None:
+    async def advance(self, leased: LeasedTask, event: Event, **news: object) -> None:
+        """Record an event of a task with the new values that came with it: the fields of `TaskChange`."""
         before = leased.record
         leased.record = await self._tasks.apply(before, event, TaskChange(at=self._now(), **news))  # type: ignore[arg-type]  # the callers above name Change's own fields
         if leased.record.state is not before.state:
@@ -410,8 +427,11 @@ def _charged(record: TaskRecord, remote: RemoteTask) -> Decimal | None:
     return remote.cost_usd if remote.refunded else max(remote.cost_usd, record.charged_usd or Decimal(0))
 
 
-def _well(leased: LeasedTask) -> None:
-    leased.trouble, leased.failures, leased.spoilt, leased.missing = None, 0, 0, None
+def _named_after(record: TaskRecord) -> str:
+    """Return what the file of a finished picture is named after: the file that it was made of, or else its action."""
+    given = record.request.sources[0].given if record.request.sources else ""
+    stem = Path(given).stem if sources.is_local(given) else ""
+    return f"{stem} {record.request.action}".strip()
 
 
 def _of_this_machine(exc: Flux2Error) -> bool:

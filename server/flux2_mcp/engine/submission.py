@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
-from flux2_mcp.domain.models import ImageRequest, Save
+from flux2_mcp.domain.models import ImageRequest, Save, SourceImage
 from flux2_mcp.engine.source_images import SourceSet
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording
 from flux2_mcp.images.names import targets
 from flux2_mcp.images.workspace import NO_WORKSPACE, check, inside
+from flux2_mcp.journal.records import digests
 from flux2_mcp.runapi.exchange import sendable
 from flux2_mcp.runapi.wire import MAX_ID_CHARS
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """A validated request. Its sources were checked, and not sent yet."""
+    """A validated request for a picture. Its sources were checked, and not sent yet.
+
+    `finish` has the steps after the first: each works on the image of the one before.
+    """
 
     request: ImageRequest
     found: tuple[SourceSet, ...] = ()
+    finish: tuple[ImageRequest, ...] = ()
+
+    @property
+    def steps(self) -> tuple[ImageRequest, ...]:
+        """The requests for one picture, first to last."""
+        return self.request, *self.finish
+
+    @property
+    def digests(self) -> list[str]:
+        """The digest of each step in the journal, as far as it is known before the sources are sent."""
+        sources = tuple(SourceImage(given=each.shown, identity=each.identity) for each in self.found)
+        return digests((replace(self.request, sources=sources), *self.finish))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +51,10 @@ class Terms:
     idempotency_key: str | None = None
 
 
-def keys(given: str | None, count: int) -> list[str]:
-    """Return an idempotency key for each task of a call: the caller's key, numbered from the second on, or new keys.
+def keys(given: str | None, count: int, steps: int = 1) -> list[str]:
+    """Return an idempotency key for each picture of a call: the caller's key, numbered from the second on, or new keys.
+
+    It is the key of the picture's first task; the keys of its other steps follow from it.
 
     So a later call for more images under the same key includes the tasks of the first call.
 
@@ -46,11 +64,26 @@ def keys(given: str | None, count: int) -> list[str]:
     if given is None:
         return [str(uuid.uuid4()) for _ in range(count)]
     numbered = [given, *(f"{given}-{number}" for number in range(2, count + 1))]
-    if not all(sendable(key) and len(key) <= MAX_ID_CHARS for key in numbered):
-        raise InvalidRequestError(
-            Problem("idempotency_key", f"must be 1 to {MAX_ID_CHARS - 2} printable ASCII characters.")
-        )
+    longest = MAX_ID_CHARS - len(following("", steps - 1))
+    if not all(sendable(key) and len(key) <= longest for key in numbered):
+        raise InvalidRequestError(Problem("idempotency_key", f"must be 1 to {longest - 2} printable ASCII characters."))
     return numbered
+
+
+def following(key: str, later: int, *, number: int = 1) -> str:
+    """Return the key of the task that follows the one with `key`, or of one some steps later.
+
+    Args:
+        key: The key of the task whose image it works on.
+        later: How many steps later.
+        number: Its place among the tasks that followed that one: an earlier one may have failed.
+    """
+    return key if later == 0 else f"{key}.{number}{'.1' * (later - 1)}"
+
+
+def followed(key: str) -> str:
+    """Return the key of the task that the one with `key` follows; `key` is from `following`."""
+    return key.rpartition(".")[0]
 
 
 def numbered_first(given: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -55,11 +55,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """The report on one task: its record, the error that holds it up now, and its expected remaining seconds."""
+    """The report on one task: its record, the error that holds it up now, and its expected remaining seconds.
+
+    `steps` has the tasks of the same call whose images led to this one's, first to last.
+    """
 
     record: TaskRecord
     trouble: Flux2Error | None = None
     remaining: float | None = None
+    steps: tuple[TaskReport, ...] = ()
 
     @property
     def error(self) -> str | None:
@@ -74,6 +78,8 @@ class TaskReport:
         """
         if not self.record.state.unfinished:
             return True
+        if self.record.awaits_source and self.trouble is not None:
+            return True  # it is that of the step before, which does not end without help
         if self.record.state is State.COMPLETED:
             soon = isinstance(self.trouble, DeliveryError) and not isinstance(self.trouble, StorageError)
             return self.trouble is not None and not (soon and self.record.error is None)
@@ -97,6 +103,28 @@ class Outcome:
     before: str | None = None
     nothing: str = "There are no tasks yet."
     unended: tuple[TaskRecord, ...] = ()
+
+
+def by_picture(reports: Sequence[TaskReport]) -> tuple[TaskReport, ...]:
+    """Return one report for each picture: of the last task that led to it, with those before as its `steps`."""
+    known = {report.record.key: report for report in reports}
+    followed = {report.record.follows for report in reports}
+    last = []
+    for report in reports:
+        if report.record.key in followed:
+            continue
+        steps: list[TaskReport] = []
+        before = known.get(report.record.follows or "")
+        while before is not None and before not in steps:
+            steps.insert(0, before)
+            before = known.get(before.record.follows or "")
+        last.append(replace(report, steps=tuple(steps)))
+    return tuple(last)
+
+
+def with_steps(tasks: Sequence[TaskReport]) -> tuple[TaskReport, ...]:
+    """Return the reports of all tasks, those that led to a picture before the picture's own."""
+    return tuple(each for report in tasks for each in (*report.steps, report))
 
 
 def remaining(tasks: Sequence[TaskReport]) -> float | None:
@@ -188,7 +216,9 @@ class Waiter:
                 version = await self._leases.version() if self._foreign(reports) else None
                 reports = await self._look(reports)
                 elapsed = self._monotonic() - begun
-                answered = all(report.record.task_id or report.trouble for report in reports)
+                answered = all(
+                    report.record.task_id or report.trouble or report.record.awaits_source for report in reports
+                )
                 left = (wait_seconds if answered else max(wait_seconds, answer_seconds)) - elapsed
                 if left <= 0 or not reports or enough(report.settled for report in reports):
                     return reports
@@ -221,7 +251,14 @@ class Waiter:
         read = {record.key: self._report(record) for record in await self._tasks.find(rest)} if rest else {}
         known = read | {key: self._report(leased.record, leased.trouble) for key, leased in ours.items()}
         lost = JournalError("The journal's file was found broken, and this task was in it.")
-        return tuple(known.get(report.record.key) or TaskReport(report.record, lost) for report in reports)
+        found = {
+            key: known.get(key) or TaskReport(report.record, lost) for key, report in zip(keys, reports, strict=True)
+        }
+        for key, report in found.items():  # a step stands after the one that it follows
+            before = found.get(report.record.follows or "")
+            if report.record.awaits_source and before is not None and before.settled and before.trouble is not None:
+                found[key] = replace(report, trouble=before.trouble)
+        return tuple(found.values())
 
     def _report(self, record: TaskRecord, trouble: Flux2Error | None = None) -> TaskReport:
         return TaskReport(record, trouble, self._runner.expected(record))

@@ -37,7 +37,7 @@ from typing import Protocol
 
 from flux2_mcp.domain.budget import Caps, SpendingBy, SpendingGroup, SpentSums
 from flux2_mcp.domain.lifecycle import Event
-from flux2_mcp.domain.models import NameOwner, StoredImage, UploadedFile
+from flux2_mcp.domain.models import ImageRequest, NameOwner, StoredImage, UploadedFile
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskMatches, TaskRecord
 
@@ -92,6 +92,38 @@ class Tasks(Protocol):
         Raises:
             LeaseLostError: Another process holds the task now.
         """
+        ...
+
+    async def supply(self, record: TaskRecord, request: ImageRequest, *, at: datetime, caps: Caps) -> TaskRecord:
+        """Give a task that follows another its request with a source; see `TaskRecord.awaits_source`.
+
+        The money is looked at once more, because the steps before may have been charged more than they reserved.
+
+        Raises:
+            BudgetError: A cap is exceeded, or the steps of the call cost more than `TaskRecord.most_usd`.
+            LeaseLostError: Another process holds the task now.
+        """
+        ...
+
+    async def broken_off(self, steps: Sequence[str], *, since: datetime, limit: int) -> tuple[TaskRecord, ...]:
+        """The tasks from which a call goes on that an earlier one left without its last picture, newest first.
+
+        Each is delivered, and every task that followed it has ended without a picture. Those with most steps behind
+        them come first.
+
+        Args:
+            steps: The digests of the call's steps: see `records.digests`.
+            since: Only tasks created since then.
+            limit: The maximum number of tasks.
+        """
+        ...
+
+    async def led_to(self, records: Sequence[TaskRecord]) -> tuple[TaskRecord, ...]:
+        """These tasks, and before each the tasks whose images led to its own."""
+        ...
+
+    async def followers(self, keys: Sequence[str]) -> tuple[TaskRecord, ...]:
+        """The tasks whose source is the image of a task with one of these keys."""
         ...
 
     async def adopt(self, intent: Intent, task_id: str, *, at: datetime, location: str | None = None) -> TaskRecord:

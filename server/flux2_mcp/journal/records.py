@@ -29,7 +29,8 @@ class Intent:
 
     `push_url` is the address at which RunAPI shall call back; it is kept apart from the request, so that equal requests
     stay equal. `reserved_usd` is what the task holds of the budgets until it is charged: the quote, or the caller's own
-    limit.
+    limit. `follows` is the key of the task whose image is this one's source: it is sent after that one is delivered.
+    `most_usd` is the most that the call may cost, all steps together.
     """
 
     key: str
@@ -41,6 +42,8 @@ class Intent:
     session: str | None = None
     push_url: str | None = None
     save: Save | None = None
+    follows: str | None = None
+    most_usd: Decimal | None = None
 
     @classmethod
     def from_record(cls, record: TaskRecord) -> Intent:
@@ -55,6 +58,8 @@ class Intent:
             session=record.session,
             push_url=record.push_url,
             save=record.save,
+            follows=record.follows,
+            most_usd=record.most_usd,
         )
 
 
@@ -67,7 +72,7 @@ class TaskRecord:
     `started` is False as long as it is certain that nothing was sent. `owner` is the process that holds the task, or
     held it. `fence` grows each time another process takes the task over: a process with an older value has lost the
     task. `location` is where a hybrid task is polled, a path after the base URL. `replayed`: RunAPI answered the create
-    with the task that this key had made before. `readable` is False for the stand-in of a record that this version can't read; `error` then says so.
+    with the task that this key had made before. `follows` and `most_usd` are those of the intent. `readable` is False for the stand-in of a record that this version can't read; `error` then says so.
     """
 
     key: str
@@ -95,7 +100,14 @@ class TaskRecord:
     fence: int = 0
     location: str | None = None
     replayed: bool = False
+    follows: str | None = None
+    most_usd: Decimal | None = None
     readable: bool = True
+
+    @property
+    def awaits_source(self) -> bool:
+        """Whether it waits for the image of the task that it follows."""
+        return self.state is State.INTENT and self.follows is not None and not self.request.source_image_urls
 
     @property
     def counted_usd(self) -> Decimal:
@@ -295,13 +307,28 @@ def _fields(kind: type) -> tuple[tuple[str, frozenset[type], bool], ...]:
     )
 
 
-def digest(request: ImageRequest) -> str:
-    """A digest that identifies a request without showing it. The addresses of uploaded sources do not change it."""
+def digest(request: ImageRequest, *, follows: str | None = None) -> str:
+    """A digest that identifies a request without showing it. The addresses of uploaded sources do not change it.
+
+    Args:
+        request: The request.
+        follows: The digest of the task whose image is the source, which then stands for the source.
+    """
     values = _values(request)
     del values["sources"]
-    if request.sources:
+    if follows is not None:
+        values["source_image_urls"] = [follows]
+    elif request.sources:
         values["source_image_urls"] = [source.identity for source in request.sources]
     return hashlib.sha256(_canonical(values).encode()).hexdigest()
+
+
+def digests(steps: Sequence[ImageRequest]) -> list[str]:
+    """The digest of each step of a call, of which each follows the one before."""
+    found: list[str] = []
+    for request in steps:
+        found.append(digest(request, follows=found[-1] if found else None))
+    return found
 
 
 def _values(request: ImageRequest) -> dict[str, object]:

@@ -127,4 +127,13 @@ ALTER TABLE task ADD COLUMN location TEXT;
 ALTER TABLE task ADD COLUMN replayed INTEGER NOT NULL DEFAULT 0
 """,
     ),
+    # `follows`: the key of the task whose image is the source. `most`: the most that the call may cost, with all steps.
+    (
+        "steps_that_follow_others",
+        """
+ALTER TABLE task ADD COLUMN follows TEXT;
+ALTER TABLE task ADD COLUMN most INTEGER;
+CREATE INDEX task_follows ON task (account, follows) WHERE follows IS NOT NULL
+""",
+    ),
 )

@@ -41,6 +41,8 @@ UNREADABLE = (
     " as it is. Update flux2-mcp; whether RunAPI made and charged it, RunAPI's own history tells."
 )
 MICROS = 1_000_000
+MAX_STEPS = 8
+"""More than a call for one picture has."""
 MAX_USD = Decimal(1_000_000_000)
 """USD. Sums of amounts stay within SQLite's integers."""
 MAX_TIMESTAMP = 200_000_000_000.0
@@ -145,6 +147,8 @@ def _record(row: Row) -> TaskRecord:
         fence=row["fence"],
         location=row["location"],
         replayed={0: False, 1: True}[row["replayed"]],
+        follows=row["follows"],
+        most_usd=usd(row["most"]),
     )
     if made.location is not None and not made.location.startswith("/"):
         raise ValueError  # the key is sent to the base URL with this path behind it
@@ -227,6 +231,20 @@ def find(database: Database, account: str, ident: str) -> TaskRecord | None:
     return None
 
 
+def led_to(database: Database, account: str, record: TaskRecord) -> tuple[TaskRecord, ...]:
+    """The tasks whose images led to this one's, first to last, and the task itself.
+
+    A broken file may make a task follow itself, so no more than `MAX_STEPS` are read.
+    """
+    steps = [record]
+    while steps[0].follows is not None and len(steps) < MAX_STEPS:
+        before = find(database, account, steps[0].follows)
+        if before is None or not before.readable:
+            break
+        steps.insert(0, before)
+    return tuple(steps)
+
+
 def get(database: Database, account: str, key: str) -> TaskRecord:
     """The record with this key.
 
@@ -249,7 +267,7 @@ def known(database: Database, account: str, intent: Intent) -> bool:
     sql = "SELECT digest, save_to, workspace FROM task WHERE account = ? AND key = ?"
     if not (found := database.read(sql, (account, intent.key))):
         return False
-    if found[0]["digest"] != digest(intent.request):
+    if found[0]["digest"] != _digest(database, account, intent):
         text = "was used for another request; use a new one for a new request, or leave it out."
         raise InvalidRequestError(Problem("idempotency_key", text))
     there = (found[0]["save_to"], found[0]["workspace"])
@@ -259,6 +277,12 @@ def known(database: Database, account: str, intent: Intent) -> bool:
         )
         raise InvalidRequestError(Problem("save_to", text))
     return True
+
+
+def _digest(database: Database, account: str, intent: Intent) -> str:
+    sql = "SELECT digest FROM task WHERE account = ? AND key = ?"
+    before = [] if intent.follows is None else database.read(sql, (account, intent.follows))
+    return digest(intent.request, follows=before[0]["digest"] if before else None)
 
 
 def insert(
@@ -274,7 +298,7 @@ def insert(
         "account": account,
         "state": State.INTENT,
         "request": dump(intent.request),
-        "digest": digest(intent.request),
+        "digest": _digest(database, account, intent),
         "model": intent.request.model,
         "resolution": resolution(intent.request),
         "workspace": intent.workspace,
@@ -285,6 +309,8 @@ def insert(
         "overwrite": intent.save is not None and intent.save.overwrite,
         "quoted": micros(intent.quoted_usd),
         "reserved": micros(intent.reserved_usd),
+        "follows": intent.follows,
+        "most": micros(intent.most_usd),
         "created_at": at.timestamp(),
         "owner": owner,
         "lease_until": lease_until,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,18 +12,18 @@ from typing import TYPE_CHECKING
 from flux2_mcp.domain import budget
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.catalog import resolution
-from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event
-from flux2_mcp.domain.models import NameOwner
+from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event, State
+from flux2_mcp.domain.models import ImageRequest, NameOwner
 from flux2_mcp.errors import Flux2Error, before_sending
 from flux2_mcp.journal.contract import LEASE_SECONDS
-from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskRecord, digest
+from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskRecord, digests, dump
 from flux2_mcp.journal.sqlite import accounts, history, leases, money, task_rows
 from flux2_mcp.journal.sqlite.fragments import OPEN, UNDER_WAY, among
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
     from flux2_mcp.journal.sqlite.money import SqliteMoney
-    from flux2_mcp.system.sqlite_file import Database
+    from flux2_mcp.system.sqlite_file import Database, Value
 
 JOINABLE = timedelta(hours=1)
 """A task whose end was reported to no caller is returned to the next identical call within this time. An older one
@@ -56,8 +57,8 @@ class SqliteTasks:
         """See `contract.Tasks.intend`."""
 
         def work(database: Database) -> IntentResult:
-            if join and (known := self._same(database, intents[0], at)):
-                return IntentResult(records=(known,), joined=True)
+            if join and (known := self._same(database, intents, at)):
+                return IntentResult(records=known, joined=True)
             fresh = [intent for intent in intents if not task_rows.known(database, self._file.account, intent)]
             if fresh:
                 charged = money.charged(self._file.account, {_kind(intent) for intent in fresh}, database)
@@ -83,27 +84,31 @@ class SqliteTasks:
     def _admit_unpriced(
         self, database: Database, unknown: Sequence[Intent], caps: Caps, stated_usd: Decimal | None
     ) -> None:
-        """Check that tasks whose price is not known may be made.
+        """Check that tasks whose price is not known may be made: of each model, one at a time.
 
         Raises:
             BudgetError: Under a cap, nothing was reserved for them, or more than one would run at once, or RunAPI never
                 said what the last one cost; or the caller stated an amount for more than one.
         """
-        if stated_usd is not None:
-            budget.first_alone(len(unknown))
+        for model, together in Counter(intent.request.model for intent in unknown).items():
+            if stated_usd is not None:
+                budget.first_alone(together)
+            if caps.any:
+                if money.untold(self._file.account, model, database):
+                    budget.untold(caps)
+                budget.first_alone(together + money.unpriced(self._file.account, model, database))
         if caps.any:
             for intent in unknown:
                 budget.reservation(None, intent.reserved_usd, caps)
-            if money.untold(self._file.account, unknown[0].request.model, database):
-                budget.untold(caps)
-            budget.first_alone(len(unknown) + money.unpriced(self._file.account, unknown[0].request.model, database))
 
     def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> TaskRecord:
         until = self._file.monotonic() + LEASE_SECONDS
         record = task_rows.insert(
             database, self._file.account, intent, at=at, owner=self._file.owner, lease_until=until
         )
-        return self._start(database, intent.key, at, in_flight) if record.readable else record
+        if record.awaits_source or not record.readable:
+            return record
+        return self._start(database, intent.key, at, in_flight)
 
     def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> TaskRecord:
         # A record that can't be read may never end, so it does not count as under way.
@@ -115,14 +120,22 @@ class SqliteTasks:
         )
         return task_rows.get(database, self._file.account, key)
 
-    def _same(self, database: Database, intent: Intent, at: datetime) -> TaskRecord | None:
+    def _same(self, database: Database, intents: Sequence[Intent], at: datetime) -> tuple[TaskRecord, ...]:
+        """The tasks of an identical call whose end no caller has seen: its steps, the last with that digest."""
         sql = (
             "SELECT * FROM task WHERE account = ? AND digest = ? AND workspace IS ? AND told_at IS NULL AND created_at > ?"
             f" AND save_to IS ? AND {JOINABLE_STATES} ORDER BY n DESC LIMIT 1"
         )
-        since, target = (at - JOINABLE).timestamp(), None if intent.save is None else intent.save.target
-        found = database.read(sql, (self._file.account, digest(intent.request), intent.workspace, since, target))
-        return next(iter(task_rows.readable(found)), None)
+        steps = [intents[0]]
+        for intent in intents[1:]:
+            if intent.follows == steps[-1].key:
+                steps.append(intent)
+        last = steps[-1]
+        since, target = (at - JOINABLE).timestamp(), None if last.save is None else last.save.target
+        wanted = digests([intent.request for intent in steps])[-1]
+        found = database.read(sql, (self._file.account, wanted, last.workspace, since, target))
+        same = task_rows.readable(found)
+        return task_rows.led_to(database, self._file.account, same[0]) if same else ()
 
     async def start(self, record: TaskRecord, *, at: datetime, in_flight: int) -> TaskRecord:
         """See `contract.Tasks.start`."""
@@ -132,6 +145,63 @@ class SqliteTasks:
             return self._start(database, record.key, at, in_flight)
 
         return await self._file.write(work)
+
+    async def supply(self, record: TaskRecord, request: ImageRequest, *, at: datetime, caps: Caps) -> TaskRecord:
+        """See `contract.Tasks.supply`."""
+
+        def work(database: Database) -> TaskRecord:
+            held = task_rows.held(database, self._file.account, self._file.owner, record)
+            over = budget.overdrawn(caps, self._money.sums(held.session, at, database))
+            if over is not None or self._beyond(database, held):
+                raise budget.stopped(held.request.model, over)
+            values = (dump(request), self._file.account, record.key)
+            database.execute("UPDATE task SET request = ? WHERE account = ? AND key = ?", values)
+            return task_rows.get(database, self._file.account, record.key)
+
+        return await self._file.write(work)
+
+    def _beyond(self, database: Database, record: TaskRecord) -> bool:
+        """Whether a step and those before it cost more than the call may cost."""
+        steps = task_rows.led_to(database, self._file.account, record)
+        return record.most_usd is not None and sum(step.counted_usd for step in steps) > record.most_usd
+
+    async def broken_off(self, steps: Sequence[str], *, since: datetime, limit: int) -> tuple[TaskRecord, ...]:
+        """See `contract.Tasks.broken_off`."""
+        followed = "SELECT 1 FROM task AS next WHERE next.account = task.account AND next.follows = task.key"
+        sql = (
+            f"SELECT * FROM task WHERE account = :account AND digest = :digest AND {among({State.DELIVERED})}"
+            f" AND created_at > :since AND EXISTS ({followed})"
+            f" AND NOT EXISTS ({followed} AND next.{among(UNFINISHED | {State.DELIVERED})})"
+            " ORDER BY n DESC LIMIT :limit"
+        )
+
+        def work(database: Database) -> tuple[TaskRecord, ...]:
+            found: list[TaskRecord] = []
+            for digest in reversed(steps[:-1]):
+                values: dict[str, Value] = {"digest": digest, "limit": limit - len(found)}
+                values |= {"account": self._file.account, "since": since.timestamp()}
+                found += task_rows.readable(database.read(sql, values))
+            return tuple(found[:limit])
+
+        return await self._file.run(work)
+
+    async def led_to(self, records: Sequence[TaskRecord]) -> tuple[TaskRecord, ...]:
+        """See `contract.Tasks.led_to`."""
+
+        def work(database: Database) -> tuple[TaskRecord, ...]:
+            chains = [task_rows.led_to(database, self._file.account, record) for record in records]
+            return tuple({step.key: step for chain in chains for step in chain}.values())
+
+        return await self._file.run(work) if any(record.follows for record in records) else tuple(records)
+
+    async def followers(self, keys: Sequence[str]) -> tuple[TaskRecord, ...]:
+        """See `contract.Tasks.followers`."""
+        sql = "SELECT * FROM task WHERE account = ? AND follows = ? ORDER BY n"
+        return await self._file.run(
+            lambda database: task_rows.records(
+                row for key in keys for row in database.read(sql, (self._file.account, key))
+            )
+        )
 
     async def adopt(self, intent: Intent, task_id: str, *, at: datetime, location: str | None = None) -> TaskRecord:
         """See `contract.Tasks.adopt`."""
