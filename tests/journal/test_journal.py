@@ -292,14 +292,15 @@ async def test_each_step_writes_what_it_taught_and_the_first_time_of_its_kind(ho
         journal, "k", Event.COMPLETED, TaskChange(at=at[3], charged_usd=Decimal("0.045"), image_urls=("https://a/1",))
     )
     await apply(journal, "k", Event.COMPLETED, TaskChange(at=at[4], image_urls=("https://a/2",)))
-    record = await apply(journal, "k", Event.DELIVERED, TaskChange(at=at[5], images=(IMAGE,)))
+    images = (IMAGE, replace(IMAGE, path="/home/ada/b.png", transparent_share=0.25))
+    record = await apply(journal, "k", Event.DELIVERED, TaskChange(at=at[5], images=images))
     assert record == replace(
         before,
         task_id="t-1",
         state=State.DELIVERED,
         charged_usd=Decimal("0.045"),
         image_urls=("https://a/2",),
-        images=(IMAGE,),
+        images=images,
         submitted_at=at[1],
         completed_at=at[3],
         delivered_at=at[5],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ REMIX = catalog.request(prompt="at night", source_image_urls=["https://runapi.ai
 HERO = Save("public/hero.png")
 
 
-def stored(folder: Path, name: str, **more: str) -> StoredImage:
+def stored(folder: Path, name: str, **more: Any) -> StoredImage:  # noqa: ANN401  # fields of an image
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(b"12345")
     path = str(folder / name)

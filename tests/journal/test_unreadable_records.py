@@ -204,6 +204,10 @@ INSIDE = {
         for value in (["x"], 1.5, "\ud800", -1, 10**30)
     },
     "an image without size": ("images", [IMAGE | {"width": 0}]),
+    **{
+        f"an image's transparent share is {value!r}": ("images", [IMAGE | {"transparent_share": value}])
+        for value in ("0.5", 1, -0.1, 1.1, float("nan"))
+    },
     "an image at no path": ("images", [IMAGE | {"path": "/a\0.png"}]),
     "a copy at no path": ("images", [IMAGE | {"saved": "\0"}]),
     "an image that is a list": ("images", [[1]]),

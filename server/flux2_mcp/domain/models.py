@@ -194,6 +194,8 @@ price is published, and the sandbox made this one up."""
 class StoredImage:
     """An image on disk, checked. `path` is absolute; sizes are in pixels and bytes.
 
+    `transparent_share` is the share of its pixels, 0 to 1, that are transparent (an alpha below 128 of 255), rounded to 4
+    places; None for a picture that has no transparency at all, and for one that an earlier version stored.
     `saved` is the absolute path of its copy in the workspace, if the caller wanted one and it was made. `saved_sha256`
     is that of the copy, if it was converted to another type. `note` is a text for the user about that copy.
     """
@@ -204,6 +206,7 @@ class StoredImage:
     height: int
     size_bytes: int
     sha256: str
+    transparent_share: float | None = None
     saved: str | None = None
     saved_sha256: str | None = None
     note: str | None = None

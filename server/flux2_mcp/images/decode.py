@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from flux2_mcp.errors import DeliveryError
-from flux2_mcp.images import containers
+from flux2_mcp.images import containers, pixels
 from flux2_mcp.images.containers import BrokenError, Header, Kind
 from flux2_mcp.images.pixel_limit import PixelLimit
 from flux2_mcp.system import files
@@ -43,8 +43,6 @@ M_MMAP_THRESHOLD = -3
 OWN_MAPPING_BYTES = 8 * 2**20
 """Above the size of a 1k picture, for which new pages would take a sixth of the decoding's time. Pillow keeps large
 pictures in blocks of 16 MiB."""
-GREY16_DIVISOR = 257
-"""65535 / 255: a value of 16 bits divided by this is the value of 8 bits."""
 
 _NO_PICTURE = ("What came is no PNG, JPEG or WebP image.", "is no PNG, JPEG or WebP image; convert it first.")
 _BROKEN = (
@@ -52,8 +50,6 @@ _BROKEN = (
     "is a broken image: it can't be decoded to its end.",
 )
 _NO_MEMORY = ("There is not enough memory to decode the image.", "needs more memory than there is.")
-# For each mode, the mode with 8 bits a channel and no palette: without transparency, and with it.
-_PLAIN = {"1": ("L", "LA"), "L": ("L", "LA"), "P": ("RGB", "RGBA"), "RGB": ("RGB", "RGBA")}
 
 
 class PictureError(DeliveryError):
@@ -71,12 +67,16 @@ class PictureError(DeliveryError):
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
-    """What the bytes are: MIME type, the suffix that fits it, and the upright picture's width and height in pixels."""
+    """What the bytes are: MIME type, the suffix that fits it, and the upright picture's width and height in pixels.
+
+    For `transparent_share`, see `StoredImage`; it is None, too, where a caller has not asked for it.
+    """
 
     mime_type: str
     suffix: str
     width: int
     height: int
+    transparent_share: float | None = None
 
 
 def check(path: Path, *, max_pixels: int = MAX_PIXELS) -> CheckedImage:
@@ -91,7 +91,8 @@ def check(path: Path, *, max_pixels: int = MAX_PIXELS) -> CheckedImage:
         OSError: It can't be read.
     """
     with path.open("rb") as file, _header(file, max_pixels) as header, _translated():
-        return _checked(header, _loaded(file, header)[1])
+        image, exif, _ = _loaded(file, header)
+        return _checked(header, exif, pixels.transparent_pixels(image))
 
 
 def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | None]:
@@ -110,11 +111,12 @@ def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | Non
     with path.open("rb") as file, _header(file, MAX_PIXELS) as header:
         with _translated():
             image, exif, profile = _loaded(file, header)
+            found = _checked(header, exif, pixels.transparent_pixels(image))
         small = None
-        if image.mode == "RGB" and "transparency" not in image.info:
+        if image.mode == "RGB" and found.transparent_share is None:
             with suppress(Exception):  # the image counts, not its copy
-                small = _upright(_scaled(image, longest), exif, profile)
-        return _checked(header, exif), small
+                small = pixels.upright(pixels.scaled(image, longest), exif, profile)
+        return found, small
 
 
 @contextmanager
@@ -152,22 +154,11 @@ def encoded(picture: Image, kind: Kind, **options: object) -> bytes:
     """
     out = io.BytesIO()
     try:
-        (on_white(picture) if kind == "JPEG" else picture).save(out, kind, **options)
+        (pixels.on_white(picture) if kind == "JPEG" else picture).save(out, kind, **options)
     except Exception as exc:  # Pillow's writers raise errors of any type
         size = f"{picture.width}x{picture.height} pixels"
         raise PictureError(f"A picture of {size} can't be written as {kind}.", f"has {size}, too many.") from exc
     return out.getvalue()
-
-
-def on_white(picture: Image) -> Image:
-    """A normal picture on a white background, without transparency."""
-    if picture.mode == "RGB":
-        return picture
-    from PIL import Image
-
-    white = Image.new("RGB", picture.size, "white")
-    white.paste(picture, mask=picture)
-    return white
 
 
 @contextmanager
@@ -177,12 +168,12 @@ def _header(file: BinaryIO, max_pixels: int, target: Kind | None = None) -> Iter
         header = containers.header(file)
     if header is None:
         raise PictureError(*_NO_PICTURE)
-    pixels = header.width * header.height
-    if pixels > max_pixels:
+    count = header.width * header.height
+    if count > max_pixels:
         text = f"The image claims {header.width}x{header.height} pixels, which is too large to be meant."
         raise PictureError(text, f"has more than {max_pixels // 1_000_000} megapixels.")
     written = 0 if target is None else 1 + MORE_COPIES[target]
-    with ROOM.hold(pixels * max(COPIES[header.kind], written)):
+    with ROOM.hold(count * max(COPIES[header.kind], written)):
         yield header
 
 
@@ -227,74 +218,18 @@ def _give_memory_back() -> None:
             ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_BYTES)
 
 
-def _checked(header: Header, exif: bytes) -> CheckedImage:
+def _checked(header: Header, exif: bytes, clear: int | None = None) -> CheckedImage:
     width, height = header.width, header.height
     if containers.orientation(exif) in {5, 6, 7, 8}:
         width, height = height, width
-    return CheckedImage(*KINDS[header.kind], width, height)
+    share = None if clear is None else round(clear / (width * height), 4)
+    return CheckedImage(*KINDS[header.kind], width, height, share)
 
 
 def _made_normal(file: BinaryIO, header: Header, longest: int | None) -> tuple[CheckedImage, Image]:
     image, exif, profile = _loaded(file, header, longest)
     # The name is used again, so that each step's picture is freed when the next exists.
-    image = _plain(image)
+    image = pixels.plain(image)
     if longest is not None:
-        image = _scaled(image, longest)
-    return _checked(header, exif), _upright(image, exif, profile)
-
-
-def _scaled(image: Image, longest: int) -> Image:
-    from PIL.Image import Resampling
-
-    image.thumbnail((longest, longest), Resampling.LANCZOS)
-    return image
-
-
-def _upright(image: Image, exif: bytes, profile: bytes) -> Image:
-    from PIL.Image import Transpose
-
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    image = _in_srgb(image, profile)
-    turn = turns.get(containers.orientation(exif))
-    image = image if turn is None else image.transpose(turn)
-    image.info.clear()
-    return image
-
-
-def _plain(image: Image) -> Image:
-    """The picture with 8 bits a channel and no palette, and with an alpha channel if it has transparency."""
-    if image.mode.startswith("I"):  # grey of 16 bits
-        grey = image.point(lambda value: value * (1 / GREY16_DIVISOR) + 0.5).convert("L")
-        key = image.info.get("transparency")
-        if key is not None:
-            grey.putalpha(image.convert("I").point([255 * (value != key) for value in range(65_536)], "L"))
-        return grey
-    opaque, clear = _PLAIN.get(image.mode, (image.mode, image.mode))
-    mode = clear if image.has_transparency_data else opaque
-    return image if mode == image.mode else image.convert(mode)
-
-
-def _in_srgb(image: Image, profile: bytes) -> Image:
-    """The picture as RGB or RGBA in sRGB. A profile for other channels can't be applied; viewers ignore it, too."""
-    if image.mode == "LA":
-        grey, alpha = image.split()
-        coloured = _in_srgb(grey, profile)
-        coloured.putalpha(alpha)
-        return coloured
-    mode = "RGBA" if image.mode == "RGBA" else "RGB"
-    if profile:
-        from PIL import ImageCms
-
-        with suppress(Exception):  # a broken profile is ignored: the picture counts
-            srgb, same = ImageCms.createProfile("sRGB"), image.mode == mode
-            applied = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode=mode, inPlace=same)
-            return image if applied is None else applied
-    return image if image.mode == mode else image.convert(mode)
+        image = pixels.scaled(image, longest)
+    return _checked(header, exif), pixels.upright(image, exif, profile)

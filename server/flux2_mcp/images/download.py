@@ -123,6 +123,7 @@ async def deliver(
         height=checked.height,
         size_bytes=size,
         sha256=sha256,
+        transparent_share=checked.transparent_share,
     )
 
 

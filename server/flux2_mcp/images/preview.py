@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from flux2_mcp.errors import DeliveryError
-from flux2_mcp.images import decode
+from flux2_mcp.images import decode, pixels
 
 Picture = Literal["JPEG", "WEBP"]
 
@@ -38,7 +38,7 @@ def scaled(
 
     try:
         with decode.normal(path, longest=longest) as (_, found):
-            picture = decode.on_white(found)
+            picture = pixels.on_white(found)
     except (OSError, decode.PictureError) as exc:
         raise DeliveryError("The image's file is gone or can't be read any more.") from exc
     while True:

@@ -164,7 +164,8 @@ def _save(target: str | None, overwrite: int) -> Save | None:
 def _image(**fields: Any) -> StoredImage:  # noqa: ANN401  # any JSON values, which this function checks
     image = checked(StoredImage(**fields))
     _is_path(image.path, image.saved)
-    if not (image.width and image.height):
+    share = image.transparent_share
+    if not (image.width and image.height and (share is None or 0 <= share <= 1)):
         raise ValueError
     return image
 
