@@ -16,7 +16,6 @@ from PIL import Image
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError, RateLimitedError, ServiceError
-from flux2_mcp.images.download import MAX_IMAGE_BYTES as MOST_BYTES
 from flux2_mcp.images.download import deliver
 from flux2_mcp.runapi.client import RunApi
 from tests.contract.test_client import CREATED, DONE, NOW, PENDING, Seam, create, get, opened
@@ -32,8 +31,12 @@ LABELS = (
 )
 
 
+MOST_BYTES = 2**20
+
+
 async def fetched(server: Recorded, api: RunApi, folder: Path) -> StoredImage:
-    return await deliver(api.download, f"{server.url}/1.png", folder=folder / "images", prompt="", at=NOW)
+    url = f"{server.url}/1.png"
+    return await deliver(api.download, url, folder=folder / "images", prompt="", at=NOW, max_bytes=MOST_BYTES)
 
 
 async def test_no_label_keeps_a_picture_from_being_delivered(tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ async def test_a_picture_that_is_packed_as_its_label_says_is_unpacked(tmp_path: 
 async def test_a_small_download_that_swells_beyond_any_image_is_refused(tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(MOST_BYTES + 1), 1)
     async with Recorded(answer(200, bomb, Content_Encoding="gzip")) as server, opened(server.url) as api:
-        with pytest.raises(DeliveryError, match="larger than 64 MB"):
+        with pytest.raises(DeliveryError, match="larger than 1 MB"):
             await fetched(server, api, tmp_path)
     assert list((tmp_path / "incoming").iterdir()) == []
 

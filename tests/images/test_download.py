@@ -31,7 +31,7 @@ from PIL import Image
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError, TransportError
 from flux2_mcp.images import download, thumbnails
-from flux2_mcp.images.decode import KINDS, MAX_PIXELS, CheckedImage, check
+from flux2_mcp.images.decode import KINDS, MAX_LARGE_PIXELS, CheckedImage, check
 from flux2_mcp.images.download import INCOMING, deliver
 from flux2_mcp.images.names import image_name
 from flux2_mcp.runapi.client import RunApi
@@ -121,13 +121,13 @@ def named(data: bytes, suffix: str, words: str = "a-cat") -> str:
 # --- is it an image? ---
 
 
-def checked(tmp_path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> CheckedImage:
+def checked(tmp_path: Path, data: bytes, max_pixels: int = MAX_LARGE_PIXELS) -> CheckedImage:
     path = tmp_path / "file.part"
     path.write_bytes(data)
     return check(path, max_pixels=max_pixels)
 
 
-def refusal(tmp_path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> str:
+def refusal(tmp_path: Path, data: bytes, max_pixels: int = MAX_LARGE_PIXELS) -> str:
     with pytest.raises(DeliveryError) as caught:
         checked(tmp_path, data, max_pixels)
     assert caught.value.cost == "The task itself is done and charged; fetching it again costs nothing."
@@ -186,7 +186,7 @@ def test_what_is_no_png_jpeg_or_webp_is_refused(tmp_path: Path, data: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(8001, 8000), (10_000, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
+    ("width", "height"), [(20_000, 15_001), (100_001, 700), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
 )
 def test_a_few_bytes_that_claim_a_giant_picture_are_refused_before_they_are_decoded(
     tmp_path: Path, width: int, height: int
@@ -196,7 +196,7 @@ def test_a_few_bytes_that_claim_a_giant_picture_are_refused_before_they_are_deco
 
 def test_the_largest_picture_allowed_is_allowed(tmp_path: Path) -> None:
     assert checked(tmp_path, PNG, 40 * 30).width == 40
-    assert refusal(tmp_path, PNG, 40 * 30 - 1) == "The image claims 40x30 pixels, which is too large to be meant."
+    assert refusal(tmp_path, PNG, 40 * 30 - 1) == "The image has 40x30 pixels, too many to be decoded whole here."
 
 
 def test_a_giant_text_in_a_small_picture_is_left_packed_and_the_picture_is_good(tmp_path: Path) -> None:
@@ -535,6 +535,25 @@ def stuck(host: Host) -> Iterator[str]:
 async def test_an_image_that_does_not_come_in_time_leaves_nothing(delivery: Delivery, stuck: str) -> None:
     with anyio.fail_after(30):
         assert await delivery.refused(stuck, seconds=0.2) == "The image did not come within 0 s."
+
+
+async def test_each_byte_that_comes_gives_the_rest_more_time(tmp_path: Path) -> None:
+    """A large image may take longer. The deadline itself is read: nothing waits for it."""
+    deadlines = list[float]()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for size in (0, 0, 2**20, 2**21):
+            deadlines.append(anyio.current_effective_deadline())
+            yield bytes(size)
+        deadlines.append(anyio.current_effective_deadline())
+
+    @asynccontextmanager
+    async def fetch(_: str) -> AsyncIterator[DownloadStream]:
+        yield DownloadStream(200, {}, pieces)
+
+    with pytest.raises(DeliveryError, match="no PNG, JPEG or WebP"):
+        await deliver(fetch, "https://a/1", folder=tmp_path / "f", prompt="", at=AT, seconds=64.0)
+    assert [later - deadlines[0] for later in deadlines] == pytest.approx([0, 0, 0, 1, 3])
 
 
 async def test_a_delivery_that_is_cancelled_half_way_leaves_nothing(delivery: Delivery, stuck: str) -> None:

@@ -48,6 +48,27 @@ async def test_the_cursor_of_a_full_page_leads_to_the_rest_and_no_invented_one_l
             await resources.listed(service, base64.urlsafe_b64encode(invented.encode()).decode())
 
 
+async def test_an_image_too_large_for_a_message_is_named_and_not_sent(
+    sandbox_settings: Settings, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 48), "red").save(picture := tmp_path / "1.png")
+    sizes = (resources.MAX_WHOLE_BYTES, resources.MAX_WHOLE_BYTES + 1)
+    async with opened(sandbox_settings.home) as home:
+        journal = home.journal(account=account_name(sandbox_settings))
+        for number, size in enumerate(sizes):
+            image = StoredImage(
+                path=str(picture), mime_type="image/png", width=64, height=48, size_bytes=size, sha256="0"
+            )
+            await new(journal, intent(f"k{number}"))
+            await steps(journal, f"k{number}", Event.ACCEPTED, Event.COMPLETED)
+            await apply(journal, f"k{number}", Event.DELIVERED, TaskChange(at=AT, images=(image,)))
+    async with Service.opened(sandbox_settings) as service:
+        assert await resources.read(ServerSession(service), "flux2://images/task-k0")
+        with pytest.raises(Flux2Error, match=f"The image has 64 MB, .* Its file is {picture}"):
+            await resources.read(ServerSession(service), "flux2://images/task-k1")
+        assert await resources.read(ServerSession(service), "flux2://images/task-k1?max=64")
+
+
 async def test_a_task_stands_in_the_list_under_a_short_title_with_the_time_of_its_end(
     sandbox_settings: Settings, tmp_path: Path
 ) -> None:

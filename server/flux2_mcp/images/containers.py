@@ -8,11 +8,12 @@ absent.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["PNG", "JPEG", "WEBP"]
@@ -25,10 +26,12 @@ MAX_PROFILE_BYTES = 16 * 1024 * 1024
 MAX_JUNK_BYTES = 64 * 1024
 """Bytes that may stand between a JPEG's segments. Some programs leave junk there, and decoders skip it."""
 
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _GREY, _COLOUR, _PALETTE = 0, 2, 3
 _CHANNELS = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, 4: 2, 6: 4}
+_DEPTHS = {_GREY: (1, 2, 4, 8, 16), _COLOUR: (8, 16), _PALETTE: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""The bits that a channel may have, by the kind of colours."""
 _IN_ONE = ((0, 0, 1, 1),)
 _INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """The passes of an interlaced picture: first column, first row, step to the next column, step to the next row."""
@@ -37,6 +40,8 @@ _PIECE = 1024 * 1024
 
 _START_OF_SCAN, _END, _COMMENT, _APP0, _APP1, _APP2, _APP14, _APP15 = 0xDA, 0xD9, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = {0xC0, 0xC1}
+"""Frames of pixels that are stored in one go, if they are in one scan."""
 _ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
 """Markers without a segment."""
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
@@ -44,6 +49,7 @@ _COLOUR_SPACE = ((_APP0, b"JFIF\0", 14), (_APP14, b"Adobe", 12))
 """Segments that name the colour space of the pixels: marker, beginning, and the least length in bytes."""
 
 _WEBP_PICTURE = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"}
+_WEBP_PIXELS = {b"VP8 ", b"VP8L"}
 _WEBP_METADATA = 0x20 | 0x08 | 0x04
 """VP8X's flags of a profile, of EXIF data and of XMP."""
 
@@ -64,6 +70,41 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
+class PngHead:
+    """A PNG's IHDR chunk: size in pixels, bits a channel, kind of colours, whether it is interlaced."""
+
+    width: int
+    height: int
+    bits: int
+    colours: int
+    interlaced: bool
+
+    @property
+    def channels(self) -> int:
+        """The number of values of a pixel; 0 for a kind of colours that is not known."""
+        return _CHANNELS.get(self.colours, 0)
+
+    @property
+    def has_palette(self) -> bool:
+        """Whether the pixels are numbers of a palette's colours."""
+        return self.colours == _PALETTE
+
+    @property
+    def passes(self) -> list[tuple[int, int]]:
+        """The parts that the pixels are stored in, one after the other, by their width and height: one, or up to 7."""
+        found = []
+        for column, row, across, down in _INTERLACED if self.interlaced else _IN_ONE:
+            columns, rows = -((column - self.width) // across), -((row - self.height) // down)
+            if columns > 0 and rows > 0:
+                found.append((columns, rows))
+        return found
+
+    def row_bytes(self, columns: int) -> int:
+        """The bytes of so many pixels of a row, without the byte before them that names the row's filter."""
+        return (columns * self.bits * self.channels + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
 class PictureParts:
     """A file that holds only its picture, and the metadata that was beside it; empty or None if there was none."""
 
@@ -80,8 +121,8 @@ def header(file: BinaryIO) -> Header | None:
         BrokenError: It begins as one of them, but its size can't be read.
     """
     head = file.read(30)
-    if head.startswith(_PNG):
-        if head[12:16] != b"IHDR" or len(head) < len(_PNG) + 16:
+    if head.startswith(PNG):
+        if head[12:16] != b"IHDR" or len(head) < len(PNG) + 16:
             raise BrokenError
         return Header("PNG", *struct.unpack(">II", head[16:24]))
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -124,11 +165,32 @@ def orientation(exif: bytes) -> int:
     return 1
 
 
+def png_head(file: BinaryIO) -> PngHead:
+    """A PNG's head, after a check of its checksum and of its kind of pixels.
+
+    Raises:
+        BrokenError: It is not sound, or its pixels are of a kind that is not known.
+    """
+    file.seek(0)
+    data = file.read(33)
+    if len(data) < 33 or zlib.crc32(data[12:29]).to_bytes(4) != data[29:]:  # noqa: PLR2004
+        raise BrokenError
+    head = _png_head(data[16:29])
+    if head.bits not in _DEPTHS.get(head.colours, ()) or data[26:28] != b"\0\0":
+        raise BrokenError
+    return head
+
+
+def _png_head(body: bytes) -> PngHead:
+    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", body)
+    return PngHead(width, height, bits, colours, bool(interlaced))
+
+
 def _png(file: BinaryIO) -> PictureParts:
     data = file.read()
     bits, colours = data[24], data[25]
     picture = {b"IHDR", b"IDAT"} | ({b"PLTE"} if colours == _PALETTE else set())  # in other modes it is only a hint
-    kept: list[bytes | memoryview] = [_PNG]
+    kept: list[bytes | memoryview] = [PNG]
     pixels: list[memoryview] = []
     exif, profile, transparency = b"", b"", None
     for name, payload, whole, sound in _chunks(data):
@@ -143,10 +205,10 @@ def _png(file: BinaryIO) -> PictureParts:
         elif name == b"eXIf":
             exif = bytes(payload)
         elif name == b"iCCP":
-            profile = _unpacked(bytes(payload).partition(b"\0")[2][1:])  # after the name: a byte for the compression
+            profile = unpacked_profile(bytes(payload))
         elif name == b"tRNS":
-            transparency = _transparency(bits, colours, bytes(payload))
-    _count(pixels, data[16:29])
+            transparency = transparency_of(bits, colours, bytes(payload))
+    _count(pixels, _png_head(data[16:29]))
     return PictureParts(b"".join([*kept, _PNG_END]), exif, profile, transparency)
 
 
@@ -155,7 +217,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]
 
     Yields name, payload, the whole chunk, and whether its checksum is right.
     """
-    view, at = memoryview(data), len(_PNG)
+    view, at = memoryview(data), len(PNG)
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
@@ -166,18 +228,13 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]
         at = end
 
 
-def _count(packed: list[memoryview], head: bytes) -> None:
+def _count(packed: list[memoryview], head: PngHead) -> None:
     """Check that the pixels of all rows are there: decoders accept a stream that ends early, and leave the rest black.
 
     Raises:
         BrokenError: Some are missing.
     """
-    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", head)
-    wanted = 0
-    for column, row, across, down in _INTERLACED if interlaced else _IN_ONE:
-        columns, rows = -((column - width) // across), -((row - height) // down)
-        if columns > 0 and rows > 0:
-            wanted += rows * (1 + (columns * bits * _CHANNELS.get(colours, 0) + 7) // 8)
+    wanted = sum(rows * (1 + head.row_bytes(columns)) for columns, rows in head.passes)
     unpacking = zlib.decompressobj()
     for chunk in packed:
         left: bytes | memoryview = chunk
@@ -188,7 +245,9 @@ def _count(packed: list[memoryview], head: bytes) -> None:
         raise BrokenError
 
 
-def _unpacked(packed: bytes) -> bytes:
+def unpacked_profile(chunk: bytes) -> bytes:
+    """The colour profile in an iCCP chunk; empty if it can't be unpacked."""
+    packed = chunk.partition(b"\0")[2][1:]  # after the name: a byte for the compression
     unpacking = zlib.decompressobj()
     try:
         profile = unpacking.decompress(packed, MAX_PROFILE_BYTES)
@@ -197,7 +256,7 @@ def _unpacked(packed: bytes) -> bytes:
     return profile if unpacking.eof else b""
 
 
-def _transparency(bits: int, colours: int, body: bytes) -> Transparency | None:
+def transparency_of(bits: int, colours: int, body: bytes) -> Transparency | None:
     """A tRNS chunk's values for pixels as Pillow stores them: 8 bits a channel, except 16 for grey of 16 bits."""
     if colours == _PALETTE:
         return body[:256] or None
@@ -236,6 +295,16 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _jpeg(file: BinaryIO) -> PictureParts:
+    head = jpeg_head(file)
+    return replace(head, data=head.data + file.read())
+
+
+def jpeg_head(file: BinaryIO) -> PictureParts:
+    """A JPEG's beginning, up to its first pixel, without metadata. The file then is at that pixel.
+
+    Raises:
+        BrokenError: It has no pixels.
+    """
     file.seek(len(_JPEG))
     kept, exif, profile = [_JPEG], b"", dict[int, bytes]()
     pieces = 0
@@ -251,9 +320,50 @@ def _jpeg(file: BinaryIO) -> PictureParts:
                 continue
         kept.append(bytes([0xFF, marker]) + (len(payload) + 2).to_bytes(2) + payload)
     whole = sorted(profile) == [*range(1, pieces + 1)]
-    return PictureParts(
-        b"".join([*kept, file.read()]), exif, b"".join(profile[n] for n in sorted(profile)) if whole else b""
-    )
+    return PictureParts(b"".join(kept), exif, b"".join(profile[n] for n in sorted(profile)) if whole else b"")
+
+
+def in_one_scan(head: bytes) -> bool:
+    """Whether a JPEG with this beginning has its pixels row by row, so that a decoder need not keep them all.
+
+    A progressive one has them in many scans, from coarse to fine.
+    """
+    frame, channels = 0, 0
+    for marker, payload in _segments(_after(head)):
+        if marker in _FRAMES and len(payload) >= 6:  # noqa: PLR2004
+            frame, channels = marker, payload[5]
+    return frame in _SEQUENTIAL and channels == payload[0]
+
+
+def has_end(file: BinaryIO) -> bool:
+    """Whether a JPEG's mark of its end stands near the file's end."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - MAX_JUNK_BYTES))
+    return bytes([0xFF, _END]) in file.read()
+
+
+def _after(head: bytes) -> BinaryIO:
+    file = io.BytesIO(head)
+    file.seek(len(_JPEG))
+    return file
+
+
+def webp_is_whole(file: BinaryIO, header: Header) -> bool:
+    """Whether the chunks of a WebP are all in the file, and among them one picture of the size that the file claims.
+
+    The bytes of the picture are not read. An animation is none.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    end, at, found = 8 + int.from_bytes(file.read(8)[4:], "little"), 12, list[tuple[int, int]]()
+    while at + 8 <= min(end, size):
+        file.seek(at)
+        chunk = file.read(18)
+        name, length = struct.unpack_from("<4sI", chunk)
+        if name in _WEBP_PIXELS:
+            found.append(_webp_size(bytes(12) + chunk))
+        at += 8 + length + (length & 1)
+    return found == [(header.width, header.height)] and at <= size + 1
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Decodes picture files: checks them, finds their kind and size, and normalizes their pixels. Sync; call from a thread.
 
-The bytes decide, never a file name or an HTTP header. Decoders run in this module only: it bounds their memory, and
-turns every error of theirs into a `PictureError`.
+The bytes decide, never a file name or an HTTP header. Decoders run in this module, and in `large` and `pixels` for it: it
+bounds their memory, and turns every error of theirs into a `PictureError`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from flux2_mcp.errors import DeliveryError
-from flux2_mcp.images import containers, pixels
+from flux2_mcp.images import containers, large, pixels
 from flux2_mcp.images.containers import BrokenError, Header, Kind
 from flux2_mcp.images.pixel_limit import PixelLimit
 from flux2_mcp.system import files
@@ -31,7 +31,13 @@ KINDS: dict[Kind, tuple[str, str]] = {
     "WEBP": ("image/webp", ".webp"),
 }
 MAX_PIXELS = 64_000_000
-"""Sixteen times what the service makes at 2k; more is a bomb or a mistake."""
+"""The largest picture that is decoded whole: sixteen times what FLUX.2 makes at 2k."""
+MAX_LARGE_PIXELS = 300_000_000
+"""The largest picture that is checked piece by piece: 8 times each side of 2k is 268 megapixels. More is a bomb or a mistake."""
+MAX_LARGE_SIDE_PX = 100_000
+"""The longest side of such a picture: at least one row is in memory whole. JPEG has at most 65,535."""
+LARGE_COST = 16_000_000
+"""The room of a picture that is checked piece by piece, in pixels. Measured: 60 MB of memory at most."""
 COPIES: dict[Kind, int] = {"PNG": 1, "JPEG": 1, "WEBP": 4}
 """The number of copies of each pixel that a decoder has in memory. WebP's has three canvases of its own."""
 MORE_COPIES: dict[Kind, int] = {"PNG": 0, "JPEG": 1, "WEBP": 2}
@@ -49,6 +55,7 @@ _BROKEN = (
     "The image is broken: it can't be decoded to its end.",
     "is a broken image: it can't be decoded to its end.",
 )
+_NOT_SCALED = ("The image is too large to be decoded here.", "is too large to be decoded here.")
 _NO_MEMORY = ("There is not enough memory to decode the image.", "needs more memory than there is.")
 
 
@@ -65,11 +72,16 @@ class PictureError(DeliveryError):
         self.source = source
 
 
+class TooLargeError(PictureError):
+    """The picture is too large to be decoded whole, and of a kind that can't be scaled down piece by piece."""
+
+
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
     """What the bytes are: MIME type, the suffix that fits it, and the upright picture's width and height in pixels.
 
-    For `transparent_share`, see `StoredImage`; it is None, too, where a caller has not asked for it.
+    For `transparent_share`, see `StoredImage`; it is None, too, where a caller has not asked for it. `whole` is False if only
+    the file's structure was checked: the picture is too large to be decoded.
     """
 
     mime_type: str
@@ -77,20 +89,23 @@ class CheckedImage:
     width: int
     height: int
     transparent_share: float | None = None
+    whole: bool = True
 
 
-def check(path: Path, *, max_pixels: int = MAX_PIXELS) -> CheckedImage:
-    """Decode the whole file.
+def check(path: Path, *, max_pixels: int = MAX_LARGE_PIXELS) -> CheckedImage:
+    """Decode the whole file; of more than `MAX_PIXELS`, piece by piece, as far as its kind allows (`large`).
 
     Args:
         path: The file.
         max_pixels: What claims more is refused before it is decoded.
 
     Raises:
-        PictureError: It is no PNG, JPEG or WebP, its picture is broken, or it has more than `MAX_PIXELS`.
+        PictureError: It is no PNG, JPEG or WebP, its picture is broken, or it has more than `max_pixels`.
         OSError: It can't be read.
     """
     with path.open("rb") as file, _header(file, max_pixels) as header, _translated():
+        if _is_large(header):
+            return _surveyed(file, header)[0]
         image, exif, _ = _loaded(file, header)
         return _checked(header, exif, pixels.transparent_pixels(image))
 
@@ -98,7 +113,8 @@ def check(path: Path, *, max_pixels: int = MAX_PIXELS) -> CheckedImage:
 def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | None]:
     """As `check`, and the picture as `normal` has it, scaled down: its pixels are in hand.
 
-    It is None for all kinds of pixels but plain RGB: their scaled form takes a second copy of all of them.
+    It is None for all kinds of pixels but plain RGB, whose scaled form takes a second copy of all of them, unless the picture
+    is decoded piece by piece.
 
     Args:
         path: The file.
@@ -108,8 +124,10 @@ def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | Non
         PictureError: As `check`.
         OSError: It can't be read.
     """
-    with path.open("rb") as file, _header(file, MAX_PIXELS) as header:
+    with path.open("rb") as file, _header(file, MAX_LARGE_PIXELS) as header:
         with _translated():
+            if _is_large(header):
+                return _surveyed(file, header, longest)
             image, exif, profile = _loaded(file, header)
             found = _checked(header, exif, pixels.transparent_pixels(image))
         small = None
@@ -121,7 +139,7 @@ def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | Non
 
 @contextmanager
 def normal(
-    source: Path | bytes, *, longest: int | None = None, target: Kind | None = None, max_pixels: int = MAX_PIXELS
+    source: Path | bytes, *, longest: int | None = None, target: Kind | None = None, max_pixels: int | None = None
 ) -> Iterator[tuple[CheckedImage, Image]]:
     """A picture as a person sees it, upright, RGB or RGBA, 8 bits a channel, in sRGB. `ROOM` counts it until the exit.
 
@@ -131,19 +149,25 @@ def normal(
         source: The file, or its bytes.
         longest: Pixels of the longer side; larger pictures are scaled down. None: as it is.
         target: What it is going to be encoded as while it is in hand: an encoder needs room, too.
-        max_pixels: As `check`.
+        max_pixels: What claims more is refused before it is decoded. None: `MAX_PIXELS`; if it is scaled down,
+            `MAX_LARGE_PIXELS`.
 
     Raises:
+        TooLargeError: It can't be scaled down piece by piece.
         PictureError: As `check`.
         OSError: The file can't be read.
     """
     opened: AbstractContextManager[BinaryIO] = (
         io.BytesIO(source) if isinstance(source, bytes) else files.open_plain(source)
     )
+    if max_pixels is None:
+        max_pixels = MAX_PIXELS if longest is None else MAX_LARGE_PIXELS
     with opened as file, _header(file, max_pixels, target) as header:
         with _translated():
-            found = _made_normal(file, header, longest)
-        yield found
+            found, picture = (_surveyed if _is_large(header) else _made_normal)(file, header, longest)
+        if picture is None:
+            raise TooLargeError(*_NOT_SCALED)
+        yield found, picture
 
 
 def encoded(picture: Image, kind: Kind, **options: object) -> bytes:
@@ -169,12 +193,22 @@ def _header(file: BinaryIO, max_pixels: int, target: Kind | None = None) -> Iter
     if header is None:
         raise PictureError(*_NO_PICTURE)
     count = header.width * header.height
-    if count > max_pixels:
-        text = f"The image claims {header.width}x{header.height} pixels, which is too large to be meant."
+    if (text := _too_large(header, max_pixels)) is not None:
         raise PictureError(text, f"has more than {max_pixels // 1_000_000} megapixels.")
     written = 0 if target is None else 1 + MORE_COPIES[target]
-    with ROOM.hold(count * max(COPIES[header.kind], written)):
+    with ROOM.hold(LARGE_COST if _is_large(header) else count * max(COPIES[header.kind], written)):
         yield header
+
+
+def _too_large(header: Header, max_pixels: int) -> str | None:
+    count, size = header.width * header.height, f"{header.width}x{header.height} pixels"
+    if count > MAX_LARGE_PIXELS or (_is_large(header) and max(header.width, header.height) > MAX_LARGE_SIDE_PX):
+        return f"The image claims {size}, which is too large to be meant."
+    return f"The image has {size}, too many to be decoded whole here." if count > max_pixels else None
+
+
+def _is_large(header: Header) -> bool:
+    return header.width * header.height > MAX_PIXELS
 
 
 @contextmanager
@@ -218,6 +252,13 @@ def _give_memory_back() -> None:
             ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_BYTES)
 
 
+def _surveyed(file: BinaryIO, header: Header, longest: int | None = None) -> tuple[CheckedImage, Image | None]:
+    _give_memory_back()
+    found = large.survey(file, header, longest)
+    checked = replace(_checked(header, found.exif, found.transparent), whole=found.whole)
+    return checked, None if found.small is None else pixels.upright(found.small, found.exif, found.profile)
+
+
 def _checked(header: Header, exif: bytes, clear: int | None = None) -> CheckedImage:
     width, height = header.width, header.height
     if containers.orientation(exif) in {5, 6, 7, 8}:
@@ -226,7 +267,7 @@ def _checked(header: Header, exif: bytes, clear: int | None = None) -> CheckedIm
     return CheckedImage(*KINDS[header.kind], width, height, share)
 
 
-def _made_normal(file: BinaryIO, header: Header, longest: int | None) -> tuple[CheckedImage, Image]:
+def _made_normal(file: BinaryIO, header: Header, longest: int | None) -> tuple[CheckedImage, Image | None]:
     image, exif, profile = _loaded(file, header, longest)
     # The name is used again, so that each step's picture is freed when the next exists.
     image = pixels.plain(image)

@@ -30,11 +30,16 @@ from flux2_mcp.images.names import image_name
 if TYPE_CHECKING:  # Pillow loads at its first use
     from PIL.Image import Image
 
-MAX_IMAGE_BYTES = 64 * 1024 * 1024
-"""Bytes. A 2k PNG is about 8 MB."""
+MAX_IMAGE_BYTES = 768 * 1024 * 1024
+"""Bytes. A 2k PNG is about 8 MB; enlarged 8 times, it has 268 megapixels and some 400 MB."""
 MAX_REDIRECTS = 3
 DOWNLOAD_SECONDS = 120.0
-"""How long the bytes of one image may take to come."""
+"""How long the bytes of one image may take to come: so long to begin with, and as long again for each `BYTES_IN_TIME`."""
+BYTES_IN_TIME = 64 * 1024 * 1024
+STRUCTURE_ALONE = (
+    "It is too large to be decoded here: its structure, its kind and its size were checked, not its pixels."
+)
+"""What is noted about an image that `decode` could not check whole."""
 INCOMING = "incoming"
 """Folder for incomplete files, beside the folder of images."""
 STALE_SECONDS = 600.0
@@ -85,7 +90,7 @@ async def deliver(
         threads: How many may write and decode at once; None: as many as anyio has.
         permit: Awaited right before the whole file gets its name; what it raises leaves nothing behind.
         max_bytes: A larger image is refused, packed or unpacked.
-        seconds: How long its bytes may take to come.
+        seconds: How long its bytes may take to come; as long again for each `BYTES_IN_TIME` that have come.
 
     Raises:
         DeliveryError: The URL is not allowed or has expired, or the answer is not a whole image.
@@ -98,10 +103,11 @@ async def deliver(
         await in_thread(_make_room, folder, incoming)
     except OSError as exc:
         raise StorageError(f"The image folder can't be written: {exc.strerror}.") from exc
-    part = incoming / f"{secrets.token_hex(8)}.part"
+    part, deadline = incoming / f"{secrets.token_hex(8)}.part", _Deadline(seconds)
     try:
-        with anyio.fail_after(seconds):
-            label = await _stream(fetch, url, part, in_thread, max_bytes)
+        with anyio.fail_after(seconds) as scope:
+            deadline.begin(scope)
+            label = await _stream(fetch, url, part, in_thread, max_bytes, deadline.extend)
         if (coding := codings.coding(label)) is not None:
             await in_thread(_unpack, part, coding, max_bytes)
         checked, small = await in_thread(decode.check_and_scale, part, thumbnails.SIDE_PX)
@@ -110,7 +116,7 @@ async def deliver(
         await permit()
         await in_thread(_place, part, final, small)
     except TimeoutError as exc:
-        raise DeliveryError(f"The image did not come within {seconds:.0f} s.") from exc
+        raise DeliveryError(f"The image did not come within {deadline.seconds:.0f} s.") from exc
     except OSError as exc:
         raise StorageError(f"The image can't be written: {exc.strerror}.") from exc
     finally:
@@ -124,7 +130,26 @@ async def deliver(
         size_bytes=size,
         sha256=sha256,
         transparent_share=checked.transparent_share,
+        note=None if checked.whole else STRUCTURE_ALONE,
     )
+
+
+class _Deadline:
+    """The end of a download's time, which each byte that comes moves on: a large image may take longer, a slow one not."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = self._first = seconds
+        self._scope: anyio.CancelScope | None = None
+
+    def begin(self, scope: anyio.CancelScope) -> None:
+        """Count from now on; `scope` has the time to begin with."""
+        self._scope = scope
+
+    def extend(self, size: int) -> None:
+        """So many bytes have come, all in all."""
+        before, self.seconds = self.seconds, self._first * (1 + size / BYTES_IN_TIME)
+        if self._scope is not None:
+            self._scope.deadline += self.seconds - before
 
 
 def _make_room(*folders: Path) -> None:
@@ -191,7 +216,14 @@ def _opened(part: Path) -> BinaryIO:
     return os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
-async def _stream(fetch: Fetch, url: str, part: Path, in_thread: Callable[..., Awaitable[Any]], max_bytes: int) -> str:
+async def _stream(
+    fetch: Fetch,
+    url: str,
+    part: Path,
+    in_thread: Callable[..., Awaitable[Any]],
+    max_bytes: int,
+    came: Callable[[int], None],
+) -> str:
     """Write what a URL leads to into a new file. Gives the `Content-Encoding` that the answer is labelled with.
 
     The file is opened when the answer is there: of many images that wait for a connection, none holds a file open.
@@ -210,6 +242,7 @@ async def _stream(fetch: Fetch, url: str, part: Path, in_thread: Callable[..., A
                 async for chunk in answer.chunks():
                     size += len(chunk)
                     _bound(size, max_bytes)
+                    came(size)
                     await in_thread(file.write, chunk)
                 await in_thread(_sync, file)
             return answer.headers.get("content-encoding", "")

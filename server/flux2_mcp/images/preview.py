@@ -32,13 +32,15 @@ def scaled(
         kind: JPEG, which every client takes; WebP; or PNG, for terminals, which has no quality to lower.
 
     Raises:
-        DeliveryError: The file is gone, or is no sound image any more.
+        DeliveryError: The file is gone, or is no sound image any more, or can't be scaled down (`large`).
     """
     from PIL.Image import Resampling
 
     try:
         with decode.normal(path, longest=longest) as (_, found):
             picture = pixels.on_white(found)
+    except decode.TooLargeError:
+        raise
     except (OSError, decode.PictureError) as exc:
         raise DeliveryError("The image's file is gone or can't be read any more.") from exc
     while True:

@@ -10,11 +10,13 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from flux2_mcp.domain.models import NameOwner, Save, StoredImage
 from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
@@ -30,6 +32,8 @@ STALE_SECONDS = 86_400.0
 """Files with these suffixes that are older belong to processes that have ended."""
 MAX_PATH_CHARS = 4096
 """Characters. Linux takes this many; other systems take less, except Windows."""
+COPY_BYTES = 2**20
+"""Bytes that are copied at once."""
 QUALITY = 92
 """Quality of a JPEG or WebP to which an image is converted."""
 
@@ -139,25 +143,27 @@ def place(
         reason = exc.message
     except OSError as exc:
         reason = f"{exc.strerror}." if exc.strerror else "the system refused."
-    return replace(image, note=f"Not saved to {save.target}: {reason} The image itself is safe in its path.")
+    trouble = f"Not saved to {save.target}: {reason} The image itself is safe in its path."
+    return replace(image, note=" ".join(filter(None, [image.note, trouble])))
 
 
 def _placed(root: Path, save: Save, image: StoredImage, index: int, task: str, take: Take) -> StoredImage:
     if not root.is_dir():
         raise OSError(0, GONE.rstrip("."))
-    data, note = _converted(image, save.target)
+    copy, note = _converted(image, save.target)
     target = save.target + Path(image.path).name if save.target.endswith("/") else save.target
     if (wanted := _below(root, target)) is None:
         raise OSError(0, OUTSIDE.rstrip("."))
     wanted.parent.mkdir(parents=True, exist_ok=True)
     if index and not save.target.endswith("/"):
         wanted = wanted.with_stem(f"{wanted.stem}-{index + 1}")
-    saved = _written(wanted, data, overwrite=save.overwrite, task=task, take=take)
+    saved = _written(wanted, copy, overwrite=save.overwrite, task=task, take=take)
     if saved != wanted:
         moved = f"{wanted.name} had come to exist meanwhile, so this is {saved.name}."
         note = " ".join(filter(None, [moved, note]))
-    digest = hashlib.sha256(data).hexdigest()
-    return replace(image, saved=str(saved), saved_sha256=None if digest == image.sha256 else digest, note=note)
+    note = " ".join(filter(None, [image.note, note])) or None
+    changed = None if copy.sha256 == image.sha256 else copy.sha256
+    return replace(image, saved=str(saved), saved_sha256=changed, note=note)
 
 
 def read(
@@ -226,31 +232,62 @@ def _real(path: Path) -> Path:
     return real
 
 
-def _converted(image: StoredImage, target: str) -> tuple[bytes, str | None]:
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """What is to be saved: bytes, or a file, which may be too large to be in memory; its size in bytes and its SHA-256."""
+
+    source: bytes | Path
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, source: bytes | Path) -> _Copy:
+        if isinstance(source, bytes):
+            return cls(source, len(source), hashlib.sha256(source).hexdigest())
+        with source.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(source, file.tell(), sha256)
+
+    def write(self, target: BinaryIO) -> None:
+        if isinstance(self.source, bytes):
+            target.write(self.source)
+        else:
+            with self.source.open("rb") as file:
+                shutil.copyfileobj(file, target, COPY_BYTES)
+
+    def is_at(self, place: Path) -> bool:
+        """Whether a plain file with exactly these bytes is there."""
+        if not place.is_file() or place.is_symlink() or place.stat().st_size != self.size:
+            return False
+        with place.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
+
+
+def _converted(image: StoredImage, target: str) -> tuple[_Copy, str | None]:
     path = Path(image.path)
     wanted = None if target.endswith("/") else SUFFIXES[PurePosixPath(target).suffix.lower()]
     if wanted is None or KINDS[wanted][0] == image.mime_type:
-        return path.read_bytes(), None
+        return _Copy.of(path), None
     with normal(path, target=wanted) as (_, picture):
         data = encoded(picture, wanted, quality=QUALITY)
         clear = picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255)
     note = f"Converted from {image.mime_type} to {KINDS[wanted][0]}, as its name asks for"
-    return data, f"{note}; what was transparent is white." if clear and wanted == "JPEG" else f"{note}."
+    return _Copy.of(data), f"{note}; what was transparent is white." if clear and wanted == "JPEG" else f"{note}."
 
 
-def _written(wanted: Path, data: bytes, *, overwrite: bool, task: str, take: Take) -> Path:
+def _written(wanted: Path, copy: _Copy, *, overwrite: bool, task: str, take: Take) -> Path:
     """Write a whole file or none, under the wanted name or that name with the next free number."""
     _clear(wanted, task)
     # A random name: no other thread or process writes to it.
     part = wanted.with_name(f".{wanted.name}.{task}-{secrets.token_hex(6)}{PART}")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666), "wb") as file:
-            file.write(data)
+            copy.write(file)
             file.flush()
             os.fsync(file.fileno())
         for number in range(1, MAX_NUMBER):
             place = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
-            if _put(part, place, data, take, overwrite=overwrite and number == 1):
+            if _put(part, place, copy, take, overwrite=overwrite and number == 1):
                 return place
     finally:
         with suppress(FileNotFoundError):
@@ -258,14 +295,14 @@ def _written(wanted: Path, data: bytes, *, overwrite: bool, task: str, take: Tak
     raise FileExistsError(0, f"{MAX_NUMBER} files of that name are there already")
 
 
-def _put(part: Path, place: Path, data: bytes, take: Take, *, overwrite: bool) -> bool:
+def _put(part: Path, place: Path, copy: _Copy, take: Take, *, overwrite: bool) -> bool:
     """Give a complete file its name. False if a file with other bytes has that name."""
-    plain, same = not place.is_symlink() and (place.is_file() or not place.exists()), _holds(place, data)
+    plain, same = not place.is_symlink() and (place.is_file() or not place.exists()), copy.is_at(place)
     if os.path.lexists(place) and not (same or (overwrite and plain)):
         return False
     whose = take(place)  # even if the same bytes are there: another task could claim the name and overwrite it
     if same or whose is NameOwner.TAKEN:
-        return _holds(place, data)  # another process may have written it before the claim
+        return copy.is_at(place)  # another process may have written it before the claim
     if overwrite and plain and whose is NameOwner.FREE:
         part.replace(place)
         return True
@@ -274,12 +311,6 @@ def _put(part: Path, place: Path, data: bytes, take: Take, *, overwrite: bool) -
     except FileExistsError:
         return False
     return True
-
-
-def _holds(place: Path, data: bytes) -> bool:
-    """Whether a plain file with exactly these bytes is there."""
-    plain = place.is_file() and not place.is_symlink()
-    return plain and place.stat().st_size == len(data) and place.read_bytes() == data
 
 
 def _name(part: Path, place: Path) -> None:

@@ -28,6 +28,8 @@ from flux2_mcp.system import files
 SCHEME = "flux2"
 TASKS = "flux2://tasks"
 PAGE_TASKS = 50
+MAX_WHOLE_BYTES = 64 * 2**20
+"""Bytes of an image that is sent whole: an enlarged one may have hundreds of MB, and goes by its path alone."""
 MAX_SCALE_PX = 2048
 JSON_TYPE = "application/json"
 
@@ -135,6 +137,11 @@ async def _image(record: TaskRecord, longest: str | None, small: Path) -> ReadRe
         raise Flux2Error(f"The task is {STATUSES[record.state]}: its image is not on disk.")
     image = record.images[0]
     if longest is None:
+        if image.size_bytes > MAX_WHOLE_BYTES:
+            size = f"{image.size_bytes // 2**20} MB"
+            raise Flux2Error(
+                f"The image has {size}, too many to be sent here. Its file is {image.path}; ?max=768 is smaller."
+            )
         try:
             return ReadResourceContents(await anyio.to_thread.run_sync(_whole, Path(image.path)), image.mime_type)
         except OSError as exc:
