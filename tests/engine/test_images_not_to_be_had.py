@@ -11,6 +11,7 @@ from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.steps import MAX_BROKEN_FETCHES, MAX_FETCHES
 from flux2_mcp.engine.waiting import Outcome
 from flux2_mcp.errors import AuthenticationError, DeliveryError, StorageError
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import GenerationResult
 from tests.engine.test_steps import opened as shop_opened
@@ -46,7 +47,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 def told(outcome: Outcome) -> tuple[GenerationResult, str]:
     result = task_results.generation(outcome)
-    return result, task_results.words(result)
+    return result, task_words.words(result)
 
 
 def is_told(outcome: Outcome, why: str) -> None:

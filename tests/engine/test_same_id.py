@@ -8,6 +8,7 @@ import pytest
 
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.waiting import Outcome, TaskReport
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from tests.engine.test_steps import INSTANT, opened
 from tests.support.services import CREATE, Reply, constantly, through
@@ -24,7 +25,7 @@ async def test_the_second_create_with_the_id_of_the_first_ends_and_is_not_sent_a
         second = await shop.intent("second", "another fox")
         await shop.worker.send(second)
         assert (second.record.state, second.record.task_id, second.trouble) == (State.UNKNOWN, None, None)
-        words = task_results.words(task_results.generation(Outcome(tasks=(TaskReport(second.record),), sandbox=False)))
+        words = task_words.words(task_results.generation(Outcome(tasks=(TaskReport(second.record),), sandbox=False)))
         for phrase in (
             f"the id of another task, {ident}",
             "look at that task first",

@@ -30,6 +30,7 @@ from flux2_mcp.errors import (
     ServiceError,
     TransportError,
 )
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from tests.support.faults import bounded
 from tests.support.services import (
@@ -340,7 +341,7 @@ async def test_an_unanswered_intent_of_yesterday_is_never_sent_again(front: Fron
         spent = await journal_of(second).money.spent(at=datetime.now(UTC), session=outcome.tasks[0].record.session)
         assert spent.session_usd == Decimal("0.05")  # caps fail closed
     assert front.count(CREATE) == 1
-    assert UNANSWERED in task_results.words(task_results.generation(outcome))
+    assert UNANSWERED in task_words.words(task_results.generation(outcome))
 
 
 async def test_waiting_for_nothing_returns_once_runapi_has_answered(front: Front, tmp_path: Path) -> None:

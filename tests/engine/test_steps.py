@@ -43,6 +43,7 @@ from flux2_mcp.journal.records import Intent
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.runapi import retry
 from flux2_mcp.runapi.client import RunApi
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.settings import Settings
 from tests.support.faults import around, sql
@@ -387,7 +388,7 @@ async def test_a_caller_reads_in_plain_words_that_it_is_not_sent_again_and_what_
     shop.wall += 2 * DAY
     await shop.worker.send(kept)
     result = task_results.generation(Outcome(tasks=(TaskReport(kept.record),), sandbox=False))
-    words = task_results.words(result)
+    words = task_words.words(result)
     assert result.status == "unknown"
     assert result.tasks[0].error == UNANSWERED
     for phrase in (

@@ -14,6 +14,7 @@ from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome
 from flux2_mcp.journal.records import TaskFilter, TaskMatches
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from tests.support import journals
 from tests.support.journals import AT, intent, new, steps
@@ -46,7 +47,7 @@ async def listed(tmp_path: Path, limit: int, states: tuple[State, ...] | None = 
 async def test_what_is_listed_in_part_is_summed_up_whole(tmp_path: Path) -> None:
     outcome = await listed(tmp_path, LISTED)
     result = task_results.generation(outcome)
-    words = task_results.words(result)
+    words = task_words.words(result)
     assert len(result.tasks) == LISTED
     assert (result.quoted_usd, result.charged_usd, result.status) == (1.15, 1.0, "processing")
     assert result.matched is not None
@@ -66,11 +67,11 @@ async def test_what_has_not_ended_and_is_not_listed_is_reached_by_the_next_actio
     assert "task-k2" not in [task.task_id for task in result.tasks]
     assert result.next_action is not None
     assert "task-k2" in result.next_action.arguments["task_ids"]
-    assert "'task-k2'" in task_results.words(result)
+    assert "'task-k2'" in task_words.words(result)
     (tmp_path / "failed").mkdir()
     failed = task_results.generation(await listed(tmp_path / "failed", 1, (State.FAILED,)))
     assert (len(failed.tasks), failed.status, failed.next_action) == (1, "failed", None)
-    assert "2 tasks match: 2 failed; 1 of them is shown." in task_results.words(failed)
+    assert "2 tasks match: 2 failed; 1 of them is shown." in task_words.words(failed)
 
 
 async def test_no_next_action_names_more_tasks_than_a_call_takes(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ async def test_what_is_listed_whole_says_nothing_of_a_part(tmp_path: Path, limit
     assert (result.quoted_usd, result.charged_usd, result.status) == (1.15, 1.0, "processing")
     assert result.matched is not None
     assert (result.matched.count, result.matched.shown, result.matched.before) == (ALL, ALL, None)
-    assert "shown" not in task_results.words(result)
+    assert "shown" not in task_words.words(result)
 
 
 async def test_the_sums_are_of_what_matched(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import NameOwner, UploadedFile
 from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import LeaseLostError, TaskFilter, TaskRecord, dump
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from tests.journal.test_journal_images import delivered, stored
 from tests.support import journals
@@ -330,12 +331,12 @@ async def test_beside_such_records_a_new_task_is_delivered_and_all_are_listed_an
         outcome = await service.recent(limit=9999)
         result = task_results.generation(outcome)
         assert len(result.tasks) == len(bad) + 2
-        for words in (task_results.words(result), listed_words(result, outcome), result.model_dump_json()):
+        for words in (task_words.words(result), listed_words(result, outcome), result.model_dump_json()):
             words.encode()
         ids = [task.task_id for task in result.tasks]
         checked = await service.check(ids, wait_seconds=0)
         assert {told.record.state for told in checked.tasks} >= {State.DELIVERED, State.UNKNOWN}
-        task_results.words(task_results.generation(checked))
+        task_words.words(task_results.generation(checked))
     assert states_of(path, bad) == before
 
 

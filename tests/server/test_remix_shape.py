@@ -21,6 +21,7 @@ from flux2_mcp.images.size_check import SQUARE
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.app import build
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.settings import Settings
 
@@ -97,4 +98,4 @@ def test_where_a_model_keeps_no_shape_the_result_says_that_it_became_square() ->
         )  # fmt: skip
         result = task_results.generation(Outcome(tasks=(TaskReport(entry),), sandbox=False))
         assert result.tasks[0].images[0].note == note
-        assert (SQUARE in task_results.words(result)) == (note is not None)
+        assert (SQUARE in task_words.words(result)) == (note is not None)

@@ -15,6 +15,7 @@ from flux2_mcp.domain.models import SourceImage, StoredImage
 from flux2_mcp.engine.waiting import Outcome, TaskReport
 from flux2_mcp.errors import DeliveryError, Flux2Error, NotFoundError, ServiceError, TaskFailedError
 from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import (
     JOINED_NOTICE,
@@ -278,24 +279,24 @@ def test_notices_say_what_is_out_of_the_ordinary(
 ) -> None:
     result = told(DELIVERED, sandbox=sandbox, joined=joined, notice=notice)
     assert (result.notice, result.sandbox) == (expected, sandbox)
-    assert expected is None or expected in task_results.words(result)
+    assert expected is None or expected in task_words.words(result)
 
 
 def test_no_model_can_take_a_sandbox_image_for_a_real_one() -> None:
     assert "SANDBOX" in SANDBOX_NOTICE
     assert "NOT FLUX.2 images" in SANDBOX_NOTICE
     for entry in (OPEN, DELIVERED, FAILED):
-        assert SANDBOX_NOTICE in task_results.words(told(entry, sandbox=True))
-        assert SANDBOX_NOTICE not in task_results.words(told(entry))
-    assert SANDBOX_NOTICE in task_results.words(told(sandbox=True))
+        assert SANDBOX_NOTICE in task_words.words(told(entry, sandbox=True))
+        assert SANDBOX_NOTICE not in task_words.words(told(entry))
+    assert SANDBOX_NOTICE in task_words.words(told(sandbox=True))
 
 
 def test_nothing_is_called_charged_where_no_money_moved() -> None:
     for entry in (OPEN, SUBMITTED, COMPLETED, DELIVERED, FAILED, REJECTED):
-        words = task_results.words(told(entry, sandbox=True))
+        words = task_words.words(told(entry, sandbox=True))
         assert "charged" not in words
         assert "charge" in words
-    assert "would charge $0.045" in task_results.words(told(DELIVERED, sandbox=True))
+    assert "would charge $0.045" in task_words.words(told(DELIVERED, sandbox=True))
 
 
 @pytest.mark.anyio
@@ -315,21 +316,21 @@ def test_a_prompt_is_shown_in_one_line_and_shortened() -> None:
     prompt = task_results.task(TaskReport(entry)).prompt
     assert prompt is not None
     assert (len(prompt), prompt[:7]) == (160, "a cat x")
-    assert len(task_results.words(told(entry)).splitlines()[0]) < 300
+    assert len(task_words.words(told(entry)).splitlines()[0]) < 300
 
 
 def test_a_price_that_the_sandbox_made_up_is_said_to_be() -> None:
     dear = replace(DELIVERED, request=catalog.request(prompt="a cat", variant="max", aspect_ratio="1:1"))
-    assert "The sandbox made up the price of max" in task_results.words(told(dear, DELIVERED, sandbox=True))
-    assert "made up" not in task_results.words(told(dear))
-    assert "made up" not in task_results.words(told(DELIVERED, sandbox=True))
+    assert "The sandbox made up the price of max" in task_words.words(told(dear, DELIVERED, sandbox=True))
+    assert "made up" not in task_words.words(told(dear))
+    assert "made up" not in task_words.words(told(DELIVERED, sandbox=True))
 
 
 # --- the same in words ---
 
 
 def test_a_delivered_image_in_words_begins_with_its_file() -> None:
-    assert task_results.words(told(DELIVERED)) == (
+    assert task_words.words(told(DELIVERED)) == (
         "/home/ada/images/2026-11-20-a-cat-1.png (1024x1024), task-1: completed, pro,"
         ' 2026-11-20T10:00:04Z, charged $0.045, "a cat"\n'
         f"  url: {URL} (until 2026-11-27T10:00:04Z)\n"
@@ -339,15 +340,15 @@ def test_a_delivered_image_in_words_begins_with_its_file() -> None:
 
 
 def test_nobody_is_told_to_have_seen_more_pictures_than_came_with_the_words() -> None:
-    words = task_results.words(told(DELIVERED, replace(DELIVERED, task_id="task-2")), previews=1)
+    words = task_words.words(told(DELIVERED, replace(DELIVERED, task_id="task-2")), previews=1)
     assert "Small previews attached: 1. The files are larger and were not looked at." in words
     assert "No picture is attached" not in words
     for entry in (OPEN, COMPLETED, FAILED):
-        assert "picture" not in task_results.words(told(entry))
+        assert "picture" not in task_words.words(told(entry))
 
 
 def test_an_open_task_in_words_says_what_to_call_and_what_not() -> None:
-    assert task_results.words(told(SUBMITTED)) == (
+    assert task_words.words(told(SUBMITTED)) == (
         'task-1: pending, pro, 2026-11-20T10:00:00Z, quoted $0.05, "a cat"\n'
         "status: processing; quoted $0.05, charged not known yet\n"
         "Next: call check_task with task_ids ['task-1']. Don't call generate again: the tasks run on and are paid once."
@@ -356,24 +357,22 @@ def test_an_open_task_in_words_says_what_to_call_and_what_not() -> None:
 
 @pytest.mark.parametrize("entry", [FAILED, REJECTED])
 def test_a_failed_task_in_words_says_why_and_that_it_was_free(entry: TaskRecord) -> None:
-    first, why, *_, last = task_results.words(told(entry)).split("\n")
+    first, why, *_, last = task_words.words(told(entry)).split("\n")
     assert first.startswith(f"{entry.task_id or entry.key}: failed, ")
     assert why == f"  {entry.error} Not charged."
     assert last == f"Next: {TaskFailedError.default_next}"
 
 
 def test_a_task_of_unknown_fate_is_not_called_free() -> None:
-    words = task_results.words(told(LOST))
+    words = task_words.words(told(LOST))
     assert "key-1: unknown" in words
     assert "whether it was charged is not known" in words
     assert "Not charged" not in words
 
 
 def test_no_tasks_at_all_are_said() -> None:
-    assert task_results.words(told()) == "There are no tasks yet."
-    assert (
-        task_results.words(told(notice="The journal was broken.")) == "There are no tasks yet. The journal was broken."
-    )
+    assert task_words.words(told()) == "There are no tasks yet."
+    assert task_words.words(told(notice="The journal was broken.")) == "There are no tasks yet. The journal was broken."
 
 
 @pytest.mark.parametrize(
@@ -387,7 +386,7 @@ def test_no_tasks_at_all_are_said() -> None:
 )
 def test_whatever_matters_stands_in_both_the_data_and_the_words(entries: list[TaskRecord]) -> None:
     result = told(*entries, sandbox=True, joined=True, notice="The journal was broken.")
-    words = task_results.words(result)
+    words = task_words.words(result)
     for task in result.tasks:
         assert task.task_id in words
         assert task.error is None or task.error in words
@@ -409,16 +408,14 @@ def test_whatever_matters_stands_in_both_the_data_and_the_words(entries: list[Ta
 def test_every_result_survives_json_as_it_is(entry: TaskRecord, trouble: Flux2Error | None) -> None:
     result = task_results.generation(Outcome(tasks=(TaskReport(entry, trouble),), sandbox=True))
     assert GenerationResult.model_validate_json(result.model_dump_json()) == result
-    assert task_results.words(GenerationResult.model_validate(result.model_dump(mode="json"))) == task_results.words(
-        result
-    )
+    assert task_words.words(GenerationResult.model_validate(result.model_dump(mode="json"))) == task_words.words(result)
 
 
 def test_a_long_url_is_whole_in_the_structured_result_and_cut_in_its_text() -> None:
     long = f"{URL}{'x' * 8000}"
     result = told(replace(DELIVERED, image_urls=(long,)))
     assert [image.url for image in result.tasks[0].images] == [long]
-    assert len(task_results.words(result)) < 3000
+    assert len(task_words.words(result)) < 3000
 
 
 def test_a_results_url_lives_seven_days_from_its_completion_wherever_the_clock_stands() -> None:
@@ -435,7 +432,7 @@ def test_what_was_saved_stands_first_and_what_left_the_machine_is_said() -> None
     )
     entry = replace(DELIVERED, images=(saved,), request=replace(DELIVERED.request, sources=sources))
     outcome = Outcome(tasks=(TaskReport(entry),), sandbox=False)
-    lines = task_results.words(task_results.generation(outcome)).splitlines()
+    lines = task_words.words(task_results.generation(outcome)).splitlines()
     assert lines[0].startswith("/home/ada/site/hero.png (1024x1024), task-1: completed, ")
     assert lines[2:4] == [
         "  hero.png had come to exist meanwhile.",

@@ -222,7 +222,7 @@ def _images(record: TaskRecord) -> tuple[Image, ...]:
 def _image(record: TaskRecord, url: str | None, file: StoredImage | None, expires_at: datetime | None) -> Image:
     if file is None:
         return Image(url=url, expires_at=expires_at)
-    mismatch = size_check.mismatch(record.request, file.width, file.height)
+    mismatch = size_check.mismatch(record.request, file.width, file.height, file.transparent_share)
     return Image(
         path=Path(file.path),
         saved=None if file.saved is None else Path(file.saved),

@@ -18,9 +18,10 @@ from flux2_mcp.cli.terminal_images import Draw
 from flux2_mcp.domain.lifecycle import STATUSES, State
 from flux2_mcp.engine.waiting import Outcome, Progress
 from flux2_mcp.errors import LOGIN, ServiceError, TaskFailedError, shortened
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
+from flux2_mcp.server.results.task_words import MAX_SHOWN_URL_CHARS
 from flux2_mcp.server.results.tasks import (
-    MAX_SHOWN_URL_CHARS,
     GenerationResult,
     TaskResult,
 )
@@ -222,7 +223,7 @@ def _sum(result: GenerationResult) -> str:
     status = output.style(stand, fg="yellow" if lacking else COLORS.get(result.status, "yellow"))
     quoted = "" if result.quoted_usd is None else f", quoted {usd(result.quoted_usd)}"
     unknown = "not known yet" if result.next_action else "not told by RunAPI"
-    charged = task_results.cost(
-        result.charged_usd, sandbox=result.sandbox, unknown=unknown, uncharged=task_results.uncharged(result)
+    charged = task_words.cost(
+        result.charged_usd, sandbox=result.sandbox, unknown=unknown, uncharged=task_words.uncharged(result)
     )
     return f"{status}{' but not on disk' if lacking else ''}{quoted}, {charged}"

@@ -19,6 +19,7 @@ from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import Outcome
 from flux2_mcp.errors import NotFoundError, shortened
 from flux2_mcp.journal.records import MAX_QUERY_CHARS, TaskRecord
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import GenerationResult, MatchedResult
 from flux2_mcp.settings import Settings
@@ -143,7 +144,7 @@ def listed(result: GenerationResult, outcome: Outcome) -> str:
 
 
 def _rest(matched: MatchedResult, *, sandbox: bool) -> str:
-    cost = task_results.cost(matched.charged_usd, sandbox=sandbox, uncharged=matched.uncharged)
+    cost = task_words.cost(matched.charged_usd, sandbox=sandbox, uncharged=matched.uncharged)
     charged = f"{'' if sandbox or matched.charged_usd is None else 'were '}{cost}"
     older = f" Older ones: --before {matched.before}" if matched.before else ""
     return f"{matched.shown} of {matched.count}; all {matched.count} {charged}.{older}"

@@ -106,6 +106,12 @@ def _kind(request: ImageRequest) -> tuple[Model, str]:
     return catalog.all_models()[request.model], resolution(request)
 
 
+def finishing_prices(book: PriceBook) -> tuple[UnitPrice, ...]:
+    """The prices of the steps that an argument of `generate` asks for, by model and factor."""
+    asked = [model for model in catalog.finishers().values() if model.argument is not None]
+    return tuple(price(book, model, size) for model in asked for size in model.resolutions)
+
+
 def prices(
     book: PriceBook, *, variant: str | None, action: Action | None, output_resolution: str | None
 ) -> tuple[UnitPrice, ...]:

@@ -29,9 +29,10 @@ RETRY_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceList:
-    """The matching prices, their price book, and the balance if there is a key, or the error of its request."""
+    """The matching prices, those of finishing a picture if nothing was asked for, their price book, and the balance if there is a key, or the error of its request."""
 
     prices: tuple[UnitPrice, ...]
+    finishing: tuple[UnitPrice, ...] = ()
     book: PriceBook
     balance: Balance | None
     trouble: Flux2Error | None
@@ -125,7 +126,15 @@ class LivePrices:
                 balance = await (await self._backend.api()).balance()
             except Flux2Error as exc:
                 trouble = exc  # prices are useful without the balance
-        return PriceList(prices=found, book=book, balance=balance, trouble=trouble, sandbox=self._backend.sandbox)
+        whole = variant is None and action is None and output_resolution is None
+        return PriceList(
+            prices=found,
+            finishing=pricing.finishing_prices(book) if whole else (),
+            book=book,
+            balance=balance,
+            trouble=trouble,
+            sandbox=self._backend.sandbox,
+        )
 
     async def fitting(self, action: Action, count: int, left_usd: Decimal, *, below: bool = False) -> str | None:
         """Return the cheapest request for an action that `left_usd` can pay, in words; None if nothing fits.

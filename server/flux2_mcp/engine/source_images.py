@@ -172,7 +172,8 @@ class SourceImages:
     async def _earlier(self, source: SourceSet, record: TaskRecord) -> tuple[str, SourceImage]:
         """Send an earlier result: by a fresh URL if RunAPI still has the image, or else by an upload of our file."""
         image = record.images[0] if record.images else None
-        size = {} if image is None else {"width": image.width, "height": image.height}
+        width, height = (None, None) if image is None else (image.width, image.height)
+        transparent = bool(image.transparent_share) or None if image is not None else None
         trouble = "names a task that RunAPI has not taken yet; wait for it with check_task."
         if record.task_id is not None:
             try:
@@ -183,7 +184,13 @@ class SourceImages:
                 trouble = f"can't be had: {exc.message}"
             else:
                 if remote.image_urls and remote.status is Status.COMPLETED:
-                    sent = SourceImage(given=source.shown, identity=_identity(record), **size)
+                    sent = SourceImage(
+                        given=source.shown,
+                        identity=_identity(record),
+                        width=width,
+                        height=height,
+                        transparent=transparent,
+                    )
                     return remote.image_urls[0], sent
                 ended = "RunAPI does not have the task's image any more."
                 trouble = (
@@ -212,6 +219,7 @@ class SourceImages:
             uploaded_bytes=len(ready.data),
             width=ready.width,
             height=ready.height,
+            transparent=ready.transparent or None,
         )
         return held.url, source
 

@@ -119,7 +119,7 @@ def by_picture(reports: Sequence[TaskReport]) -> tuple[TaskReport, ...]:
             steps.insert(0, before)
             before = known.get(before.record.follows or "")
         last.append(replace(report, steps=tuple(steps)))
-    return tuple(last)
+    return tuple(last) or tuple(reports)  # a broken file may make tasks follow each other
 
 
 def with_steps(tasks: Sequence[TaskReport]) -> tuple[TaskReport, ...]:

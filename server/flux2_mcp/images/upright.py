@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flux2_mcp.domain.sources import UnreadableError
-from flux2_mcp.images import decode
+from flux2_mcp.images import decode, pixels
 from flux2_mcp.images.containers import Kind
 
 QUALITY = 95
@@ -14,13 +14,14 @@ QUALITY = 95
 
 @dataclass(frozen=True, slots=True)
 class UprightImage:
-    """An image ready to send: the bytes, their suffix and MIME type, width and height in pixels."""
+    """An image ready to send: the bytes, their suffix and MIME type, width and height in pixels; is it transparent?"""
 
     data: bytes
     suffix: str
     mime_type: str
     width: int
     height: int
+    transparent: bool = False
 
 
 def upright(data: bytes, *, max_pixels: int = decode.MAX_PIXELS) -> UprightImage:
@@ -40,7 +41,8 @@ def upright(data: bytes, *, max_pixels: int = decode.MAX_PIXELS) -> UprightImage
         with decode.normal(data, max_pixels=max_pixels) as (found, picture):
             target: Kind = "PNG" if picture.mode == "RGBA" or found.mime_type == png else "JPEG"
             ready = decode.encoded(picture, target, quality=QUALITY, subsampling=0)
+            transparent = bool(pixels.transparent_pixels(picture))
     except decode.PictureError as exc:
         raise UnreadableError(exc.source) from exc
     mime_type, suffix = decode.KINDS[target]
-    return UprightImage(ready, suffix, mime_type, found.width, found.height)
+    return UprightImage(ready, suffix, mime_type, found.width, found.height, transparent)

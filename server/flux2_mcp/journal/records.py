@@ -331,11 +331,14 @@ def digests(steps: Sequence[ImageRequest]) -> list[str]:
     return found
 
 
-def _values(request: ImageRequest) -> dict[str, object]:
+def _values(request: ImageRequest) -> dict[str, Any]:
     """The fields. One that an earlier version did not have is left out if it has no value, so that digests stay equal."""
     values = asdict(request)
     if request.upscale_factor is None:
         del values["upscale_factor"]
+    for source in values["sources"]:
+        if source["transparent"] is None:
+            del source["transparent"]
     return values
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from itertools import groupby
 
-from flux2_mcp.domain import catalog, pricing
+from flux2_mcp.domain import catalog, finishing, pricing
 from flux2_mcp.domain.budget import dollars
 from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION, Field, Model
-from flux2_mcp.domain.models import Action, PriceSource
+from flux2_mcp.domain.models import MAKING, Action, PriceSource
 from flux2_mcp.domain.pricing import PriceBook, UnitPrice
 from flux2_mcp.engine.live_prices import PriceList
 from flux2_mcp.errors import Wording, together
@@ -17,6 +18,9 @@ from flux2_mcp.server.results.tasks import Result, Words, number, trouble
 
 UNPRICED = Wording("No published price: only RunAPI's live schedule knows it, so state {name:max_cost_usd}.")
 
+NOT_STATED = "not stated in RunAPI's published contract"
+FINISHED_BY = frozenset({"source_image_url", "upscale_factor"})
+"""Fields of RunAPI's that have other names in `generate`: see `finishing`."""
 NO_MONEY = "SANDBOX: no money moves."
 """Of prices, nothing more needs to be said: no image is drawn."""
 
@@ -46,12 +50,13 @@ class EstimateResult(Result):
 class PricingResult(Result):
     """Prices that match, an estimate for the request, and the account's balance, in USD.
 
-    `as_of` is that of the live, cached and published prices without one of their own.
+    `as_of` is that of the live, cached and published prices without one of their own. `finishing` is USD for a step, by model and factor; null where nobody publishes a number.
     """
 
     sandbox: bool
     notice: Words | None = None
     prices: list[PriceResult]
+    finishing: dict[str, float | None] | None = None
     as_of: str | None = None
     estimate: EstimateResult
     balance_usd: float | None = None
@@ -96,7 +101,9 @@ def price_list(
         InvalidRequestError: No such variant, or it belongs to the other action.
     """
     model = _meant(variant, action)
-    resolution = output_resolution or DEFAULT_RESOLUTION
+    resolution = output_resolution or (
+        DEFAULT_RESOLUTION if DEFAULT_RESOLUTION in model.resolutions else model.resolutions[0]
+    )
     estimated = pricing.price(found.book, model, resolution)
     made_up = {price.model.variant for price in (*found.prices, estimated) if price.source == "invented"}
     notices = [
@@ -110,6 +117,7 @@ def price_list(
         sandbox=found.sandbox,
         notice=together(notices) or None,
         prices=[_price(price, shared) for price in found.prices],
+        finishing=_finishing(found.finishing) or None,
         as_of=shared,
         estimate=EstimateResult(
             model=model.id,
@@ -123,8 +131,20 @@ def price_list(
 
 def _meant(variant: str | None, action: str | None) -> Model:
     """Return the model that a request with these arguments would use."""
-    known = catalog.models().get(variant or "")
+    known = catalog.all_models().get(variant or "")
     return known if known and action is None else catalog.find(variant, Action(action or Action.TEXT_TO_IMAGE))
+
+
+def _finishing(found: Sequence[UnitPrice]) -> dict[str, float | None]:
+    """Return the price of each step; of a model once, if its factors cost the same."""
+    prices: dict[str, float | None] = {}
+    for model_id, group in groupby(found, key=lambda price: price.model.id):
+        each = {price.output_resolution: number(price.usd) for price in group}
+        if len(set(each.values())) == 1:
+            prices[model_id] = next(iter(each.values()))
+        else:
+            prices |= {f"{model_id} {size}x": usd for size, usd in each.items()}
+    return prices
 
 
 def _price(price: UnitPrice, shared: str | None) -> PriceResult:
@@ -144,16 +164,19 @@ def pricing_words(result: PricingResult) -> str:
     """Describe prices in words: a line for each model, the commonest source once, and any other with its price."""
     sources = Counter(_source(price, result) for price in result.prices if price.usd is not None)
     common = next((source for source, _ in sources.most_common(1)), None)
-    lines = []
+    each: dict[str, list[str]] = {}
     for model, group in groupby(result.prices, key=lambda price: price.model):
-        each = [
+        said = ", ".join(
             f"{price.output_resolution} {price.note}"
             if price.usd is None
             else f"{price.output_resolution} {_usd(price.usd)}{'' if source == common else f' ({source})'}"
             for price in group
             for source in [_source(price, result)]
-        ]
-        lines.append(f"{model}: {', '.join(each)}")
+        )
+        each.setdefault(said, []).append(model)
+    lines = [f"{', '.join(models)}: {said}" for said, models in each.items()]
+    if result.finishing is not None:
+        lines.append("then " + ", ".join(f"{step} {_usd(usd)}" for step, usd in result.finishing.items()))
     if common is not None:
         lines.append(f"{'prices' if len(sources) == 1 else 'other prices'}: {common}")
     estimate = result.estimate
@@ -180,7 +203,7 @@ def variants(*, action: str | None, variant: str | None) -> VariantsResult:
     return VariantsResult(
         variants=[
             _variant(model)
-            for model in catalog.models().values()
+            for model in catalog.all_models().values()
             if action in {None, model.action} and variant in {None, model.variant, model.id}
         ]
     )
@@ -193,14 +216,26 @@ def _variant(model: Model) -> VariantResult:
         model=model.id,
         variant=model.variant,
         action=model.action,
-        constraints=[
-            _constraint(field) for name, field in model.fields.items() if name not in {"model", "output_count"}
-        ],
+        constraints=_constraints(model),
         not_accepted=sorted(model.forbidden - {"output_count"}),
         from_usd=number(min(known)) if known else None,
-        commercial_use=catalog.document()["commercial_use"],
+        commercial_use=catalog.document()["commercial_use"] if model.action in MAKING else NOT_STATED,
         choose=model.choose,
     )
+
+
+def _constraints(model: Model) -> list[ConstraintResult]:
+    fields = [field for name, field in model.fields.items() if name not in {"model", "output_count", *FINISHED_BY}]
+    if model.action in MAKING:
+        return [_constraint(field) for field in fields]
+    source = ConstraintResult(name="source_images", kind="array", required=True, low=1, high=1)
+    values = finishing.arguments().get(model.argument or "")
+    asked = [
+        ConstraintResult(
+            name=model.argument or "", kind="string" if model.value else "integer", required=True, allowed=values
+        )
+    ]
+    return [source, *(asked if values else []), *map(_constraint, fields)]
 
 
 def _constraint(field: Field) -> ConstraintResult:

@@ -17,11 +17,11 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, SkipValidation
 
-from flux2_mcp.domain import budget, pricing
+from flux2_mcp.domain import pricing
 from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, STATUSES, State, TaskStatus
 from flux2_mcp.domain.models import SourceImage, StoredImage
-from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport
-from flux2_mcp.errors import GET_A_KEY, Flux2Error, SettingsError, TaskFailedError, shortened, together
+from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport, with_steps
+from flux2_mcp.errors import GET_A_KEY, Flux2Error, SettingsError, TaskFailedError, Wording, shortened, together
 from flux2_mcp.images import size_check
 from flux2_mcp.journal.records import TaskMatches, TaskRecord
 
@@ -31,12 +31,16 @@ SANDBOX_NOTICE = (
 )
 JOINED_NOTICE = "An identical call was made before and its result not yet seen, so this is that one: it is paid once."
 
-MAX_PROMPT_CHARS, MAX_LINE_PROMPT_CHARS = 160, 60
-"""The maximum length of a prompt in the data, and in a task's line in words."""
+MAX_PROMPT_CHARS = 160
+"""The maximum length of a prompt in the data."""
+GO_ON = Wording(
+    "The pictures of the steps before are kept, at the path of each. {name:Call again} with the same arguments: only the"
+    " missing steps are made and paid."
+)
+_STOPPED = frozenset({State.FAILED, State.REJECTED})
 NO_URL: Final = {"url": None, "expires_at": None}
 """Of an image that is answered without its URL: a signed URL is long and dies in a week."""
-MAX_SHOWN_URL_CHARS = 2048
-"""The maximum length of a URL in a text; signed URLs have about 1,500 characters. The structured result is not cut."""
+
 
 Words: TypeAlias = Annotated[str, SkipValidation]
 """A text of ours. It is not validated, because pydantic would turn a `Wording` into a plain string."""
@@ -58,7 +62,7 @@ class Result(BaseModel):
 class ImageResult(Result):
     """One image. `path` is where it is kept, `saved` where save_to put a copy.
 
-    Only while no file is there, `url` has its address, which dies at `expires_at`. `matches_request` is whether its measured size is what was asked for, `mismatch` why it is not.
+    Only while no file is there, `url` has its address, which dies at `expires_at`. `matches_request` is whether what was measured is what was asked for, `mismatch` why it is not. `transparent_share` is 0 to 1.
     """
 
     url: str | None = None
@@ -69,6 +73,7 @@ class ImageResult(Result):
     width: int | None = None
     height: int | None = None
     size_bytes: int | None = None
+    transparent_share: float | None = None
     matches_request: bool | None = None
     mismatch: str | None = None
     note: str | None = None
@@ -81,10 +86,22 @@ class SourceResult(Result):
     sent: str
 
 
+class StepResult(Result):
+    """A task whose picture the next step of the same call works on. `path` is where its picture is kept."""
+
+    task_id: str
+    status: TaskStatus
+    model: str
+    quoted_usd: float | None = None
+    charged_usd: float | None = None
+    path: str | None = None
+    error: Words | None = None
+
+
 class TaskResult(Result):
     """One task. `task_id` is RunAPI's, or our own handle while RunAPI has not answered; check_task takes both.
 
-    `prompt` is shortened to its first 160 characters.
+    `prompt` is shortened to its first 160 characters. `steps` are the paid tasks before this one that led to its picture.
     """
 
     task_id: str
@@ -95,6 +112,7 @@ class TaskResult(Result):
     action: str
     images: list[ImageResult]
     sources: list[SourceResult]
+    steps: list[StepResult] | None = None
     quoted_usd: float | None
     charged_usd: float | None
     created_at: str
@@ -171,6 +189,7 @@ def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = la
     """
     tasks = [task(report, with_url=with_url) for report in outcome.tasks]
     # A task whose image can't be fetched is left out, because another check is useless. Its error says what to do.
+    every = with_steps(outcome.tasks)
     unended = {
         record.task_id or record.key: None
         for record in (*(report.record for report in outcome.tasks), *outcome.unended)
@@ -178,12 +197,12 @@ def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = la
     }
     open_ids = list(unended)[:MAX_IDS]
     matched = None if outcome.matched is None else _matched(outcome.matched, outcome)
-    statuses = [result.status for result in tasks] if matched is None else list(matched.by_status)
+    statuses = [STATUSES[report.record.state] for report in every] if matched is None else list(matched.by_status)
     status = _overall(statuses)
     quoted, charged = (
         (
-            _total(report.record.quoted_usd for report in outcome.tasks),
-            _total(_charged(report.record) for report in outcome.tasks),
+            _total(report.record.quoted_usd for report in every),
+            _total(_charged(report.record) for report in every),
         )
         if matched is None
         else (matched.quoted_usd, matched.charged_usd)
@@ -197,8 +216,19 @@ def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = la
         quoted_usd=quoted,
         charged_usd=charged,
         next_action=NextAction(tool="check_task", arguments={"task_ids": open_ids}) if open_ids else None,
-        next_step=TaskFailedError.default_next if matched is None and status == "failed" else None,
+        next_step=_next_step(outcome, status) if matched is None else None,
     )
+
+
+def _next_step(outcome: Outcome, status: GenerationStatus) -> str | None:
+    """Return what to do about failed tasks; None if no task of this call failed, or a later step may still come."""
+    stopped = any(
+        report.record.state in _STOPPED and any(step.record.state is State.DELIVERED for step in report.steps)
+        for report in outcome.tasks
+    )
+    if stopped and status == "partial":
+        return GO_ON
+    return TaskFailedError.default_next if status == "failed" else None
 
 
 def _matched(matches: TaskMatches, outcome: Outcome) -> MatchedResult:
@@ -247,17 +277,37 @@ def task(report: TaskReport, *, with_url: Callable[[ImageResult], bool] = lambda
     return TaskResult(
         task_id=record.task_id or record.key,
         status=STATUSES[record.state],
-        prompt=shortened(" ".join(record.request.prompt.split()), MAX_PROMPT_CHARS) or None,
+        prompt=shortened(" ".join(_prompt(report).split()), MAX_PROMPT_CHARS) or None,
         variant=record.request.variant,
         model=record.request.model,
         action=record.request.action,
         images=[image if with_url(image) else image.model_copy(update=NO_URL) for image in _images(record)],
         sources=[SourceResult(source=source.given, sent=_sent(source)) for source in record.request.sources],
+        steps=[_step(each) for each in report.steps] or None,
         quoted_usd=number(record.quoted_usd),
         charged_usd=number(_charged(record)),
         created_at=stamp(record.created_at),
         completed_at=None if record.completed_at is None else stamp(record.completed_at),
         error=error,
+    )
+
+
+def _prompt(report: TaskReport) -> str:
+    """Return the prompt of a task, or of the step that made the picture it works on."""
+    return next((each.record.request.prompt for each in with_steps([report]) if each.record.request.prompt), "")
+
+
+def _step(report: TaskReport) -> StepResult:
+    record = report.record
+    held_up = trouble(report.trouble) if report.trouble is not None and record.state.unfinished else None
+    return StepResult(
+        task_id=record.task_id or record.key,
+        status=STATUSES[record.state],
+        model=record.request.model,
+        quoted_usd=number(record.quoted_usd),
+        charged_usd=number(_charged(record)),
+        path=record.images[0].path if record.images else None,
+        error=report.error or held_up,
     )
 
 
@@ -278,118 +328,6 @@ def requests(outcome: Outcome) -> dict[str, dict[str, Any]]:
         }
         for record in (report.record for report in outcome.tasks)
     }
-
-
-def words(result: GenerationResult, *, previews: int = 0) -> str:
-    """Describe the result in words: what happened, where the files are, what they cost, what to do next.
-
-    Args:
-        result: The result.
-        previews: The number of attached small pictures. The text claims no more than these.
-    """
-    lines = [line for each in result.tasks for line in _task_lines(each, sandbox=result.sandbox)]
-    lines += _all_lines(result)
-    if result.notice:
-        lines.append(result.notice)
-    return "\n".join([*lines, *guidance(result, previews=previews)])
-
-
-def guidance(result: GenerationResult, *, previews: int = 0) -> list[str]:
-    """Return what a model should and should not do now, in sentences; the data has no place for all of it."""
-    lines = []
-    if previews:
-        lines.append(f"Small previews attached: {previews}. The files are larger and were not looked at.")
-    elif any(image.path for each in result.tasks for image in each.images):
-        lines.append("No picture is attached: describe the image only after opening its file.")
-    if result.next_action is not None:
-        ids = result.next_action.arguments["task_ids"]
-        lines.append(
-            f"Next: call check_task with task_ids {ids}. Don't call generate again: the tasks run on and are paid once."
-        )
-    if result.next_step is not None:
-        lines.append(f"Next: {result.next_step}")
-    return lines
-
-
-def _all_lines(result: GenerationResult) -> list[str]:
-    """Describe all tasks together; in a list, these are all that match."""
-    if not result.tasks:
-        return []
-    lines, matched = [], result.matched
-    if matched is not None:
-        each = ", ".join(f"{count} {status}" for status, count in matched.by_status.items())
-        older = f' For older ones, call check_task with the same filters and before: "{matched.before}".'
-        verb = "1 of them is" if matched.shown == 1 else f"{matched.shown} are"
-        shown = f"; {verb} shown" if matched.shown < matched.count else ""
-        lines.append(f"{_tasks(matched.count)} {each}{shown}.{older if matched.before else ''}")
-    quoted = "unknown" if result.quoted_usd is None else _dollars(result.quoted_usd)
-    charged = cost(result.charged_usd, sandbox=result.sandbox, uncharged=uncharged(result))
-    return [*lines, f"status: {result.status}; quoted {quoted}, {charged}"]
-
-
-def _tasks(count: int) -> str:
-    return "1 task matches:" if count == 1 else f"{count} tasks match:"
-
-
-def uncharged(result: GenerationResult) -> int:
-    """Return how many tasks the charge of all leaves out, because theirs is not known."""
-    return (
-        sum(task.charged_usd is None for task in result.tasks) if result.matched is None else result.matched.uncharged
-    )
-
-
-def cost(charged_usd: float | None, *, sandbox: bool, unknown: str = "not known yet", uncharged: int = 0) -> str:
-    """Return what was charged, in words; in the sandbox, where no money moves, what would be.
-
-    Args:
-        charged_usd: The charge, or the sum of all that are known.
-        sandbox: Whether the sandbox drew the images.
-        unknown: What to say if no charge is known.
-        uncharged: The number of tasks that the sum leaves out.
-    """
-    if charged_usd is None:
-        return f"{'charge' if sandbox else 'charged'} {unknown}"
-    sum_of_known = (
-        f"{'would charge' if sandbox else 'charged'} {'at least ' if uncharged else ''}{_dollars(charged_usd)}"
-    )
-    return f"{sum_of_known}; of {uncharged} the charge is {unknown}" if uncharged else sum_of_known
-
-
-def _task_lines(result: TaskResult, *, sandbox: bool) -> list[str]:
-    """Describe a task: a line with its time, price, prompt and files, and lines for what is out of the ordinary."""
-    files = [place for image in result.images if (place := image.saved or image.path)]
-    sizes = dict.fromkeys(f"({image.width}x{image.height})" for image in result.images if image.width)
-    price = None
-    if result.status != "failed":
-        price = (
-            cost(result.charged_usd, sandbox=sandbox)
-            if result.charged_usd is not None or result.quoted_usd is None
-            else f"quoted {_dollars(result.quoted_usd)}"
-        )
-    prompt = result.prompt and f'"{shortened(result.prompt, MAX_LINE_PROMPT_CHARS)}"'
-    facts = (
-        f"{result.task_id}: {result.status}",
-        result.variant,
-        result.completed_at or result.created_at,
-        price,
-        prompt,
-    )
-    head = [" ".join([*files, *sizes])] if files else []
-    lines = [", ".join([*head, *filter(None, facts)])]
-    for image in result.images:
-        if image.url:
-            lines.append(f"  url: {shortened(image.url, MAX_SHOWN_URL_CHARS)} (until {image.expires_at})")
-        if image.mismatch:
-            paid = "It would cost the same." if sandbox else "It is charged all the same."
-            lines.append(f"  Not what was asked for: {image.mismatch} {paid}")
-        if image.note:
-            lines.append(f"  {image.note}")
-    if result.sources:
-        lines.append("  sent: " + "; ".join(f"{source.source} ({source.sent})" for source in result.sources))
-    if result.error:
-        free = "" if sandbox or result.status != "failed" else " Not charged."
-        lines.append(f"  {result.error}{free}")
-    return lines
 
 
 def _sent(source: SourceImage) -> str:
@@ -414,7 +352,7 @@ def _images(record: TaskRecord) -> list[ImageResult]:
 def _image(record: TaskRecord, url: str | None, file: StoredImage | None, expires_at: str | None) -> ImageResult:
     if file is None:
         return ImageResult(url=url, expires_at=expires_at)
-    mismatch = size_check.mismatch(record.request, file.width, file.height)
+    mismatch = size_check.mismatch(record.request, file.width, file.height, file.transparent_share)
     return ImageResult(
         url=url,
         expires_at=expires_at,
@@ -424,6 +362,7 @@ def _image(record: TaskRecord, url: str | None, file: StoredImage | None, expire
         width=file.width,
         height=file.height,
         size_bytes=file.size_bytes,
+        transparent_share=file.transparent_share,
         matches_request=mismatch is None,
         mismatch=mismatch,
         note=" ".join(filter(None, (file.note, None if mismatch else size_check.squared(record.request)))) or None,
@@ -447,10 +386,6 @@ def _total(amounts: Any) -> float | None:  # noqa: ANN401  # an iterable of amou
 def number(amount: Decimal | None) -> float | None:
     """Return USD as a JSON number; amounts are short decimals, so a float is precise enough."""
     return None if amount is None else float(amount)
-
-
-def _dollars(amount: float) -> str:
-    return budget.dollars(Decimal(str(amount)))
 
 
 def stamp(at: datetime) -> str:

@@ -21,6 +21,7 @@ from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.engine.waiting import Outcome, TaskReport
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.images.preview import MAX_SIDE_PX, MIME_TYPES, scaled
+from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import Result, image_uri
 from flux2_mcp.server.tools.context import ToolContext, client_of
@@ -68,8 +69,8 @@ async def generation(context: ToolContext, outcome: Outcome, *, preview: bool, m
                 ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=MIME_TYPES[form.preview])
             )
     links: list[ContentBlock] = [_link(image, report, there) for image, report in ready] if form.links else []
-    answered = both_forms(result, task_results.words(result, previews=len(seen)))
-    if not form.structured and (guidance := task_results.guidance(result, previews=len(seen))):
+    answered = both_forms(result, task_words.words(result, previews=len(seen)))
+    if not form.structured and (guidance := task_words.guidance(result, previews=len(seen))):
         links.append(TextContent(type="text", text="\n".join(guidance)))  # the data has no place for it
     meta = {REQUESTS_KEY: task_results.requests(outcome)} if client_supports_apps(context) else None
     update = {

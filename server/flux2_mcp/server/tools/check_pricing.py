@@ -22,7 +22,7 @@ async def check_pricing(
     output_resolution: Literal["1k", "2k"] | None = None,
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1,
 ) -> Annotated[CallToolResult, PricingResult]:
-    """Prices in USD an image with their source, an estimate for the request, and the balance. Free."""
+    """USD an image and where each price is from, an estimate for the request, the balance. Free."""
     found = await service_of(context).prices.listed(
         variant=variant, action=action and Action(action), output_resolution=output_resolution
     )

@@ -31,6 +31,10 @@ class Arguments(FuncMetadata):
         return super().pre_parse_json(data) | {name: data[name] for name in self.texts & data.keys()}
 
 
+_UNMET = [("minimum", 0), ("minLength", 1), ("maxLength", 500), ("maxLength", 5000)]
+"""Bounds that no model meets, so that it need not read them: the server refuses by name what is beyond."""
+
+
 def lazy_tools(registry: Sequence[ToolEntry]) -> LazyTools:
     """Return the tools, made at their first use: one tool's schemas take 2 to 8 ms, and other requests must not wait.
 
@@ -67,14 +71,14 @@ def _description(doc: str) -> str:
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return an equivalent schema of half the size: without titles, and without `null` types of optional fields."""
-    tidy = {key: _tidied(value) for key, value in schema.items() if key != "title"}
+    """Return a schema of half the size: without titles, `null` types of optional fields, and `_UNMET`."""
+    tidy = {key: _tidied(value) for key, value in schema.items() if key != "title" and (key, value) not in _UNMET}
     options = [option for option in tidy.pop("anyOf", []) if option != {"type": "null"}]
     if len(options) == 1:
         tidy = options[0] | tidy
     elif options:
         tidy["anyOf"] = options
-    if tidy.get("default", ...) is None:
+    if "default" in tidy and (tidy["default"] is None or tidy["default"] is False):
         del tidy["default"]
     return tidy
 

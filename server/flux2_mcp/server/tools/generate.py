@@ -9,7 +9,7 @@ from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Elic
 from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
-from flux2_mcp.domain import catalog
+from flux2_mcp.domain import catalog, finishing
 from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.confirmation import Confirmation, Quotation
 from flux2_mcp.engine.service import MAX_COUNT
@@ -28,6 +28,7 @@ from flux2_mcp.server.tools.context import (
 )
 from flux2_mcp.settings import MAX_WAIT_SECONDS
 
+FINISH = finishing.arguments()
 RATIOS = catalog.allowed_values("aspect_ratio")
 RESOLUTIONS = catalog.allowed_values("output_resolution")
 VARIANTS = ", ".join(f"{name} ({catalog.variant_notes(name)['best_for']})" for name in catalog.variants())
@@ -36,11 +37,13 @@ VARIANTS = ", ".join(f"{name} ({catalog.variant_notes(name)['best_for']})" for n
 async def _checked(
     context: ToolContext,
     roots: Roots,
-    prompt: str,
+    prompt: str | None,
     variant: str,
     source_images: list[str] | None,
     aspect_ratio: str | None,
     output_resolution: str | None,
+    background: str | None,
+    upscale: int | None,
     enable_safety_checker: bool | None,
     callback_url: str | None,
     count: int,
@@ -57,6 +60,8 @@ async def _checked(
         output_resolution=output_resolution,
         enable_safety_checker=enable_safety_checker,
         callback_url=callback_url,
+        background=background,
+        upscale=upscale,
     )
     terms = Terms(
         count=count,
@@ -109,7 +114,7 @@ async def generate(
     roots: Roots,
     offer: Annotated[Quotation, Resolve(_offer)],
     approval: Annotated[ElicitationResult[Approval], Resolve(_approval)],
-    prompt: Annotated[str, Field(description="3-5000 characters")],
+    prompt: Annotated[str | None, Field(description="3-5000 characters; none to only finish a source image")] = None,
     variant: Annotated[
         str,
         Field(description=f"{VARIANTS}, or model id"),
@@ -121,37 +126,40 @@ async def generate(
     aspect_ratio: Annotated[
         str | None,
         Field(
-            description="default 1:1; for a remix auto, the source's shape; max has no default",
+            description="default 1:1, for a remix auto (the source's shape); max needs one",
             json_schema_extra={"enum": RATIOS},
         ),
     ] = None,
     output_resolution: Annotated[
-        str | None, Field(description="default 1k; max takes 1k only", json_schema_extra={"enum": RESOLUTIONS})
+        str | None, Field(description="default 1k; max: 1k only", json_schema_extra={"enum": RESOLUTIONS})
     ] = None,
-    enable_safety_checker: Annotated[
-        bool | None, Field(description="RunAPI's moderation; max does not take it")
+    background: Annotated[
+        str | None,
+        Field(description="transparent PNG of the subject; paid", json_schema_extra={"enum": FINISH["background"]}),
     ] = None,
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT, description="number of images; each is paid")] = 1,
+    upscale: Annotated[
+        int | None, Field(description="enlarge so many times; paid", json_schema_extra={"enum": FINISH["upscale"]})
+    ] = None,
+    enable_safety_checker: Annotated[bool | None, Field(description="moderation; not for max")] = None,
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT, description="images; each is paid")] = 1,
     wait_seconds: Annotated[
         float | None,
-        Field(ge=0, le=MAX_WAIT_SECONDS, description="wait at most this long; the task runs on"),
+        Field(ge=0, le=int(MAX_WAIT_SECONDS), description="wait at most this long; the task runs on"),
     ] = None,
-    save_to: Annotated[
-        str | None, Field(description="also save a copy here: file, or folder/, in the workspace")
-    ] = None,
-    overwrite: Annotated[bool, Field(description="let save_to replace an existing file")] = False,
+    save_to: Annotated[str | None, Field(description="save a copy in the workspace: file, or folder/")] = None,
+    overwrite: Annotated[bool, Field(description="let save_to replace a file")] = False,
     preview: Annotated[bool, Field(description="attach small pictures")] = True,
     max_cost_usd: Annotated[
         float | None,
-        Field(ge=0, le=10_000, description="refuse if all images together cost more; confirms the price up to it"),
+        Field(ge=0, le=10_000, description="refuse if all together costs more; confirms the price up to it"),
     ] = None,
-    callback_url: Annotated[str | None, Field(description="https URL that RunAPI calls with the result")] = None,
+    callback_url: Annotated[str | None, Field(description="https URL that gets the result")] = None,
     idempotency_key: Annotated[
         str | None,
-        Field(min_length=1, max_length=500, description="the same key again gives the same task, paid once"),
+        Field(min_length=1, max_length=500, description="same key, same task, paid once"),
     ] = None,
 ) -> Annotated[CallToolResult, GenerationResult]:
-    """Make images with FLUX.2 from a prompt, or remix source images. Costs money. Files land on disk.
+    """Make images with FLUX.2 from a prompt, remix source images, or only finish one (background, upscale). Costs money. Files land on disk.
 
     If status is processing, call check_task; don't generate again.
     """
