@@ -651,6 +651,9 @@ async def test_the_theme_and_the_colours_are_the_hosts(hosting: Open, answers: d
 
     async with hosting(answers) as host:
         await shown(host, theme="light")
+        # What is transparent in a picture shows squares, as in the small copies that the server makes.
+        grounds = await host.view.locator(".pic.has img").evaluate("one => getComputedStyle(one).backgroundImage")
+        assert "conic-gradient" in grounds
         light = await colours(host)
         assert light == ("rgb(255, 254, 251)", "rgb(35, 34, 30)")
         await host.page.evaluate("set_theme('dark')")

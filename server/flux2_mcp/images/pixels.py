@@ -20,6 +20,11 @@ OPAQUE_FROM: Final = 128
 """The alpha from which a pixel counts as opaque: half of the way."""
 BAND_PIXELS: Final = 1_000_000
 """How many pixels are looked through at once: a copy of these is made, never one of all."""
+CHECKS: Final = 40
+"""The number of squares along the longer side of what stands for a transparent ground."""
+MIN_CHECK_PX: Final = 4
+CHECK_GREYS: Final = (255, 218)
+"""The two greys of the squares. The gallery's page has them too (`--checks`)."""
 
 # For each mode, the mode with 8 bits a channel and no palette: without transparency, and with it.
 _PLAIN = {"1": ("L", "LA"), "L": ("L", "LA"), "P": ("RGB", "RGBA"), "RGB": ("RGB", "RGBA")}
@@ -96,6 +101,26 @@ def _in_srgb(image: Image, profile: bytes) -> Image:
             applied = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode=mode, inPlace=same)
             return image if applied is None else applied
     return image if image.mode == mode else image.convert(mode)
+
+
+def on_checks(picture: Image) -> Image:
+    """A normal picture, scaled down, on light squares of two greys, which stand for nothing behind it."""
+    if picture.mode == "RGB":
+        return picture
+    from PIL import Image
+
+    width, height = picture.size
+    side = max(MIN_CHECK_PX, max(picture.size) // CHECKS)
+    columns, rows = -(-width // side), -(-height // side)
+    greys = bytes(CHECK_GREYS[(x + y) % 2] for y in range(rows) for x in range(columns))
+    squares = Image.frombytes("L", (columns, rows), greys)
+    ground = (
+        squares.resize((columns * side, rows * side), Image.Resampling.NEAREST)
+        .convert("RGB")
+        .crop((0, 0, *picture.size))
+    )
+    ground.paste(picture, mask=picture)
+    return ground
 
 
 def on_white(picture: Image) -> Image:

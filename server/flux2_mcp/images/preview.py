@@ -23,7 +23,7 @@ def scaled(
     most_bytes: int | None = MAX_PREVIEW_BYTES,
     kind: Picture | Literal["PNG"] = "JPEG",
 ) -> bytes:
-    """The image, upright, on white where it is transparent, with its longer side at most `longest` pixels.
+    """The image, upright, on a checkerboard where it is transparent, with its longer side at most `longest` pixels.
 
     Args:
         path: A checked image.
@@ -38,7 +38,7 @@ def scaled(
 
     try:
         with decode.normal(path, longest=longest) as (_, found):
-            picture = pixels.on_white(found)
+            picture = pixels.on_checks(found)
     except decode.TooLargeError:
         raise
     except (OSError, decode.PictureError) as exc:
