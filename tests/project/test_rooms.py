@@ -34,7 +34,7 @@ FACES: Mapping[str, tuple[str, ...]] = {
     "images": ("download", "names", "preview", "size_check", "thumbnails", "upright", "workspace"),
     "journal": ("journal", "contract", "records"),
     "sandbox": ("scenarios", "server"),
-    "sandbox.drawing": ("draw",),
+    "sandbox.drawing": ("cut_out", "draw", "enlarge"),
     "hosts": ("command", "editors.jsonc", "entry", "files", "links", "places", "plan", "switches", "table"),
     "domain": ALL,
     "system": ALL,

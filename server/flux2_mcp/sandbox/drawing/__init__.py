@@ -1,4 +1,4 @@
-"""The pictures of the sandbox.
+"""The pictures of the sandbox: drawn from a prompt, cut out, enlarged.
 
-Face: `draw`.
+Face: `cut_out`, `draw`, `enlarge`.
 """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,24 +57,52 @@ def read_sources(sources: Sequence[bytes]) -> list[SourcePicture]:
     return [_read(index, data) for index, data in enumerate(sources)]
 
 
+def open_source(data: bytes) -> Image.Image:
+    """Decode the first frame of a picture, upright, of its own size, as L, LA, RGB or RGBA.
+
+    Raises SourceImageError as `read_sources`.
+    """
+    with _opened(0, data) as opened:
+        turn = _turn(opened)
+        if opened.mode.startswith("I"):
+            image = _flat(opened).convert("L")
+        else:
+            clear = opened.has_transparency_data
+            modes = ("LA", "RGBA") if clear else ("L", "RGB")
+            image = opened.convert(modes[0] if opened.mode in {"1", "L", "LA"} else modes[1])
+    return image if turn is None else image.transpose(turn)
+
+
+def kind_of(data: bytes) -> str | None:
+    """Return the kind of a picture that was read, by Pillow's name."""
+    with _opened(0, data) as opened:
+        return opened.format
+
+
 def _read(index: int, data: bytes) -> SourcePicture:
+    with _opened(index, data) as opened:
+        width, height = opened.size
+        turn = _turn(opened)
+        opened.draft("RGB", _KEPT)  # A large JPEG is decoded at a fraction of its size.
+        image = _flat(opened)
+        image.thumbnail(_KEPT, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if turn is None:
+        return SourcePicture(image, (width, height))
+    return SourcePicture(image.transpose(turn), (height, width) if turn in _SIDEWAYS else (width, height))
+
+
+@contextmanager
+def _opened(index: int, data: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            width, height = opened.size
-            _refuse_huge(index, width, height)
-            turn = _turn(opened)
-            opened.draft("RGB", _KEPT)  # A large JPEG is decoded at a fraction of its size.
-            image = _flat(opened)
-            image.thumbnail(_KEPT, Image.Resampling.BICUBIC, reducing_gap=2.0)
+            _refuse_huge(index, *opened.size)
+            yield opened
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SourceImageError(index, f"has more than {MAX_PIXELS:,} pixels") from error
     except SourceImageError:
         raise
     except Exception as error:  # Pillow's readers raise whatever they stumble over
         raise SourceImageError(index, f"is not an image that can be read ({', '.join(FORMATS)})") from error
-    if turn is None:
-        return SourcePicture(image, (width, height))
-    return SourcePicture(image.transpose(turn), (height, width) if turn in _SIDEWAYS else (width, height))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -8,18 +8,20 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from flux2_mcp.sandbox.drawing.basics import Colour, Dice
-from flux2_mcp.sandbox.drawing.canvas import Canvas
+from flux2_mcp.sandbox.drawing.canvas import Canvas, Mask
 from flux2_mcp.sandbox.drawing.collage import SourceImageError, SourcePicture, lay_cards, read_sources
 from flux2_mcp.sandbox.drawing.figures import astronaut, cat, profile, robot
 from flux2_mcp.sandbox.drawing.land import dunes, forest, mountains, ocean
+from flux2_mcp.sandbox.drawing.marks import apple, emblem, fox, lighthouse
 from flux2_mcp.sandbox.drawing.objects import balloon, bottle, cup, flower, product, sailboat
 from flux2_mcp.sandbox.drawing.plan import Composition, plan
 from flux2_mcp.sandbox.drawing.scenes import abstract, city, space, studio
+from flux2_mcp.sandbox.drawing.shapes import Frame, Point
 from flux2_mcp.sandbox.drawing.sky import backdrop
-from flux2_mcp.sandbox.drawing.text import Caption, lay_out, letter, watermark
+from flux2_mcp.sandbox.drawing.text import Caption, label, lay_out, letter, watermark
 
 __all__ = ["SourceImageError", "read_sources", "render", "size_of"]
 
@@ -38,6 +40,8 @@ _AUTO_AREA = 1024 * 1024
 _AUTO_LIMIT = 4.0
 ACCENT: Final[Colour] = (150, 190, 255)
 """Of a variant that the catalogue gives none."""
+PAPER: Final[Colour] = (255, 255, 255)
+"""The even ground of what is drawn alone."""
 _Painter = Callable[[Canvas, Composition, Dice], None]
 _SCENES: Final[dict[str, _Painter]] = {
     "space": space, "city": city, "ocean": ocean, "mountains": mountains, "forest": forest, "dunes": dunes,
@@ -45,7 +49,8 @@ _SCENES: Final[dict[str, _Painter]] = {
 }  # fmt: skip
 _SUBJECTS: Final[dict[str, _Painter]] = {
     "astronaut": astronaut, "robot": robot, "cat": cat, "profile": profile, "flower": flower, "cup": cup,
-    "bottle": bottle, "product": product, "sailboat": sailboat, "balloon": balloon,
+    "bottle": bottle, "product": product, "sailboat": sailboat, "balloon": balloon, "fox": fox, "apple": apple,
+    "lighthouse": lighthouse, "emblem": emblem,
 }  # fmt: skip
 
 
@@ -112,6 +117,8 @@ def _paint(
 ) -> Canvas:
     todo = plan(prompt, caption.accent, take)
     dice = Dice("draw:" + prompt + take)
+    if todo.even and todo.subject is not None and not pictures:
+        return _paint_alone(prompt, size, caption, todo, dice)
     canvas = backdrop(size, todo.palette, dice)
     subject = None if pictures or plain else todo.subject
     if not plain:
@@ -127,3 +134,22 @@ def _paint(
     if not plain:
         canvas.grain(prompt, 2)
     return canvas
+
+
+def _paint_alone(prompt: str, size: tuple[int, int], caption: Caption, todo: Composition, dice: Dice) -> Canvas:
+    """Paint a subject in the middle of an even ground; what is written on the picture is small."""
+    canvas = _Sheet(Image.new("RGB", size, PAPER))
+    scale = min(0.29 * canvas.height, 0.34 * canvas.width)
+    canvas.stage = Frame(0.5 * canvas.width, 0.47 * canvas.height, scale)
+    _SUBJECTS[todo.subject or "emblem"](canvas, todo, dice)
+    foot = round(canvas.height - 84 * canvas.unit)
+    canvas.image.paste(PAPER, (0, foot, canvas.width, canvas.height))
+    label(canvas, prompt, caption)
+    return canvas
+
+
+class _Sheet(Canvas):
+    """A canvas on which nothing throws a shadow: the ground stays even up to the subject's edge."""
+
+    def shadow(self, mask: Mask, colour: Colour, blur: float, strength: float, offset: Point = (0.0, 0.0)) -> None:
+        """Paint nothing."""

@@ -27,7 +27,7 @@ _SCENES: Final[dict[str, str]] = {
     "space": "space galaxy planet cosmic nebula universe orbit spaceship rocket star starry saturn mars cosmos",
     "city": "city skyline tokyo paris london york venice street building tower skyscraper urban downtown cyberpunk"
     " rooftop alley canal",
-    "ocean": "ocean sea wave beach coast sail sailing sailboat boat ship harbor harbour surf island underwater whale",
+    "ocean": "lighthouse ocean sea wave beach coast sail sailing sailboat boat ship harbor harbour surf island underwater whale",
     "mountains": "mountain peak alp hill valley landscape canyon summit cliff glacier volcano lake fjord dragon castle"
     " aurora balloon",
     "forest": "forest jungle tree wood woods woodland pine rainforest cabin deer fox wolf bear owl",
@@ -35,6 +35,9 @@ _SCENES: Final[dict[str, str]] = {
     "studio": "studio product logo packshot",
 }
 _SUBJECTS: Final[dict[str, str]] = {
+    "fox": "fox vixen",
+    "apple": "apple fruit",
+    "lighthouse": "lighthouse beacon",
     "astronaut": "astronaut cosmonaut spaceman spacesuit",
     "robot": "robot android cyborg droid mech machine",
     "cat": "cat kitten kitty feline tabby",
@@ -48,6 +51,10 @@ _SUBJECTS: Final[dict[str, str]] = {
     "sailboat": "sail sailing sailboat boat ship yacht",
     "balloon": "balloon",
 }
+_ON_EVEN_GROUND: Final = "logo icon sticker emblem mascot clipart cutout"
+_GROUNDS: Final = re.compile(
+    r"\b(white|plain|even|blank|transparent|no) (back)?ground\b|\b(on|isolated on) (plain |pure )?white\b(?! \w)|\bcut[ -]?out\b"
+)
 _DETAILS: Final[dict[str, str]] = {
     "cat": _SUBJECTS["cat"],
     "stars": "night midnight star starry space galaxy cosmic nebula universe astronaut moon aurora moonlit northern",
@@ -99,23 +106,30 @@ class Palette:
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """What to draw for a prompt; the scene is "abstract" where no word of it is known."""
+    """What to draw for a prompt; the scene is "abstract" where no word of it is known.
+
+    `even`: the subject stands alone on an even, light ground, as logos do and what is going to be cut out.
+    """
 
     palette: Palette
     scene: str
     subject: str | None
     details: frozenset[str]
+    even: bool = False
 
 
 def plan(prompt: str, accent: Colour, take: str = "") -> Composition:
     """Return what to draw for a prompt, the same each time; `accent` is the variant's colour, `take` varies the rest."""
     words = _words(prompt)
     scene, subject = _first(_SCENES, words), _first(_SUBJECTS, words)
+    even = not words.isdisjoint(_ON_EVEN_GROUND.split()) or _GROUNDS.search(prompt.casefold()) is not None
+    if even and subject is None:
+        subject = "emblem"
     if scene == "studio" and subject is None:
         subject = "product"
     details = frozenset(name for name, known in _DETAILS.items() if not words.isdisjoint(known.split()))
     palette = _palette(words, Dice("palette:" + prompt + take), accent)
-    return Composition(palette, scene or ("studio" if subject else "abstract"), subject, details)
+    return Composition(palette, scene or ("studio" if subject else "abstract"), subject, details, even)
 
 
 def _words(prompt: str) -> frozenset[str]:

@@ -144,6 +144,27 @@ def letter(canvas: Canvas, layout: Layout, caption: Caption) -> None:
     _badge(canvas, draw, margin, caption)
 
 
+def label(canvas: Canvas, prompt: str, caption: Caption) -> None:
+    """Write, small and dark, what is written on a picture with an even, light ground."""
+    unit, margin = canvas.unit, round(40 * canvas.unit)
+    draw, small, ink = ImageDraw.Draw(canvas.image, "RGBA"), font_of(16.5 * canvas.unit), (12, 14, 24)
+    foot = canvas.height - margin
+    right = f"{caption.model}  \u00b7  {caption.request}"
+    room = max(canvas.width - 2 * margin - small.getlength(right) - 24 * unit, 8.0)
+    line, *more = wrap(printable(prompt)[:200] or _UNSETTABLE, small, room)
+    draw.text((margin, foot), line + _ELLIPSIS * bool(more), font=small, fill=(*ink, 150), anchor="ls")
+    draw.text((canvas.width - margin, foot), right, font=small, fill=(*ink, 120), anchor="rs")
+    _tracked(draw, margin, margin + 16 * unit, "SANDBOX", font_of(21 * unit), (*ink, 200), 4 * unit, 0.55 * unit)
+    reach = small.getlength("no model was run")
+    draw.text(
+        (canvas.width - margin - reach, margin + 16 * unit),
+        "no model was run",
+        font=small,
+        fill=(*ink, 150),
+        anchor="ls",
+    )
+
+
 def _scrims(canvas: Canvas, top: float, *, aside: bool) -> None:
     """Darken the foot (its left, for a title set aside) and, a little, the head: white type is readable anywhere."""
     dark = mix(_average(canvas, top), (6, 6, 14), 0.86)
