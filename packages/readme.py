@@ -115,7 +115,7 @@ def _takes(about: Mapping[str, Any]) -> str:
     if about["type"] == "array":
         return f"list of {_takes(about['items'])}"
     low, high = about.get("minimum"), about.get("maximum")
-    bounds = "" if low is None or high is None else f" {low:g} to {high:g}"
+    bounds = "" if high is None else f" up to {high:g}" if low is None else f" {low:g} to {high:g}"
     default = f", default {json.dumps(about['default']).strip(chr(34))}" if "default" in about else ""
     kind = {"string": "text", "boolean": "yes or no", "integer": "whole number"}.get(about["type"], about["type"])
     return f"{kind}{bounds}{default}"

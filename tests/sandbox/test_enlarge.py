@@ -48,15 +48,15 @@ def furthest(one: Image.Image, other: Image.Image) -> int:
     return most
 
 
-def test_a_png_is_the_same_in_whatever_pieces_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_png_is_the_same_in_whatever_pieces_it_is_made() -> None:
     with each_row() as row:
         for mode in ("RGB", "RGBA", "L", "LA"):
             for factor in (1, 2, 3, 8):
                 with row(f"{mode} {factor}"):
                     picture, made = lively(mode), list[Image.Image]()
                     for pixels in (1, 1700, 5000, 10**6):
-                        monkeypatch.setattr(module, "STRIP_PIXELS", pixels)
-                        made.append(opened(enlarge(saved(picture), factor)))
+                        found = b"".join(module.pieces(saved(picture), factor, strip_pixels=pixels))
+                        made.append(opened(found))
                     assert {found.format for found in made} == {"PNG"}
                     whole = picture.resize((70 * factor, 50 * factor), Image.Resampling.LANCZOS)
                     # Pillow does a wide piece in another order, and cuts off what is too light between the two steps.
@@ -66,10 +66,9 @@ def test_a_png_is_the_same_in_whatever_pieces_it_is_made(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("factor", [1, 2, 8])
 @pytest.mark.parametrize("pixels", [1, 30_000, 10**6])
-def test_a_jpeg_has_no_seams_between_its_pieces(monkeypatch: pytest.MonkeyPatch, pixels: int, factor: int) -> None:
-    monkeypatch.setattr(module, "STRIP_PIXELS", pixels)
+def test_a_jpeg_has_no_seams_between_its_pieces(pixels: int, factor: int) -> None:
     picture = lively()
-    found = opened(enlarge(saved(picture, "JPEG", quality=95), factor))
+    found = opened(b"".join(module.pieces(saved(picture, "JPEG", quality=95), factor, strip_pixels=pixels)))
     whole = opened(saved(picture, "JPEG", quality=95)).resize((70 * factor, 50 * factor), Image.Resampling.LANCZOS)
     once = opened(saved(whole, "JPEG", quality=module.QUALITY, subsampling="4:2:0"))
     assert found.format == "JPEG"
@@ -78,12 +77,11 @@ def test_a_jpeg_has_no_seams_between_its_pieces(monkeypatch: pytest.MonkeyPatch,
     assert furthest(found, once) <= 40
 
 
-def test_a_webp_stays_one_with_its_transparency_until_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webp_stays_one_with_its_transparency_until_it_is_too_large() -> None:
     data = saved(lively("RGBA"), "WEBP", lossless=True)
     found = opened(enlarge(data, 2))
     assert (found.format, found.mode, found.size) == ("WEBP", "RGBA", (140, 100))
-    monkeypatch.setattr(module, "MAX_WEBP_PIXELS", 140 * 100 - 1)
-    assert opened(enlarge(data, 2)).format == "PNG"
+    assert opened(b"".join(module.pieces(data, 2, max_webp_pixels=140 * 100 - 1))).format == "PNG"
 
 
 def test_other_pictures_become_png_of_their_own_colours() -> None:

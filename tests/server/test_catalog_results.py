@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from flux2_mcp.domain import catalog, pricing
+from flux2_mcp.domain import catalog, finishing, pricing
 from flux2_mcp.domain.models import MAKING, Action, Balance, PriceSchedule, PriceSource
 from flux2_mcp.domain.pricing import PriceBook
 from flux2_mcp.engine.live_prices import PriceList
@@ -200,7 +200,7 @@ def test_a_variant_is_told_as_generate_takes_it() -> None:
 @pytest.mark.parametrize(
     ("action", "variant", "models"),
     [
-        (None, None, list(catalog.models())),
+        (None, None, list(catalog.all_models())),
         (
             "text_to_image",
             None,
@@ -230,15 +230,25 @@ def test_starting_prices_are_the_cheapest_published_ones() -> None:
     }
     assert told == {
         name: min((float(cents / 100) for cents in model.published_cents.values()), default=None)
-        for name, model in catalog.models().items()
+        for name, model in catalog.all_models().items()
     }
+
+
+def source_of(model: str) -> catalog.Field:
+    fields = catalog.all_models()[model].fields
+    if "source_image_urls" in fields:
+        return fields["source_image_urls"]
+    assert fields["source_image_url"].required
+    return catalog.Field("source_image_urls", "array", required=True, low=1, high=1)
 
 
 def test_every_constraint_that_is_told_is_one_that_the_catalogue_holds_to() -> None:
     for each in catalog_results.variants(action=None, variant=None).variants:
         for constraint in each.constraints:
-            name = "source_image_urls" if constraint.name == "source_images" else constraint.name
-            held = catalog.models()[each.model].fields[name]
+            if constraint.name in finishing.arguments():
+                assert constraint.allowed == finishing.arguments()[constraint.name]
+                continue
+            held = catalog.all_models()[each.model].fields.get(constraint.name) or source_of(each.model)
             assert (constraint.kind, constraint.required, constraint.low, constraint.high) == (
                 *(held.kind, held.required, held.low, held.high),
             )

@@ -188,7 +188,7 @@ async def test_a_failed_task_and_a_refused_request_end_it_at_once_with_the_reaso
 
 async def test_the_polling_loop_tells_the_end_of_every_task(front: Front, tmp_path: Path) -> None:
     ids = {}
-    for number, action in enumerate([*Action, Action.TEXT_TO_IMAGE]):
+    for number, action in enumerate([*MAKING, Action.TEXT_TO_IMAGE]):
         body = schemas.example(catalog.find(None, action)) | {"prompt": f"fox {number}"}
         if number == 2:
             body["prompt"] = "a fox [sandbox:moderation]"

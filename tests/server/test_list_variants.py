@@ -20,7 +20,7 @@ async def variants(client: Client, **arguments: object) -> list[dict[str, Any]]:
 
 async def test_all_models_are_listed_as_the_catalogue_has_them_pro_first(client: Client) -> None:
     found = [each["model"] for each in await variants(client)]
-    assert found == list(catalog.models())
+    assert found == list(catalog.all_models())
     assert found[0] == "flux-2-pro-text-to-image"
 
 

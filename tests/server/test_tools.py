@@ -91,7 +91,7 @@ async def test_unknown_arguments_are_refused_by_name(client: Client, name: str) 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({}, "prompt: is needed."),
+        ({}, "prompt: pro needs it."),
         ({"prompt": 7}, "prompt: must be a string."),
         ({"prompt": "hello", "count": 9}, "count: must be at most 8."),
         ({"prompt": "hello", "count": "many"}, "count: must be a whole number."),

@@ -134,6 +134,11 @@ def models() -> Mapping[str, Model]:
 @cache
 def finishers() -> Mapping[str, Model]:
     """The models that finish a picture, by id, in the order in which a call that wants several of them does them."""
+    return models_of(document()["lines"])
+
+
+def models_of(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Model]:
+    """The models of lines that finish pictures, as the data file has them, by id."""
     return {
         model_id: Model(
             id=model_id,
@@ -148,7 +153,7 @@ def finishers() -> Mapping[str, Model]:
             value=notes.get("value"),
             sandbox=notes.get("sandbox", {}),
         )
-        for line in document()["lines"]
+        for line in lines
         for model_id, notes in line["models"].items()
         for action, spec in line["actions"].items()
         if model_id in spec["fields_by_model"]

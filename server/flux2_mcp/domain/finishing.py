@@ -30,11 +30,12 @@ def arguments() -> dict[str, list[str | int]]:
     found: dict[str, list[str | int]] = {}
     for model in catalog.finishers().values():
         if model.argument is not None:
-            found.setdefault(model.argument, []).extend(_values(model))
+            found.setdefault(model.argument, []).extend(values(model))
     return found
 
 
-def _values(model: Model) -> Sequence[str | int]:
+def values(model: Model) -> Sequence[str | int]:
+    """The values of the model's argument."""
     if model.value is not None:
         return [model.value]
     return [value for value in model.fields[model.size_field or ""].enum if value != 1]
@@ -74,7 +75,7 @@ def _finishers(args: RequestArgs) -> tuple[list[ImageRequest], list[Problem]]:
             wrong.append(Problem(argument, f"got {shortened(repr(value))}; allowed: {listed}."))
             continue
         of_it = (model for model in catalog.finishers().values() if model.argument == argument)
-        found.append(_request(next(model for model in of_it if value in _values(model)), value))
+        found.append(_request(next(model for model in of_it if value in values(model)), value))
     return found, wrong
 
 

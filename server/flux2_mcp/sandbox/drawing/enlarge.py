@@ -40,15 +40,17 @@ def enlarge(picture: bytes, factor: int) -> bytes:
     return b"".join(pieces(picture, factor))
 
 
-def pieces(picture: bytes, factor: int) -> Iterator[bytes]:
+def pieces(
+    picture: bytes, factor: int, *, strip_pixels: int = STRIP_PIXELS, max_webp_pixels: int = MAX_WEBP_PIXELS
+) -> Iterator[bytes]:
     """Return the bytes of `enlarge`'s file one after the other: of a large one, only some are ever in memory."""
     image, kind = open_source(picture), kind_of(picture)
     size = (image.width * factor, image.height * factor)
     if kind == "JPEG" and max(size) <= MAX_JPEG_SIDE:
-        return _jpeg(image.convert("RGB"), factor)
-    if kind == "WEBP" and size[0] * size[1] <= MAX_WEBP_PIXELS and max(size) <= MAX_WEBP_SIDE:
+        return _jpeg(image.convert("RGB"), factor, strip_pixels)
+    if kind == "WEBP" and size[0] * size[1] <= max_webp_pixels and max(size) <= MAX_WEBP_SIDE:
         return _webp(image, size)
-    return _png(image, factor)
+    return _png(image, factor, strip_pixels)
 
 
 def _strips(image: Image.Image, factor: int, rows: int) -> Iterator[Image.Image]:
@@ -67,7 +69,7 @@ def _webp(image: Image.Image, size: tuple[int, int]) -> Iterator[bytes]:
     yield out.getvalue()
 
 
-def _png(image: Image.Image, factor: int) -> Iterator[bytes]:
+def _png(image: Image.Image, factor: int, strip_pixels: int) -> Iterator[bytes]:
     width, height = image.width * factor, image.height * factor
     yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _KINDS[image.mode], 0, 0, 0))
     yield _chunk(b"tEXt", _TEXT)
@@ -75,7 +77,7 @@ def _png(image: Image.Image, factor: int) -> Iterator[bytes]:
     above = Image.new(image.mode, (width, 1))
     if above.mode in {"LA", "RGBA"}:
         above.putalpha(0)
-    for strip in _strips(image, factor, max(1, STRIP_PIXELS // width)):
+    for strip in _strips(image, factor, max(1, strip_pixels // width)):
         shifted = Image.new(strip.mode, strip.size)
         shifted.paste(above, (0, 0))
         shifted.paste(strip.crop((0, 0, width, strip.height - 1)), (0, 1))
@@ -102,10 +104,10 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def _jpeg(image: Image.Image, factor: int) -> Iterator[bytes]:
+def _jpeg(image: Image.Image, factor: int, strip_pixels: int) -> Iterator[bytes]:
     width, height = image.width * factor, image.height * factor
     across = -(-width // BLOCK)
-    down = max(1, min(STRIP_PIXELS // (width * BLOCK), 0xFFFF // across))
+    down = max(1, min(strip_pixels // (width * BLOCK), 0xFFFF // across))
     for number, strip in enumerate(_strips(image, factor, down * BLOCK)):
         out = io.BytesIO()
         strip.save(out, "JPEG", quality=QUALITY, subsampling="4:2:0")
