@@ -86,6 +86,15 @@ def test_without_a_prompt_the_only_source_is_finished(prompt: str | None) -> Non
     }
 
 
+def test_a_model_is_asked_for_by_its_name_too() -> None:
+    (crisp,) = steps(source_images=[URL], variant="recraft-crisp-upscale")
+    assert wire.body(crisp) == {"model": "recraft-crisp-upscale", "source_image_url": URL}
+    assert [each.model for each in steps(source_images=[URL], variant="recraft-remove-background", upscale=2)] == [
+        "recraft-remove-background",
+        "topaz-upscale-image",
+    ]
+
+
 @pytest.mark.parametrize(
     ("args", "field", "text"),
     [
@@ -100,8 +109,13 @@ def test_without_a_prompt_the_only_source_is_finished(prompt: str | None) -> Non
         ({"upscale": 4, "source_images": [URL], "aspect_ratio": "1:1"}, "aspect_ratio", finishing.WITH_PROMPT),
         ({"upscale": 4, "source_images": [URL], "variant": "max"}, "variant", finishing.WITH_PROMPT),
         ({"source_images": [URL]}, "prompt", "pro needs it."),
-        ({"prompt": "x" * 9, "variant": "topaz-upscale-image"}, "variant", "asked for by upscale."),
-        ({"prompt": "x" * 9, "variant": "recraft-crisp-upscale"}, "variant", "only in the Python client."),
+        ({"prompt": "x" * 9, "variant": "topaz-upscale-image"}, "variant", "source_images, and no prompt."),
+        ({"source_images": [URL], "variant": "topaz-upscale-image"}, "upscale", "needs it; allowed: 2, 4, 8."),
+        (
+            {"source_images": [URL], "variant": "topaz-upscale-image", "upscale": 3},
+            "upscale",
+            "got 3; allowed: 2, 4, 8.",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(args: dict[str, Any], field: str, text: str) -> None:

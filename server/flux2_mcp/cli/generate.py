@@ -35,6 +35,8 @@ Examples:
   flux2-mcp generate "A lighthouse at dusk" --aspect-ratio 16:9 --count 2
   flux2-mcp generate "The sign says OPEN" --variant flex --max-cost 0.30
   flux2-mcp generate "Make it night" --source https://example.com/lighthouse.png
+  flux2-mcp generate "A flat fox logo" --background transparent --save-to logo.png
+  flux2-mcp generate --source hero.png --upscale 4 --max-cost 0.20
   flux2-mcp generate "A red fox" --json | jq -r '.tasks[].images[].path'
 
 {SENT}
@@ -43,12 +45,12 @@ AGAIN = "The same command again, from the same folder, joins it and pays nothing
 AGAIN_PAID = "The same command again would make new ones and pay for them; with --idempotency-key it would not."
 
 
-def _prompt(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> str:
+def _prompt(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> str | None:
     if len(words) > 1:
         raise click.UsageError(
             f'The prompt is one argument, in quotes: {output.PROGRAM} generate "A lighthouse at dusk".'
         )
-    return words[0]
+    return words[0] if words else None
 
 
 def _seconds(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
@@ -85,18 +87,22 @@ def _ask(offer: Quotation) -> None:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("prompt", nargs=-1, required=True, metavar='"PROMPT"', callback=_prompt)
+@click.argument("prompt", nargs=-1, metavar='"PROMPT"', callback=_prompt)
 @click.option(
     "--variant", default=catalog.DEFAULT_VARIANT, metavar="NAME", help=f"{catalog.variant_names()}, or a model id."
 )
 @click.option(
     "--source", "source_images", multiple=True, metavar="IMAGE",
-    help="File, URL or task:ID to remix; repeat for more.",
+    help="File, URL or task:ID to remix or finish; repeat for more.",
 )  # fmt: skip
 @click.option(
     "--aspect-ratio", metavar="RATIO", help="1:1 (default), 4:3, 3:4, 16:9, 9:16, 3:2, 2:3; remix: auto (default)."
 )
 @click.option("--output-resolution", metavar="SIZE", help="1k (default) or 2k; max: 1k only.")
+@click.option("--background", metavar="KIND", help="transparent: cut the subject out, into a PNG. A paid step.")
+@click.option(
+    "--upscale", type=int, metavar="FACTOR", help="2, 4 or 8: make each side so many times longer. A paid step."
+)
 @click.option("--safety-checker/--no-safety-checker", "enable_safety_checker", default=None, help="Not for max.")
 @click.option(
     "--count", type=click.IntRange(1, MAX_COUNT), default=1, metavar="N", help="Images, each paid; default 1."
@@ -134,7 +140,10 @@ def generate(
     as_json: bool,
     **request: Any,  # noqa: ANN401  # the options that have the names of RequestArgs' fields
 ) -> int:
-    """Make images from a PROMPT, or remix source images. Prints the file of each first."""
+    """Make images from a PROMPT, or remix source images. Prints the file of each first.
+
+    Without a PROMPT, --background and --upscale finish the image of --source as it is.
+    """
     settings = invocation()
     folders = [] if settings.workspace is None else [Path(settings.workspace)]
     args = RequestArgs(source_images=source_images or None, **request)

@@ -33,6 +33,9 @@ FINISHING = frozenset({"background", "upscale"})
 """The arguments of a caller that ask for more than the image of the prompt: see `finishing`."""
 
 
+FINISHES = "{model} finishes a picture as it is: give that in {name:source_images}, and no {name:prompt}."
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field's bounds, as published. `low` and `high` bound a string's length or the number of a list's items."""
@@ -229,10 +232,8 @@ def find(variant: str | None, action: Action) -> Model:
     if name in variants():
         return _sibling(name, action)
     known = (*variants(), *models())
-    if (finisher := finishers().get(name)) is not None:
-        advice = "only in the Python client" if finisher.argument is None else f"by {{name:{finisher.argument}}}"
-        finishes = Wording("{model} finishes pictures, and is asked for " + advice + ".", model=name)
-        raise InvalidRequestError(Problem("variant", finishes))
+    if name in finishers():
+        raise InvalidRequestError(Problem("variant", Wording(FINISHES, model=name)))
     text = f"got {_shown(name)}{meant(name, known)}; allowed: {', '.join(known)}."
     raise InvalidRequestError(Problem("variant", text))
 

@@ -51,7 +51,7 @@ def steps_of(args: RequestArgs, *, also: Sequence[Problem] = ()) -> tuple[ImageR
     """
     finishers, wrong = _finishers(args)
     made: list[ImageRequest] = []
-    if (finishers or wrong) and not (args.prompt or "").strip():
+    if (finishers or wrong) and not _says(args.prompt):
         wrong += _unfit(args)
         if wrong or also:
             raise InvalidRequestError(*wrong, *also)
@@ -65,18 +65,34 @@ def steps_of(args: RequestArgs, *, also: Sequence[Problem] = ()) -> tuple[ImageR
 
 def _finishers(args: RequestArgs) -> tuple[list[ImageRequest], list[Problem]]:
     """The steps that `args` asks for, without sources, and what is wrong with them."""
-    found, wrong = [], []
+    found: dict[str, ImageRequest] = {}
+    wrong: list[Problem] = []
+    chosen = None if _says(args.prompt) else catalog.finishers().get(args.variant or "")
     for argument, allowed in arguments().items():
         if (value := getattr(args, argument)) is None:
             continue
         # True is equal to 1, and 2.0 to 2, but neither is a value of the contract.
         if value not in allowed or type(value) not in {str, int}:
-            listed = ", ".join(map(str, allowed))
-            wrong.append(Problem(argument, f"got {shortened(repr(value))}; allowed: {listed}."))
+            wrong.append(Problem(argument, f"got {shortened(repr(value))}; {_listed(allowed)}"))
             continue
-        of_it = (model for model in catalog.finishers().values() if model.argument == argument)
-        found.append(_request(next(model for model in of_it if value in values(model)), value))
-    return found, wrong
+        of_it = [model for model in catalog.finishers().values() if model.argument == argument]
+        able = [model for model in of_it if value in values(model)]
+        model = chosen if chosen in able else able[0]
+        found[model.id] = _request(model, value)
+    if chosen is not None and chosen.id not in found:
+        if chosen.size_field is None:
+            found[chosen.id] = _request(chosen, None)
+        elif not any(problem.field == chosen.argument for problem in wrong):
+            wrong.append(Problem(chosen.argument or "", f"{chosen.id} needs it; {_listed(values(chosen))}"))
+    return [found[model_id] for model_id in catalog.finishers() if model_id in found], wrong
+
+
+def _listed(allowed: Sequence[str | int]) -> str:
+    return f"allowed: {', '.join(map(str, allowed))}."
+
+
+def _says(prompt: str | None) -> bool:
+    return bool(prompt and prompt.strip())
 
 
 def _request(model: Model, value: object) -> ImageRequest:
@@ -89,7 +105,7 @@ def _unfit(args: RequestArgs) -> list[Problem]:
     if not args.source_images:
         return [Problem("prompt", NO_PICTURE)]
     wrong = [] if len(args.source_images) == 1 else [Problem("source_images", ONE_SOURCE)]
-    variant = None if args.variant == catalog.DEFAULT_VARIANT else args.variant
+    variant = None if args.variant in {catalog.DEFAULT_VARIANT, *catalog.finishers()} else args.variant
     given = {
         "variant": variant,
         "aspect_ratio": args.aspect_ratio,
