@@ -59,6 +59,7 @@ def steps_of(args: RequestArgs, *, also: Sequence[Problem] = ()) -> tuple[ImageR
     else:
         last = replace(args, callback_url=None) if finishers else args
         made = [catalog.request_of(last, also=[*wrong, *also])]
+        finishers = [replace(step, prompt=made[0].prompt) for step in finishers]
     steps = [*made, *finishers]
     return (*steps[:-1], replace(steps[-1], callback_url=args.callback_url))
 

@@ -84,7 +84,7 @@ class RequestArgs:
 class ImageRequest:
     """One validated request for one image (`catalog.request` makes it). None means: not sent, the service's default.
 
-    `prompt` is empty if the action has none. `source_image_urls` is empty, too, as long as the source is the image of a
+    `prompt` of a step that finishes a picture is that of the picture, and is not sent; it is empty if there is none. `source_image_urls` is empty, too, as long as the source is the image of a
     task that has not made it yet.
     `sources` says where the `source_image_urls` come from, in the same order; it is empty if that is not known.
     """

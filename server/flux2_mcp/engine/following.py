@@ -25,7 +25,7 @@ from flux2_mcp.journal.records import TaskRecord
 
 FOLLOW_SECONDS = 1.0
 """The interval at which it is checked whether the step before is delivered. In the same process, its end is told sooner."""
-NO_PICTURE = "The step before this one made no picture, so this was not sent and is not charged"
+NO_PICTURE = "The step before this one made no picture, so this was not sent"
 NOT_IN_TIME = (
     "More than a day went by before its turn, so this was not sent and is not charged. A new call with the same request goes"
     " on from the picture that is there."

@@ -256,7 +256,7 @@ class Waiter:
         }
         for key, report in found.items():  # a step stands after the one that it follows
             before = found.get(report.record.follows or "")
-            if report.record.awaits_source and before is not None and before.settled and before.trouble is not None:
+            if before is not None and before.record.state.unfinished and before.settled and report.record.awaits_source:
                 found[key] = replace(report, trouble=before.trouble)
         return tuple(found.values())
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # SQLite loads at its first use
 JOINABLE = timedelta(hours=1)
 """A task whose end was reported to no caller is returned to the next identical call within this time. An older one
 counts as forgotten."""
+FOLLOWED = "SELECT 1 FROM task AS next WHERE next.account = task.account AND next.follows = task.key"
+"""SQL for the tasks that work on a task's image."""
 JOINABLE_STATES = among(UNFINISHED | MADE)
 
 
@@ -124,7 +126,7 @@ class SqliteTasks:
         """The tasks of an identical call whose end no caller has seen: its steps, the last with that digest."""
         sql = (
             "SELECT * FROM task WHERE account = ? AND digest = ? AND workspace IS ? AND told_at IS NULL AND created_at > ?"
-            f" AND save_to IS ? AND {JOINABLE_STATES} ORDER BY n DESC LIMIT 1"
+            f" AND save_to IS ? AND {JOINABLE_STATES} AND NOT EXISTS ({FOLLOWED}) ORDER BY n DESC LIMIT 1"
         )
         steps = [intents[0]]
         for intent in intents[1:]:
@@ -167,11 +169,10 @@ class SqliteTasks:
 
     async def broken_off(self, steps: Sequence[str], *, since: datetime, limit: int) -> tuple[TaskRecord, ...]:
         """See `contract.Tasks.broken_off`."""
-        followed = "SELECT 1 FROM task AS next WHERE next.account = task.account AND next.follows = task.key"
         sql = (
             f"SELECT * FROM task WHERE account = :account AND digest = :digest AND {among({State.DELIVERED})}"
-            f" AND created_at > :since AND EXISTS ({followed})"
-            f" AND NOT EXISTS ({followed} AND next.{among(UNFINISHED | {State.DELIVERED})})"
+            f" AND created_at > :since AND EXISTS ({FOLLOWED})"
+            f" AND NOT EXISTS ({FOLLOWED} AND next.{among(UNFINISHED | {State.DELIVERED})})"
             " ORDER BY n DESC LIMIT :limit"
         )
 

@@ -56,7 +56,8 @@ def _all_lines(result: GenerationResult) -> list[str]:
         verb = "1 of them is" if matched.shown == 1 else f"{matched.shown} are"
         shown = f"; {verb} shown" if matched.shown < matched.count else ""
         lines.append(f"{_tasks(matched.count)} {each}{shown}.{older if matched.before else ''}")
-    quoted = "unknown" if result.quoted_usd is None else _dollars(result.quoted_usd)
+    whole = all(step.quoted_usd is not None for each in result.tasks if each.steps for step in (*each.steps, each))
+    quoted = "unknown" if result.quoted_usd is None else f"{'' if whole else 'at least '}{_dollars(result.quoted_usd)}"
     charged = cost(result.charged_usd, sandbox=result.sandbox, uncharged=uncharged(result))
     return [*lines, f"status: {result.status}; quoted {quoted}, {charged}"]
 
@@ -132,7 +133,8 @@ def _task_lines(result: TaskResult, *, sandbox: bool) -> list[str]:
 
 
 def _step_cost(step: StepResult, *, sandbox: bool) -> str:
-    return f" {cost(step.charged_usd, sandbox=sandbox)}: {step.task_id}"
+    said = "not charged" if step.status == "failed" else cost(step.charged_usd, sandbox=sandbox)
+    return f" {said}: {step.task_id}"
 
 
 def _dollars(amount: float) -> str:

@@ -277,7 +277,7 @@ def task(report: TaskReport, *, with_url: Callable[[ImageResult], bool] = lambda
     return TaskResult(
         task_id=record.task_id or record.key,
         status=STATUSES[record.state],
-        prompt=shortened(" ".join(_prompt(report).split()), MAX_PROMPT_CHARS) or None,
+        prompt=shortened(" ".join(record.request.prompt.split()), MAX_PROMPT_CHARS) or None,
         variant=record.request.variant,
         model=record.request.model,
         action=record.request.action,
@@ -290,11 +290,6 @@ def task(report: TaskReport, *, with_url: Callable[[ImageResult], bool] = lambda
         completed_at=None if record.completed_at is None else stamp(record.completed_at),
         error=error,
     )
-
-
-def _prompt(report: TaskReport) -> str:
-    """Return the prompt of a task, or of the step that made the picture it works on."""
-    return next((each.record.request.prompt for each in with_steps([report]) if each.record.request.prompt), "")
 
 
 def _step(report: TaskReport) -> StepResult:

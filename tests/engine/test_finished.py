@@ -1,0 +1,302 @@
+"""Pictures that are cut out and enlarged: a chain of paid tasks, against an API that knows only the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from PIL import Image
+
+from flux2_mcp.domain.budget import Caps
+from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.models import RequestArgs
+from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.submission import Terms
+from flux2_mcp.engine.waiting import Outcome, TaskReport
+from flux2_mcp.errors import BudgetError, InvalidRequestError
+from flux2_mcp.images.size_check import mismatch
+from flux2_mcp.server.results import task_words
+from flux2_mcp.server.results import tasks as task_results
+from flux2_mcp.settings import Settings
+from tests.support.contract_api import KEY, ContractApi, contract_api
+from tests.support.services import PATIENCE, journal_of, opened, until
+
+pytestmark = pytest.mark.anyio
+FLUX, CUT, LARGER = "flux-2-pro-text-to-image", "recraft-remove-background", "topaz-upscale-image"
+LOGO: dict[str, Any] = {"prompt": "a flat fox logo", "background": "transparent"}
+BOTH = LOGO | {"upscale": 2}
+CENTS = {FLUX: 5, CUT: 1, LARGER: 4}
+
+
+@pytest.fixture
+def api() -> Iterator[ContractApi]:
+    with contract_api() as api:
+        api.cents |= CENTS
+        yield api
+
+
+def settings(api: ContractApi, folder: Path, **more: Any) -> Settings:  # noqa: ANN401  # fields of Settings
+    given: dict[str, Any] = {"rate": 1000.0, "in_flight": 100, "workspace": str(folder)} | more
+    return Settings(mode="live", home=folder / "home", base_url=api.url, api_key=KEY, **given)
+
+
+async def asked(service: Service, wait: float = PATIENCE, **more: Any) -> Outcome:  # noqa: ANN401  # arguments of generate
+    """One call as the faces make it, which its user agrees to."""
+    names = ("count", "max_cost_usd", "idempotency_key", "save_to")
+    terms = {name: more.pop(name) for name in names if name in more}
+    folders = [Path(service.settings.workspace or "")]
+    with anyio.fail_after(wait + PATIENCE):
+        checked = await service.request(RequestArgs(**more), folders=folders, terms=Terms(**terms))
+        save_to = terms.pop("save_to", None)
+        offer = await service.offer(checked, **terms)
+        return await service.generate(
+            offer, approved=True, wait_seconds=wait, workspace=folders[0], save_to=save_to, report_refusal=True
+        )
+
+
+def models(report: TaskReport) -> list[tuple[str, State]]:
+    return [(each.record.request.model, each.record.state) for each in (*report.steps, report)]
+
+
+def fits(report: TaskReport) -> bool:
+    (image,) = report.record.images
+    return mismatch(report.record.request, image.width, image.height, image.transparent_share) is None
+
+
+async def test_a_logo_is_made_cut_out_and_enlarged_each_by_a_task_of_its_own(api: ContractApi, tmp_path: Path) -> None:
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        outcome = await asked(service, **BOTH, save_to="logo.png")
+        (report,) = outcome.tasks
+        assert models(report) == [(model, State.DELIVERED) for model in (FLUX, CUT, LARGER)]
+        assert fits(report)
+        assert all(map(fits, report.steps))
+        result = task_results.generation(outcome)
+        assert (result.status, result.charged_usd) == ("completed", 0.10)
+        assert [step.charged_usd for step in result.tasks[0].steps or ()] == [0.05, 0.01]
+        assert result.tasks[0].prompt == LOGO["prompt"]
+        # A later look at the picture tells its steps, too.
+        (again,) = (await service.check([report.record.task_id or ""], wait_seconds=0)).tasks
+        assert models(again) == models(report)
+    with Image.open(tmp_path / "logo.png") as saved:
+        assert (saved.mode, saved.size) == ("RGBA", (2048, 2048))
+    assert [path.name for path in tmp_path.glob("*.png")] == ["logo.png"]
+    assert len(api.tasks) == 3
+    # Each step works on the checked file of the one before.
+    assert all(task.body["source_image_url"].startswith(f"{api.url}/store/") for task in [*api.tasks.values()][1:])
+    assert set(api.creates.values()) == {1}
+
+
+@pytest.mark.parametrize("source", ["file", "task"])
+async def test_an_existing_picture_is_finished_alone(api: ContractApi, tmp_path: Path, source: str) -> None:
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        (first,) = (await asked(service, prompt="a fox", save_to="fox.png")).tasks
+        given = "fox.png" if source == "file" else f"task:{first.record.task_id}"
+        (report,) = (await asked(service, source_images=[given], upscale=2)).tasks
+        assert models(report) == [(LARGER, State.DELIVERED)]
+        assert fits(report)
+        (both,) = (await asked(service, source_images=[given], upscale=2, background="transparent")).tasks
+        assert models(both) == [(CUT, State.DELIVERED), (LARGER, State.DELIVERED)]
+        assert fits(both)
+    assert len(api.made(FLUX)) == 1
+
+
+async def test_a_step_that_fails_keeps_what_is_there_and_the_same_call_goes_on_from_it(
+    api: ContractApi, tmp_path: Path
+) -> None:
+    api.failing.add(CUT)
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        (report,) = (outcome := await asked(service, **BOTH)).tasks
+        assert models(report) == [(FLUX, State.DELIVERED), (CUT, State.FAILED), (LARGER, State.REJECTED)]
+        result = task_results.generation(outcome)
+        assert (result.status, result.charged_usd) == ("partial", 0.05)
+        path = (result.tasks[0].steps or [])[0].path
+        assert path is not None
+        assert Path(path).is_file()
+        words = task_words.words(result)
+        assert path in words
+        assert "The model could not do it." in words
+        assert "only the missing steps are made and paid" in words
+        api.failing.clear()
+        again = await service.offer(await service.request(RequestArgs(**BOTH)))
+        assert [task.request.model for task in again.pictures[0]] == [CUT, LARGER]
+        (report,) = (await asked(service, **BOTH)).tasks
+        assert models(report) == [(model, State.DELIVERED) for model in (FLUX, CUT, LARGER)]
+        # What is complete is not gone on from: the next call makes a picture of its own.
+        (other,) = (await asked(service, **BOTH)).tasks
+        assert other.steps[0].record.key != report.steps[0].record.key
+    assert len(api.made(FLUX)) == 2
+    assert set(api.creates.values()) == {1}
+
+
+async def test_of_several_pictures_each_that_broke_off_is_gone_on_with(api: ContractApi, tmp_path: Path) -> None:
+    api.failing.add(CUT)
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        await asked(service, **LOGO, count=2)
+        api.failing.clear()
+        outcome = await asked(service, **LOGO, count=3)
+        assert [models(report)[-1] for report in outcome.tasks] == [(CUT, State.DELIVERED)] * 3
+    assert len(api.made(FLUX)) == 3
+    assert len(api.made(CUT)) == 5
+
+
+async def test_under_one_key_the_whole_chain_is_paid_once(api: ContractApi, tmp_path: Path) -> None:
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        for _ in range(2):
+            (report,) = (await asked(service, **BOTH, idempotency_key="logo")).tasks
+            assert [each.record.key for each in (*report.steps, report)] == ["logo", "logo.1", "logo.1.1"]
+        with pytest.raises(InvalidRequestError, match="idempotency_key"):
+            await asked(service, **(BOTH | {"upscale": 4}), idempotency_key="logo")
+    assert len(api.tasks) == 3
+
+
+async def test_an_identical_call_under_way_is_joined_with_all_its_steps(api: ContractApi, tmp_path: Path) -> None:
+    api.polls_needed = 10**6
+    async with opened(settings(api, tmp_path)) as service:
+        await asked(service, wait=0, **BOTH)
+        joined = await asked(service, wait=0, **BOTH)
+        assert joined.joined
+        assert [model for model, _ in models(joined.tasks[0])] == [FLUX, CUT, LARGER]
+        other = await asked(service, wait=0, **LOGO)
+        assert not other.joined
+    assert len(api.tasks) == 2
+
+
+async def test_the_price_of_a_call_is_that_of_its_steps_and_each_is_named(api: ContractApi, tmp_path: Path) -> None:
+    async with opened(settings(api, tmp_path, confirm_usd=Decimal("0.06"))) as service:
+        offer = await service.offer(await service.request(RequestArgs(**BOTH)))
+        assert offer.to_ask is not None
+        assert "a price that is not published" in offer.to_ask.question
+        for label in (f"{FLUX} at 1k ($0.05)", f"{CUT} (not published)", f"{LARGER} at 2x (not published)"):
+            assert label in offer.to_ask.question
+    api.schedules |= CENTS
+    async with opened(settings(api, tmp_path, confirm_usd=Decimal("0.06"))) as service:
+        offer = await service.offer(await service.request(RequestArgs(**BOTH)))
+        assert offer.to_ask is not None
+        assert offer.to_ask.quoted_usd == Decimal("0.10")
+        assert [task.quoted_usd for task in offer.pictures[0]] == [Decimal("0.05"), Decimal("0.01"), Decimal("0.04")]
+
+
+async def test_a_cap_that_the_whole_call_does_not_fit_refuses_it_before_anything_is_made(
+    api: ContractApi, tmp_path: Path
+) -> None:
+    api.schedules |= CENTS
+    async with opened(settings(api, tmp_path, caps=Caps(daily_usd=Decimal("0.09")))) as service:
+        with pytest.raises(BudgetError, match=r"would cost \$0\.10"):
+            await asked(service, **BOTH)
+    assert not api.tasks
+
+
+async def test_without_a_price_the_most_is_stated_and_shared_by_the_steps_that_have_none(
+    api: ContractApi, tmp_path: Path
+) -> None:
+    async with opened(settings(api, tmp_path, caps=Caps(daily_usd=Decimal(1))), speed=50.0) as service:
+        with pytest.raises(BudgetError, match="Nobody publishes a price"):
+            await asked(service, **BOTH)
+        with pytest.raises(BudgetError, match="nothing is left for the step"):
+            await asked(service, **BOTH, max_cost_usd=Decimal("0.05"))
+        offer = await service.offer(await service.request(RequestArgs(**BOTH)), max_cost_usd=Decimal("0.25"))
+        assert [task.reserved_usd for task in offer.pictures[0]] == [Decimal("0.05"), Decimal("0.10"), Decimal("0.10")]
+        (report,) = (await asked(service, **BOTH, max_cost_usd=Decimal("0.25"))).tasks
+        assert fits(report)
+
+
+@pytest.mark.parametrize(
+    ("caps", "stated", "made"),
+    [
+        (Caps(daily_usd=Decimal("0.12")), None, 1),
+        (Caps(session_usd=Decimal("0.12")), None, 1),
+        (Caps(call_usd=Decimal("0.12")), None, 2),
+        (Caps(), Decimal("0.12"), 2),
+    ],
+)
+async def test_a_step_that_was_charged_more_than_was_said_stops_those_after_it(
+    api: ContractApi, tmp_path: Path, caps: Caps, stated: Decimal | None, made: int
+) -> None:
+    api.schedules |= CENTS
+    api.cents[FLUX] = 9
+    async with opened(settings(api, tmp_path, caps=caps), speed=50.0) as service:
+        (report,) = (outcome := await asked(service, **BOTH, max_cost_usd=stated)).tasks
+        assert [state for _, state in models(report)] == [State.DELIVERED] * made + [State.REJECTED] * (3 - made)
+        words = task_words.words(task_results.generation(outcome))
+        assert f"{(FLUX, CUT, LARGER)[made]} was not sent" in words
+        spent = await journal_of(service).money.spent(at=datetime.now(UTC), session=None)
+        assert spent.daily_usd == Decimal("0.09") + (made - 1) * Decimal("0.01")
+    assert len(api.tasks) == made
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        (report,) = (await asked(service, **BOTH)).tasks
+        assert models(report)[-1] == (LARGER, State.DELIVERED)
+    assert len(api.made(FLUX)) == 1
+
+
+async def test_another_process_goes_on_where_one_has_ended(api: ContractApi, tmp_path: Path) -> None:
+    api.polls_needed = 10**6
+    async with opened(settings(api, tmp_path)) as service:
+        (report,) = (await asked(service, wait=0, **BOTH)).tasks
+    assert len(api.tasks) == 1
+    api.polls_needed = 1
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        outcome = await service.check([report.record.key], wait_seconds=PATIENCE)
+        assert models(outcome.tasks[0]) == [(model, State.DELIVERED) for model in (FLUX, CUT, LARGER)]
+    assert set(api.creates.values()) == {1}
+
+
+async def test_who_hands_over_sends_the_first_step_and_leaves_the_others(api: ContractApi, tmp_path: Path) -> None:
+    folder = settings(api, tmp_path)
+    async with Service.opened(folder, hand_over=True) as service:
+        (report,) = (await asked(service, wait=0, **LOGO)).tasks
+        async with opened(folder, speed=50.0) as keeper:
+            await until(lambda: len(api.made(CUT)) == 1)
+            (report,) = (await keeper.check([report.record.key], wait_seconds=PATIENCE)).tasks
+            assert models(report) == [(FLUX, State.DELIVERED), (CUT, State.DELIVERED)]
+
+
+async def test_a_picture_whose_file_is_gone_is_taken_from_runapi(api: ContractApi, tmp_path: Path) -> None:
+    api.failing.add(CUT)
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        (report,) = (await asked(service, **LOGO)).tasks
+        api.failing.clear()
+        Path(report.steps[0].record.images[0].path).write_bytes(b"something else")
+        (report,) = (await asked(service, **LOGO)).tasks
+        assert report.record.state is State.DELIVERED
+    assert api.made(CUT)[-1].body["source_image_url"].startswith(f"{api.url}/results/")
+
+
+async def test_a_result_without_transparency_is_told(api: ContractApi, tmp_path: Path) -> None:
+    api.opaque = True
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        result = task_results.generation(await asked(service, **LOGO))
+    (image,) = result.tasks[0].images
+    assert (image.matches_request, image.mismatch) == (False, "It has no transparent ground.")
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"save_to": "logo.jpg"}, "save_to"),
+        ({"save_to": "LOGO.JPEG"}, "save_to"),
+        ({"prompt": None, "count": 2, "source_images": ["https://example.com/a.png"]}, "count"),
+    ],
+)
+async def test_what_a_finished_picture_can_not_be_is_refused_by_name(
+    api: ContractApi, tmp_path: Path, more: dict[str, Any], field: str
+) -> None:
+    async with opened(settings(api, tmp_path)) as service:
+        with pytest.raises(InvalidRequestError) as caught:
+            await asked(service, **(LOGO | more))
+    assert [problem.field for problem in caught.value.problems] == [field]
+    assert not api.tasks
+
+
+async def test_a_task_of_another_line_that_was_made_elsewhere_is_found(api: ContractApi, tmp_path: Path) -> None:
+    async with opened(settings(api, tmp_path / "one"), speed=50.0) as service:
+        (tmp_path / "one").mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48), "red").save(tmp_path / "one" / "a.png")
+        (report,) = (await asked(service, source_images=["a.png"], upscale=4)).tasks
+    async with opened(settings(api, tmp_path / "two"), speed=50.0) as other:
+        (found,) = (await other.check([report.record.task_id or ""], wait_seconds=PATIENCE)).tasks
+        assert (found.record.request.model, found.record.state) == (LARGER, State.DELIVERED)
