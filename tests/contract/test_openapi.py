@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from hypothesis import settings
 from jsonschema import Draft202012Validator
 
 from flux2_mcp.domain import catalog
+from flux2_mcp.domain.models import SERVICE
 from flux2_mcp.sandbox import app
 from flux2_mcp.sandbox.app import ENDPOINTS
 from flux2_mcp.sandbox.uploads import MAX_FILE_BYTES, MAX_NAME_CHARS
@@ -61,29 +63,56 @@ def body(path: str) -> dict[str, Any]:
     return schema
 
 
+def is_of_a_model(name: str) -> bool:
+    """Whether a schema is that of a body."""
+    return "-" in name
+
+
+def line(service: str) -> dict[str, Any]:
+    """The two paths of a line: as FLUX.2's, with its own actions and bodies."""
+    first, found = "/api/v1/flux_2/{action}", dict[str, Any]()
+    models = [model for model in catalog.all_models().values() if model.service == service]
+    for path in (first, f"{first}/{{id}}"):
+        item = copy.deepcopy(DOCUMENT["paths"][path])
+        for method, operation in item.items():
+            action = next(each for each in operation["parameters"] if each.get("name") == "action")
+            action["schema"]["enum"] = list(dict.fromkeys(model.action.value for model in models))
+            if service != SERVICE:
+                operation["operationId"] = f"{operation['operationId']}Of{service.title()}"
+            if method == "post":
+                schemas = [{"$ref": f"#/components/schemas/{model.id}"} for model in models]
+                operation["requestBody"]["content"]["application/json"]["schema"] = {"oneOf": schemas}
+        found[path.replace("flux_2", catalog.line_of(service))] = item
+    return found
+
+
 def test_bodies_and_tasks_are_those_that_the_catalogue_has() -> None:
     """What the models have in it is written anew with FLUX2_SNAPSHOTS=write; the difference is reviewed like code."""
-    models = catalog.models()
+    models = catalog.all_models()
     built = {model.id: schemas.request(model) for model in models.values()} | {"Task": schemas.task()}
     # Both name the document that they stand in; here that is this one.
     built = {
         name: {key: value for key, value in schema.items() if key not in {"$schema", "$id"}}
         for name, schema in built.items()
     }
-    bodies = [{"$ref": f"#/components/schemas/{name}"} for name in models]
-    kept, created, quoted = (
-        DOCUMENT["components"]["schemas"],
-        body("/api/v1/flux_2/{action}"),
-        body("/api/v1/price_quotes"),
-    )
+    kept, quoted = DOCUMENT["components"]["schemas"], body("/api/v1/price_quotes")["properties"]
+    answered = {
+        "service": {"enum": list(catalog.services())},
+        "action": {"enum": list(dict.fromkeys(model.action.value for model in models.values()))},
+        "model": {"enum": list(models)},
+    }
+    paths = {path: item for service in catalog.services() for path, item in line(service).items()}
     if os.environ.get("FLUX2_SNAPSHOTS") == "write":
-        others = {name: schema for name, schema in kept.items() if name not in built and not name.startswith("flux-2-")}
+        others = {name: schema for name, schema in kept.items() if not is_of_a_model(name) and name != "Task"}
         kept.clear()
         kept.update({"Token": others.pop("Token")} | built | others)
-        created["oneOf"], quoted["properties"]["model"]["enum"] = bodies, list(models)
+        quoted.update(answered)
+        rest = {path: item for path, item in DOCUMENT["paths"].items() if "{action}" not in path}
+        DOCUMENT["paths"] = paths | rest
         FILE.write_text(json.dumps(DOCUMENT, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    assert {name: schema for name, schema in kept.items() if name in built or name.startswith("flux-2-")} == built
-    assert (created["oneOf"], quoted["properties"]["model"]["enum"]) == (bodies, list(models))
+    assert {name: schema for name, schema in kept.items() if is_of_a_model(name) or name == "Task"} == built
+    assert {name: quoted[name] for name in answered} == answered
+    assert {path: item for path, item in DOCUMENT["paths"].items() if "{action}" in path} == paths
     file = body("/api/v1/files/prepare")
     assert file["properties"]["byte_size"]["maximum"] == MAX_FILE_BYTES
     assert file["properties"]["filename"]["maxLength"] == MAX_NAME_CHARS

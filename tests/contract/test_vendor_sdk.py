@@ -140,7 +140,7 @@ def test_prices_are_listed_without_a_key_and_only_once_for_an_etag(api: Api, sdk
     with closing(keyless._http):
         everything = keyless.list_schedules()
     assert everything is not None
-    assert len(everything.price_schedules) == len(catalog.models())
+    assert len(everything.price_schedules) == len(catalog.all_models())
 
 
 def test_a_quote_is_what_a_task_would_reserve(sdk: Flux2Client) -> None:

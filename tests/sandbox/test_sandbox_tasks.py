@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flux2_mcp.domain import catalog
-from flux2_mcp.domain.models import Action, Status
+from flux2_mcp.domain.models import SERVICE, Action, Status
 from flux2_mcp.sandbox import pictures, tasks
 from flux2_mcp.sandbox.drawing import draw
 from flux2_mcp.sandbox.http import HttpError
@@ -161,17 +161,17 @@ def test_polls_are_counted_and_meet_their_faults_in_order(tmp_path: Path) -> Non
         met = []
         for _ in range(3):
             with pytest.raises(HttpError) as caught:
-                tasks.poll(state, task.action, task.id, NOON)
+                tasks.poll(state, task.endpoint, task.id, NOON)
             met.append(caught.value.status)
         assert met == [502, 503, 503]
-        assert tasks.poll(state, task.action, task.id, NOON).polls == 4
+        assert tasks.poll(state, task.endpoint, task.id, NOON).polls == 4
 
 
 def test_a_task_answers_only_to_its_own_endpoint(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         task = make(state)
         with pytest.raises(HttpError) as caught:
-            tasks.poll(state, Action.REMIX_IMAGE, task.id, NOON)
+            tasks.poll(state, (SERVICE, Action.REMIX_IMAGE), task.id, NOON)
         assert caught.value.status == 404
 
 

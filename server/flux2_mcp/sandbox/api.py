@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.responses import JSONResponse, Response
 
 from flux2_mcp.domain import catalog
-from flux2_mcp.domain.models import MAKING, SERVICE, Action, Status
+from flux2_mcp.domain.models import SERVICE, Action, Status
 from flux2_mcp.sandbox import pictures, scenarios, tasks, uploads, webhooks
 from flux2_mcp.sandbox.http import CutConnection, HttpError, SandboxCall, invalid, token
 from flux2_mcp.sandbox.scenarios import Fault
@@ -18,19 +18,22 @@ from flux2_mcp.sandbox.state import SandboxState, stamp, whole
 from flux2_mcp.sandbox.tasks import SandboxTask, TaskOrder
 
 CENTS_PER_USD = 100
+SOURCE = "source_image_url"
+"""The field of a task that finishes a picture."""
 EMAIL = "sandbox@example.invalid"
 OTHER_WORDS = {Status.PENDING: "queued", Status.COMPLETED: "finished", Status.FAILED: "timeout"}
 """RunAPI's newer words for these statuses (`api/runapi.md`)."""
 
 
-def create_task(state: SandboxState, call: SandboxCall) -> Response:
-    """`POST /api/v1/flux_2/{action}`: the task that this call made, or that its key made before."""
+def create_task(state: SandboxState, call: SandboxCall, *, service: str = SERVICE) -> Response:
+    """`POST /api/v1/{line}/{action}`: the task that this call made, or that its key made before."""
     state.count("creates")
-    action = _action(call)
+    action = _action(call, service)
     body = call.json()
     key = token(call.headers, "Idempotency-Key")
-    model = _valid(action, body)
-    sources, failure = _sources(state, body.get("source_image_urls") or [])
+    model = _valid(service, action, body)
+    finishes = SOURCE in model.fields
+    sources, failure = _source(state, model, body) if finishes else _sources(state, body.get("source_image_urls") or [])
     order = TaskOrder(
         action=action,
         model=model,
@@ -40,6 +43,7 @@ def create_task(state: SandboxState, call: SandboxCall) -> Response:
         sources=sources,
         failure=failure,
         callback=webhooks.deliverable(body.get("callback_url")),
+        markers=_markers(state, sources, body[SOURCE]) if finishes else "",
     )
     now = state.clock()
     task, fault = tasks.create(state, order, now)
@@ -54,10 +58,10 @@ def create_task(state: SandboxState, call: SandboxCall) -> Response:
     return response
 
 
-def get_task(state: SandboxState, call: SandboxCall) -> Response:
-    """`GET /api/v1/flux_2/{action}/{id}`: the task in its present state."""
+def get_task(state: SandboxState, call: SandboxCall, *, service: str = SERVICE) -> Response:
+    """`GET /api/v1/{line}/{action}/{id}`: the task in its present state."""
     now = state.clock()
-    task = tasks.poll(state, _action(call), call.path["id"], now)
+    task = tasks.poll(state, (service, _action(call, service)), call.path["id"], now)
     response = _answer(task, task_json(state, task, call.base_url, now))
     if task.script.hint and not task.status(now).ended:
         response.headers["Retry-After"] = _wait(task, now)
@@ -80,24 +84,29 @@ def _wait(task: SandboxTask, now: float) -> str:
 
 def result(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /results/{name}`: a completed task's image. The signed address is enough: no key is needed."""
-    name = call.path["name"].removesuffix(".png")
+    name = call.path["name"].partition(".")[0]
     task = pictures.find(state, name, call.query.get("expires", ""), call.query.get("signature", ""))
-    return Response(pictures.delivered(state, task), media_type="image/png")
+    content = pictures.delivered(state, task)
+    return Response(content, media_type=uploads.kind(content, "result.png"))
 
 
-def _action(call: SandboxCall) -> Action:
-    if (action := call.path["action"]) not in MAKING:
+def _action(call: SandboxCall, service: str) -> Action:
+    action = call.path["action"]
+    if action not in {model.action for model in catalog.all_models().values() if model.service == service}:
         raise HttpError(404, "not_found", "Not found")
     return Action(action)
 
 
-def _valid(action: Action, body: dict[str, Any]) -> catalog.Model:
+def _valid(service: str, action: Action, body: dict[str, Any]) -> catalog.Model:
     """The model that `body` names, after a check of the whole of `body` against its constraints."""
+    known = catalog.all_models().values()
+    there = {model.id: model for model in known if (model.service, model.action) == (service, action)}
     name = body.get("model")
-    model = catalog.models().get(name) if isinstance(name, str) else None
-    if model is None or model.action is not action:
-        allowed = ", ".join(found.id for found in catalog.models().values() if found.action is action)
-        raise invalid({"model": [f"must be one of {allowed}"]})
+    if name is None and not any(model.fields["model"].required for model in there.values()):
+        name = next(iter(there))
+    model = there.get(name) if isinstance(name, str) else None
+    if model is None:
+        raise invalid({"model": [f"must be one of {', '.join(there)}"]})
     wrong: dict[str, list[str]] = {}
     for problem in catalog.problems(model, body):
         wrong.setdefault(_own_name(problem.field, body), []).append(problem.text)
@@ -117,11 +126,15 @@ def _strange(body: dict[str, Any]) -> dict[str, list[str]]:
     wrong: dict[str, list[str]] = {}
     if not all(_is_web(url) for url in body.get("source_image_urls") or []):
         wrong["source_image_urls"] = ["must be http or https URLs"]
+    if SOURCE in body and not _is_web(body[SOURCE]):
+        wrong[SOURCE] = ["must be an http or https URL"]
     if body.get("callback_url") is not None and not _is_web(body["callback_url"]):
         wrong["callback_url"] = ["must be an http or https URL"]
-    if strangers := scenarios.unknown(body["prompt"]):
-        known = ", ".join(scenario.marker for scenario in scenarios.SCENARIOS)
-        wrong["prompt"] = [f"unknown marker [sandbox:{name}]; known: {known}" for name in strangers]
+    finishing = {model.action for model in catalog.finishers().values()}
+    for field, text in (("prompt", body.get("prompt", "")), (SOURCE, body.get(SOURCE, "").partition("#")[2])):
+        if strangers := scenarios.unknown(text, finishing if field == "prompt" else ()):
+            known = ", ".join(scenario.marker for scenario in scenarios.SCENARIOS)
+            wrong[field] = [f"unknown marker [sandbox:{name}]; known: {known}" for name in strangers]
     return wrong
 
 
@@ -143,6 +156,25 @@ def _sources(state: SandboxState, urls: list[str]) -> tuple[tuple[str, ...], str
         except pictures.SourceError as exc:
             return (), f"Source image {number} can't be used: {exc}."
     return tuple(found), None
+
+
+def _source(state: SandboxState, model: catalog.Model, body: dict[str, Any]) -> tuple[tuple[str, ...], str | None]:
+    """A reference to the one source of a task that finishes a picture; or the error with which the task will fail.
+
+    Where a remix is drawn without a source that is not on this machine, here is nothing left to work on.
+    """
+    try:
+        reference = pictures.refer(state, body[SOURCE].partition("#")[0])
+    except pictures.SourceError as exc:
+        return (), f"The source image can't be used: {exc}."
+    if reference == pictures.FOREIGN:
+        return (), "The source image can't be used: it can't be fetched from its URL."
+    trouble = pictures.too_large(state, reference, pictures.factor(model, body))
+    return (reference,), None if trouble is None else f"The source image can't be used: {trouble}."
+
+
+def _markers(state: SandboxState, sources: tuple[str, ...], url: str) -> str:
+    return "".join(pictures.origin(state, each) for each in sources) + tasks.OWN_MARKERS + url.partition("#")[2]
 
 
 def task_json(state: SandboxState, task: SandboxTask, base_url: str, now: float) -> dict[str, Any]:
@@ -179,7 +211,7 @@ def envelope(state: SandboxState, task: SandboxTask, base_url: str, now: float) 
 
 
 def _billing(task: SandboxTask, now: float) -> dict[str, Any]:
-    price = tasks.cents(catalog.models()[task.model], task.resolution)
+    price = tasks.cents(task.about, task.resolution)
     money: dict[str, Any] = {"reservation": {"amount_cents": price}}
     if task.status(now) is Status.COMPLETED:
         money["settlement"] = {"charged_amount_cents": price, "amount_micro_cents": price * 1_000_000}
@@ -196,7 +228,7 @@ def price_schedules(state: SandboxState, call: SandboxCall) -> Response:
     """`GET /api/v1/price_schedules`: one row a model, filtered by service, action and model; no key needed."""
     rows = [
         row
-        for row in map(_schedule, catalog.models().values())
+        for row in map(_schedule, catalog.all_models().values())
         if all(call.query.get(name, row[name]) == row[name] for name in ("service", "action", "model"))
     ]
     # The tag depends on the prices alone: `as_of` changes with each request.
@@ -211,7 +243,7 @@ def price_schedules(state: SandboxState, call: SandboxCall) -> Response:
 def _schedule(model: catalog.Model) -> dict[str, Any]:
     overrides = {name: tasks.cents(model, name) for name in model.resolutions}
     return {
-        "service": SERVICE,
+        "service": model.service,
         "action": model.action,
         "model": model.id,
         "pricing_status": "priced",
@@ -221,20 +253,20 @@ def _schedule(model: catalog.Model) -> dict[str, Any]:
         "billing_strategy": "per_unit",
         "unit_price_cents": overrides[model.resolutions[0]],
         # A model with one resolution needs no table.
-        "billing_config": {"key": "output_resolution", "overrides": overrides} if len(overrides) > 1 else None,
+        "billing_config": {"key": model.size_field, "overrides": overrides} if len(overrides) > 1 else None,
     }
 
 
 def price_quote(state: SandboxState, call: SandboxCall) -> Response:
     """`POST /api/v1/price_quotes`: what one task with these parameters would reserve."""
     body = call.json()
-    model = catalog.models().get(str(body.get("model")))
+    model, service = catalog.all_models().get(str(body.get("model"))), body.get("service")
     params = body.get("params") or {}
     wrong = {name: ["is not a known field"] for name in body if name not in {"service", "action", "model", "params"}}
-    if body.get("service") != SERVICE:
-        wrong["service"] = [f"must be {SERVICE}"]
-    if model is None or model.action != body.get("action"):
-        wrong["model"] = ["must be a model of the action"]
+    if service not in catalog.services():
+        wrong["service"] = [f"must be one of {', '.join(catalog.services())}"]
+    elif model is None or (model.service, model.action) != (service, body.get("action")):
+        wrong["model"] = ["must be a model of the service's action"]
     elif not isinstance(params, dict):
         wrong["params"] = ["must be an object"]
     else:
@@ -244,12 +276,12 @@ def price_quote(state: SandboxState, call: SandboxCall) -> Response:
     if wrong or model is None:
         raise invalid(wrong)
     quote = {
-        "service": SERVICE,
+        "service": model.service,
         "action": model.action,
         "model": model.id,
         "pricing_status": "priced",
         "currency": "USD",
-        "reservation_amount_cents": tasks.cents(model, params.get("output_resolution") or catalog.DEFAULT_RESOLUTION),
+        "reservation_amount_cents": tasks.cents(model, tasks.size_of(model, params)),
         "estimate_basis": "exact",
         "as_of": stamp(state.clock()),
     }

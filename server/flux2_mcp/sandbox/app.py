@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flux2_mcp.domain import catalog
 from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.sandbox import api, lasting_files, listen, login, uploads, webhooks
 from flux2_mcp.sandbox.http import HttpError, SandboxCall, token
@@ -64,10 +65,18 @@ def document(state: SandboxState, call: SandboxCall) -> Response:
     return Response(files("flux2_mcp.sandbox").joinpath("openapi.json").read_bytes(), media_type="application/json")
 
 
+def _line(service: str) -> tuple[Endpoint, Endpoint]:
+    """The two rows of a model line."""
+    path = f"/api/v1/{catalog.line_of(service)}/{{action}}"
+    return (
+        Endpoint("POST", path, partial(api.create_task, service=service), cap=MAX_JSON_BYTES),
+        Endpoint("GET", f"{path}/{{id}}", partial(api.get_task, service=service)),
+    )
+
+
 # `openapi.json` describes each row; a test compares the two.
 ENDPOINTS = (
-    Endpoint("POST", "/api/v1/flux_2/{action}", api.create_task, cap=MAX_JSON_BYTES),
-    Endpoint("GET", "/api/v1/flux_2/{action}/{id}", api.get_task),
+    *(each for service in catalog.services() for each in _line(service)),
     Endpoint("GET", "/api/v1/tasks/{id}", api.get_result),
     Endpoint("GET", "/api/v1/price_schedules", api.price_schedules, key=False),
     Endpoint("POST", "/api/v1/price_quotes", api.price_quote, cap=MAX_JSON_BYTES),

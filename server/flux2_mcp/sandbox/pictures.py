@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from flux2_mcp.domain import catalog
@@ -25,12 +27,28 @@ class SourceError(Exception):
     """A source image can't be read; the text says why."""
 
 
+MAX_PIXELS = 300_000_000
+"""The largest picture that is made of a source."""
+_SUFFIXES = {"image/jpeg": ".jpg", "image/webp": ".webp"}
+
+
 def address(state: SandboxState, task: SandboxTask, base_url: str) -> str:
     """The signed address of a completed task's image, valid for 7 days from the task's end."""
     ended = int(task.ends_at or 0)
     # If the script says so, the first address has already expired.
     expires = ended - 1 if task.script.first_url_dead and task.shown <= 1 else ended + int(RESULT_SECONDS)
-    return f"{base_url}/results/{task.id}.png?expires={expires}&signature={_signature(state, task.id, expires)}"
+    return f"{base_url}/results/{task.id}{_suffix(state, task)}?expires={expires}&signature={_signature(state, task.id, expires)}"
+
+
+def _suffix(state: SandboxState, task: SandboxTask) -> str:
+    """An enlarged picture is of its source's kind, all others are PNG."""
+    if task.sources and task.about.sandbox.get("does") == "enlarge":
+        kind, _, name = task.sources[0].partition(":")
+        if kind == "file" and (upload := uploads.find(state, name)) is not None:
+            return _SUFFIXES.get(upload.mime_type, ".png")
+        if kind == "task" and (other := tasks.find(state, name)) is not None:
+            return _suffix(state, other)
+    return ".png"
 
 
 def find(state: SandboxState, task_id: str, expires: str, signature: str) -> SandboxTask:
@@ -67,7 +85,7 @@ def refer(state: SandboxState, url: str) -> str:
     if folder == "results":
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         try:
-            task = find(state, name.removesuffix(".png"), query.get("expires", ""), query.get("signature", ""))
+            task = find(state, name.partition(".")[0], query.get("expires", ""), query.get("signature", ""))
         except HttpError as exc:
             raise SourceError("its URL has expired or is not valid") from exc
         if task.script.truncated:
@@ -102,11 +120,28 @@ def _drawn(state: SandboxState, task: SandboxTask) -> bytes:
     path = state.results / f"{task.id}.png"
     if path.exists():
         return path.read_bytes()
+    sources = [found for reference in task.sources if (found := source(state, reference)) is not None]
+    content = _made(state, task, sources) if "prompt" in task.body else _finished(task, sources)
+    state.write_file(path, content)
+    return content
+
+
+def _finished(task: SandboxTask, sources: list[bytes]) -> bytes:
+    from flux2_mcp.sandbox.drawing import cut_out, enlarge
+
+    if not sources:  # it has been deleted since: `SandboxState.tidy`
+        raise HttpError(410, "gone", "The source image is not there any more.")
+    does = None if task.script.other_ratio else task.about.sandbox.get("does")
+    if does == "enlarge":
+        return enlarge.enlarge(sources[0], factor(task.about, task.body))
+    return cut_out.cut_out(sources[0]) if does == "cut_out" else sources[0]
+
+
+def _made(state: SandboxState, task: SandboxTask, sources: list[bytes]) -> bytes:
     from flux2_mcp.sandbox.drawing import draw
 
-    sources = [found for reference in task.sources if (found := source(state, reference)) is not None]
-    variant = catalog.models()[task.model].variant
-    content = draw.render(
+    variant = task.about.variant
+    return draw.render(
         prompt=task.body["prompt"],
         variant=variant,
         model=task.model,
@@ -120,14 +155,61 @@ def _drawn(state: SandboxState, task: SandboxTask) -> bytes:
         accent=accent(variant),
         plain=state.speed >= PLAIN_FROM_SPEED,
     )
-    state.write_file(path, content)
-    return content
+
+
+def factor(model: catalog.Model, body: Mapping[str, Any]) -> int:
+    """How many times as long each side of a finished picture is: as the request says, or else the catalogue."""
+    asked = None if model.size_field is None else body.get(model.size_field)
+    return int(model.sandbox.get("factor", 1) if asked is None else asked)
 
 
 def accent(variant: str) -> tuple[int, int, int] | None:
     """The colour (red, green, blue) that the catalogue gives a variant, if any."""
     named = catalog.variant_notes(variant).get("sandbox", {}).get("accent")
     return None if named is None else (named[0], named[1], named[2])
+
+
+def origin(state: SandboxState, reference: str) -> str:
+    """The text with the markers for the tasks that work on a picture: the prompt that it was made from; else empty.
+
+    An upload is known for the sandbox's own picture by its name, which ends as the task's id does.
+    """
+    kind, _, name = reference.partition(":")
+    task = tasks.find(state, name) if kind == "task" else None
+    if kind == "file" and (upload := uploads.find(state, name)) is not None:
+        stem = upload.file_name.partition(".")[0]
+        sql = "SELECT id FROM task WHERE substr(id, -12) = ? ORDER BY number DESC LIMIT 1"
+        for row in state.database.read(sql, (stem,)):
+            task = tasks.find(state, row["id"])
+    if task is None:
+        return ""
+    return str(task.body.get("prompt") or task.markers.partition(tasks.OWN_MARKERS)[0])
+
+
+def too_large(state: SandboxState, reference: str, times: int) -> str | None:
+    """Why a picture is too large to be enlarged so many times, or to be worked on at all; None if it is not."""
+    from flux2_mcp.sandbox.drawing import enlarge
+
+    width, height = _size(state, reference)
+    if width * height > enlarge.MAX_SOURCE_PIXELS:
+        return f"it has more than {enlarge.MAX_SOURCE_PIXELS // 1_000_000} megapixels"
+    if width * height * times**2 > MAX_PIXELS:
+        return f"the result would have more than {MAX_PIXELS // 1_000_000} megapixels"
+    return None
+
+
+def _size(state: SandboxState, reference: str) -> tuple[int, int]:
+    """A source's width and height, without drawing it where that is not needed."""
+    kind, _, name = reference.partition(":")
+    task = tasks.find(state, name) if kind == "task" else None
+    if task is not None and task.sources and "prompt" not in task.body and not task.script.other_ratio:
+        width, height = _size(state, task.sources[0])
+        times = factor(task.about, task.body)
+        return width * times, height * times
+    from flux2_mcp.sandbox.drawing import draw
+
+    content = source(state, reference)
+    return (0, 0) if content is None else draw.read_sources([content])[0].size
 
 
 def source(state: SandboxState, reference: str) -> bytes | None:

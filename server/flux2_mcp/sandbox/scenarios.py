@@ -2,13 +2,17 @@
 
 `SCENARIOS` is the whole table. Several markers in one prompt add up. Faults come first: each of the first creates (or
 polls) answers with the next fault in order; after the last one, the call succeeds.
+
+A task that finishes a picture has no prompt. `[sandbox:upscale_image:moderation]` in a prompt is for the task of that action
+that works on the prompt's picture, or on what another such task made of it. A marker without an action is for the task
+with the prompt alone, or, behind the `#` of a source's URL, for the task with this source.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -99,7 +103,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         "The first result URL has expired (410); asking for the task again gives a working one.",
         Script(first_url_dead=True),
     ),
-    Scenario("wrong_ratio", "The image has another aspect ratio than asked for.", Script(other_ratio=True)),
+    Scenario(
+        "wrong_ratio",
+        "The image has another aspect ratio than asked for; a picture that was to be finished comes back as it was.",
+        Script(other_ratio=True),
+    ),
     Scenario("corrupt", "The image is a PNG that breaks off, at each fetch.", Script(truncated=True)),
     Scenario(
         "hybrid",
@@ -125,19 +133,29 @@ _MARKER = re.compile(r"\[sandbox:([^\[\]]*)\]")
 _BY_MARKER = {scenario.marker: scenario for scenario in SCENARIOS}
 
 
-def markers(prompt: str) -> list[str]:
-    """The names of all markers in a prompt, in order, each once."""
-    return list(dict.fromkeys(_MARKER.findall(prompt)))
+def markers(text: str, action: str | None = None) -> list[str]:
+    """The names of all markers of a text that are for an action, in order, each once; None: those that name no action."""
+    found = (marker.rpartition(":") for marker in _MARKER.findall(text))
+    return list(dict.fromkeys(name for target, _, name in found if (target or None) == action))
 
 
-def unknown(prompt: str) -> list[str]:
-    """The markers of a prompt that are not in the table."""
-    return [marker for marker in markers(prompt) if marker not in _BY_MARKER]
+def unknown(text: str, actions: Collection[str] = ()) -> list[str]:
+    """The markers of a text that are not in the table, or name none of these actions."""
+    found = ((marker, *marker.rpartition(":")) for marker in dict.fromkeys(_MARKER.findall(text)))
+    return [marker for marker, target, _, name in found if name not in _BY_MARKER or (target and target not in actions)]
 
 
-def read(prompt: str) -> Script:
-    """The script of a prompt whose markers are all known; without markers, a task that succeeds."""
-    return _together([_BY_MARKER[marker].script for marker in markers(prompt)])
+def read(prompt: str, action: str | None = None) -> Script:
+    """The script of a prompt whose markers are all known; without markers, a task that succeeds.
+
+    `action` is that of a task that works on the prompt's picture; None: the task has the prompt.
+    """
+    return _together([_BY_MARKER[marker].script for marker in markers(prompt, action)])
+
+
+def added(one: Script, other: Script) -> Script:
+    """Two scripts as one."""
+    return _together([one, other])
 
 
 def _together(scripts: Iterable[Script]) -> Script:

@@ -121,6 +121,7 @@ MIGRATIONS = (
     CREATE TABLE upload_part (id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, bytes INTEGER NOT NULL)
     """,
     ),
+    ("markers", "ALTER TABLE task ADD COLUMN markers TEXT NOT NULL DEFAULT ''"),
 )
 
 

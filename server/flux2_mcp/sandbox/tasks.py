@@ -23,14 +23,21 @@ from flux2_mcp.system.sqlite_file import Row
 RESULT_SECONDS = 7 * 86_400.0
 """How long a result's URL is valid after the task's end (`api/runapi.md`, tasks)."""
 UNPRICED_CENTS = 30
-"""The sandbox's price of a model without a published price (max). It is invented: RunAPI has no such price."""
+"""The sandbox's price of a model without a published price (max), unless the catalogue has one for the sandbox. It is
+invented: RunAPI has no such price."""
 OTHER_MEDIAN_SECONDS = 8.0
 SPREAD_SIGMA = 0.3
 """Durations have a lognormal distribution around the median, with this sigma."""
+OWN_MARKERS = "\n#"
+"""Stands in `markers` between the text of what a task works on and what stands behind the `#` of its URL."""
 PENDING_SHARE = 0.1
 """The part of a task's duration in which it is pending, before it is processing."""
 PENDING_WHEN_STUCK = 0.5
 """Seconds that a task without an end is pending."""
+
+
+Endpoint = tuple[str, Action]
+"""A service and an action: two services may have an action of the same name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +45,8 @@ class SandboxTask:
     """One row. Times are seconds since the epoch; `ends_at` None: the task never ends.
 
     `hybrid`: its create is answered with 202, and its result comes from `/api/v1/tasks/{id}` alone. `creates` counts the create calls answered with this task, `polls` the GETs of it, `shown` the answers with its
-    result. `sources` are references made by `pictures.refer`. `failure` is the error that it ends with, or None.
+    result. `sources` are references made by `pictures.refer`. `failure` is the error that it ends with, or None. `markers` is
+    the text of what a task without a prompt works on: the prompt, or the part behind its URL's `#`.
     """
 
     number: int
@@ -59,16 +67,27 @@ class SandboxTask:
     polls: int = 0
     shown: int = 0
     callback_tries: int = 0
+    markers: str = ""
+
+    @property
+    def about(self) -> catalog.Model:
+        """Its model."""
+        return catalog.all_models()[self.model]
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it was made, and is polled unless it is hybrid."""
+        return self.about.service, self.action
 
     @property
     def script(self) -> Script:
-        """The script from its prompt's markers."""
-        return scenarios.read(self.body["prompt"])
+        """The script from its prompt's markers, or from those that it has instead of a prompt."""
+        return script_of(self.about, self.body, self.markers)
 
     @property
     def resolution(self) -> str:
-        """The output resolution of its request, or the default."""
-        return str(self.body.get("output_resolution") or catalog.DEFAULT_RESOLUTION)
+        """What its price depends on: the output resolution of its request, or the factor; or the default."""
+        return size_of(self.about, self.body)
 
     @property
     def aspect_ratio(self) -> str:
@@ -94,6 +113,12 @@ class TaskOrder:
     sources: tuple[str, ...] = ()
     failure: str | None = None
     callback: bool = False
+    markers: str = ""
+
+    @property
+    def script(self) -> Script:
+        """As `SandboxTask.script`."""
+        return script_of(self.model, self.body, self.markers)
 
     @property
     def text(self) -> str:
@@ -108,9 +133,26 @@ class TaskOrder:
         return f"body {hashlib.sha256(f'{self.action} {self.text}'.encode()).hexdigest()}"
 
 
+def script_of(model: catalog.Model, body: Mapping[str, Any], markers: str) -> Script:
+    """The script of a task: its prompt's; without a prompt, that of `markers`, where its action is named or stands alone."""
+    if "prompt" in model.fields:
+        return scenarios.read(body["prompt"])
+    origin, _, own = markers.partition(OWN_MARKERS)
+    return scenarios.added(scenarios.read(origin, model.action), scenarios.read(own))
+
+
+def size_of(model: catalog.Model, body: Mapping[str, Any]) -> str:
+    """What a price depends on, as a request has it, or the default."""
+    value = None if model.size_field is None else body.get(model.size_field)
+    if value is not None:
+        return str(value)
+    return catalog.DEFAULT_RESOLUTION if catalog.DEFAULT_RESOLUTION in model.resolutions else model.resolutions[0]
+
+
 def cents(model: catalog.Model, resolution: str) -> int:
     """The price of one image in cents: the published price, or the sandbox's own if there is none."""
-    return int(model.published_cents.get(resolution, UNPRICED_CENTS))
+    invented = model.sandbox.get("cents", {}).get(resolution, UNPRICED_CENTS)
+    return int(model.published_cents.get(resolution, invented))
 
 
 def create(state: SandboxState, order: TaskOrder, now: float) -> tuple[SandboxTask, Fault | None]:
@@ -122,7 +164,7 @@ def create(state: SandboxState, order: TaskOrder, now: float) -> tuple[SandboxTa
     Raises:
         HttpError: 409 if the key belongs to another request, 402 if the money does not suffice, or a scripted fault.
     """
-    script = scenarios.read(order.body["prompt"])
+    script = order.script
     with state.database.write():
         if order.idempotency_key is not None and (known := _known(state, order)):
             return _shown(state, known, now), None
@@ -149,7 +191,7 @@ def _shown(state: SandboxState, task: SandboxTask, now: float) -> SandboxTask:
 
 def _known(state: SandboxState, order: TaskOrder) -> SandboxTask | None:
     for row in state.database.read("SELECT * FROM task WHERE idempotency_key = ?", (order.idempotency_key,)):
-        if (row["action"], row["body"]) != (order.action, order.text):
+        if (row["model"], row["action"], row["body"]) != (order.model.id, order.action, order.text):
             raise HttpError(409, "conflict", "This Idempotency-Key was used for another request.")
         state.database.execute("UPDATE task SET creates = creates + 1 WHERE number = ?", (row["number"],))
         return find(state, row["id"])
@@ -171,13 +213,13 @@ def _fault(state: SandboxState, order: TaskOrder, script: Script) -> Fault | Non
 
 
 def _insert(state: SandboxState, order: TaskOrder, script: Script, now: float) -> SandboxTask:
-    resolution = str(order.body.get("output_resolution") or catalog.DEFAULT_RESOLUTION)
+    resolution = size_of(order.model, order.body)
     price = cents(order.model, resolution)
     money = state.money()
     if money.balance - money.reserved < price:
         raise _no_money()
     number = 1 + int(state.database.read("SELECT coalesce(max(number), 0) AS last FROM task")[0]["last"])
-    seconds = _seconds(state, order.model.variant, resolution, script, number)
+    seconds = _seconds(state, order.model, resolution, script, number)
     stuck = math.isinf(seconds)
     task = SandboxTask(
         number=number,
@@ -194,6 +236,7 @@ def _insert(state: SandboxState, order: TaskOrder, script: Script, now: float) -
         starts_at=now + (PENDING_WHEN_STUCK / state.speed if stuck else seconds * PENDING_SHARE),
         ends_at=None if stuck else now + seconds,
         hybrid=state.hybrid or script.hybrid,
+        markers=order.markers,
     )
     row = asdict(task) | {
         "body": order.text,
@@ -205,11 +248,11 @@ def _insert(state: SandboxState, order: TaskOrder, script: Script, now: float) -
     return task
 
 
-def _seconds(state: SandboxState, variant: str, resolution: str, script: Script, number: int) -> float:
+def _seconds(state: SandboxState, model: catalog.Model, resolution: str, script: Script, number: int) -> float:
     if script.seconds is not None:
         return script.seconds / state.speed
     chance = random.SystemRandom() if state.seed is None else random.Random(f"{state.seed}:{number}")  # noqa: S311  # a duration, no secret
-    medians = catalog.variant_notes(variant).get("sandbox", {}).get("median_seconds", {})
+    medians = model.sandbox.get("median_seconds", {})
     median = medians.get(resolution, OTHER_MEDIAN_SECONDS)
     return chance.lognormvariate(math.log(median), SPREAD_SIGMA) / state.speed
 
@@ -218,15 +261,15 @@ def _no_money() -> HttpError:
     return HttpError(402, "insufficient_credits", "Insufficient credits")
 
 
-def poll(state: SandboxState, action: Action | None, task_id: str, now: float) -> SandboxTask:
-    """Count one GET at that time and return the task. `action` None: a hybrid task, of any action.
+def poll(state: SandboxState, endpoint: Endpoint | None, task_id: str, now: float) -> SandboxTask:
+    """Count one GET at that time and return the task. `endpoint` None: a hybrid task, of any endpoint.
 
     Raises:
         HttpError: 404 if the task does not answer there, or a scripted fault.
     """
     with state.database.write():
         task = find(state, task_id)
-        if task is None or action != (None if task.hybrid else task.action):
+        if task is None or endpoint != (None if task.hybrid else task.endpoint):
             raise HttpError(404, "not_found", "Task not found")
         fault = next(iter(task.script.polls[task.polls :]), None)
         state.database.execute("UPDATE task SET polls = polls + 1 WHERE number = ?", (task.number,))

@@ -99,7 +99,7 @@ def put(state: SandboxState, target: str, headers: dict[str, str], content: byte
     # The file is written before the row is updated. A second call writes the same bytes.
     state.write_file(state.uploads / upload.id, content)
     sql = "UPDATE upload SET stored_at = ?, held = 1, mime_type = ? WHERE id = ? AND stored_at IS NULL"
-    if state.database.execute(sql, (now, _kind(content, upload.file_name), upload.id)) == 0:
+    if state.database.execute(sql, (now, kind(content, upload.file_name), upload.id)) == 0:
         raise _spent()
 
 
@@ -195,7 +195,7 @@ def _insert(
         file_name=name,
         size_bytes=size,
         checksum=checksum,
-        mime_type=_kind(content or b"", name),
+        mime_type=kind(content or b"", name),
         prepared_at=now,
         stored_at=now if whole else None,
         confirmed_at=now if whole else None,
@@ -234,6 +234,7 @@ def _md5(content: bytes) -> str:
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
-def _kind(content: bytes, name: str) -> str:
+def kind(content: bytes, name: str) -> str:
+    """The MIME type of a file, by its first bytes, or else by its name."""
     found = next((kind for magic, kind in _MAGIC if content.startswith(magic)), None)
     return found or mimetypes.guess_type(name)[0] or "application/octet-stream"

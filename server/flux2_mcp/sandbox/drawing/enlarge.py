@@ -15,10 +15,11 @@ from typing import Final
 
 from PIL import Image, ImageChops
 
-from flux2_mcp.sandbox.drawing.collage import kind_of, open_source
+from flux2_mcp.sandbox.drawing.collage import MAX_PIXELS, kind_of, open_source
 
 STRIP_PIXELS: Final = 1_000_000
 """Pixels of the result that are worked on at once, or one row of blocks."""
+MAX_SOURCE_PIXELS: Final = MAX_PIXELS
 MAX_WEBP_PIXELS: Final = 16_000_000
 """Pixels of the largest WebP that is made: its encoder holds all of them, three times."""
 MAX_WEBP_SIDE, MAX_JPEG_SIDE = 16_383, 65_535

@@ -238,6 +238,9 @@ A marker in the prompt scripts what happens, so that a test can hold your applic
 
 {_table(("marker", "what happens"), rows)}
 
+A task that cuts out or enlarges has no prompt: `[sandbox:upscale_image:moderation]` in the prompt of the picture that it works
+on is for it, and so is `#[sandbox:moderation]` behind its source's URL.
+
 Test at least: `create_lost` (one task, one charge), `rate_limited`, `poll_503`, `moderation`, `insufficient_credits`,
 `expired_url`. What it charges for a model without a published price is its own invention.
 """

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Field, Model
-from flux2_mcp.domain.models import Action, Status
+from flux2_mcp.domain.models import Status
 from flux2_mcp.server.docs import uris
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -14,20 +14,22 @@ PROMPT: Final = "A lighthouse at dusk, long exposure, photorealistic"
 EDIT: Final = "The same place at night, under the northern lights"
 SOURCE: Final = "https://example.com/photo.png"
 RATIO: Final = "16:9"
+FACTOR: Final = 4
 
 DEFAULTS: Final = {"aspect_ratio": catalog.DEFAULT_ASPECT_RATIO, "output_resolution": catalog.DEFAULT_RESOLUTION}
 
 
 def example(model: Model) -> dict[str, Any]:
     """Return a request that the catalogue accepts: all required fields, and the most used optional ones."""
-    remix = model.action is Action.REMIX_IMAGE
-    return {
-        "model": model.id,
-        "prompt": EDIT if remix else PROMPT,
-        **({"source_image_urls": [SOURCE]} if remix else {}),
+    values: dict[str, Any] = {
+        "prompt": EDIT if "source_image_urls" in model.fields else PROMPT,
+        "source_image_urls": [SOURCE],
+        "source_image_url": SOURCE,
         "aspect_ratio": RATIO,
         "output_resolution": model.resolutions[0],
+        "upscale_factor": FACTOR,
     }
+    return {"model": model.id} | {name: value for name, value in values.items() if name in model.fields}
 
 
 def request(model: Model) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def request(model: Model) -> dict[str, Any]:
     return {
         "$schema": DIALECT,
         "$id": uris.request_schema(model.id),
-        "title": f"{model.id}: body of POST /api/v1/flux_2/{model.action}",
+        "title": f"{model.id}: body of POST /api/v1/{model.line}/{model.action}",
         "description": model.choose,
         "type": "object",
         "properties": {

@@ -56,7 +56,8 @@ def _all_lines(result: GenerationResult) -> list[str]:
         verb = "1 of them is" if matched.shown == 1 else f"{matched.shown} are"
         shown = f"; {verb} shown" if matched.shown < matched.count else ""
         lines.append(f"{_tasks(matched.count)} {each}{shown}.{older if matched.before else ''}")
-    whole = all(step.quoted_usd is not None for each in result.tasks if each.steps for step in (*each.steps, each))
+    chains = [[step.quoted_usd for step in task.steps] + [task.quoted_usd] for task in result.tasks if task.steps]
+    whole = all(usd is not None for chain in chains for usd in chain)
     quoted = "unknown" if result.quoted_usd is None else f"{'' if whole else 'at least '}{_dollars(result.quoted_usd)}"
     charged = cost(result.charged_usd, sandbox=result.sandbox, uncharged=uncharged(result))
     return [*lines, f"status: {result.status}; quoted {quoted}, {charged}"]
