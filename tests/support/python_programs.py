@@ -10,7 +10,9 @@ from pathlib import Path
 DEADLINE_SECONDS = 120
 
 
-def run(program: str, env: Mapping[str, str], folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run(
+    program: str, env: Mapping[str, str], folder: Path, *options: str, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """A program's output and exit code, after its end."""
     return subprocess.run(
         [sys.executable, *options, "-c", program],
@@ -18,6 +20,7 @@ def run(program: str, env: Mapping[str, str], folder: Path, *options: str) -> su
         cwd=folder,
         capture_output=True,
         text=True,
+        input=stdin,
         timeout=DEADLINE_SECONDS,
         check=False,
     )
