@@ -13,7 +13,7 @@ SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --igno
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: help demo check test suite collected test-deep test-pythons mutants early kill kill-downloads swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
+.PHONY: help demo check types test suite collected test-deep test-pythons mutants early kill kill-downloads kill-api swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -47,6 +47,9 @@ check: $(VENV)/.done ## lint, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+types: $(VENV)/.done ## pyright, strict, over the public API of the Python client: tests/typing/api.py (needs npm; mypy does the same in check)
+	$(BIN)/pytest tests/typing
+
 test: $(VENV)/.done ## everything that has to hold: check, then the tests; says at its end what it took
 	@$(RUN) tests.support.timed $(MAKE) --no-print-directory check suite
 
@@ -77,6 +80,9 @@ kill: $(VENV)/.done ## kill the server 200 times at every step of a task's life:
 
 kill-downloads: $(VENV)/.done ## kill it 100 times while images are on their way: no file lost, broken or there twice
 	$(RUN) bench.kill --downloads --kills 100
+
+kill-api: $(VENV)/.done ## kill a Python program 50 times in `run` and start it again: one task each, every image there
+	$(RUN) bench.api_kill --kills 50
 
 swarm: $(VENV)/.done ## eight servers on one home: one limiter, one budget, nobody polls another's tasks
 	$(RUN) bench.swarm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -93,5 +94,8 @@ def test_a_suite_that_does_not_use_the_fixture_loads_nothing_for_it(folder: Path
 
 def test_a_suite_that_uses_it_draws_in_the_sandbox_alone(folder: Path, clean_env: dict[str, str]) -> None:
     (folder / "day.png").write_bytes(saved(corner()))
+    config = Path(clean_env["HOME"]) / ".config/runapi/config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"api_key": "another-real-key"}))
     assert "5 passed" in suite(folder, USED, clean_env)
-    assert not (Path(clean_env["HOME"]) / ".local").exists()
+    assert not (Path(clean_env["HOME"]) / ".local").exists()  # where FLUX2_HOME would be

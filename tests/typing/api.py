@@ -1,4 +1,4 @@
-"""The public API as type checkers see it. Nothing runs this file: mypy reads it, strict."""
+"""The public API as type checkers see it. Nothing runs this file: mypy and pyright read it, both strict."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from flux2_mcp import (
     TaskFailedError,
     TaskTimeoutError,
 )
+from flux2_mcp.pytest_plugin import Flux2Sandbox
 
 
 def sync(client: Flux2Client) -> None:
@@ -64,5 +65,20 @@ async def both(client: AsyncFlux2Client, failed: TaskFailedError, late: TaskTime
     async for each in client.tasks.as_completed(["id"], timeout=1):
         assert_type(each, Task)
     assert_type(await client.quote(), Quote)
+    assert_type(await client.prices(model="flux-2-pro-text-to-image"), tuple[Price, ...])
+    assert_type(await client.balance(), Balance)
+    assert_type(await client.handle_callback(b"{}"), bool)
+    assert_type(await client.tasks.recent(limit=1), tuple[Task, ...])
+    assert_type(client.sandbox, bool)
     assert_type(failed.task, Task)
     assert_type(late.task, Task)
+
+
+def test_with_the_fixture(flux2_sandbox: Flux2Sandbox) -> None:
+    assert_type(flux2_sandbox.client, Flux2Client)
+    assert_type(flux2_sandbox.home / "journal.sqlite3", Path)
+    assert_type(flux2_sandbox.workspace, Path)
+    assert_type(dict(flux2_sandbox.environ), dict[str, str])
+    assert_type(flux2_sandbox.base_url, str)
+    assert_type(flux2_sandbox.api_key, str)
+    assert_type(flux2_sandbox.creates(), int)
