@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from flux2_mcp.domain import catalog
+from flux2_mcp.images.upright import upright
 from tests.support.picture_files import corner, saved
 from tests.support.rows import each_row
 from tests.support.sandboxed import POLLS, Api, outcome, running, wrong_fields
@@ -166,7 +167,7 @@ def test_a_source_that_cannot_be_had_fails_the_task_and_nothing_is_charged(api: 
 
 
 def test_a_picture_that_is_too_large_fails_before_anything_is_drawn(api: Api) -> None:
-    large = upload(api, saved(Image.new("L", (7000, 7000)), compress_level=1))
+    large = upload(api, saved(Image.new("L", (4400, 4400)), compress_level=1))
     task = api.ended(finish(api, TOPAZ, large, upscale_factor=4))
     assert task["error"] == "The source image can't be used: the result would have more than 300 megapixels."
     twice = api.ended(finish(api, TOPAZ, large, upscale_factor=2))["images"][0]["url"]
@@ -195,7 +196,8 @@ def test_a_marker_that_names_an_action_is_for_the_task_that_works_on_the_prompts
     larger = api.ended(finish(api, TOPAZ, url))
     assert (larger["status"], "usage" in larger) == ("completed", False)
     # So it is, too, where our own client sent the picture as a file, and for a later step.
-    sent = upload(api, api.anyone.get(url).content, f"{made['id'][-12:]}.png")
+    pixels = upright(api.anyone.get(url).content)
+    sent = upload(api, pixels.data, "a.png")
     assert api.ended(finish(api, CUT, sent))["status"] == "failed"
     assert api.ended(finish(api, CUT, larger["images"][0]["url"]))["status"] == "failed"
 

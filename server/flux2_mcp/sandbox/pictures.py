@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.urls import is_loopback
-from flux2_mcp.sandbox import tasks, uploads
+from flux2_mcp.sandbox import scenarios, tasks, uploads
 from flux2_mcp.sandbox.http import HttpError
 from flux2_mcp.sandbox.state import SandboxState
 from flux2_mcp.sandbox.tasks import RESULT_SECONDS, SandboxTask
@@ -122,8 +122,25 @@ def _drawn(state: SandboxState, task: SandboxTask) -> bytes:
         return path.read_bytes()
     sources = [found for reference in task.sources if (found := source(state, reference)) is not None]
     content = _made(state, task, sources) if "prompt" in task.body else _finished(task, sources)
+    _mark(state, task, content)
     state.write_file(path, content)
     return content
+
+
+def _mark(state: SandboxState, task: SandboxTask, content: bytes) -> None:
+    """Write down how a picture is known again that has markers for later tasks: a client may send it as a file of its own."""
+    if scenarios.names_actions(_text(task)) and (digest := _digest(content)) is not None:
+        state.database.execute("INSERT OR REPLACE INTO marked_picture VALUES (?, ?)", (digest, task.id))
+
+
+def _digest(content: bytes) -> str | None:
+    from flux2_mcp.sandbox.drawing import draw
+
+    return draw.digest(content)
+
+
+def _text(task: SandboxTask) -> str:
+    return str(task.body.get("prompt") or task.markers.partition(tasks.OWN_MARKERS)[0])
 
 
 def _finished(task: SandboxTask, sources: list[bytes]) -> bytes:
@@ -172,18 +189,15 @@ def accent(variant: str) -> tuple[int, int, int] | None:
 def origin(state: SandboxState, reference: str) -> str:
     """The text with the markers for the tasks that work on a picture: the prompt that it was made from; else empty.
 
-    An upload is known for the sandbox's own picture by its name, which ends as the task's id does.
+    An upload is known for the sandbox's own picture by its pixels.
     """
     kind, _, name = reference.partition(":")
     task = tasks.find(state, name) if kind == "task" else None
-    if kind == "file" and (upload := uploads.find(state, name)) is not None:
-        stem = upload.file_name.partition(".")[0]
-        sql = "SELECT id FROM task WHERE substr(id, -12) = ? ORDER BY number DESC LIMIT 1"
-        for row in state.database.read(sql, (stem,)):
-            task = tasks.find(state, row["id"])
-    if task is None:
-        return ""
-    return str(task.body.get("prompt") or task.markers.partition(tasks.OWN_MARKERS)[0])
+    if kind == "file" and state.database.read("SELECT 1 FROM marked_picture LIMIT 1"):
+        digest = _digest(source(state, reference) or b"")
+        for row in state.database.read("SELECT task_id FROM marked_picture WHERE digest = ?", (digest,)):
+            task = tasks.find(state, row["task_id"])
+    return "" if task is None else _text(task)
 
 
 def too_large(state: SandboxState, reference: str, times: int) -> str | None:
@@ -209,7 +223,7 @@ def _size(state: SandboxState, reference: str) -> tuple[int, int]:
     from flux2_mcp.sandbox.drawing import draw
 
     content = source(state, reference)
-    return (0, 0) if content is None else draw.read_sources([content])[0].size
+    return (0, 0) if content is None else draw.measure(content)
 
 
 def source(state: SandboxState, reference: str) -> bytes | None:

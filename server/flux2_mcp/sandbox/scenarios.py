@@ -139,6 +139,11 @@ def markers(text: str, action: str | None = None) -> list[str]:
     return list(dict.fromkeys(name for target, _, name in found if (target or None) == action))
 
 
+def names_actions(text: str) -> bool:
+    """Whether a text has a marker for tasks that work on its picture."""
+    return any(":" in marker for marker in _MARKER.findall(text))
+
+
 def unknown(text: str, actions: Collection[str] = ()) -> list[str]:
     """The markers of a text that are not in the table, or name none of these actions."""
     found = ((marker, *marker.rpartition(":")) for marker in dict.fromkeys(_MARKER.findall(text)))

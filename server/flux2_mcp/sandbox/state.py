@@ -121,7 +121,13 @@ MIGRATIONS = (
     CREATE TABLE upload_part (id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, bytes INTEGER NOT NULL)
     """,
     ),
-    ("markers", "ALTER TABLE task ADD COLUMN markers TEXT NOT NULL DEFAULT ''"),
+    (
+        "markers",
+        """
+    ALTER TABLE task ADD COLUMN markers TEXT NOT NULL DEFAULT '';
+    CREATE TABLE marked_picture (digest TEXT PRIMARY KEY, task_id TEXT NOT NULL)
+    """,
+    ),
 )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from flux2_mcp.sandbox.drawing.text import font_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000
+MAX_COMPARED_PIXELS = 20_000_000
+"""Of a picture that is known again by its pixels."""
 _KEPT = (2048, 2048)
 _PAPER: Colour = (244, 244, 246)
 _NARROWEST, _WIDEST = 0.6, 2.2
@@ -71,6 +75,27 @@ def open_source(data: bytes) -> Image.Image:
             modes = ("LA", "RGBA") if clear else ("L", "RGB")
             image = opened.convert(modes[0] if opened.mode in {"1", "L", "LA"} else modes[1])
     return image if turn is None else image.transpose(turn)
+
+
+def measure(data: bytes) -> tuple[int, int]:
+    """Return the width and height of the upright picture, from its head.
+
+    Raises SourceImageError as `read_sources`, but for pixels, which are not read.
+    """
+    with _opened(0, data) as opened:
+        width, height = opened.size
+        return (height, width) if _turn(opened) in _SIDEWAYS else (width, height)
+
+
+def digest(data: bytes) -> str | None:
+    """Return what pictures of the same pixels have in common, whatever their files; None for one that is too large or broken."""
+    try:
+        if math.prod(measure(data)) > MAX_COMPARED_PIXELS:
+            return None
+        pixels = open_source(data).convert("RGBA")
+    except SourceImageError:
+        return None
+    return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
 
 
 def kind_of(data: bytes) -> str | None:

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from flux2_mcp.sandbox.drawing.basics import Colour, Dice
 from flux2_mcp.sandbox.drawing.canvas import Canvas, Mask
-from flux2_mcp.sandbox.drawing.collage import SourceImageError, SourcePicture, lay_cards, read_sources
+from flux2_mcp.sandbox.drawing.collage import SourceImageError, SourcePicture, digest, lay_cards, measure, read_sources
 from flux2_mcp.sandbox.drawing.figures import astronaut, cat, profile, robot
 from flux2_mcp.sandbox.drawing.land import dunes, forest, mountains, ocean
 from flux2_mcp.sandbox.drawing.marks import apple, emblem, fox, lighthouse
@@ -23,7 +23,7 @@ from flux2_mcp.sandbox.drawing.shapes import Frame, Point
 from flux2_mcp.sandbox.drawing.sky import backdrop
 from flux2_mcp.sandbox.drawing.text import Caption, label, lay_out, letter, watermark
 
-__all__ = ["SourceImageError", "read_sources", "render", "size_of"]
+__all__ = ["SourceImageError", "digest", "measure", "read_sources", "render", "size_of"]
 
 # Every ratio exactly, about one megapixel, sides multiples of 16; 2k doubles both sides.
 _SIZES: Final[dict[str, tuple[int, int]]] = {
