@@ -16,7 +16,7 @@ import click
 from flux2_mcp.cli import output, task_output
 from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.cli.task_output import NO_CANCEL
-from flux2_mcp.domain import catalog
+from flux2_mcp.domain import catalog, finishing
 from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.confirmation import Quotation
 from flux2_mcp.engine.service import MAX_COUNT, Service
@@ -93,16 +93,14 @@ def _ask(offer: Quotation) -> None:
 )
 @click.option(
     "--source", "source_images", multiple=True, metavar="IMAGE",
-    help="File, URL or task:ID to remix or finish; repeat for more.",
+    help="File, URL or task:ID to work on; repeat for more.",
 )  # fmt: skip
 @click.option(
     "--aspect-ratio", metavar="RATIO", help="1:1 (default), 4:3, 3:4, 16:9, 9:16, 3:2, 2:3; remix: auto (default)."
 )
 @click.option("--output-resolution", metavar="SIZE", help="1k (default) or 2k; max: 1k only.")
-@click.option("--background", metavar="KIND", help="transparent: cut the subject out, into a PNG. A paid step.")
-@click.option(
-    "--upscale", type=int, metavar="FACTOR", help="2, 4 or 8: make each side so many times longer. A paid step."
-)
+@click.option("--background", metavar="KIND", help="transparent: only the subject; paid.")
+@click.option("--upscale", type=int, metavar="FACTOR", help="2, 4 or 8: so many times larger; paid.")
 @click.option("--safety-checker/--no-safety-checker", "enable_safety_checker", default=None, help="Not for max.")
 @click.option(
     "--count", type=click.IntRange(1, MAX_COUNT), default=1, metavar="N", help="Images, each paid; default 1."
@@ -140,10 +138,12 @@ def generate(
     as_json: bool,
     **request: Any,  # noqa: ANN401  # the options that have the names of RequestArgs' fields
 ) -> int:
-    """Make images from a PROMPT, or remix source images. Prints the file of each first.
-
-    Without a PROMPT, --background and --upscale finish the image of --source as it is.
-    """
+    """Make images from a PROMPT, remix source images, or finish one as it is. Prints the file of each first."""
+    finishes = any(request[name] is not None for name in finishing.arguments()) or (
+        request["variant"] in catalog.finishers()
+    )
+    if request["prompt"] is None and not finishes:
+        raise click.UsageError("Missing argument '\"PROMPT\"'.")
     settings = invocation()
     folders = [] if settings.workspace is None else [Path(settings.workspace)]
     args = RequestArgs(source_images=source_images or None, **request)
