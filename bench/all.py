@@ -25,6 +25,7 @@ SECONDS = 600
 BENCHES: Mapping[str, str] = {
     "startup": "What a host waits for when it starts the server",
     "ends": "How soon serving ends",
+    "api": "How soon a Python program calls RunAPI",
     "calls": "A tool call that needs no network",
     "share": "Our share of a generate call",
     "polling": "From done to known",

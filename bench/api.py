@@ -39,7 +39,28 @@ OURS = f"""
 from flux2_mcp import Flux2Client
 Flux2Client(api_key="{KEY}").text_to_image.run(**{BODY!r})
 """
-CALLERS = {"Flux2Client": OURS, "httpx.Client": PLAIN, "httpx.AsyncClient": ASYNC}
+LEAST = f"""
+import os, sqlite3, ssl, threading
+import anyio, httpx
+from anyio.from_thread import BlockingPortal
+def journal():
+    os.makedirs(os.environ["FLUX2_HOME"])
+    file = sqlite3.connect(os.environ["FLUX2_HOME"] + "/journal.sqlite3", isolation_level=None)
+    file.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
+    for line in ("BEGIN IMMEDIATE", "CREATE TABLE task (key TEXT PRIMARY KEY, request TEXT)", "COMMIT"):
+        file.execute(line)
+async def main():
+    async with BlockingPortal():
+        await anyio.to_thread.run_sync(journal)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        async with httpx.AsyncClient(base_url=os.environ["RUNAPI_BASE_URL"], trust_env=False, verify=tls) as client:
+            await client.post("{CREATE}", json={BODY!r}, headers={{"Idempotency-Key": "k"}})
+thread = threading.Thread(target=anyio.run, args=[main])
+thread.start()
+thread.join()
+"""
+"""What ours stands on and no line of ours: a loop in a thread, a SQLite file that is synced, httpx without certificates."""
+CALLERS = {"Flux2Client": OURS, "httpx.Client": PLAIN, "httpx.AsyncClient": ASYNC, "what ours stands on": LEAST}
 TIMED = "import time; begun = time.perf_counter(); {}; print((time.perf_counter() - begun) * 1000)"
 IMPORTS = {"import flux2_mcp": "import flux2_mcp", "nothing": "pass"}
 DEADLINE_SECONDS = 60.0
@@ -52,6 +73,9 @@ class Listener(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.arrived: dict[str, float] = {}
         self.created = threading.Event()
+
+    def handle_error(self, *_: object) -> None:
+        """A program is killed before it has read the answer: no trace of that in the table."""
 
     def note(self, path: str) -> None:
         now = time.perf_counter()
@@ -128,7 +152,7 @@ def measure(rounds: int, seed: int) -> Report:
                 took = imported(IMPORTS[name])
                 lines[name] += [took] if number else []
     firsts, creates = ({name: [each[at] for each in found[name]] for name in CALLERS} for at in (0, 1))
-    ours, plain, other = CALLERS
+    ours, plain, other, _ = CALLERS
     extra = [one - two for one, two in zip(lines["import flux2_mcp"], lines["nothing"], strict=True)]
     return Report(
         bench="api",
@@ -149,6 +173,8 @@ def measure(rounds: int, seed: int) -> Report:
         ],
         limits=[
             NOISE,
+            "httpx.Client reads the certificates; ours does not where the address is plain HTTP, as here.",
+            "httpx imports rich where that is installed, as here. Elsewhere, httpx.Client takes three quarters of this time.",
             "Our first request asks for the prices, which decide whether the create may be sent; the create follows the answer.",
             "Before the create, ours has made a journal and synced the intent to disk; httpx writes nothing down.",
         ],
