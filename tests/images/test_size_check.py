@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from flux2_mcp.domain import catalog
-from flux2_mcp.domain.models import SourceImage
-from flux2_mcp.images.size_check import mismatch
+from flux2_mcp.domain.models import ImageRequest, SourceImage
+from flux2_mcp.images.size_check import EMPTY, OPAQUE, mismatch
 from flux2_mcp.sandbox.drawing import draw
 
 PLAIN = catalog.request(prompt="a red fox")
@@ -73,3 +73,42 @@ def test_what_only_a_newer_version_knows_matches_anything() -> None:
     for asked in ("9:0", "wide", "1:2:3", "9" * 5000 + ":1", ""):
         assert mismatch(replace(PLAIN, aspect_ratio=asked), 1024, 1024) is None, asked
     assert mismatch(replace(PLAIN, output_resolution="16k"), 16_384, 16_384) is None
+
+
+def finished(model: str, source: SourceImage | None = None, factor: int | None = None) -> ImageRequest:
+    made = catalog.all_models()[model]
+    sources = () if source is None else (source,)
+    return ImageRequest(
+        action=made.action, variant=made.variant, model=made.id, prompt="", upscale_factor=factor, sources=sources
+    )
+
+
+CUT, TOPAZ, CRISP = "recraft-remove-background", "topaz-upscale-image", "recraft-crisp-upscale"
+SMALL = SourceImage(given="a.png", identity="1", width=100, height=50)
+
+
+@pytest.mark.parametrize(
+    ("request_", "size", "share", "why"),
+    [
+        (finished(CUT, SMALL), (100, 50), 0.4, None),
+        (finished(CUT), (7, 9), 0.4, None),
+        (finished(CUT, SMALL), (50, 25), 0.4, None),
+        (finished(CUT, SMALL), (100, 50), None, OPAQUE),
+        (finished(CUT, SMALL), (100, 50), 0.0, OPAQUE),
+        (finished(CUT, SMALL), (100, 50), 1.0, EMPTY),
+        (finished(CUT, SMALL), (50, 50), 0.4, "50x50 came, which has not the shape of its source (100x50)."),
+        (finished(TOPAZ, SMALL, 4), (400, 200), None, None),
+        (finished(TOPAZ, SMALL, 4), (404, 196), None, None),
+        (finished(TOPAZ, SMALL, 4), (405, 200), None, "405x200 came, which is not 4 times its source (100x50)."),
+        (finished(TOPAZ, SMALL, 4), (200, 100), None, "200x100 came, which is not 4 times its source (100x50)."),
+        (finished(TOPAZ, factor=4), (3, 3), None, None),
+        (finished(TOPAZ, replace(SMALL, transparent=True), 2), (200, 100), None, OPAQUE),
+        (finished(TOPAZ, replace(SMALL, transparent=True), 2), (200, 100), 0.2, None),
+        (finished(CRISP, SMALL), (130, 65), None, None),
+        (finished(CRISP, SMALL), (100, 50), None, "100x50 came, which is not larger than its source (100x50)."),
+    ],
+)
+def test_a_finished_picture_is_what_its_step_should_make(
+    request_: ImageRequest, size: tuple[int, int], share: float | None, why: str | None
+) -> None:
+    assert mismatch(request_, *size, share) == why
