@@ -260,7 +260,7 @@ async def test_a_picture_whose_file_is_gone_is_taken_from_runapi(api: ContractAp
     async with opened(settings(api, tmp_path), speed=50.0) as service:
         (report,) = (await asked(service, **LOGO)).tasks
         api.failing.clear()
-        Path(report.steps[0].record.images[0].path).write_bytes(b"something else")
+        Image.new("RGB", (1024, 1024), "blue").save(report.steps[0].record.images[0].path)
         (report,) = (await asked(service, **LOGO)).tasks
         assert report.record.state is State.DELIVERED
     assert api.made(CUT)[-1].body["source_image_url"].startswith(f"{api.url}/results/")
