@@ -292,6 +292,15 @@ async def test_what_a_finished_picture_can_not_be_is_refused_by_name(
     assert not api.tasks
 
 
+async def test_a_picture_that_would_be_too_large_to_be_checked_is_refused(api: ContractApi, tmp_path: Path) -> None:
+    Image.new("L", (6000, 5000)).save(tmp_path / "large.png", compress_level=1)
+    async with opened(settings(api, tmp_path)) as service:
+        with pytest.raises(InvalidRequestError, match=r"upscale: would make 24000x20000; at most 300 megapixels"):
+            await asked(service, source_images=["large.png"], upscale=4)
+        assert (await service.request(RequestArgs(source_images=["large.png"], upscale=2), folders=[tmp_path])).found
+    assert not api.tasks
+
+
 async def test_a_task_of_another_line_that_was_made_elsewhere_is_found(api: ContractApi, tmp_path: Path) -> None:
     async with opened(settings(api, tmp_path / "one"), speed=50.0) as service:
         (tmp_path / "one").mkdir(exist_ok=True)

@@ -11,8 +11,9 @@ from flux2_mcp.domain.models import MAKING, Action, RequestArgs
 from flux2_mcp.domain.urls import callback_problems, is_loopback
 from flux2_mcp.engine import submission
 from flux2_mcp.engine.live_prices import LivePrices
-from flux2_mcp.engine.source_images import SourceImages
+from flux2_mcp.engine.source_images import SourceImages, SourceSet
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording
+from flux2_mcp.images import size_check
 from flux2_mcp.settings import Settings
 
 NO_SOURCE = "is empty: name what is to be remixed, or leave it out to make an image from the prompt alone."
@@ -61,7 +62,7 @@ class RequestChecks:
             args.source_images is not None and not args.source_images
         ):  # a remix of nothing is not an image from the prompt alone
             wrong = (Problem("source_images", NO_SOURCE),)
-        wrong = (*wrong, *callback_problems(args.callback_url, local=local))
+        wrong = (*wrong, *callback_problems(args.callback_url, local=local), *_too_large(args, found))
         saved, hindered = self._save_problems(terms, next(iter(folders), None))
         try:
             first, *finish = finishing.steps_of(args, also=[*wrong, *saved, *_finish_problems(args, terms)])
@@ -97,6 +98,16 @@ class RequestChecks:
         if (total := each * terms.count) <= terms.max_cost_usd:
             return ()
         return [Problem("max_cost_usd", f"the call would cost {budget.dollars(total)}.")]
+
+
+def _too_large(args: RequestArgs, found: Sequence[SourceSet]) -> list[Problem]:
+    """Return the problem of a picture that would be larger than what can be checked when it is delivered."""
+    size = found[0].size if len(found) == 1 and not (args.prompt or "").strip() else None
+    if size is None or args.upscale not in finishing.arguments()["upscale"]:
+        return []
+    width, height = (side * args.upscale for side in size)
+    why = size_check.too_large(width, height)
+    return [] if why is None else [Problem("upscale", why)]
 
 
 def _finish_problems(args: RequestArgs, terms: submission.Terms) -> list[Problem]:

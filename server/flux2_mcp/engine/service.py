@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 
 from flux2_mcp.domain import budget, catalog, finishing
 from flux2_mcp.domain.lifecycle import BEFORE_RESULT, UNFINISHED, State
-from flux2_mcp.domain.models import MAKING, Action, ImageRequest, RequestArgs
+from flux2_mcp.domain.models import MAKING, Action, ImageRequest
 from flux2_mcp.domain.sources import UnreadableError
 from flux2_mcp.engine import callback_listener, submission
 from flux2_mcp.engine.account import Account
@@ -98,7 +98,8 @@ class Service:
         self._quotations = Quotations(self.prices, seam, settings)
         self.account = Account(seam)
         self.pruner = Pruner(seam.journal.history, images)
-        self._checks = RequestChecks(self._source_images, self.prices, settings, sandbox=seam.backend.sandbox)
+        checks = RequestChecks(self._source_images, self.prices, settings, sandbox=seam.backend.sandbox)
+        self.request = checks.request
 
     @classmethod
     @asynccontextmanager
@@ -177,16 +178,6 @@ class Service:
     def _push_url(self, key: str) -> str | None:
         url = self.settings.callback_url
         return None if url is None else callback_listener.address(url, self.settings.api_key or self._account, key)
-
-    async def request(
-        self,
-        args: RequestArgs,
-        *,
-        folders: Sequence[Path] = (),
-        terms: submission.Terms = submission.Terms(),  # noqa: B008  # frozen
-    ) -> submission.CheckedRequest:
-        """Validate a request; see `RequestChecks.request`."""
-        return await self._checks.request(args, folders=folders, terms=terms)
 
     async def offer(
         self,

@@ -49,6 +49,14 @@ class SourceSet:
     record: TaskRecord | None = None
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height in pixels; None if this machine has not read the picture."""
+        if self.local is not None:
+            return self.local[1].width, self.local[1].height
+        images = () if self.record is None else self.record.images
+        return (images[0].width, images[0].height) if images else None
+
+    @property
     def identity(self) -> str:
         """The same for the same picture; see `SourceImage.identity`."""
         if self.local is not None:

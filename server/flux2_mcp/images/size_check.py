@@ -7,6 +7,7 @@ from math import inf
 
 from flux2_mcp.domain.catalog import AUTO, DEFAULT_ASPECT_RATIO, resolution
 from flux2_mcp.domain.models import MAKING, Action, ImageRequest
+from flux2_mcp.images.decode import MAX_LARGE_PIXELS
 
 RATIO_TOLERANCE = 0.03
 """Sides are multiples of 16 or 32 pixels, so 16:9 at 1k may be 1360x768. The two nearest ratios, 4:3 and 3:2, are 12 %
@@ -18,6 +19,13 @@ _RATIO = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})", re.ASCII)
 OPAQUE = "It has no transparent ground."
 EMPTY = "Nothing is left of the picture: all of it is transparent."
 SQUARE = "It is square: no aspect_ratio was given, and without one this model does not keep its source's shape."
+
+
+def too_large(width: int, height: int) -> str | None:
+    """Why an image of this size, in pixels, should not be asked for; None: it can be checked when it is delivered."""
+    if width * height <= MAX_LARGE_PIXELS:
+        return None
+    return f"would make {width}x{height}; at most {MAX_LARGE_PIXELS // 1_000_000} megapixels can be checked and kept."
 
 
 def mismatch(request: ImageRequest, width: int, height: int, transparent_share: float | None = None) -> str | None:
