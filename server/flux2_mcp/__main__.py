@@ -14,7 +14,10 @@ from flux2_mcp.system.environment import said
 
 TYPE_CHECKING = False  # typing and pathlib are not imported here: a host waits for every import
 if TYPE_CHECKING:
+    from flux2_mcp.errors import SettingsError
     from flux2_mcp.runapi.key_file import ConfigText
+    from flux2_mcp.server.transports.early import EarlyAnswers
+    from flux2_mcp.settings import Settings
 
 TAB = "_FLUX2_MCP_COMPLETE"
 """A shell sets this variable for Tab completion, and then calls without arguments (`cli.completion`)."""
@@ -58,19 +61,15 @@ def _serve() -> int:
     except OSError:
         sys.stderr.write(CLOSED)
         return UNUSABLE
-    early = None
     if typed := os.isatty(source):
         sys.stderr.write(TYPED)
-    elif sys.platform != "win32" and said(os.environ.get("FLUX2_EARLY")) != "0":
-        from flux2_mcp.server.transports.early import EarlyAnswers, Snapshot
-
-        early = (snapshot := Snapshot.read()) and EarlyAnswers(snapshot, source, sink)
+    early = None if typed else _early(source, sink)
 
     from flux2_mcp.errors import SettingsError
-    from flux2_mcp.settings import Settings, serving
+    from flux2_mcp.settings import Settings
     from flux2_mcp.system.logs import hide, to_stderr
 
-    settings = serving(os.environ, _config_text(), workspace=project())
+    settings = _settings()
     usable = settings if isinstance(settings, Settings) else None
     # If the server ended now, the host could not know why. So it runs on, and its answers contain the error.
     errors = (settings,) if isinstance(settings, SettingsError) else settings.unusable
@@ -104,6 +103,28 @@ def _serve() -> int:
     if code == NO_JSON:
         sys.stderr.write(NO_JSON_TEXT)
     return code
+
+
+def _early(source: int, sink: int) -> EarlyAnswers | None:
+    """Answer what needs no server, and return when the server is needed; without early answers, at once."""
+    if sys.platform == "win32" or said(os.environ.get("FLUX2_EARLY")) == "0":
+        return None
+    from flux2_mcp.server.transports.early import EarlyAnswers, Snapshot
+
+    if (snapshot := Snapshot.read()) is None:
+        return None
+    early = EarlyAnswers(snapshot, source, sink)
+    if said(os.environ.get("FLUX2_SLEEP")) != "0":
+        from flux2_mcp.server.transports.sleep import sleep
+
+        sleep(early, os.environ, _settings)
+    return early
+
+
+def _settings() -> Settings | SettingsError:
+    from flux2_mcp.settings import serving
+
+    return serving(os.environ, _config_text(), workspace=project())
 
 
 def _claimed() -> tuple[int, int]:

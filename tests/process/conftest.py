@@ -11,6 +11,7 @@ import pytest
 from flux2_mcp.cli import main
 from flux2_mcp.runapi import key_file
 from flux2_mcp.runapi.key_file import config_file
+from tests.support.deep import deep_but
 
 Here = Callable[..., tuple[int, str, str]]
 
@@ -46,7 +47,7 @@ def here(
     logger.setLevel(before)
 
 
-@pytest.fixture(params=["early", pytest.param("late", marks=pytest.mark.deep)])
+@pytest.fixture(params=deep_but(("asleep", "early", "late"), "asleep"))
 def served_env(request: pytest.FixtureRequest, clean_env: dict[str, str]) -> dict[str, str]:
-    """An environment for a server: with its first answers given early, and without."""
-    return clean_env | {"FLUX2_EARLY": "1" if request.param == "early" else "0"}
+    """An environment for a server: one that sleeps until it is needed, one with early answers alone, and one without."""
+    return clean_env | {"FLUX2_EARLY": f"{request.param != 'late':d}", "FLUX2_SLEEP": f"{request.param == 'asleep':d}"}

@@ -29,7 +29,7 @@ from flux2_mcp.server.clients import CLIENTS, STANDARD
 from flux2_mcp.server.transports.early import CAPABILITIES as CAPABILITIES_KEY
 from flux2_mcp.server.transports.early import CLIENT, SNAPSHOT, VERSION, EarlyAnswers, Opening, Snapshot
 from flux2_mcp.settings import Settings, from_env
-from tests.support.openings import HOSTS, legacy, live, opening
+from tests.support.openings import HOSTS, legacy, live, opening, whole_opening
 from tests.support.stdio import DEADLINE, MODERN, NO_HURRY, Raw, patched
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +59,7 @@ async def taken(server: Flux2Server) -> bytes:
     for revision in VERSIONS:
         era = "legacy" if revision in HANDSHAKE_PROTOCOL_VERSIONS else "modern"
         for form, name in names.items():
-            lines = opening(revision, name)
+            lines = whole_opening(revision, name)
             asked = {request["id"]: request["method"] for line in lines if "id" in (request := json.loads(line))}
             for ident, answer in (await live(server, lines)).items():
                 start = b'{"jsonrpc":"2.0","id":%d,"result":' % int(ident)
@@ -305,7 +305,7 @@ sys.meta_path.insert(0, Seen)
 
 
 class Gate:
-    """A server whose start stands still in the import of the SDK, until `open`."""
+    """A server that does not sleep and whose start stands still in the import of the SDK, until `open`."""
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         (folder / "held").mkdir()
@@ -315,7 +315,7 @@ class Gate:
             "sys.path.remove(__file__.rpartition('/')[0])\ndel sys.modules['pydantic']\nimport pydantic\n"
         )
         self._gate = os.open(folder / "gate", os.O_RDWR)
-        self.env = {**env, "PYTHONPATH": str(folder / "held")}
+        self.env = {**env, "FLUX2_SLEEP": "0", "PYTHONPATH": str(folder / "held")}
 
     def open(self) -> None:
         os.write(self._gate, b".")

@@ -42,19 +42,22 @@ WAYS = {"end of input": (close_input, 0)} | {
 }
 
 
-def question(era: str, ident: str) -> str:
-    """A request that the server itself has to answer."""
-    return json.dumps(json.loads(opening(era, "tests")[-1]) | {"id": ident, "method": "resources/templates/list"})
+def question(era: str, ident: str, kind: str = "early") -> str:
+    """A request that the server itself has to answer; of the kind `asleep`, one that does not wake it."""
+    last = json.loads(opening(era, "tests")[-1]) | {"id": ident}
+    if kind == "asleep":
+        return json.dumps(last | {"method": "resources/templates/list"})
+    return json.dumps(last | {"method": "tools/call", "params": {**last.get("params", {}), "name": "list_variants"}})
 
 
-def begin(server: Raw, era: str) -> None:
+def begin(server: Raw, era: str, kind: str = "early") -> None:
     """Say hello, and see that the server is there."""
-    server.send(*opening(era, "tests"), question(era, "last"))
+    server.send(*opening(era, "tests"), question(era, "last", kind))
     while server.receive()["id"] != "last":
         pass
 
 
-KINDS = {"early": {}, "late": {"FLUX2_EARLY": "0"}}
+KINDS = {"asleep": {}, "early": {"FLUX2_SLEEP": "0"}, "late": {"FLUX2_EARLY": "0"}}
 
 
 @pytest.mark.parametrize(
@@ -66,13 +69,14 @@ KINDS = {"early": {}, "late": {"FLUX2_EARLY": "0"}}
             (LEGACY, "early", "end of input"),
             (MODERN, "sockets", "SIGINT"),
             (LEGACY, "late", "SIGTERM"),
+            *product([LEGACY], ["asleep"], WAYS),
         ],
     ),
 )
 def test_an_idle_server_ends_with_its_code(era: str, kind: str, way: str, clean_env: dict[str, str]) -> None:
     act, code = WAYS[way]
     with Raw(clean_env | KINDS.get(kind, {}), sockets=kind == "sockets") as server:
-        begin(server, era)
+        begin(server, era, kind)
         act(server)
         assert server.end() == (code, b"")
 
@@ -108,20 +112,27 @@ def test_a_call_that_waits_is_answered_and_its_task_is_free_for_the_next_process
         assert read.execute(f"SELECT count(*), count(lease_until) {still}").fetchall() == [(1, 0)]
 
 
-@pytest.mark.parametrize("era", [LEGACY, pytest.param(MODERN, marks=pytest.mark.deep)])
-def test_a_host_that_no_longer_reads_ends_it(era: str, clean_env: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("era", "kind"), thin(product(ERAS, ["early", "asleep"]), kept=[(LEGACY, "early"), (MODERN, "asleep")])
+)
+def test_a_host_that_no_longer_reads_ends_it(era: str, kind: str, clean_env: dict[str, str]) -> None:
     with Raw(clean_env) as server:
-        begin(server, era)
+        begin(server, era, kind)
         server.close_output()
-        server.send(question(era, "next"))
+        server.send(question(era, "next", kind))
         assert server.wait() == 0
 
 
 @pytest.mark.parametrize(
     ("era", "flood", "way"),
     thin(
-        product(ERAS, ["answers", "refusals"], WAYS),
-        kept=[(LEGACY, "refusals", "end of input"), (MODERN, "answers", "SIGTERM")],
+        product(ERAS, ["answers", "refusals", "asleep"], WAYS),
+        kept=[
+            (LEGACY, "refusals", "end of input"),
+            (MODERN, "answers", "SIGTERM"),
+            (LEGACY, "asleep", "end of input"),
+            (MODERN, "asleep", "SIGINT"),
+        ],
     ),
 )
 def test_a_full_pipe_that_nobody_reads_keeps_nobody_from_ending(
@@ -129,8 +140,10 @@ def test_a_full_pipe_that_nobody_reads_keeps_nobody_from_ending(
 ) -> None:
     act, code = WAYS[way]
     with Raw(clean_env, pipe_bytes=PIPE_BYTES) as server:
-        begin(server, era)
-        server.send(*("not JSON" if flood == "refusals" else question(era, f"{number}") for number in range(100)))
+        begin(server, era, flood)
+        server.send(
+            *("not JSON" if flood == "refusals" else question(era, f"{number}", flood) for number in range(100))
+        )
         server.until_full()
         act(server)
         assert server.wait() == code
@@ -145,7 +158,7 @@ HOLDS = {
         143,
     ),
     "a thread": (
-        "service.Service.page = lambda *_, **__: anyio.to_thread.run_sync(held)",
+        "service.Service.newest = lambda *_, **__: anyio.to_thread.run_sync(held)",
         ("resources/list", {}),
         close_input,
         0,
@@ -156,7 +169,8 @@ HOLDS = {
 @pytest.mark.parametrize("what", HOLDS)
 def test_whatever_holds_the_process_up_is_left_behind(what: str, clean_env: dict[str, str]) -> None:
     patch, (method, params), act, code = HOLDS[what]
-    with Raw(clean_env, command=patched(f"{HELD}\n{patch}")) as server:
+    # Awake from the start: a server that sleeps lists resources without a service.
+    with Raw(clean_env | {"FLUX2_SLEEP": "0"}, command=patched(f"{HELD}\n{patch}")) as server:
         server.send(*opening(LEGACY, "tests"))
         server.send(json.dumps({"jsonrpc": "2.0", "id": "held", "method": method, "params": params}))
         server.until_it_says(b"held\n")

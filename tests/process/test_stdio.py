@@ -76,8 +76,10 @@ def test_the_workspace_that_is_set_counts_wherever_the_server_was_started(
 
 @pytest.mark.parametrize("early", ["1", pytest.param("0", marks=pytest.mark.deep)])
 def test_nothing_heavy_is_imported_before_it_is_needed(early: str, clean_env: dict[str, str]) -> None:
-    with Raw(clean_env | {"FLUX2_EARLY": early}, command=patched(TELLS_ITS_MODULES)) as server:
-        server.send(*opening(LEGACY, "tests"), '{"jsonrpc":"2.0","id":"last","method":"resources/templates/list"}')
+    with Raw(clean_env | {"FLUX2_EARLY": early, "FLUX2_SLEEP": "0"}, command=patched(TELLS_ITS_MODULES)) as server:
+        server.send(
+            *opening(LEGACY, "tests"), '{"jsonrpc":"2.0","id":"last","method":"prompts/get","params":{"name":"none"}}'
+        )
         while server.receive()["id"] != "last":
             pass
         assert server.end() == (0, b"")

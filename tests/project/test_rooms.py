@@ -23,16 +23,16 @@ FACES: Mapping[str, tuple[str, ...]] = {
     "api": ("client", "results", "sync"),
     "server": (
         "app", "http", "results.account", "results.catalog", "results.task_words", "results.tasks", "sdk",
-        "transports.bearer", "transports.early", "transports.stdio", "viewer.app",
+        "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",
     ),
     "engine": (
         "account", "backend", "confirmation", "live_prices", "pruning", "seam", "service", "submission", "waiting",
     ),
     "runapi": (
-        "causes", "client", "exchange", "key_file", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "wire",
+        "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "wire",
     ),
     "images": ("download", "names", "preview", "size_check", "thumbnails", "upright", "workspace"),
-    "journal": ("journal", "contract", "records"),
+    "journal": ("journal", "contract", "listed", "records", "watch"),
     "sandbox": ("scenarios", "server"),
     "sandbox.drawing": ("cut_out", "draw", "enlarge"),
     "hosts": ("command", "editors.jsonc", "entry", "files", "links", "places", "plan", "switches", "table"),

@@ -29,7 +29,7 @@ from mcp_types import (
 from PIL import Image
 
 from flux2_mcp.engine.backend import account_name
-from flux2_mcp.server import clients, resources
+from flux2_mcp.server import clients, listing
 from flux2_mcp.server.app import build
 from flux2_mcp.server.docs import uris
 from flux2_mcp.settings import Settings
@@ -167,7 +167,7 @@ async def test_a_resource_that_is_not_there_is_not_found(client: Client) -> None
 
 
 async def test_resources_come_in_pages_newest_first(client: Client, sandbox_settings: Settings) -> None:
-    ids = await failed(sandbox_settings.home, account_name(sandbox_settings), resources.PAGE_TASKS + 1)
+    ids = await failed(sandbox_settings.home, account_name(sandbox_settings), listing.PAGE_TASKS + 1)
     first = await client.list_resources()
     second = await client.list_resources(cursor=first.next_cursor)
     assert [resource.uri for resource in first.resources][-len(ids) :] == [

@@ -19,7 +19,7 @@ from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error, InvalidRequestError
 from flux2_mcp.images import thumbnails
 from flux2_mcp.journal.records import TaskChange
-from flux2_mcp.server import resources
+from flux2_mcp.server import listing, resources
 from flux2_mcp.server.results.tasks import stamp
 from flux2_mcp.server.session import ServerSession
 from flux2_mcp.settings import Settings
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def service(sandbox_settings: Settings) -> AsyncIterator[Service]:
     """One that knows a page of tasks and one more, which all have failed."""
-    await failed(sandbox_settings.home, account_name(sandbox_settings), resources.PAGE_TASKS + 1)
+    await failed(sandbox_settings.home, account_name(sandbox_settings), listing.PAGE_TASKS + 1)
     async with Service.opened(sandbox_settings) as service:
         yield service
 
@@ -41,7 +41,7 @@ async def test_the_cursor_of_a_full_page_leads_to_the_rest_and_no_invented_one_l
     assert first.next_cursor is not None
     second = await resources.listed(service, first.next_cursor)
     uris = [resource.uri for page in (first, second) for resource in page.resources if "/task-" in str(resource.uri)]
-    assert uris == [f"flux2://tasks/task-k{number}" for number in reversed(range(resources.PAGE_TASKS + 1))]
+    assert uris == [f"flux2://tasks/task-k{number}" for number in reversed(range(listing.PAGE_TASKS + 1))]
     assert second.next_cursor is None
     for invented in ("no such key", "task-k1", ""):
         with pytest.raises(InvalidRequestError, match="is none that a page gave"):

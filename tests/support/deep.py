@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 
 
+def deep_but(names: Iterable[str], *kept: str) -> list[Any]:
+    """The same for one argument."""
+    return [name if name in kept else pytest.param(name, marks=pytest.mark.deep) for name in names]
+
+
 def thin(rows: Iterable[Sequence[Any]], *, kept: Collection[Sequence[Any]]) -> list[Any]:
     """All rows as `parametrize` takes them; those that are not in `kept` are marked deep."""
     rows, kept = [tuple(row) for row in rows], {tuple(row) for row in kept}

@@ -80,6 +80,17 @@ def modern(version: str, client: str | None = "tests", capabilities: object = No
     ]
 
 
+LISTS = ("prompts/list", "resources/list", "resources/templates/list")
+
+
+def whole_opening(version: str, client: str, capabilities: object = None) -> list[str]:
+    """Everything that a client of any version asks before anybody asks for an image."""
+    lines = opening(version, client, capabilities)
+    last = json.loads(lines[-1])
+    more = LISTS if version >= "2026" else (*LISTS, "ping")
+    return [*lines, *(json.dumps(last | {"id": number, "method": method}) for number, method in enumerate(more, 3))]
+
+
 def opening(version: str, client: str, capabilities: object = None) -> list[str]:
     """How a client of any version begins."""
     return (modern if version >= "2026" else legacy)(version, client, capabilities)

@@ -226,14 +226,18 @@ class Raw:
             rest = rest[os.write(self._to, rest[:4096]) :]
 
     def receive(self) -> dict[str, Any]:
+        """The next line of its output, which is a message."""
+        message: dict[str, Any] = json.loads(self.line())
+        return message
+
+    def line(self) -> bytes:
         """The next line of its output."""
         while b"\n" not in self._begun:
             chunk = self._output()
             assert chunk, "the output has ended"
             self._begun += chunk
         line, _, self._begun = self._begun.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
-        return message
+        return line
 
     def _output(self) -> bytes:
         assert select.select([self._from], [], [], DEADLINE)[0], "nothing came"

@@ -23,29 +23,32 @@ DECLARED: dict[str, Any] = {"io.modelcontextprotocol/clientCapabilities": TASKS}
 
 @dataclass(frozen=True)
 class Way:
-    """`late` is for stdio alone: no answer is given before the SDK is there."""
+    """For stdio alone: `late`, where no answer is given before the SDK is there; `awake`, where it loads at the start."""
 
     kind: type[Host | WebHost]
     era: str
     late: bool = False
+    awake: bool = False
 
     def __str__(self) -> str:
-        return f"{'stdio' if self.kind is Host else 'http'}-{self.era}{'-late' if self.late else ''}"
+        return f"{'stdio' if self.kind is Host else 'http'}-{self.era}{'-late' if self.late else ''}{'-awake' if self.awake else ''}"
 
     def opened(self, env: dict[str, str], cwd: Path, **more: Any) -> AbstractContextManager[Host | WebHost]:  # noqa: ANN401  # arguments of Host
-        return self.kind(env | {"FLUX2_EARLY": f"{not self.late:d}"}, self.era, cwd=str(cwd), **more)
+        switches = {"FLUX2_EARLY": f"{not self.late:d}", "FLUX2_SLEEP": f"{not self.awake:d}"}
+        return self.kind(env | switches, self.era, cwd=str(cwd), **more)
 
 
 OVER_STDIO, OVER_HTTP = ({era: Way(kind, era) for era in ERAS} for kind in (Host, WebHost))
 WAYS = (*OVER_STDIO.values(), *OVER_HTTP.values())
 LATE = tuple(Way(Host, era, late=True) for era in ERAS)
+AWAKE = tuple(Way(Host, era, awake=True) for era in ERAS)
 
 
 def each(*kept: Way, era: str | None = None) -> list[Any]:
-    """All ways, or those of one era. `make test` takes the `kept` ones, or all but the late: early answers are test_early's."""
+    """All ways, or those of one era. `make test` takes the `kept` ones, or all but the late and the awake: test_early's."""
     return [
         way if way in (kept or WAYS) else pytest.param(way, marks=pytest.mark.deep)
-        for way in (*WAYS, *LATE)
+        for way in (*WAYS, *LATE, *AWAKE)
         if era in {None, way.era}
     ]
 

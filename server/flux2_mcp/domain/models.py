@@ -9,9 +9,11 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
 
+from flux2_mcp.domain import account_names
+
 SERVICE = "flux-2"
 """The name, in RunAPI's price calls, of the service whose models make images from a prompt."""
-SANDBOX = "sandbox"
+SANDBOX = account_names.SANDBOX
 """The account of the embedded sandbox, which spends no money. Every other account spends."""
 
 

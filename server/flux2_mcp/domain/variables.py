@@ -50,5 +50,6 @@ VARIABLES = (
         "`1`: RunAPI is asked for its calls, with the key of a login; no public address is needed. So is it after `flux2-mcp login --listen`",
         "`0`",
     ),
+    Variable("FLUX2_SLEEP", "`0`: the whole server loads at its start, also if nobody asks for an image", "`1`"),
 )
 """Hosts' entries list the variables in this order. It must stay: an installed entry is compared with a new one."""

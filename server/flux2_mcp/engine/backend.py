@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from flux2_mcp import __version__
+from flux2_mcp.domain import account_names
 from flux2_mcp.domain.models import SANDBOX
 from flux2_mcp.domain.urls import one_spelling
 from flux2_mcp.errors import GET_A_KEY, AuthenticationError, Wording
@@ -31,8 +31,7 @@ def account_name(settings: Settings) -> str:
     """Return a name for the service and the key that does not reveal the key. The journal files tasks under it."""
     if settings.mode == "sandbox":
         return SANDBOX
-    fingerprint = hashlib.sha256((settings.api_key or "").encode()).hexdigest()[:12]
-    return f"{one_spelling(urlsplit(settings.base_url).netloc)}:{fingerprint}"
+    return account_names.account_name(one_spelling(urlsplit(settings.base_url).netloc), settings.api_key)
 
 
 class Backend:

@@ -43,6 +43,7 @@ from flux2_mcp.errors import (
     before_sending,
     together,
 )
+from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, service_of
 from flux2_mcp.runapi.wire import result_path
 from flux2_mcp.settings import Settings
@@ -372,6 +373,11 @@ class Service:
         """Read a page of tasks from the journal, newest first: those older than the record with the key `before`."""
         await self._one_account()
         return await self._journal.tasks.recent(limit=limit, before=before)
+
+    async def newest(self, *, limit: int, before: str | None) -> tuple[ListedTask, ...]:
+        """Read the same page as lists of resources have it: also where a record can't be read."""
+        await self._one_account()
+        return await self._journal.tasks.newest(limit=limit, before=before)
 
     async def called_back(self, ident: str, target: str | None) -> bool:
         """Poll a task soon, because a callback names it. Return whether it is a task of ours that RunAPI works on.

@@ -2,17 +2,15 @@
 
 No other room knows which database holds it.
 
-Face: `journal`, `contract`, `records`.
+Face: `journal`, `contract`, `listed`, `records`, `watch`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from flux2_mcp.journal import owners
-
+TYPE_CHECKING = False  # typing and pathlib are not imported here: the server that sleeps has no use for them
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flux2_mcp.journal.contract import Journal
     from flux2_mcp.journal.records import Health
 
@@ -25,6 +23,7 @@ def open_journal(home: Path, account: str) -> Journal:
         account: A name made from the service and the key, which does not hold the key; see
             `engine.backend.account_name`.
     """
+    from flux2_mcp.journal import owners
     from flux2_mcp.journal.sqlite.store import SqliteJournal
 
     return SqliteJournal(home, account, owners.name())

@@ -39,11 +39,11 @@ from flux2_mcp.domain.budget import Caps, SpendingBy, SpendingGroup, SpentSums
 from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import ImageRequest, NameOwner, StoredImage, UploadedFile
 from flux2_mcp.errors import Flux2Error
+from flux2_mcp.journal import owners
+from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskMatches, TaskRecord
 
-LEASE_SECONDS = 20.0
-"""How long a lease lasts without renewal, where it can't be seen whether its process lives. It is renewed ten times as
-often, so that a process on a busy machine keeps its tasks."""
+LEASE_SECONDS = owners.LEASE_SECONDS
 MAX_DURATIONS = 200
 """Durations of each kind that the planner learns from."""
 
@@ -168,6 +168,10 @@ class Tasks(Protocol):
         before: str | None = None,
     ) -> tuple[TaskRecord, ...]:
         """The newest records that match, newest first. `before` is a key: only tasks made before it."""
+        ...
+
+    async def newest(self, *, limit: int, before: str | None = None) -> tuple[ListedTask, ...]:
+        """The newest tasks for a list, newest first; `before` as in `recent`. A record that can't be read is among them."""
         ...
 
     async def mark_reported(self, keys: Sequence[str], *, at: datetime) -> None:

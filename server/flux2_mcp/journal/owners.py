@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-import uuid
 from functools import cache
-from pathlib import Path
+
+LEASE_SECONDS = 20.0
+"""How long a lease lasts without renewal, where it can't be seen whether its process lives. It is renewed ten times as
+often, so that a process on a busy machine keeps its tasks."""
 
 
 def name() -> str:
     """A name for this process: where it runs, its process id, and a random part that no later process has."""
-    return f"{_place()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+    return f"{_place()}/{os.getpid()}/{os.urandom(4).hex()}"
 
 
 def is_dead(owner: str) -> bool:
@@ -33,7 +34,16 @@ def is_dead(owner: str) -> bool:
 def _place() -> str:
     """The machine and, on Linux, the container: process ids are only unique in it."""
     try:
-        namespace = Path("/proc/self/ns/pid").readlink().name
+        namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
         namespace = ""
-    return f"{platform.node()}{namespace}"
+    return f"{_node()}{namespace}"
+
+
+def _node() -> str:
+    """The machine's name in its network; "" if it has none."""
+    if hasattr(os, "uname"):
+        return os.uname().nodename
+    import platform
+
+    return platform.node()

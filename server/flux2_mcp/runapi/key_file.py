@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flux2_mcp.errors import SettingsError, Wording
-from flux2_mcp.system.environment import said, said_key, said_path
+from flux2_mcp.runapi.key_place import KEY_FIELDS, LISTEN_FIELD, URL_FIELDS, config_path
+from flux2_mcp.system.environment import said, said_key
 from flux2_mcp.system.files import write_atomically
 
-KEY_FIELDS, URL_FIELDS = ("api_key", "apiKey"), ("base_url", "baseUrl")
-"""The fields with the key and with RunAPI's address, the present names first (`api/runapi.md`, base)."""
-LISTEN_FIELD = "flux2_listen"
-"""The field in which `flux2-mcp login --listen` says that this key may listen. It is ours; other tools keep it."""
 KEY_NAMES = frozenset(
     {
         *("key", "apikey", "xapikey", "runapikey", "runapiapikey", "secret", "secretkey", "apisecret"),
@@ -45,12 +42,8 @@ ConfigText: TypeAlias = "str | UnreadableFile | None"
 
 def config_file(env: Mapping[str, str]) -> Path | None:
     """The file in which RunAPI's own tools keep the key (`api/runapi.md`, base); None if there is no home folder."""
-    base = said_path(env.get("XDG_CONFIG_HOME"), env)
-    # A relative path is ignored (XDG Base Directory Specification).
-    if base is not None and Path(base).is_absolute():
-        return Path(base) / "runapi" / "config.json"
-    home = said(env.get("HOME")) or said(env.get("USERPROFILE"))
-    return None if home is None else Path(home) / ".config" / "runapi" / "config.json"
+    path = config_path(env)
+    return None if path is None else Path(path)
 
 
 def config_fields(text: ConfigText, path: Path | None) -> dict[str, object]:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import anyio.to_thread
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTemplate
+from mcp_types import ListResourcesResult, Resource, ResourceTemplate
 
 from flux2_mcp.domain.lifecycle import STATUSES
 from flux2_mcp.engine.service import Service
@@ -20,18 +20,17 @@ from flux2_mcp.engine.waiting import TaskReport
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem
 from flux2_mcp.images import preview, thumbnails
 from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.server import listing
 from flux2_mcp.server.docs import index
+from flux2_mcp.server.listing import JSON_TYPE, PAGE_TASKS, TASKS
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.session import ServerSession
 from flux2_mcp.system import files
 
 SCHEME = "flux2"
-TASKS = "flux2://tasks"
-PAGE_TASKS = 50
 MAX_WHOLE_BYTES = 64 * 2**20
 """Bytes of an image that is sent whole: an enlarged one may have hundreds of MB, and goes by its path alone."""
 MAX_SCALE_PX = 2048
-JSON_TYPE = "application/json"
 
 TEMPLATES = (
     *index.TEMPLATES,
@@ -63,37 +62,13 @@ async def listed(service: Service | None, cursor: str | None) -> ListResourcesRe
         InvalidRequestError: The cursor is not from a page of ours.
     """
     before = await _read_cursor(service, cursor)
-    records = () if service is None else await service.page(limit=PAGE_TASKS, before=before)
+    tasks = () if service is None else await service.newest(limit=PAGE_TASKS, before=before)
     found = []
     if before is None:
         found = [document.resource() for document in index.documents().values() if document.listed]
         found.append(Resource(name="tasks", title="Image tasks", uri=TASKS, mime_type=JSON_TYPE))
-    for record in records:
-        found += _resources(record)
-    return ListResourcesResult(
-        resources=found, next_cursor=_cursor(records[-1].key) if len(records) == PAGE_TASKS else None
-    )
-
-
-def _resources(record: TaskRecord) -> list[Resource]:
-    ident = record.task_id or record.key
-    title = " ".join(record.request.prompt.split())[:60] or ident
-    annotations = Annotations(last_modified=task_results.stamp(record.completed_at or record.created_at))
-    task = Resource(
-        name=f"task-{ident}", title=title, uri=f"{TASKS}/{ident}", mime_type=JSON_TYPE, annotations=annotations
-    )
-    images = [
-        Resource(
-            name=Path(image.path).name,
-            title=title,
-            uri=task_results.image_uri(ident),
-            mime_type=image.mime_type,
-            size=image.size_bytes,
-            annotations=annotations,
-        )
-        for image in record.images[:1]
-    ]
-    return [task, *images]
+    found += [Resource.model_validate(entry, by_name=False) for entry in listing.entries(tasks)]
+    return ListResourcesResult(resources=found, next_cursor=listing.cursor(tasks))
 
 
 async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
@@ -169,10 +144,6 @@ def _whole(path: Path) -> bytes:
 
 def _json(data: object) -> ReadResourceContents:
     return ReadResourceContents(json.dumps(data, ensure_ascii=False), JSON_TYPE)
-
-
-def _cursor(key: str) -> str:
-    return base64.urlsafe_b64encode(key.encode()).decode()
 
 
 async def _read_cursor(service: Service | None, cursor: str | None) -> str | None:

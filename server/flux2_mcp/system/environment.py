@@ -36,8 +36,13 @@ def said_path(text: str | None, env: Mapping[str, str]) -> str | None:
     found = said(text)
     if found is None or (found != "~" and not found.startswith(("~/", f"~{os.sep}"))):
         return found
-    home = said(env.get("HOME")) or said(env.get("USERPROFILE"))
+    home = home_of(env)
     return found if home is None else home + found[1:]
+
+
+def home_of(env: Mapping[str, str]) -> str | None:
+    """The user's home, if this environment names it."""
+    return said(env.get("HOME")) or said(env.get("USERPROFILE"))
 
 
 def cleaned(env: Mapping[str, str]) -> dict[str, str]:

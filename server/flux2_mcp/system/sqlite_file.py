@@ -1,6 +1,6 @@
 """SQLite files of this project: WAL, append-only migrations, short write transactions. Sync; call from a thread.
 
-This is the only module that imports sqlite3. `journal.sqlite` and the sandbox's state use it.
+Only this module and `sqlite_reading` import sqlite3. `journal.sqlite` and the sandbox's state use it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flux2_mcp.system import forking
+from flux2_mcp.system import forking, sqlite_reading
 from flux2_mcp.system.migrations import Migrations, is_newer, migration_columns, pending, recorded, unnamed
+from flux2_mcp.system.sqlite_reading import text_or_bytes
 from flux2_mcp.system.text import folded
 
 Row = sqlite3.Row
@@ -218,7 +219,7 @@ class Database:
 
     def _set_up(self) -> None:
         self.connection.row_factory = sqlite3.Row
-        self.connection.text_factory = _text
+        self.connection.text_factory = text_or_bytes
         self.connection.create_function("mentions", 2, _mentions, deterministic=True)
         self.connection.execute("PRAGMA foreign_keys=ON")
 
@@ -241,14 +242,6 @@ def _mentions(text: bytes | None, wanted: str) -> bool:
     It takes bytes, because a broken text must not end the query.
     """
     return text is not None and wanted in folded(text.decode(errors="replace"))
-
-
-def _text(data: bytes) -> str | bytes:
-    """Text, or bytes if it is not UTF-8: one broken value must not make the others of its query unreadable."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -373,10 +366,8 @@ def reading(path: Path) -> Iterator[Read]:
     Raises:
         sqlite3.Error: The file can't be opened.
     """
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
-        connection.row_factory = sqlite3.Row
-        connection.text_factory = _text
-        yield lambda sql, parameters=(): connection.execute(sql, parameters).fetchall()
+    with sqlite_reading.reading(path.absolute().as_uri(), BUSY_SECONDS) as read:
+        yield read
 
 
 def looked_at(path: Path, question: str, whole: Whole) -> tuple[bool, int]:

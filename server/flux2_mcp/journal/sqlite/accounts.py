@@ -9,21 +9,18 @@ The name spells the service in one way. Earlier versions kept the spelling that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flux2_mcp.domain.urls import one_spelling
 from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import TaskRecord, service_of
-from flux2_mcp.journal.sqlite import task_rows
+from flux2_mcp.journal.sqlite import names, task_rows
 from flux2_mcp.journal.sqlite.fragments import IS_OPEN, OPEN, UNHELD
+from flux2_mcp.journal.sqlite.names import HERE, first_of
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
-    from flux2_mcp.system.sqlite_file import Database, Read, Row, Value
-
-_HERE = "account > :first AND account < :last AND instr(substr(account, length(:first) + 1), ':') = 0"
-"""The account is on the same service: its name is the service, a colon, and a rest without a colon."""
+    from flux2_mcp.system.sqlite_file import Database, Read, Value
 
 _NAMES = """
 WITH RECURSIVE name (account) AS (
@@ -50,11 +47,11 @@ class SqliteAccounts:
 
     async def known(self) -> bool:
         """See `contract.Accounts.known`."""
-        return await self._file.run(lambda database: known(self._file.name, database.read))
+        return await self._file.run(lambda database: names.known(self._file.name, database.read))
 
     async def has_others(self) -> bool:
         """See `contract.Accounts.has_others`."""
-        return await self._file.run(lambda database: has_others(self._file.name, database.read))
+        return await self._file.run(lambda database: names.has_others(self._file.name, database.read))
 
     async def foreign_tasks(self) -> tuple[TaskRecord, ...]:
         """See `contract.Accounts.foreign_tasks`."""
@@ -78,8 +75,8 @@ def spelled(name: str) -> str:
 
 def respell(database: Database) -> None:
     """Bring names that an earlier version wrote as typed to the one spelling, so that each task keeps its owner."""
-    names = [str(row[0]) for row in database.read(_NAMES) if isinstance(row[0], str)]
-    others = [name for name in names if spelled(name) != name]
+    there = [str(row[0]) for row in database.read(_NAMES) if isinstance(row[0], str)]
+    others = [name for name in there if spelled(name) != name]
     if not others:
         return
     with database.write():
@@ -108,43 +105,18 @@ def take_over(name: str, task_id: str, owner: str, until: float, database: Datab
         "UPDATE OR IGNORE task SET account = :tasks, owner = :owner, fence = fence + 1, lease_until = :until"
         " WHERE task_id = :task_id AND instr(account, ':')"
     )
-    values: dict[str, Value] = {"tasks": tasks_of(name, database.read), "owner": owner, "until": until}
+    values: dict[str, Value] = {"tasks": names.tasks_of(name, database.read), "owner": owner, "until": until}
     return bool(service_of(name)) and database.execute(sql, values | {"task_id": task_id}) > 0
-
-
-def tasks_of(name: str, read: Read) -> str:
-    """The name under which a key's tasks are recorded."""
-    return _first(read("SELECT tasks FROM holder WHERE account = ?", (name,))) or name
-
-
-def _first(found: Sequence[Row]) -> str | None:
-    """The name that was found; None also if it is no text, and so is no name."""
-    return found[0]["tasks"] if found and isinstance(found[0]["tasks"], str) else None
-
-
-def known(name: str, read: Read) -> bool:
-    """Whether the journal has recorded which account the key belongs to."""
-    return bool(read("SELECT 1 FROM holder WHERE account = ?", (name,)))
 
 
 def belongs(name: str, holder: str, database: Database) -> None:
     """Record which account the key belongs to, and move its tasks there. Call inside `Database.write`."""
-    values: dict[str, Value] = {"name": name, "holder": holder, **_service(name)}
-    sql = f"SELECT tasks FROM holder WHERE holder = :holder AND {_HERE} ORDER BY rowid LIMIT 1"
+    values: dict[str, Value] = {"name": name, "holder": holder, **names.service(name)}
+    sql = f"SELECT tasks FROM holder WHERE holder = :holder AND {HERE} ORDER BY rowid LIMIT 1"
     found = database.read(sql, values)
-    values["tasks"] = tasks = _first(found) or name
+    values["tasks"] = tasks = first_of(found) or name
     if database.execute("INSERT OR IGNORE INTO holder VALUES (:name, :holder, :tasks)", values) and tasks != name:
         _move(name, tasks, database)
-
-
-def has_others(name: str, read: Read) -> bool:
-    """Whether other keys, of any account, have made tasks on the same service."""
-    values = {"name": name, **_service(name)}
-    # Two ranges of the index: a condition <> would read a journal of years to its end.
-    return any(
-        read(f"SELECT 1 FROM task WHERE {_HERE} AND {other} LIMIT 1", values)
-        for other in ("account < :name", "account > :name")
-    )
 
 
 def foreign_tasks(name: str, now: float, until: float, read: Read) -> tuple[TaskRecord, ...]:
@@ -156,7 +128,7 @@ def foreign_tasks(name: str, now: float, until: float, read: Read) -> tuple[Task
         " AND account NOT IN (SELECT account FROM holder WHERE tasks = :tasks)"
         f" AND ({UNHELD}) ORDER BY n"
     )
-    found = task_rows.records(read(sql, {"tasks": tasks_of(name, read), "now": now, "until": until}))
+    found = task_rows.records(read(sql, {"tasks": names.tasks_of(name, read), "now": now, "until": until}))
     return tuple(record for record in found if spelled(record.account) != name)
 
 
@@ -164,13 +136,7 @@ def service_of_task(name: str, ident: str, read: Read) -> str | None:
     """The service at which another key made the task with this id or key, this service first; or None."""
     sql = (
         f"SELECT account FROM task WHERE (task_id = :ident OR key = :ident) AND instr(account, ':')"
-        f" ORDER BY {_HERE} DESC, n DESC LIMIT 1"
+        f" ORDER BY {HERE} DESC, n DESC LIMIT 1"
     )
-    found = read(sql, {"ident": ident, **_service(name)}) if service_of(name) else []
+    found = read(sql, {"ident": ident, **names.service(name)}) if service_of(name) else []
     return service_of(str(found[0]["account"])) if found else None
-
-
-def _service(name: str) -> dict[str, Value]:
-    """The values of `_HERE`. The sandbox has one name and no keys."""
-    service, colon, _ = name.rpartition(":")
-    return {"first": f"{service}:", "last": f"{service};"} if colon else {"first": name, "last": name}

@@ -15,9 +15,10 @@ import anyio.to_thread
 
 from flux2_mcp.errors import JournalError, Wording
 from flux2_mcp.journal.records import TaskRecord
-from flux2_mcp.journal.sqlite import accounts
+from flux2_mcp.journal.sqlite import accounts, names
 from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
+from flux2_mcp.journal.watch import FILE
 from flux2_mcp.system.logs import fields
 
 if TYPE_CHECKING:  # SQLite loads at its first use
@@ -58,7 +59,7 @@ class JournalFile:
     @property
     def path(self) -> Path:
         """The file. It exists after the first write."""
-        return self._home / "journal.sqlite3"
+        return self._home / FILE
 
     @property
     def exists(self) -> bool:
@@ -139,7 +140,7 @@ class JournalFile:
 
     def _as_account(self, database: Database, work: Callable[[Database], T]) -> T:
         """Run `work` after looking up `account`: another process may have recorded which account the key belongs to."""
-        self.account = accounts.tasks_of(self.name, database.read)
+        self.account = names.tasks_of(self.name, database.read)
         return work(database)
 
     async def _call(self, work: Callable[[Database], T], *, salvage: bool = False) -> T:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from flux2_mcp.domain import lifecycle
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.journal.sqlite import task_rows
+from flux2_mcp.journal.sqlite import glance, task_rows
 
 
 def among(states: Collection[State]) -> str:
@@ -15,15 +15,9 @@ def among(states: Collection[State]) -> str:
     return f"state IN ({named})"
 
 
-OPEN = "task INDEXED BY task_unfinished"
-"""The task table, for queries of unfinished tasks. All indices begin with the account, and without statistics SQLite
-may take any of them: then it would read a journal of years whole for a few open tasks."""
-IS_OPEN = among(lifecycle.UNFINISHED)
-"""The condition of the index `task_unfinished`, word for word: otherwise SQLite can't use that index."""
+OPEN, IS_OPEN, UNHELD = glance.OPEN, glance.IS_OPEN, glance.UNHELD
 UNFINISHED = f"account = :account AND {IS_OPEN}"
 UNDER_WAY = f"{UNFINISHED} AND ({among(lifecycle.AT_RUNAPI)} OR ({among({State.INTENT})} AND sent_at IS NOT NULL))"
-UNHELD = "lease_until IS NULL OR lease_until NOT BETWEEN :now AND :until"
-"""The lease is free or has lapsed. A lease far in the future was taken before the machine started anew."""
 IS_UNPAID = among(lifecycle.UNPAID)
 SAME_MONEY = "(account = 'sandbox') = :sandbox"
 """The accounts whose money is counted together: all of a home, whatever their key and service; the sandbox's apart."""

@@ -9,11 +9,12 @@ from pathlib import Path
 from flux2_mcp.domain.lifecycle import UNFINISHED, State
 from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import Health, Inspection, service_of
-from flux2_mcp.journal.sqlite import accounts, task_rows
+from flux2_mcp.journal.sqlite import accounts, names, task_rows
 from flux2_mcp.journal.sqlite.fragments import among
 from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
 from flux2_mcp.journal.sqlite.money import lost
+from flux2_mcp.journal.watch import FILE
 from flux2_mcp.system.migrations import pending
 from flux2_mcp.system.sqlite_file import Error, looked_at, mark_of, reading
 
@@ -27,7 +28,7 @@ def health(home: Path, account: str) -> Health:
         home: FLUX2_HOME, an existing folder.
         account: A name made from the service and the key; see `engine.backend.account_name`.
     """
-    path = home / "journal.sqlite3"
+    path = home / FILE
     if not path.exists():
         return Health("vanished" if mark_of(path).exists() or has_left_images(path) else "none", path)
     if not path.is_file():
@@ -38,7 +39,7 @@ def health(home: Path, account: str) -> Health:
         return Health("unreadable", path, reason=str(exc))
     if not sound:
         return Health("broken", path)
-    size = sum(file.stat().st_size for file in home.glob("journal.sqlite3*") if file.is_file())
+    size = sum(file.stat().st_size for file in home.glob(f"{FILE}*") if file.is_file())
     try:
         found = inspect(path, account)
     except Error:  # another process keeps the file busy; it was sound a moment ago, so this is no failure
@@ -69,7 +70,7 @@ def inspect(path: Path, account: str) -> Inspection:
         return Inspection(
             tuple(record.task_id or record.key for record in unread),
             tuple(here),
-            accounts.known(account, read),
+            names.known(account, read),
             by_service,
             lost(account, datetime.now(UTC), read),
         )

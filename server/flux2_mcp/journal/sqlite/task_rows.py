@@ -28,6 +28,7 @@ from flux2_mcp.journal.records import (
     items,
     load,
 )
+from flux2_mcp.journal.sqlite import glance
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.system.sqlite_file import Database, Row, Value
@@ -45,8 +46,8 @@ MAX_STEPS = 8
 """More than a call for one picture has."""
 MAX_USD = Decimal(1_000_000_000)
 """USD. Sums of amounts stay within SQLite's integers."""
-MAX_TIMESTAMP = 200_000_000_000.0
-"""Seconds since 1970, in the year 8307. A week or a time zone can be added without an overflow of `datetime`."""
+MAX_TIMESTAMP = glance.LATEST
+"""Seconds since 1970. A week or a time zone can be added without an overflow of `datetime`."""
 
 # For each event: the column that records when it first happened.
 STAMPS = {

@@ -16,8 +16,9 @@ from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event, State
 from flux2_mcp.domain.models import ImageRequest, NameOwner
 from flux2_mcp.errors import Flux2Error, before_sending
 from flux2_mcp.journal.contract import LEASE_SECONDS
+from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskRecord, digests, dump
-from flux2_mcp.journal.sqlite import accounts, history, leases, money, task_rows
+from flux2_mcp.journal.sqlite import accounts, glance, history, leases, money, task_rows
 from flux2_mcp.journal.sqlite.fragments import OPEN, UNDER_WAY, among
 
 if TYPE_CHECKING:  # SQLite loads at its first use
@@ -278,6 +279,12 @@ class SqliteTasks:
             return task_rows.records(database.read(sql, values | {"before": before, "limit": limit}))
 
         return self._file.warn_unreadable(await self._file.run(work))
+
+    async def newest(self, *, limit: int, before: str | None = None) -> tuple[ListedTask, ...]:
+        """See `contract.Tasks.newest`."""
+        return await self._file.run(
+            lambda database: glance.newest(database.read, self._file.account, limit=limit, before=before)
+        )
 
 
 def _claim_name(account: str, owner: str, record: TaskRecord, path: str, database: Database) -> NameOwner:

@@ -156,11 +156,6 @@ class GenerationResult(Result):
     next_step: Words | None = None
 
 
-def image_uri(ident: str) -> str:
-    """Return the URI of the resource with the image of a task."""
-    return f"flux2://images/{ident}"
-
-
 async def files_there(records: Iterable[TaskRecord]) -> frozenset[str]:
     """Return the places of these tasks' images where a file is now.
 

@@ -21,9 +21,10 @@ from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.engine.waiting import Outcome, TaskReport
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.images.preview import MAX_SIDE_PX, MIME_TYPES, scaled
+from flux2_mcp.server.listing import image_uri
 from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
-from flux2_mcp.server.results.tasks import Result, image_uri
+from flux2_mcp.server.results.tasks import Result
 from flux2_mcp.server.tools.context import ToolContext, client_of
 
 REQUESTS_KEY = "flux-2/requests"

@@ -1,15 +1,17 @@
-"""Answers a host's first requests while the SDK is still importing: after a late answer, the first turn has no tools.
+"""Answers what a host asks before anybody asks for an image, without the SDK: its import takes half a second and 60 MiB.
 
-The first requests of a host never change: `initialize` or `server/discover`, then `tools/list`. A thread reads the real
-input from the start and answers these requests from `early.jsonl`, a snapshot of the SDK's own replies. All input is
-passed on unchanged, so the server sees the whole conversation. The server's own answers to these requests are dropped
-(`stdio.StdioTransport`), and it makes no tools for a dropped list (`shaping.Shaping.answered`).
+The first requests of a host never change: `initialize` or `server/discover`, then lists. A thread reads the real
+input from the start and answers these requests from `early.jsonl`, a snapshot of the SDK's own replies. So no first turn
+is without tools, and as long as a host asks nothing else, the SDK is not loaded (`sleep`). Once it loads, all input is
+passed on unchanged, so the server sees the whole conversation; a `ping` alone leaves no trace and is not passed on. The
+server's own answers to the answered requests are dropped (`stdio.StdioTransport`), and it makes no tools for a dropped
+list (`shaping.Shaping.answered`).
 
 Only requests of exactly the known form are answered here. The server answers all others, and also everything after a
 line that is not understood here. A snapshot from another version of this package or of the SDK is not used.
 
-To remove this: delete this module, its snapshot, its tests, its use in `__main__`, and `answered` in `server.shaping`.
-Nothing else imports it.
+To remove this: delete `sleep` and `plain`, this module, its snapshot, their tests, their use in `__main__`, and `answered`
+in `server.shaping`. Nothing else imports them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import sys
 import threading
 
@@ -30,6 +33,8 @@ MAX_DEPTH = 64
 """The maximum number of objects and lists in a line, far below the depth limit of any JSON reader."""
 MAX_UNREAD_BYTES = 2**20
 """At most this much input is read before the server runs; the rest stays in the pipe."""
+MAX_UNSENT_BYTES = 2**20
+"""If a host reads so much less than it asks, nothing more is answered here."""
 CHUNK_BYTES = 65_536
 SWITCH_SECONDS = 0.0005
 """The maximum time that importing Python code makes this thread wait; Python's default is 5 ms."""
@@ -37,6 +42,10 @@ SWITCH_SECONDS = 0.0005
 VERSION = "io.modelcontextprotocol/protocolVersion"
 CLIENT = "io.modelcontextprotocol/clientInfo"
 CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+
+INITIALIZED = "notifications/initialized"
+RESOURCES = "resources/list"
+"""It has the newest tasks, too, so its answer is not that of the snapshot alone."""
 
 # The fields that the SDK accepts (mcp_types 2.3: Implementation, ClientCapabilities).
 _INFO = frozenset({"name", "title", "version", "description", "websiteUrl"})
@@ -99,28 +108,57 @@ class Opening:
         self._negotiated: tuple[object, str | None] | None = None
         self._seen: set[int | str] = set()
         self.given: dict[int | str, str] = {}
-        """The ids of the answered requests, with their methods."""
+        """The ids of the answered requests that the server sees, too, with their methods."""
+        self.questions: set[int | str] = set()
+        """The ids of requests for the list of resources that were not answered yet."""
+        self.question: tuple[int | str, bytes] | None = None
+        """The last line, if it is one of them: its id, and the snapshot's answer, which has no tasks."""
         self.settled = True
-        """Whether every message so far was answered here, or needs no answer."""
+        """Whether every message so far was answered here, is one of `questions`, or asks for nothing."""
+        self.traceless = False
+        """Whether the last line was answered here, and the server has no use for it."""
 
     def answer(self, line: bytes) -> bytes | None:
         """Return the answer to a line, with a newline; None if the server answers it, or if it needs no answer."""
+        self.traceless, self.question = False, None
         if self._unknown or (message := _message(line)) is None:
-            self._unknown, self.settled = True, False
+            self.leave()
             return None
         ident, method, params = message
         if ident is None:
+            if method != INITIALIZED or params or self._negotiated is None:
+                self.settled = False
             return None
         if ident in self._seen:  # the two answers would have one id. 2026-07-28 allows this, but only after the answer
-            self._unknown, self.settled = True, False
+            self.leave()
             return None
-        self._seen.add(ident)
+        return self._to_request(ident, method, params)
+
+    def _to_request(self, ident: int | str, method: str, params: dict[str, object]) -> bytes | None:
         result = self._result(method, params)
+        self.traceless = method == "ping" and result is not None
+        if not self.traceless:
+            self._seen.add(ident)
         if result is None:
             self.settled = False
             return None
-        self.given[ident] = method
-        return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (json.dumps(ident).encode(), result)
+        if method == RESOURCES:
+            self.questions.add(ident)
+            self.question = ident, result
+            return None
+        if not self.traceless:
+            self.given[ident] = method
+        return _answer(ident, result)
+
+    def told(self, ident: int | str, result: bytes) -> bytes:
+        """Return the answer to one of `questions`, with a newline; the question is over."""
+        self.questions.remove(ident)
+        self.given[ident] = RESOURCES
+        return _answer(ident, result)
+
+    def leave(self) -> None:
+        """Leave everything from here on to the server."""
+        self._unknown, self.settled = True, False
 
     def _result(self, method: str, params: dict[str, object]) -> bytes | None:
         meta = params.get("_meta", {})
@@ -167,6 +205,10 @@ class Opening:
             if not isinstance(value, dict) or not all(isinstance(detail, kind) for detail in value.values()):
                 return None
         return self._snapshot.shape(info["name"])
+
+
+def _answer(ident: int | str, result: bytes) -> bytes:
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (json.dumps(ident).encode(), result)
 
 
 def _message(line: bytes) -> tuple[int | str | None, str, dict[str, object]] | None:
@@ -226,7 +268,12 @@ class EarlyAnswers:
         self._unsent = bytearray()
         self._open = True
         self._may_end = False
-        self._stop, self._stopping = os.pipe()
+        self._lost = False
+        self._waited = False
+        self._asked: list[tuple[int | str, bytes]] = []
+        self._told: list[tuple[int | str, bytes]] = []
+        self._news = threading.Event()
+        self._bell, self._ringing = os.pipe()
         self._interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
         self._thread = threading.Thread(target=self._run, name="flux2-early", daemon=True)
@@ -237,31 +284,67 @@ class EarlyAnswers:
         self._may_end = True
         self._end_if_done()
 
+    @property
+    def needs_server(self) -> bool:
+        """Whether something has come that is not answered here, or the host is lost."""
+        return not self._opening.settled or self._lost or len(self._unread) >= MAX_UNREAD_BYTES
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the input has ended."""
+        return not self._open
+
+    def wait(self, seconds: float) -> list[tuple[int | str, bytes]]:
+        """Wait until `needs_server`, `has_ended` or a new question, but no longer than this.
+
+        Returns:
+            The new questions, as `Opening.question`. Each is returned once.
+        """
+        self._waited = True
+        self._news.wait(seconds)
+        self._news.clear()
+        self._waited = False
+        self._end_if_done()
+        return [self._asked.pop(0) for _ in range(len(self._asked))]
+
+    def tell(self, ident: int | str, result: bytes) -> None:
+        """Answer one of the questions that `wait` returned."""
+        self._told.append((ident, result))
+        os.write(self._ringing, b".")
+
     def hand_over(self) -> tuple[bytes, bytes, dict[int | str, str]]:
         """Stop. Return the input, the unwritten output, and the ids of the answered requests with their methods."""
-        os.close(self._stopping)
+        os.close(self._ringing)
         self._thread.join()
-        os.close(self._stop)
+        os.close(self._bell)
         sys.setswitchinterval(self._interval)
         return bytes(self._unread), bytes(self._unsent), self._opening.given
 
     def _run(self) -> None:
+        # They are the main thread's. If it waits, it also ends the process, so that of a signal and the end of input
+        # the one that came first decides the code.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         try:
             while self._turn():
-                pass
+                if self._asked or self.needs_server or self.has_ended:
+                    self._news.set()
         except OSError:
-            pass  # the host is gone; the server will notice this, too
+            self._lost = True  # the host is gone; the server will notice this, too
+            self._news.set()
 
     def _turn(self) -> bool:
         poll = select.poll()
-        poll.register(self._stop, select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
         if self._open and len(self._unread) < MAX_UNREAD_BYTES:
             poll.register(self._source, select.POLLIN)
         if self._unsent:
             poll.register(self._sink, select.POLLOUT)
         ready = dict(poll.poll())
-        if self._stop in ready:
-            return False
+        if self._bell in ready:
+            if not os.read(self._bell, select.PIPE_BUF):
+                return False
+            while self._told:
+                self._unsent += self._opening.told(*self._told.pop(0))
         if self._sink in ready:
             del self._unsent[: os.write(self._sink, self._unsent[: select.PIPE_BUF])]
         if self._source in ready:
@@ -274,11 +357,21 @@ class EarlyAnswers:
 
     def _answer(self) -> None:
         while (end := self._unread.find(b"\n", self._seen)) >= 0:
-            line, self._seen = bytes(self._unread[self._seen : end]), end + 1
-            if line.strip():
-                self._unsent += self._opening.answer(line) or b""
+            line = bytes(self._unread[self._seen : end])
+            if len(self._unsent) > MAX_UNSENT_BYTES:
+                self._opening.leave()
+            if not line.strip():
+                self._seen = end + 1
+                continue
+            self._unsent += self._opening.answer(line) or b""
+            if self._opening.question is not None:
+                self._asked.append(self._opening.question)
+            if self._opening.traceless:
+                del self._unread[self._seen : end + 1]
+            else:
+                self._seen = end + 1
 
     def _end_if_done(self) -> None:
-        rest = self._unsent or self._seen < len(self._unread) or not self._opening.settled
-        if self._may_end and not self._open and not rest:
+        rest = self._unsent or self._seen < len(self._unread) or not self._opening.settled or self._opening.questions
+        if self._may_end and not self._open and not rest and not self._waited:
             os._exit(0)  # from either thread; nothing is open that has to be closed
