@@ -52,6 +52,28 @@ HOSTS: Mapping[str, Sequence[str]] = {
 }
 
 
+def _asks(like: str, *methods: str) -> list[str]:
+    """Requests of these methods, in the form of a recorded one."""
+    message = json.loads(like)
+    return [json.dumps(message | {"id": number, "method": method}) for number, method in enumerate(methods, 10)]
+
+
+def _sessions() -> Mapping[str, Sequence[str]]:
+    claude, codex, gemini, opencode = HOSTS.values()
+    listing = '{"method":"tools/list","jsonrpc":"2.0","id":1}'
+    said = (
+        [claude[0], *_asks(claude[1], "prompts/list", "resources/list"), claude[1]],
+        [*codex, *_asks(codex[-1], "resources/list", "resources/templates/list")],
+        [*gemini, listing],
+        opencode,
+    )
+    return dict(zip(HOSTS, said, strict=True))
+
+
+SESSIONS = _sessions()
+"""What each host says in a session before anybody asks for an image."""
+
+
 def legacy(version: str, client: str = "tests", capabilities: object = None, **info: object) -> list[str]:
     """How a client of 2024-11-05 to 2025-11-25 begins."""
     hello = {

@@ -52,7 +52,10 @@ class Watch:
         """
         if (file := _stamp(self._file)) is None:
             return False  # there is none
-        stamp, now = (file, _stamp(self._log) or EMPTY), time.monotonic()
+        stamp = file, _stamp(self._log) or EMPTY
+        if stamp == self._seen and self._until == inf:
+            return False
+        now = time.monotonic()
         if stamp == self._seen and now < self._until and not any(map(owners.is_dead, self._owners)):
             return False
         from flux2_mcp.journal.sqlite import glance
@@ -71,9 +74,9 @@ class Watch:
         self._seen = stamp if _is_settled(stamp) else None
         return found.free or any(map(owners.is_dead, self._owners))
 
-    def lease_seconds(self) -> float:
-        """Seconds until the first lease ends that is known; infinite without leases."""
-        return max(0.0, self._until - time.monotonic())
+    def pause(self, most: float) -> float:
+        """Seconds until the next look, no more than these: until the end of the first lease that is known."""
+        return most if self._until == inf else min(most, max(0.0, self._until - time.monotonic()))
 
     def newest(self, name: str, limit: int) -> tuple[ListedTask, ...] | None:
         """The newest tasks of a key, as `contract.Tasks.newest`; None if only the server can tell.

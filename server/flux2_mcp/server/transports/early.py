@@ -272,7 +272,8 @@ class EarlyAnswers:
         self._waited = False
         self._asked: list[tuple[int | str, bytes]] = []
         self._told: list[tuple[int | str, bytes]] = []
-        self._news = threading.Event()
+        self._news = threading.Lock()  # as a semaphore, cheaper than an Event: released where there is news
+        self._news.acquire()
         self._bell, self._ringing = os.pipe()
         self._interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -300,12 +301,19 @@ class EarlyAnswers:
         Returns:
             The new questions, as `Opening.question`. Each is returned once.
         """
-        self._waited = True
-        self._news.wait(seconds)
-        self._news.clear()
-        self._waited = False
+        if not self._news.acquire(timeout=seconds):
+            return []
         self._end_if_done()
         return [self._asked.pop(0) for _ in range(len(self._asked))]
+
+    def main_thread_ends(self, *, it: bool) -> None:
+        """From now on, only the main thread ends the process, in `wait`; or, with False, either does."""
+        self._waited = it
+        self._end_if_done()
+
+    def _tell_news(self) -> None:
+        if self._news.locked():
+            self._news.release()
 
     def tell(self, ident: int | str, result: bytes) -> None:
         """Answer one of the questions that `wait` returned."""
@@ -327,10 +335,10 @@ class EarlyAnswers:
         try:
             while self._turn():
                 if self._asked or self.needs_server or self.has_ended:
-                    self._news.set()
+                    self._tell_news()
         except OSError:
             self._lost = True  # the host is gone; the server will notice this, too
-            self._news.set()
+            self._tell_news()
 
     def _turn(self) -> bool:
         poll = select.poll()
@@ -373,5 +381,7 @@ class EarlyAnswers:
 
     def _end_if_done(self) -> None:
         rest = self._unsent or self._seen < len(self._unread) or not self._opening.settled or self._opening.questions
-        if self._may_end and not self._open and not rest and not self._waited:
-            os._exit(0)  # from either thread; nothing is open that has to be closed
+        if not self._may_end or self._open or rest:
+            return
+        if not self._waited or threading.current_thread() is not self._thread:
+            os._exit(0)  # nothing is open that has to be closed
