@@ -24,6 +24,7 @@ SECONDS = 600
 """How long one measurement may take."""
 BENCHES: Mapping[str, str] = {
     "startup": "What a host waits for when it starts the server",
+    "idle": "A server that nobody has asked for an image",
     "ends": "How soon serving ends",
     "api": "How soon a Python program calls RunAPI",
     "calls": "A tool call that needs no network",

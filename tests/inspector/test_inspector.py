@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 
 from tests.conftest import environment
 from tests.support import npm
+from tests.support.asleep import Witness, needs_proc
 from tests.support.stdio import COMMAND
 
 PACKAGES = {"@modelcontextprotocol/inspector": "2.12.0"}
@@ -33,11 +36,11 @@ class Inspector:
         self._program = [*program, "--cli", "--protocol-era", era]
         self._env = environment(folder)
 
-    def use(self, method: str, *options: str) -> dict[str, Any]:
+    def use(self, method: str, *options: str, command: Sequence[str] = COMMAND) -> dict[str, Any]:
         """What it prints of one method; it ends with another code than 0 where anything is wrong with that."""
         variables = [part for name, value in self._env.items() for part in ("-e", f"{name}={value}")]
         done = subprocess.run(
-            [*self._program, *variables, *COMMAND, "--method", method, *options],
+            [*self._program, *variables, *command, "--method", method, *options],
             env=self._env | {"PATH": os.environ["PATH"]},
             capture_output=True,
             text=True,
@@ -78,6 +81,19 @@ def test_it_lists_and_calls_each_tool_and_finds_nothing_to_mend(inspector: Inspe
         assert result["structuredContent"]
         if tool["name"] in ARGUMENTS:
             assert [task["status"] for task in result["structuredContent"]["tasks"]] == ["completed"] * 2
+
+
+@needs_proc
+def test_what_it_lists_wakes_nobody_and_a_call_does(inspector: Inspector, tmp_path: Path) -> None:
+    witness = Witness(tmp_path, str(Path(sys.executable).with_name("flux2-mcp")))
+    for method in ("tools/list", "prompts/list", "resources/list", "resources/templates/list"):
+        assert inspector.use(method, command=[str(witness.command)])
+    assert set(witness.told()) == {"asleep"}
+    inspector.use("tools/call", "--tool-name", "list_variants", command=[str(witness.command)])
+    deadline = time.monotonic() + USE_SECONDS
+    while "awake" not in witness.told():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_it_reads_each_resource(inspector: Inspector) -> None:

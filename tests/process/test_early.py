@@ -27,9 +27,9 @@ from flux2_mcp import __version__
 from flux2_mcp.server.app import Flux2Server, build
 from flux2_mcp.server.clients import CLIENTS, STANDARD
 from flux2_mcp.server.transports.early import CAPABILITIES as CAPABILITIES_KEY
-from flux2_mcp.server.transports.early import CLIENT, SNAPSHOT, VERSION, EarlyAnswers, Opening, Snapshot
+from flux2_mcp.server.transports.early import CLIENT, LOG_LEVEL, SNAPSHOT, VERSION, EarlyAnswers, Opening, Snapshot
 from flux2_mcp.settings import Settings, from_env
-from tests.support.openings import HOSTS, legacy, live, opening, whole_opening
+from tests.support.openings import HOSTS, INSPECTOR, SESSIONS, legacy, live, opening, whole_opening
 from tests.support.stdio import DEADLINE, MODERN, NO_HURRY, Raw, patched
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +95,19 @@ async def test_what_real_hosts_ask_first_is_answered_as_the_server_answers_it(
     assert early.given == {one["id"]: one["method"] for one in asked if "id" in one}
     assert early.given.keys() == given.keys()
     assert early.settled
+
+
+async def test_the_inspectors_envelope_is_answered_too_and_no_level_that_nobody_knows(
+    sandbox_settings: Settings,
+) -> None:
+    for extra in ({}, {"progressToken": "7"}, {LOG_LEVEL: "emergency"}):
+        meta = INSPECTOR | extra
+        line = json.dumps({"method": "tools/list", "params": {"_meta": meta}, "jsonrpc": "2.0", "id": 0})
+        assert {0: Opening(snapshot()).answer(line.encode())} == await live(build(sandbox_settings), [line])
+    for wrong in ({LOG_LEVEL: "loud"}, {LOG_LEVEL: 7}, {"progressToken": True}):
+        params = {"_meta": INSPECTOR | wrong}
+        line = json.dumps({"method": "tools/list", "params": params, "jsonrpc": "2.0", "id": 0})
+        assert Opening(snapshot()).answer(line.encode()) is None
 
 
 CAPABILITIES: tuple[dict[str, object], ...] = (
@@ -212,21 +225,25 @@ POOL = (
         f'"{each}"'
         for each in ("initialize", "tools/list", "server/discover", "ping", "params", "_meta", "id", "method")
     ),
+    *(f'"{each}"' for each in ("prompts/list", "resources/list", "resources/templates/list")),
     *(
         f'"{each}"'
         for each in ("roots", "sampling", "extensions", "tasks", "clientInfo", "capabilities", "name", "codex")
     ),
-    *(f'"{each}"' for each in (VERSION, CLIENT, "progressToken", *VERSIONS)),
+    *(f'"{each}"' for each in (VERSION, CLIENT, LOG_LEVEL, "debug", "progressToken", *VERSIONS)),
 )
 
 
 SERVER = build(from_env({"FLUX2_HOME": "/nowhere"}))
 
 
+REAL = (*HOSTS.values(), *SESSIONS.values(), *(whole_opening(revision, "tests") for revision in VERSIONS))
+
+
 @st.composite
 def mutated(draw: st.DrawFn) -> list[str]:
     """A real opening with some of its pieces exchanged, and perhaps a line left out, doubled or misplaced."""
-    lines = list(HOSTS[draw(st.sampled_from(sorted(HOSTS)))])
+    lines = list(draw(st.sampled_from(REAL)))
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(lines) - 1))
         spans = [found.span() for found in TOKENS.finditer(lines[at])]

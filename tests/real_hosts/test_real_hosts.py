@@ -24,6 +24,7 @@ from flux2_mcp.hosts import entry, files
 from flux2_mcp.hosts.plan import Machine
 from flux2_mcp.hosts.table import SYSTEM_VARIABLES, VARIABLES, host
 from tests.real_hosts.clients import CLIENT_SECONDS, client, environment, fetched, offline
+from tests.support.asleep import Witness, needs_proc
 
 PROGRAM = str(Path(sys.executable).with_name("flux2-mcp"))
 TOOLS = ["generate", "check_task", "check_pricing", "list_variants"]
@@ -207,6 +208,44 @@ def test_codex_calls_generate_through_the_entry_and_gets_the_images_path(home: P
     assert path.parent == tmp_path / "elsewhere/images"
     with Image.open(path) as picture:
         assert (picture.format, picture.size) == ("PNG", (1024, 1024))
+
+
+LISTS = {
+    "claude-code": ("claude", ".claude.json"),
+    "gemini": ("gemini", ".gemini/settings.json"),
+    "opencode": ("opencode", ".config/opencode/opencode.json"),
+}
+
+
+@needs_proc
+@pytest.mark.parametrize("name", LISTS)
+def test_a_client_that_only_looks_wakes_nobody(name: str, home: Path) -> None:
+    program, file = LISTS[name]
+    path = home / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    flux2({"HOME": str(home), "PATH": ""}, home, "install", name)
+    witness = Witness(home, PROGRAM)
+    path.write_text(path.read_text("utf-8").replace(PROGRAM, str(witness.command)), "utf-8")
+    client(program, "mcp", "list", env=environment(home, GEMINI_CLI_TRUST_WORKSPACE="true"), cwd=home)
+    assert set(witness.told()) == {"asleep"}
+
+
+@needs_proc
+def test_codex_lists_the_tools_of_a_server_that_sleeps_on_until_a_call(home: Path) -> None:
+    (home / ".codex").mkdir()
+    env = environment(home, FLUX2_SANDBOX_SPEED="1000")
+    flux2(env, home, "install", "codex")
+    witness, path = Witness(home, PROGRAM), home / ".codex/config.toml"
+    path.write_text(path.read_text("utf-8").replace(PROGRAM, str(witness.command)), "utf-8")
+    with app_server(env, home) as codex:
+        [status] = codex.call("mcpServerStatus/list")["data"]
+        assert sorted(status["tools"]) == sorted(TOOLS)
+    assert set(witness.told()) == {"asleep"}
+    with app_server(env, home) as codex:
+        thread = codex.call("thread/start", cwd=str(home))["thread"]["id"]
+        codex.call("mcpServer/tool/call", threadId=thread, server="flux-2", tool="list_variants", arguments={})
+    assert "awake" in witness.told()
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])

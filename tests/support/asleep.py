@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,56 @@ DEADLINE = 60.0
 def is_asleep(pid: int) -> bool:
     """True as long as the compiled part of pydantic is not there, without which nobody has the SDK."""
     return "pydantic_core" not in Path(f"/proc/{pid}/maps").read_text("utf-8")
+
+
+_WITNESS = """#!{python}
+import os, time
+server = os.getpid()
+if not os.fork():
+    for number in range(3):
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    said, until = "asleep", time.monotonic() + {seconds}
+    try:
+        while time.monotonic() < until:
+            with open(f"/proc/{{server}}/maps") as maps:
+                text = maps.read()
+            if not text:
+                break
+            if "pydantic_core" in text:
+                said = "awake"
+            time.sleep(0.02)
+    except OSError:
+        pass
+    with open({told!r}, "a") as told:
+        told.write(said + chr(10))
+    os._exit(0)
+os.execv({program!r}, [{program!r}])
+"""
+
+
+class Witness:
+    """A command that becomes the server, while a second process looks whether it ever wakes.
+
+    Args:
+        folder: Where the command is written.
+        program: The server's.
+    """
+
+    def __init__(self, folder: Path, program: str) -> None:
+        self.command = folder / "witness"
+        self._told = folder / "told"
+        self.command.write_text(
+            _WITNESS.format(python=sys.executable, told=str(self._told), program=program, seconds=DEADLINE), "utf-8"
+        )
+        self.command.chmod(0o755)
+
+    def told(self) -> list[str]:
+        """Of each server that has ended, whether it was `awake` at any time, or `asleep`; at least one has to end."""
+        deadline = time.monotonic() + 2 * DEADLINE
+        while not self._told.exists():
+            assert time.monotonic() < deadline, "no server has ended"
+            time.sleep(0.02)
+        return self._told.read_text("utf-8").split()
 
 
 def until_awake(pid: int) -> None:

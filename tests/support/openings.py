@@ -70,6 +70,16 @@ def _sessions() -> Mapping[str, Sequence[str]]:
     return dict(zip(HOSTS, said, strict=True))
 
 
+INSPECTOR = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "inspector-cli", "version": "2.12.0"},
+    "io.modelcontextprotocol/clientCapabilities": {
+        "roots": {"listChanged": True},
+        "extensions": {"io.modelcontextprotocol/tasks": {}, "io.modelcontextprotocol/skills": {}},
+    },
+    "io.modelcontextprotocol/logLevel": "debug",
+}
+"""The envelope of the Inspector's requests after its first."""
 SESSIONS = _sessions()
 """What each host says in a session before anybody asks for an image."""
 

@@ -42,6 +42,8 @@ SWITCH_SECONDS = 0.0005
 VERSION = "io.modelcontextprotocol/protocolVersion"
 CLIENT = "io.modelcontextprotocol/clientInfo"
 CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+LOG_LEVEL = "io.modelcontextprotocol/logLevel"
+PROGRESS = "progressToken"
 
 INITIALIZED = "notifications/initialized"
 RESOURCES = "resources/list"
@@ -49,6 +51,7 @@ RESOURCES = "resources/list"
 
 # The fields that the SDK accepts (mcp_types 2.3: Implementation, ClientCapabilities).
 _INFO = frozenset({"name", "title", "version", "description", "websiteUrl"})
+_LEVELS = frozenset({"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"})
 _CAPABLE = frozenset({"roots", "sampling", "elicitation", "experimental", "extensions", "tasks"})
 
 
@@ -171,8 +174,12 @@ class Opening:
             return self._modern_result(method, params, meta)
         if method == "initialize":
             return self._initialize(params)
-        token = meta.get("progressToken", 0)
-        if self._negotiated and params.keys() <= {"_meta"} and meta.keys() <= {"progressToken"} and _plain(token):
+        if (
+            self._negotiated
+            and params.keys() <= {"_meta"}
+            and meta.keys() <= {PROGRESS}
+            and _plain(meta.get(PROGRESS, 0))
+        ):
             return self._snapshot.reply("legacy", method, *self._negotiated)
         return None
 
@@ -187,7 +194,10 @@ class Opening:
         return reply
 
     def _modern_result(self, method: str, params: dict[str, object], meta: dict[str, object]) -> bytes | None:
-        if params.keys() != {"_meta"} or not meta.keys() <= {VERSION, CLIENT, CAPABILITIES}:
+        if params.keys() != {"_meta"} or not meta.keys() <= {VERSION, CLIENT, CAPABILITIES, LOG_LEVEL, PROGRESS}:
+            return None
+        level = meta.get(LOG_LEVEL, "info")
+        if not (isinstance(level, str) and level in _LEVELS and _plain(meta.get(PROGRESS, 0))):
             return None
         shape = self._shape(meta.get(CLIENT, {"name": "", "version": ""}), meta.get(CAPABILITIES))
         return self._snapshot.reply("modern", method, meta.get(VERSION), shape)
