@@ -20,7 +20,11 @@ def is_asleep(pid: int) -> bool:
 _WITNESS = """#!{python}
 import os, time
 server = os.getpid()
-if not os.fork():
+if not (child := os.fork()):
+    # A client may end all children of its server.
+    if os.fork():
+        os._exit(0)
+    os.setsid()
     for number in range(3):
         os.dup2(os.open(os.devnull, os.O_RDWR), number)
     said, until = "asleep", time.monotonic() + {seconds}
@@ -38,6 +42,7 @@ if not os.fork():
     with open({told!r}, "a") as told:
         told.write(said + chr(10))
     os._exit(0)
+os.waitpid(child, 0)
 os.execv({program!r}, [{program!r}])
 """
 
