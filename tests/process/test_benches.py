@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import ends, news, startup
+from bench import ends, idle, news, startup
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +35,20 @@ def test_the_bench_of_the_start_measures_all_that_it_compares(tmp_path: Path) ->
     assert list(told["raw"]) == ["ours", "ours, nothing early", "minimal MCPServer", "bare interpreter"]
     assert all(each["memory"] > 1 and each["exit"] > 0 for rounds in told["raw"].values() for each in rounds)
     assert {each["what"].partition(",")[0].replace(" ", "_") for each in told["reaches"]} == set(told["raw"]["ours"][0])
+
+
+def test_a_call_that_follows_at_once_is_measured(tmp_path: Path) -> None:
+    tools_list, call = idle.first_call(idle.OURS, str(tmp_path))
+    assert 0 < tools_list < call
+
+
+@pytest.mark.deep
+def test_whoever_sleeps_is_measured_beside_one_that_is_awake() -> None:
+    told = idle.measure(rounds=1, calls=1, seed=1, seconds=1, vendor=[])
+    assert len(told.rows) == 16 + 7
+    assert {len(row) for row in told.rows} == {len(told.head)}
+    memory = {row[0]: float(row[1]) for row in told.rows}
+    assert memory["ours, used, Codex 0.169.0"] < memory["ours, awake, used, Codex 0.169.0"]
 
 
 @pytest.mark.deep

@@ -106,6 +106,13 @@ def test_what_is_plain_is_what_the_settings_say(
     held_together(env, user)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_a_variable_says_alone_is_plain_only_where_the_settings_take_it(name: str, user: Path) -> None:
+    (user / ".config" / "runapi" / "config.json").unlink(missing_ok=True)
+    for value in VALUES:
+        held_together({"HOME": str(user), "FLUX2_HOME": str(user / "home"), name: value}, user)
+
+
 USUAL: dict[str, dict[str, str]] = {
     "nothing": {},
     "no home": {"FLUX2_HOME": ""},
