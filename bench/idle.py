@@ -280,7 +280,9 @@ def report(
         Reach("processor time until it has settled", worst("work"), 60, "ms"),
         Reach("processor time in a minute of idling", worst("minute"), 5, "ms"),
         *(Reach(what, ratio(*pair), 1, between=certain(*pair)) for what, pair in pairs.items()),
-        Reach(f"{GENERATE}, more than awake, against the SDK's import", (later - before) / statistics.median(sdk), 1),
+        Reach(
+            f"{GENERATE}, more than awake; the SDK's import is the most", later - before, statistics.median(sdk), "ms"
+        ),
         Reach("a task that was left, from the end of its lease to the next", statistics.median(over), 5, "s"),
     ]
     if theirs := [rows for (who, _, _), rows in found.items() if who == VENDOR]:
