@@ -539,3 +539,15 @@ async def test_a_new_file_is_filled_before_it_is_there(home: SqliteHome, monkeyp
     journal = home.journal("next")
     await new(journal, intent("first"))
     await closed(journal, aside(home))
+
+
+async def test_sums_that_an_empty_page_has_lost_are_made_anew(home: SqliteHome) -> None:
+    before = home.journal("before")
+    await new(before, intent("k"))
+    await before.close()
+    with closing(sqlite3.connect(before.path)) as database, database:
+        database.execute("DELETE FROM total")
+    journal = home.journal()
+    assert [record.key for record in await journal.tasks.recent(limit=9)] == ["k"]
+    assert (await journal.history.matched()).tasks == 1
+    assert aside(home)

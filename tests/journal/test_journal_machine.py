@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from flux2_mcp.domain.budget import Caps, SpentSums
 from flux2_mcp.domain.lifecycle import TABLE, Event, IllegalTransitionError, State
 from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.journal.contract import LEASE_SECONDS, Journal
-from flux2_mcp.journal.records import IntentResult, LeaseLostError, TaskChange, TaskRecord
+from flux2_mcp.journal.records import IntentResult, LeaseLostError, TaskChange, TaskFilter, TaskMatches, TaskRecord
 from tests.support.journals import AT, SqliteHome, intent
 
 # A disk in memory, where there is one: nothing here is about surviving a power cut, and thousands of commits need not wait.
@@ -342,6 +342,16 @@ class JournalMachine(RuleBasedStateMachine):
             assert CAPS.daily_usd is not None
             assert spent.session_usd <= CAPS.session_usd
             assert spent.daily_usd <= CAPS.daily_usd
+
+    @invariant()
+    def the_sums_that_are_kept_are_those_that_are_counted(self) -> None:
+        kept, counted = self.portal.call(self._sums)
+        assert kept == counted
+        assert kept.tasks == len(self.tasks)
+
+    async def _sums(self) -> tuple[TaskMatches, TaskMatches]:
+        history = self.journals[0].history
+        return await history.matched(), await history.matched(TaskFilter(since=datetime.fromtimestamp(0, UTC)))
 
     async def _look(self, sessions: list[str]) -> list[tuple[tuple[TaskRecord, ...], SpentSums]]:
         return [

@@ -6,7 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -302,6 +302,9 @@ async def test_whatever_stands_in_a_column_only_its_own_record_is_set_aside(home
                 assert readable is fine
                 assert fine or "left as it is" in (error or "")
     assert states_of(home.path, made) == before
+    every = TaskFilter(since=datetime.fromtimestamp(-(10**9), UTC))
+    assert (await two.history.matched()).quoted_usd is not None
+    assert (await two.history.matched()).tasks >= (await two.history.matched(every)).tasks
     for number, (_, name, fine) in enumerate(made):
         (found,) = await two.tasks.find([f"task-{number}"]) or [None]
         assert found is None or found.readable is fine, name

@@ -109,13 +109,19 @@ class SqliteHistory:
         return found
 
     def _matched(self, wanted: TaskFilter, database: Database) -> TaskMatches:
-        """A task that failed was not charged."""
+        """A task that failed was not charged. Sums over all tasks are kept ready: see the migration `totals`."""
         charged = f"iif({IS_UNPAID}, 0, {CHARGED})"
-        sql = (
+        ready = (
+            f"SELECT {STATE} AS state, sum(tasks) AS tasks, sum(quotes) AS known_quotes, sum(quoted) AS quoted,"
+            f" sum(iif({IS_UNPAID}, tasks, charges)) AS known_charges, sum(iif({IS_UNPAID}, 0, charged)) AS charged,"
+            f" {MODELS} AS models FROM total WHERE account = :account AND tasks > 0 GROUP BY 1"
+        )
+        counted = (
             f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
             f" count({charged}) AS known_charges, sum({charged}) AS charged, {MODELS} AS models"
             f" FROM task WHERE {MATCHES} GROUP BY 1"
         )
+        sql = ready if wanted == ANY else counted
         found = database.read(sql, matching(self._file.account, wanted) | _known_models())
 
         def total(amount: str, known: str) -> Decimal | None:

@@ -9,6 +9,36 @@ started anew. Money is millionths of a US dollar.
 
 from __future__ import annotations
 
+
+def _valid(amount: str) -> str:
+    return f"iif(typeof({amount}) = 'integer' AND {amount} BETWEEN 0 AND 1000000000000000, {amount}, NULL)"
+
+
+def _count(row: str, sign: str) -> str:
+    """Two statements that add a row of `task` to its total, or take it off. A script is split at the ends of its lines."""
+    here = f"account IS {row}.account AND state IS {row}.state AND model IS {row}.model"
+    quoted, charged = _valid(f"{row}.quoted"), _valid(f"{row}.charged")
+    sums = {
+        "tasks": "1",
+        "quotes": f"({quoted} IS NOT NULL)",
+        "quoted": f"coalesce({quoted}, 0)",
+        "charges": f"({charged} IS NOT NULL)",
+        "charged": f"coalesce({charged}, 0)",
+    }
+    sets = ", ".join(f"{name} = {name} {sign} {value}" for name, value in sums.items())
+    return (
+        f"INSERT INTO total SELECT {row}.account, {row}.state, {row}.model, 0, 0, 0, 0, 0"
+        f" WHERE NOT EXISTS (SELECT 1 FROM total WHERE {here}); UPDATE total SET {sets} WHERE {here};"
+    )
+
+
+_TRIGGERS = f"""
+CREATE TRIGGER task_counted AFTER INSERT ON task BEGIN {_count("NEW", "+")} END;
+CREATE TRIGGER task_uncounted AFTER DELETE ON task BEGIN {_count("OLD", "-")} END;
+CREATE TRIGGER task_recounted AFTER UPDATE OF account, state, model, quoted, charged ON task
+  BEGIN {_count("OLD", "-")} {_count("NEW", "+")} END;
+"""
+
 MIGRATIONS = (
     (
         "tasks_and_pace",
@@ -134,6 +164,27 @@ ALTER TABLE task ADD COLUMN replayed INTEGER NOT NULL DEFAULT 0
 ALTER TABLE task ADD COLUMN follows TEXT;
 ALTER TABLE task ADD COLUMN most INTEGER;
 CREATE INDEX task_follows ON task (account, follows) WHERE follows IS NOT NULL
+""",
+    ),
+    # Sums over all tasks, so that a list of ten need not read a hundred thousand. SQLite keeps them right with each write, also
+    # one of an earlier version. Columns take any value, as those of a broken record may have.
+    (
+        "totals",
+        f"""
+CREATE TABLE total (
+  account, state, model,
+  tasks   INTEGER NOT NULL,
+  quotes  INTEGER NOT NULL,
+  quoted  INTEGER NOT NULL,
+  charges INTEGER NOT NULL,
+  charged INTEGER NOT NULL
+);
+CREATE INDEX total_of ON total (account, state, model);
+{_TRIGGERS}
+INSERT INTO total
+  SELECT account, state, model, count(*), count({_valid("quoted")}), coalesce(sum({_valid("quoted")}), 0),
+         count({_valid("charged")}), coalesce(sum({_valid("charged")}), 0)
+  FROM task GROUP BY account, state, model
 """,
     ),
 )

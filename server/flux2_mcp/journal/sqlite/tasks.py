@@ -19,7 +19,7 @@ from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskRecord, digests, dump
 from flux2_mcp.journal.sqlite import accounts, glance, history, leases, money, task_rows
-from flux2_mcp.journal.sqlite.fragments import OPEN, UNDER_WAY, among
+from flux2_mcp.journal.sqlite.fragments import IS_OPEN, OPEN, UNDER_WAY, among
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
@@ -268,8 +268,11 @@ class SqliteTasks:
         before: str | None = None,
     ) -> tuple[TaskRecord, ...]:
         """See `contract.Tasks.recent`."""
+        # Of open tasks there are few, and an index of their own has them.
+        only_open = wanted.states is not None and UNFINISHED.issuperset(wanted.states)
+        source = f"{OPEN} WHERE {IS_OPEN} AND " if only_open else "task WHERE "
         sql = (
-            f"SELECT * FROM task WHERE {history.MATCHES}"
+            f"SELECT * FROM {source}{history.MATCHES}"
             " AND (:before IS NULL OR n < (SELECT n FROM task WHERE account = :account AND key = :before))"
             " ORDER BY n DESC LIMIT :limit"
         )
