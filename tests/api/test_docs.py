@@ -31,6 +31,10 @@ PLAIN = {
     ),
     "Retries under one key": "",
     "Remix": IMAGE,
+    "Finished pictures": (
+        r"\S+logo\.png \d\d% transparent\nflux-2-pro-text-to-image 0\.05\nrecraft-remove-background 0\.02\n0\.07\n"
+        r"[45]\d{3} True"
+    ),
     "Errors": r"\S+ .*moderation.*",
     "asyncio and trio": rf"({IMAGE}\n?){{2}}",
     "As they end": rf"(A [a-z ]+ completed {IMAGE}\n?){{3}}",

@@ -38,22 +38,39 @@ def sync(client: Flux2Client) -> None:
     assert_type(task.images, tuple[Image, ...])
     assert_type(task.images[0].path, Path | None)
     assert_type(task.charged_usd, Decimal | None)
+    assert_type(task.total_charged_usd, Decimal | None)
+    assert_type(task.steps, tuple[Task, ...])
+    assert_type(task.images[0].transparent_share, float | None)
     assert_type(client.text_to_image.create(prompt="A", variant="flex", max_cost_usd=Decimal(1)), Task)
     assert_type(client.remix_image.run(prompt="A", source_images=["a.png", Path("b.png")]), Task)
     assert_type(client.remix_image.create(prompt="A", source_image_urls=["https://x.example/a.png"]), Task)
     assert_type(client.remix_image.get("id"), Task)
+    assert_type(client.text_to_image.run(prompt="A", background="transparent", upscale=4), Task)
+    assert_type(client.remix_image.create(prompt="A", source_images=["a.png"], background=None, upscale=8), Task)
+    assert_type(client.remove_background.run(source_image=Path("a.png"), save_to="b.png", timeout=60), Task)
+    assert_type(client.remove_background.create(source_image_url="https://x.example/a.png", overwrite=False), Task)
+    assert_type(client.remove_background.get("id"), Task)
+    assert_type(client.upscale_image.run(source_image="task:id", upscale_factor=4, max_cost_usd="0.2"), Task)
+    assert_type(client.upscale_image.create(model="recraft-crisp-upscale", source_image="a.png"), Task)
+    assert_type(client.upscale_image.get("id"), Task)
     assert_type(client.tasks.wait([task.id], timeout=1.5), tuple[Task, ...])
     assert_type(client.tasks.recent(status="failed", since="24h", workspace=Path()), tuple[Task, ...])
     for each in client.tasks.as_completed([task.id]):
         assert_type(each, Task)
     assert_type(client.prices(action="remix_image"), tuple[Price, ...])
     assert_type(client.quote(variant="pro", count=4), Quote)
+    assert_type(client.quote(action="upscale_image", output_resolution="4"), Quote)
     assert_type(client.balance(), Balance)
     assert_type(client.handle_callback(b"{}", {}, path="/x"), bool)
     assert_type(client.sandbox, bool)
     client.text_to_image.run()  # type: ignore[call-arg]  # a prompt is needed
     client.text_to_image.run(prompt="A", source_images=[])  # type: ignore[call-arg]  # remix_image takes it
     client.text_to_image.run(prompt=1)  # type: ignore[arg-type]
+    client.text_to_image.run(prompt="A", background="white")  # type: ignore[arg-type]
+    client.text_to_image.run(prompt="A", upscale=3)  # type: ignore[arg-type]
+    client.upscale_image.run(source_image="a.png", upscale_factor=1)  # type: ignore[arg-type]
+    client.remove_background.run(source_image=["a.png"])  # type: ignore[arg-type]  # one picture
+    client.remove_background.run(source_image="a.png", prompt="A")  # type: ignore[call-arg]
     client.tasks.recent(status="done")  # type: ignore[arg-type]
     task.status = "failed"  # type: ignore[misc]  # results are frozen
 
@@ -61,6 +78,9 @@ def sync(client: Flux2Client) -> None:
 async def both(client: AsyncFlux2Client, failed: TaskFailedError, late: TaskTimeoutError) -> None:
     assert_type(await client.text_to_image.run(prompt="A", timeout=None), Task)
     assert_type(await client.remix_image.create(prompt="A", source_images=["a.png"]), Task)
+    assert_type(await client.remove_background.run(source_image="a.png"), Task)
+    assert_type(await client.upscale_image.create(source_image="a.png", upscale_factor=2), Task)
+    assert_type(await client.upscale_image.get("id"), Task)
     assert_type(await client.tasks.wait(["id"]), tuple[Task, ...])
     async for each in client.tasks.as_completed(["id"], timeout=1):
         assert_type(each, Task)

@@ -7,17 +7,18 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from flux2_mcp.api import results
-from flux2_mcp.api.actions import AsyncRemixImage, AsyncTextToImage
+from flux2_mcp.api.actions import AsyncRemixImage, AsyncRemoveBackground, AsyncTextToImage, AsyncUpscaleImage
 from flux2_mcp.api.fields import PathText, absolute, model_of, not_whole, worded
 from flux2_mcp.api.results import ClosedError, Price, Quote
 from flux2_mcp.api.tasks import AsyncTasks
 from flux2_mcp.domain import pricing
-from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION
+from flux2_mcp.domain.catalog import ANY_SIZE, DEFAULT_RESOLUTION, Model
 from flux2_mcp.domain.models import Action, Balance
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import InvalidRequestError, Problem, SettingsError, WireError, shortened
@@ -29,7 +30,7 @@ from flux2_mcp.system.logs import hide
 MAX_CALLBACK_BYTES = 65_536
 """Bytes of a callback's body. RunAPI's have about 1,000."""
 MAX_QUOTED = 1_000_000
-ActionName = Literal["text_to_image", "remix_image"]
+ActionName = Literal["text_to_image", "remix_image", "remove_background", "upscale_image"]
 logging.getLogger("flux2_mcp").addHandler(logging.NullHandler())  # an application decides what is logged
 
 
@@ -117,6 +118,16 @@ class ClientCore:
         return AsyncRemixImage(self.service, Action.REMIX_IMAGE)
 
     @property
+    def remove_background(self) -> AsyncRemoveBackground:
+        """Pictures cut out: the subject alone, on a transparent ground."""
+        return AsyncRemoveBackground(self.service, Action.REMOVE_BACKGROUND)
+
+    @property
+    def upscale_image(self) -> AsyncUpscaleImage:
+        """Pictures enlarged."""
+        return AsyncUpscaleImage(self.service, Action.UPSCALE_IMAGE)
+
+    @property
     def tasks(self) -> AsyncTasks:
         """What was made, also by other programs with the same FLUX2_HOME and account."""
         return AsyncTasks(self.service)
@@ -131,6 +142,9 @@ class ClientCore:
     ) -> tuple[Price, ...]:
         """Return the price of one image for each model and resolution that match, in USD. Costs nothing.
 
+        Models that finish pictures are among them if `model` or `action` names them. The resolution of their prices is the
+        factor as a text, or "any".
+
         Raises:
             InvalidRequestError: There is no such model, variant or action.
         """
@@ -138,9 +152,11 @@ class ClientCore:
             wanted = _action(action)
             if model is not None or variant is not None:
                 model_of(wanted, model, variant)
-            book = await self.service.prices.book()
-            found = pricing.prices(book, variant=model or variant, action=wanted, output_resolution=output_resolution)
-            return tuple(map(results.price, found))
+            match = partial(
+                pricing.prices, variant=model or variant, action=wanted, output_resolution=output_resolution
+            )
+            services = {each.model.service for each in match(self.service.prices.at_hand)}
+            return tuple(map(results.price, match(await self.service.prices.book(services))))
 
     async def quote(
         self,
@@ -148,10 +164,19 @@ class ClientCore:
         model: str | None = None,
         variant: str | None = None,
         action: ActionName | None = None,
-        output_resolution: str = DEFAULT_RESOLUTION,
+        output_resolution: str | None = None,
         count: int = 1,
     ) -> Quote:
         """Return what `count` images would cost, in USD. Nothing is reserved, and it costs nothing.
+
+        It is the price of one task each: of a call with `background` or `upscale`, the quotes of its steps add up.
+
+        Args:
+            model: RunAPI's name of it.
+            variant: Its variant, in place of `model`.
+            action: That of the model, if only its variant is given, or nothing.
+            output_resolution: None is 1k. Of a model that enlarges it is the factor as a text, and is needed.
+            count: How many images.
 
         Raises:
             InvalidRequestError: There is no such model or resolution, or `count` is no whole number from 1 up.
@@ -159,12 +184,13 @@ class ClientCore:
         with worded():
             wanted = model_of(_action(action), model, variant)
             wrong = [*not_whole("count", count, MAX_QUOTED)]
-            if output_resolution not in wanted.resolutions:
-                text = f"got {shortened(str(output_resolution))!r}; allowed: {', '.join(wanted.resolutions)}."
-                wrong.append(Problem("output_resolution", text))
-            if wrong:
+            size = _size(wanted) if output_resolution is None else output_resolution
+            if size not in wanted.resolutions:
+                got = "is needed" if size is None else f"got {shortened(str(size))!r}"
+                wrong.append(Problem("output_resolution", f"{got}; allowed: {', '.join(wanted.resolutions)}."))
+            if wrong or size is None:
                 raise InvalidRequestError(*wrong)
-            price = results.price(pricing.price(await self.service.prices.book(), wanted, output_resolution))
+            price = results.price(pricing.price(await self.service.prices.book({wanted.service}), wanted, size))
             return Quote(price=price, count=count, usd=None if price.usd is None else price.usd * count)
 
     async def balance(self) -> Balance:
@@ -237,6 +263,12 @@ def _action(name: str | None) -> Action | None:
     if name is None or name in list(Action):
         return None if name is None else Action(name)
     raise InvalidRequestError(Problem("action", f"got {shortened(str(name))!r}; allowed: {', '.join(Action)}."))
+
+
+def _size(model: Model) -> str | None:
+    """Return the resolution of a quote that names none; None if it has to."""
+    usual = [size for size in model.resolutions if size in {DEFAULT_RESOLUTION, ANY_SIZE}]
+    return next(iter(usual), None)
 
 
 def _named(body: bytes | str, headers: Mapping[str, str]) -> str | None:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Final, Required, TypeAlias, TypedDict
+from typing import Any, Final, Literal, Required, TypeAlias, TypedDict
 
-from flux2_mcp.domain import catalog
-from flux2_mcp.domain.models import Action, RequestArgs
+from flux2_mcp.domain import catalog, finishing
+from flux2_mcp.domain.models import MAKING, Action, RequestArgs
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, reworded, shortened
 
 PathText: TypeAlias = "str | os.PathLike[str]"
@@ -24,9 +24,11 @@ class TextToImageFields(TypedDict, total=False):
     """What `text_to_image.run` and `create` take. None counts as not given.
 
     RunAPI's own: `model` (its name; or `variant`: pro, flex, max), `prompt` (3 to 5,000 characters), `aspect_ratio`,
-    `output_resolution`, `enable_safety_checker`, `callback_url`. Ours: `save_to` (a file, or a folder with / at its
-    end, in the workspace), `overwrite` (let `save_to` replace a file), `max_cost_usd` (refuse a dearer call),
-    `idempotency_key` (1 to 510 printable ASCII characters: the same key is the same task, paid once).
+    `output_resolution`, `enable_safety_checker`, `callback_url`. Ours: `background` ("transparent": the subject alone)
+    and `upscale` (2, 4 or 8: each side so many times longer), each one more paid task; `save_to` (a file, or a folder
+    with / at its end, in the workspace), `overwrite` (let `save_to` replace a file), `max_cost_usd` (refuse a dearer
+    call, all its tasks together), `idempotency_key` (1 to 510 printable ASCII characters, 506 with `background` and `upscale`:
+    the same key is the same picture, paid once).
     """
 
     prompt: Required[str]
@@ -36,6 +38,8 @@ class TextToImageFields(TypedDict, total=False):
     output_resolution: str | None
     enable_safety_checker: bool | None
     callback_url: str | None
+    background: Literal["transparent"] | None
+    upscale: Literal[2, 4, 8] | None
     save_to: PathText | None
     overwrite: bool
     max_cost_usd: Usd | None
@@ -53,9 +57,39 @@ class RemixImageFields(TextToImageFields, total=False):
     source_image_urls: Sequence[PathText] | None
 
 
+class RemoveBackgroundFields(TypedDict, total=False):
+    """What `remove_background.run` and `create` take. None counts as not given.
+
+    `source_image` and `source_image_url` are the same, and one of them is needed: an https URL, a path in the workspace,
+    or "task:ID" for the image of an earlier task. `model` is RunAPI's name, by default recraft-remove-background. The
+    others are those of `TextToImageFields`.
+    """
+
+    source_image: PathText | None
+    source_image_url: PathText | None
+    model: str | None
+    callback_url: str | None
+    save_to: PathText | None
+    overwrite: bool
+    max_cost_usd: Usd | None
+    idempotency_key: str | None
+
+
+class UpscaleImageFields(RemoveBackgroundFields, total=False):
+    """What `upscale_image.run` and `create` take: `RemoveBackgroundFields`, and `upscale_factor`.
+
+    `model` is topaz-upscale-image by default, which needs the factor: each side becomes so many times longer.
+    recraft-crisp-upscale takes none.
+    """
+
+    upscale_factor: Literal[2, 4, 8] | None
+
+
 FIELDS: Final[Mapping[Action, frozenset[str]]] = {
     Action.TEXT_TO_IMAGE: frozenset(TextToImageFields.__annotations__),
     Action.REMIX_IMAGE: frozenset(RemixImageFields.__annotations__),
+    Action.REMOVE_BACKGROUND: frozenset(RemoveBackgroundFields.__annotations__),
+    Action.UPSCALE_IMAGE: frozenset(UpscaleImageFields.__annotations__),
 }
 NAMES: Final[Mapping[str, str]] = {
     "overwrite: true": "overwrite=True",
@@ -66,6 +100,8 @@ NAMES: Final[Mapping[str, str]] = {
     "start the server again": "make a new client",
 }
 """Python's names for those of the tools' names that differ: see `errors.Wording`."""
+_OF_ONE: Final[Mapping[str, str]] = {"source_images": "source_image", "upscale": "upscale_factor"}
+"""Such names where one picture is finished."""
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "prompt": (str,),
     "model": (str,),
@@ -74,6 +110,8 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "save_to": (str, os.PathLike),
     "overwrite": (bool,),
     "idempotency_key": (str,),
+    "source_image": (str, os.PathLike),
+    "source_image_url": (str, os.PathLike),
 }
 """What the catalogue does not check."""
 
@@ -97,20 +135,12 @@ def order(action: Action, given: Mapping[str, Any]) -> Order:
     """
     values = {name: value for name, value in given.items() if value is not None}
     wrong = [*_unknown(action, values), *_of_other_kind(values), *_model(action, values)]
-    sources = _sources(values, wrong) if action is Action.REMIX_IMAGE else None
     usd = _usd(values["max_cost_usd"], wrong) if "max_cost_usd" in values else None
-    if "prompt" not in values:
-        wrong.append(Problem("prompt", "is needed."))
+    asked = (_to_make if action in MAKING else _to_finish)(action, values, wrong)
     if wrong:
         raise InvalidRequestError(*wrong)
-    own = {
-        name: values.get(name)
-        for name in ("aspect_ratio", "output_resolution", "enable_safety_checker", "callback_url")
-    }
     return Order(
-        args=RequestArgs(
-            prompt=values["prompt"], variant=values.get("model", values.get("variant")), source_images=sources, **own
-        ),
+        args=RequestArgs(**asked, callback_url=values.get("callback_url")),
         save_to=os.fsdecode(values["save_to"]) if "save_to" in values else None,
         overwrite=values.get("overwrite", False),
         max_cost_usd=usd,
@@ -124,12 +154,12 @@ def model_of(action: Action | None, model: str | None, variant: str | None) -> c
     Raises:
         InvalidRequestError: Both are given, or there is no such model, or it belongs to another action.
     """
-    known = catalog.models().get(model or variant or "")
+    known = catalog.all_models().get(model or variant or "")
     wanted = action or (known.action if known is not None else Action.TEXT_TO_IMAGE)
     values = {name: value for name, value in {"model": model, "variant": variant}.items() if value is not None}
     if wrong := [*_of_other_kind(values), *_model(wanted, values)]:
         raise InvalidRequestError(*wrong)
-    return catalog.find(model or variant, wanted)
+    return known or (catalog.find(variant, wanted) if wanted in MAKING else _default(wanted))
 
 
 def seconds(timeout: object) -> float:
@@ -177,18 +207,69 @@ def _model(action: Action, values: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("variant", "goes without model= only.")
     for field in ("model", "variant"):
         name = values.get(field)
-        known = catalog.models().get(name) if isinstance(name, str) else None
+        known = catalog.all_models().get(name) if isinstance(name, str) else None
+        variants = catalog.variants() if action in MAKING else ()
         if known is not None and known.action is not action:
-            right = catalog.find(known.variant, action).id
+            both = action in MAKING and known.action in MAKING
+            right = (catalog.find(known.variant, action) if both else _default(action)).id
             yield Problem(
                 field, f"{known.id} is a model of client.{known.action}; client.{action} has {right} in its place."
             )
-        elif isinstance(name, str) and known is None and name not in catalog.variants():
-            allowed = (each.id for each in catalog.models().values() if each.action is action)
-            yield Problem(
-                field,
-                f"got {shortened(name)!r}; allowed: {', '.join(allowed if field == 'model' else catalog.variants())}.",
-            )
+        elif isinstance(name, str) and known is None and name not in variants:
+            models = [each.id for each in catalog.all_models().values() if each.action is action]
+            allowed = models if field == "model" else variants or models
+            yield Problem(field, f"got {shortened(name)!r}; allowed: {', '.join(allowed)}.")
+
+
+def _default(action: Action) -> catalog.Model:
+    """Return the model of a call that names none. To finish a picture, it is the one that `generate` would take."""
+    if action in MAKING:
+        return catalog.find(None, action)
+    return next(each for each in catalog.finishers().values() if each.action is action and each.argument is not None)
+
+
+def _to_make(action: Action, values: Mapping[str, Any], wrong: list[Problem]) -> dict[str, Any]:
+    """Return the fields of `RequestArgs` of a call that makes an image, and add what is wrong with them."""
+    if "prompt" not in values:
+        wrong.append(Problem("prompt", "is needed."))
+    own = ("prompt", "aspect_ratio", "output_resolution", "enable_safety_checker", *finishing.arguments())
+    return {name: values.get(name) for name in own} | {
+        "variant": values.get("model", values.get("variant")),
+        "source_images": _sources(values, wrong) if action is Action.REMIX_IMAGE else None,
+    }
+
+
+def _to_finish(action: Action, values: Mapping[str, Any], wrong: list[Problem]) -> dict[str, Any]:
+    """Return the fields of `RequestArgs` of a call that finishes one picture, and add what is wrong with them."""
+    named = [name for name in ("source_image", "source_image_url") if name in values]
+    if not named:
+        wrong.append(Problem("source_image", f"{action} needs one picture: a path, a URL or task:ID."))
+    if len(named) > 1:
+        wrong.append(Problem("source_image_url", "goes without source_image= only: they are the same."))
+    model = catalog.finishers().get(str(values["model"])) if "model" in values else _default(action)
+    if model is None or model.action is not action:
+        return {}
+    wrong.extend(_factor(action, model, values))
+    if wrong:
+        return {}
+    asked = {} if model.argument is None else {model.argument: model.value or values["upscale_factor"]}
+    return asked | {"variant": model.id, "source_images": [os.fsdecode(values[named[0]])]}
+
+
+def _factor(action: Action, model: catalog.Model, values: Mapping[str, Any]) -> Iterator[Problem]:
+    field = "upscale_factor"
+    if field not in FIELDS[action]:
+        return
+    if model.size_field != field:
+        if field in values:
+            yield Problem(field, f"{model.id} has no such field; leave it out.")
+        return
+    allowed = finishing.values(model)
+    given = values.get(field)
+    # True is equal to 1, and 2.0 to 2, but neither is a value of the contract.
+    if type(given) is not int or given not in allowed:
+        got = f"{model.id} needs it" if given is None else f"got {shortened(repr(given))}"
+        yield Problem(field, f"{got}; allowed: {', '.join(map(str, allowed))}.")
 
 
 def _sources(values: Mapping[str, Any], wrong: list[Problem]) -> list[str]:
@@ -224,12 +305,17 @@ def _usd(given: object, wrong: list[Problem]) -> Decimal | None:
 
 
 @contextmanager
-def worded() -> Iterator[None]:
-    """Give the errors of this context Python's names, and their cost and next step as notes below a traceback."""
+def worded(action: Action | None = None) -> Iterator[None]:
+    """Give the errors of this context Python's names, and their cost and next step as notes below a traceback.
+
+    Args:
+        action: That of the call, some of whose arguments have names of their own.
+    """
+    names = NAMES if action is None or action in MAKING else {**NAMES, **_OF_ONE}
     try:
         yield
     except Flux2Error as exc:
-        exc.message, exc.next_step = reworded(exc.message, NAMES), reworded(exc.next_step, NAMES)
+        exc.message, exc.next_step = reworded(exc.message, names), reworded(exc.next_step, names)
         exc.args = (exc.message,)
         if not getattr(exc, "__notes__", None):
             for note in filter(None, (exc.cost, f"Next: {exc.next_step}")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -12,7 +13,7 @@ from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, STATUSES, UNPAID, TaskSt
 from flux2_mcp.domain.models import Action, PriceSource, StoredImage
 from flux2_mcp.domain.pricing import UnitPrice
 from flux2_mcp.engine.waiting import Outcome, TaskReport
-from flux2_mcp.errors import Flux2Error
+from flux2_mcp.errors import Flux2Error, together
 from flux2_mcp.errors import TaskFailedError as RunApiTaskFailedError
 from flux2_mcp.images import size_check
 from flux2_mcp.journal.records import TaskRecord
@@ -32,7 +33,9 @@ class Image:
         height: Measured, pixels.
         size_bytes: The size of the file at `path`.
         sha256: The digest of that file, in hex.
-        matches_request: Whether its measured size is what was asked for; None while there is no file.
+        transparent_share: The share of its pixels, 0 to 1, that are transparent; None for a picture without transparency.
+        matches_request: Whether what was measured is what was asked for: the size, and the transparency of a picture
+            that was cut out. None while there is no file.
         mismatch: A sentence that says what differs.
         note: A sentence about its copy or its shape.
     """
@@ -46,6 +49,7 @@ class Image:
     height: int | None = None
     size_bytes: int | None = None
     sha256: str | None = None
+    transparent_share: float | None = None
     matches_request: bool | None = None
     mismatch: str | None = None
     note: str | None = None
@@ -62,16 +66,18 @@ class Task:
         images: In RunAPI's order; empty until the task is completed.
         model: RunAPI's name of the model.
         variant: Its variant.
-        action: "text_to_image" or "remix_image".
-        prompt: As it was given; empty for a task that another program made.
-        quoted_usd: The price before it was made; None if nobody publishes it.
-        charged_usd: What RunAPI says that it charged; 0 for a failed task; None while that is not known.
+        action: "text_to_image", "remix_image", "remove_background" or "upscale_image".
+        prompt: As it was given; empty for a task that another program made, and for a picture that was only finished.
+        quoted_usd: The price of this task before it was made; None if nobody publishes it.
+        charged_usd: What RunAPI says that it charged for this task; 0 for a failed task; None while that is not known.
         created_at: When it was written down here.
         completed_at: When RunAPI's result was seen.
         idempotency_key: The key that it was sent under.
         error: Why it failed, or what holds it up now.
         sandbox: Whether the sandbox drew it. Then it is no FLUX.2 image, and no money moved.
         joined: Whether it is that of an earlier identical call, whose end was reported to nobody: it is paid once.
+        steps: The paid tasks before this one that led to its picture, first to last; empty if it was made by one task.
+            `tasks.recent` lists each task by itself, without its steps.
     """
 
     id: str
@@ -90,6 +96,14 @@ class Task:
     error: str | None
     sandbox: bool
     joined: bool = False
+    steps: tuple[Task, ...] = ()
+
+    @property
+    def total_charged_usd(self) -> Decimal | None:
+        """What was charged for the picture: for this task and its steps. None while one of the charges is not known."""
+        charges = [each.charged_usd for each in (*self.steps, self)]
+        known = [usd for usd in charges if usd is not None]
+        return sum(known, Decimal(0)) if len(known) == len(charges) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +113,12 @@ class Price:
     Attributes:
         model: RunAPI's name.
         variant: Its variant.
-        action: "text_to_image" or "remix_image".
-        output_resolution: "1k" or "2k".
+        action: "text_to_image", "remix_image", "remove_background" or "upscale_image".
+        output_resolution: "1k" or "2k"; of a model that enlarges, its factor ("2", "4", "8"); "any" if no price depends
+            on it.
         usd: For one image; None if nobody publishes it.
-        source: "live", "cached" (live, up to 15 minutes old), "published", "charged" (the last image's), or "unknown".
+        source: "live", "cached" (live, up to 15 minutes old), "published", "charged" (the last image's), "invented" (by
+            the sandbox), or "unknown".
         as_of: The source's own time stamp, unchanged; None if it has none.
     """
 
@@ -131,7 +147,7 @@ class Quote:
 
 
 class TaskFailedError(RunApiTaskFailedError):
-    """The task failed, or its image can't be had any more.
+    """The task failed, or its image can't be had any more. The message has the files that the steps before it have made.
 
     Args:
         task: The task.
@@ -140,7 +156,8 @@ class TaskFailedError(RunApiTaskFailedError):
     """
 
     def __init__(self, task: Task, cost: str | None = None, next_step: str | None = None) -> None:
-        super().__init__(task.error or f"The task {task.id} failed.", cost=cost, next_step=next_step)
+        message = together([task.error or f"The task {task.id} failed.", _kept(task)])
+        super().__init__(message, cost=cost, next_step=next_step)
         self.task = task
 
 
@@ -184,11 +201,30 @@ def price(found: UnitPrice) -> Price:
 
 
 def tasks(outcome: Outcome) -> tuple[Task, ...]:
-    """Make the results about the tasks of a call, in its order."""
-    return tuple(_task(each, sandbox=outcome.sandbox, joined=outcome.joined) for each in outcome.tasks)
+    """Make the results about the pictures of a call, in its order: of each the last task, with those before as its steps."""
+    found = []
+    for report in outcome.tasks:
+        steps: tuple[Task, ...] = ()
+        for each in report.steps:
+            steps = (*steps, _task(each, steps, sandbox=outcome.sandbox, joined=outcome.joined))
+        found.append(_task(report, steps, sandbox=outcome.sandbox, joined=outcome.joined))
+    return tuple(found)
 
 
-def _task(report: TaskReport, *, sandbox: bool, joined: bool) -> Task:
+def named(outcome: Outcome, ids: Sequence[str]) -> tuple[Task, ...]:
+    """Make the results about the tasks with these ids or keys, in this order, each once. They may be steps of others."""
+    every = [each for task in tasks(outcome) for each in (*task.steps, task)]
+    known = {name: each for each in every for name in (each.id, each.idempotency_key)}
+    return tuple({known[ident].idempotency_key: known[ident] for ident in ids if ident in known}.values())
+
+
+def _kept(task: Task) -> str | None:
+    """Say which files the steps of a task have made; None if there are none."""
+    files = [f"{step.model}: {image.path}" for step in task.steps for image in step.images if image.path is not None]
+    return f"The pictures of the steps before are kept. {'; '.join(files)}." if files else None
+
+
+def _task(report: TaskReport, steps: tuple[Task, ...], *, sandbox: bool, joined: bool) -> Task:
     record = report.record
     held_up = report.trouble.message if report.trouble is not None and record.state.unfinished else None
     return Task(
@@ -208,6 +244,7 @@ def _task(report: TaskReport, *, sandbox: bool, joined: bool) -> Task:
         error=report.error or held_up,
         sandbox=sandbox,
         joined=joined,
+        steps=steps,
     )
 
 
@@ -233,6 +270,7 @@ def _image(record: TaskRecord, url: str | None, file: StoredImage | None, expire
         height=file.height,
         size_bytes=file.size_bytes,
         sha256=file.sha256,
+        transparent_share=file.transparent_share,
         matches_request=mismatch is None,
         mismatch=mismatch,
         note=" ".join(filter(None, (file.note, None if mismatch else size_check.squared(record.request)))) or None,

@@ -13,9 +13,15 @@ from typing import Protocol, Self, TypeVar, Unpack
 
 from flux2_mcp.api.background import Background
 from flux2_mcp.api.client import ActionName, ClientCore, settings_of
-from flux2_mcp.api.fields import PathText, RemixImageFields, TextToImageFields, worded
+from flux2_mcp.api.fields import (
+    PathText,
+    RemixImageFields,
+    RemoveBackgroundFields,
+    TextToImageFields,
+    UpscaleImageFields,
+    worded,
+)
 from flux2_mcp.api.results import ClosedError, Price, Quote, Task
-from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION
 from flux2_mcp.domain.lifecycle import TaskStatus
 from flux2_mcp.domain.models import Balance
 
@@ -104,6 +110,16 @@ class Flux2Client:
         return RemixImage(self._call)
 
     @property
+    def remove_background(self) -> RemoveBackground:
+        """Pictures cut out: the subject alone, on a transparent ground."""
+        return RemoveBackground(self._call)
+
+    @property
+    def upscale_image(self) -> UpscaleImage:
+        """Pictures enlarged."""
+        return UpscaleImage(self._call)
+
+    @property
     def tasks(self) -> Tasks:
         """What was made, also by other programs with the same FLUX2_HOME and account."""
         return Tasks(self._call)
@@ -127,7 +143,7 @@ class Flux2Client:
         model: str | None = None,
         variant: str | None = None,
         action: ActionName | None = None,
-        output_resolution: str = DEFAULT_RESOLUTION,
+        output_resolution: str | None = None,
         count: int = 1,
     ) -> Quote:
         """See `AsyncFlux2Client.quote`."""
@@ -223,6 +239,44 @@ class RemixImage:
     def get(self, task_id: str) -> Task:
         """Look at a task once. See `AsyncRemixImage.get`."""
         return self._call(lambda core: core.remix_image.get(task_id))
+
+
+class RemoveBackground:
+    """Pictures cut out. See `AsyncRemoveBackground`, also for the errors."""
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+
+    def run(self, *, timeout: float | None = None, **fields: Unpack[RemoveBackgroundFields]) -> Task:
+        """Cut out the subject of a picture and wait until the file is on disk. See `AsyncRemoveBackground.run`."""
+        return self._call(lambda core: core.remove_background.run(timeout=timeout, **fields))
+
+    def create(self, **fields: Unpack[RemoveBackgroundFields]) -> Task:
+        """Cut out; return when RunAPI has answered with an id. See `AsyncRemoveBackground.create`."""
+        return self._call(lambda core: core.remove_background.create(**fields))
+
+    def get(self, task_id: str) -> Task:
+        """Look at a task once. See `AsyncRemoveBackground.get`."""
+        return self._call(lambda core: core.remove_background.get(task_id))
+
+
+class UpscaleImage:
+    """Pictures enlarged. See `AsyncUpscaleImage`, also for the errors."""
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+
+    def run(self, *, timeout: float | None = None, **fields: Unpack[UpscaleImageFields]) -> Task:
+        """Enlarge a picture and wait until the checked file is on disk. See `AsyncUpscaleImage.run`."""
+        return self._call(lambda core: core.upscale_image.run(timeout=timeout, **fields))
+
+    def create(self, **fields: Unpack[UpscaleImageFields]) -> Task:
+        """Enlarge; return when RunAPI has answered with an id. See `AsyncUpscaleImage.create`."""
+        return self._call(lambda core: core.upscale_image.create(**fields))
+
+    def get(self, task_id: str) -> Task:
+        """Look at a task once. See `AsyncUpscaleImage.get`."""
+        return self._call(lambda core: core.upscale_image.get(task_id))
 
 
 class Tasks:

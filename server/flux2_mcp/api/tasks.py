@@ -12,9 +12,12 @@ from flux2_mcp.api.results import Task, TaskTimeoutError
 from flux2_mcp.domain import times
 from flux2_mcp.domain.lifecycle import STATUSES, TaskStatus
 from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.waiting import with_steps
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 
 MAX_RECENT = 1000
+LOOK_SECONDS = 0.5
+"""The interval at which `as_completed` looks at pictures of several steps: the engine's wait ends with any step's end."""
 
 
 class AsyncTasks:
@@ -37,7 +40,7 @@ class AsyncTasks:
         """
         with worded():
             wanted, most = _ids(ids), seconds(timeout)
-            return results.tasks(await self._service.check(wanted, wait_seconds=most)) if wanted else ()
+            return results.named(await self._service.check(wanted, wait_seconds=most), wanted) if wanted else ()
 
     async def as_completed(self, ids: Iterable[str], *, timeout: float | None = None) -> AsyncIterator[Task]:  # noqa: ASYNC109  # as in `run`
         """Yield each of these tasks as it ends, each once. The arguments are those of `wait`.
@@ -47,14 +50,18 @@ class AsyncTasks:
             TaskTimeoutError: The time is over; `task` is the first that has not ended.
         """
         with worded():
-            left, until = _ids(ids), time.monotonic() + seconds(timeout)
+            left, until, chained = _ids(ids), time.monotonic() + seconds(timeout), False
         while left:
             with worded():
                 most = max(0.0, until - time.monotonic())
-                outcome = await self._service.check(left, wait_seconds=most, first=True)
-                tasks = results.tasks(outcome)
-                ended = [task for task, report in zip(tasks, outcome.tasks, strict=True) if report.settled]
-                if not ended:
+                within = min(most, LOOK_SECONDS) if chained else most
+                outcome = await self._service.check(left, wait_seconds=within, first=not chained)
+                every = with_steps(outcome.tasks)
+                chained = len(every) > len(outcome.tasks)
+                settled = {report.record.key for report in every if report.settled}
+                tasks = results.named(outcome, left)
+                ended = [task for task in tasks if task.idempotency_key in settled]
+                if not ended and (most <= 0 or not chained):
                     raise TaskTimeoutError(tasks[0])
             done = {name for task in ended for name in (task.id, task.idempotency_key)}
             left = [ident for ident in left if ident not in done]

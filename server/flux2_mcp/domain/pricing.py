@@ -122,7 +122,8 @@ def prices(
     Raises:
         InvalidRequestError: No variant or model has that name.
     """
-    models: Iterable[Model] = (catalog.models() if action is None else catalog.all_models()).values()
+    all_lines = variant is not None or action is not None
+    models: Iterable[Model] = (catalog.all_models() if all_lines else catalog.models()).values()
     if variant is not None:
         known = catalog.all_models().get(variant)
         wanted = {known.id} if known else {catalog.find(variant, each).id for each in MAKING}
