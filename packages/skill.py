@@ -14,7 +14,7 @@ DESCRIPTION = (
     "Builds FLUX.2 image generation and remixing (Black Forest Labs' pro, flex and max, through the RunAPI HTTP API) into an"
     " application: exact JSON Schemas of every request, prices, runnable quickstarts in curl, Python, TypeScript, PHP and"
     " Ruby, idempotency, polling, webhooks, error handling and a free local sandbox. Teaches prompts for FLUX.2: lettering in"
-    " quotes, hex colours, JSON prompts, ratios by use, no negatives. Use before writing or changing code that calls FLUX.2 or"
+    " quotes, hex colours, JSON prompts, ratios by use, no negatives, logos with a transparent ground. Use before writing or changing code that calls FLUX.2 or"
     " RunAPI, when asked to add AI images, text-to-image or image editing to an app with it, and before writing a FLUX.2 prompt."
 )
 """At most 1,024 characters; hosts show it to the model at all times, so it says when to load the rest."""

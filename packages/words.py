@@ -15,7 +15,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         f"""Call the tool `generate` of the server `{facts.NAME}` once for what the user wrote after the command.
 
 - What they wrote is the prompt, word for word. Take out only what is an argument: a variant, an aspect ratio, a resolution,
-  a number of images, a file or folder to save to.
+  a number of images, a file or folder to save to, a transparent ground (`background`), an enlargement (`upscale`).
 - Where they wrote nothing, ask what the image should show. Don't invent it: each image is paid.
 - If the call is refused for its price, show the user the price and ask; don't raise a limit yourself.
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 - `source_images` are those that the user named: paths, https URLs, `task:ID` of an earlier result. For "the last one", call
   `check_task` without ids and take the newest that is completed.
 - The prompt is the instruction, word for word. Where either is missing, ask.
+- Where the user only wants a picture cut out or larger, give `background` or `upscale`, one source and no prompt.
 - The image keeps the source's shape. Give `aspect_ratio` only where another is asked for, or for `max`, which needs one.
 - A local image's pixels are uploaded to RunAPI. Don't send one that the user did not name.
 

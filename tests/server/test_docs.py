@@ -17,9 +17,10 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, TextResourceContents
 
 from flux2_mcp import errors
-from flux2_mcp.domain import catalog, lifecycle, pricing
+from flux2_mcp.domain import catalog, finishing, lifecycle, pricing
 from flux2_mcp.domain.budget import dollars
 from flux2_mcp.domain.catalog import Field, Model
+from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.domain.pricing import PriceBook
 from flux2_mcp.errors import ApiError
 from flux2_mcp.runapi import retry
@@ -141,6 +142,17 @@ def test_the_guide_to_prompts_has_a_use_for_each_ratio_a_source_for_its_advice_a
     [block] = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
     [model] = [each for each in MODELS.values() if each.variant == "pro" and each.action == "text_to_image"]
     Draft202012Validator(schemas.request(model)).validate({"model": model.id, "prompt": block})
+
+
+def test_the_documents_say_how_what_is_transparent_or_larger_is_asked_for() -> None:
+    calls = [json.loads(call) for call in re.findall(r'`({"[^`]+})`', prompting.guide())]
+    asked = [finishing.steps_of(RequestArgs(**{k: v for k, v in call.items() if k != "save_to"})) for call in calls]
+    assert [[step.action.value for step in steps] for steps in asked] == [
+        ["text_to_image", "remove_background"],
+        ["upscale_image"],
+    ]
+    for model in catalog.finishers().values():
+        assert f"| `POST /api/v1/{model.line}/{model.action}` | `{model.id}` |" in reference.api()
 
 
 def test_json_in_a_document_is_json_and_a_request_in_it_is_one_that_the_catalogue_accepts() -> None:

@@ -108,7 +108,7 @@ def documents_of(models: Mapping[str, Model]) -> dict[str, Document]:
             uris.PROMPTING,
             "prompting",
             "Prompts for FLUX.2",
-            "Before you write a prompt: order, lettering, hex colours, JSON, ratios by use, no negatives.",
+            "Before you write a prompt: order, lettering, hex colours, JSON, ratios by use, no negatives, transparent grounds.",
             prompting.guide,
         ),
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from flux2_mcp.domain import catalog
+from flux2_mcp.server.docs import uris
 
 RULES: Final = (
     (
@@ -26,6 +27,10 @@ RULES: Final = (
     "**Give colours as hex codes with a name, each tied to a thing**: `a #F39C12 (warm amber) blanket`. Three to five are enough.",
     "**Name the light.** It changes an image most: soft window light from the left, golden hour, a softbox, neon.",
     "**In a remix, say what changes and what stays**, and call the sources image 1, image 2, in their order.",
+    (
+        '**A transparent ground is no prompt but an argument**: `background: "transparent"` of the tool `generate`. FLUX.2 paints'
+        " no transparency. In the prompt, put the subject alone on a plain ground of another colour. `upscale` makes it larger."
+    ),
 )
 """The whole of it in short. The skill shows them too."""
 
@@ -128,6 +133,19 @@ To make a series, keep all members but one.
 - Several sources each have a part: `The person of image 1 sits in the room of image 2, in the style of image 3.`
 - To take something away, say what is there instead: `Replace the sign with a bare brick wall.`
 
+## Transparent, larger
+
+Both are arguments of the tool `generate`, and each is one more paid task, which the quote names:
+
+- A logo with a transparent ground: `{{"prompt": "A flat fox logo in #E4572E (orange), bold simple shapes, alone on a plain white ground", "background": "transparent", "save_to": "logo.png"}}`. The file ends in .png or .webp.
+- A picture that is there, larger: `{{"source_images": ["hero.png"], "upscale": 4, "save_to": "hero-4x.png"}}`. Without a prompt
+  nothing is painted anew: one source is cut out, enlarged, or both.
+- Hair, glass, smoke and a subject that the frame cuts off are hard to cut out: ask for clear edges and room on all sides.
+- Cut out first, then look, then enlarge: the same call with `upscale` added would paint another picture, so give the result as
+  `task:ID` and no prompt.
+
+An application calls the services themselves: {uris.API}.
+
 ## Ratios
 
 {_table(("`aspect_ratio`", "for"), [(f"`{ratio}`", use) for ratio, use in RATIOS.items()])}
@@ -140,7 +158,8 @@ Describe a scene that fits the ratio: a wide one has room at the sides, an uprig
 
 ## Sources
 
-Black Forest Labs' own guides, read on 2026-11-28. Ours are the uses of 3:4 and 2:3, series, HTML over an image, and measuring colours.
+Black Forest Labs' own guides, read on 2026-11-28. Ours are the uses of 3:4 and 2:3, series, HTML over an image, measuring
+colours, and what is transparent or larger.
 
 {_table(("guide", "what of it"), SOURCES)}
 """

@@ -52,6 +52,7 @@ def api(models: Mapping[str, Model] | None = None) -> str:
     )
     fields = "\n".join(f"### `{action}`\n\n{_fields(known, action)}" for action in MAKING)
     statuses = ", ".join(f"`{status}`" for status in Status if status is not Status.UNKNOWN)
+    services = ", ".join(f"`service={name}`" for name in catalog.services() if name != SERVICE)
     ident = "0b5f6a52-8a3e-4c1e-9f57-2a4f6f4c9d10"
     pending = {"id": ident, "status": Status.PENDING.value}
     completed = {
@@ -127,6 +128,15 @@ Create, poll and callback all show the task ({uris.TASK_SCHEMA}):
 
 A file that stands at a URL, or small ones in base64: `POST /api/v1/files` with
 `{{"source": {{"type": "url", "url"}} or {{"type": "base64", "data"}}, "file_name"}}` gives the same.
+
+## Cut out, enlarge
+
+The same key, the same calls and the same task, on other endpoints, for one picture and without a prompt:
+
+{_finishers()}
+
+`source_image_url` is a public URL, such as that of a result, or of an upload. Cut out first, then enlarge. FLUX.2 itself paints no
+transparency. Their prices are in the live schedule alone: {services}.
 
 ## Errors and prices
 
@@ -271,6 +281,26 @@ def _fields(known: Mapping[str, Model], action: Action) -> str:
     return f"{_table(('field', *(model.variant for model in models)), rows)}\n"
 
 
+def _finishers() -> str:
+    rows = [
+        (
+            f"`POST /api/v1/{model.line}/{model.action}`",
+            f"`{model.id}`",
+            ", ".join(
+                f"`{field.name}`{_allowed(field)}"
+                for field in model.fields.values()
+                if field.required and field.name != "model"
+            ),
+        )
+        for model in catalog.finishers().values()
+    ]
+    return _table(("call", "model", "body, beside `model` and `callback_url`"), rows)
+
+
+def _allowed(field: Field) -> str:
+    return f": {', '.join(f'`{value}`' for value in field.enum)}" if field.enum else ""
+
+
 def _cell(model: Model, name: str) -> str:
     field = model.fields.get(name)
     if field is None or name in model.forbidden:
@@ -281,8 +311,7 @@ def _cell(model: Model, name: str) -> str:
     default = schemas.DEFAULTS.get(name)
     if default is not None and not field.required:
         need = f"default `{default}`"
-    allowed = f": {', '.join(f'`{value}`' for value in field.enum)}" if field.enum else ""
-    return f"{field.kind}, {need}{allowed}{_bounds(field, ', ')}"
+    return f"{field.kind}, {need}{_allowed(field)}{_bounds(field, ', ')}"
 
 
 def _bounds(field: Field, before: str) -> str:
