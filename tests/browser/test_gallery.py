@@ -13,7 +13,7 @@ import pytest
 from playwright.async_api import FrameLocator, Locator, expect
 
 from flux2_mcp.server import gallery
-from flux2_mcp.server.results.tasks import SourceResult, TaskResult
+from flux2_mcp.server.results.tasks import SourceResult, StepResult, TaskResult
 from tests.browser.conftest import Open, Shot
 from tests.browser.host import EVERYTHING, Answer, Host, RefusedError, fetched
 from tests.support.canned import FETCHING, PATH, PROMPTS, TIMES, picture, price, refusal, result, task
@@ -524,6 +524,42 @@ async def test_the_copy_in_the_workspace_is_the_path_that_is_copied(hosting: Ope
         await expect(cards(host)).to_contain_text("Path copied")
         await host.page.evaluate("document.body.tabIndex = 0; document.body.focus(); window.focus()")
         assert await host.page.evaluate("navigator.clipboard.readText()") == SAVED
+
+
+async def test_a_finished_picture_says_what_it_was_made_by_and_what_all_of_it_cost(
+    hosting: Open, answers: dict[str, Answer]
+) -> None:
+    made = tools(lambda _: result([task(7)]))
+    async with hosting(answers | {"tool": made}) as host:
+        await host.open()
+        await host.input(prompt=PROMPT, background="transparent")
+        image = task(0).images[0].model_copy(update={"transparent_share": 0.6213})
+        step = StepResult(
+            task_id="task-9", status="completed", model="flux-2-pro-text-to-image", quoted_usd=0.05, charged_usd=0.05
+        )
+        cut_out = {
+            "variant": "recraft-remove-background",
+            "model": "recraft-remove-background",
+            "action": "remove_background",
+            "images": [image],
+            "steps": [step],
+            "quoted_usd": 0.02,
+            "charged_usd": 0.02,
+        }
+        await host.result(result([task(0).model_copy(update=cut_out)], prompts=[PROMPT]))
+        await loaded(host, 1)
+        await expect(cards(host)).to_contain_text("Modelflux-2-pro-text-to-image, then recraft-remove-background")
+        await expect(cards(host)).to_contain_text("1.2 MB, 62 % transparent")
+        await expect(cards(host)).to_contain_text("quoted $0.07, charged $0.07")
+        # A variant that only finishes makes nothing from words.
+        await expect(button(cards(host), "Vary")).to_have_count(0)
+        await expect(button(cards(host), "Upscale")).to_have_count(0)
+        await button(cards(host), "Remix").click()
+        await host.view.get_by_role("textbox", name="What should change?").fill("Make it blue")
+        await button(host.view, "Remix for $0.05").click()
+        await expect(cards(host)).to_have_count(2)
+        assert host.tools("generate")[0]["variant"] == "pro"
+        assert host.wrong == []
 
 
 async def test_where_no_picture_can_be_read_the_url_opens_through_the_host(

@@ -39,7 +39,7 @@ function argsFor(kind, card, change) {
   if (kind === "first") return { prompt: change, variant: "pro" };
   const task = tasks.get(card.id), was = obj(requests.get(card.id)), same = {};
   for (const name of ["source_images", "aspect_ratio", "output_resolution", "enable_safety_checker"]) if (was[name] != null && was[name].length !== 0) same[name] = was[name];
-  const variant = str(task.variant) || "pro", source_images = [`task:${card.id}`];
+  const variant = (!finished(task) && str(task.variant)) || "pro", source_images = [`task:${card.id}`];
   if (kind === "vary" || kind === "again") return { prompt: asked_for(card.id), variant, ...same };
   const safety = same.enable_safety_checker == null ? {} : { enable_safety_checker: same.enable_safety_checker };
   if (kind === "remix") {
@@ -66,7 +66,8 @@ async function priceOf(args) {
 }
 function offers(card) {
   const task = tasks.get(card.id), image = picture(card);
-  if (task.status !== "completed") return task.status === "failed" && asked_for(card.id) ? ["again"] : [];
+  if (task.status !== "completed") return task.status === "failed" && asked_for(card.id) && !finished(task) ? ["again"] : [];
+  if (finished(task)) return ["remix"];
   const longest = Math.max(num(image.width) ?? 0, num(image.height) ?? 0);
   return ["remix", asked_for(card.id) ? "vary" : null, longest < 1600 && resolution(card.id) !== "2k" ? "large" : null].filter(Boolean);
 }

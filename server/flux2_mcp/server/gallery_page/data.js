@@ -94,6 +94,15 @@ function trouble(words, again = false) {
   $("again").hidden = !again;
   if (words) say(words);
 }
+/** The tasks that led to a picture, its own last. In a list each stands by itself. */
+const chain = (task) => [...list(task.steps).map(obj), task];
+/** What they cost together; null while an amount is not known. */
+function of_all(task, field) {
+  const all = chain(task).map((one) => num(one[field]));
+  return all.includes(null) ? null : all.reduce((sum, usd) => sum + usd, 0);
+}
+/** Whether its last task worked on a picture and not on words: it has no variant to ask again with. */
+const finished = (task) => !["", "text_to_image", "remix_image"].includes(str(task.action));
 const resolution = (id) => str(obj(requests.get(id)).output_resolution) || "1k";
 const priced = (variant, action, size) => `${str(variant)} ${str(action)} ${size}`;
 const place_of = (image) => str(image.saved) || str(image.path);   // the copy in the user's workspace, where there is one

@@ -27,13 +27,13 @@ function paint(card) {
   card.name.textContent = `Image ${at} of ${order.length}: ${card.url ? "" : `${words} `}`;
   card.img.alt = card.url ? describe(card) : "";
   card.state.textContent = card.lost ? "No preview" : loads ? "Loading" : card.url ? "" : state;
-  card.detail.textContent = card.lost ? (place_of(image) ? "The file is on disk." : card.lost) : failed || open ? str(task.error) + (task.status !== "failed" ? "" : task.sandbox ? " Would not be charged." : " Not charged.") : "";
+  card.detail.textContent = card.lost ? (place_of(image) ? "The file is on disk." : card.lost) : failed || open ? str(task.error) + (task.status !== "failed" || list(task.steps).length ? "" : task.sandbox ? " Would not be charged." : " Not charged.") : "";
   card.detail.hidden = !card.detail.textContent;
   card.clock.hidden = !open; clock(card);
   card.what.textContent = words; card.what.title = words; card.what.hidden = !words || (!listed() && common());
-  const usd = num(task.charged_usd) ?? (failed ? null : num(task.quoted_usd));
+  const charged = of_all(task, "charged_usd"), usd = charged ?? (failed ? null : of_all(task, "quoted_usd"));
   card.left.textContent = card.hint || [listed() ? when(made_at(card), { timeStyle: "short" }) : size(image), str(task.variant)].filter(Boolean).join(" · ");
-  card.right.textContent = usd === null ? "" : (num(task.charged_usd) === null ? "quoted " : "") + money(usd);
+  card.right.textContent = usd === null ? "" : (charged === null ? "quoted " : "") + money(usd);
   card.warn.textContent = card.warn.title = odd(image); card.warn.hidden = !card.warn.textContent;
   card.told = alone && tall && Boolean(words);                  // there is room beside it for all that is known of it
   card.story.replaceChildren(...(card.told ? [story(card)] : []));
@@ -64,15 +64,15 @@ function paintActs(place, card) {
   }
 }
 function facts(card) {
-  const task = tasks.get(card.id), was = obj(requests.get(card.id)), image = picture(card);
+  const task = tasks.get(card.id), was = obj(requests.get(card.id)), image = picture(card), quoted = of_all(task, "quoted_usd"), charged = of_all(task, "charged_usd"), clear = num(image.transparent_share);
   const sources = list(task.sources).length ? task.sources : list(was.source_images), bytes = num(image.size_bytes);
   const at = (stamp) => (Date.parse(str(stamp)) ? when(Date.parse(stamp), { dateStyle: "medium", timeStyle: "short" }) : "");
   return [
-    ["Asked", card.told && prompt(card.id).length < 160 ? "" : prompt(card.id)], ["Model", str(task.model)],
+    ["Asked", card.told && prompt(card.id).length < 160 ? "" : prompt(card.id)], ["Model", chain(task).map((one) => str(one.model)).join(", then ")],
     ["Shape", [str(was.aspect_ratio), str(was.output_resolution)].filter(Boolean).join(", ")],
     ["Sources", sources.map((one) => str(one) || [str(obj(one).source), str(obj(one).sent)].filter(Boolean).join(": ")).join("\n"), true],
-    ["Size", [size(image), bytes === null ? "" : bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`].filter(Boolean).join(", ")], ["Made", at(task.completed_at ?? task.created_at)],
-    ["Price", [num(task.quoted_usd) === null ? "" : `quoted ${money(task.quoted_usd)}`, num(task.charged_usd) === null ? "" : `${task.sandbox ? "would charge" : "charged"} ${money(task.charged_usd)}`].filter(Boolean).join(", ")],
+    ["Size", [size(image), bytes === null ? "" : bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`, clear === null ? "" : `${Math.round(100 * clear)} % transparent`].filter(Boolean).join(", ")], ["Made", at(task.completed_at ?? task.created_at)],
+    ["Price", [quoted === null ? "" : `quoted ${money(quoted)}`, charged === null ? "" : `${task.sandbox ? "would charge" : "charged"} ${money(charged)}`].filter(Boolean).join(", ")],
     ["Task", card.id, true], ["Workspace", folder(card.id), true], ["Saved", str(image.saved), true], ["Note", str(image.note)], ["File", str(image.path), true], ["URL until", image.url ? at(image.expires_at) : ""],
   ].filter(([, value]) => value);
 }
@@ -158,7 +158,7 @@ function settle() {
 }
 new ResizeObserver(settle).observe($("days"));
 $("begin").onclick = $("make").onclick = () => arm(null, "first");
-const sum = (field) => [...tasks.values()].reduce((all, task) => all + (num(task[field]) ?? 0), 0);
+const sum = (field) => [...tasks.values()].flatMap(chain).reduce((all, task) => all + (num(task[field]) ?? 0), 0);
 $("more").onclick = async () => {
   const next = order.length;
   if (order.length > FIRST && !expanded && host.context.displayMode !== "fullscreen") { expanded = true; render(); return step(order[FIRST]); }
@@ -203,7 +203,7 @@ async function show(card) {
   if (!card.big) try { card.big = await read(card.id, card.index, LARGE); if (shown === card) $("large").src = card.big; } catch { card.big = card.url; }
 }
 function paintLarge() {
-  const task = obj(tasks.get(shown.id)), usd = num(task.charged_usd);
+  const usd = of_all(obj(tasks.get(shown.id)), "charged_usd");
   $("what").textContent = prompt(shown.id);
   $("facts").textContent = [shown.hint || `${order.indexOf(shown) + 1} of ${order.length}`, size(picture(shown)), usd === null ? "" : money(usd), listed() ? when(made_at(shown), { dateStyle: "medium", timeStyle: "short" }) : ""].filter(Boolean).join(" · ");
   $("odd").textContent = odd(picture(shown)); $("odd").hidden = !odd(picture(shown));
