@@ -213,6 +213,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"source_image": "missing.png", "upscale_factor": 2},
         ["source_image: item 1"],
     ),
+    "too large a result": (
+        "upscale_image",
+        {"source_image": "large.png", "upscale_factor": 8},
+        ["upscale_factor: would make 17600x17600; at most 300 megapixels can be checked and kept."],
+    ),
 }
 
 
@@ -221,6 +226,8 @@ def test_wrong_arguments_are_named_as_python_has_them_and_nothing_is_sent(
     case: str, client: Flux2Client, tmp_path: Path
 ) -> None:
     action, given, told = WRONG[case]
+    if given.get("source_image") == "large.png":
+        Image.new("1", (2200, 2200)).save(tmp_path / "large.png")
     with pytest.raises(InvalidRequestError) as error:
         getattr(client, action).run(**given)
     for text in told:
