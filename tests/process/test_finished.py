@@ -24,7 +24,10 @@ MODELS = list(catalog.all_models())
 CUT, LARGER = "recraft-remove-background", "topaz-upscale-image"
 
 
-@pytest.fixture(params=["sandbox", "contract"])
+DEEP = pytest.mark.deep
+
+
+@pytest.fixture
 def env(request: pytest.FixtureRequest, clean_env: dict[str, str]) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         if request.param == "sandbox":
@@ -50,7 +53,16 @@ def steps(task: dict[str, Any]) -> list[str]:
     return [step["model"] for step in task.get("steps") or ()] + [task["model"]]
 
 
-@pytest.mark.parametrize("era", [LEGACY, pytest.param(MODERN, marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    ("env", "era"),
+    [
+        ("sandbox", LEGACY),
+        pytest.param("sandbox", MODERN, marks=DEEP),
+        pytest.param("contract", LEGACY, marks=DEEP),
+        pytest.param("contract", MODERN, marks=DEEP),
+    ],
+    indirect=["env"],
+)
 def test_over_stdio(env: dict[str, str], tmp_path: Path, era: str) -> None:
     with Host(env, era, cwd=str(tmp_path)) as host:
         cut = {"background": "transparent", "save_to": "logo.png"}
@@ -69,6 +81,7 @@ def test_over_stdio(env: dict[str, str], tmp_path: Path, era: str) -> None:
     assert looked_at(tmp_path / "hero-large.png")[1] == (4 * size[0], 4 * size[1])
 
 
+@pytest.mark.parametrize("env", [pytest.param("sandbox", marks=DEEP), "contract"], indirect=True)
 def test_by_the_command_line(env: dict[str, str], tmp_path: Path) -> None:
     def generate(*arguments: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "flux2_mcp", "generate", *arguments, "--yes", "--json"]
