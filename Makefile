@@ -3,6 +3,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+MARKS ?= not deep
 RUN := $(BIN)/python -m
 # More than CI has processors: most of what the tests do is wait.
 WORKERS ?= 4
@@ -67,7 +68,7 @@ test-deep: check ## the same with the long tables, branch coverage, and then `ma
 	$(MAKE) --no-print-directory fuzz
 
 test-pythons: $(VENV)/.done ## the tests without browser on each other Python that is promised and is on this machine
-	$(RUN) tests.support.pythons $(ONE) $(SUITE) -m "not deep" --ignore tests/browser $(TESTS)
+	$(RUN) tests.support.pythons $(ONE) $(SUITE) -m "$(MARKS)" --ignore tests/browser $(TESTS)
 
 mutants: $(VENV)/.done ## break the code in about a hundred ways, and see the tests notice each (minutes)
 	$(RUN) tests.mutants.run
