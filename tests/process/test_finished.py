@@ -96,3 +96,28 @@ def test_by_the_command_line(env: dict[str, str], tmp_path: Path) -> None:
     hero = generate("--source", "logo.png", "--upscale", "4", "--save-to", "hero.png")
     assert steps(hero["tasks"][0]) == [LARGER]
     assert looked_at(tmp_path / "hero.png") == ("RGBA", (4096, 4096), True)
+
+
+def test_the_command_line_says_what_a_broken_off_call_has_made_and_what_steps_cost(
+    clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    with contract_api() as api:
+        api.failing.add(CUT)
+        api.schedules[LARGER] = 4
+        env = clean_env | {"RUNAPI_BASE_URL": api.url, "RUNAPI_API_KEY": KEY}
+
+        def said(*arguments: str) -> tuple[int, str]:
+            command = [sys.executable, "-m", "flux2_mcp", *arguments]
+            done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+            return done.returncode, done.stdout
+
+        code, out = said("generate", "a flat fox logo", "--background", "transparent", "--yes", "--no-picture")
+        assert code == 7
+        kept = next(line for line in out.splitlines() if "after flux-2-pro-text-to-image, completed" in line)
+        assert Path(kept.partition(": ")[2]).is_file()
+        assert "Run this again with the same arguments: only the missing steps are made and paid." in out
+        code, out = said("pricing")
+        rows = [line.split() for line in out.splitlines()]
+        assert code == 0
+        assert [CUT, "any", "unknown", "not", "published"] in rows
+        assert [LARGER, "any", "$0.04", "live"] in rows

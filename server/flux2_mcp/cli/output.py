@@ -42,6 +42,9 @@ INTERRUPTED = 128 + signal.SIGINT
 
 NAMES: Final[Mapping[str, str]] = {
     "source_images": "--source",
+    "background": "--background",
+    "upscale": "--upscale",
+    "variant": "--variant",
     "save_to": "--save-to",
     "before": "--before",
     "file": "--file",

@@ -64,6 +64,11 @@ def _words(result: PricingResult) -> str:
         origin = ", ".join(filter(None, (price.source, as_of)))
         source = origin if price.note is None else "not published"
         rows.append((price.model, price.output_resolution, usd(price.usd), source))
+    sources = {True: "invented", False: "live"}
+    for step, amount in (result.finishing or {}).items():
+        model, _, factor = step.partition(" ")
+        source = sources[result.sandbox] if amount is not None else "not published"
+        rows.append((model, factor or "any", usd(amount), source))
     estimate = result.estimate
     notes = dict.fromkeys(price.note for price in result.prices)
     return "\n".join(

@@ -147,6 +147,8 @@ def _words(
     if result.next_action is not None:
         ids = result.next_action.arguments["task_ids"]
         lines += [LATER, waiting_on(*ids), *([again] if again else [])]
+    if result.next_step is not None and result.status == "partial":
+        lines.append(own_words(result.next_step))
     lines += [DRAWN_NOTICE] if result.sandbox else []
     return "\n".join([*lines, *map(own_words, remarks)])
 
@@ -204,7 +206,12 @@ def _remarks(task: TaskResult) -> list[str]:
     for image in task.images:
         lines += [f"  Not what was asked for: {image.mismatch}"] if image.mismatch else []
         lines += [f"  {image.note}"] if image.note else []
-    lines += [f"  sent: {source.source} ({source.sent})" for source in task.sources]
+    for step in task.steps or ():
+        cost = "not charged" if step.status == "failed" else usd(step.charged_usd)
+        kept = f": {step.path}" if step.path and task.status == "failed" else ""
+        lines.append(f"  after {step.model}, {step.status}, {cost}{kept}")
+    if not task.steps:
+        lines += [f"  sent: {source.source} ({source.sent})" for source in task.sources]
     if task.error or not any(image.path for image in task.images):
         lines.append(f"{task.task_id}: {task.status}{f': {own_words(task.error)}' if task.error else ''}")
     return lines
