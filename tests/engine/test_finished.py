@@ -309,3 +309,43 @@ async def test_a_task_of_another_line_that_was_made_elsewhere_is_found(api: Cont
     async with opened(settings(api, tmp_path / "two"), speed=50.0) as other:
         (found,) = (await other.check([report.record.task_id or ""], wait_seconds=PATIENCE)).tasks
         assert (found.record.request.model, found.record.state) == (LARGER, State.DELIVERED)
+
+
+async def test_what_a_call_may_cost_is_not_used_up_by_the_steps_of_an_earlier_one(
+    api: ContractApi, tmp_path: Path
+) -> None:
+    api.schedules |= CENTS
+    api.failing.add(CUT)
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        await asked(service, **BOTH, max_cost_usd=Decimal("0.10"))
+        api.failing.clear()
+        (report,) = (await asked(service, **BOTH, max_cost_usd=Decimal("0.05"))).tasks
+        assert models(report) == [(model, State.DELIVERED) for model in (FLUX, CUT, LARGER)]
+
+
+async def test_what_a_call_may_cost_is_for_all_its_pictures_together(api: ContractApi, tmp_path: Path) -> None:
+    api.schedules |= CENTS
+    api.cents[FLUX] = 8
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        outcome = await asked(service, **BOTH, count=3, max_cost_usd=Decimal("0.32"))
+        result = task_results.generation(outcome)
+        words = task_words.words(result)
+    assert 0.24 <= (result.charged_usd or 0) <= 0.32
+    assert len(api.made(LARGER)) < 3
+    assert "was not sent: with it, the call would cost more than it may." in words
+
+
+async def test_a_refused_call_without_a_prompt_is_not_priced_as_an_image(api: ContractApi, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    async with opened(settings(api, tmp_path)) as service:
+        with pytest.raises(InvalidRequestError) as caught:
+            await asked(service, source_images=["a.png"], upscale=3, max_cost_usd=Decimal("0.01"))
+    assert [problem.field for problem in caught.value.problems] == ["upscale"]
+
+
+async def test_a_refused_chain_is_not_said_to_have_nothing_cheaper(api: ContractApi, tmp_path: Path) -> None:
+    api.schedules |= CENTS
+    async with opened(settings(api, tmp_path, caps=Caps(daily_usd=Decimal("0.09")))) as service:
+        with pytest.raises(BudgetError) as caught:
+            await asked(service, **BOTH)
+    assert caught.value.next_step == "Fewer pictures or steps cost less. Or raise FLUX2_DAILY_BUDGET_USD."

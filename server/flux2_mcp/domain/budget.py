@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from flux2_mcp.errors import BudgetError, Wording, together
+from flux2_mcp.errors import BudgetError, Wording
 
 DAILY_VARIABLE = "FLUX2_DAILY_BUDGET_USD"
 REOPEN = Wording(
@@ -187,22 +187,21 @@ def stopped(step: str, over: CapRoom | None) -> BudgetError:
         over: The cap that is exceeded; None: it is the most that the call may cost.
     """
     kept = "The picture before it is kept, and paid."
-    again = Wording("{name:Call again} with the same arguments: only what is missing is made and paid.")
     if over is None:
         return BudgetError(
-            Wording(
-                "{step} was not sent: the steps before it cost more than the call allows for all. " + kept, step=step
-            ),
-            next_step=together([Wording("Raise {name:max_cost_usd}."), again]),
+            Wording("{step} was not sent: with it, the call would cost more than it may. " + kept, step=step),
+            next_step=Wording("Raise {name:max_cost_usd}, or the user raises FLUX2_MAX_COST_USD."),
         )
     why = closed(over.lost) if over.lost is not None else f"{over.name} is {dollars(over.cap_usd)}, and it is used up."
     return BudgetError(
         f"{step} was not sent: {why} {kept}",
-        next_step=together([REOPEN if over.lost is not None else f"Raise {over.name}.", again]),
+        next_step=REOPEN if over.lost is not None else f"Raise {over.name}.",
     )
 
 
-def refusal(wanted_usd: Decimal, over: CapRoom, fitting: str | None, note: str | None = None) -> BudgetError:
+def refusal(
+    wanted_usd: Decimal, over: CapRoom, fitting: str | None, note: str | None = None, *, finishes: bool = False
+) -> BudgetError:
     """The refusal in words.
 
     Args:
@@ -210,10 +209,12 @@ def refusal(wanted_usd: Decimal, over: CapRoom, fitting: str | None, note: str |
         over: The cap that it does not fit.
         fitting: The cheapest request of the same kind that would fit, in words, or None.
         note: A sentence about the price, or None.
+        finishes: The call finishes pictures, and nobody looked for what would fit.
     """
     if over.lost is not None:
         return BudgetError(f"{closed(over.lost)} {over.name} is closed.", next_step=REOPEN)
-    advice = f"{fitting} would fit." if fitting else "Nothing of this kind fits any more."
+    none = "Fewer pictures or steps cost less." if finishes else "Nothing of this kind fits any more."
+    advice = f"{fitting} would fit." if fitting else none
     return BudgetError(
         f"The call would cost {dollars(wanted_usd)}; {over.name} is {dollars(over.cap_usd)} and"
         f" {dollars(over.left_usd)} of it is left.{f' {note}' if note else ''}",

@@ -273,10 +273,10 @@ class Service:
             self._keep_ours(intended.records)
         self.background.start_soon(self._key_holder.learn)
         if intended.over is not None:
-            alone = not offer.checked.finish
+            alone = not offer.checked.finish and offer.checked.request.action in MAKING
             action, new, left = offer.checked.request.action, offer.new, intended.over.left_usd
             fitting = await self.prices.fitting(action, new, left) if alone else None
-            raise budget.refusal(intended.wanted_usd, intended.over, fitting, offer.note)
+            raise budget.refusal(intended.wanted_usd, intended.over, fitting, offer.note, finishes=not alone)
         tasks = await self._waiter.wait((*offer.begun, *intended.records), wait_seconds, on_progress)
         if not report_refusal and (refused := refusal(tasks)) is not None:
             raise refused

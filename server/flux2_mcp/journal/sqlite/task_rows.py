@@ -240,10 +240,11 @@ def led_to(database: Database, account: str, record: TaskRecord) -> tuple[TaskRe
     """
     steps = [record]
     while steps[0].follows is not None and len(steps) < MAX_STEPS:
-        before = find(database, account, steps[0].follows)
-        if before is None or not before.readable:
+        sql = "SELECT * FROM task WHERE account = ? AND key = ?"  # another task may have this key as its id
+        before = readable(database.read(sql, (account, steps[0].follows)))
+        if not before:
             break
-        steps.insert(0, before)
+        steps.insert(0, before[0])
     return tuple(steps)
 
 

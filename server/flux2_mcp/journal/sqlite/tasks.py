@@ -19,7 +19,7 @@ from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskRecord, digests, dump
 from flux2_mcp.journal.sqlite import accounts, glance, history, leases, money, task_rows
-from flux2_mcp.journal.sqlite.fragments import IS_OPEN, OPEN, UNDER_WAY, among
+from flux2_mcp.journal.sqlite.fragments import COUNTED, IS_OPEN, IS_UNPAID, OPEN, UNDER_WAY, among
 
 if TYPE_CHECKING:  # SQLite loads at its first use
     from flux2_mcp.journal.sqlite.file import JournalFile
@@ -32,6 +32,16 @@ counts as forgotten."""
 FOLLOWED = "SELECT 1 FROM task AS next WHERE next.account = task.account AND next.follows = task.key"
 """SQL for the tasks that work on a task's image."""
 JOINABLE_STATES = among(UNFINISHED | MADE)
+CALL_COST = (
+    "WITH RECURSIVE after(key) AS (SELECT :key UNION SELECT task.key FROM task JOIN after ON follows = after.key"
+    " WHERE account = :account)"
+    f" SELECT coalesce(sum({COUNTED}) FILTER (WHERE NOT {IS_UNPAID}), 0) FROM task"
+    " JOIN (SELECT created_at AS made_at, session AS made_by FROM task WHERE account = :account AND key = :key)"
+    " WHERE account = :account AND created_at = made_at AND session IS made_by"
+    " AND (key = :key OR key NOT IN (SELECT key FROM after))"
+)
+"""SQL for what a task's call costs so far, all its pictures together, without the steps after the task. The tasks of a call
+are written at one time by one session; a step of an earlier call, from which this one goes on, is none of them."""
 
 
 class SqliteTasks:
@@ -164,9 +174,11 @@ class SqliteTasks:
         return await self._file.write(work)
 
     def _beyond(self, database: Database, record: TaskRecord) -> bool:
-        """Whether a step and those before it cost more than the call may cost."""
-        steps = task_rows.led_to(database, self._file.account, record)
-        return record.most_usd is not None and sum(step.counted_usd for step in steps) > record.most_usd
+        """Whether the call would cost more than it may, with this step and without those after it."""
+        if record.most_usd is None:
+            return False
+        values = {"account": self._file.account, "key": record.key}
+        return Decimal(database.read(CALL_COST, values)[0][0]) / task_rows.MICROS > record.most_usd
 
     async def broken_off(self, steps: Sequence[str], *, since: datetime, limit: int) -> tuple[TaskRecord, ...]:
         """See `contract.Tasks.broken_off`."""
