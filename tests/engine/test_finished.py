@@ -335,6 +335,80 @@ async def test_what_a_call_may_cost_is_for_all_its_pictures_together(api: Contra
     assert "was not sent: with it, the call would cost more than it may." in words
 
 
+async def test_a_key_that_is_the_id_of_another_task_gives_no_step_the_wrong_picture(
+    api: ContractApi, tmp_path: Path
+) -> None:
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        (first,) = (await asked(service, prompt="a fox")).tasks
+        ident = first.record.task_id or ""
+        more: dict[str, Any] = {"source_images": [f"task:{ident}"], "background": "transparent", "upscale": 2}
+        (report,) = (await asked(service, **more, idempotency_key=ident)).tasks
+        assert models(report) == [(CUT, State.DELIVERED), (LARGER, State.DELIVERED)]
+        assert report.record.images[0].transparent_share
+        assert report.record.request.sources[0].given == f"task:{report.steps[0].record.task_id}"
+
+
+@pytest.mark.parametrize("key", [None, "logo"])
+async def test_the_call_that_makes_what_is_missing_is_the_one_that_the_result_names(
+    api: ContractApi, tmp_path: Path, key: str | None
+) -> None:
+    api.failing.add("task-3")
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        outcome = await asked(service, **LOGO, count=2, idempotency_key=key)
+        assert sorted(models(report)[-1][1] for report in outcome.tasks) == [State.DELIVERED, State.FAILED]
+        words = task_words.words(task_results.generation(outcome))
+        assert "the same arguments, but count 1 and without idempotency_key: only the missing steps" in words
+        (report,) = (await asked(service, **LOGO, count=1)).tasks
+        assert models(report) == [(FLUX, State.DELIVERED), (CUT, State.DELIVERED)]
+    assert len(api.made(FLUX)) == 2
+
+
+async def test_an_enlarged_picture_whose_ground_was_not_removed_is_not_what_was_asked_for(
+    api: ContractApi, tmp_path: Path
+) -> None:
+    api.opaque = True
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        result = task_results.generation(await asked(service, **BOTH))
+    (image,) = result.tasks[0].images
+    assert (image.matches_request, image.mismatch) == (False, "It has no transparent ground.")
+
+
+async def test_a_wait_goes_on_through_a_passing_fault_of_an_upload(api: ContractApi, tmp_path: Path) -> None:
+    api.busy_uploads = 3
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        (report,) = (await asked(service, **BOTH)).tasks
+        assert models(report) == [(model, State.DELIVERED) for model in (FLUX, CUT, LARGER)]
+    assert not api.busy_uploads
+
+
+async def test_of_several_pictures_a_wait_for_the_first_ends_with_a_picture_not_with_a_step(
+    api: ContractApi, tmp_path: Path
+) -> None:
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        (one,) = (await asked(service, wait=0, **BOTH)).tasks
+        (two,) = (await asked(service, wait=0, **(BOTH | {"prompt": "a flat owl logo"}))).tasks
+        keys = [one.record.key, two.record.key]
+        outcome = await service.check(keys, wait_seconds=PATIENCE, first=True)
+        assert State.DELIVERED in {report.record.state for report in outcome.tasks}
+
+
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [
+        (FLUX, "The step before this one made no picture, so this was not sent: The model could not do it."),
+        (None, "The picture of the step before could not be given to RunAPI, so this was not sent:"),
+    ],
+)
+async def test_why_a_step_was_not_sent_is_said_once(
+    api: ContractApi, tmp_path: Path, fails: str | None, reason: str
+) -> None:
+    api.failing |= {fails} if fails else set()
+    api.no_uploads = fails is None
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        words = task_words.words(task_results.generation(await asked(service, **BOTH)))
+    assert words.count("was not sent") == words.count(reason) == 1
+
+
 async def test_a_refused_call_without_a_prompt_is_not_priced_as_an_image(api: ContractApi, tmp_path: Path) -> None:
     Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
     async with opened(settings(api, tmp_path)) as service:

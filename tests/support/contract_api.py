@@ -50,8 +50,9 @@ class Made:
 
 @dataclass
 class ContractApi:
-    """What was made, and what goes wrong: `failing` models fail, `cents` are the charges by model.
+    """What was made, and what goes wrong: `failing` models or tasks fail, `cents` are the charges by model.
 
+    The next `busy_uploads` uploads get a 503; `no_uploads` refuses all.
     `schedules` are the prices that the live schedule has, by model; others are not priced.
     """
 
@@ -65,6 +66,8 @@ class ContractApi:
     cents: dict[str, int] = field(default_factory=dict)
     schedules: dict[str, int] = field(default_factory=dict)
     polls_needed: int = 1
+    busy_uploads: int = 0
+    no_uploads: bool = False
     lock: Lock = field(default_factory=Lock)
 
     def made(self, model: str) -> list[Made]:
@@ -154,6 +157,11 @@ class Handler(BaseHTTPRequestHandler):
     def posted(self, data: dict[str, Any]) -> tuple[int, object]:
         _, _, _, *place = self.path.split("/")
         if place == ["files", "prepare"]:
+            if self.api.busy_uploads:
+                self.api.busy_uploads -= 1
+                return 503, {"error": "Busy"}
+            if self.api.no_uploads:
+                return 422, {"error": "No such file type."}
             name = f"file{len(self.api.files)}"
             self.api.files[name] = b""
             return 200, {"upload_url": f"{self.api.url}/store/{name}", "headers": {"X-Store": "1"}, "signed_id": name}
@@ -210,7 +218,7 @@ class Handler(BaseHTTPRequestHandler):
         if task.polls <= self.api.polls_needed:
             return {"id": task.id, "status": "processing"}
         model = task.body["model"]
-        if model in self.api.failing:
+        if self.api.failing & {model, task.id}:
             return {"id": task.id, "status": "failed", "error": "The model could not do it."}
         if task.picture is None:
             source = task.body.get("source_image_url")

@@ -52,7 +52,7 @@ class SourceImage:
     `given` is short enough to show: a path, a URL, `task:ID`, or a word for a `data:` URI. `identity` is the same for
     the same picture, whatever address it is sent under. `uploaded_bytes` is None if only an address left this machine.
     `width` and `height`, of the upright picture in pixels, are None if this machine never read the picture.
-    `transparent` is True if it is known to be transparent somewhere.
+    `transparent` is True if it is known to be transparent somewhere, or was to be.
     """
 
     given: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from flux2_mcp.domain import finishing
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.engine.seam import Seam
@@ -26,6 +27,7 @@ from flux2_mcp.journal.records import TaskRecord
 FOLLOW_SECONDS = 1.0
 """The interval at which it is checked whether the step before is delivered. In the same process, its end is told sooner."""
 NO_PICTURE = "The step before this one made no picture, so this was not sent"
+NOT_GIVEN = "The picture of the step before could not be given to RunAPI, so this was not sent"
 NOT_IN_TIME = (
     "More than a day went by before its turn, so this was not sent and is not charged. A new call with the same request goes"
     " on from the picture that is there."
@@ -53,14 +55,13 @@ class Following:
     async def supply(self, leased: LeasedTask) -> None:
         """Give a task its source if the task that it follows is delivered. Nothing of it was sent yet."""
         record = leased.record
-        before = next(iter(await self._tasks.find([record.follows or ""])), None)
+        before = next((step for step in await self._tasks.led_to([record]) if step.key == record.follows), None)
         if self._steps.too_old(record):
             await self._steps.advance(leased, Event.REFUSED, error=NOT_IN_TIME)
         elif before is not None and before.state.unfinished:
             leased.not_before = self._monotonic() + FOLLOW_SECONDS
         elif before is None or before.state is not State.DELIVERED:
-            why = "." if before is None or before.error is None else f": {before.error}"
-            await self._steps.advance(leased, Event.REFUSED, error=f"{NO_PICTURE}{why}")
+            await self._steps.advance(leased, Event.REFUSED, error=_why(before))
         else:
             await self._supply(leased, before)
 
@@ -68,6 +69,9 @@ class Following:
         record = leased.record
         try:
             url, source = await self._sources.of_step(before)
+            if finishing.is_transparent([before.request]) or any(each.transparent for each in before.request.sources):
+                # If it is not, this step's picture is not what was asked for, either.
+                source = replace(source, transparent=True)
             request = replace(record.request, source_image_urls=(url,), sources=(source,))
             leased.record = await self._tasks.supply(record, request, at=self._now(), caps=self._caps)
         except BudgetError as exc:
@@ -76,12 +80,20 @@ class Following:
         except Flux2Error as exc:
             if _lasts(exc):
                 leased.trouble = exc
-                await self._steps.advance(leased, Event.REFUSED, error=f"{NO_PICTURE}: {exc.message}")
+                await self._steps.advance(leased, Event.REFUSED, error=f"{NOT_GIVEN}: {exc.message}")
             else:
                 self._steps.put_off(leased, exc)
                 await self._steps.offer(leased, exc)
         else:
             leased.recover()
+
+
+def _why(before: TaskRecord | None) -> str:
+    """Why a step was not sent, whose step before has ended without a picture."""
+    if before is None or before.error is None:
+        return f"{NO_PICTURE}."
+    unsent = before.state is State.REJECTED and not before.started
+    return before.error if unsent and before.follows is not None else f"{NO_PICTURE}: {before.error}"
 
 
 def _lasts(exc: Flux2Error) -> bool:

@@ -57,13 +57,15 @@ class Progress:
 class TaskReport:
     """The report on one task: its record, the error that holds it up now, and its expected remaining seconds.
 
-    `steps` has the tasks of the same call whose images led to this one's, first to last.
+    `steps` has the tasks of the same call whose images led to this one's, first to last. `held_up`: the trouble is that of
+    the step before, and does not end without help.
     """
 
     record: TaskRecord
     trouble: Flux2Error | None = None
     remaining: float | None = None
     steps: tuple[TaskReport, ...] = ()
+    held_up: bool = False
 
     @property
     def error(self) -> str | None:
@@ -78,8 +80,8 @@ class TaskReport:
         """
         if not self.record.state.unfinished:
             return True
-        if self.record.awaits_source and self.trouble is not None:
-            return True  # it is that of the step before, which does not end without help
+        if self.held_up:
+            return True
         if self.record.state is State.COMPLETED:
             soon = isinstance(self.trouble, DeliveryError) and not isinstance(self.trouble, StorageError)
             return self.trouble is not None and not (soon and self.record.error is None)
@@ -220,7 +222,7 @@ class Waiter:
                     report.record.task_id or report.trouble or report.record.awaits_source for report in reports
                 )
                 left = (wait_seconds if answered else max(wait_seconds, answer_seconds)) - elapsed
-                if left <= 0 or not reports or enough(report.settled for report in reports):
+                if left <= 0 or not reports or enough(report.settled for report in by_picture(reports)):
                     return reports
                 if on_progress is not None:
                     await on_progress(self._progress(reports, elapsed))
@@ -257,7 +259,7 @@ class Waiter:
         for key, report in found.items():  # a step stands after the one that it follows
             before = found.get(report.record.follows or "")
             if before is not None and before.record.state.unfinished and before.settled and report.record.awaits_source:
-                found[key] = replace(report, trouble=before.trouble)
+                found[key] = replace(report, trouble=before.trouble, held_up=True)
         return tuple(found.values())
 
     def _report(self, record: TaskRecord, trouble: Flux2Error | None = None) -> TaskReport:

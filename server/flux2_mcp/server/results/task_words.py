@@ -123,7 +123,7 @@ def _task_lines(result: TaskResult, *, sandbox: bool) -> list[str]:
     for step in result.steps or ():
         made = f" {step.path}" if step.path and result.status == "failed" else ""
         lines.append(f"  after {step.model}, {step.status},{_step_cost(step, sandbox=sandbox)}{made}")
-        if step.error:
+        if step.error and step.error != result.error:
             lines.append(f"    {step.error}")
     if result.sources:
         lines.append("  sent: " + "; ".join(f"{source.source} ({source.sent})" for source in result.sources))

@@ -33,9 +33,9 @@ JOINED_NOTICE = "An identical call was made before and its result not yet seen, 
 
 MAX_PROMPT_CHARS = 160
 """The maximum length of a prompt in the data."""
-GO_ON = Wording(
-    "The pictures of the steps before are kept, at the path of each. {name:Call again} with the same arguments: only the"
-    " missing steps are made and paid."
+GO_ON = (
+    "The pictures of the steps before are kept, at the path of each. Call generate again with the same arguments, but"
+    " {count} and without {{name:idempotency_key}}: only the missing steps are made and paid."
 )
 _STOPPED = frozenset({State.FAILED, State.REJECTED})
 NO_URL: Final = {"url": None, "expires_at": None}
@@ -217,12 +217,12 @@ def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = la
 
 def _next_step(outcome: Outcome, status: GenerationStatus) -> str | None:
     """Return what to do about failed tasks; None if no task of this call failed, or a later step may still come."""
-    stopped = any(
-        report.record.state in _STOPPED and any(step.record.state is State.DELIVERED for step in report.steps)
-        for report in outcome.tasks
-    )
-    if stopped and status == "partial":
-        return GO_ON
+    stopped = [report for report in outcome.tasks if report.record.state in _STOPPED]
+    kept = any(step.record.state is State.DELIVERED for report in stopped for step in report.steps)
+    if kept and status == "partial":
+        # A picture that is complete would be made again, and a key would stand for the tasks that failed.
+        alike = len({report.record.request.prompt for report in stopped}) == 1
+        return Wording(GO_ON.format(count=f"count {len(stopped)}" if alike else "count 1 for each"))
     return TaskFailedError.default_next if status == "failed" else None
 
 
