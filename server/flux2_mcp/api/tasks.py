@@ -16,8 +16,6 @@ from flux2_mcp.engine.waiting import with_steps
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
 
 MAX_RECENT = 1000
-LOOK_SECONDS = 0.5
-"""The interval at which `as_completed` looks at pictures of several steps: the engine's wait ends with any step's end."""
 
 
 class AsyncTasks:
@@ -50,18 +48,15 @@ class AsyncTasks:
             TaskTimeoutError: The time is over; `task` is the first that has not ended.
         """
         with worded():
-            left, until, chained = _ids(ids), time.monotonic() + seconds(timeout), False
+            left, until = _ids(ids), time.monotonic() + seconds(timeout)
         while left:
             with worded():
                 most = max(0.0, until - time.monotonic())
-                within = min(most, LOOK_SECONDS) if chained else most
-                outcome = await self._service.check(left, wait_seconds=within, first=not chained)
-                every = with_steps(outcome.tasks)
-                chained = len(every) > len(outcome.tasks)
-                settled = {report.record.key for report in every if report.settled}
+                outcome = await self._service.check(left, wait_seconds=most, first=True)
+                settled = {report.record.key for report in with_steps(outcome.tasks) if report.settled}
                 tasks = results.named(outcome, left)
                 ended = [task for task in tasks if task.idempotency_key in settled]
-                if not ended and (most <= 0 or not chained):
+                if not ended:
                     raise TaskTimeoutError(tasks[0])
             done = {name for task in ended for name in (task.id, task.idempotency_key)}
             left = [ident for ident in left if ident not in done]
