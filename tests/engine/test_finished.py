@@ -423,3 +423,14 @@ async def test_a_refused_chain_is_not_said_to_have_nothing_cheaper(api: Contract
         with pytest.raises(BudgetError) as caught:
             await asked(service, **BOTH)
     assert caught.value.next_step == "Fewer pictures or steps cost less. Or raise FLUX2_DAILY_BUDGET_USD."
+
+
+async def test_a_call_that_goes_on_after_two_steps_tells_all_of_them(api: ContractApi, tmp_path: Path) -> None:
+    api.failing.add(LARGER)
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        await asked(service, **BOTH)
+        api.failing.clear()
+        (report,) = (outcome := await asked(service, **BOTH)).tasks
+        assert models(report) == [(model, State.DELIVERED) for model in (FLUX, CUT, LARGER)]
+        assert task_results.generation(outcome).charged_usd == 0.10
+    assert (len(api.made(FLUX)), len(api.made(CUT)), len(api.made(LARGER))) == (1, 1, 2)

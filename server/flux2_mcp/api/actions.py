@@ -111,9 +111,6 @@ class _AsyncAction:
             overwrite=wanted.overwrite,
             report_refusal=True,
         )
-        if offer.begun:  # their own steps are not among those of this call
-            ident = next(report.record.key for report in outcome.tasks)
-            outcome = await service.check([ident], wait_seconds=0)
         [report] = outcome.tasks
         refused = [each for each in (*report.steps, report) if each.record.state is State.REJECTED and each.trouble]
         if refused and refused[0].trouble is not None and not _has_steps(report):

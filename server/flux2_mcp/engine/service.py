@@ -277,7 +277,8 @@ class Service:
             action, new, left = offer.checked.request.action, offer.new, intended.over.left_usd
             fitting = await self.prices.fitting(action, new, left) if alone else None
             raise budget.refusal(intended.wanted_usd, intended.over, fitting, offer.note, finishes=not alone)
-        tasks = await self._waiter.wait((*offer.begun, *intended.records), wait_seconds, on_progress)
+        begun = await self._journal.tasks.led_to(offer.begun)
+        tasks = await self._waiter.wait((*begun, *intended.records), wait_seconds, on_progress)
         if not report_refusal and (refused := refusal(tasks)) is not None:
             raise refused
         await self._key_holder.learn()  # a key that replaces this one later finds these tasks again

@@ -34,7 +34,7 @@ JOINED_NOTICE = "An identical call was made before and its result not yet seen, 
 MAX_PROMPT_CHARS = 160
 """The maximum length of a prompt in the data."""
 GO_ON = (
-    "The pictures of the steps before are kept, at the path of each. Call generate again with the same arguments, but"
+    "The pictures of the steps before are kept, at the path of each. {{name:Call again}} with the same arguments, but"
     " {count} and without {{name:idempotency_key}}: only the missing steps are made and paid."
 )
 _STOPPED = frozenset({State.FAILED, State.REJECTED})
