@@ -434,3 +434,13 @@ async def test_a_call_that_goes_on_after_two_steps_tells_all_of_them(api: Contra
         assert models(report) == [(model, State.DELIVERED) for model in (FLUX, CUT, LARGER)]
         assert task_results.generation(outcome).charged_usd == 0.10
     assert (len(api.made(FLUX)), len(api.made(CUT)), len(api.made(LARGER))) == (1, 1, 2)
+
+
+async def test_nobody_is_sent_to_look_again_for_a_picture_whose_step_before_can_not_be_fetched(
+    api: ContractApi, tmp_path: Path
+) -> None:
+    api.gone.add("task-1")
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        result = task_results.generation(await asked(service, **BOTH))
+    assert result.next_action is None
+    assert "its image can't be had" in ((result.tasks[0].steps or [])[0].error or "")

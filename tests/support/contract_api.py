@@ -52,7 +52,7 @@ class Made:
 class ContractApi:
     """What was made, and what goes wrong: `failing` models or tasks fail, `cents` are the charges by model.
 
-    The next `busy_uploads` uploads get a 503; `no_uploads` refuses all.
+    The next `busy_uploads` uploads get a 503; `no_uploads` refuses all. Of tasks in `gone`, the image can't be fetched.
     `schedules` are the prices that the live schedule has, by model; others are not priced.
     """
 
@@ -66,6 +66,7 @@ class ContractApi:
     cents: dict[str, int] = field(default_factory=dict)
     schedules: dict[str, int] = field(default_factory=dict)
     polls_needed: int = 1
+    gone: set[str] = field(default_factory=set)
     busy_uploads: int = 0
     no_uploads: bool = False
     lock: Lock = field(default_factory=Lock)
@@ -193,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.api.lock:
             if parts[0] == "store":
                 self.reply(200, self.api.files[parts[1]], "image/png")
-            elif parts[0] == "results":
+            elif parts[0] == "results" and parts[1] not in self.api.gone:
                 self.reply(200, self.api.tasks[parts[1]].picture or b"", "image/png")
             elif url.path == "/api/v1/price_schedules":
                 self.reply(200, self.prices(parse_qs(url.query)["service"][0]))

@@ -212,6 +212,8 @@ class SourceImages:
             data = await anyio.Path(image.path).read_bytes()
         except OSError as exc:
             raise UnreadableError(f"{trouble} Its file is gone, too.") from exc
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            raise UnreadableError(f"{trouble} Its file was changed; give the file's path, if that is meant.")
         return await self._upload(source.shown, *await anyio.to_thread.run_sync(_ready, data))
 
     async def _upload(self, shown: str, identity: str, ready: UprightImage) -> tuple[str, SourceImage]:

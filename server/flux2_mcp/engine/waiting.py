@@ -219,7 +219,8 @@ class Waiter:
                 reports = await self._look(reports)
                 elapsed = self._monotonic() - begun
                 answered = all(
-                    report.record.task_id or report.trouble or report.record.awaits_source for report in reports
+                    report.record.task_id or report.trouble or report.settled or report.record.awaits_source
+                    for report in reports
                 )
                 left = (wait_seconds if answered else max(wait_seconds, answer_seconds)) - elapsed
                 if left <= 0 or not reports or enough(report.settled for report in by_picture(reports)):

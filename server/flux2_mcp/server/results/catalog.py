@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
 
@@ -18,9 +18,7 @@ from flux2_mcp.server.results.tasks import Result, Words, number, trouble
 
 UNPRICED = Wording("No published price: only RunAPI's live schedule knows it, so state {name:max_cost_usd}.")
 
-NOT_STATED = "not stated in RunAPI's published contract"
-FINISHED_BY = frozenset({"source_image_url", "upscale_factor"})
-"""Fields of RunAPI's that have other names in `generate`: see `finishing`."""
+NOT_STATED = "not stated"
 NO_MONEY = "SANDBOX: no money moves."
 """Of prices, nothing more needs to be said: no image is drawn."""
 
@@ -176,13 +174,19 @@ def pricing_words(result: PricingResult) -> str:
         each.setdefault(said, []).append(model)
     lines = [f"{', '.join(models)}: {said}" for said, models in each.items()]
     if result.finishing is not None:
-        lines.append("then " + ", ".join(f"{step} {_usd(usd)}" for step, usd in result.finishing.items()))
+        lines += _finishing_words(result.finishing)
     if common is not None:
         lines.append(f"{'prices' if len(sources) == 1 else 'other prices'}: {common}")
     estimate = result.estimate
     lines.append(f"{estimate.count} x {estimate.model} at {estimate.output_resolution}: {_usd(estimate.usd)}")
     lines.append(f"balance: {_usd(result.balance_usd)}")
     return "\n".join([*lines, result.notice] if result.notice else lines)
+
+
+def _finishing_words(prices: Mapping[str, float | None]) -> list[str]:
+    if all(usd is None for usd in prices.values()):
+        return [f"then {', '.join(prices)}: unknown"]
+    return ["then " + ", ".join(f"{step} {_usd(usd)}" for step, usd in prices.items())]
 
 
 def _source(price: PriceResult, result: PricingResult) -> str:
@@ -204,6 +208,8 @@ def variants(*, action: str | None, variant: str | None) -> VariantsResult:
         variants=[
             _variant(model)
             for model in catalog.all_models().values()
+            # What no argument asks for is told where it is asked about.
+            if model.action in MAKING or model.argument is not None or action is not None or variant is not None
             if action in {None, model.action} and variant in {None, model.variant, model.id}
         ]
     )
@@ -225,9 +231,8 @@ def _variant(model: Model) -> VariantResult:
 
 
 def _constraints(model: Model) -> list[ConstraintResult]:
-    fields = [field for name, field in model.fields.items() if name not in {"model", "output_count", *FINISHED_BY}]
     if model.action in MAKING:
-        return [_constraint(field) for field in fields]
+        return [_constraint(field) for name, field in model.fields.items() if name not in {"model", "output_count"}]
     source = ConstraintResult(name="source_images", kind="array", required=True, low=1, high=1)
     values = finishing.arguments().get(model.argument or "")
     asked = [
@@ -235,7 +240,7 @@ def _constraints(model: Model) -> list[ConstraintResult]:
             name=model.argument or "", kind="string" if model.value else "integer", required=True, allowed=values
         )
     ]
-    return [source, *(asked if values else []), *map(_constraint, fields)]
+    return [source, *(asked if values else [])]
 
 
 def _constraint(field: Field) -> ConstraintResult:

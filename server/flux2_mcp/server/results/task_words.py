@@ -129,7 +129,8 @@ def _task_lines(result: TaskResult, *, sandbox: bool) -> list[str]:
         lines.append("  sent: " + "; ".join(f"{source.source} ({source.sent})" for source in result.sources))
     if result.error:
         free = "" if sandbox or result.status != "failed" else " Not charged."
-        lines.append(f"  {result.error}{free}")
+        stop = "" if not free or result.error.endswith((".", "!", "?")) else "."
+        lines.append(f"  {result.error}{stop}{free}")
     return lines
 
 

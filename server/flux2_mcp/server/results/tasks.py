@@ -183,12 +183,14 @@ def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = la
         with_url: Whether to give an image's address.
     """
     tasks = [task(report, with_url=with_url) for report in outcome.tasks]
-    # A task whose image can't be fetched is left out, because another check is useless. Its error says what to do.
+    # A picture that can't be fetched, or of which a step can't, is left out, because another check is useless. Its error
+    # says what to do.
     every = with_steps(outcome.tasks)
+    stuck = {report.record.key for report in outcome.tasks if any(_lost(each.record) for each in report.steps)}
     unended = {
         record.task_id or record.key: None
         for record in (*(report.record for report in outcome.tasks), *outcome.unended)
-        if record.state.unfinished and not (record.state is State.COMPLETED and record.error)
+        if record.state.unfinished and not _lost(record) and record.key not in stuck
     }
     open_ids = list(unended)[:MAX_IDS]
     matched = None if outcome.matched is None else _matched(outcome.matched, outcome)
@@ -213,6 +215,11 @@ def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = la
         next_action=NextAction(tool="check_task", arguments={"task_ids": open_ids}) if open_ids else None,
         next_step=_next_step(outcome, status) if matched is None else None,
     )
+
+
+def _lost(record: TaskRecord) -> bool:
+    """Whether RunAPI made an image that could not be fetched so far."""
+    return record.state is State.COMPLETED and record.error is not None
 
 
 def _next_step(outcome: Outcome, status: GenerationStatus) -> str | None:
