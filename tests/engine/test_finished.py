@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +24,7 @@ from flux2_mcp.images.size_check import mismatch
 from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.settings import Settings
-from tests.support.contract_api import KEY, ContractApi, contract_api
+from tests.support.contract_api import KEY, NEXT_KEY, ContractApi, contract_api
 from tests.support.services import PATIENCE, journal_of, opened, until
 
 pytestmark = pytest.mark.anyio
@@ -444,3 +445,16 @@ async def test_nobody_is_sent_to_look_again_for_a_picture_whose_step_before_can_
         result = task_results.generation(await asked(service, **BOTH))
     assert result.next_action is None
     assert "its image can't be had" in ((result.tasks[0].steps or [])[0].error or "")
+
+
+async def test_a_new_key_of_the_account_goes_on_from_what_the_old_one_has_paid(
+    api: ContractApi, tmp_path: Path
+) -> None:
+    api.failing.add(CUT)
+    async with opened(settings(api, tmp_path), speed=50.0) as service:
+        await asked(service, **LOGO)
+    api.failing.clear()
+    async with opened(replace(settings(api, tmp_path), api_key=NEXT_KEY), speed=50.0) as service:
+        (report,) = (await asked(service, **LOGO)).tasks
+        assert models(report) == [(FLUX, State.DELIVERED), (CUT, State.DELIVERED)]
+    assert len(api.made(FLUX)) == 1

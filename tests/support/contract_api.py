@@ -20,6 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image, ImageDraw
 
 KEY = "runapi_contract_0123456789"
+NEXT_KEY = "runapi_contract_9876543210"
+"""A later key of the same account."""
 CATALOGUE = json.loads(files("flux2_mcp.domain").joinpath("catalog.json").read_text("utf-8"))
 SIDE_PX = {"1k": 1024, "2k": 2048}
 
@@ -149,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         data = json.loads(self.sent())
-        if self.headers.get("Authorization") != f"Bearer {KEY}":
+        if self.headers.get("Authorization") not in {f"Bearer {KEY}", f"Bearer {NEXT_KEY}"}:
             self.reply(401, {"error": "Unknown key"})
             return
         with self.api.lock:
@@ -198,6 +200,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(200, self.api.tasks[parts[1]].picture or b"", "image/png")
             elif url.path == "/api/v1/price_schedules":
                 self.reply(200, self.prices(parse_qs(url.query)["service"][0]))
+            elif url.path == "/api/v1/me":
+                self.reply(200, {"name": "Owner", "account": {"id": "account-1"}})
             elif url.path == "/api/v1/me/balance":
                 self.reply(200, {"balance_cents": 1000})
             elif len(parts) == 5 and (task := self.api.tasks.get(parts[4])) and task.place == (parts[2], parts[3]):

@@ -199,6 +199,8 @@ class Service:
         """
         self._backend.require_key()
         with before_sending():
+            if checked.finish:  # an earlier key of this account may have left the picture to go on from
+                await self._one_account()
             return await self._quotations.quote(checked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
 
     async def generate(
