@@ -119,5 +119,5 @@ def test_the_command_line_says_what_a_broken_off_call_has_made_and_what_steps_co
         code, out = said("pricing")
         rows = [line.split() for line in out.splitlines()]
         assert code == 0
-        assert [CUT, "any", "unknown", "not", "published"] in rows
-        assert [LARGER, "any", "$0.04", "live"] in rows
+        assert ["then", "--background", "any", "unknown", "not", "published"] in rows
+        assert ["then", "--upscale", "any", "$0.04", "live"] in rows

@@ -359,7 +359,7 @@ def test_an_open_task_in_words_says_what_to_call_and_what_not() -> None:
 def test_a_failed_task_in_words_says_why_and_that_it_was_free(entry: TaskRecord) -> None:
     first, why, *_, last = task_words.words(told(entry)).split("\n")
     assert first.startswith(f"{entry.task_id or entry.key}: failed, ")
-    assert why == f"  {entry.error} Not charged."
+    assert why == f"  {(entry.error or '').rstrip('.')}. Not charged."
     assert last == f"Next: {TaskFailedError.default_next}"
 
 

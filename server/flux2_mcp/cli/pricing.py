@@ -66,9 +66,9 @@ def _words(result: PricingResult) -> str:
         rows.append((price.model, price.output_resolution, usd(price.usd), source))
     sources = {True: "invented", False: "live"}
     for step, amount in (result.finishing or {}).items():
-        model, _, factor = step.partition(" ")
+        argument, _, value = step.partition(" ")
         source = sources[result.sandbox] if amount is not None else "not published"
-        rows.append((model, factor or "any", usd(amount), source))
+        rows.append((f"then {output.NAMES[argument]}", value or "any", usd(amount), source))
     estimate = result.estimate
     notes = dict.fromkeys(price.note for price in result.prices)
     return "\n".join(

@@ -190,7 +190,7 @@ def stopped(step: str, over: CapRoom | None) -> BudgetError:
     if over is None:
         return BudgetError(
             Wording("{step} was not sent: with it, the call would cost more than it may. " + kept, step=step),
-            next_step=Wording("Raise {name:max_cost_usd}, or the user raises FLUX2_MAX_COST_USD."),
+            next_step=Wording("Raise {name:max_cost_usd}, or the user raises the cap of a call."),
         )
     why = closed(over.lost) if over.lost is not None else f"{over.name} is {dollars(over.cap_usd)}, and it is used up."
     return BudgetError(

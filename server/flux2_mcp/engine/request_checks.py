@@ -86,7 +86,7 @@ class RequestChecks:
 
     def _cost_problems(self, args: RequestArgs, terms: submission.Terms) -> Sequence[Problem]:
         """Return the cap that a refused call would not fit, either. Known prices are enough; nothing is fetched."""
-        if not (args.prompt or "").strip():
+        if not (args.prompt or "").strip() and any(getattr(args, name) is not None for name in finishing.arguments()):
             return ()  # no image is made, and what finishes one has no published price
         action = Action.REMIX_IMAGE if args.source_images else Action.TEXT_TO_IMAGE
         try:

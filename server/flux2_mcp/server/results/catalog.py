@@ -48,7 +48,7 @@ class EstimateResult(Result):
 class PricingResult(Result):
     """Prices that match, an estimate for the request, and the account's balance, in USD.
 
-    `as_of` is that of the live, cached and published prices without one of their own. `finishing` is USD for a step, by model and factor; null where nobody publishes a number.
+    `as_of` is that of the live, cached and published prices without one of their own. `finishing` is USD for the step that an argument asks for; null where nobody publishes a number.
     """
 
     sandbox: bool
@@ -134,14 +134,14 @@ def _meant(variant: str | None, action: str | None) -> Model:
 
 
 def _finishing(found: Sequence[UnitPrice]) -> dict[str, float | None]:
-    """Return the price of each step; of a model once, if its factors cost the same."""
+    """Return the price of each step by the argument that asks for it; once, if all its values cost the same."""
     prices: dict[str, float | None] = {}
-    for model_id, group in groupby(found, key=lambda price: price.model.id):
+    for argument, group in groupby(found, key=lambda price: price.model.argument or ""):
         each = {price.output_resolution: number(price.usd) for price in group}
         if len(set(each.values())) == 1:
-            prices[model_id] = next(iter(each.values()))
+            prices[argument] = next(iter(each.values()))
         else:
-            prices |= {f"{model_id} {size}x": usd for size, usd in each.items()}
+            prices |= {f"{argument} {size}": usd for size, usd in each.items()}
     return prices
 
 
