@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 4.0
 """The interval at which the journal's files are looked at. The end of a lease is known, and is waited for. A wake-up costs
-0.1 ms, most of it the system's."""
+0.3 to 0.5 ms, most of it the system's."""
 
 
 def sleep(early: EarlyAnswers, env: Mapping[str, str], settings: Callable[[], Settings | SettingsError]) -> None:
