@@ -169,12 +169,29 @@ def test_an_interlaced_png_is_checked_pass_by_pass_and_has_no_small_copy() -> No
         assert (found.transparent, found.small, found.whole) == (plain.transparent, None, True)
 
 
-def cut(data: bytes) -> bytes:
-    """Without its last rows, though every checksum is right."""
-    at = data.index(b"IDAT")
-    length = int.from_bytes(data[at - 4 : at])
-    rows = zlib.decompress(data[at + 4 : at + 4 + length])
-    return data[: at - 4] + chunk(b"IDAT", zlib.compress(rows[:-1])) + data[at + length + 8 :]
+def cut(data: bytes, size: int = 1) -> bytes:
+    """Without the last bytes of its rows, though every checksum is right."""
+    at, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    packed, here = b"", at
+    while here < end:
+        length = int.from_bytes(data[here : here + 4])
+        packed += data[here + 8 : here + 8 + length]
+        here += 12 + length
+    return data[:at] + chunk(b"IDAT", zlib.compress(zlib.decompress(packed)[:-size])) + data[end:]
+
+
+def test_a_png_whose_last_row_is_missing_is_refused_whatever_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    for name, data in (
+        SOUND | {"in passes": interlaced(SOUND["rgb"]), "in passes, grey": interlaced(SOUND["grey"])}
+    ).items():
+        path.write_bytes(data)
+        assert check_and_scale(path, 50)[0] == check(path)
+        head = containers.png_head(io.BytesIO(data))
+        for size in (1, 1 + head.row_bytes(head.passes[-1][0])):
+            path.write_bytes(cut(data, size))
+            with pytest.raises(DeliveryError, match="can't be decoded to its end"):
+                pytest.fail(f"{name}, {size} bytes: {check(path)}")
 
 
 def with_filter(kind: int) -> bytes:

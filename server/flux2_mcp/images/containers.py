@@ -191,7 +191,6 @@ def _png(file: BinaryIO) -> PictureParts:
     bits, colours = data[24], data[25]
     picture = {b"IHDR", b"IDAT"} | ({b"PLTE"} if colours == _PALETTE else set())  # in other modes it is only a hint
     kept: list[bytes | memoryview] = [PNG]
-    pixels: list[memoryview] = []
     exif, profile, transparency = b"", b"", None
     for name, payload, whole, sound in _chunks(data):
         if name in picture:
@@ -200,15 +199,12 @@ def _png(file: BinaryIO) -> PictureParts:
             kept.append(whole)
         elif not sound:
             continue
-        if name == b"IDAT":
-            pixels.append(payload)
-        elif name == b"eXIf":
+        if name == b"eXIf":
             exif = bytes(payload)
         elif name == b"iCCP":
             profile = unpacked_profile(bytes(payload))
         elif name == b"tRNS":
             transparency = transparency_of(bits, colours, bytes(payload))
-    _count(pixels, _png_head(data[16:29]))
     return PictureParts(b"".join([*kept, _PNG_END]), exif, profile, transparency)
 
 
@@ -228,21 +224,22 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview, bool]]
         at = end
 
 
-def _count(packed: list[memoryview], head: PngHead) -> None:
-    """Check that the pixels of all rows are there: decoders accept a stream that ends early, and leave the rest black.
-
-    Raises:
-        BrokenError: Some are missing.
-    """
+def has_all_rows(data: bytes) -> bool:
+    """Whether a PNG's stream of pixels has those of all rows. Takes as long as half a decoding."""
+    head = _png_head(data[16:29])
     wanted = sum(rows * (1 + head.row_bytes(columns)) for columns, rows in head.passes)
     unpacking = zlib.decompressobj()
-    for chunk in packed:
-        left: bytes | memoryview = chunk
+    for name, payload, _, _ in _chunks(data):
+        left: bytes | memoryview = payload if name == b"IDAT" else b""
         while left and wanted > 0:
             wanted -= len(unpacking.decompress(left, _PIECE))
             left = unpacking.unconsumed_tail
-    if wanted > 0:
-        raise BrokenError
+    return wanted <= 0
+
+
+def is_interlaced(data: bytes) -> bool:
+    """Whether a PNG's rows are stored in several passes, from coarse to fine."""
+    return _png_head(data[16:29]).interlaced
 
 
 def unpacked_profile(chunk: bytes) -> bytes:

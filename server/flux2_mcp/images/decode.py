@@ -133,7 +133,7 @@ def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | Non
         small = None
         if image.mode == "RGB" and found.transparent_share is None:
             with suppress(Exception):  # the image counts, not its copy
-                small = pixels.upright(pixels.scaled(image, longest), exif, profile)
+                small = pixels.upright(pixels.reduced(image, longest), exif, profile)
         return found, small
 
 
@@ -235,7 +235,14 @@ def _loaded(file: BinaryIO, header: Header, longest: int | None = None) -> tuple
     if longest is not None:
         image.draft(None, (longest, longest))  # a JPEG is decoded at a fraction of its size
     image.load()
+    if header.kind == "PNG" and _may_end_early(image, bare.data) and not containers.has_all_rows(bare.data):
+        raise BrokenError
     return image, bare.exif, bare.profile
+
+
+def _may_end_early(image: Image, data: bytes) -> bool:
+    """Whether a PNG's last rows may be missing: Pillow accepts a stream that ends early, and leaves the rest at zero."""
+    return containers.is_interlaced(data) or not any(pixels.last_row(image))
 
 
 @cache
