@@ -24,6 +24,7 @@ from flux2_mcp.domain.models import SANDBOX, StoredImage
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server import listing
+from flux2_mcp.server.transports import sleep
 from flux2_mcp.server.transports.early import EarlyAnswers, Snapshot
 from tests.support.asleep import is_asleep, needs_proc, until_awake
 from tests.support.deep import deep_but, thin
@@ -275,6 +276,46 @@ async def test_a_lease_that_lapses_while_nothing_is_written_wakes_it(clean_env: 
                 (lease,) = connection.execute("SELECT lease_until FROM task").fetchone()
             assert time.monotonic() > lease - 20  # it did not wake because of something else
             assert server.end()[0] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it looks every few seconds")
+async def test_a_task_that_nobody_holds_wakes_it_though_it_looks_once_a_minute(clean_env: dict[str, str]) -> None:
+    """The home is made while it sleeps. The deadline is before its second look."""
+    home = Path(clean_env["FLUX2_HOME"])
+    with Raw(clean_env) as server:
+        server.send(*opening(LEGACY, "tests"))
+        assert [server.receive()["id"] for _ in range(2)] == [1, 2]
+        began = time.monotonic()
+        async with opened(home) as there:
+            await new(there.journal("a", account=SANDBOX, clock=time.monotonic), intent("left"))
+            with there.connected() as connection:
+                connection.execute("UPDATE task SET lease_until = NULL")
+            while is_asleep(server.process.pid):
+                assert time.monotonic() < began + sleep.QUIET_SECONDS - 5, "it was not told of the change"
+                await anyio.sleep(0.05)
+        assert server.end()[0] == 0
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it looks every few seconds")
+@pytest.mark.parametrize("tasks", [None, 3])
+async def test_nothing_wakes_it_while_nothing_happens(tasks: int | None, clean_env: dict[str, str]) -> None:
+    if tasks is not None:
+        await used(Path(clean_env["FLUX2_HOME"]), tasks)
+    with Raw(clean_env) as server:
+        server.send(*opening(LEGACY, "tests"))
+        assert [server.receive()["id"] for _ in range(2)] == [1, 2]
+        await anyio.sleep(2 * sleep.TICK_SECONDS)  # until the last change is read
+        switches = switched(server.process.pid)
+        await anyio.sleep(3 * sleep.TICK_SECONDS)
+        assert switched(server.process.pid) == switches
+        assert server.end()[0] == 0
+
+
+def switched(pid: int) -> int:
+    """How often the main thread of a process has gone to sleep."""
+    status = Path(f"/proc/{pid}/task/{pid}/status").read_text("utf-8")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("voluntary")))
 
 
 LEAVES = "import sys\nbefore = set(sys.modules)\n{}\nprint(*sorted(set(sys.modules) - before))"

@@ -44,6 +44,8 @@ class Watch:
         self._seen: _Stamp | None = None
         self._until = inf
         self._owners: tuple[str, ...] = ()
+        self.is_quiet = False
+        """Whether, as long as no file changes, there will be no work: no task is open, and the last change was read."""
 
     def finds_work(self) -> bool:
         """Whether an open task is held by no living process, or this can't be told.
@@ -51,6 +53,7 @@ class Watch:
         A broken journal is work: who opens it replaces it.
         """
         if (file := _stamp(self._file)) is None:
+            self.is_quiet = True
             return False  # there is none
         stamp = file, _stamp(self._log) or EMPTY
         if stamp == self._seen and self._until == inf:
@@ -65,13 +68,14 @@ class Watch:
             with sqlite_reading.reading(sqlite_reading.address_of(self._file), PATIENCE_SECONDS) as read:
                 found = glance.holders(read, now, sandbox=self._sandbox)
         except sqlite_reading.Error as exc:
-            self._seen, self._until = None, inf
+            self._seen, self._until, self.is_quiet = None, inf, False
             return not sqlite_reading.is_busy(exc)
         except ValueError:  # a path that is no UTF-8
             return True
         self._until = inf if found.first is None else found.first
         self._owners = found.owners
         self._seen = stamp if _is_settled(stamp) else None
+        self.is_quiet = self._seen is not None and self._until == inf and not self._owners
         return found.free or any(map(owners.is_dead, self._owners))
 
     def pause(self, most: float) -> float:

@@ -321,9 +321,15 @@ class EarlyAnswers:
         self._waited = it
         self._end_if_done()
 
+    def interrupt(self) -> None:
+        """End the present or the next `wait`, as if there were news."""
+        self._tell_news()
+
     def _tell_news(self) -> None:
-        if self._news.locked():
+        try:  # noqa: SIM105  # without another import
             self._news.release()
+        except RuntimeError:  # it is not locked: nobody has read what was told before
+            pass
 
     def tell(self, ident: int | str, result: bytes) -> None:
         """Answer one of the questions that `wait` returned."""
@@ -339,9 +345,9 @@ class EarlyAnswers:
         return bytes(self._unread), bytes(self._unsent), self._opening.given
 
     def _run(self) -> None:
-        # They are the main thread's. If it waits, it also ends the process, so that of a signal and the end of input
+        # Signals are the main thread's. If it waits, it also ends the process, so that of a signal and the end of input
         # the one that came first decides the code.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGIO})
         try:
             while self._turn():
                 if self._asked or self.needs_server or self.has_ended:
