@@ -62,7 +62,7 @@ collected: $(VENV)/.done ## byte-code of the tests, made once, where each worker
 
 test-deep: check ## the same with the long tables, branch coverage, and then `make fuzz` (about half an hour)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(SUITE)
+	FLUX2_TESTS_FORK=0 $(BIN)/coverage run -m pytest $(SUITE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(MAKE) --no-print-directory fuzz

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from flux2_mcp.settings import Settings, from_env
+from tests.support import forked
 
 # The same examples on every machine, and no clock in the verdict: these machines are shared and slow at times.
 hypothesis_settings.register_profile("ci", deadline=None, derandomize=True, max_examples=30)
@@ -48,6 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no search for garbage has to look through it each time."""
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    forked.end()
 
 
 @pytest.fixture

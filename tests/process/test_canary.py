@@ -25,6 +25,7 @@ from flux2_mcp.sandbox.scenarios import SCENARIOS
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.settings import LEVELS
 from tests.process.conftest import Here
+from tests.support import forked
 from tests.support.deep import thin
 from tests.support.sandboxed import TLS
 from tests.support.stdio import DEADLINE, LEGACY, MODERN, Host, Raw, dressed, patched
@@ -116,9 +117,7 @@ def mirror(key: str) -> Iterator[str]:
 
 def visited(env: dict[str, str], *command: str) -> str:
     """Start what serves, look at what it serves, and stop it; all that came of it."""
-    process = subprocess.Popen(
-        [*COMMAND, *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = forked.begin([*COMMAND, *command], env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout is not None
         seen, deadline = "", time.monotonic() + DEADLINE
@@ -150,7 +149,7 @@ def test_a_key_that_was_typed_in_stands_in_its_file_alone_until_it_is_in_none(
         key = runapi.api_key
         debug = {"RUNAPI_BASE_URL": runapi.base_url, "FLUX2_LOG": "debug"}
         env = clean_env | debug
-        done = flux2_mcp(env, "login", "--stdin", stdin=None, input=key)
+        done = flux2_mcp(env, "login", "--stdin", given=key)
         assert done.returncode == 0, done.stderr
         assert json.loads(file.read_text("utf-8"))["api_key"] == key
         shown = [done.stdout, done.stderr]

@@ -46,6 +46,7 @@ from flux2_mcp.server.results.catalog import NO_MONEY
 from flux2_mcp.server.results.tasks import JOINED_NOTICE
 from flux2_mcp.settings import Settings, from_env
 from tests.process.conftest import Here
+from tests.support import forked
 from tests.support.sandboxed import TLS
 from tests.support.stdio import patched
 from tests.support.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, known, on_terminal, serving
@@ -680,15 +681,7 @@ def test_a_port_that_is_taken_is_told(here: Here, tmp_path: Path) -> None:
 
 def ran(env: Mapping[str, str], code: str, *argv: str) -> subprocess.CompletedProcess[str]:
     """A command in whose process something is broken first."""
-    return subprocess.run(
-        patched(code, *argv),
-        env=dict(env),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    return forked.run(patched(code, *argv), env, timeout=DEADLINE)
 
 
 def test_what_was_not_foreseen_is_told_in_words_and_whole_where_asked_for(
@@ -774,7 +767,7 @@ def test_ctrl_c_while_it_loads_is_130_without_a_word(clean_env: dict[str, str]) 
         "            signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Loading())\n"
     )
-    done = ran(clean_env, code, "version")
+    done = subprocess.run(patched(code, "version"), env=clean_env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
@@ -787,7 +780,7 @@ def test_who_types_the_bare_name_is_told_what_it_is_and_can_leave(clean_env: dic
             terminal.until(words)
         terminal.keys("\x04")
         assert terminal.end() == (0, "")
-    with on_terminal(clean_env, typing=True) as terminal:  # while it starts
+    with on_terminal(clean_env, typing=True, loads=True) as terminal:  # while it starts
         terminal.until("Ctrl-C ends it.")
         terminal.keys("\x03")
         assert terminal.end() == (130, "")

@@ -75,7 +75,8 @@ KINDS = {"asleep": {}, "early": {"FLUX2_SLEEP": "0"}, "late": {"FLUX2_EARLY": "0
 )
 def test_an_idle_server_ends_with_its_code(era: str, kind: str, way: str, clean_env: dict[str, str]) -> None:
     act, code = WAYS[way]
-    with Raw(clean_env | KINDS.get(kind, {}), sockets=kind == "sockets") as server:
+    loads = kind in {"late", "asleep"}
+    with Raw(clean_env | KINDS.get(kind, {}), sockets=kind == "sockets", loads=loads) as server:
         begin(server, era, kind)
         act(server)
         assert server.end() == (code, b"")

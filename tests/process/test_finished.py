@@ -6,7 +6,6 @@ Each is asked of the sandbox, and of an API that knows only the contract.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,8 +16,9 @@ import pytest
 from PIL import Image
 
 from flux2_mcp.domain import catalog
+from tests.support import forked
 from tests.support.contract_api import KEY, contract_api
-from tests.support.stdio import LEGACY, MODERN, Host
+from tests.support.stdio import DEADLINE, LEGACY, MODERN, Host
 
 MODELS = list(catalog.all_models())
 CUT, LARGER = "recraft-remove-background", "topaz-upscale-image"
@@ -85,7 +85,7 @@ def test_over_stdio(env: dict[str, str], tmp_path: Path, era: str) -> None:
 def test_by_the_command_line(env: dict[str, str], tmp_path: Path) -> None:
     def generate(*arguments: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "flux2_mcp", "generate", *arguments, "--yes", "--json"]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = forked.run(command, env, cwd=tmp_path, timeout=DEADLINE)
         assert done.returncode == 0, done.stderr
         made: dict[str, Any] = json.loads(done.stdout)
         return made
@@ -108,7 +108,7 @@ def test_the_command_line_says_what_a_broken_off_call_has_made_and_what_steps_co
 
         def said(*arguments: str) -> tuple[int, str]:
             command = [sys.executable, "-m", "flux2_mcp", *arguments]
-            done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+            done = forked.run(command, env, cwd=tmp_path, timeout=DEADLINE)
             return done.returncode, done.stdout
 
         code, out = said("generate", "a flat fox logo", "--background", "transparent", "--yes", "--no-picture")

@@ -23,6 +23,7 @@ from flux2_mcp.server.viewer.app import MAX_BODY_BYTES, opened
 from flux2_mcp.server.viewer.guard import HEADERS, PATHS, UNKNOWN_CALLER, ViewerGuard
 from flux2_mcp.settings import Settings
 from tests.process.conftest import Here
+from tests.support import forked
 
 pytestmark = pytest.mark.anyio
 
@@ -283,7 +284,7 @@ async def test_what_is_no_call_of_the_gallery_is_refused(sandbox_settings: Setti
 def running(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running `flux2-mcp gallery` and the line that it printed."""
     command = [*COMMAND, *options]
-    with subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with forked.begin(command, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield process, process.stdout.readline().rstrip("\n")

@@ -213,16 +213,16 @@ def test_listening_is_noted_beside_the_key_and_ends_with_the_login(
     key = f"{runapi.api_key}\n"
     written(config, '{"theme": "dark"}')
     for argv, kept in ((["--listen"], {"flux2_listen": True}), ([], {})):
-        assert flux2_mcp(env, "login", "--stdin", *argv, stdin=None, input=key).returncode == 0
+        assert flux2_mcp(env, "login", "--stdin", *argv, given=key).returncode == 0
         assert json.loads(config.read_text("utf-8")) == {"theme": "dark", "api_key": runapi.api_key} | kept
-    flux2_mcp(env, "login", "--stdin", "--listen", stdin=None, input=key)
+    flux2_mcp(env, "login", "--stdin", "--listen", given=key)
     assert flux2_mcp(env, "logout").returncode == 0
     assert json.loads(config.read_text("utf-8")) == {"theme": "dark"}
 
 
 def test_a_key_from_standard_input_is_proven_and_then_saved(env: dict[str, str], config: Path, runapi: Sandbox) -> None:
     written(config, '{"theme": "dark", "apiKey": "older"}')
-    done = flux2_mcp(env, "login", "--stdin", stdin=None, input=f"{runapi.api_key}\n")
+    done = flux2_mcp(env, "login", "--stdin", given=f"{runapi.api_key}\n")
     assert done.returncode == 0
     assert runapi.api_key not in done.stdout + done.stderr
     assert done.stdout == f"The key works: {masked(runapi.api_key)}, balance $100.00.\nSaved in {config}.\n"

@@ -53,7 +53,7 @@ def test_a_server_that_has_started_and_told_its_tools_has_called_nobody(
     clean_env: dict[str, str], file: Path, early: str, *, with_key: bool
 ) -> None:
     env = clean_env | {"FLUX2_EARLY": early} | ({"RUNAPI_API_KEY": "canary-5d1c9b7e0a44"} if with_key else {})
-    with Raw(env, command=patched(WATCH.format(file=str(file)))) as raw:
+    with Raw(env, command=patched(WATCH.format(file=str(file))), loads=True) as raw:
         for number, method in enumerate(("tools/list", "resources/templates/list", "prompts/list")):
             request = {"jsonrpc": "2.0", "id": number, "method": method, "params": dressed(MODERN, {}, {})}
             raw.send(json.dumps(request))

@@ -84,7 +84,7 @@ async def used(home: Path, tasks: int) -> None:
 
 @pytest.mark.parametrize("host", SESSIONS)
 def test_after_what_a_real_host_says_first_it_sleeps(host: str, clean_env: dict[str, str]) -> None:
-    with Raw(clean_env) as server:
+    with Raw(clean_env, loads=True) as server:
         for line in SESSIONS[host]:
             server.send(line)
             if asked := idents([line]):
@@ -107,7 +107,7 @@ async def test_asleep_it_says_what_the_server_says_of_any_journal(
     if tasks is not None:
         await used(Path(clean_env["FLUX2_HOME"]), tasks)
     lines = whole_opening(version, "tests")
-    with Raw(clean_env) as server:
+    with Raw(clean_env, loads=True) as server:
         server.send(*lines)
         given = Counter(server.line() for _ in idents(lines))
         assert is_asleep(server.process.pid)
@@ -119,7 +119,7 @@ async def test_asleep_it_says_what_the_server_says_of_any_journal(
 @pytest.mark.parametrize("era", ERAS)
 def test_the_first_call_wakes_it_and_what_was_answered_is_answered_once(era: str, clean_env: dict[str, str]) -> None:
     lines = whole_opening(era, "tests")
-    with Raw(clean_env) as server:
+    with Raw(clean_env, loads=era == MODERN) as server:
         server.send(*lines)
         assert [server.receive()["id"] for _ in idents(lines)]
         server.send(call(era, "call"))
@@ -216,7 +216,7 @@ UNUSUAL = {"FLUX2_LOG": "INFO", "FLUX2_MODE": "Sandbox", "RUNAPI_BASE_URL": "htt
 
 
 def test_settings_that_are_right_in_an_unusual_way_let_it_sleep(clean_env: dict[str, str]) -> None:
-    with Raw(clean_env | UNUSUAL) as server:
+    with Raw(clean_env | UNUSUAL, loads=True) as server:
         server.send(*whole_opening(LEGACY, "tests"))
         assert sorted(server.receive()["id"] for _ in range(6)) == [*range(1, 7)]
         assert is_asleep(server.process.pid)

@@ -35,7 +35,7 @@ TELLS_ITS_MODULES = f"{NO_HURRY}import atexit; atexit.register(lambda: sys.stder
 def test_stdout_holds_only_the_protocol_stderr_nothing_and_the_end_of_input_is_the_end(
     era: str, early: str, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
-    with Host(clean_env | {"FLUX2_EARLY": early}, era, cwd=str(tmp_path)) as host:
+    with Host(clean_env | {"FLUX2_EARLY": early}, era, cwd=str(tmp_path), loads=True) as host:
         assert host.call("generate", prompt="a red fox in snow")["structuredContent"]["status"] == "completed"
         errors = host.close()
     assert (host.process.returncode, errors) == (0, "")
@@ -76,7 +76,8 @@ def test_the_workspace_that_is_set_counts_wherever_the_server_was_started(
 
 @pytest.mark.parametrize("early", ["1", pytest.param("0", marks=pytest.mark.deep)])
 def test_nothing_heavy_is_imported_before_it_is_needed(early: str, clean_env: dict[str, str]) -> None:
-    with Raw(clean_env | {"FLUX2_EARLY": early, "FLUX2_SLEEP": "0"}, command=patched(TELLS_ITS_MODULES)) as server:
+    env = clean_env | {"FLUX2_EARLY": early, "FLUX2_SLEEP": "0"}
+    with Raw(env, command=patched(TELLS_ITS_MODULES), loads=True) as server:
         server.send(
             *opening(LEGACY, "tests"), '{"jsonrpc":"2.0","id":"last","method":"prompts/get","params":{"name":"none"}}'
         )

@@ -12,10 +12,13 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 OURS = "flux2_mcp"
 SDKS_OWN = "the vendor's SDK gives no other way to close the connections that it opened"
+A_PLACE_OF_ITS_OWN = "subprocess has no public place to make a process in another way, and to hear of its end"
 LEFT: dict[str, str] = {
     "contract/test_vendor_sdk.py: made._http": SDKS_OWN,
     "contract/test_vendor_sdk.py: keyless._http": SDKS_OWN,
     "process/test_cli.py: client._http": SDKS_OWN,
+    "support/forked.py: base._execute_child": A_PLACE_OF_ITS_OWN,
+    "support/forked.py: base._internal_poll": A_PLACE_OF_ITS_OWN,
     "process/test_cli.py: monkeypatch.setattr(catalog_results, 'variants', None)": "a crash in the middle of a command of ours",
     "process/test_canary.py: flux2_mcp.runapi.client.RunApi.me": "a crash in the middle of a call, with the key in hand",
 }

@@ -1,4 +1,4 @@
-"""Whether a server's process sleeps: then it has not loaded the SDK."""
+"""Whether a server's process sleeps: then it has no event loop, and it has not loaded the SDK unless it was forked with it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forked
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc shows what a process has loaded")
 DEADLINE = 60.0
 
 
 def is_asleep(pid: int) -> bool:
-    """True as long as the compiled part of pydantic is not there, without which nobody has the SDK."""
-    return "pydantic_core" not in Path(f"/proc/{pid}/maps").read_text("utf-8")
+    """True as long as there is no event loop, and the compiled part of pydantic, without which nobody has the SDK, was not loaded."""
+    folder = Path(f"/proc/{pid}")
+    if any(map(_is_loop, (folder / "fd").iterdir())):
+        return False
+    was_forked = forked.PROGRAM[-1].encode() in (folder / "cmdline").read_bytes()
+    return was_forked or "pydantic_core" not in (folder / "maps").read_text("utf-8")
+
+
+def _is_loop(descriptor: Path) -> bool:
+    try:
+        return str(descriptor.readlink()) == "anon_inode:[eventpoll]"
+    except FileNotFoundError:  # it was closed meanwhile
+        return False
 
 
 _WITNESS = """#!{python}

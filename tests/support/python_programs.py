@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support import forked
+
 DEADLINE_SECONDS = 120
 
 
@@ -14,23 +16,16 @@ def run(
     program: str, env: Mapping[str, str], folder: Path, *options: str, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A program's output and exit code, after its end."""
-    return subprocess.run(
-        [sys.executable, *options, "-c", program],
-        env=env,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        input=stdin,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
+    with begin(program, env, folder, *options) as process:
+        out, err = process.communicate(stdin, timeout=DEADLINE_SECONDS)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def begin(program: str, env: Mapping[str, str], folder: Path) -> subprocess.Popen[str]:
+def begin(program: str, env: Mapping[str, str], folder: Path, *options: str) -> subprocess.Popen[str]:
     """A program that runs, with its output in a pipe."""
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        env=env,
+    return forked.begin(
+        [sys.executable, *options, "-c", program],
+        env,
         cwd=folder,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

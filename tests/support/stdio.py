@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from queue import Queue
 from typing import Any, Self
 
+from tests.support import forked
+
 DEADLINE = 60.0
 COMMAND = [sys.executable, "-m", "flux2_mcp"]
 MODERN = "2026-07-28"
@@ -61,7 +63,10 @@ def patched(code: str, *argv: str) -> list[str]:
 
 
 class Host:
-    """Starts the server and speaks one era with it. `code`: what its process runs before."""
+    """Starts the server and speaks one era with it.
+
+    `code`: what its process runs before. `loads`: it is started as hosts start it, and loads all itself.
+    """
 
     def __init__(
         self,
@@ -70,19 +75,20 @@ class Host:
         cwd: str | None = None,
         capabilities: Mapping[str, Any] | None = None,
         code: str | None = None,
+        *,
+        loads: bool = False,
     ) -> None:
         self._era = era
         self._capabilities = dict(capabilities or {})
         self._last = 0
         self.cwd = cwd
-        self.process = subprocess.Popen(
+        self.process = (subprocess.Popen if loads else forked.begin)(
             COMMAND if code is None else patched(code),
+            env=dict(env),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(env),
             cwd=cwd,
-            bufsize=0,
         )
         self.lines: list[bytes] = []
         self.heard: list[dict[str, Any]] = []
@@ -126,9 +132,8 @@ class Host:
 
     def write(self, data: bytes) -> None:
         assert self.process.stdin is not None
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self.process.stdin.write(rest) :]
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
 
     def answer(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """The whole answer to one request."""
@@ -173,6 +178,7 @@ class Raw:
         sockets: Node gives its children sockets, others pipes.
         pipe_bytes: The size of the pipe that it writes to.
         command: How it is started.
+        loads: It is started as hosts start it, and loads all itself.
     """
 
     def __init__(
@@ -182,12 +188,14 @@ class Raw:
         sockets: bool = False,
         pipe_bytes: int | None = None,
         command: Sequence[str] = COMMAND,
+        loads: bool = False,
     ) -> None:
         source, self._to = _socket_pair() if sockets else os.pipe()
         self._from, sink = _socket_pair() if sockets else os.pipe()
         if pipe_bytes is not None:
             fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, pipe_bytes)
-        self.process = subprocess.Popen(command, stdin=source, stdout=sink, stderr=subprocess.PIPE, env=dict(env))
+        start = subprocess.Popen if loads else forked.begin
+        self.process = start(command, env=dict(env), stdin=source, stdout=sink, stderr=subprocess.PIPE)
         os.close(source)
         os.close(sink)
         self._open = {self._to, self._from}

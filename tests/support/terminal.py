@@ -12,16 +12,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support import forked
+
 DEADLINE = 60.0
 COMMAND = [sys.executable, "-m", "flux2_mcp"]
 
 
 def flux2_mcp(env: Mapping[str, str], *args: str, **more: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401  # subprocess's own
     """One command, run to its end. Whatever becomes of it, nobody sees a stack trace."""
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
-    done: subprocess.CompletedProcess[str] = subprocess.run(
-        [*COMMAND, *args], env=dict(env), text=True, timeout=DEADLINE, check=False, **options
-    )
+    done = forked.run([*COMMAND, *args], env, timeout=DEADLINE, **more)
     assert "Traceback" not in (done.stderr or "") + (done.stdout or "")
     return done
 
@@ -32,15 +31,22 @@ OWN = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.
 
 class Terminal:
     """A terminal of 100 columns, and the process that has it as its stderr; as its stdin too where `typing`, as its stdout
-    where `whole`."""
+    where `whole`. What `loads` is not forked."""
 
     def __init__(
-        self, env: Mapping[str, str], command: list[str], *, typing: bool, whole: bool = False, cwd: Path | None = None
+        self,
+        env: Mapping[str, str],
+        command: list[str],
+        *,
+        typing: bool,
+        whole: bool = False,
+        cwd: Path | None = None,
+        loads: bool = False,
     ) -> None:
         self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-ISc", OWN, *command],
-            env=dict(env),
+        self.process = forked.begin(
+            command if forked.can(command, env) and not loads else [sys.executable, "-ISc", OWN, *command],
+            env,
             cwd=cwd,
             stdin=theirs if typing else subprocess.DEVNULL,
             stdout=theirs if whole else subprocess.PIPE,
@@ -84,9 +90,14 @@ class Terminal:
 
 @contextmanager
 def on_terminal(
-    env: Mapping[str, str], *command: str, typing: bool = False, whole: bool = False, cwd: Path | None = None
+    env: Mapping[str, str],
+    *command: str,
+    typing: bool = False,
+    whole: bool = False,
+    cwd: Path | None = None,
+    loads: bool = False,
 ) -> Iterator[Terminal]:
-    with closing(Terminal(env, [*COMMAND, *command], typing=typing, whole=whole, cwd=cwd)) as terminal:
+    with closing(Terminal(env, [*COMMAND, *command], typing=typing, whole=whole, cwd=cwd, loads=loads)) as terminal:
         yield terminal
         assert "Traceback" not in terminal.seen
 
@@ -95,7 +106,7 @@ def on_terminal(
 def serving(env: Mapping[str, str], *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     """A running `flux2-mcp sandbox` and its two lines as an environment."""
     command = [*COMMAND, "sandbox", *options]
-    with subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with forked.begin(command, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(2)]

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import httpx
 
+from tests.support import forked
 from tests.support.sandboxed import TLS
 from tests.support.stdio import COMMAND, DEADLINE, LEGACY, MODERN, dressed, hello, patched
 
@@ -24,8 +25,8 @@ class Served:
     def __init__(self, env: Mapping[str, str], cwd: str | None = None, code: str | None = None) -> None:
         argv = ("serve", "--http", "--port", "0")
         command = [*COMMAND, *argv] if code is None else patched(code, *argv)
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env), cwd=cwd
+        self.process = forked.begin(
+            command, env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd
         )
         self.said = ""
         self._ready = threading.Event()
