@@ -14,8 +14,8 @@ from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import SANDBOX
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.sql.fragments import among
 from flux2_mcp.journal.sqlite import glance
-from flux2_mcp.journal.sqlite.fragments import among
 from flux2_mcp.journal.watch import Watch
 from tests.support.journals import ACCOUNT, SqliteHome, intent, new, opened, steps
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,22 +13,21 @@ import anyio
 import anyio.to_thread
 
 from flux2_mcp.errors import JournalError, Wording
-from flux2_mcp.journal.records import TaskRecord
-from flux2_mcp.journal.sqlite import accounts, names
+from flux2_mcp.journal.sql.store import HOME
+from flux2_mcp.journal.sql.unread import Unread
+from flux2_mcp.journal.sqlite import names, spellings
 from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
 from flux2_mcp.journal.watch import FILE
-from flux2_mcp.system.logs import fields
 
 if TYPE_CHECKING:  # SQLite loads at its first use
+    from flux2_mcp.journal.sql import store
     from flux2_mcp.system.sqlite_file import Database
-
-log = logging.getLogger("flux2_mcp.journal")
 
 T = TypeVar("T")
 
 
-class JournalFile:
+class JournalFile(Unread):
     """What the journal's parts share: the file, and the names of this process and its account.
 
     Args:
@@ -40,11 +38,14 @@ class JournalFile:
     """
 
     def __init__(self, home: Path, name: str, owner: str, monotonic: Callable[[], float]) -> None:
+        super().__init__()
         self._home = home
-        self.name = self.account = name
+        self.name = name
+        self.account = name
         """`account` is the name under which the key's tasks are recorded: the first of its RunAPI account, if known."""
         self.owner = owner
-        self.monotonic = monotonic
+        self.clock: Callable[[], float] | None = monotonic
+        self._monotonic = monotonic
         self._opened: Database | None = None
         # SQLite takes one call at a time: more threads would only wait for each other, and each takes memory.
         # So nothing that these calls share needs a lock.
@@ -53,8 +54,6 @@ class JournalFile:
         """True if a part of a lost file could not be read."""
         self.notice: str | None = None
         """A text for the user about the file, such as that a broken one was moved aside."""
-        self._unread: set[str] = set()
-        self._untold = 0
 
     @property
     def path(self) -> Path:
@@ -82,7 +81,7 @@ class JournalFile:
             seed = partial(self._seed, None)
             made = has_left_images(self.path)
             self._opened = opened(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole, made=made)
-            accounts.respell(self._opened)
+            spellings.respell(self._opened)
         return self._renewed() if self._opened.replaced else self._opened
 
     def _renewed(self) -> Database:
@@ -94,32 +93,11 @@ class JournalFile:
             self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
             seed = partial(self._seed, before)
             self._opened = renewed(self.path, MIGRATIONS, durable=True, seed=seed, whole=whole)
-            accounts.respell(self._opened)
+            spellings.respell(self._opened)
         finally:
             if before is not None:
                 before.close()
         return self._opened
-
-    def unread_notice(self) -> str | None:
-        """A text for the user about records that can't be read, or None. A process reports each record once."""
-        untold, self._untold = self._untold, 0
-        if not untold:
-            return None
-        return (
-            f"The journal holds {'a record' if untold == 1 else f'{untold} records'} that this version of flux2-mcp can't read,"
-            " a newer version's or broken. They were left as they are; update flux2-mcp, or see flux2-mcp doctor."
-        )
-
-    def warn_unreadable(self, records: Sequence[TaskRecord]) -> tuple[TaskRecord, ...]:
-        """Return the same records, after a warning in the log for each that can't be read."""
-        for record in records:
-            if not record.readable and record.key not in self._unread:
-                self._unread.add(record.key)
-                self._untold += 1
-                log.warning(
-                    "a record can't be read; it is left unchanged", extra=fields(task=record.task_id or record.key)
-                )
-        return tuple(records)
 
     def _seed(self, before: Database | None, database: Database, name: str | None) -> None:
         """Fill the file that replaces a lost one, and set `notice`; see `sqlite_file.Seed`."""
@@ -173,25 +151,34 @@ class JournalFile:
         work: Callable[[Database], T],
         *,
         durable: bool = True,
-        after: Callable[[Database], None] = lambda _: None,
+        alone: str = HOME,  # noqa: ARG002  # a file has one writer at a time
+        task: str | None = None,  # noqa: ARG002  # the same
+        tell: bool | None = None,  # noqa: ARG002  # others see each write
+        after: Callable[[], None] | None = None,
     ) -> T:
-        """Run `work` as `run` does, in one transaction. `durable` syncs it to disk; `after` runs when it has ended."""
+        """See `sql.store.Store.write`."""
 
         def call(database: Database) -> T:
             with database.write(durable=durable):
                 done = self._as_account(database, work)
-            after(database)
+            if after is not None:
+                after()
             return done
 
         return await self._call(call)
 
-    def note_newest(self, database: Database) -> None:
+    def now(self, database: store.Database) -> float:  # noqa: ARG002  # it has no clock
+        """The machine's monotonic clock."""
+        return self._monotonic()
+
+    def note_newest(self) -> None:
         """Note the newest task's number beside the file: if the file's log is lost, this shows that tasks are missing.
 
         This works because no task that was paid for is ever deleted.
         """
         from flux2_mcp.system.sqlite_file import note
 
+        database = self._database()
         with suppress(OSError):  # the task itself is in the journal
             note(self.path, database.begun, int(database.read("SELECT coalesce(max(n), 0) FROM task")[0][0]))
 

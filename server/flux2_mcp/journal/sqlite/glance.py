@@ -12,7 +12,7 @@ from flux2_mcp.journal.owners import LEASE_SECONDS
 
 TYPE_CHECKING = False  # as in `names`
 if TYPE_CHECKING:
-    from flux2_mcp.system.sqlite_reading import Read, Row
+    from flux2_mcp.journal.sql.store import Read, Row
 
 OPEN = "task INDEXED BY task_unfinished"
 """The task table, for queries of unfinished tasks. All indices begin with the account, and without statistics SQLite

@@ -17,8 +17,8 @@ from flux2_mcp.domain.lifecycle import MADE, State
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.journal.contract import MAX_DURATIONS
 from flux2_mcp.journal.records import ANY, TaskFilter, TaskMatches, TaskRecord, dump_images
-from flux2_mcp.journal.sqlite import task_rows
-from flux2_mcp.journal.sqlite.fragments import IS_UNPAID, among
+from flux2_mcp.journal.sql import task_rows
+from flux2_mcp.journal.sql.fragments import IS_UNPAID, among
 from flux2_mcp.system.text import folded
 
 if TYPE_CHECKING:  # SQLite loads at its first use

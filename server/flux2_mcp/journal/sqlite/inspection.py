@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-from flux2_mcp.domain.lifecycle import UNFINISHED, State
-from flux2_mcp.journal.contract import LEASE_SECONDS
-from flux2_mcp.journal.records import Health, Inspection, service_of
-from flux2_mcp.journal.sqlite import accounts, names, task_rows
-from flux2_mcp.journal.sqlite.fragments import among
+from flux2_mcp.journal.records import Health, Inspection
+from flux2_mcp.journal.sql import inspection
 from flux2_mcp.journal.sqlite.integrity import has_left_images, whole
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
-from flux2_mcp.journal.sqlite.money import lost
 from flux2_mcp.journal.watch import FILE
 from flux2_mcp.system.migrations import pending
 from flux2_mcp.system.sqlite_file import Error, looked_at, mark_of, reading
-
-UNENDED = f"SELECT * FROM task WHERE NOT ({among(frozenset(State) - UNFINISHED)})"
 
 
 def health(home: Path, account: str) -> Health:
@@ -48,11 +41,7 @@ def health(home: Path, account: str) -> Health:
 
 
 def inspect(path: Path, account: str) -> Inspection:
-    """Inspect the tasks that have not ended.
-
-    Args:
-        path: The file, which is sound.
-        account: A name made from the service and the key; see `engine.backend.account_name`.
+    """Inspect the tasks that have not ended. The file is sound.
 
     Raises:
         sqlite3.Error: The file can't be read.
@@ -60,17 +49,4 @@ def inspect(path: Path, account: str) -> Inspection:
     with reading(path) as read:
         if pending(read, MIGRATIONS):
             return Inspection()  # written by an older version, and not opened since the update
-        now = time.monotonic()
-        unread = [record for record in task_rows.records(read(UNENDED)) if not record.readable]
-        foreign = accounts.foreign_tasks(account, now, now + LEASE_SECONDS, read)
-        by_service: dict[str, list[str]] = {}
-        for record in foreign:
-            by_service.setdefault(service_of(accounts.spelled(record.account)), []).append(record.task_id or record.key)
-        here = by_service.pop(service_of(account), [])
-        return Inspection(
-            tuple(record.task_id or record.key for record in unread),
-            tuple(here),
-            names.known(account, read),
-            by_service,
-            lost(account, datetime.now(UTC), read),
-        )
+        return inspection.inspect(read, account, time.monotonic())

@@ -6,9 +6,9 @@ TYPE_CHECKING = False  # typing is not imported here: the server that sleeps has
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flux2_mcp.system.sqlite_reading import Read, Row, Value
+    from flux2_mcp.journal.sql.store import Read, Row, Value
 
-HERE = "account > :first AND account < :last AND instr(substr(account, length(:first) + 1), ':') = 0"
+HERE = "account > :first AND account < :last AND substr(account, length(:first) + 1) NOT LIKE '%:%'"
 """The account is on the same service: its name is the service, a colon, and a rest without a colon."""
 
 

@@ -14,8 +14,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux2_mcp.journal.sqlite import task_rows
-from flux2_mcp.journal.sqlite.money import FIRST_RELEASE
+from flux2_mcp.journal.sql import task_rows
+from flux2_mcp.journal.sql.money import FIRST_RELEASE
 from flux2_mcp.system.sqlite_file import BEGUN, Database, Error, Read, Row, noted, reading, vanished
 
 CHUNK_ROWS = 200

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flux2_mcp.journal import owners
-from flux2_mcp.journal.sqlite.accounts import SqliteAccounts
-from flux2_mcp.journal.sqlite.callbacks import SqliteCallbacks
+from flux2_mcp.journal.sql.accounts import SqlAccounts
+from flux2_mcp.journal.sql.callbacks import SqlCallbacks
+from flux2_mcp.journal.sql.money import SqlMoney
+from flux2_mcp.journal.sql.pace import SqlPace
+from flux2_mcp.journal.sql.uploads import SqlUploads
 from flux2_mcp.journal.sqlite.file import JournalFile
 from flux2_mcp.journal.sqlite.history import SqliteHistory
 from flux2_mcp.journal.sqlite.leases import SqliteLeases
-from flux2_mcp.journal.sqlite.money import SqliteMoney
-from flux2_mcp.journal.sqlite.pace import SqlitePace
 from flux2_mcp.journal.sqlite.tasks import SqliteTasks
-from flux2_mcp.journal.sqlite.uploads import SqliteUploads
 
 
 class SqliteJournal:
@@ -41,13 +41,13 @@ class SqliteJournal:
     ) -> None:
         self.owner = owner
         self.file = JournalFile(home, account, owner, monotonic)
-        self.money = SqliteMoney(self.file)
+        self.money = SqlMoney(self.file)
         self.tasks = SqliteTasks(self.file, self.money)
         self.leases = SqliteLeases(self.file, is_dead)
-        self.accounts = SqliteAccounts(self.file)
-        self.pace = SqlitePace(self.file)
-        self.uploads = SqliteUploads(self.file)
-        self.callbacks = SqliteCallbacks(self.file)
+        self.accounts = SqlAccounts(self.file)
+        self.pace = SqlPace(self.file)
+        self.uploads = SqlUploads(self.file)
+        self.callbacks = SqlCallbacks(self.file)
         self.history = SqliteHistory(self.file)
         self.unread_notice, self.salvage, self.close = self.file.unread_notice, self.file.salvage, self.file.close
 

@@ -1,276 +1,23 @@
-"""The tasks in SQLite: write them before money moves, take their steps, find them."""
+"""Lists of tasks in SQLite. The rest of the tasks is what both databases read: `sql.tasks`."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from flux2_mcp.domain import budget
-from flux2_mcp.domain.budget import Caps
-from flux2_mcp.domain.catalog import resolution
-from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event, State
-from flux2_mcp.domain.models import ImageRequest, NameOwner
-from flux2_mcp.errors import Flux2Error, before_sending
-from flux2_mcp.journal.contract import LEASE_SECONDS
+from flux2_mcp.domain.lifecycle import UNFINISHED
 from flux2_mcp.journal.listed import ListedTask
-from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskRecord, digests, dump
-from flux2_mcp.journal.sqlite import accounts, glance, history, leases, money, task_rows
-from flux2_mcp.journal.sqlite.fragments import COUNTED, IS_OPEN, IS_UNPAID, OPEN, UNDER_WAY, among
+from flux2_mcp.journal.records import ANY, TaskFilter, TaskRecord
+from flux2_mcp.journal.sql import task_rows
+from flux2_mcp.journal.sql.fragments import IS_OPEN, OPEN
+from flux2_mcp.journal.sql.tasks import SqlTasks
+from flux2_mcp.journal.sqlite import glance, history
 
-if TYPE_CHECKING:  # SQLite loads at its first use
-    from flux2_mcp.journal.sqlite.file import JournalFile
-    from flux2_mcp.journal.sqlite.money import SqliteMoney
-    from flux2_mcp.system.sqlite_file import Database, Value
-
-JOINABLE = timedelta(hours=1)
-"""A task whose end was reported to no caller is returned to the next identical call within this time. An older one
-counts as forgotten."""
-FOLLOWED = "SELECT 1 FROM task AS next WHERE next.account = task.account AND next.follows = task.key"
-"""SQL for the tasks that work on a task's image."""
-JOINABLE_STATES = among(UNFINISHED | MADE)
-CALL_COST = (
-    "WITH RECURSIVE after(key) AS (SELECT :key UNION SELECT task.key FROM task JOIN after ON follows = after.key"
-    " WHERE account = :account)"
-    f" SELECT coalesce(sum({COUNTED}) FILTER (WHERE NOT {IS_UNPAID}), 0) FROM task"
-    " JOIN (SELECT created_at AS made_at, session AS made_by FROM task WHERE account = :account AND key = :key)"
-    " WHERE account = :account AND created_at = made_at AND session IS made_by"
-    " AND (key = :key OR key NOT IN (SELECT key FROM after))"
-)
-"""SQL for what a task's call costs so far, all its pictures together, without the steps after the task. The tasks of a call
-are written at one time by one session; a step of an earlier call, from which this one goes on, is none of them."""
+if TYPE_CHECKING:
+    from flux2_mcp.journal.sql.store import Database
 
 
-class SqliteTasks:
-    """See `contract.Tasks`.
-
-    Args:
-        file: The journal's file.
-        money: The money spent; the transaction that writes an intent checks the caps against it.
-    """
-
-    def __init__(self, file: JournalFile, money: SqliteMoney) -> None:
-        self._file = file
-        self._money = money
-
-    async def intend(
-        self,
-        intents: Sequence[Intent],
-        *,
-        at: datetime,
-        caps: Caps,
-        join: bool,
-        in_flight: int,
-        stated_usd: Decimal | None = None,
-        unless: Flux2Error | None = None,
-    ) -> IntentResult:
-        """See `contract.Tasks.intend`."""
-
-        def work(database: Database) -> IntentResult:
-            if join and (known := self._same(database, intents, at)):
-                return IntentResult(records=known, joined=True)
-            fresh = [intent for intent in intents if not task_rows.known(database, self._file.account, intent)]
-            if fresh:
-                charged = money.charged(self._file.account, {_kind(intent) for intent in fresh}, database)
-                fresh = _priced(fresh, charged, caps, stated_usd)
-                wanted = _reserved(fresh)
-                unknown = [intent for intent in fresh if intent.quoted_usd is None and _kind(intent) not in charged]
-                if unknown:
-                    self._admit_unpriced(database, unknown, caps, stated_usd)
-                if over := budget.exceeded(wanted, caps, self._money.sums(fresh[0].session, at, database)):
-                    return IntentResult(over=over, wanted_usd=wanted)
-                if unless is not None:
-                    raise unless
-            new = {intent.key: intent for intent in fresh}
-            return IntentResult(
-                records=tuple(self._insert(database, new.get(each.key, each), at, in_flight) for each in intents)
-            )
-
-        with before_sending():
-            intended = await self._file.write(work, after=self._file.note_newest)
-        self._money.remember(*intended.records)
-        return intended
-
-    def _admit_unpriced(
-        self, database: Database, unknown: Sequence[Intent], caps: Caps, stated_usd: Decimal | None
-    ) -> None:
-        """Check that tasks whose price is not known may be made: of each model, one at a time.
-
-        Raises:
-            BudgetError: Under a cap, nothing was reserved for them, or more than one would run at once, or RunAPI never
-                said what the last one cost; or the caller stated an amount for more than one.
-        """
-        for model, together in Counter(intent.request.model for intent in unknown).items():
-            if stated_usd is not None:
-                budget.first_alone(together)
-            if caps.any:
-                if money.untold(self._file.account, model, database):
-                    budget.untold(caps)
-                budget.first_alone(together + money.unpriced(self._file.account, model, database))
-        if caps.any:
-            for intent in unknown:
-                budget.reservation(None, intent.reserved_usd, caps)
-
-    def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> TaskRecord:
-        until = self._file.monotonic() + LEASE_SECONDS
-        record = task_rows.insert(
-            database, self._file.account, intent, at=at, owner=self._file.owner, lease_until=until
-        )
-        if record.awaits_source or not record.readable:
-            return record
-        return self._start(database, intent.key, at, in_flight)
-
-    def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> TaskRecord:
-        # A record that can't be read may never end, so it does not count as under way.
-        places = in_flight + leases.unreadable_under_way(self._file.account, self._file.monotonic(), database)
-        database.execute(
-            "UPDATE task SET sent_at = :at WHERE account = :account AND key = :key AND sent_at IS NULL"
-            f" AND (SELECT count(*) FROM {OPEN} WHERE {UNDER_WAY}) < :places",
-            {"at": at.timestamp(), "account": self._file.account, "key": key, "places": places},
-        )
-        return task_rows.get(database, self._file.account, key)
-
-    def _same(self, database: Database, intents: Sequence[Intent], at: datetime) -> tuple[TaskRecord, ...]:
-        """The tasks of an identical call whose end no caller has seen: its steps, the last with that digest."""
-        sql = (
-            "SELECT * FROM task WHERE account = ? AND digest = ? AND workspace IS ? AND told_at IS NULL AND created_at > ?"
-            f" AND save_to IS ? AND {JOINABLE_STATES} AND NOT EXISTS ({FOLLOWED}) ORDER BY n DESC LIMIT 1"
-        )
-        steps = [intents[0]]
-        for intent in intents[1:]:
-            if intent.follows == steps[-1].key:
-                steps.append(intent)
-        last = steps[-1]
-        since, target = (at - JOINABLE).timestamp(), None if last.save is None else last.save.target
-        wanted = digests([intent.request for intent in steps])[-1]
-        found = database.read(sql, (self._file.account, wanted, last.workspace, since, target))
-        same = task_rows.readable(found)
-        return task_rows.led_to(database, self._file.account, same[0]) if same else ()
-
-    async def start(self, record: TaskRecord, *, at: datetime, in_flight: int) -> TaskRecord:
-        """See `contract.Tasks.start`."""
-
-        def work(database: Database) -> TaskRecord:
-            task_rows.held(database, self._file.account, self._file.owner, record)
-            return self._start(database, record.key, at, in_flight)
-
-        return await self._file.write(work)
-
-    async def supply(self, record: TaskRecord, request: ImageRequest, *, at: datetime, caps: Caps) -> TaskRecord:
-        """See `contract.Tasks.supply`."""
-
-        def work(database: Database) -> TaskRecord:
-            held = task_rows.held(database, self._file.account, self._file.owner, record)
-            over = budget.overdrawn(caps, self._money.sums(held.session, at, database))
-            if over is not None or self._beyond(database, held):
-                raise budget.stopped(held.request.model, over)
-            values = (dump(request), self._file.account, record.key)
-            database.execute("UPDATE task SET request = ? WHERE account = ? AND key = ?", values)
-            return task_rows.get(database, self._file.account, record.key)
-
-        return await self._file.write(work)
-
-    def _beyond(self, database: Database, record: TaskRecord) -> bool:
-        """Whether the call would cost more than it may, with this step and without those after it."""
-        if record.most_usd is None:
-            return False
-        values = {"account": self._file.account, "key": record.key}
-        return Decimal(database.read(CALL_COST, values)[0][0]) / task_rows.MICROS > record.most_usd
-
-    async def broken_off(self, steps: Sequence[str], *, since: datetime, limit: int) -> tuple[TaskRecord, ...]:
-        """See `contract.Tasks.broken_off`."""
-        sql = (
-            f"SELECT * FROM task WHERE account = :account AND digest = :digest AND {among({State.DELIVERED})}"
-            f" AND created_at > :since AND EXISTS ({FOLLOWED})"
-            f" AND NOT EXISTS ({FOLLOWED} AND next.{among(UNFINISHED | {State.DELIVERED})})"
-            " ORDER BY n DESC LIMIT :limit"
-        )
-
-        def work(database: Database) -> tuple[TaskRecord, ...]:
-            found: list[TaskRecord] = []
-            for digest in reversed(steps[:-1]):
-                values: dict[str, Value] = {"digest": digest, "limit": limit - len(found)}
-                values |= {"account": self._file.account, "since": since.timestamp()}
-                found += task_rows.readable(database.read(sql, values))
-            return tuple(found[:limit])
-
-        return await self._file.run(work)
-
-    async def led_to(self, records: Sequence[TaskRecord]) -> tuple[TaskRecord, ...]:
-        """See `contract.Tasks.led_to`."""
-
-        def work(database: Database) -> tuple[TaskRecord, ...]:
-            chains = [task_rows.led_to(database, self._file.account, record) for record in records]
-            return tuple({step.key: step for chain in chains for step in chain}.values())
-
-        return await self._file.run(work) if any(record.follows for record in records) else tuple(records)
-
-    async def followers(self, keys: Sequence[str]) -> tuple[TaskRecord, ...]:
-        """See `contract.Tasks.followers`."""
-        sql = "SELECT * FROM task WHERE account = ? AND follows = ? ORDER BY n"
-        return await self._file.run(
-            lambda database: task_rows.records(
-                row for key in keys for row in database.read(sql, (self._file.account, key))
-            )
-        )
-
-    async def adopt(self, intent: Intent, task_id: str, *, at: datetime, location: str | None = None) -> TaskRecord:
-        """See `contract.Tasks.adopt`."""
-
-        def work(database: Database) -> TaskRecord:
-            if known := task_rows.find(database, self._file.account, task_id):
-                return known
-            until = self._file.monotonic() + LEASE_SECONDS
-            if accounts.take_over(self._file.name, task_id, self._file.owner, until, database) and (
-                taken := task_rows.find(database, self._file.account, task_id)
-            ):
-                return taken
-            fresh = self._insert(database, intent, at, in_flight=0)
-            change = TaskChange(at=at, task_id=task_id, location=location)
-            if not fresh.readable:
-                return fresh
-            return task_rows.step(database, self._file.account, self._file.owner, fresh, Event.ACCEPTED, change)
-
-        return await self._file.write(work)
-
-    async def apply(self, record: TaskRecord, event: Event, change: TaskChange) -> TaskRecord:
-        """See `contract.Tasks.apply`."""
-        after = await self._file.write(
-            lambda database: task_rows.step(database, self._file.account, self._file.owner, record, event, change)
-        )
-        self._money.remember(after)
-        return after
-
-    async def claim_name(self, record: TaskRecord, path: str) -> NameOwner:
-        """See `contract.Tasks.claim_name`."""
-        return await self._file.write(
-            lambda database: _claim_name(self._file.account, self._file.owner, record, path, database), durable=False
-        )
-
-    async def mark_reported(self, keys: Sequence[str], *, at: datetime) -> None:
-        """See `contract.Tasks.mark_reported`."""
-
-        def work(database: Database) -> None:
-            for key in keys:
-                database.execute(
-                    "UPDATE task SET told_at = coalesce(told_at, ?) WHERE account = ? AND key = ?",
-                    (at.timestamp(), self._file.account, key),
-                )
-
-        await self._file.write(work)
-
-    async def find(self, ids: Sequence[str]) -> tuple[TaskRecord, ...]:
-        """See `contract.Tasks.find`."""
-        return self._file.warn_unreadable(
-            await self._file.run(
-                lambda database: tuple(
-                    found for one in ids if (found := task_rows.find(database, self._file.account, one))
-                )
-            )
-        )
+class SqliteTasks(SqlTasks):
+    """See `contract.Tasks`."""
 
     async def recent(
         self,
@@ -290,59 +37,13 @@ class SqliteTasks:
         )
 
         def work(database: Database) -> tuple[TaskRecord, ...]:
-            values = history.matching(self._file.account, wanted)
+            values = history.matching(self._store.account, wanted)
             return task_rows.records(database.read(sql, values | {"before": before, "limit": limit}))
 
-        return self._file.warn_unreadable(await self._file.run(work))
+        return self._store.warn_unreadable(await self._store.run(work))
 
     async def newest(self, *, limit: int, before: str | None = None) -> tuple[ListedTask, ...]:
         """See `contract.Tasks.newest`."""
-        return await self._file.run(
-            lambda database: glance.newest(database.read, self._file.account, limit=limit, before=before)
+        return await self._store.run(
+            lambda database: glance.newest(database.read, self._store.account, limit=limit, before=before)
         )
-
-
-def _claim_name(account: str, owner: str, record: TaskRecord, path: str, database: Database) -> NameOwner:
-    """Claim a file name for a task; return whose it was. The order in which tasks were written decides, not a clock.
-
-    Raises:
-        LeaseLostError: Another process holds the task now.
-    """
-    task_rows.held(database, account, owner, record)
-    sql = "SELECT n FROM task WHERE account = ? AND key = ?"
-    n = int(database.read(sql, (account, record.key))[0]["n"])
-    # `newest` is the last task written before the name was claimed. A task that is not newer was already under way,
-    # beside the owner of the name. SQLite compares values of any type, so a broken one raises no error.
-    sql = "SELECT task IS :n AS ours, newest >= :n AS beside FROM placed WHERE path = :path"
-    known = database.read(sql, {"path": path, "n": n})
-    if known and known[0]["beside"] and not known[0]["ours"]:
-        return NameOwner.TAKEN
-    database.execute("INSERT OR REPLACE INTO placed VALUES (?, ?, (SELECT max(n) FROM task))", (path, n))
-    return NameOwner.OURS if known and known[0]["ours"] else NameOwner.FREE
-
-
-def _kind(intent: Intent) -> tuple[str, str]:
-    """Model and resolution, on which the price depends."""
-    return intent.request.model, resolution(intent.request)
-
-
-def _reserved(intents: Sequence[Intent]) -> Decimal:
-    return sum((intent.reserved_usd or Decimal(0) for intent in intents), Decimal(0))
-
-
-def _priced(
-    fresh: Sequence[Intent], charged: Mapping[tuple[str, str], Decimal], caps: Caps, stated_usd: Decimal | None
-) -> list[Intent]:
-    """The same intents; each reserves the last charge for an image of its kind if that is more than it reserved.
-
-    Raises:
-        BudgetError: The sum is more than the caller stated.
-    """
-    priced = [
-        replace(intent, reserved_usd=usd) if (usd := charged.get(_kind(intent), Decimal(0))) > held else intent
-        for intent in fresh
-        for held in [intent.reserved_usd or Decimal(0)]
-    ]
-    if (wanted := _reserved(priced)) > _reserved(fresh):
-        budget.reservation(wanted, stated_usd, caps)
-    return priced

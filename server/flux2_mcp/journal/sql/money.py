@@ -1,4 +1,4 @@
-"""What was spent, in SQLite: sums for the caps, the last charges, and what a lost journal held."""
+"""What was spent: sums for the caps, the last charges, and what a lost journal held."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import SpentSums
 from flux2_mcp.domain.lifecycle import BEFORE_RESULT
 from flux2_mcp.domain.models import SANDBOX
-from flux2_mcp.journal.sqlite import task_rows
-from flux2_mcp.journal.sqlite.fragments import COUNTED, IS_OPEN, IS_UNPAID, OPEN, SAME_MONEY, among
+from flux2_mcp.journal.sql import task_rows
+from flux2_mcp.journal.sql.fragments import COUNTED, IS_OPEN, IS_UNPAID, OPEN, SAME_MONEY, among
 
-if TYPE_CHECKING:  # SQLite loads at its first use
+if TYPE_CHECKING:
     from flux2_mcp.journal.records import TaskRecord
-    from flux2_mcp.journal.sqlite.file import JournalFile
-    from flux2_mcp.system.sqlite_file import Database, Read, Value
+    from flux2_mcp.journal.sql.store import Database, Read, Store, Value
 
 DAY = timedelta(hours=24)
 SPENT = f"SELECT coalesce(sum({COUNTED}) FILTER (WHERE NOT {IS_UNPAID}), 0) FROM task"
 _HELD = "coalesce(charged, reserved, quoted)"
-UNCOUNTED = f"NOT {IS_UNPAID} AND {_HELD} IS NOT {task_rows.amount(_HELD)}"
+UNCOUNTED = f"NOT {IS_UNPAID} AND {_HELD} IS NOT NULL AND {task_rows.amount(_HELD)} IS NULL"
 """Tasks whose recorded cost is no valid amount: their cost is not known, as if they were in a lost file."""
 FIRST_RELEASE = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 """Seconds since 1970. No task was made before this time."""
@@ -33,25 +32,25 @@ COST_OF = "'the cost of task ' || key"
 """The name of such a task among the lost files."""
 
 
-class SqliteMoney:
+class SqlMoney:
     """See `contract.Money`. It also remembers the money of this process's own tasks, in case the file is lost."""
 
-    def __init__(self, file: JournalFile) -> None:
-        self._file = file
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._own: dict[str, tuple[str | None, Decimal]] = {}
 
     async def spent(self, *, at: datetime, session: str | None) -> SpentSums:
         """See `contract.Money.spent`."""
-        return await self._file.run(lambda database: self.sums(session, at, database))
+        return await self._store.run(lambda database: self.sums(session, at, database))
 
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:
         """See `contract.Money.charged`."""
         kinds = [(model.id, resolution) for model in catalog.all_models().values() for resolution in model.resolutions]
-        return await self._file.run(lambda database: charged(self._file.account, kinds, database))
+        return await self._store.run(lambda database: charged(self._store.account, kinds, database))
 
     async def settle(self, missing_usd: Decimal) -> bool:
         """See `contract.Money.settle`."""
-        return await self._file.write(lambda database: settle(missing_usd, database))
+        return await self._store.write(lambda database: settle(missing_usd, database))
 
     def remember(self, *records: TaskRecord) -> None:
         """Remember the session and the money of tasks that were just written."""
@@ -59,13 +58,13 @@ class SqliteMoney:
 
     def sums(self, session: str | None, at: datetime, database: Database) -> SpentSums:
         """The sums that the caps count, with the tasks of this session that a lost journal held."""
-        found = spent(self._file.account, session, at, database)
-        if not self._file.is_partial:
+        found = spent(self._store.account, session, at, database)
+        if not self._store.is_partial:
             return found
         lost_keys = [
             key
             for key, (its, _) in tuple(self._own.items())  # the event loop may add to it meanwhile
-            if its == session and not task_rows.find(database, self._file.account, key)
+            if its == session and not task_rows.find(database, self._store.account, key)
         ]
         more = sum((self._own[key][1] for key in lost_keys), Decimal(0))
         return replace(found, session_usd=found.session_usd + more)
@@ -97,12 +96,13 @@ def lost(account: str, at: datetime, read: Read) -> tuple[str, ...]:
 
     A date before the first release is not valid, unless the clock of the machine is that early now.
     """
-    values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": (at - DAY).timestamp()}
+    since = (at - DAY).timestamp()
+    values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since}
     files = read(f"SELECT name FROM lost WHERE {task_rows.amount('missing')} IS NULL ORDER BY found_at DESC")
     tasks = f"SELECT {COST_OF} AS name FROM task INDEXED BY task_spent WHERE {SAME_MONEY}"
     apart = f"{COST_OF} NOT IN (SELECT name FROM lost) LIMIT 1"
     uncounted = read(f"{tasks} AND created_at > :since AND {UNCOUNTED} AND {apart}", values)
-    undated = read(f"{tasks} AND created_at < min({FIRST_RELEASE}, :since) AND NOT {IS_UNPAID} AND {apart}", values)
+    undated = read(f"{tasks} AND created_at < {min(FIRST_RELEASE, since)} AND NOT {IS_UNPAID} AND {apart}", values)
     return tuple(str(row["name"]) for row in (*files, *uncounted, *undated))
 
 
@@ -113,11 +113,16 @@ def settle(missing_usd: Decimal, database: Database) -> bool:
     """
     values: dict[str, Value] = {"missing": task_rows.micros(missing_usd), "now": time.time()}
     database.execute(
-        f"INSERT OR IGNORE INTO lost SELECT {COST_OF}, :now, NULL FROM task WHERE ({UNCOUNTED}) OR ({UNDATED})", values
+        f"INSERT INTO lost (name, found_at) SELECT {COST_OF}, :now FROM task WHERE ({UNCOUNTED}) OR ({UNDATED})"
+        " ON CONFLICT (name) DO NOTHING",
+        values,
     )
     last = "(SELECT name FROM lost ORDER BY found_at DESC, name LIMIT 1)"
     before = f"coalesce({task_rows.amount('missing')}, 0)"
-    return database.execute(f"UPDATE lost SET missing = iif(name = {last}, :missing, {before})", values) > 0
+    return (
+        database.execute(f"UPDATE lost SET missing = CASE WHEN name = {last} THEN :missing ELSE {before} END", values)
+        > 0
+    )
 
 
 def charged(account: str, models: Iterable[tuple[str, str]], database: Database) -> dict[tuple[str, str], Decimal]:

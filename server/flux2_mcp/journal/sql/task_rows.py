@@ -1,10 +1,10 @@
-"""Rows and records: the SQL of single tasks. Sync; every function that writes is called inside `Database.write`."""
+"""Rows and records: the SQL of single tasks. Sync; every function that writes is called inside `Store.write`."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,8 +30,8 @@ from flux2_mcp.journal.records import (
 )
 from flux2_mcp.journal.sqlite import glance
 
-if TYPE_CHECKING:  # SQLite loads at its first use
-    from flux2_mcp.system.sqlite_file import Database, Row, Value
+if TYPE_CHECKING:
+    from flux2_mcp.journal.sql.store import Database, Row, Value
 
 log = logging.getLogger("flux2_mcp.journal")
 
@@ -42,10 +42,11 @@ UNREADABLE = (
     " as it is. Update flux2-mcp; whether RunAPI made and charged it, RunAPI's own history tells."
 )
 MICROS = 1_000_000
+NO_COLUMNS: Mapping[str, Value] = {}
 MAX_STEPS = 8
 """More than a call for one picture has."""
 MAX_USD = Decimal(1_000_000_000)
-"""USD. Sums of amounts stay within SQLite's integers."""
+"""USD. Sums of amounts stay within the databases' integers."""
 MAX_TIMESTAMP = glance.LATEST
 """Seconds since 1970. A week or a time zone can be added without an overflow of `datetime`."""
 
@@ -68,7 +69,7 @@ def micros(usd: Decimal | None) -> int | None:
 
 def amount(column: str) -> str:
     """SQL for an amount: NULL if the column holds nothing that `micros` could have written."""
-    return f"iif(typeof({column}) = 'integer' AND {column} BETWEEN 0 AND {micros(MAX_USD)}, {column}, NULL)"
+    return f"CASE WHEN typeof({column}) = 'integer' AND {column} BETWEEN 0 AND {micros(MAX_USD)} THEN {column} END"
 
 
 def usd(amount: object) -> Decimal | None:
@@ -289,9 +290,16 @@ def _digest(database: Database, account: str, intent: Intent) -> str:
 
 
 def insert(
-    database: Database, account: str, intent: Intent, *, at: datetime, owner: str, lease_until: float
+    database: Database,
+    account: str,
+    intent: Intent,
+    *,
+    at: datetime,
+    owner: str,
+    lease_until: float,
+    more: Mapping[str, Value] = NO_COLUMNS,
 ) -> TaskRecord:
-    """Write an intent, or return the record that its key has already.
+    """Write an intent, or return the record that its key has already. `more`: columns that only one database has.
 
     Raises:
         InvalidRequestError: The key belongs to another request.
@@ -317,6 +325,7 @@ def insert(
         "created_at": at.timestamp(),
         "owner": owner,
         "lease_until": lease_until,
+        **more,
     }
     if not known(database, account, intent):
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
@@ -333,7 +342,7 @@ def held(database: Database, account: str, owner: str, record: TaskRecord) -> Ta
     """The present record of a task, after a check that the owner still holds it.
 
     Args:
-        database: The file.
+        database: The journal.
         account: The account whose tasks are seen.
         owner: The process that believes that it holds the task.
         record: As that process last saw it.

@@ -1,4 +1,4 @@
-"""The pace of calls in SQLite. Times are on the machine's monotonic clock, which starts anew with the machine."""
+"""The pace of calls. Times are on the clock of `Store.now`; SQLite's starts anew with the machine."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from flux2_mcp.domain import pacing
 from flux2_mcp.errors import RateLimitedError
+from flux2_mcp.journal.sql.store import PACE
 
-if TYPE_CHECKING:  # SQLite loads at its first use
-    from flux2_mcp.journal.sqlite.file import JournalFile
-    from flux2_mcp.system.sqlite_file import Database, Value
+if TYPE_CHECKING:
+    from flux2_mcp.journal.sql.store import Database, Store, Value
 
 BLOCKED = "RunAPI answered 429: Too many requests"
 """RunAPI gave this answer to an earlier call."""
@@ -24,25 +24,28 @@ _READABLE = (
 """The condition that a record of the pace is sound; a broken one is overwritten."""
 
 
-class SqlitePace:
+class SqlPace:
     """See `contract.Pace`."""
 
-    def __init__(self, file: JournalFile) -> None:
-        self._file = file
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     async def turn(self, rate: float, longest: float = inf) -> float:
         """See `contract.Pace.turn`."""
-        turn_at = await self._file.write(lambda database: self._turn(rate, longest, database), durable=False)
-        return turn_at - self._file.monotonic()  # read again: the way back from the thread takes time
+        turn_at, now = await self._store.write(
+            lambda database: self._turn(rate, longest, database), durable=False, alone=PACE
+        )
+        # Read again, if it can be: the way back from the thread takes time.
+        return turn_at - (now if self._store.clock is None else self._store.clock())
 
     async def limited(self, retry_after: float | None, rate: float = inf) -> None:
         """See `contract.Pace.limited`."""
-        await self._file.write(lambda database: self._limited(retry_after, rate, database), durable=False)
+        await self._store.write(lambda database: self._limited(retry_after, rate, database), durable=False, alone=PACE)
 
-    def _turn(self, rate: float, longest: float, database: Database) -> float:
-        """The moment of the turn, on the machine's monotonic clock."""
-        account = self._file.account
-        now = self._file.monotonic()  # read inside the transaction, so that no earlier write has a later time
+    def _turn(self, rate: float, longest: float, database: Database) -> tuple[float, float]:
+        """The moment of the turn, and now."""
+        account = self._store.account
+        now = self._store.now(database)  # read inside the transaction, so that no earlier write has a later time
         known = database.read(f"SELECT rate, blocked_until, seen_at FROM pace WHERE {_READABLE}", (account,))
         allowed = pacing.recovered(rate, known[0]["rate"]) if known else rate
         blocked = known[0]["blocked_until"] if known else now
@@ -52,7 +55,7 @@ class SqlitePace:
         if blocked - now > longest:
             raise RateLimitedError(BLOCKED, status=HTTPStatus.TOO_MANY_REQUESTS, retry_after=blocked - now)
         database.execute(
-            "INSERT INTO pace VALUES (:account, :rate, :blocked, :now) ON CONFLICT (account)"
+            "INSERT INTO pace (account, rate, blocked_until, seen_at) VALUES (:account, :rate, :blocked, :now) ON CONFLICT (account)"
             " DO UPDATE SET rate = :rate, blocked_until = :blocked, seen_at = :now",
             {"account": account, "rate": allowed, "blocked": blocked, "now": now},
         )
@@ -62,8 +65,8 @@ class SqlitePace:
         latest = "SELECT at FROM turn WHERE account = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
         before = database.read(latest, (account, window.together - 1))
         at: float = max([now, blocked] + [row[0] + window.apart_seconds for row in before])
-        database.execute("INSERT INTO turn VALUES (?, ?)", (account, at))
-        return at
+        database.execute("INSERT INTO turn (account, at) VALUES (?, ?)", (account, at))
+        return at, now
 
     def _limited(self, retry_after: float | None, rate: float, database: Database) -> None:
         """Halve the rate. `rate` is used if the account has no turn yet: the key's account may just have been recorded.
@@ -71,19 +74,18 @@ class SqlitePace:
         A refusal that comes while calls are blocked belongs to a call sent before the block: the rate is not halved
         again.
         """
-        account, now = self._file.account, self._file.monotonic()
+        account, now = self._store.account, self._store.now(database)
         until = now + (pacing.DEFAULT_WAIT_SECONDS if retry_after is None else retry_after)
         known = database.read(f"SELECT rate, blocked_until FROM pace WHERE {_READABLE}", (account,))
         blocked = bool(known) and known[0]["blocked_until"] > now
         values: dict[str, Value] = {
             "account": account,
             "rate": known[0]["rate"] if blocked else pacing.halved(known[0]["rate"] if known else rate),
-            "until": until,
-            "known": bool(known),
+            "until": max(known[0]["blocked_until"], until) if known else until,
             "now": now,
         }
         database.execute(
-            "INSERT INTO pace VALUES (:account, :rate, :until, :now) ON CONFLICT (account) DO UPDATE SET"
-            " rate = :rate, blocked_until = iif(:known, max(blocked_until, :until), :until)",
+            "INSERT INTO pace (account, rate, blocked_until, seen_at) VALUES (:account, :rate, :until, :now)"
+            " ON CONFLICT (account) DO UPDATE SET rate = :rate, blocked_until = :until",
             values,
         )

@@ -1,4 +1,4 @@
-"""Files that RunAPI holds for a limited time, in SQLite."""
+"""Files that RunAPI holds for a limited time."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from typing import TYPE_CHECKING
 
 from flux2_mcp.domain.models import UploadedFile
 from flux2_mcp.journal.records import checked
-from flux2_mcp.journal.sqlite import task_rows
+from flux2_mcp.journal.sql import task_rows
+from flux2_mcp.journal.sql.store import NOTHING
 
-if TYPE_CHECKING:  # SQLite loads at its first use
-    from flux2_mcp.journal.sqlite.file import JournalFile
-    from flux2_mcp.system.sqlite_file import Database
+if TYPE_CHECKING:
+    from flux2_mcp.journal.sql.store import Database, Store
 
 UPLOAD_LIFETIME = timedelta(hours=1)
 """How long RunAPI holds an uploaded file (`api/runapi.md`, files)."""
 
 
-class SqliteUploads:
+class SqlUploads:
     """See `contract.Uploads`."""
 
-    def __init__(self, file: JournalFile) -> None:
-        self._file = file
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     async def find(self, identity: str, *, at: datetime) -> UploadedFile | None:
         """See `contract.Uploads.find`."""
-        return await self._file.run(lambda database: self._find(identity, at, database))
+        return await self._store.run(lambda database: self._find(identity, at, database))
 
     async def add(self, identity: str, file: UploadedFile) -> None:
         """See `contract.Uploads.add`."""
-        await self._file.write(lambda database: self._add(identity, file, database), durable=False)
+        await self._store.write(
+            lambda database: self._add(identity, file, database), durable=False, alone=NOTHING, tell=False
+        )
 
     def _find(self, identity: str, at: datetime, database: Database) -> UploadedFile | None:
         sql = "SELECT * FROM upload WHERE account = ? AND identity = ? AND expires_at > ?"
-        found = database.read(sql, (self._file.account, identity, at.timestamp()))
+        found = database.read(sql, (self._store.account, identity, at.timestamp()))
         if not found:
             return None
         row = found[0]
@@ -55,6 +57,9 @@ class SqliteUploads:
         expires_at = 0.0 if file.expires_at is None else file.expires_at.timestamp()
         database.execute("DELETE FROM upload WHERE expires_at < ?", (expires_at - UPLOAD_LIFETIME.total_seconds(),))
         database.execute(
-            "INSERT OR REPLACE INTO upload VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (self._file.account, identity, file.file_name, file.url, file.size_bytes, file.mime_type, expires_at),
+            "INSERT INTO upload (account, identity, file_name, url, size_bytes, mime_type, expires_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account, identity) DO UPDATE SET file_name = excluded.file_name,"
+            " url = excluded.url, size_bytes = excluded.size_bytes, mime_type = excluded.mime_type,"
+            " expires_at = excluded.expires_at",
+            (self._store.account, identity, file.file_name, file.url, file.size_bytes, file.mime_type, expires_at),
         )

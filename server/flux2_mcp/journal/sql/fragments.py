@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from flux2_mcp.domain import lifecycle
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.journal.sqlite import glance, task_rows
+from flux2_mcp.journal.sql import task_rows
+from flux2_mcp.journal.sqlite import glance
 
 
 def among(states: Collection[State]) -> str:
