@@ -11,9 +11,21 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 FILE = Path(__file__).parents[1] / "docs" / "licences.md"
-ROOT, EXTRAS = "flux2-mcp", ("otel", "socks")
-ALLOWED = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "MPL-2.0", "0BSD"}
-"""All let themselves be used by a program under any licence. MPL-2.0 asks for the changes to its own files alone."""
+ROOT, EXTRAS = "flux2-mcp", ("otel", "socks", "team")
+ALLOWED = {
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "MIT",
+    "MIT-0",
+    "MIT-CMU",
+    "PSF-2.0",
+    "MPL-2.0",
+    "0BSD",
+    "LGPL-3.0-only",
+}
+"""All let themselves be used by a program under any licence. MPL-2.0 asks for the changes to its own files alone, LGPL for those
+to the library, which the user can replace. No package of a plain installation is under LGPL."""
 # What older packages say in words, as SPDX has it.
 _SPDX: Mapping[str, str] = {
     "MIT License": "MIT",
@@ -24,15 +36,15 @@ _SPDX: Mapping[str, str] = {
     "Python Software Foundation License": "PSF-2.0",
     "3-Clause BSD License": "BSD-3-Clause",
 }
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_NAME = re.compile(r"([A-Za-z0-9._-]+)(?:\[([\w,-]+)\])?")
 
 
 def installed() -> dict[str, str]:
     """The licence of each package that comes with this one and its extras, by name; sorted."""
     found: dict[str, str] = {}
-    waiting = [ROOT]
+    waiting = [(ROOT, EXTRAS)]
     while waiting:
-        name = waiting.pop()
+        name, extras = waiting.pop()
         try:
             package = distribution(name)
         except PackageNotFoundError:
@@ -40,17 +52,18 @@ def installed() -> dict[str, str]:
         own = _plain(package.name)
         if own not in found:
             found[own] = licence(package)
-            waiting += _needs(package)
+            waiting += _needs(package, extras)
     del found[ROOT]
     return dict(sorted(found.items()))
 
 
-def _needs(package: Distribution) -> Iterator[str]:
+def _needs(package: Distribution, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The packages that one needs with these of its extras, each with its own extras."""
     for line in package.requires or ():
         name, _, marker = line.partition(";")
-        ours = _plain(package.name) == ROOT and any(extra in marker for extra in EXTRAS)
-        if ("extra" not in marker or ours) and (match := _NAME.match(name)):
-            yield match[0]
+        wanted = "extra" not in marker or any(extra in marker for extra in extras)
+        if wanted and (match := _NAME.match(name)):
+            yield match[1], tuple(match[2].split(",")) if match[2] else ()
 
 
 def _plain(name: str) -> str:

@@ -19,13 +19,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import ImageRequest
 from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.postgres.store import PostgresJournal
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord
 from flux2_mcp.journal.sqlite.store import SqliteJournal
+from tests.support import postgres
 
 AT = datetime(2026, 11, 20, 10, 0, 0, 250_000, tzinfo=UTC)
 ACCOUNT = "runapi.ai:0123456789ab"
@@ -54,6 +58,9 @@ class Clock:
 
 class Home(ABC):
     """One FLUX2_HOME, whose journals stand in one database: all that the contract's suite knows of it."""
+
+    url: str | None = None
+    """The address of the database; None if it is a file of the home."""
 
     def __init__(self, path: Path, stack: AsyncExitStack) -> None:
         self.path = path
@@ -102,7 +109,41 @@ async def opened(path: Path) -> AsyncIterator[SqliteHome]:
         yield SqliteHome(path, stack)
 
 
-HOMES: dict[str, Callable[[Path], AbstractAsyncContextManager[Home]]] = {"sqlite": opened}
+class PostgresHome(Home):
+    """A schema of its own on the server that the tests share."""
+
+    def __init__(self, path: Path, stack: AsyncExitStack) -> None:
+        super().__init__(path, stack)
+        self.path.mkdir(exist_ok=True)
+        self.server = postgres.shared()
+        self.url: str = self.server.with_schema()
+
+    def journal(self, owner: str = "a", *, account: str = ACCOUNT) -> PostgresJournal:
+        journal = PostgresJournal(self.url, account, owner, clock=self.clock)
+        self._stack.push_async_callback(journal.close)
+        return journal
+
+    @contextmanager
+    def connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """A connection of another program's, in a transaction that is committed at the end."""
+        with psycopg.connect(self.url) as connection:
+            yield connection
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        with self.connected() as connection:
+            lock = "SELECT pg_advisory_xact_lock(hashtextextended('flux2 home ' || current_schema(), 0))"
+            connection.execute(lock)
+            yield
+
+
+@asynccontextmanager
+async def in_postgres(path: Path) -> AsyncIterator[PostgresHome]:
+    async with AsyncExitStack() as stack:
+        yield PostgresHome(path, stack)
+
+
+HOMES: dict[str, Callable[[Path], AbstractAsyncContextManager[Home]]] = {"postgres": in_postgres, "sqlite": opened}
 """Every implementation of `journal.contract`: the contract's suite runs over each."""
 
 

@@ -18,9 +18,8 @@ Rules
 - All calls leave the event loop free. All raise `JournalError` if the journal can't be read or written.
 
 Doubts
-- Callers that wait poll `Leases.version` often. A database server would rather push.
 - `exists` and `was_made` answer without waiting. `salvage`, `notice` and `SpentSums.lost` are about a file that breaks.
-  For another database, the first two would be True and the others empty.
+  For a database server, the first two are True and the others empty.
 - `owners.is_dead` frees a dead process's leases at once. It knows the processes of one machine only; leases of other
   machines must lapse.
 - A process that is suspended between `Leases.hold` and its call may call after its lease has lapsed. The idempotency
@@ -210,7 +209,11 @@ class Leases(Protocol):
         ...
 
     async def version(self) -> int:
-        """A number that changes whenever another process has written."""
+        """A number that changes soon after another process has written, and only then or if that may have been missed.
+
+        A database server tells of a write some milliseconds after it. So a caller reads this, then the tasks, and then
+        waits for another number.
+        """
         ...
 
 

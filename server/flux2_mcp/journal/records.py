@@ -224,7 +224,7 @@ class Inspection:
 class Health:
     """The state of a journal: its file, whether that is sound, how many tasks and bytes it holds, and what is in it.
 
-    `reason` says why it can't be read. `inspection` is None if the file is not sound, or another process keeps it busy.
+    `server` names the database server that holds it, in place of `path`; "": it is a file. `reason` says why it can't be read. `inspection` is None if the file is not sound, or another process keeps it busy.
     """
 
     soundness: Soundness
@@ -233,6 +233,7 @@ class Health:
     size_bytes: int = 0
     reason: str = ""
     inspection: Inspection | None = None
+    server: str = ""
 
 
 def adopted(task_id: str) -> str:

@@ -72,11 +72,13 @@ def holders(read: Read, now: float, *, sandbox: bool) -> Holders:
 
 def newest(read: Read, account: str, *, limit: int, before: str | None) -> tuple[ListedTask, ...]:
     """The newest tasks of an account, newest first. `before` is a key: only tasks made before it."""
-    return tuple(map(_listed, read(_NEWEST, {"account": account, "before": before, "limit": limit})))
+    rows = read(_NEWEST, {"account": account, "before": before, "limit": limit})
+    return tuple(listed(row, row["prompt"]) for row in rows)
 
 
-def _listed(row: Row) -> ListedTask:
-    prompt, task_id, ended = row["prompt"], row["task_id"], _time(row["completed_at"])
+def listed(row: Row, prompt: object) -> ListedTask:
+    """A task of a list, from its row and its prompt."""
+    task_id, ended = row["task_id"], _time(row["completed_at"])
     return ListedTask(
         key=str(row["key"]),
         task_id=task_id if isinstance(task_id, str) else None,

@@ -1,0 +1,201 @@
+"""What the journal knows of past tasks, in PostgreSQL: durations, sums, and the images that pruning may delete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from math import isfinite
+
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.budget import SpendingBy, SpendingGroup
+from flux2_mcp.domain.lifecycle import MADE, State
+from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.journal.contract import MAX_DURATIONS
+from flux2_mcp.journal.postgres.connection import Database, Given
+from flux2_mcp.journal.postgres.server import JournalServer
+from flux2_mcp.journal.records import ANY, TaskFilter, TaskMatches, TaskRecord, dump_images
+from flux2_mcp.journal.sql import task_rows
+from flux2_mcp.journal.sql.fragments import IS_UNPAID, among
+from flux2_mcp.journal.sql.store import NOTHING
+from flux2_mcp.system.text import folded
+
+STATE = f"CASE WHEN {among(frozenset(State))} THEN state ELSE 'unknown' END"
+"""A state that only a newer version knows is read as unknown."""
+QUOTED, CHARGED = map(task_rows.amount, ("quoted", "charged"))
+MODELS = "array_agg(DISTINCT model) FILTER (WHERE model = ANY(:models))"
+MATCHES = (
+    "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
+    f" AND (:states IS NULL OR {STATE} = ANY(:states)) AND (:query IS NULL OR strpos(prompt, :query) > 0)"
+    " AND (:sha256 IS NULL OR strpos(images, :sha256) > 0)"
+)
+DONE = f"account = :account AND {among(MADE)}"
+DAYS = "width_bucket(created_at, CAST(:midnights AS double precision[]))"
+"""The day of a task as its number among the local midnights: only Python knows the time zone of this machine."""
+# For each grouping: the SQL for a group's name, and the order of the groups.
+GROUPS = {
+    SpendingBy.DAY: (DAYS, "name DESC"),
+    SpendingBy.VARIANT: ("variant", "charged DESC, name NULLS FIRST"),
+    SpendingBy.WORKSPACE: ("workspace", "charged DESC, name NULLS FIRST"),
+}
+PATHS = r'"path": ("(?:[^"\\]|\\.)*")'
+"""A path in a record's images, as `records.dump_images` writes it."""
+
+
+class PostgresHistory:
+    """See `contract.History`.
+
+    Args:
+        server: The journal's database.
+    """
+
+    def __init__(self, server: JournalServer) -> None:
+        self._server = server
+
+    async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
+        """See `contract.History.durations`."""
+        return await self._server.run(self._durations)
+
+    async def matched(self, wanted: TaskFilter = ANY) -> TaskMatches:
+        """See `contract.History.matched`."""
+        return await self._server.run(partial(self._matched, wanted))
+
+    async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
+        """See `contract.History.spending`."""
+        return await self._server.run(partial(self._spending, by, since))
+
+    async def with_images(self, before: datetime) -> tuple[TaskRecord, ...]:
+        """See `contract.History.with_images`."""
+        sql = (
+            f"SELECT * FROM task WHERE account = :account AND {among({State.DELIVERED})} AND images <> '[]'"
+            " AND created_at < :before ORDER BY n"
+        )
+
+        def work(database: Database) -> tuple[TaskRecord, ...]:
+            values: dict[str, Given] = {"account": self._server.account, "before": before.timestamp()}
+            return task_rows.readable(database.read(sql, values))
+
+        return await self._server.run(work)
+
+    async def still_used(self, paths: Sequence[str]) -> frozenset[str]:
+        """See `contract.History.still_used`."""
+        sql = (
+            "SELECT DISTINCT found[1] AS path FROM task, regexp_matches(images, :pattern, 'g') AS found"
+            " WHERE images <> '[]' AND found[1] = ANY(:paths)"
+        )
+        written = [json.dumps(path) for path in paths]
+        found = await self._server.run(lambda database: database.read(sql, {"paths": written, "pattern": PATHS}))
+        return frozenset(str(json.loads(row["path"])) for row in found)
+
+    async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
+        """See `contract.History.keep_images`."""
+        sql = "UPDATE task SET images = ? WHERE account = ? AND key = ?"
+        found = dump_images(images)
+        await self._server.write(
+            lambda database: database.execute(sql, (found, self._server.account, key)), alone=NOTHING
+        )
+
+    def _durations(self, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
+        kinds = [(model.id, size) for model in catalog.all_models().values() for size in model.resolutions]
+        timed = (
+            f"SELECT completed_at - submitted_at FROM task WHERE {DONE} AND model = :model AND resolution = :resolution"
+            " ORDER BY completed_at DESC LIMIT :kept"
+        )
+        found = {}
+        for model, size in kinds:
+            values: dict[str, Given] = {"account": self._server.account, "model": model}
+            values |= {"resolution": size, "kept": MAX_DURATIONS}
+            seconds = [row[0] for row in reversed(database.read(timed, values))]
+            known = [each for each in seconds if isinstance(each, float) and isfinite(each)]
+            if seconds:
+                found[model, size] = tuple(max(0.0, each) for each in known)
+        return found
+
+    def _matched(self, wanted: TaskFilter, database: Database) -> TaskMatches:
+        """A task that failed was not charged."""
+        charged = f"CASE WHEN {IS_UNPAID} THEN 0 ELSE {CHARGED} END"
+        sql = (
+            f"SELECT {STATE} AS name, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
+            f" count({charged}) AS known_charges, sum({charged}) AS charged, {MODELS} AS models"
+            f" FROM task WHERE {MATCHES} GROUP BY 1"
+        )
+        found = database.read(sql, matching(self._server.account, wanted) | _known_models())
+
+        def total(amount: str, known: str) -> Decimal | None:
+            return (
+                sum((Decimal(row[amount] or 0) for row in found), Decimal(0)) / task_rows.MICROS
+                if any(row[known] for row in found)
+                else None
+            )
+
+        return TaskMatches(
+            states={State(row["name"]): row["tasks"] for row in found},
+            quoted_usd=total("quoted", "known_quotes"),
+            charged_usd=total("charged", "known_charges"),
+            uncharged=sum(row["tasks"] - row["known_charges"] for row in found),
+            models=frozenset(model for row in found for model in row["models"] or ()),
+        )
+
+    def _spending(self, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
+        """The newest day or the largest sum comes first. A task that failed was not charged."""
+        name, order = GROUPS[by]
+        where = "account = :account AND (:since IS NULL OR created_at >= :since)"
+        values: dict[str, Given] = {
+            "account": self._server.account,
+            "since": None if since is None else since.timestamp(),
+            **_known_models(),
+        }
+        midnights: list[datetime] = []
+        if by is SpendingBy.DAY:
+            ends = database.read(f"SELECT min(created_at), max(created_at) FROM task WHERE {where}", values)[0]
+            midnights = [] if ends[0] is None else _midnights(ends[0], ends[1])
+        sql = (
+            f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
+            f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
+            f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
+            f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged, {MODELS} AS models FROM task"
+            f" WHERE {where} GROUP BY 1 ORDER BY {order}"
+        )
+        if by is SpendingBy.DAY and not midnights:
+            return ()
+        values["midnights"] = [each.timestamp() for each in midnights]
+        found = database.read(sql, values)
+        return tuple(
+            SpendingGroup(
+                name=midnights[row["name"] - 1].date().isoformat() if midnights else row["name"],
+                tasks=row["tasks"],
+                failed=row["failed"],
+                open=row["open"],
+                unquoted=row["unquoted"],
+                quoted_usd=Decimal(row["quoted"]) / task_rows.MICROS,
+                charged_usd=Decimal(row["charged"]) / task_rows.MICROS,
+                models=frozenset(row["models"] or ()),
+            )
+            for row in found
+        )
+
+
+def _midnights(first: float, last: float) -> list[datetime]:
+    """The local midnights from the day of the first time to that of the last, in seconds since 1970."""
+    day, end = (datetime.fromtimestamp(each, UTC).astimezone().date() for each in (first, last))
+    days = [day + timedelta(days=number) for number in range((end - day).days + 1)]
+    return [datetime(each.year, each.month, each.day).astimezone() for each in days]  # local on purpose
+
+
+def matching(account: str, wanted: TaskFilter) -> dict[str, Given]:
+    """The values of `MATCHES`."""
+    return {
+        "account": account,
+        "since": None if wanted.since is None else wanted.since.timestamp(),
+        "workspace": wanted.workspace,
+        "states": None if wanted.states is None else sorted(str(state) for state in wanted.states),
+        "query": None if wanted.query is None else folded(wanted.query),
+        "sha256": wanted.sha256,
+    }
+
+
+def _known_models() -> dict[str, Given]:
+    """The value of `MODELS`."""
+    return {"models": list(catalog.all_models())}

@@ -1,0 +1,69 @@
+"""The journal in a PostgreSQL database, shared by every process that has its address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+
+from flux2_mcp.journal import owners
+from flux2_mcp.journal.postgres.history import PostgresHistory
+from flux2_mcp.journal.postgres.leases import PostgresLeases
+from flux2_mcp.journal.postgres.listening import Listener
+from flux2_mcp.journal.postgres.server import JournalServer
+from flux2_mcp.journal.postgres.tasks import PostgresTasks
+from flux2_mcp.journal.sql.accounts import SqlAccounts
+from flux2_mcp.journal.sql.callbacks import SqlCallbacks
+from flux2_mcp.journal.sql.money import SqlMoney
+from flux2_mcp.journal.sql.pace import SqlPace
+from flux2_mcp.journal.sql.uploads import SqlUploads
+
+
+class PostgresJournal:
+    """See `contract.Journal`.
+
+    Args:
+        url: The address of the database. Its user may make tables in the first schema of its `search_path`.
+        account: A name made from the service and the key, which does not hold the key; see `SqliteJournal`.
+        owner: The name of this process.
+        clock: A clock in the place of the server's, in seconds.
+        is_dead: A hint: True for the name of a process that has certainly ended.
+    """
+
+    exists = True
+    """A server has no file that a look could make."""
+    was_made = True
+    notice: str | None = None
+
+    def __init__(
+        self,
+        url: str,
+        account: str,
+        owner: str,
+        *,
+        clock: Callable[[], float] | None = None,
+        is_dead: Callable[[str], bool] = owners.is_dead,
+    ) -> None:
+        self.owner = owner
+        self.server = JournalServer(url, account, owner, clock)
+        self._listener = Listener(self.server.connect, owner)
+        self.money = SqlMoney(self.server)
+        self.tasks = PostgresTasks(self.server, self.money)
+        self.leases = PostgresLeases(self.server, self._listener, is_dead)
+        self.accounts = SqlAccounts(self.server)
+        self.pace = SqlPace(self.server)
+        self.uploads = SqlUploads(self.server)
+        self.callbacks = SqlCallbacks(self.server)
+        self.history = PostgresHistory(self.server)
+        self.unread_notice = self.server.unread_notice
+
+    async def salvage(self) -> None:
+        """See `contract.Journal.salvage`. A server looks after its files itself: this only asks whether it answers."""
+        await self.server.run(lambda database: database.read("SELECT count(*) FROM task"))
+
+    async def close(self) -> None:
+        """See `contract.Journal.close`."""
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._listener.close)
+            await self.server.close()
