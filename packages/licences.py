@@ -42,7 +42,7 @@ _NAME = re.compile(r"([A-Za-z0-9._-]+)(?:\[([\w,-]+)\])?")
 def installed() -> dict[str, str]:
     """The licence of each package that comes with this one and its extras, by name; sorted."""
     found: dict[str, str] = {}
-    waiting = [(ROOT, EXTRAS)]
+    waiting: list[tuple[str, tuple[str, ...]]] = [(ROOT, EXTRAS)]
     while waiting:
         name, extras = waiting.pop()
         try:
