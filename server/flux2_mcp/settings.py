@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -57,7 +58,7 @@ account of these tasks, so the server needs them."""
 class Settings:
     """The settings of the process. `api_key` is never shown; `key_source` names the source of the key.
 
-    `unusable` has an error for each unusable setting. Then its field has the default, and no money may be spent.
+    `journal_url` may hold a password, and is never shown either. `unusable` has an error for each unusable setting. Then its field has the default, and no money may be spent.
     """
 
     mode: Mode
@@ -79,6 +80,7 @@ class Settings:
     telemetry: bool = False
     workspace: str | None = None
     allowed_dirs: tuple[Path, ...] = ()
+    journal_url: str | None = field(default=None, repr=False)
     unusable: tuple[SettingsError, ...] = ()
 
     def need(self, *names: str) -> None:
@@ -136,6 +138,7 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
         ),
         log_level=_choice(env, "FLUX2_LOG", LEVELS, "warning"),
         telemetry=_telemetry(env),
+        journal_url=_journal_url(env),
     )
 
 
@@ -228,6 +231,28 @@ def _callback(env: Mapping[str, str]) -> tuple[str | None, int | None]:
             "FLUX2_CALLBACK_URL must be an http or https URL that RunAPI can reach.", setting="FLUX2_CALLBACK_URL"
         )
     return url, port
+
+
+def _journal_url(env: Mapping[str, str]) -> str | None:
+    """Return the address of the journal's database. It may hold a password, so no message shows any of it."""
+    if (url := env.get("FLUX2_JOURNAL_URL")) is None:
+        return None
+    if not _DATABASE.fullmatch(url):
+        raise SettingsError(
+            "FLUX2_JOURNAL_URL must be postgresql://user:password@host:port/database, with special characters in its parts"
+            " percent-encoded, such as @ as %40.",
+            setting="FLUX2_JOURNAL_URL",
+        )
+    if find_spec("psycopg") is None:
+        raise SettingsError(
+            "FLUX2_JOURNAL_URL needs a package that is not installed: pip install 'flux2-mcp[team]'.",
+            setting="FLUX2_JOURNAL_URL",
+        )
+    return url
+
+
+_DATABASE = re.compile(r"postgres(ql)?://([^@/?#\s]*@)?[^@?#\s]*(\?[^@#\s]*)?")
+"""Matches an address in which no part of a password can be taken for a host or a name, and so be shown."""
 
 
 def _listen(env: Mapping[str, str], text: ConfigText, source: str | None) -> bool:

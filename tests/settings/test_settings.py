@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def test_everything_that_can_be_said_is_heard() -> None:
         "FLUX2_LOG": "DEBUG",
         "FLUX2_WORKSPACE": " /home/ada/site ",
         "FLUX2_ALLOWED_DIRS": os.pathsep.join(["/home/ada/art", "", " /srv/shared "]),
+        "FLUX2_JOURNAL_URL": " postgresql://ada:secret@db.example.com/flux2 ",
     }
     assert told(**env) == Settings(
         mode="live",
@@ -98,6 +100,7 @@ def test_everything_that_can_be_said_is_heard() -> None:
         log_level="debug",
         workspace="/home/ada/site",
         allowed_dirs=(Path("/home/ada/art"), Path("/srv/shared")),
+        journal_url="postgresql://ada:secret@db.example.com/flux2",
     )
 
 
@@ -561,3 +564,30 @@ def test_a_login_may_listen_while_its_own_key_is_used_and_the_variable_goes_befo
     for other in (json.dumps({"api_key": KEY}), json.dumps({"api_key": KEY, "flux2_listen": "yes"})):
         assert not from_env(HOME, other).listen
     assert refusal(FLUX2_LISTEN="yes") == "FLUX2_LISTEN must be one of 0, 1."
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://ada:secret@db/flux2",
+        "postgresql://ada:sec/ret@db/flux2",
+        "postgresql://ada:sec@ret@db/flux2",
+        "postgresql://ada:sec ret@db/flux2",
+        "postgresql://ada:sec#ret@db/flux2",
+        "secret",
+    ],
+)
+def test_an_address_of_the_journal_in_which_a_part_of_a_password_could_be_shown_is_refused_unseen(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        told(FLUX2_JOURNAL_URL=url)
+    assert caught.value.setting == "FLUX2_JOURNAL_URL"
+    assert not {"secret", "sec", "ret"} & set(re.findall(r"\w+", f"{caught.value} {caught.value.next_step}"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql:///flux2", "postgres://db", "postgresql://ada:a%40b@[::1]:5432,db2:5433/flux2?sslmode=verify-full"],
+)
+def test_the_address_of_the_journal_is_any_that_postgresql_itself_reads_and_stands_in_no_repr(url: str) -> None:
+    assert told(FLUX2_JOURNAL_URL=url).journal_url == url
+    assert url not in repr(told(FLUX2_JOURNAL_URL=url))

@@ -52,7 +52,7 @@ def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) ->
 
 
 async def _newest(settings: Settings) -> tuple[TaskRecord, ...]:
-    journal = open_journal(settings.home, account_name(settings))
+    journal = open_journal(settings.home, account_name(settings), settings.journal_url)
     try:
         return await journal.tasks.recent(limit=MAX_IDS) if journal.exists else ()
     finally:

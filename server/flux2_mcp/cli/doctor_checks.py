@@ -25,6 +25,7 @@ from flux2_mcp.runapi.key_file import config_file
 from flux2_mcp.settings import Settings
 
 SALVAGE = "flux2-mcp doctor --salvage"
+DATABASE = "psql \"$FLUX2_JOURNAL_URL\" -c 'SELECT version()'"
 ELSEWHERE = "export FLUX2_HOME=/a/folder/with/room"
 PATIENCE_SECONDS = 8.0
 """The maximum wait for each answer of RunAPI, seconds."""
@@ -175,10 +176,12 @@ def storage(settings: Settings) -> Iterator[Check]:
     there = next(folder for folder in (home, *home.parents) if os.path.exists(folder))  # noqa: PTH110  # see above
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield fail("journal", f"{there} is not to be written", shlex.join(["chmod", "u+rwx", str(there)]))
-    elif there != home:
+    elif there != home and settings.journal_url is None:
         yield ok("journal", f"none yet; the first task makes one in {home}")
-    else:
+    elif settings.journal_url is None:
         yield from _journal(health(home, account_name(settings)))
+    if settings.journal_url is not None:
+        yield from _server(health(home, account_name(settings), settings.journal_url))
     free = shutil.disk_usage(there).free
     detail = f"{free / MEGABYTE_BYTES:,.0f} MB free at {there}"
     if free < MIN_FREE_BYTES:
@@ -210,6 +213,19 @@ def _journal(found: Health) -> Iterator[Check]:
         yield fail("journal", f"{path} can't be read: {found.reason}", SALVAGE)
     else:
         yield fail("journal", f"{path} is broken, or lacks what was written into it", SALVAGE)
+
+
+def _server(found: Health) -> Iterator[Check]:
+    """Check whether the journal's database can be reached. Its address may hold a password, and is not shown."""
+    if found.soundness == "sound":
+        detail = f"{found.server}: {found.tasks} tasks, {found.size_bytes / MEGABYTE_BYTES:.1f} MB"
+        yield ok("journal", detail)
+        if found.inspection is not None:
+            yield from _records(found.inspection)
+    elif found.soundness == "none":
+        yield ok("journal", f"{found.server}: no tables yet; the first task makes them")
+    else:
+        yield fail("journal", f"{found.server} can't be used: {found.reason}", DATABASE)
 
 
 def _records(found: Inspection) -> Iterator[Check]:

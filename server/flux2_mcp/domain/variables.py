@@ -51,5 +51,10 @@ VARIABLES = (
         "`0`",
     ),
     Variable("FLUX2_SLEEP", "`0`: the whole server loads at its start, also if nobody asks for an image", "`1`"),
+    Variable(
+        "FLUX2_JOURNAL_URL",
+        "`postgresql://...`: the journal stands in this database, for servers on several machines; takes `pip install 'flux2-mcp[team]'`",
+        "a file in `FLUX2_HOME`",
+    ),
 )
 """Hosts' entries list the variables in this order. It must stay: an installed entry is compared with a new one."""

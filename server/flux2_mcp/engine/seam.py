@@ -78,7 +78,7 @@ class Seam:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Seam]:
     """Open the journal and the way to RunAPI; close both at the end. Nothing is read or sent before the first use."""
-    journal = open_journal(settings.home, account_name(settings))
+    journal = open_journal(settings.home, account_name(settings), settings.journal_url)
     limiter = RateLimiter(journal.pace, settings.rate)
     backend = Backend(settings, gate=limiter.turn, on_limited=limiter.limited)
     try:

@@ -63,14 +63,23 @@ class JournalServer(Unread):
         name: A name made from the service and the key, which does not hold the key.
         owner: The name of this process.
         clock: A clock in the place of the server's, in seconds.
+        call_seconds: After this time the connection of a call is broken.
     """
 
-    def __init__(self, url: str, name: str, owner: str, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        owner: str,
+        clock: Callable[[], float] | None = None,
+        call_seconds: float = CALL_SECONDS,
+    ) -> None:
         super().__init__()
         self._url = url
         self.name = name
         self.owner = owner
         self.clock = clock
+        self._call_seconds = call_seconds
         self.is_partial = False
         self._seen = threading.local()
         self._limiter = anyio.CapacityLimiter(MAX_CONNECTIONS)
@@ -168,7 +177,7 @@ class JournalServer(Unread):
                 trouble.append(exc)
 
         async def watch() -> None:
-            await anyio.sleep(CALL_SECONDS)
+            await anyio.sleep(self._call_seconds)
             for connection in tuple(busy):
                 pg.cut(connection)
 
@@ -183,7 +192,7 @@ class JournalServer(Unread):
         return result[0]
 
     def _with_connection(self, work: Callable[[Connection], T], busy: list[Connection]) -> T:
-        until = time.monotonic() + CALL_SECONDS
+        until = time.monotonic() + self._call_seconds
         for tried in range(1, TRIES + 1):
             connection: Connection | None = None
             try:

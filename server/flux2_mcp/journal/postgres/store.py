@@ -11,7 +11,7 @@ from flux2_mcp.journal import owners
 from flux2_mcp.journal.postgres.history import PostgresHistory
 from flux2_mcp.journal.postgres.leases import PostgresLeases
 from flux2_mcp.journal.postgres.listening import Listener
-from flux2_mcp.journal.postgres.server import JournalServer
+from flux2_mcp.journal.postgres.server import CALL_SECONDS, JournalServer
 from flux2_mcp.journal.postgres.tasks import PostgresTasks
 from flux2_mcp.journal.sql.accounts import SqlAccounts
 from flux2_mcp.journal.sql.callbacks import SqlCallbacks
@@ -28,6 +28,7 @@ class PostgresJournal:
         account: A name made from the service and the key, which does not hold the key; see `SqliteJournal`.
         owner: The name of this process.
         clock: A clock in the place of the server's, in seconds.
+        call_seconds: A call whose server says nothing for so long ends in an error.
         is_dead: A hint: True for the name of a process that has certainly ended.
     """
 
@@ -43,10 +44,11 @@ class PostgresJournal:
         owner: str,
         *,
         clock: Callable[[], float] | None = None,
+        call_seconds: float = CALL_SECONDS,
         is_dead: Callable[[str], bool] = owners.is_dead,
     ) -> None:
         self.owner = owner
-        self.server = JournalServer(url, account, owner, clock)
+        self.server = JournalServer(url, account, owner, clock, call_seconds)
         self._listener = Listener(self.server.connect, owner)
         self.money = SqlMoney(self.server)
         self.tasks = PostgresTasks(self.server, self.money)

@@ -114,8 +114,8 @@ def plain(env: Mapping[str, str]) -> Place | None:
 
 def place_of(settings: Settings) -> Place | None:
     """Return the place; None if the server has work before any request."""
-    if settings.unusable or settings.callback_url or settings.listen or settings.telemetry:
-        return None
+    if settings.unusable or settings.callback_url or settings.listen or settings.telemetry or settings.journal_url:
+        return None  # a database tells of work only those that ask it, and the server does
     from flux2_mcp.settings import BASE_URL
 
     service = SERVICE if settings.base_url == BASE_URL else None

@@ -1,0 +1,335 @@
+"""What only a database server can do: be away, say nothing, be upgraded under those that use it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import psycopg
+import pytest
+
+from flux2_mcp.cli.doctor_checks import Check, storage
+from flux2_mcp.domain import catalog
+from flux2_mcp.domain.lifecycle import Event
+from flux2_mcp.errors import JournalError
+from flux2_mcp.journal.contract import LEASE_SECONDS
+from flux2_mcp.journal.postgres.store import PostgresJournal
+from flux2_mcp.journal.records import LeaseLostError, TaskChange
+from flux2_mcp.settings import Settings
+from tests.support import journals, postgres, trio_folder
+from tests.support.journals import ACCOUNT, AT, PostgresHome, intent, new, steps
+from tests.support.postgres import FAST, Cluster
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def home(tmp_path: Path) -> AsyncIterator[PostgresHome]:
+    async with journals.in_postgres(tmp_path / "home") as home:
+        yield home
+
+
+@pytest.fixture
+def alone() -> Iterator[Cluster]:
+    """A server that nobody else uses, to stop."""
+    if postgres.binaries() is None:
+        pytest.skip("there is no PostgreSQL: its package has no place on the PATH or in /usr/lib/postgresql")
+    with postgres.cluster(FAST) as cluster:
+        yield cluster
+
+
+# --- a server that is away ---
+
+
+async def test_a_server_that_was_stopped_is_told_with_what_to_do_and_the_journal_goes_on_when_it_is_back(
+    alone: Cluster,
+) -> None:
+    journal = PostgresJournal(alone.url, ACCOUNT, "a")
+    await new(journal, intent("before"))
+    alone.stop()
+    for _ in range(3):
+        with pytest.raises(JournalError) as caught:
+            await journal.tasks.recent(limit=9)
+        assert "database postgres) can't be used" in caught.value.message
+        assert "FLUX2_JOURNAL_URL" in str(caught.value.next_step)
+    alone.start()
+    await new(journal, intent("after"))
+    assert [record.key for record in await journal.tasks.recent(limit=9)] == ["after", "before"]
+    await journal.close()
+
+
+async def test_a_restart_between_two_calls_is_not_noticed(alone: Cluster) -> None:
+    journal = PostgresJournal(alone.url, ACCOUNT, "a")
+    async with anyio.create_task_group() as group:
+        for number in range(5):
+            group.start_soon(new, journal, intent(f"k{number}"))
+    alone.stop()
+    alone.start()
+    await new(journal, intent("after"))
+    assert len(await journal.tasks.recent(limit=9)) == 6
+    await journal.close()
+
+
+async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_said_and_the_loop_stays_free(
+    alone: Cluster,
+) -> None:
+    journal = PostgresJournal(alone.url, ACCOUNT, "a", call_seconds=0.5)
+    await new(journal, intent("before"))
+    alone.signal(signal.SIGSTOP)
+    try:
+        with anyio.fail_after(30), pytest.raises(JournalError):
+            await journal.tasks.recent(limit=9)
+    finally:
+        alone.signal(signal.SIGCONT)
+    assert [record.key for record in await journal.tasks.recent(limit=9)] == ["before"]
+    await journal.close()
+
+
+async def test_who_listens_counts_the_loss_of_the_connection_as_a_change_and_listens_again(home: PostgresHome) -> None:
+    one, two = home.journal("one"), home.journal("two")
+    before = await one.leases.version()
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR query LIKE '%current_schema()'"
+    with home.connected() as connection:
+        connection.execute(f"{end} AND pid <> pg_backend_pid()".encode())
+    with anyio.fail_after(30):
+        while await one.leases.version() == before:
+            await anyio.lowlevel.checkpoint()
+        while not one._listener.listens:
+            await anyio.lowlevel.checkpoint()
+    settled = await one.leases.version()
+    assert await one.leases.version() == settled
+    await new(two, intent("k"))
+    with anyio.fail_after(30):
+        while await one.leases.version() == settled:
+            await anyio.lowlevel.checkpoint()
+
+
+# --- what others do at the same time ---
+
+
+async def test_a_process_that_stands_still_in_a_transaction_does_not_hold_up_the_others(home: PostgresHome) -> None:
+    """The server ends it (IDLE_SECONDS); here, for a shorter time."""
+    one = home.journal("one")
+    await new(one, intent("k0"))
+    with closing(psycopg.connect(home.url, autocommit=True)) as still:
+        still.execute("SET idle_in_transaction_session_timeout = '300ms'")
+        still.execute("BEGIN")
+        still.execute("SELECT pg_advisory_xact_lock(hashtextextended('flux2 home ' || current_schema(), 0))")
+        with anyio.fail_after(30):
+            await new(one, intent("k1"))
+    timeouts = await one.server.run(lambda database: database.read("SHOW idle_in_transaction_session_timeout"))
+    assert timeouts[0][0] == "15s"
+
+
+async def test_a_task_that_another_process_is_about_to_step_is_left_to_it_and_waited_for_by_its_owner(
+    home: PostgresHome,
+) -> None:
+    one, two = home.journal("one"), home.journal("two")
+    await new(one, intent("busy"), intent("free"))
+    home.clock.now += LEASE_SECONDS + 1
+    ours: list[str] = []
+
+    async def claim() -> None:
+        ours.extend(record.key for record in await one.leases.claim())
+
+    async with anyio.create_task_group() as group:
+        with home.connected() as connection:
+            connection.execute("SELECT 1 FROM task WHERE key = 'busy' FOR UPDATE")
+            assert [record.key for record in await two.leases.claim()] == ["free"]
+            group.start_soon(claim)
+            for _ in range(50):
+                await anyio.lowlevel.checkpoint()
+            assert ours == []
+    assert ours == ["busy"]
+
+
+async def test_a_step_that_waited_for_a_claim_finds_that_its_task_is_lost(home: PostgresHome) -> None:
+    one = home.journal("one")
+    (record,) = await new(one, intent("k"))
+    errors: list[Exception] = []
+
+    async def step() -> None:
+        try:
+            await one.tasks.apply(record, Event.REFUSED, TaskChange(at=AT))
+        except LeaseLostError as exc:
+            errors.append(exc)
+
+    async with anyio.create_task_group() as group:
+        with home.connected() as connection:
+            connection.execute("UPDATE task SET owner = 'two', fence = fence + 1 WHERE key = 'k'")
+            group.start_soon(step)
+            for _ in range(50):
+                await anyio.lowlevel.checkpoint()
+            assert errors == []
+    assert len(errors) == 1
+
+
+async def test_what_was_intended_or_stepped_is_on_disk_also_where_the_server_would_not_wait(home: PostgresHome) -> None:
+    journal = home.journal("a")
+    with home.connected() as connection:
+        connection.execute("SELECT 1")
+    seen: list[str] = []
+    for durable in (True, False):
+        await journal.server.run(lambda database: database.execute("SET synchronous_commit = off"))
+        found = await journal.server.write(
+            lambda database: database.read("SHOW synchronous_commit"), durable=durable, tell=False
+        )
+        seen.append(found[0][0])
+    assert seen == ["on", "off"]
+
+
+# --- the schema ---
+
+OPEN = """
+import sys
+import anyio
+from pathlib import Path
+from flux2_mcp.journal import open_journal
+
+async def main():
+    journal = open_journal(Path(), "sandbox", sys.argv[1])
+    print(await journal.leases.unfinished())
+    await journal.close()
+
+sys.stdin.readline()
+anyio.run(main)
+"""
+
+
+def test_of_many_processes_that_start_at_once_on_an_empty_database_one_makes_the_tables(tmp_path: Path) -> None:
+    url = postgres.shared().with_schema()
+    opening = [
+        subprocess.Popen([sys.executable, "-c", OPEN, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+        for _ in range(4)
+    ]  # fmt: skip
+    for each in opening:
+        assert each.stdin is not None
+        each.stdin.write("\n")
+        each.stdin.flush()
+    assert [each.communicate(timeout=60)[0] for each in opening] == ["0\n"] * 4
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT name FROM migration").fetchall() == [("journal",)]
+
+
+async def test_a_schema_that_a_later_version_has_migrated_is_used_as_it_is(home: PostgresHome) -> None:
+    await new(home.journal("a"), intent("before"))
+    with home.connected() as connection:
+        connection.execute("INSERT INTO migration (name) VALUES ('of a later version')")
+        connection.execute("DELETE FROM migration WHERE name = 'journal'")  # it may have folded earlier ones into one
+        connection.execute("ALTER TABLE task ADD COLUMN person TEXT DEFAULT 'ada'")
+    later = home.journal("b")
+    await new(later, intent("after"))
+    assert [record.key for record in await later.tasks.recent(limit=9)] == ["after", "before"]
+    with home.connected() as connection:
+        assert connection.execute("SELECT name FROM migration").fetchall() == [("of a later version",)]
+        assert connection.execute("SELECT person FROM task").fetchall() == [("ada",), ("ada",)]
+
+
+async def test_a_record_of_a_later_version_spoils_no_list_and_is_not_claimed(home: PostgresHome) -> None:
+    one, two = home.journal("one"), home.journal("two")
+    await new(one, intent("good"), intent("later"))
+    with home.connected() as connection:
+        connection.execute("UPDATE task SET request = '{\"shape\": \"another\"}' WHERE key = 'later'")
+    home.clock.now += LEASE_SECONDS + 1
+    assert [record.key for record in await two.leases.claim()] == ["good"]
+    assert [record.readable for record in await two.tasks.recent(limit=9)] == [False, True]
+    assert [each.prompt for each in await two.tasks.newest(limit=9)] == ["", "a cat"]
+    with home.connected() as connection:
+        assert connection.execute("SELECT owner, fence FROM task WHERE key = 'later'").fetchone() == ("one", 0)
+
+
+# --- what is said, and what is not ---
+
+
+@pytest.mark.parametrize(
+    "address", ["postgresql://ada:canary@{host}/postgres", "postgresql://ada@{host}/postgres?password=canary"]
+)
+async def test_no_error_no_log_and_no_doctor_shows_the_password(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = address.format(host="127.0.0.1:1")
+    journal = PostgresJournal(url, ACCOUNT, "a")
+    with pytest.raises(JournalError) as caught:
+        await journal.tasks.recent(limit=9)
+    checks = list(storage(Settings(mode="sandbox", home=tmp_path, journal_url=url)))
+    assert checks[0].status == "fail"
+    said = [str(caught.value), str(caught.value.next_step), str(caught.value.reason), caplog.text, repr(checks)]
+    frames = caught.getrepr(showlocals=False, style="short")
+    assert [text for text in (*said, str(frames)) if "canary" in text] == []
+    assert "127.0.0.1" in caught.value.message
+
+
+async def test_the_doctor_says_where_the_journal_stands_and_what_is_in_it(home: PostgresHome) -> None:
+    settings = Settings(mode="sandbox", home=home.path, journal_url=home.url)
+
+    def seen() -> Check:
+        return next(check for check in storage(settings) if check.check == "journal")
+
+    assert seen().detail.endswith("no tables yet; the first task makes them")
+    await new(home.journal("a"), intent("k"))
+    assert seen().status == "ok"
+    assert ", version " in seen().detail
+    assert ": 1 tasks, " in seen().detail
+
+
+async def test_a_text_with_a_nul_which_postgresql_does_not_hold_is_written_with_another_sign(
+    home: PostgresHome,
+) -> None:
+    journal = home.journal("a")
+    await new(journal, intent("k", catalog.request(prompt="a\0cat"), client="a\0host"))
+    await steps(journal, "k", Event.ACCEPTED)
+    (record,) = await journal.tasks.find(["task-k"])
+    assert (record.client, record.request.prompt) == ("a\ufffdhost", "a\0cat")
+    assert [each.prompt for each in await journal.tasks.newest(limit=9)] == ["a\0cat"]
+
+
+def test_under_trio_too(tmp_path: Path) -> None:
+    if isinstance(trio := trio_folder.fetched(), str):
+        pytest.skip(trio)
+    url = postgres.shared().with_schema()
+    script = OPEN.replace("anyio.run(main)", "anyio.run(main, backend='trio')")
+    done = subprocess.run(
+        [sys.executable, "-c", script, url],
+        input="\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(trio)},
+    )
+    assert done.stdout == "0\n"
+
+
+async def test_a_process_that_was_forked_uses_no_connection_of_its_parent(home: PostgresHome) -> None:
+    journal = home.journal("a")
+    await new(journal, intent("k"))
+    idle = journal.server._idle
+    assert len(idle) == 1
+    journal.server._pid = os.getpid() + 1  # as a child finds it
+    assert len(await journal.tasks.recent(limit=9)) == 1
+    assert journal.server._idle[0] is not idle[0]
+    idle[0].close()
+
+
+async def test_records_dump_to_the_json_that_sqlite_has(home: PostgresHome, tmp_path: Path) -> None:
+    async with journals.opened(tmp_path / "sqlite") as other:
+        rows = []
+        for journal in (home.journal("a"), other.journal("a")):
+            await new(journal, intent("k", journals.FULL))
+            await steps(journal, "k", Event.ACCEPTED, Event.COMPLETED, usd="0.05")
+        with home.connected() as connection:
+            rows.append(connection.execute("SELECT request, urls, images, digest, charged FROM task").fetchone())
+        with other.connected() as file:
+            rows.append(file.execute("SELECT request, urls, images, digest, charged FROM task").fetchone())
+    assert rows[0] == rows[1]
+    assert json.loads(str(rows[0][0] if rows[0] else ""))["prompt"] == journals.FULL.prompt
