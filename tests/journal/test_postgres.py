@@ -103,7 +103,7 @@ async def test_who_listens_counts_the_loss_of_the_connection_as_a_change_and_lis
     with anyio.fail_after(30):
         while await one.leases.version() == before:
             await anyio.lowlevel.checkpoint()
-        while not one._listener.listens:
+        while not one.listener.listens:
             await anyio.lowlevel.checkpoint()
     settled = await one.leases.version()
     assert await one.leases.version() == settled
@@ -310,15 +310,32 @@ def test_under_trio_too(tmp_path: Path) -> None:
     assert done.stdout == "0\n"
 
 
-async def test_a_process_that_was_forked_uses_no_connection_of_its_parent(home: PostgresHome) -> None:
-    journal = home.journal("a")
-    await new(journal, intent("k"))
-    idle = journal.server._idle
-    assert len(idle) == 1
-    journal.server._pid = os.getpid() + 1  # as a child finds it
-    assert len(await journal.tasks.recent(limit=9)) == 1
-    assert journal.server._idle[0] is not idle[0]
-    idle[0].close()
+FORK = """
+import os, sys
+import anyio
+from pathlib import Path
+from flux2_mcp.journal import open_journal
+
+journal = open_journal(Path(), "sandbox", sys.argv[1])
+
+async def look():
+    backend = await journal.server.run(lambda database: database.read("SELECT pg_backend_pid()")[0][0])
+    print(backend, flush=True)
+
+anyio.run(look)
+if child := os.fork():
+    os.waitpid(child, 0)
+anyio.run(look)
+anyio.run(journal.close)
+"""
+
+
+def test_a_process_that_was_forked_uses_no_connection_of_its_parent(tmp_path: Path) -> None:
+    url = postgres.shared().with_schema()
+    done = subprocess.run([sys.executable, "-c", FORK, url], capture_output=True, text=True, check=True, cwd=tmp_path)
+    before, child, after = done.stdout.split()
+    assert before == after
+    assert child != before
 
 
 async def test_records_dump_to_the_json_that_sqlite_has(home: PostgresHome, tmp_path: Path) -> None:

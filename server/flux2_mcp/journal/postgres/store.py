@@ -49,10 +49,10 @@ class PostgresJournal:
     ) -> None:
         self.owner = owner
         self.server = JournalServer(url, account, owner, clock, call_seconds)
-        self._listener = Listener(self.server.connect, owner)
+        self.listener = Listener(self.server.connect, owner)
         self.money = SqlMoney(self.server)
         self.tasks = PostgresTasks(self.server, self.money)
-        self.leases = PostgresLeases(self.server, self._listener, is_dead)
+        self.leases = PostgresLeases(self.server, self.listener, is_dead)
         self.accounts = SqlAccounts(self.server)
         self.pace = SqlPace(self.server)
         self.uploads = SqlUploads(self.server)
@@ -67,5 +67,5 @@ class PostgresJournal:
     async def close(self) -> None:
         """See `contract.Journal.close`."""
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._listener.close)
+            await anyio.to_thread.run_sync(self.listener.close)
             await self.server.close()
