@@ -2,6 +2,7 @@
 
     Flux2Error                      what happened, what it cost, what to do next
     ├── InvalidRequestError         wrong arguments, refused before anything was sent
+    │   └── ManifestError               wrong lines in flux2.toml or flux2.lock
     ├── BudgetError                 over a cap, or an unknown price; nothing was sent
     ├── SettingsError               an unusable environment variable or key file
     ├── LoginError                  a login in the browser that was refused, or its code is not valid
@@ -191,6 +192,17 @@ class InvalidRequestError(Flux2Error):
         more = len(problems) - len(lines)
         super().__init__(together([*lines, f"And {more} more." if more else None], "\n"))
         self.problems = problems
+
+
+class ManifestError(InvalidRequestError):
+    """A project's flux2.toml or flux2.lock that can't be used. Each problem's field names the file, line and column.
+
+    Args:
+        problems: As in `InvalidRequestError`.
+    """
+
+    code = "manifest"
+    default_next = Wording("Mend the lines named above and {name:call again}.")
 
 
 class BudgetError(Flux2Error):

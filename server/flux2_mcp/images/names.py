@@ -7,6 +7,7 @@ import unicodedata
 from datetime import datetime
 from pathlib import PurePosixPath
 
+from flux2_mcp.domain import paths
 from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.images.containers import Kind
 
@@ -18,14 +19,6 @@ MAX_STEM_CHARS = 48
 
 SUFFIXES: dict[str, Kind] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The suffixes with which images can be saved, and Pillow's names of those kinds."""
-MAX_TARGET_CHARS = 1024
-"""Characters and bytes of a path in the workspace: every system takes a whole path of this length."""
-MAX_NAME_BYTES = 200
-"""Bytes of one part of a path. Systems take 255; the rest is for a number that may be added."""
-
-_FORBIDDEN = re.compile(r'[<>:"|?*\\]')
-# Names that Windows keeps for devices, whatever their suffix.
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?$", re.IGNORECASE)
 # The words that a name takes from a prompt. The date in front of them prevents reserved and hidden names.
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -57,19 +50,8 @@ def targets(save_to: str, count: int) -> list[str]:
     parts = text.rstrip("/").split("/")
     if save_to.startswith(("/", "~")) or not text.strip("/ "):
         raise _refused("must be a file name or folder relative to the workspace, such as public/hero.png or assets/.")
-    if len(text) > MAX_TARGET_CHARS or len(text.encode(errors="replace")) > MAX_TARGET_CHARS:
-        raise _refused(f"is longer than {MAX_TARGET_CHARS} bytes.")
-    for part in parts:
-        if part in {"", ".."}:
-            raise _refused("must stay below the workspace: no '..', no empty part.")
-        if not part.isprintable() or _FORBIDDEN.search(part):
-            raise _refused("holds a character that not every system allows in a name. Put / between folders.")
-        if part.endswith((".", " ")) or part.startswith(" ") or _RESERVED.match(part):
-            raise _refused(
-                "holds a name that Windows keeps for devices, or one that begins or ends in a blank or a dot."
-            )
-        if len(part.encode()) > MAX_NAME_BYTES:
-            raise _refused(f"holds a name of more than {MAX_NAME_BYTES} bytes.")
+    if (wrong := paths.trouble(text, parts)) is not None:
+        raise _refused(wrong)
     folder, name = parts[:-1], parts[-1]
     stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix
     if text.endswith("/") or not suffix:
