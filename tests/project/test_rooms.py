@@ -26,7 +26,8 @@ FACES: Mapping[str, tuple[str, ...]] = {
         "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",
     ),
     "engine": (
-        "account", "backend", "confirmation", "live_prices", "pruning", "seam", "service", "submission", "waiting",
+        "account", "applied", "apply", "backend", "confirmation", "live_prices", "manifest_quotes", "project", "pruning", "seam",
+        "service", "submission", "waiting",
     ),
     "runapi": (
         "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "wire",

@@ -22,6 +22,7 @@ from flux2_mcp.domain.models import MAKING, Action, ImageRequest
 from flux2_mcp.domain.sources import UnreadableError
 from flux2_mcp.engine import callback_listener, submission
 from flux2_mcp.engine.account import Account
+from flux2_mcp.engine.apply import Manifests
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
 from flux2_mcp.engine.foreign_tasks import ForeignTasks
@@ -101,6 +102,7 @@ class Service:
         self.pruner = Pruner(seam.journal.history, images)
         checks = RequestChecks(self._source_images, self.prices, settings, sandbox=seam.backend.sandbox)
         self.request = checks.request
+        self.manifests = Manifests(self, seam)
 
     @classmethod
     @asynccontextmanager

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -90,7 +90,7 @@ def _trouble(root: Path, save: Save) -> str | None:
     name, folder = save.target.rstrip("/"), save.target.endswith("/")
     if not root.is_dir():
         return GONE
-    if (wanted := _below(root, f"{name}/image" if folder else name)) is None:
+    if (wanted := below(root, f"{name}/image" if folder else name)) is None:
         return OUTSIDE
     wanted = root / name if folder else wanted
     there = wanted.exists()
@@ -152,7 +152,7 @@ def _placed(root: Path, save: Save, image: StoredImage, index: int, task: str, t
         raise OSError(0, GONE.rstrip("."))
     copy, note = _converted(image, save.target)
     target = save.target + Path(image.path).name if save.target.endswith("/") else save.target
-    if (wanted := _below(root, target)) is None:
+    if (wanted := below(root, target)) is None:
         raise OSError(0, OUTSIDE.rstrip("."))
     wanted.parent.mkdir(parents=True, exist_ok=True)
     if index and not save.target.endswith("/"):
@@ -205,7 +205,76 @@ def read(
         raise UnreadableError(f"can't be read: {reason}.") from exc
 
 
-def _below(root: Path, relative: str) -> Path | None:
+def put(root: Path, target: str, source: bytes | StoredImage, *, replaces: Collection[str] | None) -> str:
+    """Write a file under exactly this name, and return its SHA-256 as hex digits. A reader sees the old file or the new one.
+
+    Args:
+        root: The folder that the file must be in.
+        target: Relative to it, with `/`. Its suffix decides the type of an image.
+        source: The file's bytes, or an image to copy.
+        replaces: The SHA-256 of the files that may be replaced; None: any plain file may be.
+
+    Raises:
+        FileExistsError: Another file is there, or a link, a folder or a device.
+        OSError: The system refused, or the path leads outside.
+        PictureError: The image can't be converted.
+    """
+    if (place := below(root, target)) is None:
+        raise OSError(0, OUTSIDE.rstrip("."))
+    copy = _Copy.of(source) if isinstance(source, bytes) else _converted(source, target)[0]
+    if copy.is_at(place):
+        return copy.sha256
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f".{place.name}.{secrets.token_hex(6)}{PART}")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666), "wb") as file:
+            copy.write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if not os.path.lexists(place):
+            _name(part, place)
+        elif place.is_symlink() or not place.is_file() or (replaces is not None and _sha256(place) not in replaces):
+            raise FileExistsError(0, "another file is there")
+        else:
+            part.replace(place)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+    return copy.sha256
+
+
+def _sha256(place: Path) -> str:
+    digest = hashlib.sha256()
+    with files.open_plain(place) as file:
+        while piece := file.read(COPY_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def content(root: Path, relative: str, *, links: bool = False) -> str | None:
+    """Return the SHA-256 of a file below a folder, as hex digits; None if nothing is there.
+
+    Args:
+        root: The folder.
+        relative: The path in it, with `/`.
+        links: Whether the file itself may be a link to one in the folder.
+
+    Raises:
+        OSError: It is a link, a folder or a device, or the path leads outside, or the system refused.
+    """
+    place = below(root, relative)
+    if place is not None and links and place.is_symlink():
+        real = _real(place)
+        place = real if real.is_relative_to(_real(root)) else None
+    if place is None:
+        raise OSError(0, OUTSIDE.rstrip("."))
+    try:
+        return _sha256(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def below(root: Path, relative: str) -> Path | None:
     """The path with every link followed, except in its last part; None if it leads outside or in circles."""
     real = _real(root)
     wanted = real / relative

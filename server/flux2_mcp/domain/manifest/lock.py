@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flux2_mcp.domain.account_names import SANDBOX
 from flux2_mcp.domain.manifest.digests import PARTS
 from flux2_mcp.domain.manifest.entries import LOCK, located, quoted
 from flux2_mcp.domain.toml_places import Place
@@ -46,6 +47,7 @@ class LockedImage:
         size: Width and height in pixels.
         derived: The digest of what was made from it; "" if nothing was.
         files: The SHA-256 of each file made from it, by its path.
+        sandbox: Whether the sandbox has drawn it, and FLUX.2 has not made it.
     """
 
     path: str
@@ -58,6 +60,7 @@ class LockedImage:
     size: tuple[int, int]
     derived: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    sandbox: bool = False
 
     def lines(self) -> list[str]:
         """Return the lines of the file for this picture."""
@@ -65,6 +68,7 @@ class LockedImage:
             "request": self.request,
             **{name: self.parts[name] for name in PARTS},
             "model": self.model,
+            "made_by": SANDBOX if self.sandbox else "",
             "task": self.task,
             "charged_usd": self.charged_usd,
             "sha256": self.sha256,
@@ -162,6 +166,7 @@ def _candidates(path: str, values: Mapping[str, Sequence[str]], name: str) -> Se
                     sha256=one["sha256"],
                     size=(int(wide), int(high)),
                     derived=one.get("derived", ""),
+                    sandbox=one.get("made_by") == SANDBOX,
                     files={key.removeprefix("files "): each for key, each in one.items() if key.startswith("files ")},
                 )
             )

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from flux2_mcp.domain.account_names import SANDBOX
 from flux2_mcp.domain.manifest import digests, lock, reading
 from flux2_mcp.domain.manifest.digests import PARTS
 from flux2_mcp.domain.manifest.entries import Entry, Manifest, is_remote
@@ -43,7 +44,7 @@ class PlannedImage:
     Attributes:
         path: As in flux2.toml; of one that is unnamed, as in flux2.lock.
         standing: See `Standing`.
-        changed: What changed of the request: some of `digests.PARTS`.
+        changed: What changed of the request: some of `digests.PARTS`; or that the sandbox has drawn it.
         edited: A file is there that is not the one in flux2.lock. It is only replaced if the user says so.
         request: The digest of the request; None: a source has to be made first.
         parts: The digests of the request's parts, if it is known.
@@ -87,7 +88,14 @@ class Plan:
         return {standing: found.count(standing) for standing in Standing if standing in found}
 
 
-def plan(made: Manifest, locked: Lock, disk: Mapping[str, str], *, derive: reading.Derive = reading.nothing) -> Plan:
+def plan(
+    made: Manifest,
+    locked: Lock,
+    disk: Mapping[str, str],
+    *,
+    derive: reading.Derive = reading.nothing,
+    live: bool = False,
+) -> Plan:
     """Compare what flux2.toml says, what flux2.lock says, and what is on disk.
 
     Args:
@@ -95,11 +103,12 @@ def plan(made: Manifest, locked: Lock, disk: Mapping[str, str], *, derive: readi
         locked: What flux2.lock says.
         disk: The SHA-256 of each file that is there, of those that `looked_at` names.
         derive: As for `reading.read`.
+        live: Whether pictures that the sandbox has drawn have to be made.
 
     Raises:
         ManifestError: A source is not there, or a width is above that of its original.
     """
-    planner = _Planner(made, locked, disk, derive)
+    planner = _Planner(made, locked, disk, derive, live=live)
     images = tuple(planner.images())
     planner.refuse()
     return Plan(manifest=made, images=images)
@@ -113,11 +122,14 @@ def looked_at(made: Manifest, locked: Lock) -> Collection[str]:
 
 
 class _Planner:
-    def __init__(self, made: Manifest, locked: Lock, disk: Mapping[str, str], derive: reading.Derive) -> None:
+    def __init__(
+        self, made: Manifest, locked: Lock, disk: Mapping[str, str], derive: reading.Derive, *, live: bool
+    ) -> None:
         self._made = made
         self._locked = locked
         self._disk = disk
         self._derive = derive
+        self._live = live
         self._planned: dict[str, PlannedImage] = {}
         self._problems: dict[str, Problem] = {}
         self._left = {path: each for path, each in locked.items() if path not in made.entries}
@@ -159,15 +171,16 @@ class _Planner:
         moved_from = self._moved_from(request) if locked is None else None
         if moved_from is not None:
             locked = lock.choose(self._left[moved_from], request, None)
-        same = locked is not None and locked.request == request
+        drawn = locked is not None and locked.sandbox and self._live
+        same = locked is not None and locked.request == request and not drawn
         edited = there is not None and (locked is None or there != locked.sha256)
         if locked is None:
             standing = Standing.NEW
         elif not same:
             standing = Standing.CHANGED
-        elif moved_from is not None:
+        elif moved_from is not None and locked.sha256 in {there, self._disk.get(moved_from)}:
             standing = Standing.MOVED
-        elif there is None:
+        elif there is None or moved_from is not None:
             standing = Standing.MISSING
         else:
             standing = Standing.EDITED if edited else Standing.CURRENT
@@ -181,6 +194,8 @@ class _Planner:
         elif standing is Standing.CURRENT and strange:
             standing = Standing.EDITED
         changed = () if locked is None or same else self._changed(locked, parts, entry)
+        if drawn and not changed:
+            changed = (SANDBOX,)
         return PlannedImage(
             path=entry.path,
             standing=standing,

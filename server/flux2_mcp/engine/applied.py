@@ -1,0 +1,62 @@
+"""What became of a plan: each picture, its task, and what went wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flux2_mcp.engine.manifest_quotes import ManifestQuote
+from flux2_mcp.engine.waiting import Outcome, TaskReport
+from flux2_mcp.errors import Flux2Error
+
+
+class Result(StrEnum):
+    """What became of a picture.
+
+    MADE: it was asked for, and is there. RESTORED: it was paid before, and is there again. MOVED: it has its new name.
+    DERIVED: files were made from it. FORGOTTEN: the lock names it no more. CURRENT: nothing was to do. KEPT: a file that
+    was edited by hand is in its place. WAITING: a picture that it is made from is not there. OPEN: its task runs on.
+    FAILED: it could not be made.
+    """
+
+    MADE = "made"
+    RESTORED = "restored"
+    MOVED = "moved"
+    DERIVED = "derived"
+    FORGOTTEN = "forgotten"
+    CURRENT = "current"
+    KEPT = "kept"
+    WAITING = "waiting"
+    OPEN = "open"
+    FAILED = "failed"
+
+
+GOOD = frozenset({Result.MADE, Result.RESTORED, Result.MOVED, Result.DERIVED, Result.FORGOTTEN, Result.CURRENT})
+"""The results after which nothing is left to do for a picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedImage:
+    """What became of one picture: its task, if it had one in this run, and what went wrong."""
+
+    path: str
+    result: Result
+    report: TaskReport | None = None
+    error: Flux2Error | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What became of a run so far: its quote, each picture in the quote's order, and the tasks."""
+
+    quote: ManifestQuote
+    images: tuple[AppliedImage, ...]
+    done: bool
+    sandbox: bool
+
+    @property
+    def tasks(self) -> Outcome:
+        """The tasks of the run."""
+        return Outcome(
+            tasks=tuple(each.report for each in self.images if each.report is not None), sandbox=self.sandbox
+        )

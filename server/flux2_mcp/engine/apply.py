@@ -1,0 +1,91 @@
+"""Prices a project's plan, and runs it; see `apply_run` for the rules."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from flux2_mcp.domain import budget
+from flux2_mcp.engine.applied import Applied
+from flux2_mcp.engine.apply_run import PATIENCE_SECONDS, ApplyRun
+from flux2_mcp.engine.manifest_quotes import ManifestQuote, ManifestQuotes
+from flux2_mcp.engine.seam import Seam
+from flux2_mcp.engine.waiting import PROGRESS_SECONDS, OnProgress
+from flux2_mcp.errors import Wording
+
+if TYPE_CHECKING:  # the service has this room
+    from flux2_mcp.engine.service import Service
+
+
+class Manifests:
+    """Prices plans and makes them.
+
+    Args:
+        service: Makes the pictures.
+        seam: The journal, the way to RunAPI, the clock.
+    """
+
+    def __init__(self, service: Service, seam: Seam) -> None:
+        self._service = service
+        self._seam = seam
+        self._quotes = ManifestQuotes(seam, service.prices, service.settings)
+        self._running: dict[Path, ApplyRun] = {}
+        self.quote = self._quotes.quote
+
+    async def apply(
+        self,
+        quote: ManifestQuote,
+        *,
+        approved: bool,
+        wait_seconds: float = PATIENCE_SECONDS,
+        client: str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Applied:
+        """Make what a quote says, and wait for it. What is not done when the wait is over goes on in the background.
+
+        Args:
+            quote: From `quote`.
+            approved: Whether the user has agreed, if the quote needs it.
+            wait_seconds: The maximum wait.
+            client: The name of the host, for the journal.
+            on_progress: Called about once a second during the wait.
+
+        Raises:
+            BudgetError: The price is above what the user allows or a cap leaves, or the user was not asked.
+            AuthenticationError: Something has to be paid, and there is no key.
+            SettingsError: A setting that is needed for spending is not usable.
+        """
+        folder = quote.project.folder.resolve()
+        run = self._running.get(folder)
+        if run is None or run.done.is_set():
+            await self._admit(quote, approved=approved)
+            run = self._running[folder] = ApplyRun(self._service, self._seam, self._quotes, quote, client)
+            self._service.background.start_soon(run.run)
+        begun = self._seam.monotonic()
+        while not run.done.is_set() and (left := wait_seconds - (self._seam.monotonic() - begun)) > 0:
+            if on_progress is not None:
+                await on_progress(run.progress(self._seam.monotonic() - begun))
+            with anyio.move_on_after(min(left, PROGRESS_SECONDS)):
+                await run.done.wait()
+        if run.failure is not None:
+            raise run.failure
+        return run.applied()
+
+    async def _admit(self, quote: ManifestQuote, *, approved: bool) -> None:
+        """Check that a plan may be paid, as a whole: no part of it is sent if the rest would not fit."""
+        if not quote.paid:
+            return
+        settings = self._service.settings
+        settings.need()
+        self._seam.backend.require_key()
+        budget.reservation(quote.usd, quote.stated_usd, settings.caps)
+        most = sum((image.most_usd or Decimal(0) for image in quote.paid), Decimal(0))
+        over = budget.exceeded(most, settings.caps, await self._quotes.spent())
+        if over is not None:
+            raise budget.refusal(most, over, None, quote.note, finishes=True)
+        needed = quote.confirmation
+        if needed is not None and not approved:
+            raise needed.refused("The user was not asked.", Wording("Ask the user, then {name:call again}."))

@@ -1,0 +1,351 @@
+"""What a plan costs, and what of it is paid already. It reads the journal and the prices; nothing that is paid is sent.
+
+A picture's key comes from the project's folder and its request: a run that was killed finds its tasks again by it, and so
+does one that makes a picture anew whose file somebody has removed. A request whose task failed, or whose picture is gone,
+gets the key of the next try.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import anyio.to_thread
+
+from flux2_mcp.domain import budget, catalog, finishing, pricing
+from flux2_mcp.domain.budget import CapRoom, SpentSums
+from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.manifest.plan import MAKES, Plan, PlannedImage, Standing
+from flux2_mcp.domain.models import Balance, ImageRequest
+from flux2_mcp.domain.pricing import PriceBook
+from flux2_mcp.engine import submission
+from flux2_mcp.engine.confirmation import Confirmation
+from flux2_mcp.engine.live_prices import LivePrices
+from flux2_mcp.engine.project import Project
+from flux2_mcp.engine.seam import Seam
+from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, meant, together
+from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.settings import Settings
+
+MAX_TRIES = 100
+"""Tries of one request in one project."""
+ASKS = MAKES | {Standing.MISSING}
+"""The standings of pictures that may have to be asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotedImage:
+    """One picture of a plan, and what it would cost.
+
+    Attributes:
+        planned: What is to do about it.
+        steps: Its requests; none if nothing has to be asked for.
+        pays: Whether it has to be paid. Otherwise its picture is there, or under way.
+        usd: Its price, 0 if it is not paid; None: nobody publishes it.
+        most_usd: The highest known price, as caps count it.
+        key: The key that it would be sent with; None: its request is not known before a source is made.
+        record: The task that made it before, or is about to.
+        kept: A file is there that is not the one that was made, so nothing is done.
+    """
+
+    planned: PlannedImage
+    steps: tuple[ImageRequest, ...] = ()
+    pays: bool = False
+    usd: Decimal | None = Decimal(0)
+    most_usd: Decimal | None = Decimal(0)
+    key: str | None = None
+    record: TaskRecord | None = None
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestQuote:
+    """A plan with its price.
+
+    Attributes:
+        project: Whose plan it is.
+        plan: All of it.
+        images: The chosen pictures.
+        overwrite: Whether files that were edited by hand are replaced.
+        known_usd: The sum of all known prices.
+        unknown: How many of those that are paid have no known price.
+        stated_usd: The most that the user allows.
+        caps: The caps that are set, and what is left of them.
+        balance: The account's; None without a key, or if nothing is paid.
+        trouble: Why the balance is not known.
+        confirmation: What the user has to agree to first.
+        note: A sentence about the price, if the sandbox made it up.
+        sandbox: Whether the sandbox draws the pictures.
+    """
+
+    project: Project
+    plan: Plan
+    images: tuple[QuotedImage, ...]
+    overwrite: bool = False
+    known_usd: Decimal = Decimal(0)
+    unknown: int = 0
+    stated_usd: Decimal | None = None
+    caps: Sequence[CapRoom] = ()
+    balance: Balance | None = None
+    trouble: Flux2Error | None = None
+    confirmation: Confirmation | None = None
+    note: str | None = None
+    sandbox: bool = False
+
+    @property
+    def usd(self) -> Decimal | None:
+        """The price of all that is paid; None if one of the prices is not known."""
+        return None if self.unknown else self.known_usd
+
+    @property
+    def paid(self) -> tuple[QuotedImage, ...]:
+        """The pictures that have to be paid."""
+        return tuple(image for image in self.images if image.pays and not image.kept)
+
+    @property
+    def todo(self) -> tuple[QuotedImage, ...]:
+        """The pictures about which something is done."""
+        return tuple(i for i in self.images if i.planned.standing is not Standing.CURRENT and not i.kept)
+
+
+class ManifestQuotes:
+    """Prices plans.
+
+    Args:
+        seam: The journal, the way to RunAPI, the clock.
+        prices: The price schedules.
+        settings: The caps, and the amount that a call may cost without a confirmation.
+    """
+
+    def __init__(self, seam: Seam, prices: LivePrices, settings: Settings) -> None:
+        self._journal = seam.journal
+        self._backend = seam.backend
+        self._now = seam.now
+        self._prices = prices
+        self._settings = settings
+
+    async def quote(
+        self,
+        project: Project,
+        *,
+        paths: Collection[str] = (),
+        overwrite: bool = False,
+        stated_usd: Decimal | None = None,
+        balance: bool = False,
+    ) -> ManifestQuote:
+        """Plan, and price what is to do.
+
+        Args:
+            project: The project.
+            paths: Only these pictures, and those that they are made from; none: all.
+            overwrite: Replace files that were edited by hand.
+            stated_usd: The most that all may cost. A user who states it has confirmed it.
+            balance: Ask for the account's balance, too, if something has to be paid.
+
+        Raises:
+            ManifestError: The manifest or the lock can't be used.
+            InvalidRequestError: A path names no picture of the manifest.
+        """
+        plan = await anyio.to_thread.run_sync(project.plan)
+        chosen = _chosen(plan, paths)
+        quoted = await self._quoted(project, plan, chosen, overwrite=overwrite)
+        paid = [image for image in quoted if image.pays and not image.kept]
+        known = [image.usd for image in paid if image.usd is not None]
+        made = ManifestQuote(
+            project=project,
+            plan=plan,
+            images=tuple(quoted),
+            overwrite=overwrite,
+            known_usd=sum(known, Decimal(0)),
+            unknown=len(paid) - len(known),
+            stated_usd=stated_usd,
+            sandbox=self._backend.sandbox,
+        )
+        return await self._with_money(made, balance=balance) if paid else made
+
+    async def _quoted(
+        self, project: Project, plan: Plan, chosen: Sequence[PlannedImage], *, overwrite: bool
+    ) -> list[QuotedImage]:
+        asks = [
+            image
+            for image in chosen
+            if image.standing in ASKS or (image.standing is Standing.EDITED and image.edited and overwrite)
+        ]
+        steps = {image.path: _steps(plan, image) for image in asks}
+        earlier = await self.earlier(project, asks, steps)
+        used = {step for image in asks for step in steps[image.path]}
+        book = await self._book(used) if used else PriceBook()
+        found = []
+        for image in chosen:
+            if image.path not in steps:
+                left = image.standing is Standing.EDITED or (image.standing is Standing.MOVED and image.edited)
+                found.append(QuotedImage(planned=image, kept=left and not overwrite))
+                continue
+            key, record, there = earlier.get(image.path, (None, None, False))
+            prices = [pricing.price_of(book, step).usd for step in steps[image.path]]
+            most = [pricing.dearest_of(book, step) for step in steps[image.path]]
+            found.append(
+                QuotedImage(
+                    planned=image,
+                    steps=steps[image.path],
+                    pays=not there,
+                    usd=Decimal(0) if there else _sum(prices) if None not in most else None,
+                    most_usd=Decimal(0) if there else _sum(most),
+                    key=key,
+                    record=record,
+                    kept=image.edited and not overwrite and not there,
+                )
+            )
+        return found
+
+    async def _book(self, steps: Iterable[ImageRequest]) -> PriceBook:
+        """Return the prices. The sandbox's are the published ones, so that it need not start for them."""
+        models = [catalog.all_models()[step.model] for step in steps]
+        if self._backend.sandbox and all(model.published_cents for model in models):
+            return PriceBook(sandbox=True)
+        return await self._prices.book({model.service for model in models})
+
+    async def earlier(
+        self, project: Project, images: Sequence[PlannedImage], steps: Mapping[str, Sequence[ImageRequest]]
+    ) -> Mapping[str, tuple[str, TaskRecord | None, bool]]:
+        """Return for each picture whose request is known: the key of its next try, its earlier task, and whether that will do.
+
+        An earlier task will do if its picture is on this machine, or it has not ended.
+        """
+        known = {image.path: image for image in images if image.request is not None}
+        found: dict[str, tuple[str, TaskRecord | None, bool]] = {}
+        if self._journal.was_made:
+            of_lock = [one.locked.task for one in known.values() if one.locked and one.locked.request == one.request]
+            tasks = {record.task_id: record for record in await self._journal.tasks.find(of_lock)} if of_lock else {}
+            for path, one in known.items():
+                record = tasks.get(one.locked.task) if one.locked is not None else None
+                if record is not None:
+                    there = await _will_do(record)
+                    found[path] = (key_of(project, one.request or "", one.number, 1) if there else "", record, there)
+        left = [one for path, one in known.items() if path not in found or not found[path][0]]
+        for number in range(1, MAX_TRIES + 1):
+            keys = {
+                submission.following(
+                    key_of(project, one.request or "", one.number, number), len(steps[one.path]) - 1
+                ): one
+                for one in left
+            }
+            records = await self._journal.tasks.find([*keys]) if keys and self._journal.was_made else ()
+            by_key = {record.key: record for record in records}
+            for last, one in keys.items():
+                record = by_key.get(last)
+                if record is None or await _will_do(record):
+                    key = key_of(project, one.request or "", one.number, number)
+                    found[one.path] = (key, record or _last(found.get(one.path)), record is not None)
+                else:
+                    found[one.path] = ("", record, False)
+            left = [one for one in left if not found[one.path][0]]
+            if not left:
+                break
+        return found
+
+    async def _with_money(self, made: ManifestQuote, *, balance: bool) -> ManifestQuote:
+        spent = await self.spent()
+        caps = budget.left(self._settings.caps, spent)
+        models = {step.model for image in made.paid for step in image.steps}
+        note = pricing.invented(pricing.unpublished(models)) if made.sandbox else None
+        held, trouble = None, None
+        if balance and self._backend.has_key and not made.sandbox:
+            try:
+                held = await (await self._backend.api()).balance()
+            except Flux2Error as exc:
+                trouble = exc  # a plan is useful without the balance
+        threshold = self._settings.confirm_usd
+        confirmation = None
+        if made.stated_usd is None and threshold is not None and (made.usd is None or made.usd > threshold):
+            confirmation = Confirmation(
+                question=_question(made, caps, note),
+                quoted_usd=made.usd,
+                threshold_usd=threshold,
+                cheaper=None,
+                over=made.usd is not None and budget.exceeded(made.usd, self._settings.caps, spent) is not None,
+                note=note,
+            )
+        return replace(made, caps=caps, balance=held, trouble=trouble, confirmation=confirmation, note=note)
+
+    async def spent(self) -> SpentSums:
+        """Return what the caps count; before the first task of any process, no journal is made for that."""
+        if not self._journal.was_made:
+            return SpentSums()
+        return await self._journal.money.spent(at=self._now(), session=self._journal.owner)
+
+
+def key_of(project: Project, request: str, number: int, tried: int) -> str:
+    """Return the idempotency key of a picture.
+
+    Args:
+        project: Its project.
+        request: The digest of its request.
+        number: Its number among the entries that ask for the same.
+        tried: The number of the try.
+    """
+    text = "\0".join([os.path.realpath(project.folder), request, str(number)])
+    return f"project-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:40]}-{tried}"
+
+
+def _last(found: tuple[str, TaskRecord | None, bool] | None) -> TaskRecord | None:
+    return None if found is None else found[1]
+
+
+async def _will_do(record: TaskRecord) -> bool:
+    """Whether a task has a picture on this machine, or will have."""
+    if record.state is not State.DELIVERED:
+        return record.state.unfinished and record.readable
+    places = [place for image in record.images[:1] for place in (image.path, image.saved) if place is not None]
+    return any([await anyio.Path(place).is_file() for place in places])
+
+
+def _steps(plan: Plan, image: PlannedImage) -> tuple[ImageRequest, ...]:
+    """Return the requests of a picture, without the addresses of its sources."""
+    first, *rest = finishing.steps_of(plan.manifest.request(plan.manifest.entries[image.path]))
+    return first, *rest
+
+
+def _chosen(plan: Plan, paths: Collection[str]) -> list[PlannedImage]:
+    """Return the pictures of these paths, and those that they wait for; all if there are no paths.
+
+    Raises:
+        InvalidRequestError: A path is in neither file.
+    """
+    if not paths:
+        return list(plan.images)
+    known = {image.path: image for image in plan.images}
+    wrong = [path for path in paths if path not in known]
+    if wrong:
+        raise InvalidRequestError(
+            *(Problem(path, f"is no picture of {plan.manifest.name}{meant(path, known)}.") for path in wrong)
+        )
+    wanted: set[str] = set()
+    left = [*paths]
+    while left:
+        path = left.pop()
+        if path not in wanted:
+            wanted.add(path)
+            left += known[path].waits_for
+    return [image for image in plan.images if image.path in wanted]
+
+
+def _sum(amounts: Sequence[Decimal | None]) -> Decimal | None:
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known, Decimal(0)) if len(known) == len(amounts) else None
+
+
+def _question(made: ManifestQuote, caps: Sequence[CapRoom], note: str | None) -> str:
+    """Return the question whether to pay for a plan, several lines."""
+    count = len(made.paid)
+    known = budget.dollars(made.known_usd)
+    price = known if not made.unknown else f"{known} and {made.unknown} of a price that is not published"
+    kinds = Counter(label for image in made.paid for label in finishing.labels(image.steps))
+    lines = [f"Make {'1 picture' if count == 1 else f'{count} pictures'} of {made.plan.manifest.name} for {price}?"]
+    lines += [f"{times} x {label}" for label, times in kinds.items()]
+    lines += [f"Left of {cap.name}: {budget.dollars(cap.left_usd)}." for cap in caps]
+    return together([*lines, note], "\n")

@@ -1,0 +1,230 @@
+"""A project with a flux2.toml: its files, read and written. Sync; call from a thread.
+
+Nothing outside the project's folder is read or written, whatever names it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from flux2_mcp.domain.manifest import lock, reading
+from flux2_mcp.domain.manifest.entries import LOCK, MANIFEST, Entry, Manifest
+from flux2_mcp.domain.manifest.lock import LockedImage
+from flux2_mcp.domain.manifest.plan import Plan, looked_at, plan
+from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.errors import ManifestError, Problem, StorageError
+from flux2_mcp.images import workspace
+from flux2_mcp.system import files
+
+NONE_HERE = (
+    'is not in {folder}. It says which pictures the project has: [images."public/hero.png"] with a prompt.'
+    " flux2-mcp schema prints what it may hold."
+)
+FILE_MODE = 0o644
+HASHERS = 4
+"""Threads that read files. Python lets other threads run while one is hashed."""
+
+
+class Project:
+    """A folder with a manifest.
+
+    Args:
+        folder: The folder; all paths of the manifest are relative to it.
+        name: The manifest's name in it.
+        live: Whether FLUX.2 makes the pictures. Those that the sandbox has drawn count as not made then.
+    """
+
+    def __init__(self, folder: Path, name: str = MANIFEST, *, live: bool = False) -> None:
+        self.folder = folder
+        self.name = name
+        self.live = live
+        self._writing = threading.Lock()
+        self._written: tuple[bytes, dict[str, LockedImage]] | None = None
+
+    def plan(self) -> Plan:
+        """Compare the manifest, the lock and the disk.
+
+        Raises:
+            ManifestError: The manifest or the lock can't be used; it names each wrong line.
+        """
+        made = self.manifest()
+        locked = lock.read(self._read(LOCK) or b"")
+        disk = self.contents(made, looked_at(made, locked))
+        return plan(made, locked, disk, derive=derived, live=self.live)
+
+    def manifest(self) -> Manifest:
+        """Read the manifest. Raises as `plan`."""
+        data = self._read(self.name)
+        if data is None:
+            raise ManifestError(Problem(self.name, NONE_HERE.format(folder=self.folder)))
+        return reading.read(data, name=self.name, derive=derived)
+
+    def contents(self, made: Manifest, paths: Collection[str]) -> Mapping[str, str]:
+        """Return the SHA-256 of each of these files that is there.
+
+        Raises:
+            ManifestError: One is a link, a folder or a device, or leads outside the project.
+        """
+        problems: list[Problem] = []
+
+        def one(path: str) -> str | None:
+            try:
+                return workspace.content(self.folder, path, links=path not in made.outputs)
+            except OSError as exc:
+                problems.append(Problem(_where(made, path), _unusable(path, exc)))
+                return None
+
+        with ThreadPoolExecutor(HASHERS) as pool:
+            found = dict(zip(paths, pool.map(one, paths), strict=True))
+        if problems:
+            raise ManifestError(*sorted(problems, key=lambda each: each.field))
+        return {path: sha256 for path, sha256 in found.items() if sha256 is not None}
+
+    def put(self, path: str, source: bytes | StoredImage, *, replaces: Collection[str] | None) -> str:
+        """Write a picture under exactly this name; see `workspace.put`.
+
+        Raises:
+            FileExistsError: Another file is there.
+            StorageError: It can't be written.
+        """
+        try:
+            return workspace.put(self.folder, path, source, replaces=replaces)
+        except FileExistsError:
+            raise
+        except OSError as exc:
+            raise StorageError(f"{path} can't be written: {exc.strerror or 'the system refused'}.") from exc
+
+    def derive(self, made: Manifest, entry: Entry, locked: LockedImage, *, overwrite: bool) -> LockedImage | None:
+        """Make the files that are made from a picture on this machine.
+
+        Args:
+            made: The manifest.
+            entry: The picture's entry.
+            locked: What the lock says of it.
+            overwrite: Replace files that were edited by hand.
+
+        Returns:
+            What the lock is to say now; None: the same.
+        """
+        del made, overwrite
+        return None if entry.derives or not locked.files else replace(locked, derived="", files={})
+
+    def bytes_of(self, path: str) -> bytes | None:
+        """Return a picture's bytes; None if it is not there, or is no plain file in the project."""
+        place = workspace.below(self.folder, path)
+        try:
+            if place is None:
+                return None
+            with files.open_plain(place) as file:
+                return file.read()
+        except OSError:
+            return None
+
+    def move(self, old: str, new: str, sha256: str, *, overwrite: bool = False) -> bool:
+        """Give a picture another name, if it is the one with this SHA-256. Return whether it has that name now.
+
+        Args:
+            old: Its name.
+            new: Its new name, which must be free.
+            sha256: As hex digits.
+            overwrite: Replace a file that has the new name.
+        """
+        before, after = (workspace.below(self.folder, path) for path in (old, new))
+        try:
+            if before is None or after is None:
+                return False
+            if workspace.content(self.folder, new) == sha256:
+                return True
+            if workspace.content(self.folder, old) != sha256 or (os.path.lexists(after) and not overwrite):
+                return False
+            after.parent.mkdir(parents=True, exist_ok=True)
+            before.replace(after)
+        except OSError:
+            return False
+        return True
+
+    def remove(self, path: str, sha256: str) -> None:
+        """Remove a file that we made and nobody changed since."""
+        place = workspace.below(self.folder, path)
+        try:
+            if place is not None and workspace.content(self.folder, path) == sha256:
+                place.unlink()
+        except OSError:
+            return  # it is in nobody's way
+
+    def note(self, *images: LockedImage, without: Iterable[str] = ()) -> None:
+        """Write pictures into the lock, and take others out. What else is in it stays.
+
+        Raises:
+            ManifestError: The lock can't be read.
+            StorageError: The lock can't be written.
+        """
+        with self._writing:
+            data = self._read(LOCK) or b""
+            if self._written is None or self._written[0] != data:
+                held = {path: self._chosen(each) for path, each in lock.read(data).items()}
+            else:
+                held = self._written[1]
+            held |= {image.path: image for image in images}
+            for path in without:
+                held.pop(path, None)
+            text = lock.text(held.values()).encode()
+            if text != data:
+                try:
+                    files.write_atomically(self.folder / LOCK, text, mode=FILE_MODE)
+                except OSError as exc:
+                    raise StorageError(f"{LOCK} can't be written: {exc.strerror}.") from exc
+            self._written = (text, held)
+
+    def _chosen(self, candidates: Sequence[LockedImage]) -> LockedImage:
+        """Return the one of several candidates whose file is there; see `lock`."""
+        first = candidates[0]
+        if len(candidates) == 1:
+            return first
+        try:
+            there = workspace.content(self.folder, first.path)
+        except OSError:
+            there = None
+        return lock.choose(candidates, None, there) or first
+
+    def _read(self, name: str) -> bytes | None:
+        """Return a file of the project; None if it is not there."""
+        place = workspace.below(self.folder, name)
+        if place is None:
+            raise ManifestError(Problem(name, workspace.OUTSIDE))
+        try:
+            with files.open_plain(place) as file:
+                return file.read(lock.MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise ManifestError(Problem(name, _unusable(name, exc))) from exc
+
+
+def derived(entry: Entry) -> tuple[str, ...]:
+    """Return the paths of the files that are made from an entry's picture."""
+    del entry
+    return ()
+
+
+def _where(made: Manifest, path: str) -> str:
+    """Return where the manifest names a file."""
+    if path in made.outputs:
+        return made.at(made.entries[made.outputs[path]].toml)
+    for entry in made.entries.values():
+        if path in entry.sources:
+            return made.at((*entry.toml, "sources", entry.sources.index(path)), value=True)
+    if path in made.style.sources:
+        return made.at(("style", "sources", made.style.sources.index(path)), value=True)
+    return f"{LOCK}: {path}"
+
+
+def _unusable(path: str, exc: OSError) -> str:
+    if isinstance(exc, files.NoPlainFileError) or exc.errno:
+        return f"{path} can't be used: a link, a folder or a device is there, or the system refused ({exc.strerror})."
+    return f"{path} can't be used: {exc.strerror}."
