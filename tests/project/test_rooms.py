@@ -22,7 +22,7 @@ FACES: Mapping[str, tuple[str, ...]] = {
     "cli": ("main",),
     "api": ("client", "results", "sync"),
     "server": (
-        "app", "http", "results.account", "results.catalog", "results.task_words", "results.tasks", "sdk",
+        "app", "http", "results.account", "results.catalog", "results.manifest", "results.task_words", "results.tasks", "sdk",
         "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",
     ),
     "engine": (

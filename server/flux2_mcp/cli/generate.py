@@ -18,7 +18,7 @@ from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.cli.task_output import NO_CANCEL
 from flux2_mcp.domain import catalog, finishing
 from flux2_mcp.domain.models import RequestArgs
-from flux2_mcp.engine.confirmation import Quotation
+from flux2_mcp.engine.confirmation import Confirmation, Quotation
 from flux2_mcp.engine.service import MAX_COUNT, Service
 from flux2_mcp.engine.submission import Terms
 from flux2_mcp.engine.waiting import OnProgress, Outcome, Progress
@@ -67,14 +67,12 @@ def _key(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
     return text
 
 
-def _ask(offer: Quotation) -> None:
-    """Ask the user on the terminal to confirm the call, if it needs a confirmation.
+def ask(needed: Confirmation) -> None:
+    """Ask the user on the terminal to confirm a call.
 
     Raises:
         BudgetError: The user declines, or there is no terminal.
     """
-    if (needed := offer.to_ask) is None:
-        return
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         amount = "--max-cost, the most it may cost" if needed.quoted_usd is None else f"--max-cost {needed.stated}"
         raise needed.refused(
@@ -197,6 +195,7 @@ def generate(
     stopped = f"{NO_CANCEL}\n{again}"
     done = output.run(work, stopped=stopped)
     if isinstance(done, Quotation):
-        _ask(done)
+        if (needed := done.to_ask) is not None:
+            ask(needed)
         done = output.run(partial(agreed, done), stopped=stopped)
     return task_output.tell(done, again, as_json=as_json, verbose=verbose, env=None if no_picture else invocation.env)

@@ -31,13 +31,15 @@ Without a key a sandbox on this machine draws the images, and no money moves. Wi
 over stdio: that is what agent hosts start.
 
 Exit codes: 0 success, 2 authentication, 3 insufficient credits, 4 validation or not found, 5 timeout or network,
-6 rate limit, 7 the task failed, 130 stopped with Ctrl-C.
+6 rate limit, 7 the task failed, 8 plan found something to do, 130 stopped with Ctrl-C.
 """
 
 
 COMMANDS: Mapping[str, str] = {
     "generate": "generate.generate",
     "remix": "remix.remix",
+    "plan": "plan.plan",
+    "apply": "apply.apply",
     "wait": "wait.wait",
     "tasks": "tasks.tasks",
     "open": "tasks.open_image",

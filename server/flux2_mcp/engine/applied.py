@@ -9,6 +9,9 @@ from flux2_mcp.engine.manifest_quotes import ManifestQuote
 from flux2_mcp.engine.waiting import Outcome, TaskReport
 from flux2_mcp.errors import Flux2Error
 
+PATIENCE_SECONDS = 86_400.0
+"""How long a run waits for a task: RunAPI knows the key of a create for as long."""
+
 
 class Result(StrEnum):
     """What became of a picture.

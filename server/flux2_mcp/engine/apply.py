@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from flux2_mcp.domain import budget
-from flux2_mcp.engine.applied import Applied
-from flux2_mcp.engine.apply_run import PATIENCE_SECONDS, ApplyRun
+from flux2_mcp.engine.applied import PATIENCE_SECONDS, Applied
+from flux2_mcp.engine.apply_run import ApplyRun
 from flux2_mcp.engine.manifest_quotes import ManifestQuote, ManifestQuotes
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.waiting import PROGRESS_SECONDS, OnProgress

@@ -29,7 +29,7 @@ from flux2_mcp.domain.manifest.entries import Entry, is_remote
 from flux2_mcp.domain.manifest.lock import LockedImage
 from flux2_mcp.domain.manifest.plan import MAKES, PlannedImage, Standing, contents_of
 from flux2_mcp.domain.models import StoredImage
-from flux2_mcp.engine.applied import GOOD, Applied, AppliedImage, Result
+from flux2_mcp.engine.applied import GOOD, PATIENCE_SECONDS, Applied, AppliedImage, Result
 from flux2_mcp.engine.manifest_quotes import ManifestQuote, ManifestQuotes, QuotedImage
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.submission import Terms
@@ -54,8 +54,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PIECE_BYTES = 2**20
-PATIENCE_SECONDS = 86_400.0
-"""How long a run waits for a task: RunAPI knows the key of a create for as long."""
 WRITERS = 2
 """Threads that convert and write pictures: each may hold a whole one in memory."""
 LOST = "Its picture is on this machine no more, and RunAPI does not have it any more, either."

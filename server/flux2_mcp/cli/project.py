@@ -1,0 +1,72 @@
+"""What the commands over flux2.toml share: finding the project, and how its pictures are listed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from flux2_mcp.cli import output
+from flux2_mcp.cli.invocation import Invocation
+from flux2_mcp.domain.manifest.entries import MANIFEST
+from flux2_mcp.domain.manifest.plan import Standing
+from flux2_mcp.engine.project import Project
+from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.server.results import manifest as results
+from flux2_mcp.server.results.manifest import PlannedResult
+
+SOMETHING_TO_DO = 8
+"""The exit code if the pictures are not those of the manifest."""
+COLORS = {
+    Standing.NEW: "green",
+    Standing.CHANGED: "yellow",
+    Standing.MISSING: "yellow",
+    Standing.EDITED: "magenta",
+    Standing.MOVED: "cyan",
+    Standing.DERIVE: "cyan",
+    Standing.UNNAMED: "bright_black",
+}
+GAP = 2
+
+
+def find(invocation: Invocation, *, live: bool = False) -> Project:
+    """Return the project of the working folder: that of the nearest flux2.toml, here or in a folder above."""
+    here = Path(invocation.workspace or ".")
+    folder = next((each for each in (here, *here.parents) if (each / MANIFEST).is_file()), here)
+    return Project(folder, live=live)
+
+
+def named(invocation: Invocation, project: Project, paths: tuple[str, ...]) -> list[str]:
+    """Return the manifest's names for paths from the working folder.
+
+    Raises:
+        InvalidRequestError: A path is outside the project.
+    """
+    here = Path(invocation.workspace or ".").resolve()
+    root = project.folder.resolve()
+    found = []
+    for path in paths:
+        place = here / path
+        place = place.parent.resolve() / place.name
+        if not place.is_relative_to(root):
+            raise InvalidRequestError(Problem(path, f"is outside the project, {root}."))
+        found.append(place.relative_to(root).as_posix())
+    return found
+
+
+def table(images: list[PlannedResult]) -> list[str]:
+    """Return a line for each picture: how it stands, its path, what is to do about it, what that costs."""
+    standing = max((len(image.standing) for image in images), default=0)
+    paths = max((len(image.path) for image in images), default=0)
+    prices = ["" if image.usd is None else output.usd(image.usd) if image.usd else "free" for image in images]
+    width = max(map(len, prices), default=0)
+    room = shutil.get_terminal_size().columns - standing - paths - width - 4 * GAP
+    lines = []
+    for image, price in zip(images, prices, strict=True):
+        mark = output.style(image.standing.ljust(standing), fg=COLORS.get(image.standing))
+        said = results.about(image)
+        about = said if len(said) <= room else ""
+        cells = [mark, image.path.ljust(paths), price.rjust(width), about]
+        lines.append("  " + "  ".join(cells).rstrip())
+        if said != about:
+            lines.append(f"{' ' * (standing + 2 * GAP)}{said}")
+    return lines
