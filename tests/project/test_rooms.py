@@ -22,11 +22,11 @@ FACES: Mapping[str, tuple[str, ...]] = {
     "cli": ("main",),
     "api": ("client", "results", "sync"),
     "server": (
-        "app", "http", "results.account", "results.catalog", "results.manifest", "results.task_words", "results.tasks", "sdk",
+        "app", "http", "results.account", "results.apply", "results.catalog", "results.plan", "results.task_words", "results.tasks", "sdk",
         "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",
     ),
     "engine": (
-        "account", "applied", "apply", "backend", "confirmation", "live_prices", "manifest_quotes", "project", "pruning", "seam",
+        "account", "adopt", "applied", "apply", "backend", "confirmation", "live_prices", "manifest_quotes", "project", "pruning", "seam",
         "service", "submission", "waiting",
     ),
     "runapi": (

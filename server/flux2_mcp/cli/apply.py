@@ -19,8 +19,8 @@ from flux2_mcp.engine.manifest_quotes import ManifestQuote
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import Progress
 from flux2_mcp.errors import ServiceError
-from flux2_mcp.server.results import manifest as results
-from flux2_mcp.server.results.manifest import ApplyResult
+from flux2_mcp.server.results import apply as results
+from flux2_mcp.server.results.apply import ApplyResult
 
 EPILOG = """
 \b
@@ -107,7 +107,10 @@ def apply(
     if needed is not None and not needed.over and not yes:
         ask(needed)
     done = output.run(partial(make, quoted), stopped=f"{task_output.NO_CANCEL}\n{AGAIN}")
-    output.tell(results.applied(done), _words, as_json=as_json)
+    if as_json:
+        output.as_values(results.applied(done))
+    else:
+        output.echo(_words(results.applied(done)))
     return _exit_code(done)
 
 

@@ -40,6 +40,8 @@ COMMANDS: Mapping[str, str] = {
     "remix": "remix.remix",
     "plan": "plan.plan",
     "apply": "apply.apply",
+    "adopt": "adopt.adopt",
+    "schema": "schema.schema",
     "wait": "wait.wait",
     "tasks": "tasks.tasks",
     "open": "tasks.open_image",

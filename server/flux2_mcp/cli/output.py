@@ -6,12 +6,14 @@ answers are written by others. The linter refuses `click.echo` and `click.style`
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -24,6 +26,7 @@ from flux2_mcp.errors import InvalidRequestError, reworded, shortened
 from flux2_mcp.system.terminal import STEERING, plain
 
 if TYPE_CHECKING:  # results take 0.1 s to load, and not every command has one
+    from _typeshed import DataclassInstance
     from pydantic import BaseModel
 
     from flux2_mcp.server.results.tasks import Result
@@ -116,6 +119,11 @@ def complain(message: str, cost: str, next_step: str, *, color: bool | None) -> 
 def own_words(text: str) -> str:
     """Return a text with the command line's names. A text that is no `Wording` or `Name` is not changed."""
     return reworded(text, NAMES)
+
+
+def as_values(result: DataclassInstance) -> None:
+    """Print a result that is a plain dataclass as JSON; see `as_data`. What is not known is null."""
+    click.echo(f"{json.dumps(asdict(result), indent=2, ensure_ascii=False)}\n".encode(errors="replace"), nl=False)
 
 
 @contextmanager

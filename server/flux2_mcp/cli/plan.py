@@ -10,8 +10,11 @@ from flux2_mcp.cli import output, project
 from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.cli.output import own_words, usd
 from flux2_mcp.cli.project import SOMETHING_TO_DO
-from flux2_mcp.server.results import manifest as results
-from flux2_mcp.server.results.manifest import PlanResult
+from flux2_mcp.domain.manifest.plan import Plan
+from flux2_mcp.engine.project import Project
+from flux2_mcp.server.results import plan as results
+from flux2_mcp.server.results.plan import PlanResult
+from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:  # with --check, nothing of it is loaded
     from flux2_mcp.engine.manifest_quotes import ManifestQuote
@@ -33,20 +36,23 @@ Exit codes: 0 nothing to do, 8 something; 4 flux2.toml can't be used.
 @click.pass_obj
 def plan(invocation: Invocation, /, *, check: bool, as_json: bool) -> int:
     """Show what apply would do: which pictures are new, changed, missing or edited, and what it would cost. Free."""
-    result = results.plan(project.find(invocation).plan()) if check else results.plan(_quote(invocation))
-    output.tell(result, _words, as_json=as_json)
+    settings = None if check else invocation()
+    found = project.find(invocation, live=settings is not None and settings.mode == "live")
+    planned = found.plan()
+    result = results.plan(planned if settings is None or planned.done else _quote(settings, found, planned))
+    if as_json:
+        output.as_values(result)
+    else:
+        output.echo(_words(result))
     return SOMETHING_TO_DO if result.images else 0
 
 
-def _quote(invocation: Invocation) -> ManifestQuote:
+def _quote(settings: Settings, found: Project, planned: Plan) -> ManifestQuote:
     from flux2_mcp.engine.service import Service
-
-    settings = invocation()
 
     async def work() -> ManifestQuote:
         async with Service.opened(settings, keep=False) as service:
-            found = project.find(invocation, live=settings.mode == "live")
-            return await service.manifests.quote(found, balance=True)
+            return await service.manifests.quote(found, planned, balance=True)
 
     return output.run(work, stopped="Stopped. Nothing was made.")
 

@@ -11,8 +11,8 @@ from flux2_mcp.domain.manifest.entries import MANIFEST
 from flux2_mcp.domain.manifest.plan import Standing
 from flux2_mcp.engine.project import Project
 from flux2_mcp.errors import InvalidRequestError, Problem
-from flux2_mcp.server.results import manifest as results
-from flux2_mcp.server.results.manifest import PlannedResult
+from flux2_mcp.server.results import plan as results
+from flux2_mcp.server.results.plan import PlannedResult
 
 SOMETHING_TO_DO = 8
 """The exit code if the pictures are not those of the manifest."""
@@ -63,7 +63,7 @@ def table(images: list[PlannedResult]) -> list[str]:
     lines = []
     for image, price in zip(images, prices, strict=True):
         mark = output.style(image.standing.ljust(standing), fg=COLORS.get(image.standing))
-        said = results.about(image)
+        said = output.own_words(results.about(image))
         about = said if len(said) <= room else ""
         cells = [mark, image.path.ljust(paths), price.rjust(width), about]
         lines.append("  " + "  ".join(cells).rstrip())

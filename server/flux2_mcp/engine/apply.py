@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from flux2_mcp.domain import budget
+from flux2_mcp.engine.adopt import Adoption
 from flux2_mcp.engine.applied import PATIENCE_SECONDS, Applied
 from flux2_mcp.engine.apply_run import ApplyRun
 from flux2_mcp.engine.manifest_quotes import ManifestQuote, ManifestQuotes
@@ -34,6 +35,7 @@ class Manifests:
         self._quotes = ManifestQuotes(seam, service.prices, service.settings)
         self._running: dict[Path, ApplyRun] = {}
         self.quote = self._quotes.quote
+        self.adopt = Adoption(seam).adopt
 
     async def apply(
         self,

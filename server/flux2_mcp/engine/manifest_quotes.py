@@ -131,6 +131,7 @@ class ManifestQuotes:
     async def quote(
         self,
         project: Project,
+        plan: Plan | None = None,
         *,
         paths: Collection[str] = (),
         overwrite: bool = False,
@@ -141,6 +142,7 @@ class ManifestQuotes:
 
         Args:
             project: The project.
+            plan: Its plan, if it was made just now.
             paths: Only these pictures, and those that they are made from; none: all.
             overwrite: Replace files that were edited by hand.
             stated_usd: The most that all may cost. A user who states it has confirmed it.
@@ -150,14 +152,14 @@ class ManifestQuotes:
             ManifestError: The manifest or the lock can't be used.
             InvalidRequestError: A path names no picture of the manifest.
         """
-        plan = await anyio.to_thread.run_sync(project.plan)
-        chosen = _chosen(plan, paths)
-        quoted = await self._quoted(project, plan, chosen, overwrite=overwrite)
+        planned = await anyio.to_thread.run_sync(project.plan) if plan is None else plan
+        chosen = _chosen(planned, paths)
+        quoted = await self._quoted(project, planned, chosen, overwrite=overwrite)
         paid = [image for image in quoted if image.pays and not image.kept]
         known = [image.usd for image in paid if image.usd is not None]
         made = ManifestQuote(
             project=project,
-            plan=plan,
+            plan=planned,
             images=tuple(quoted),
             overwrite=overwrite,
             known_usd=sum(known, Decimal(0)),

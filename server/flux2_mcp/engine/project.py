@@ -64,6 +64,35 @@ class Project:
             raise ManifestError(Problem(self.name, NONE_HERE.format(folder=self.folder)))
         return reading.read(data, name=self.name, derive=derived)
 
+    def text(self) -> str:
+        """Return the manifest's text as it is, with its own line ends; "" if there is none.
+
+        Raises:
+            ManifestError: It is not UTF-8, or can't be read.
+        """
+        data = self._read(self.name) or b""
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            reading.read(data, name=self.name)  # it says where
+            raise
+
+    def write(self, text: str) -> None:
+        """Write the manifest.
+
+        Raises:
+            StorageError: It can't be written.
+        """
+        try:
+            files.write_atomically(self.folder / self.name, text.encode(), mode=FILE_MODE, follow=True)
+        except OSError as exc:
+            raise StorageError(f"{self.name} can't be written: {exc.strerror}.") from exc
+
+    def locked(self, path: str) -> LockedImage | None:
+        """Return what the lock says of a picture."""
+        candidates = lock.read(self._read(LOCK) or b"").get(path)
+        return None if candidates is None else self._chosen(candidates)
+
     def contents(self, made: Manifest, paths: Collection[str]) -> Mapping[str, str]:
         """Return the SHA-256 of each of these files that is there.
 

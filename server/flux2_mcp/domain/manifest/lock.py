@@ -41,7 +41,7 @@ class LockedImage:
         request: The digest of its request.
         parts: The first digits of the digests of the request's parts.
         model: The models of its tasks, the last one's last, with `+` between them.
-        task: RunAPI's id of the last task.
+        task: RunAPI's id of the last task; "" if nobody knows it.
         charged_usd: What all its tasks were charged; "" if RunAPI did not say.
         sha256: Of the picture's file.
         size: Width and height in pixels.
@@ -160,8 +160,8 @@ def _candidates(path: str, values: Mapping[str, Sequence[str]], name: str) -> Se
                     path=path,
                     request=one["request"],
                     parts={part: one[part] for part in PARTS},
-                    model=one["model"],
-                    task=one["task"],
+                    model=one.get("model", ""),
+                    task=one.get("task", ""),
                     charged_usd=one.get("charged_usd", ""),
                     sha256=one["sha256"],
                     size=(int(wide), int(high)),
