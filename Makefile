@@ -8,13 +8,13 @@ RUN := $(BIN)/python -m
 # More than CI has processors: most of what the tests do is wait.
 WORKERS ?= 4
 # A file's tests share the servers that they start.
-SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/real_hosts --ignore tests/inspector
+SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/real_hosts --ignore tests/inspector --ignore tests/team
 # Byte-code goes into the environment, also where the machine says that none is written: to compile everything in each
 # process took a third of a run.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: help demo check types test suite collected test-deep test-pythons mutants early kill kill-downloads kill-api swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
+.PHONY: help demo check types test suite collected test-deep test-team test-pythons mutants early kill kill-downloads kill-api swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -66,6 +66,9 @@ test-deep: check ## the same with the long tables, branch coverage, and then `ma
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(MAKE) --no-print-directory fuzz
+
+test-team: $(VENV)/.done ## the journal in PostgreSQL at length: servers killed, the database stopped, a race at a cap (needs postgresql)
+	$(BIN)/pytest tests/team
 
 test-pythons: $(VENV)/.done ## the tests without browser on each other Python that is promised and is on this machine
 	$(RUN) tests.support.pythons $(ONE) $(SUITE) -m "$(MARKS)" --ignore tests/browser $(TESTS)

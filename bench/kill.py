@@ -1,6 +1,6 @@
 """Kill the server with SIGKILL at every step of a task's life, again and again: python -m bench.kill [--kills 200].
 
-With --downloads: always at a random moment while images are on their way to disk and into the workspace.
+With --journal postgres, the journal stands in a PostgreSQL, which falls over in each twentieth round. With --downloads: always at a random moment while images are on their way to disk and into the workspace.
 
 One sandbox, one FLUX2_HOME. In each round a server is started, asked for an image, and killed at a step that the dice
 choose; the next one finds what it left. In every ninth round it is stopped instead, and goes on 25 to 40 seconds later, when
@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import signal
-import sqlite3
 import sys
 import tempfile
 import threading
@@ -28,9 +27,11 @@ from pathlib import Path
 from random import Random
 
 from bench.proxy import Proxy
+from bench.rows import KINDS, DatabaseRows, Rows, journal, states
 from bench.stops import Stops
 from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
+from tests.support.postgres import Cluster
 from tests.support.stdio import LEGACY, Host
 
 STEPS = (
@@ -52,12 +53,15 @@ SPEED = 20.0
 ROUND_SECONDS = 60.0
 STOP_EVERY = 9
 """Rounds, of which one is a stop; the steps take turns in that, too."""
+CRASH_EVERY = 20
+"""Rounds, of which in one the database is stopped at once, as a machine that falls, and started again."""
+FIRST_CRASH = 1
 END_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it. `kills` by step, stops among them; the rest are numbers of tasks.
+    """What came of it. `kills` by step, stops among them; `crashes` of the database; the rest are numbers of tasks.
 
     Of `stopped` servers `overtaken` had lost their task when they woke. Of files that the user had `edited` by then, `undone` were
     written over.
@@ -65,6 +69,7 @@ class Report:
 
     kills: Mapping[str, int]
     stopped: int
+    crashes: int
     overtaken: int
     edited: int
     undone: int
@@ -115,13 +120,14 @@ class Trap:
         self.sprung.set()
 
 
-def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS) -> Report:
-    """Kill so many times, then let a last server finish."""
+def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS, kind: str = KINDS[0]) -> Report:
+    """Kill so many times, then let a last server finish. `kind` of the journal: see `rows.KINDS`."""
     dice, counts = Random(seed), Counter[str]()
     trap, home, workspace = Trap(dice), folder / "home", folder / "workspace"
-    stops = Stops(dice, home)
     workspace.mkdir()
+    crashes = 0
     with (
+        journal(kind, home) as rows_of,
         Sandbox(folder / "runapi", speed=SPEED, rate=None, seed=seed) as runapi,
         Proxy(
             int(runapi.base_url.rpartition(":")[2]), trap.reached, trickle=TRICKLE if steps is DOWNLOADS else 0.0
@@ -132,19 +138,25 @@ def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS) -> Re
             "FLUX2_MAX_IN_FLIGHT": "1000",
             "RUNAPI_API_KEY": runapi.api_key,
             "RUNAPI_BASE_URL": proxy.base_url,
+            **rows_of.env,
         }
+        stops = Stops(dice, rows_of)
         for number in range(kills):
             step = steps[number % len(steps)]
             still = stops if number % STOP_EVERY == STOP_EVERY - 1 else None
-            counts[_round(env, home, trap, step, number, dice, still)] += 1
+            crashed = (
+                rows_of.cluster if isinstance(rows_of, DatabaseRows) and number % CRASH_EVERY == FIRST_CRASH else None
+            )
+            crashes += crashed is not None
+            counts[_round(env, rows_of, trap, step, number, dice, still, crashed)] += 1
         stops.join()
         with Host(env, LEGACY) as host:
             host.call("check_task")
             deadline = time.monotonic() + END_SECONDS
-            while _states(home).keys() - {"delivered"} and time.monotonic() < deadline:
+            while states(rows_of).keys() - {"delivered"} and time.monotonic() < deadline:
                 time.sleep(0.2)
         made, creates = runapi.tasks(), runapi.creates()
-    rows = _rows(home, "SELECT key, state, images FROM task")
+        rows = rows_of.read("SELECT key, state, images FROM task")
     kept = [image for row in rows for image in json.loads(row[2])]
     files = _digests(home / "images") | _digests(workspace)
     wanted = {image["path"]: image["sha256"] for image in kept} | {image["saved"]: image["sha256"] for image in kept}
@@ -152,6 +164,7 @@ def run(kills: int, seed: int, folder: Path, steps: Sequence[str] = STEPS) -> Re
     return Report(
         kills=dict(counts),
         stopped=stops.stopped,
+        crashes=crashes,
         overtaken=stops.overtaken,
         edited=len(stops.edited),
         undone=stops.undone(),
@@ -177,24 +190,35 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _round(
-    env: Mapping[str, str], home: Path, trap: Trap, step: str, number: int, dice: Random, stops: Stops | None
+    env: Mapping[str, str],
+    rows: Rows,
+    trap: Trap,
+    step: str,
+    number: int,
+    dice: Random,
+    stops: Stops | None,
+    crashed: Cluster | None,
 ) -> str:
-    """Kill a server at a step, or stop it where `stops` are given. Gives the step."""
+    """Kill a server at a step, or stop it where `stops` are given; first crash the database. Gives the step."""
     host = Host(env, LEGACY).__enter__()
     deadline = time.monotonic() + ROUND_SECONDS
-    while stops is not None and _states(home).keys() - {"delivered"} and time.monotonic() < deadline:
+    while stops is not None and states(rows).keys() - {"delivered"} and time.monotonic() < deadline:
         time.sleep(0.1)  # else it would be stopped over what others have left
-    before, by = sum(_states(home).values()), signal.SIGKILL if stops is None else signal.SIGSTOP
+    before, by = sum(states(rows).values()), signal.SIGKILL if stops is None else signal.SIGSTOP
     trap.set(step, host.process.pid, by)
     prompt = f"number {number}, a red fox in snow"
     arguments = {"prompt": prompt, "save_to": f"made/fox-{number}.png", "overwrite": bool(dice.getrandbits(1))}
     host.send({"jsonrpc": "2.0", "id": "kill", "method": "tools/call",
                "params": {"name": "generate", "arguments": arguments}})  # fmt: skip
+    if crashed is not None:
+        time.sleep(dice.uniform(0, 0.5))
+        crashed.stop()
+        crashed.start()
     if step == "any moment":
         time.sleep(dice.uniform(0, 1.5))
     elif step == "intent written":
         deadline = time.monotonic() + ROUND_SECONDS
-        while sum(_states(home).values()) == before and time.monotonic() < deadline:
+        while sum(states(rows).values()) == before and time.monotonic() < deadline:
             pass
     elif not trap.sprung.wait(ROUND_SECONDS):
         step = "any moment"
@@ -206,37 +230,24 @@ def _round(
     return step
 
 
-def _rows(home: Path, sql: str) -> list[tuple[str, ...]]:
-    path = home / "journal.sqlite3"
-    if not path.exists():
-        return []
-    connection = sqlite3.connect(path, timeout=10)
-    try:
-        return connection.execute(sql).fetchall()
-    except sqlite3.OperationalError:
-        return []  # not migrated yet
-    finally:
-        connection.close()
-
-
-def _states(home: Path) -> Counter[str]:
-    return Counter(row[0] for row in _rows(home, "SELECT state FROM task"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--journal", choices=KINDS, default=KINDS[0], help="where the journal stands")
     parser.add_argument("--downloads", action="store_true", help="kill only while images are on their way")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = run(options.kills, options.seed, Path(folder), DOWNLOADS if options.downloads else STEPS)
+        steps = DOWNLOADS if options.downloads else STEPS
+        report = run(options.kills, options.seed, Path(folder), steps, options.journal)
     print(f"{sum(report.kills.values())} kills in {time.monotonic() - began:.0f} s, seed {options.seed}")
     print(
         f"of these {report.stopped} were stops: {report.overtaken} overtaken, {report.edited} files edited meanwhile and"
         f" {report.undone} of them written over"
     )
+    if options.journal == "postgres":
+        print(f"immediate stops of PostgreSQL in the middle of a call: {report.crashes}")
     for step, number in sorted(report.kills.items()):
         print(f"  {step:16} {number}")
     print(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from random import Random
 
+from bench.rows import Rows
 from tests.support.stdio import Host
 
 STILL_SECONDS = (25.0, 40.0)
@@ -29,12 +28,12 @@ class Stops:
 
     Args:
         dice: How long each stands still.
-        home: FLUX2_HOME.
+        journal: What has become of its task meanwhile.
     """
 
-    def __init__(self, dice: Random, home: Path) -> None:
+    def __init__(self, dice: Random, journal: Rows) -> None:
         self._dice = dice
-        self._journal = home / "journal.sqlite3"
+        self._journal = journal
         self._threads: list[threading.Thread] = []
         self.stopped = self.overtaken = 0
         self.edited: set[str] = set()
@@ -58,9 +57,8 @@ class Stops:
         host.close()
 
     def _task(self, prompt: str) -> list[tuple[str, str]]:
-        sql = "SELECT owner, images FROM task WHERE request ->> 'prompt' = ?"
-        with closing(sqlite3.connect(self._journal, timeout=30)) as connection:
-            return connection.execute(sql, (prompt,)).fetchall()
+        rows = self._journal.read("SELECT owner, images, request FROM task")
+        return [(owner, images) for owner, images, request in rows if json.loads(request)["prompt"] == prompt]
 
     def join(self) -> None:
         """Wait until all have woken and ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ from flux2_mcp.domain.lifecycle import TABLE, Event, IllegalTransitionError, Sta
 from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.journal.contract import LEASE_SECONDS, Journal
 from flux2_mcp.journal.records import IntentResult, LeaseLostError, TaskChange, TaskFilter, TaskMatches, TaskRecord
-from tests.support.journals import AT, SqliteHome, intent
+from tests.support.journals import AT, Home, PostgresHome, SqliteHome, intent
 
 # A disk in memory, where there is one: nothing here is about surviving a power cut, and thousands of commits need not wait.
 MEMORY = Path("/dev/shm")  # noqa: S108  # the folder made in it has a name of its own
@@ -86,12 +88,14 @@ class Task:
 class JournalMachine(RuleBasedStateMachine):
     """Each process has a journal object of its own on one file; the clocks are turned by hand."""
 
+    make_home: Callable[[Path, AsyncExitStack], Home] = SqliteHome
+
     @initialize()
     def begin(self) -> None:
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self.running = start_blocking_portal()
         self.portal = self.running.__enter__()
-        self.home = SqliteHome(Path(self.folder.name) / "home", AsyncExitStack())
+        self.home = type(self).make_home(Path(self.folder.name) / "home", AsyncExitStack())
         self.clock = self.home.clock
         self.at = AT
         self.born = 0
@@ -374,5 +378,23 @@ class JournalMachine(RuleBasedStateMachine):
         assert len(held) == len(set(held))
 
 
+class PostgresMachine(JournalMachine):
+    """The same on a schema of PostgreSQL."""
+
+    make_home = PostgresHome
+
+
 TestJournalMachine = JournalMachine.TestCase
 TestJournalMachine.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=40)
+
+
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(max_examples=max(2, settings().max_examples // 10), stateful_step_count=30)
+
+
+class PostgresMachineAtLength(PostgresMachine):
+    """As many examples as for SQLite."""
+
+
+TestPostgresMachineAtLength = pytest.mark.deep(PostgresMachineAtLength.TestCase)
+TestPostgresMachineAtLength.settings = TestJournalMachine.settings
