@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import anyio
+import anyio.to_thread
 import pytest
-from anyio.abc import Process
 from mcp.client.client import Client
 from mcp.client.extension import advertise
 from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
@@ -26,25 +26,18 @@ from flux2_mcp.settings import Settings, from_env
 from tests.browser.conftest import Open, Shot
 from tests.browser.host import Answer, Site, fetched, watch
 from tests.conftest import SEED_PROMPT
+from tests.support import forked
 from tests.support.canned import TIMES
+from tests.support.terminal import COMMAND, DEADLINE
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_real_call_is_shown_varied_and_upscaled(
-    hosting: Open, answers: dict[str, Answer], sandbox_settings: Settings
-) -> None:
-    apps = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
-    async with Client(build(sandbox_settings), extensions=[apps]) as client:
+APPS = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
 
-        async def tool(params: dict[str, Any]) -> dict[str, Any]:
-            result = await client.call_tool(params["name"], params["arguments"])
-            return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
-        async def resource(params: dict[str, Any]) -> dict[str, Any]:
-            result = await client.read_resource(params["uri"])
-            return result.model_dump(mode="json", by_alias=True, exclude_none=True)
-
+async def test_a_host_that_shows_apps_is_told_of_the_gallery_and_given_its_page(sandbox_settings: Settings) -> None:
+    async with Client(build(sandbox_settings), extensions=[APPS]) as client:
         listed = {each.name: each.meta for each in (await client.list_tools()).tools}
         assert {name for name, meta in listed.items() if meta is not None and "ui" in meta} == gallery.TOOLS
         assert all(listed[name] == gallery.tool_meta(name) for name in gallery.TOOLS)
@@ -56,6 +49,22 @@ async def test_a_real_call_is_shown_varied_and_upscaled(
             "frameDomains": [],
             "baseUriDomains": [],
         }
+
+
+@pytest.mark.deep  # the page that `flux2-mcp gallery` serves shows the same real server's images below
+async def test_a_real_call_is_shown_varied_and_upscaled(
+    hosting: Open, answers: dict[str, Answer], sandbox_settings: Settings
+) -> None:
+    async with Client(build(sandbox_settings), extensions=[APPS]) as client:
+
+        async def tool(params: dict[str, Any]) -> dict[str, Any]:
+            result = await client.call_tool(params["name"], params["arguments"])
+            return result.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+        async def resource(params: dict[str, Any]) -> dict[str, Any]:
+            result = await client.read_resource(params["uri"])
+            return result.model_dump(mode="json", by_alias=True, exclude_none=True)
+
         asked = {"prompt": SEED_PROMPT, "aspect_ratio": "4:3"}
         first = await tool({"name": "generate", "arguments": asked})
         async with hosting(answers | {"tool": tool, "resource": resource}) as host:
@@ -103,22 +112,22 @@ async def window(site: Site, url: str, scheme: Literal["light", "dark"] = "light
 
 
 @asynccontextmanager
-async def serving(env: Mapping[str, str]) -> AsyncIterator[tuple[Process, str]]:
+async def serving(env: Mapping[str, str]) -> AsyncIterator[tuple[subprocess.Popen[str], str]]:
     """The command, and the URL that it printed."""
-    command = [sys.executable, "-m", "flux2_mcp", "gallery", "--no-open"]
-    async with await anyio.open_process(command, env=dict(env), stderr=None) as process:
+    with forked.begin([*COMMAND, "gallery", "--no-open"], env, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield process, (await process.stdout.receive()).decode().strip()
+            yield process, (await anyio.to_thread.run_sync(process.stdout.readline)).strip()
         finally:
-            if process.returncode is None:
-                process.terminate()
+            process.terminate()
+            await anyio.to_thread.run_sync(process.wait)
 
 
 async def made(env: Mapping[str, str], *arguments: str) -> None:
     """Images from another process of the same user."""
-    command = [sys.executable, "-m", "flux2_mcp", "generate", *arguments]
-    await anyio.run_process(command, env=dict(env), stderr=None)
+    command = [*COMMAND, "generate", *arguments]
+    done = await anyio.to_thread.run_sync(partial(forked.run, command, env, timeout=DEADLINE))
+    assert done.returncode == 0
 
 
 async def test_the_printed_url_shows_what_was_made_live_and_its_buttons_work(
@@ -155,6 +164,7 @@ async def test_the_printed_url_shows_what_was_made_live_and_its_buttons_work(
         await shot(page, "window-ended")
 
 
+@pytest.mark.deep  # test_nothing_made_yet_is_a_place_to_begin shows it with a host's answers
 async def test_an_empty_journal_is_an_invitation(site: Site, sandbox_settings: Settings, shot: Shot) -> None:
     async with opened(sandbox_settings, port=0, limit=50) as guard, window(site, guard.url(), "dark") as shown:
         view = shown.view

@@ -101,6 +101,7 @@ async def test_who_allows_it_sees_the_same_code_and_ends_on_a_page_that_says_it_
     await shot(page, f"login-done-{scheme}")
 
 
+@pytest.mark.deep  # what else the page may say is held by the markup below; what is saved then, by tests/process/test_login.py
 async def test_who_denies_it_is_told_that_nothing_was_done(
     page: Page, env: dict[str, str], tmp_path: Path, shot: Shot
 ) -> None:
@@ -125,6 +126,7 @@ async def test_markup_from_elsewhere_is_text_and_runs_nowhere(page: Page, env: d
     assert heard == []
 
 
+@pytest.mark.deep  # tests/runapi/test_login_callback.py holds each answer to a stranger
 async def test_a_stranger_is_told_and_the_login_goes_on(page: Page, env: dict[str, str]) -> None:
     with on_terminal(env, "login", "--no-browser") as terminal:
         url = address(terminal)

@@ -1,9 +1,13 @@
-"""Every command of the shell blocks in README and docs/, as it stands there, by a shell, in a throw-away home and checkout."""
+"""Every command of the shell blocks in README and docs/, as it stands there, in a throw-away home and checkout.
+
+A shell runs what is not our own program, and the first line that is. The others are forked, with the words as a shell gives them.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +19,8 @@ import pytest
 from flux2_mcp.hosts.plan import Machine
 from flux2_mcp.hosts.table import TABLE, host
 from tests.process.conftest import Here
+from tests.support import forked
+from tests.support.terminal import COMMAND
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -43,9 +49,10 @@ def lines(block: str) -> list[str]:
     return [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip() and line[0] != "#"]
 
 
-INSTALLS = [line for block in BLOCKS for line in lines(block) if line.startswith("flux2-mcp install ")]
-ALIKE = INSTALLS[2:-1]
-"""Only the first ones and the last are run by a shell: these differ in a word."""
+OURS = [line for block in BLOCKS for line in lines(block) if line.startswith("flux2-mcp ")]
+INSTALLS = [line for line in OURS if line.startswith("flux2-mcp install ")]
+FORKED = {line for line in OURS if not set(line) & set("|&;<>$`\\")} - {INSTALLS[0]}
+"""Of these `shlex` makes the same words as a shell."""
 
 
 @pytest.fixture
@@ -77,12 +84,25 @@ def test_every_command_of_the_readme_does_what_it_says(
         if line in STAYS:
             comes_up(line + STAYS[line][0], STAYS[line][1], env, checkout)
             continue
-        code, out, err = here(*line.split()[1:], **env) if line in ALIKE else shell(line, env, checkout)
+        if line in INSTALLS[1:]:  # they differ in a word
+            code, out, err = here(*line.split()[1:], **env)
+        else:
+            code, out, err = forked_run(line, env, checkout) if line in FORKED else shell(line, env, checkout)
         assert code == 0, f"{line}\n{out}{err}"
         assert out, line
         if line.startswith("flux2-mcp install "):
             machine = Machine(system="Linux", env=env, workspace=None)
             assert any(path.is_file() for path in machine.files(host(line.split()[-1]), "user")), line
+
+
+def ours(line: str) -> list[str]:
+    return [*COMMAND, *shlex.split(line)[1:]]
+
+
+def forked_run(line: str, env: dict[str, str], cwd: Path) -> tuple[int, str, str]:
+    """Run it to its end, without a shell."""
+    done = forked.run(ours(line), env, timeout=DEADLINE, cwd=cwd)
+    return done.returncode, done.stdout, done.stderr
 
 
 def shell(line: str, env: dict[str, str], cwd: Path) -> tuple[int, str, str]:
@@ -97,10 +117,9 @@ def shell(line: str, env: dict[str, str], cwd: Path) -> tuple[int, str, str]:
 
 def comes_up(command: str, says: str, env: dict[str, str], cwd: Path) -> None:
     """Start it, wait until it says so, and end it as Ctrl-C does."""
-    with subprocess.Popen(
-        ["/bin/sh", "-c", f"exec {command}"], env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    ) as process:  # fmt: skip
+    with forked.begin(
+        ours(command), env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         watch = threading.Timer(DEADLINE, process.kill)
         watch.start()
         try:
