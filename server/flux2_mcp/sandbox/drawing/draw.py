@@ -38,6 +38,8 @@ _AUTO: Final = "auto"
 _AUTO_STEP = 16
 _AUTO_AREA = 1024 * 1024
 _AUTO_LIMIT = 4.0
+_PLAIN = 2
+"""Pixels of a plain picture that are one, across and down."""
 ACCENT: Final[Colour] = (150, 190, 255)
 """Of a variant that the catalogue gives none."""
 PAPER: Final[Colour] = (255, 255, 255)
@@ -91,8 +93,8 @@ def render(*, prompt: str, variant: str, model: str, action: str, aspect_ratio: 
 
     The same arguments give the same bytes with one Pillow version. `accent` is the colour of the variant; `size` (width and
     height in pixels) overrides the size which the ratio and the resolution ask for; another `take` gives another picture
-    of the same prompt. A `plain` one has its ground, its lettering and its sources, and no scene: it takes a quarter of
-    the time. Raises SourceImageError for a source which cannot be read, ValueError for an unknown variant, ratio or
+    of the same prompt. A `plain` one has its ground, its lettering and its sources, and no scene, each drawn at half its
+    size: it takes an eighth of the time. Raises SourceImageError for a source which cannot be read, ValueError for an unknown variant, ratio or
     resolution.
     """
     pictures = read_sources(sources)
@@ -102,13 +104,16 @@ def render(*, prompt: str, variant: str, model: str, action: str, aspect_ratio: 
         counted = "1 source" if len(pictures) == 1 else f"{len(pictures)} sources"
         request.insert(0, counted if pictures else "sources not fetched")
     caption = Caption(variant, model, "  ·  ".join(request), accent or ACCENT)
-    canvas = _paint(prompt, (width, height), caption, pictures, take, plain=plain)
+    drawn = (-(-width // _PLAIN), -(-height // _PLAIN)) if plain else (width, height)
+    image = _paint(prompt, drawn, caption, pictures, take, plain=plain).image
+    if plain:
+        image = image.resize((width, height), Image.Resampling.NEAREST)
     information = PngImagePlugin.PngInfo()
     information.add_text("Software", "flux2-mcp sandbox")
     information.add_text("Comment", f"SANDBOX: drawn in place of {model} ({action}); no model was run")
     out = io.BytesIO()
     # Grain does not compress; the fastest level costs 5 % in bytes and saves a third of the encoder's time.
-    canvas.image.save(out, "PNG", compress_level=1, compress_type=zlib.Z_FILTERED, pnginfo=information)
+    image.save(out, "PNG", compress_level=1, compress_type=zlib.Z_FILTERED, pnginfo=information)
     return out.getvalue()
 
 
