@@ -69,13 +69,17 @@ def _parts() -> Mapping[str, str]:
             [(name, _from(name), Wording(about[name]["choose"])) for name in catalog.variants()],
         ),
         "measured": "\n".join(_measured()),
-        "variables": _table(
-            ("variable", "meaning", "default"), [(f"`{row.name}`", row.meaning, row.default) for row in VARIABLES]
-        ),
+        "variables": _variables(team=False),
+        "team-variables": _variables(team=True),
         "sandbox": _table(
             ("marker", "what happens"), [(f"`[sandbox:{row.marker}]`", row.does) for row in scenarios.SCENARIOS]
         ),
     }
+
+
+def _variables(*, team: bool) -> str:
+    rows = [(f"`{row.name}`", row.meaning, row.default) for row in VARIABLES if row.team is team]
+    return _table(("variable", "meaning", "default"), rows)
 
 
 def _entries() -> Iterator[str]:

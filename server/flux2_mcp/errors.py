@@ -14,6 +14,7 @@
     │   ├── ConflictError               409
     │   ├── RateLimitedError            429
     │   └── ServiceError                5xx, 408, and pages that are not RunAPI's
+    ├── ProviderError               the team's OpenID provider gave no usable answer
     ├── TransportError              no answer: no connection, a time-out, or a broken body
     ├── WireError                   an answer that does not follow the contract
     ├── TaskFailedError             the task itself failed; never charged
@@ -337,6 +338,15 @@ class ServiceError(ApiError):
     retryable = True
     exit_code = 5
     default_next = Wording("{name:Call again} in a minute; the same call is not paid twice.")
+
+
+class ProviderError(Flux2Error):
+    """The team's OpenID provider gave no usable answer, so its keys are not known."""
+
+    code = "provider"
+    retryable = True
+    exit_code = 5
+    default_next = "Check FLUX2_OIDC_ISSUER, and that this machine reaches it."
 
 
 class TransportError(Flux2Error):

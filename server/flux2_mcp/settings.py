@@ -8,6 +8,7 @@ A placeholder that a host has not filled in, in any dialect, counts as no value.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -15,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from flux2_mcp.domain.budget import Caps
-from flux2_mcp.domain.urls import is_loopback
+from flux2_mcp.domain.urls import is_loopback, is_url
 from flux2_mcp.errors import SettingsError
 from flux2_mcp.runapi.key_file import (
     ConfigText,
@@ -48,10 +49,32 @@ OPTIONAL_VARIABLES = frozenset(
         *("FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS", "FLUX2_WAIT_SECONDS", "FLUX2_RATE", "FLUX2_MAX_IN_FLIGHT"),
         *("FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD", "FLUX2_CONFIRM_USD"),
         *("FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_LISTEN", "FLUX2_SANDBOX_SPEED", "FLUX2_LOG"),
+        *("FLUX2_OIDC_ISSUER", "FLUX2_OIDC_SCOPES", "FLUX2_TRUSTED_PROXIES", "FLUX2_SEAL_KEY"),
     }
 )
 """If one of these settings is unusable, the server still looks after earlier tasks. The others name the journal and the
 account of these tasks, so the server needs them."""
+
+
+MIN_SEAL_CHARS = 32
+"""The minimum length of a sealing key."""
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignIn:
+    """How people sign in to a team's server: whose tokens count, and what they must say.
+
+    `audience`: None means the address of the server. `group`: None lets everyone in who has a token. `admin_group`: None
+    makes nobody an admin.
+    """
+
+    issuer: str
+    audience: str | None = None
+    scopes: tuple[str, ...] = ()
+    group: str | None = None
+    admin_group: str | None = None
+    groups_claim: str = "groups"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +104,9 @@ class Settings:
     workspace: str | None = None
     allowed_dirs: tuple[Path, ...] = ()
     journal_url: str | None = field(default=None, repr=False)
+    sign_in: SignIn | None = None
+    trusted_proxies: tuple[Network, ...] = ()
+    seal_keys: tuple[str, ...] = field(default=(), repr=False)
     unusable: tuple[SettingsError, ...] = ()
 
     def need(self, *names: str) -> None:
@@ -136,6 +162,9 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
             for text in _LISTED.findall(env.get("FLUX2_ALLOWED_DIRS", ""))
             if (folder := _folder(env, "FLUX2_ALLOWED_DIRS", text)) is not None
         ),
+        sign_in=_sign_in(env),
+        trusted_proxies=_networks(env, "FLUX2_TRUSTED_PROXIES"),
+        seal_keys=_seal_keys(env),
         log_level=_choice(env, "FLUX2_LOG", LEVELS, "warning"),
         telemetry=_telemetry(env),
         journal_url=_journal_url(env),
@@ -259,6 +288,49 @@ def _listen(env: Mapping[str, str], text: ConfigText, source: str | None) -> boo
     """Whether to listen for callbacks: `FLUX2_LISTEN`, else what the login said of the key in the file, if that is used."""
     stored = source == STORED and listens(config_fields(text, config_file(env)))
     return _choice(env, "FLUX2_LISTEN", ("0", "1"), "1" if stored else "0") == "1"
+
+
+def _sign_in(env: Mapping[str, str]) -> SignIn | None:
+    if (issuer := env.get("FLUX2_OIDC_ISSUER")) is None:
+        return None
+    # It is compared letter by letter with `iss`, so it stays as it is, also with a slash at its end.
+    if not is_url(issuer, local=True) or set(issuer) & set("?#"):
+        raise SettingsError(
+            "FLUX2_OIDC_ISSUER must be https://host[:port][/path], or http:// on loopback.",
+            setting="FLUX2_OIDC_ISSUER",
+        )
+    scopes = tuple(env.get("FLUX2_OIDC_SCOPES", "").split())
+    if not all(map(_SCOPE.fullmatch, scopes)):
+        raise _refused("FLUX2_OIDC_SCOPES", "must list scopes, separated by blanks", env["FLUX2_OIDC_SCOPES"])
+    return SignIn(
+        issuer=issuer,
+        audience=env.get("FLUX2_OIDC_AUDIENCE"),
+        scopes=scopes,
+        group=env.get("FLUX2_OIDC_GROUP"),
+        admin_group=env.get("FLUX2_OIDC_ADMIN_GROUP"),
+        groups_claim=env.get("FLUX2_OIDC_GROUPS_CLAIM", "groups"),
+    )
+
+
+_SCOPE = re.compile(r"[!#-\[\]-~]+")
+"""Matches a scope: the characters that OAuth allows."""
+
+
+def _networks(env: Mapping[str, str], name: str) -> tuple[Network, ...]:
+    found = []
+    for text in env.get(name, "").replace(",", " ").split():
+        try:
+            found.append(ipaddress.ip_network(text))
+        except ValueError as exc:
+            raise _refused(name, "must list addresses or networks, such as 10.0.0.0/8", text) from exc
+    return tuple(found)
+
+
+def _seal_keys(env: Mapping[str, str]) -> tuple[str, ...]:
+    keys = tuple(env.get("FLUX2_SEAL_KEY", "").split())
+    if any(len(key) < MIN_SEAL_CHARS for key in keys):
+        raise SettingsError(f"FLUX2_SEAL_KEY must have at least {MIN_SEAL_CHARS} characters.", setting="FLUX2_SEAL_KEY")
+    return keys
 
 
 def _is_web(text: str) -> bool:

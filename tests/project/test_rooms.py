@@ -23,14 +23,14 @@ FACES: Mapping[str, tuple[str, ...]] = {
     "api": ("client", "results", "sync"),
     "server": (
         "app", "http", "results.account", "results.apply", "results.catalog", "results.plan", "results.task_words", "results.tasks", "sdk",
-        "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",
+        "team.serve", "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",
     ),
     "engine": (
-        "account", "adopt", "applied", "apply", "backend", "confirmation", "live_prices", "manifest_quotes", "project", "pruning", "seam",
+        "account", "adopt", "applied", "apply", "backend", "confirmation", "health", "live_prices", "manifest_quotes", "project", "pruning", "seam",
         "service", "submission", "waiting",
     ),
     "runapi": (
-        "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "wire",
+        "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "transport", "wire",
     ),
     "images": ("download", "names", "preview", "size_check", "thumbnails", "upright", "workspace"),
     "journal": ("journal", "contract", "listed", "records", "watch"),

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from decimal import Decimal
+from ipaddress import ip_network
 from pathlib import Path
 
 import platformdirs
@@ -16,7 +17,7 @@ from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.domain.variables import VARIABLES, Variable
 from flux2_mcp.errors import SettingsError
 from flux2_mcp.runapi.key_file import ConfigText, UnreadableFile, config_file
-from flux2_mcp.settings import BASE_URL, Settings, from_env
+from flux2_mcp.settings import BASE_URL, Settings, SignIn, from_env
 from flux2_mcp.system.environment import said
 from flux2_mcp.system.logs import masked
 
@@ -591,3 +592,45 @@ def test_an_address_of_the_journal_in_which_a_part_of_a_password_could_be_shown_
 def test_the_address_of_the_journal_is_any_that_postgresql_itself_reads_and_stands_in_no_repr(url: str) -> None:
     assert told(FLUX2_JOURNAL_URL=url).journal_url == url
     assert url not in repr(told(FLUX2_JOURNAL_URL=url))
+
+
+def test_a_team_is_told_whom_to_let_in_and_one_person_has_no_team() -> None:
+    assert (told().sign_in, told().trusted_proxies, told().seal_keys) == (None, (), ())
+    assert told(FLUX2_OIDC_GROUP="designers").sign_in is None
+    assert told(FLUX2_OIDC_ISSUER="https://sso.example.com/").sign_in == SignIn(issuer="https://sso.example.com/")
+    found = told(
+        FLUX2_OIDC_ISSUER="http://127.0.0.1:8080/realms/team",
+        FLUX2_OIDC_AUDIENCE="api://flux2",
+        FLUX2_OIDC_SCOPES=" flux2  flux2:spend ",
+        FLUX2_OIDC_GROUP="designers",
+        FLUX2_OIDC_ADMIN_GROUP="admins",
+        FLUX2_OIDC_GROUPS_CLAIM="roles",
+        FLUX2_TRUSTED_PROXIES="10.0.0.1, 192.168.0.0/16 2001:db8::/32",
+        FLUX2_SEAL_KEY=f"{'n' * 32} {'o' * 40}",
+    )
+    assert found.sign_in == SignIn(
+        issuer="http://127.0.0.1:8080/realms/team",
+        audience="api://flux2",
+        scopes=("flux2", "flux2:spend"),
+        group="designers",
+        admin_group="admins",
+        groups_claim="roles",
+    )
+    assert found.trusted_proxies == tuple(map(ip_network, ("10.0.0.1/32", "192.168.0.0/16", "2001:db8::/32")))
+    assert found.seal_keys == ("n" * 32, "o" * 40)
+    assert "nnnn" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    ["http://sso.example.com", "sso.example.com", "https://sso.example.com?a=1", "https://a:b@sso.example.com"],
+)
+def test_an_issuer_whose_keys_could_be_forged_on_the_way_is_refused(issuer: str) -> None:
+    assert refusal(FLUX2_OIDC_ISSUER=issuer).startswith("FLUX2_OIDC_ISSUER must be https://")
+
+
+def test_what_a_team_can_not_use_is_refused_by_name_and_no_secret_is_shown() -> None:
+    assert "must list addresses" in refusal(FLUX2_TRUSTED_PROXIES="10.0.0.0/33")
+    assert "at least 32 characters" in (said := refusal(FLUX2_SEAL_KEY="short-secret"))
+    assert "short-secret" not in said
+    assert "must list scopes" in refusal(FLUX2_OIDC_ISSUER="https://sso.example.com", FLUX2_OIDC_SCOPES='a"b')

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One variable. `meaning` and `default` are Markdown, for people. A default that is a value is in backticks."""
+    """One variable. `meaning` and `default` are Markdown, for people. A default that is a value is in backticks.
+
+    `team`: only a server for a team reads it (`serve --http`), so no agent host's entry has it.
+    """
 
     name: str
     meaning: str
     default: str = "none"
+    team: bool = False
 
 
 VARIABLES = (
@@ -55,6 +59,28 @@ VARIABLES = (
         "FLUX2_JOURNAL_URL",
         "`postgresql://...`: the journal stands in this database, for servers on several machines; takes `pip install 'flux2-mcp[team]'`",
         "a file in `FLUX2_HOME`",
+    ),
+    Variable(
+        "FLUX2_OIDC_ISSUER",
+        "the issuer of the team's OpenID provider, letter by letter as its tokens have it; https, or http on loopback",
+        team=True,
+    ),
+    Variable("FLUX2_OIDC_AUDIENCE", "what `aud` of a token must be", "the address of the server: `URL/mcp`", team=True),
+    Variable("FLUX2_OIDC_SCOPES", "scopes that a token must have, separated by blanks", team=True),
+    Variable("FLUX2_OIDC_GROUP", "only members of this group get in", "everyone with a token", team=True),
+    Variable("FLUX2_OIDC_ADMIN_GROUP", "members of this group are admins", "nobody is", team=True),
+    Variable("FLUX2_OIDC_GROUPS_CLAIM", "the claim of a token that lists its person's groups", "`groups`", team=True),
+    Variable(
+        "FLUX2_TRUSTED_PROXIES",
+        "addresses or networks, separated by commas or blanks, whose `X-Forwarded-*` is believed",
+        team=True,
+    ),
+    Variable(
+        "FLUX2_SEAL_KEY",
+        "a secret of at least 32 characters, the same on every server behind one address: it seals what a question to a user"
+        " brings back. During a change, the new one and the old one, separated by a blank",
+        "made at each start",
+        team=True,
     ),
 )
 """Hosts' entries list the variables in this order. It must stay: an installed entry is compared with a new one."""

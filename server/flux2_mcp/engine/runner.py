@@ -120,6 +120,10 @@ class TaskRunner:
             self._wake.set()
             yield watcher
 
+    def wake_callers(self) -> None:
+        """Let every caller that waits look at its tasks again."""
+        self._watchers.tell_all()
+
     def hurry(self, key: str) -> None:
         """Fetch the image of this task now if the next try was put off, because a caller waits for it."""
         if (leased := self._leased.get(key)) and leased.record.state is State.COMPLETED:

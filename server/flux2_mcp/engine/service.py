@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
@@ -48,6 +49,9 @@ from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, service_of
 from flux2_mcp.runapi.wire import result_path
 from flux2_mcp.settings import Settings
+
+if TYPE_CHECKING:  # loaded by a server for a team alone
+    from flux2_mcp.engine.health import Health
 
 BEFORE = Wording("no task has this id: give the {name:before} that the last list ended with.")
 MAX_COUNT = 8
@@ -164,6 +168,16 @@ class Service:
                 sleep=self._seam.sleep,
             )
             group.start_soon(session.run)
+
+    def health(self) -> Health:
+        """Return the checks of what this service needs."""
+        from flux2_mcp.engine.health import Health
+
+        return Health(self._seam, self.settings.home / "images")
+
+    def stop_waiting(self) -> None:
+        """Answer the calls that wait for tasks now, and let no later call wait: the process is about to end."""
+        self._waiter.stop()
 
     async def _keep(self) -> None:
         # Before the first task of any process there is nothing to work on, and no journal file should be made.

@@ -169,6 +169,12 @@ class Waiter:
         self._now = seam.now
         self._answer_seconds = seam.timing.answer_seconds
         self._runner = runner
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End all waits now, with the present state of their tasks. A task that was just sent gets its id first."""
+        self._stopping = True
+        self._runner.wake_callers()
 
     async def wait(
         self,
@@ -222,7 +228,8 @@ class Waiter:
                     report.record.task_id or report.trouble or report.settled or report.record.awaits_source
                     for report in reports
                 )
-                left = (wait_seconds if answered else max(wait_seconds, answer_seconds)) - elapsed
+                wanted = 0.0 if self._stopping else wait_seconds
+                left = (wanted if answered else max(wanted, answer_seconds)) - elapsed
                 if left <= 0 or not reports or enough(report.settled for report in by_picture(reports)):
                     return reports
                 if on_progress is not None:

@@ -50,6 +50,11 @@ class Watchers:
         for watcher in self._by_key.get(key, ()):
             watcher.tell()
 
+    def tell_all(self) -> None:
+        """Wake all callers."""
+        for key in tuple(self._by_key):
+            self.tell(key)
+
     def __contains__(self, key: str) -> bool:
         return key in self._by_key
 

@@ -24,8 +24,8 @@ TOOL_SECONDS = 960
 """How long a tool call may take: the longest wait that a call can ask for, and a minute for the rest of the call."""
 START_SECONDS = 60
 """How long the server may take to start, on a cold disk under load. Usually it takes less than a second."""
-VARIABLES = tuple(variable.name for variable in variables.VARIABLES)
-"""The variables that the server reads. A host that clears the environment must pass them on, or no cap would hold."""
+VARIABLES = tuple(variable.name for variable in variables.VARIABLES if not variable.team)
+"""The variables that the server reads in an agent host. A host that clears the environment must pass them on, or no cap would hold."""
 SYSTEM_VARIABLES = (
     "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip

@@ -12,6 +12,7 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.tools import ToolManager
+from mcp.server.request_state import RequestStateSecurity
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -49,7 +50,12 @@ class Flux2Server(MCPServer[ServerSession]):
     Args:
         tools: All tools of the server.
         options: The options of `MCPServer`.
+
+    Attributes:
+        session: What the tools work with, from the moment when the lifespan has begun.
     """
+
+    session: ServerSession
 
     def __init__(self, tools: ToolManager, **options: Any) -> None:  # noqa: ANN401  # passed to `MCPServer`
         super().__init__(NAME, **options)
@@ -133,24 +139,34 @@ class Flux2Server(MCPServer[ServerSession]):
             raise boundary.to_protocol(exc) from exc
 
 
-def build(settings: Settings | SettingsError, *, seam: Callable[[Seam], Seam] | None = None) -> Flux2Server:
+def build(
+    settings: Settings | SettingsError,
+    *,
+    seam: Callable[[Seam], Seam] | None = None,
+    remote: bool = False,
+    security: RequestStateSecurity | None = None,
+) -> Flux2Server:
     """Build the server. It opens nothing before its lifespan begins, and loads no heavy module before a tool is called.
 
     Args:
         settings: The settings, or the error that they raise: then every answer that needs a service reports it.
         seam: Replaces parts of the usual seam of the service; see `Service.opened`.
+        remote: Whether the callers are on other machines.
+        security: Seals what a question to a user brings back; None: with a key of this process.
     """
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[ServerSession]) -> AsyncIterator[ServerSession]:
         if isinstance(settings, SettingsError):
-            yield ServerSession(settings)
+            server.session = ServerSession(settings, remote=remote)
+            yield server.session
             return
         with telemetry.exporting(wanted=settings.telemetry):
             async with Service.opened(settings, seam=seam) as service:
-                yield ServerSession(service, seam)
+                server.session = ServerSession(service, seam, remote=remote)
+                yield server.session
 
-    return Flux2Server(
+    server = Flux2Server(
         lazy_tools(REGISTRY),
         title="FLUX.2 images",
         version=__version__,
@@ -160,7 +176,9 @@ def build(settings: Settings | SettingsError, *, seam: Callable[[Seam], Seam] | 
         subscriptions=False,
         extensions=[gallery.extension(), TasksExtension()],
         log_level="WARNING",
+        request_state_security=security,
     )
+    return server
 
 
 async def _complete(ctx: ServerRequestContext[ServerSession], params: CompleteRequestParams) -> CompleteResult:

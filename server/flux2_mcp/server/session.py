@@ -49,11 +49,15 @@ class ServerSession:
     Args:
         first: An open service; its task group runs the login and the second service. Or the error if there is none.
         seam: Replaces parts of the usual seam of the second service; see `Service.opened`.
+        remote: Whether the callers are on other machines: then a path of theirs means nothing here.
     """
 
-    def __init__(self, first: Service | SettingsError, seam: Callable[[Seam], Seam] | None = None) -> None:
+    def __init__(
+        self, first: Service | SettingsError, seam: Callable[[Seam], Seam] | None = None, *, remote: bool = False
+    ) -> None:
         self._present = first
         self._seam = seam
+        self.remote = remote
         self._offer: LoginOffer | None = None
 
     @property

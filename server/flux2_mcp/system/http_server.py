@@ -1,4 +1,4 @@
-"""Serves an ASGI application on a local port: uvicorn's HTTP without its logs, signals and process management.
+"""Serves an ASGI application on a port: uvicorn's HTTP without its logs, signals and process management.
 
 Every program on the machine can connect. A connection is proven after one whole request of it was admitted. Until then
 it has a short time, counted from its start, and it is cut if a newer one needs its place. So connections that send
@@ -93,17 +93,22 @@ class _Protocol(H11Protocol):
         self.transport.abort()
 
 
-def listen(port: int) -> socket.socket:
-    """A socket on the port of 127.0.0.1; 0: any free one.
+def listen(port: int, host: str = HOST) -> socket.socket:
+    """A socket on the port of an address; 0: any free one.
+
+    Args:
+        port: The port.
+        host: An IP address of this machine. Only a server for a team listens on another than 127.0.0.1.
 
     Raises:
-        OSError: The port is taken, or this user may not use it.
+        OSError: The port is taken, this user may not use it, or this machine has no such address.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is given as TCP: otherwise asyncio leaves Nagle's algorithm on, which costs 40 ms an answer.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, REUSE, 1)
-        listener.bind((HOST, port))
+        listener.bind((host, port))
     except OSError:
         listener.close()
         raise

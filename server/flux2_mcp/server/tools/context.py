@@ -61,7 +61,8 @@ class _Root(BaseModel):
 
 
 async def _roots(context: ToolContext) -> ListRootsResult | ListRoots:
-    if context.client_capabilities is None or context.client_capabilities.roots is None:
+    asked = not session_of(context).remote  # else `folders` would not use the answer
+    if not asked or context.client_capabilities is None or context.client_capabilities.roots is None:
         return ListRootsResult(roots=[])
     if context.protocol_version in MODERN_PROTOCOL_VERSIONS:
         return ListRoots()  # `app` has passed its answer through `usable_roots`
@@ -95,7 +96,12 @@ Roots: TypeAlias = Annotated[ListRootsResult, Resolve(_roots)]
 
 
 def folders(context: ToolContext, roots: ListRootsResult) -> list[Path]:
-    """Return the caller's folders, the workspace first: the client's roots, or else the workspace of the settings."""
+    """Return the caller's folders, the workspace first: the client's roots, or else the workspace of the settings.
+
+    A caller on another machine has none: a folder of the same name here is somebody else's.
+    """
+    if session_of(context).remote:
+        return []
     named = [sources.file_path(str(root.uri)) for root in roots.roots]
     if found := [Path(path) for path in named if path is not None]:
         return found

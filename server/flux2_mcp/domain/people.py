@@ -1,0 +1,24 @@
+"""Who calls a team's server. A server for one person knows no people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """A person, as the team's OpenID provider names them.
+
+    Attributes:
+        issuer: The provider. Together with `subject` it identifies the person for ever.
+        subject: The provider's own name of the person, which no other person gets.
+        name: What people read. It may change, and others may have the same.
+        groups: The groups that the token lists.
+        admin: Whether one of them is the admins' group.
+    """
+
+    issuer: str
+    subject: str
+    name: str | None = None
+    groups: frozenset[str] = frozenset()
+    admin: bool = False

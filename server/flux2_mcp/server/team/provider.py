@@ -1,0 +1,136 @@
+"""The signing keys of the team's OpenID provider: found by discovery, kept, and fetched again when they change.
+
+Rules
+- The discovery document must name the issuer that the settings name, letter by letter.
+- Keys come over https; over http only from a provider on loopback that the settings name so. Redirects are not followed.
+- A key that the provider withdraws is refused after `FRESH_SECONDS` at the latest.
+- A key that is not known yet is looked for at once, but at most once in `PAUSE_SECONDS`: tokens are free to write.
+- A provider that does not answer leaves the known keys in use, and is asked again after `PAUSE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import anyio
+
+from flux2_mcp.domain.urls import is_url
+from flux2_mcp.errors import Flux2Error, ProviderError, TransportError
+from flux2_mcp.runapi.exchange import Transport
+from flux2_mcp.system.logs import fields
+
+log = logging.getLogger("flux2_mcp.server.team.provider")
+
+DISCOVERY = "/.well-known/openid-configuration"
+FRESH_SECONDS = 600.0
+PAUSE_SECONDS = 10.0
+ANSWER_SECONDS = 10.0
+"""The maximum time for the discovery document and the keys together."""
+MAX_BYTES = 256 * 1024
+"""The maximum size of each of the two documents."""
+MAX_KEYS = 100
+
+Key = Mapping[str, Any]
+"""A JSON Web Key."""
+
+
+class SigningKeys:
+    """The provider's keys.
+
+    Args:
+        issuer: The provider.
+        transport: Carries the calls to it.
+        monotonic: Seconds on a clock that never jumps.
+    """
+
+    def __init__(self, issuer: str, transport: Transport, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._issuer = issuer
+        self._transport = transport
+        self._monotonic = monotonic
+        self._lock = anyio.Lock()
+        self._keys: tuple[Key, ...] | None = None
+        self._fetched_at = self._tried_at = float("-inf")
+
+    async def find(self, kid: str | None) -> Key | None:
+        """Return the key with this id, or None. A token without an id is signed with the provider's only key.
+
+        Raises:
+            ProviderError: No key was ever fetched, and none can be fetched now.
+        """
+        if self._monotonic() - self._fetched_at > FRESH_SECONDS:
+            await self._fetch_again(self._fetched_at)
+        before = self._fetched_at
+        if (found := self._named(kid)) is None:
+            await self._fetch_again(before)
+            found = self._named(kid)
+        if self._keys is None:
+            raise ProviderError("The sign-in provider's keys are not known: it gave no usable answer.")
+        return found
+
+    async def known(self) -> bool:
+        """Return whether keys are known: fetched earlier, or else now."""
+        if self._keys is None:
+            await self._fetch_again(self._fetched_at)
+        return self._keys is not None
+
+    def _named(self, kid: str | None) -> Key | None:
+        keys = self._keys or ()
+        if kid is None:
+            return keys[0] if len(keys) == 1 else None
+        return next((key for key in keys if key.get("kid") == kid), None)
+
+    async def _fetch_again(self, seen_at: float) -> None:
+        """Fetch the keys, unless another call has fetched them since `seen_at`, or tried a moment ago."""
+        if self._lock.locked() and self._keys is not None and self._monotonic() - self._fetched_at > FRESH_SECONDS:
+            return  # another call refreshes them: the known ones do until then
+        async with self._lock:
+            if self._fetched_at > seen_at or self._monotonic() - self._tried_at < PAUSE_SECONDS:
+                return
+            self._tried_at = self._monotonic()
+            try:
+                with anyio.fail_after(ANSWER_SECONDS):
+                    self._keys = await self._fetched()
+            except (Flux2Error, TimeoutError) as exc:
+                reason = exc.message if isinstance(exc, Flux2Error) else "it took too long"
+                log.warning("the sign-in provider's keys could not be fetched", extra=fields(reason=reason))
+            else:
+                self._fetched_at = self._monotonic()
+
+    async def _fetched(self) -> tuple[Key, ...]:
+        about = await self._document(self._issuer.rstrip("/") + DISCOVERY)
+        if about.get("issuer") != self._issuer:
+            raise ProviderError("The discovery document names another issuer.")
+        place = about.get("jwks_uri")
+        if not isinstance(place, str) or not is_url(place, local=self._issuer.startswith("http:")):
+            raise ProviderError("The discovery document names no https address of keys.")
+        keys = (await self._document(place)).get("keys")
+        if not isinstance(keys, list):
+            raise ProviderError("The document of keys has no list of keys.")
+        signing = [key for key in keys[:MAX_KEYS] if isinstance(key, dict) and key.get("use", "sig") == "sig"]
+        if not signing:
+            raise ProviderError("The document of keys has no key for signatures.")
+        return tuple(signing)
+
+    async def _document(self, url: str) -> dict[str, Any]:
+        try:
+            answer = await self._transport.send(
+                "GET", url, headers={"Accept": "application/json"}, whom="The sign-in provider"
+            )
+        except TransportError as exc:
+            raise ProviderError(exc.message) from exc
+        if answer.status != HTTPStatus.OK:
+            raise ProviderError(f"The sign-in provider answered {answer.status}.")
+        if len(answer.body) > MAX_BYTES:
+            raise ProviderError(f"The sign-in provider answered with more than {MAX_BYTES // 1024} kB.")
+        try:
+            document = json.loads(answer.body)
+        except (ValueError, RecursionError) as exc:
+            raise ProviderError("The sign-in provider answered with something that is no JSON.") from exc
+        if not isinstance(document, dict):
+            raise ProviderError("The sign-in provider answered with JSON that is no object.")
+        return document

@@ -1,0 +1,75 @@
+"""Whom a call comes from, where proxies stand between. Only what a trusted proxy says of it is believed."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flux2_mcp.settings import Network
+from flux2_mcp.system.loopback import plain_name
+
+SAID = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto")
+
+
+class Forwarded:
+    """Reads `X-Forwarded-For` and `X-Forwarded-Host` of trusted proxies, and removes all such headers.
+
+    The application finds in the scope: `client`, the last address that no trusted proxy has; `Host`, as the caller wrote
+    it; and `state["near"]`, whether the call came straight from this machine or from a trusted proxy itself.
+
+    Args:
+        app: The application behind it.
+        trusted: The networks of trusted proxies.
+    """
+
+    def __init__(self, app: ASGIApp, *, trusted: Sequence[Network]) -> None:
+        self._app = app
+        self._trusted = trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        said = Headers(scope=scope)
+        peer = _address(scope["client"][0] if scope["client"] else "")
+        trusted = self._trusts(peer)
+        here = peer is not None and peer.is_loopback
+        headers = [(name, value) for name, value in scope["headers"] if name not in SAID]
+        client = scope["client"]
+        if trusted:
+            scope["state"]["admit"]()  # a proxy keeps its connections for the calls of many
+            hops = [each.strip() for line in said.getlist("x-forwarded-for") for each in line.split(",")]
+            client = (self._origin(hops, client[0]), 0)
+            if host := said.get("x-forwarded-host"):
+                name = plain_name(host.rpartition(",")[2].strip()).encode("latin-1")
+                headers = [(key, name if key == b"host" else value) for key, value in headers]
+        near = (trusted or here) and len(headers) == len(scope["headers"])
+        state = {**scope["state"], "near": near}
+        await self._app({**scope, "headers": headers, "client": client, "state": state}, receive, send)
+
+    def _origin(self, hops: Sequence[str], peer: str) -> str:
+        """Return the last address that is no trusted proxy's; what stands before it, anybody may have written."""
+        for hop in reversed(hops):
+            if not self._trusts(address := _address(hop)):
+                return peer if address is None else str(address)
+            peer = str(address)
+        return peer
+
+    def _trusts(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address in a text; None if there is none. A port after it is left out."""
+    host = text.partition("]")[0].removeprefix("[") if text.startswith("[") else text
+    if host.count(":") == 1:
+        host = host.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address

@@ -1,0 +1,219 @@
+"""Serves MCP over streamable HTTP to a team, from the listener to the shutdown.
+
+A server keeps nothing between two calls, in either era of the protocol, so any number of them can stand behind one address,
+and a caller needs no particular one. On SIGTERM it takes no new call, answers those that it has, and ends with 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from flux2_mcp.domain.urls import is_url
+from flux2_mcp.errors import GET_A_KEY, AuthenticationError, SettingsError
+from flux2_mcp.server.http import GRACE_SECONDS, MAX_BODY_BYTES, PATH
+from flux2_mcp.settings import Settings, SignIn
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from flux2_mcp.server.app import Flux2Server
+    from flux2_mcp.server.team.traffic import Traffic
+
+MAX_CONNECTIONS = 1024
+"""The maximum number of simultaneous connections, and also of calls."""
+OPEN_FOR_ALL = ("/.well-known/oauth-protected-resource", f"/.well-known/oauth-protected-resource{PATH}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a server listens, and by which address the team knows it.
+
+    `drain_seconds` is the maximum time for the calls under way at the end.
+    """
+
+    host: str
+    public_url: str | None = None
+    drain_seconds: float = 20.0
+
+    def public(self, port: int) -> str:
+        """Return the public address, without a slash at its end; on loopback, it is where the server listens."""
+        own = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{own}:{port}" if self.public_url is None else self.public_url.lower().rstrip("/")
+
+
+def checked(settings: Settings, address: Address) -> SignIn | None:
+    """Return how people sign in, or None for a server of this machine alone, before a port is opened.
+
+    Raises:
+        SettingsError: The server would be open to others without sign-in, or its address is not usable.
+        AuthenticationError: There is no key to serve a team with.
+    """
+    beyond = not ipaddress.ip_address(address.host).is_loopback
+    if settings.sign_in is None:
+        if beyond or address.public_url is not None:
+            raise SettingsError(
+                f"{f'--host {address.host}' if beyond else '--public-url'} would let others in, and nothing says who they are.",
+                next_step="Set FLUX2_OIDC_ISSUER to the team's OpenID provider, or leave the option out.",
+            )
+        return None
+    settings.need()
+    if address.public_url is None and beyond:
+        raise SettingsError(
+            f"--host {address.host} needs --public-url: the address by which people call this server.",
+            next_step="Add --public-url https://HOST, as the load balancer has it.",
+        )
+    if address.public_url is not None:
+        _check_public(address.public_url)
+    if settings.mode == "live" and settings.api_key is None:
+        raise AuthenticationError(
+            "A server for a team needs the RunAPI key that all share, and there is none.",
+            status=401,
+            next_step=f"Get a key: {GET_A_KEY}; or set FLUX2_MODE=sandbox to try without one.",
+        )
+    return settings.sign_in
+
+
+def _check_public(url: str) -> None:
+    if not is_url(url, local=True) or urlsplit(url).path not in {"", "/"} or set(url) & set("?#"):
+        raise SettingsError(
+            "--public-url must be https://host[:port] without a path, or http:// on loopback.",
+            next_step="Give the address as the load balancer has it.",
+        )
+
+
+async def serve(
+    settings: Settings, sign_in: SignIn, listener: socket.socket, address: Address, *, on_ready: Callable[[str], None]
+) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code: 0 after a drain, else 128 and the signal's number.
+
+    Args:
+        settings: The settings of the service.
+        sign_in: From `checked`.
+        listener: A socket that listens.
+        address: From where and as what the server is reached.
+        on_ready: Called with the public URL when the server is ready.
+    """
+    gc.disable()  # as in the stdio server, while the SDK builds its models
+    from flux2_mcp.server.team.traffic import Traffic
+    from flux2_mcp.system import http_server
+
+    traffic = Traffic()
+    public = address.public(int(listener.getsockname()[1]))
+    async with _application(settings, sign_in, listener, public, traffic) as (server, application):
+        gc.freeze()
+        gc.enable()
+        ends = _Ends()
+        serving = http_server.served(application, listener, grace_seconds=GRACE_SECONDS, most=MAX_CONNECTIONS)
+        async with serving:
+            on_ready(f"{public}{PATH}")
+            number = await ends.first()
+            traffic.stopping = True
+            server.session.service.stop_waiting()
+            if number == signal.SIGTERM:
+                quiet, again = asyncio.ensure_future(traffic.quiet()), asyncio.ensure_future(ends.second())
+                await asyncio.wait({quiet, again}, timeout=address.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+                number = number if again.done() else 0
+                for each in (quiet, again):
+                    each.cancel()
+    return 128 + number if number else 0
+
+
+class _Ends:
+    """The signals that end the server."""
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+        self._first, self._second = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda number, _: loop.call_soon_threadsafe(self._note, number))
+
+    def _note(self, number: int) -> None:
+        (self._second if self._numbers else self._first).set()
+        self._numbers.append(number)
+
+    async def first(self) -> int:
+        """Wait for the first signal."""
+        await self._first.wait()
+        return self._numbers[0]
+
+    async def second(self) -> None:
+        """Wait for another one: whoever sends it does not want to wait."""
+        await self._second.wait()
+
+
+@asynccontextmanager
+async def _application(
+    settings: Settings, sign_in: SignIn, listener: socket.socket, public: str, traffic: Traffic
+) -> AsyncIterator[tuple[Flux2Server, Starlette]]:
+    """Open the server and all that stands before it. What is added last runs first."""
+    from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
+    from mcp.server.request_state import RequestStateSecurity
+    from mcp.server.transport_security import TransportSecuritySettings
+    from pydantic import AnyHttpUrl
+
+    from flux2_mcp.runapi.transport import HttpTransport
+    from flux2_mcp.server.app import build
+    from flux2_mcp.server.team import health
+    from flux2_mcp.server.team.provider import SigningKeys
+    from flux2_mcp.server.team.proxies import Forwarded
+    from flux2_mcp.server.team.sign_in import SignedInOnly
+    from flux2_mcp.server.team.tokens import Tokens
+    from flux2_mcp.server.team.traffic import CountedCalls
+    from flux2_mcp.server.transports import readable
+
+    port, resource = int(listener.getsockname()[1]), AnyHttpUrl(f"{public}{PATH}")
+    server = build(
+        # A path that a caller names is one of the caller's machine.
+        replace(settings, workspace=None, allowed_dirs=()),
+        remote=True,
+        security=RequestStateSecurity(keys=settings.seal_keys) if settings.seal_keys else None,
+    )
+    hosts = _hosts(public, port)
+    application = server.streamable_http_app(
+        streamable_http_path=PATH,
+        stateless_http=True,
+        max_request_body_size=MAX_BODY_BYTES,
+        transport_security=TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[public]),
+    )
+    transport = HttpTransport(sign_in.issuer)
+    keys = SigningKeys(sign_in.issuer, transport)
+    tokens = Tokens(keys, sign_in, audience=sign_in.audience or str(resource))
+    application.add_middleware(readable.MessagesOnly, most=MAX_BODY_BYTES)
+    application.add_middleware(
+        SignedInOnly,
+        tokens=tokens,
+        metadata_url=str(build_resource_metadata_url(resource)),
+        scopes=sign_in.scopes,
+        open_paths=(*OPEN_FOR_ALL, *health.PATHS),
+    )
+    application.add_middleware(CountedCalls, traffic=traffic, path=PATH)
+    application.add_middleware(Forwarded, trusted=settings.trusted_proxies)
+    described = create_protected_resource_routes(
+        resource, [AnyHttpUrl(sign_in.issuer)], list(sign_in.scopes) or None, resource_name="FLUX.2 images"
+    )
+    application.router.routes.extend(described)
+    try:
+        async with application.router.lifespan_context(application):
+            checks = server.session.service.health()
+            application.router.routes.extend(health.HealthRoutes(checks, keys, traffic).routes())
+            yield server, application
+    finally:
+        await transport.aclose()
+
+
+def _hosts(public: str, port: int) -> list[str]:
+    """Return what `Host` may be: the public address, with and without the usual port, and the names of loopback."""
+    parts = urlsplit(public)
+    usual = 443 if parts.scheme == "https" else 80
+    named = [parts.netloc] if parts.port else [parts.netloc, f"{parts.netloc}:{usual}"]
+    return [*named, *(f"{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]"))]

@@ -1,0 +1,103 @@
+"""Admits calls of people who have signed in, and tells all others where to sign in.
+
+The SDK's own middleware (`RequireAuthMiddleware`) has one text for every refusal and names no scope, and it stands behind
+the router, where no connection is admitted. So this one stands before it, and hands the SDK what its middleware would: the
+user in the scope, with which the SDK keeps people's sessions and questions apart.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection
+from http import HTTPStatus
+
+from mcp.server.auth.middleware.auth_context import AuthContextMiddleware, get_access_token
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from starlette.authentication import AuthCredentials
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flux2_mcp.domain.people import Person
+from flux2_mcp.server.team.tokens import PersonToken, Refusal, Tokens
+from flux2_mcp.system.logs import fields
+
+log = logging.getLogger("flux2_mcp.server.team.sign_in")
+
+NO_TOKEN = Refusal(
+    HTTPStatus.UNAUTHORIZED, None, "This server needs a token of your sign-in: Authorization: Bearer TOKEN."
+)
+
+
+def caller() -> Person | None:
+    """Return the person whose call is being served; None on a server without sign-in."""
+    token = get_access_token()
+    return token.person if isinstance(token, PersonToken) else None
+
+
+class SignedInOnly:
+    """Admits calls with a token that is in force.
+
+    Args:
+        app: The application that it guards.
+        tokens: Checks the tokens.
+        metadata_url: Where clients read how to sign in.
+        scopes: What a client should ask the provider for.
+        open_paths: What everybody may read.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Tokens,
+        metadata_url: str,
+        scopes: Collection[str],
+        open_paths: Collection[str],
+    ) -> None:
+        self._app = app
+        self._signed_in = AuthContextMiddleware(app)
+        self._tokens = tokens
+        self._challenge = [f'resource_metadata="{metadata_url}"', *([f'scope="{" ".join(scopes)}"'] if scopes else [])]
+        self._open = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call."""
+        if scope["type"] == "lifespan" or scope["path"] in self._open:
+            await self._app(scope, receive, send)
+            return
+        found = await self.check(Headers(scope=scope))
+        if isinstance(found, Refusal):
+            log.info("refused", extra=fields(reason=found.text, status=int(found.status), client=_address(scope)))
+            await self.answer(found)(scope, receive, send)
+            return
+        scope["state"]["admit"]()
+        scope["user"], scope["auth"] = AuthenticatedUser(found), AuthCredentials(found.scopes)
+        await self._signed_in(scope, receive, send)
+
+    async def check(self, headers: Headers) -> PersonToken | Refusal:
+        """Return the person that the headers of a call name, or why it is refused."""
+        given = headers.getlist("authorization")
+        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        if scheme.lower() != "bearer" or not token.strip():
+            return NO_TOKEN
+        return await self._tokens.check(token.strip())
+
+    def answer(self, refusal: Refusal) -> Response:
+        """Return the answer to a call that is refused."""
+        headers = {"Cache-Control": "no-store"}
+        parts = list(self._challenge)
+        body = {"error_description": refusal.text}
+        if refusal.error is not None:
+            parts = [f'error="{refusal.error}"', f'error_description="{refusal.text}"', *parts]
+            body = {"error": refusal.error, **body}
+        if refusal.retry_after_seconds is not None:
+            headers["Retry-After"] = str(refusal.retry_after_seconds)
+        else:
+            headers["WWW-Authenticate"] = f"Bearer {', '.join(parts)}"
+        return Response(json.dumps(body), refusal.status, headers, "application/json")
+
+
+def _address(scope: Scope) -> str | None:
+    return scope["client"][0] if scope["client"] else None

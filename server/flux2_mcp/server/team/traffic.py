@@ -1,0 +1,67 @@
+"""The calls under way, and the end of the server: who has called is answered, and who calls now is sent elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+RETRY_SECONDS = 1
+STOPPING = "This server is stopping, and takes no new calls. Call again: another one answers.\n"
+
+
+class Traffic:
+    """The number of calls under way. `stopping` is True from the moment when no new call is taken."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._calls = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def begin(self) -> None:
+        """Note that a call has begun."""
+        self._calls += 1
+        self._quiet.clear()
+
+    def end(self) -> None:
+        """Note that a call was answered, or cut."""
+        self._calls -= 1
+        if not self._calls:
+            self._quiet.set()
+
+    async def quiet(self) -> None:
+        """Wait until no call is under way."""
+        await self._quiet.wait()
+
+
+class CountedCalls:
+    """Counts the calls, and refuses new ones while the server stops. Other requests pass.
+
+    Args:
+        app: The application behind it.
+        traffic: Where the calls are counted.
+        path: The path of the calls.
+    """
+
+    def __init__(self, app: ASGIApp, *, traffic: Traffic, path: str) -> None:
+        self._app = app
+        self._traffic = traffic
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "lifespan" or scope["path"] != self._path:
+            await self._app(scope, receive, send)
+        elif self._traffic.stopping:
+            headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
+            await PlainTextResponse(STOPPING, 503, headers)(scope, receive, send)
+        elif scope["method"] != "POST":  # a stream that stays open is no call
+            await self._app(scope, receive, send)
+        else:
+            self._traffic.begin()
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._traffic.end()

@@ -1,0 +1,368 @@
+"""`flux2-mcp serve --http` for a team, as a process: who gets in and by which name, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import pytest
+
+from flux2_mcp.sandbox.server import Sandbox
+from flux2_mcp.server.team.tokens import MAX_TOKEN_CHARS
+from tests.conftest import environment
+from tests.process.conftest import Here
+from tests.support.provider import ADMINS, MEMBERS, Provider, rsa_key
+from tests.support.sandboxed import TLS
+from tests.support.stdio import COMMAND, DEADLINE, ERAS, LEGACY, MODERN, dressed, hello
+from tests.support.web import ACCEPT, messages
+
+PUBLIC = "https://flux2.example.com"
+WELL_KNOWN = "/.well-known/oauth-protected-resource/mcp"
+BALANCER = {"X-Forwarded-Host": "flux2.example.com", "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
+
+
+class Team:
+    """A server for a team, and a client of it. `public` is the address by which it is known."""
+
+    def __init__(self, env: Mapping[str, str], provider: Provider, *options: str, public: str | None = None) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", "--http", "--port", "0", *options],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            env=dict(env) | {"FLUX2_OIDC_ISSUER": provider.issuer}, cwd=env["HOME"],
+        )  # fmt: skip
+        assert self.process.stderr is not None
+        self.first = self.process.stderr.readline().decode()
+        self.port = _port(self.process.pid) if public else int(re.findall(r":(\d+)/mcp", self.first)[0])
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.audience = f"{public or self.base}/mcp"
+        self.provider = provider
+        self.http = httpx.Client(base_url=self.base, verify=TLS, timeout=DEADLINE, headers=ACCEPT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> str:
+        """End it as a service manager does; gives what it wrote to stderr after the first line."""
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.communicate(timeout=DEADLINE)[1].decode()
+
+    def token(self, **claims: Any) -> str:  # noqa: ANN401  # any JSON
+        return self.provider.token(self.audience, **claims)
+
+    def call(
+        self,
+        era: str,
+        method: str,
+        params: dict[str, Any],
+        *,
+        token: str | None = None,
+        capabilities: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """One call, as a client of this era makes it. It has opened no session before."""
+        told = {"Authorization": f"Bearer {token or self.token()}", "MCP-Protocol-Version": era} | dict(headers or {})
+        if era == MODERN:
+            told |= {"Mcp-Method": method} | ({"Mcp-Name": params["name"]} if "name" in params else {})
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": dressed(era, params, capabilities or {})}
+        return self.http.post("/mcp", json=message, headers=told)
+
+    def tool(self, era: str, name: str, **arguments: object) -> dict[str, Any]:
+        """The result of one tool call."""
+        *_, answer = messages(self.call(era, "tools/call", {"name": name, "arguments": arguments}))
+        result: dict[str, Any] = answer["result"]
+        return result
+
+
+def _port(pid: int) -> int:
+    """The port on which a process listens."""
+    inodes = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/{pid}/net/{table}").read_text("ascii").splitlines()[1:]:
+            cells = row.split()
+            if cells[3] == "0A" and f"socket:[{cells[9]}]" in inodes:
+                return int(cells[1].rpartition(":")[2], 16)
+    raise AssertionError("it listens nowhere")
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider() as provider:
+        yield provider
+
+
+def team_environment(folder: Path, **more: str) -> dict[str, str]:
+    (folder / "user").mkdir()
+    return environment(folder) | more
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iterator[Team]:
+    """Behind a load balancer on this machine, which is trusted."""
+    env = team_environment(
+        tmp_path_factory.mktemp("team"),
+        FLUX2_OIDC_SCOPES="flux2",
+        FLUX2_OIDC_GROUP=MEMBERS,
+        FLUX2_OIDC_ADMIN_GROUP=ADMINS,
+        FLUX2_TRUSTED_PROXIES="127.0.0.1, 10.0.0.0/8",
+    )
+    with Team(env, provider, "--public-url", PUBLIC, public=PUBLIC) as team:
+        yield team
+
+
+def test_it_listens_beyond_this_machine_where_it_is_told_to(tmp_path: Path, provider: Provider) -> None:
+    options = ("--host", "0.0.0.0", "--public-url", PUBLIC)  # noqa: S104  # that is the point
+    with Team(team_environment(tmp_path), provider, *options, public=PUBLIC) as team:
+        table = Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
+        local = [row.split()[1].split(":") for row in table if row.split()[3] == "0A"]
+        assert [address for address, port in local if int(port, 16) == team.port] == ["00000000"]
+        assert team.call(MODERN, "tools/list", {}, headers={"Host": "flux2.example.com"}).status_code == 200
+
+
+def test_it_says_where_it_is_and_who_gets_in(team: Team, provider: Provider) -> None:
+    assert team.first == f"Serving MCP at {PUBLIC}/mcp, for people of {provider.issuer}. SIGTERM ends it.\n"
+    found = team.http.get(WELL_KNOWN)
+    assert found.json() == {
+        "resource": f"{PUBLIC}/mcp",
+        "authorization_servers": [provider.issuer],
+        "scopes_supported": ["flux2"],
+        "bearer_methods_supported": ["header"],
+        "resource_name": "FLUX.2 images",
+    }
+
+
+CHALLENGE = f'resource_metadata="{PUBLIC}{WELL_KNOWN}", scope="flux2"'
+
+
+def test_without_a_token_a_caller_is_told_where_to_sign_in(team: Team) -> None:
+    for headers in ({}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer"}):
+        for answer in (team.http.post("/mcp", json={}, headers=headers), team.http.get("/other", headers=headers)):
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, f"Bearer {CHALLENGE}")
+    twice = team.http.post("/mcp", json={}, headers=[("Authorization", f"Bearer {team.token()}")] * 2)
+    assert twice.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("claims", "how", "status", "error", "text"),
+    [
+        ({"aud": "https://other.example.com/mcp"}, {}, 401, "invalid_token", "The token was issued for another server."),
+        ({"iss": "https://elsewhere.example.com"}, {}, 401, "invalid_token", "The token is another issuer's."),
+        ({"exp": 1}, {}, 401, "invalid_token", "The token has expired."),
+        ({"nbf": 2**40}, {}, 401, "invalid_token", "The token is not valid yet."),
+        ({}, {"key": 1}, 401, "invalid_token", "The signature of the token is wrong."),
+        (
+            {"filler": "x" * MAX_TOKEN_CHARS}, {}, 401, "invalid_token",
+            f"The token is longer than {MAX_TOKEN_CHARS} characters.",
+        ),
+        (
+            {}, {"head": {"kid": "made up"}}, 401, "invalid_token",
+            "The token is signed with a key that the provider does not have.",
+        ),
+        ({"scope": "openid"}, {}, 403, "insufficient_scope", "The token lacks a scope: flux2."),
+        (
+            {"groups": ["others"]}, {}, 403, "insufficient_scope",
+            "The token does not name a group that may use this server.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_token_that_does_not_count_is_refused_with_the_reason(
+    team: Team, claims: dict[str, Any], how: dict[str, Any], status: int, error: str, text: str
+) -> None:
+    how = how | ({"key": rsa_key(how["key"])} if "key" in how else {})
+    token = team.provider.token(team.audience, **how, **claims)
+    answer = team.call(MODERN, "tools/list", {}, token=token, headers=BALANCER)
+    assert (answer.status_code, answer.json()) == (status, {"error": error, "error_description": text})
+    assert answer.headers["www-authenticate"] == f'Bearer error="{error}", error_description="{text}", {CHALLENGE}'
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_with_a_token_every_call_is_answered_without_a_session(team: Team, era: str) -> None:
+    found = team.call(era, "tools/list", {}, headers=BALANCER)
+    assert found.status_code == 200
+    assert "mcp-session-id" not in found.headers
+    *_, answer = messages(found)
+    assert next(tool["name"] for tool in answer["result"]["tools"]) == "generate"
+    if era == LEGACY:
+        opened = team.call(era, "initialize", hello({}), headers=BALANCER)
+        assert (opened.status_code, "mcp-session-id" in opened.headers) == (200, False)
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "flux2.example.com"}, 200),
+        ({"Host": "FLUX2.example.com.:443"}, 200),
+        ({"Host": "flux2.example.com:8443"}, 421),
+        ({"Host": "evil.example"}, 421),
+        ({"X-Forwarded-Host": "flux2.example.com"}, 200),
+        ({"X-Forwarded-Host": "evil.example"}, 421),
+        ({"X-Forwarded-Host": "evil.example, flux2.example.com"}, 200),
+        ({"Host": "flux2.example.com", "Origin": PUBLIC}, 200),
+        ({"Host": "flux2.example.com", "Origin": "https://evil.example"}, 403),
+        ({"Host": "flux2.example.com", "Origin": "http://flux2.example.com"}, 403),
+    ],
+)
+def test_it_answers_to_its_public_name_alone(team: Team, era: str, headers: dict[str, str], status: int) -> None:
+    assert team.call(era, "tools/list", {}, headers=headers).status_code == status
+
+
+def test_what_a_stranger_says_of_where_a_call_comes_from_is_not_believed(tmp_path: Path, provider: Provider) -> None:
+    env = team_environment(tmp_path, FLUX2_TRUSTED_PROXIES="10.0.0.0/8", FLUX2_LOG="info")
+    with Team(env, provider, "--public-url", PUBLIC, public=PUBLIC) as team:
+        assert team.call(MODERN, "tools/list", {}, headers={"Host": "evil.example", **BALANCER}).status_code == 421
+        assert team.http.post("/mcp", json={}, headers=BALANCER).status_code == 401
+        said = team.stop()
+    assert "client=127.0.0.1" in said
+    assert "203.0.113.7" not in said
+
+
+def test_the_address_of_a_caller_is_the_last_that_no_trusted_proxy_has(tmp_path: Path, provider: Provider) -> None:
+    env = team_environment(tmp_path, FLUX2_TRUSTED_PROXIES="127.0.0.1 10.0.0.0/8 2001:db8::/32", FLUX2_LOG="info")
+    with Team(env, provider, "--public-url", PUBLIC, public=PUBLIC) as team:
+        for hops in (
+            "198.51.100.9, 203.0.113.1, 10.1.2.3",
+            "198.51.100.9, 203.0.113.2:5566",
+            "198.51.100.9, [2001:db9::3]:80, 2001:db8::1, ::ffff:10.0.0.4",
+            "198.51.100.9, not an address, 10.0.0.5",
+            "",
+        ):
+            team.http.post("/mcp", json={}, headers={"X-Forwarded-For": hops})
+        said = team.stop()
+    assert re.findall(r"client=(\S+)", said) == ["203.0.113.1", "203.0.113.2", "2001:db9::3", "10.0.0.5", "127.0.0.1"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_path_of_the_caller_leads_to_no_file_of_the_server(tmp_path: Path, provider: Provider, era: str) -> None:
+    env = team_environment(tmp_path, FLUX2_ALLOWED_DIRS=str(tmp_path), FLUX2_WORKSPACE=str(tmp_path))
+    (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with Team(env, provider) as team:
+        for source in (str(tmp_path / "secret.png"), "secret.png"):
+            refused = team.tool(era, "generate", prompt="a red fox", source_images=[source])
+            assert refused["isError"]
+            assert "workspace" in refused["content"][0]["text"]
+        refused = team.tool(era, "generate", prompt="a red fox", save_to="fox.png")
+        assert refused["isError"]
+        assert "there is no workspace" in refused["content"][0]["text"]
+        params = {"name": "generate", "arguments": {"prompt": "a red fox", "source_images": ["secret.png"]}}
+        *_, answer = messages(team.call(era, "tools/call", params, capabilities={"roots": {}}))
+        assert answer["result"]["isError"]  # no folder of the caller is asked for
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["secret.png", "user"]
+
+
+# --- what is refused before a port opens ------------------------------------------------------------------------------
+
+ISSUER = {"FLUX2_OIDC_ISSUER": "https://sso.example.com"}
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "message"),
+    [
+        (("--host", "0.0.0.0"), {}, "--host 0.0.0.0 would let others in"),  # noqa: S104  # that is the point
+        (("--host", "::"), {}, "--host :: would let others in"),
+        (("--public-url", PUBLIC), {}, "--public-url would let others in"),
+        (("--host", "0.0.0.0"), ISSUER, "--host 0.0.0.0 needs --public-url"),  # noqa: S104  # the same
+        (("--public-url", "http://flux2.example.com"), ISSUER, "--public-url must be https://host"),
+        (("--public-url", f"{PUBLIC}/images"), ISSUER, "--public-url must be https://host"),
+        (("--public-url", f"{PUBLIC}?a"), ISSUER, "--public-url must be https://host"),
+        ((), ISSUER | {"FLUX2_MODE": "live"}, "A server for a team needs the RunAPI key"),
+        ((), {"FLUX2_OIDC_ISSUER": "http://sso.example.com"}, "FLUX2_OIDC_ISSUER must be https://"),
+        ((), ISSUER | {"FLUX2_TRUSTED_PROXIES": "10.0.0.1/8"}, "FLUX2_TRUSTED_PROXIES must list addresses"),
+        ((), ISSUER | {"FLUX2_SEAL_KEY": "short"}, "FLUX2_SEAL_KEY must have at least 32 characters"),
+        ((), ISSUER | {"FLUX2_OIDC_SCOPES": 'a"b'}, "FLUX2_OIDC_SCOPES must list scopes"),
+    ],
+)
+def test_what_would_be_open_or_of_no_use_is_refused_by_name(
+    here: Here, options: tuple[str, ...], env: dict[str, str], message: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        # Were it to listen first, the port that is taken would be the error.
+        code, out, err = here("serve", "--http", "--port", str(taken.getsockname()[1]), *options, **env)
+    assert (code, out) == (2 if "needs the RunAPI key" in message else 4, "")
+    assert message in err
+    assert "Next: " in err
+
+
+def test_a_host_that_is_no_address_is_refused(here: Here) -> None:
+    code, _, err = here("serve", "--http", "--host", "flux2.example.com")
+    assert code == 4
+    assert "must be an IP address of this machine" in err
+
+
+# --- health -----------------------------------------------------------------------------------------------------------
+
+
+def test_health_and_readiness_need_no_token_and_say_nothing_of_the_machine(team: Team) -> None:
+    alive, ready = team.http.get("/healthz", headers={"Host": "10.1.2.3:8788"}), team.http.get("/readyz")
+    assert (alive.status_code, alive.text) == (200, "ok\n")
+    parts = dict.fromkeys(("journal", "images", "runapi", "sign_in"), "ok")
+    assert (ready.status_code, ready.json()) == (200, {"ready": True, "checks": parts})
+
+
+def test_what_is_broken_is_named_and_a_replica_that_can_not_work_is_not_ready(tmp_path: Path) -> None:
+    with Sandbox(tmp_path / "elsewhere", speed=1000, rate=None) as runapi:
+        key, url = runapi.api_key, runapi.base_url
+    env = team_environment(tmp_path, RUNAPI_API_KEY=key, RUNAPI_BASE_URL=url)  # it has ended
+    home = Path(env["FLUX2_HOME"])
+    home.mkdir(mode=0o700)
+    (home / "images").write_text("in the way")
+    (home / "journal.sqlite3").mkdir()
+    with Provider() as provider, Team(env, provider) as team:
+        provider.down = True
+        ready = team.http.get("/readyz")
+        said = ready.json()
+        assert team.http.get("/healthz").status_code == 200
+        late = team.call(MODERN, "tools/list", {})
+    assert (ready.status_code, ready.headers["retry-after"], said["ready"]) == (503, "1", False)
+    assert said["checks"] == {
+        "journal": "can't be read", "images": "can't be written", "runapi": "can't be reached", "sign_in": "no keys known",
+    }  # fmt: skip
+    assert (late.status_code, late.headers["retry-after"]) == (503, "10")
+    assert not {key, url, str(tmp_path)} & set(re.split(r'"', ready.text))
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_on_sigterm_who_waits_is_answered_with_the_id_and_who_calls_now_is_sent_elsewhere(
+    tmp_path: Path, provider: Provider, era: str
+) -> None:
+    with Sandbox(tmp_path / "elsewhere", speed=1000, rate=None) as runapi:
+        env = team_environment(tmp_path, RUNAPI_API_KEY=runapi.api_key, RUNAPI_BASE_URL=runapi.base_url)
+        with Team(env, provider) as team:
+            found: list[dict[str, Any]] = []
+
+            def wait() -> None:
+                found.append(team.tool(era, "generate", prompt="a red fox [sandbox:stuck]", wait_seconds=900))
+
+            waiting = threading.Thread(target=wait, daemon=True)
+            waiting.start()
+            deadline = time.monotonic() + DEADLINE
+            while not any(task.polls for task in runapi.tasks()):
+                assert time.monotonic() < deadline
+            team.process.send_signal(signal.SIGTERM)
+            waiting.join(DEADLINE)
+            assert team.process.wait(DEADLINE) == 0
+            assert "Traceback" not in team.stop()
+        (task,) = runapi.tasks()
+    (result,) = found
+    assert (result["structuredContent"]["status"], result.get("isError", False)) == ("processing", False)
+    assert task.id in json.dumps(result["structuredContent"])
+    with closing(sqlite3.connect(Path(env["FLUX2_HOME"]) / "journal.sqlite3")) as journal:
+        assert journal.execute("SELECT task_id, lease_until FROM task").fetchall() == [(task.id, None)]
