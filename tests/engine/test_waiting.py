@@ -97,11 +97,13 @@ async def test_progress_tells_elapsed_time_and_states_and_then_what_may_be_left(
     async def note(progress: Progress) -> None:
         seen.append(progress)
 
-    await made(service, SLOW, on_progress=note)
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(made, service, STUCK, 60.0, on_progress=note))
+        await until(lambda: any(progress.remaining is not None and progress.remaining >= 0 for progress in seen))
+        group.cancel_scope.cancel()
     assert [progress.elapsed for progress in seen] == sorted(progress.elapsed for progress in seen)
     assert seen[0].states == (State.INTENT,)
     assert seen[0].remaining is None
-    assert any(progress.remaining is not None and progress.remaining >= 0 for progress in seen)
 
 
 async def test_progress_comes_about_once_a_second_even_without_news(service: Service) -> None:
