@@ -10,9 +10,10 @@ import pytest
 from bench import caps_race
 from bench.rows import KINDS, DatabaseRows, FileRows
 from tests.support import postgres
+from tests.support.deep import deep_but
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", deep_but(KINDS, "postgres"))
 def test_processes_at_the_edge_of_a_cap_never_pass_it_by_a_cent_and_leave_nothing_reserved(
     kind: str, tmp_path: Path
 ) -> None:

@@ -389,7 +389,7 @@ TestJournalMachine.settings = settings(max_examples=settings().max_examples // 2
 
 
 TestPostgresMachine = PostgresMachine.TestCase
-TestPostgresMachine.settings = settings(max_examples=max(2, settings().max_examples // 10), stateful_step_count=30)
+TestPostgresMachine.settings = settings(max_examples=max(2, settings().max_examples // 15), stateful_step_count=20)
 
 
 class PostgresMachineAtLength(PostgresMachine):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -38,9 +39,9 @@ async def home(tmp_path: Path) -> AsyncIterator[PostgresHome]:
         yield home
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def alone() -> Iterator[Cluster]:
-    """A server that nobody else uses, to stop."""
+    """A server that nobody else uses, to stop. Each test leaves it as it was."""
     if postgres.binaries() is None:
         pytest.skip("there is no PostgreSQL: its package has no place on the PATH or in /usr/lib/postgresql")
     with postgres.cluster(FAST) as cluster:
@@ -53,7 +54,7 @@ def alone() -> Iterator[Cluster]:
 async def test_a_server_that_was_stopped_is_told_with_what_to_do_and_the_journal_goes_on_when_it_is_back(
     alone: Cluster,
 ) -> None:
-    journal = PostgresJournal(alone.url, ACCOUNT, "a")
+    journal = PostgresJournal(alone.with_schema(), ACCOUNT, "a")
     await new(journal, intent("before"))
     alone.stop()
     for _ in range(3):
@@ -68,7 +69,7 @@ async def test_a_server_that_was_stopped_is_told_with_what_to_do_and_the_journal
 
 
 async def test_a_restart_between_two_calls_is_not_noticed(alone: Cluster) -> None:
-    journal = PostgresJournal(alone.url, ACCOUNT, "a")
+    journal = PostgresJournal(alone.with_schema(), ACCOUNT, "a")
     async with anyio.create_task_group() as group:
         for number in range(5):
             group.start_soon(new, journal, intent(f"k{number}"))
@@ -82,7 +83,7 @@ async def test_a_restart_between_two_calls_is_not_noticed(alone: Cluster) -> Non
 async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_said_and_the_loop_stays_free(
     alone: Cluster,
 ) -> None:
-    journal = PostgresJournal(alone.url, ACCOUNT, "a", call_seconds=0.5)
+    journal = PostgresJournal(alone.with_schema(), ACCOUNT, "a", call_seconds=0.5)
     await new(journal, intent("before"))
     alone.signal(signal.SIGSTOP)
     try:
@@ -94,26 +95,43 @@ async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_said_and_
     await journal.close()
 
 
-async def test_who_listens_counts_the_loss_of_the_connection_as_a_change_and_listens_again(home: PostgresHome) -> None:
-    one, two = home.journal("one"), home.journal("two")
+async def test_who_listens_counts_the_loss_of_the_connection_as_a_change_and_listens_again(alone: Cluster) -> None:
+    url = alone.with_schema()
+    one, two = PostgresJournal(url, ACCOUNT, "one"), PostgresJournal(url, ACCOUNT, "two")
     before = await one.leases.version()
-    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR query LIKE '%current_schema()'"
-    with home.connected() as connection:
-        connection.execute(f"{end} AND pid <> pg_backend_pid()".encode())
+
+    def listening() -> set[int]:
+        """The connection that listens has asked for its schema last."""
+        sql = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT current_schema()' AND state = 'idle'"
+        with psycopg.connect(url) as connection:
+            return {pid for (pid,) in connection.execute(sql).fetchall()}
+
+    (lost,) = listening()
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", (lost,))
     with anyio.fail_after(30):
-        while await one.leases.version() == before:
-            await anyio.lowlevel.checkpoint()
-        while not one.listener.listens:
+        while not (listening() - {lost} and one.listener.listens):
             await anyio.lowlevel.checkpoint()
     settled = await one.leases.version()
+    assert settled != before
     assert await one.leases.version() == settled
     await new(two, intent("k"))
     with anyio.fail_after(30):
         while await one.leases.version() == settled:
             await anyio.lowlevel.checkpoint()
+    await one.close()
+    await two.close()
 
 
 # --- what others do at the same time ---
+
+
+async def waits_or_ended(connection: psycopg.Connection[Any], ended: anyio.Event) -> None:
+    """Until another connection waits for what this one has locked; or what was to wait has not done so."""
+    sql = "SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    with anyio.fail_after(30):
+        while not ended.is_set() and not connection.execute(sql).fetchall():
+            await anyio.lowlevel.checkpoint()
 
 
 async def test_a_process_that_stands_still_in_a_transaction_does_not_hold_up_the_others(home: PostgresHome) -> None:
@@ -137,18 +155,19 @@ async def test_a_task_that_another_process_is_about_to_step_is_left_to_it_and_wa
     await new(one, intent("busy"), intent("free"))
     home.clock.now += LEASE_SECONDS + 1
     ours: list[str] = []
+    ended = anyio.Event()
 
     async def claim() -> None:
         ours.extend(record.key for record in await one.leases.claim())
+        ended.set()
 
     async with anyio.create_task_group() as group:
         with home.connected() as connection:
             connection.execute("SELECT 1 FROM task WHERE key = 'busy' FOR UPDATE")
             assert [record.key for record in await two.leases.claim()] == ["free"]
             group.start_soon(claim)
-            for _ in range(50):
-                await anyio.lowlevel.checkpoint()
-            assert ours == []
+            await waits_or_ended(connection, ended)
+            assert not ended.is_set()
     assert ours == ["busy"]
 
 
@@ -156,21 +175,42 @@ async def test_a_step_that_waited_for_a_claim_finds_that_its_task_is_lost(home: 
     one = home.journal("one")
     (record,) = await new(one, intent("k"))
     errors: list[Exception] = []
+    ended = anyio.Event()
 
     async def step() -> None:
         try:
             await one.tasks.apply(record, Event.REFUSED, TaskChange(at=AT))
         except LeaseLostError as exc:
             errors.append(exc)
+        ended.set()
 
     async with anyio.create_task_group() as group:
         with home.connected() as connection:
             connection.execute("UPDATE task SET owner = 'two', fence = fence + 1 WHERE key = 'k'")
             group.start_soon(step)
-            for _ in range(50):
-                await anyio.lowlevel.checkpoint()
-            assert errors == []
+            await waits_or_ended(connection, ended)
+            assert not ended.is_set()
     assert len(errors) == 1
+
+
+async def test_a_turn_that_waited_for_a_429_of_another_process_knows_it(home: PostgresHome) -> None:
+    one = home.journal("one")
+    await one.pace.turn(10)
+    waits: list[float] = []
+    ended = anyio.Event()
+
+    async def turn() -> None:
+        waits.append(await one.pace.turn(10))
+        ended.set()
+
+    async with anyio.create_task_group() as group:
+        with home.connected() as connection:
+            lock = f"SELECT pg_advisory_xact_lock(hashtextextended('flux2 pace {ACCOUNT}' || current_schema(), 0))"
+            connection.execute(lock.encode())
+            group.start_soon(turn)
+            await waits_or_ended(connection, ended)
+            connection.execute("UPDATE pace SET blocked_until = blocked_until + 30")
+    assert waits == [pytest.approx(30)]
 
 
 async def test_what_was_intended_or_stepped_is_on_disk_also_where_the_server_would_not_wait(home: PostgresHome) -> None:

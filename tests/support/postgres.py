@@ -16,7 +16,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -90,6 +90,17 @@ class Cluster:
         """`immediate` is a crash: nothing is written, and the next start recovers."""
         self._run("pg_ctl", "stop", "--wait", "--timeout=60", "--silent", f"--mode={mode}", f"--pgdata={self.data}")
 
+    def use(self) -> int:
+        """Note that this process uses the server, as long as the descriptor that is returned stays open."""
+        users = os.open(self.folder / "users", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(users, fcntl.LOCK_SH)
+        return users
+
+    def end_when_unused(self) -> None:
+        """Let a process of its own stop the server when nobody uses it any more, also where its users were killed."""
+        command = [sys.executable, "-m", __name__, str(self.folder)]
+        os.posix_spawn(command[0], command, os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, setsid=True)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server and all of its processes: SIGSTOP is a server that says nothing."""
         parent = int((self.data / "postmaster.pid").read_text().split()[0])
@@ -125,18 +136,16 @@ def _user() -> str | None:
 
 @contextmanager
 def cluster(settings: dict[str, str] = SAFE) -> Iterator[Cluster]:
-    """A server of the caller's own, gone at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    server = Cluster(folder)
+    """A server of the caller's own, gone soon after the end."""
+    server = Cluster(Path(tempfile.mkdtemp(prefix="pg-")))
+    used = server.use()
     try:
         server.make(settings)
         server.start()
+        server.end_when_unused()
         yield server
     finally:
-        try:
-            server.stop()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        os.close(used)
 
 
 @cache
@@ -148,22 +157,15 @@ def shared() -> Cluster:
     folder = Path(tempfile.gettempdir()) / f"pg-{run[:12]}"
     server = Cluster(folder)
     folder.mkdir(mode=0o755, exist_ok=True)
-    users = (folder / "users").open("a")  # it stays open as long as this process lives
-    fcntl.flock(users, fcntl.LOCK_SH)
-    _KEPT.append(users)
+    server.use()
     with (folder / "start").open("a") as starting:
         fcntl.flock(starting, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             server.make(FAST)
             server.start()
-            ending = subprocess.Popen([sys.executable, "-m", __name__, str(folder)], start_new_session=True,
-                             cwd=Path(__file__).parents[2], close_fds=True)  # fmt: skip
-            _KEPT.append(ending)
+            server.end_when_unused()
             (folder / "ready").touch()
     return server
-
-
-_KEPT: list[object] = []
 
 
 def main() -> None:
@@ -171,7 +173,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     with (folder / "users").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_EX)
-        Cluster(folder).stop()
+        with suppress(RuntimeError):  # it may be stopped already
+            Cluster(folder).stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

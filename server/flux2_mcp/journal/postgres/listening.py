@@ -76,7 +76,6 @@ class Listener:
             finally:
                 self._listens.clear()
                 self._tried.set()
-                self._count += 1
             self._ended.wait(AGAIN_SECONDS)
 
     def _count_notes(self) -> None:
@@ -88,7 +87,7 @@ class Listener:
                 self._connection = connection
             connection.execute(f"LISTEN {CHANNEL}".encode())
             schema = connection.execute("SELECT current_schema()").fetchall()[0][0]
-            self._count += 1
+            self._count += 1  # what was told before is lost
             self._listens.set()
             self._tried.set()
             for note in connection.notifies():
