@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -272,6 +271,8 @@ def _journal_url(env: Mapping[str, str]) -> str | None:
             " percent-encoded, such as @ as %40.",
             setting="FLUX2_JOURNAL_URL",
         )
+    from importlib.util import find_spec  # few settings need it
+
     if find_spec("psycopg") is None:
         raise SettingsError(
             "FLUX2_JOURNAL_URL needs a package that is not installed: pip install 'flux2-mcp[team]'.",

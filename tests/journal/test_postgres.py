@@ -227,6 +227,17 @@ async def test_what_was_intended_or_stepped_is_on_disk_also_where_the_server_wou
     assert seen == ["on", "off"]
 
 
+async def test_a_database_that_is_too_slow_is_told_as_that_and_the_next_call_goes_on(home: PostgresHome) -> None:
+    journal = home.journal("a")
+    await journal.server.run(lambda database: database.execute("SET statement_timeout = '100ms'"))
+    with home.busy(), pytest.raises(JournalError) as caught:
+        await new(journal, intent("k"))
+    assert "the database took longer than 30 s" in caught.value.message
+    assert caught.value.cost == "Nothing was sent and nothing was charged."
+    assert await journal.tasks.recent(limit=9) == ()
+    await new(journal, intent("k"))
+
+
 # --- the schema ---
 
 OPEN = """

@@ -150,7 +150,10 @@ def words(error: Exception) -> str:
 
 def cut(connection: Connection) -> None:
     """Break a connection that another thread waits for: that thread gets an error at once."""
-    with suppress(Error, OSError, ValueError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+    with (
+        suppress(Error, OSError, ValueError),
+        socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as line,
+    ):
         line.shutdown(socket.SHUT_RDWR)
 
 
