@@ -87,7 +87,7 @@ async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_said_and_
     await new(journal, intent("before"))
     alone.signal(signal.SIGSTOP)
     try:
-        with anyio.fail_after(30), pytest.raises(JournalError):
+        with anyio.fail_after(30), pytest.raises(JournalError, match=r"no answer came within 0\.5 s"):
             await journal.tasks.recent(limit=9)
     finally:
         alone.signal(signal.SIGCONT)
@@ -371,7 +371,8 @@ journal = open_journal(Path(), "sandbox", sys.argv[1])
 
 async def look():
     backend = await journal.server.run(lambda database: database.read("SELECT pg_backend_pid()")[0][0])
-    print(backend, flush=True)
+    version = await journal.leases.version()
+    print(backend, await journal.leases.version() - version, flush=True)
 
 anyio.run(look)
 if child := os.fork():
@@ -384,9 +385,10 @@ anyio.run(journal.close)
 def test_a_process_that_was_forked_uses_no_connection_of_its_parent(tmp_path: Path) -> None:
     url = postgres.shared().with_schema()
     done = subprocess.run([sys.executable, "-c", FORK, url], capture_output=True, text=True, check=True, cwd=tmp_path)
-    before, child, after = done.stdout.split()
+    before, child, after = done.stdout.splitlines()
     assert before == after
     assert child != before
+    assert [line.split()[1] for line in (before, child, after)] == ["0"] * 3
 
 
 async def test_records_dump_to_the_json_that_sqlite_has(home: PostgresHome, tmp_path: Path) -> None:

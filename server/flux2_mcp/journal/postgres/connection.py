@@ -42,6 +42,8 @@ _DEFAULTS: Mapping[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "client_encoding": "UTF8",
+    # Of several hosts the one that is not a copy.
+    "target_session_attrs": "read-write",
 }
 _SET_UP = f"""
 SET statement_timeout = '{STATEMENT_SECONDS}s';
@@ -145,7 +147,7 @@ def words(error: Exception) -> str:
     if isinstance(error, errors.QueryCanceled):
         return f"the database took longer than {STATEMENT_SECONDS} s"
     told = error.diag.message_primary if isinstance(error, Error) else None
-    return " ".join((told or str(error) or type(error).__name__).split())
+    return " ".join((told or str(error) or type(error).__name__).split()).rstrip(".")
 
 
 def cut(connection: Connection) -> None:

@@ -18,6 +18,8 @@ AGAIN_SECONDS = 1.0
 """The delay before another try to connect."""
 FIRST_SECONDS = 10.0
 """How long the first question waits until the thread listens."""
+END_SECONDS = 1.0
+"""How long the end waits for a thread that is about to connect; it then ends by itself."""
 
 
 class Listener:
@@ -42,17 +44,23 @@ class Listener:
     @property
     def listens(self) -> bool:
         """Whether `version` answers from memory."""
-        return self._listens.is_set()
+        return self._listens.is_set() and self._is_alive()
+
+    def _is_alive(self) -> bool:
+        """Whether the thread is there: in a process that was forked it is not."""
+        return self._thread is not None and self._thread.is_alive()
 
     def version(self) -> int:
         """A number that changes when another process has written. The first question starts the thread."""
         with self._lock:
-            if self._thread is None:
-                self._ended.clear()
-                self._thread = threading.Thread(target=self._listen, name="flux2-journal-listener", daemon=True)
+            if not self._is_alive():
+                self._listens.clear()
+                self._tried.clear()
+                self._ended = threading.Event()
+                self._thread = threading.Thread(target=self._listen, args=(self._ended,), daemon=True)
                 self._thread.start()
         self._tried.wait(FIRST_SECONDS)
-        if not self._listens.is_set():
+        if not self.listens:
             self._count += 1
         return self._count
 
@@ -64,25 +72,24 @@ class Listener:
             if self._connection is not None:
                 pg.cut(self._connection)
         if thread is not None:
-            thread.join()
-            self._tried.clear()
+            thread.join(END_SECONDS)
 
-    def _listen(self) -> None:
-        while not self._ended.is_set():
+    def _listen(self, ended: threading.Event) -> None:
+        while not ended.is_set():
             try:
-                self._count_notes()
+                self._count_notes(ended)
             except (pg.Error, pg.UnusableError):
                 pass  # the callers' own questions to the database tell what is wrong
             finally:
                 self._listens.clear()
                 self._tried.set()
-            self._ended.wait(AGAIN_SECONDS)
+            ended.wait(AGAIN_SECONDS)
 
-    def _count_notes(self) -> None:
+    def _count_notes(self, ended: threading.Event) -> None:
         connection = self._connect()
         try:
             with self._lock:
-                if self._ended.is_set():
+                if ended.is_set():
                     return
                 self._connection = connection
             connection.execute(f"LISTEN {CHANNEL}".encode())

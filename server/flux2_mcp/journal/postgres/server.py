@@ -176,8 +176,12 @@ class JournalServer(Unread):
             except BaseException as exc:  # noqa: BLE001  # raised below, outside of the group
                 trouble.append(exc)
 
+        silent = False
+
         async def watch() -> None:
+            nonlocal silent
             await anyio.sleep(self._call_seconds)
+            silent = True
             for connection in tuple(busy):
                 pg.cut(connection)
 
@@ -187,6 +191,8 @@ class JournalServer(Unread):
                 group.start_soon(watch)
                 await anyio.to_thread.run_sync(call, limiter=self._limiter)
                 group.cancel_scope.cancel()
+        if trouble and silent and isinstance(trouble[0], JournalError):
+            raise unusable(TimeoutError(f"no answer came within {self._call_seconds:g} s"), self._url)
         if trouble:
             raise trouble[0]
         return result[0]
