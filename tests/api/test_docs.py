@@ -119,6 +119,7 @@ def test_a_program_of_the_page_does_what_it_says(heading: str, done: dict[str, D
     assert re.fullmatch(PLAIN[heading], done[heading]["out"]), done[heading]["out"]
 
 
+@pytest.mark.deep  # tests/api/test_programs.py runs the client on trio, and the plain programs run this one on asyncio
 def test_the_program_for_trio_runs_on_trio(clean_env: dict[str, str], tmp_path: Path) -> None:
     if isinstance(trio := trio_folder.fetched(), str):
         pytest.skip(trio)
@@ -127,6 +128,7 @@ def test_the_program_for_trio_runs_on_trio(clean_env: dict[str, str], tmp_path: 
     assert re.fullmatch(PLAIN["asyncio and trio"], ran.stdout.strip())
 
 
+@pytest.mark.deep  # the notebook alone needs IPython; its client is that of the plain programs
 def test_the_cells_of_the_notebook_run_in_ipython(clean_env: dict[str, str], tmp_path: Path) -> None:
     cells = programs()[NOTEBOOK].split("# %%\n")[1:]
     ran = python_programs.run(SHELL, clean_env | {"IPYTHONDIR": str(tmp_path)}, tmp_path, stdin=json.dumps(cells))
@@ -137,6 +139,7 @@ def test_the_cells_of_the_notebook_run_in_ipython(clean_env: dict[str, str], tmp
     ]
 
 
+@pytest.mark.deep  # a key that is used twice in two processes is tests/api/test_programs.py's
 def test_celerys_worker_delivers_an_order_once_that_was_queued_twice(clean_env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "pictures.py").write_text(programs()[QUEUE], "utf-8")
     (tmp_path / "settings_of_queue.py").write_text(
@@ -166,6 +169,7 @@ def test_celerys_worker_delivers_an_order_once_that_was_queued_twice(clean_env: 
     assert Path(told[0]).exists()
 
 
+@pytest.mark.deep  # tests/api/test_pytest_plugin.py runs such tests
 def test_the_tests_of_the_page_pass_in_a_folder_of_their_own(clean_env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "test_covers.py").write_text(programs()[TESTS], "utf-8")
     ran = subprocess.run(

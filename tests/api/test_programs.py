@@ -107,7 +107,7 @@ anyio.run(main, backend=sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.parametrize("loop", [pytest.param("asyncio", marks=pytest.mark.deep), "trio"])
 def test_the_async_client_does_the_same_on_each_event_loop(
     loop: str, clean_env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.settings import Settings
 from tests.support.contract_api import KEY, NEXT_KEY, ContractApi, contract_api
+from tests.support.deep import deep_but
 from tests.support.services import PATIENCE, journal_of, opened, until
 
 pytestmark = pytest.mark.anyio
@@ -92,7 +93,7 @@ async def test_a_logo_is_made_cut_out_and_enlarged_each_by_a_task_of_its_own(api
     assert set(api.creates.values()) == {1}
 
 
-@pytest.mark.parametrize("source", ["file", "task"])
+@pytest.mark.parametrize("source", deep_but(["file", "task"], "task"))
 async def test_an_existing_picture_is_finished_alone(api: ContractApi, tmp_path: Path, source: str) -> None:
     async with opened(settings(api, tmp_path), speed=50.0) as service:
         (first,) = (await asked(service, prompt="a fox", save_to="fox.png")).tasks
@@ -210,8 +211,8 @@ async def test_without_a_price_the_most_is_stated_and_shared_by_the_steps_that_h
     ("caps", "stated", "made"),
     [
         (Caps(daily_usd=Decimal("0.12")), None, 1),
-        (Caps(session_usd=Decimal("0.12")), None, 1),
-        (Caps(call_usd=Decimal("0.12")), None, 2),
+        pytest.param(Caps(session_usd=Decimal("0.12")), None, 1, marks=pytest.mark.deep),
+        pytest.param(Caps(call_usd=Decimal("0.12")), None, 2, marks=pytest.mark.deep),
         (Caps(), Decimal("0.12"), 2),
     ],
 )
@@ -349,7 +350,7 @@ async def test_a_key_that_is_the_id_of_another_task_gives_no_step_the_wrong_pict
         assert report.record.request.sources[0].given == f"task:{report.steps[0].record.task_id}"
 
 
-@pytest.mark.parametrize("key", [None, "logo"])
+@pytest.mark.parametrize("key", [None, pytest.param("logo", marks=pytest.mark.deep)])
 async def test_the_call_that_makes_what_is_missing_is_the_one_that_the_result_names(
     api: ContractApi, tmp_path: Path, key: str | None
 ) -> None:

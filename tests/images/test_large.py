@@ -21,6 +21,7 @@ from flux2_mcp.images.containers import BrokenError
 from flux2_mcp.images.decode import CheckedImage, check, check_and_scale, normal
 from flux2_mcp.images.preview import scaled
 from flux2_mcp.images.upright import upright
+from tests.support.deep import deep_but
 from tests.support.picture_files import (
     bare_png,
     chunk,
@@ -151,7 +152,7 @@ def test_a_png_in_pieces_is_the_same_picture_as_the_whole_one(tmp_path: Path) ->
                         assert max(high for _, high in differences) <= most  # type: ignore[misc]  # bands
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("mode", [pytest.param("RGB", marks=pytest.mark.deep), "RGBA"])
 def test_a_small_copy_of_pieces_looks_like_that_of_the_whole_picture(mode: str) -> None:
     data = saved(noise(mode, (800, 500)).resize((1600, 1000), Image.Resampling.BICUBIC))
     small = surveyed(data, 100, 60_000).small
@@ -269,7 +270,7 @@ print(next(int(line.split()[1]) // 2**10 for line in open("/proc/self/status") i
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's own peak")
-@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("kind", deep_but(LARGE, "png", "webp"))
 def test_checking_a_large_picture_takes_the_memory_of_its_pieces(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "large"
     path.write_bytes(LARGE[kind]())

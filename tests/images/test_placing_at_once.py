@@ -89,7 +89,7 @@ def test_of_many_threads_each_names_the_file_with_its_own_bytes(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.deep)])
 async def test_of_many_calls_in_two_processes_each_result_names_the_file_with_its_own_bytes(
     front: Front, root: Path, tmp_path: Path, overwrite: bool
 ) -> None:

@@ -74,11 +74,11 @@ def test_over_stdio(env: dict[str, str], tmp_path: Path, era: str) -> None:
         assert image["matches_request"]
         assert 0.05 < image["transparent_share"] < 0.95
         host.call("generate", prompt="a lighthouse at dusk", aspect_ratio="16:9", save_to="hero.png")
-        hero = host.call("generate", source_images=["hero.png"], upscale=4, save_to="hero-large.png", max_cost_usd=0.5)
+        hero = host.call("generate", source_images=["hero.png"], upscale=2, save_to="hero-large.png", max_cost_usd=0.5)
         assert hero["structuredContent"]["tasks"][0]["images"][0]["matches_request"]
     assert looked_at(tmp_path / "logo.png") == ("RGBA", (1024, 1024), True)
     _, size, _ = looked_at(tmp_path / "hero.png")
-    assert looked_at(tmp_path / "hero-large.png")[1] == (4 * size[0], 4 * size[1])
+    assert looked_at(tmp_path / "hero-large.png")[1] == (2 * size[0], 2 * size[1])
 
 
 @pytest.mark.parametrize("env", [pytest.param("sandbox", marks=DEEP), "contract"], indirect=True)

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageChops, ImageDraw, ImageFilter
 from flux2_mcp.sandbox.drawing.cut_out import cut_out
 from flux2_mcp.sandbox.drawing.draw import SourceImageError, render
 from flux2_mcp.sandbox.drawing.plan import plan
+from tests.support.deep import deep_but
 from tests.support.picture_files import saved
 from tests.support.rows import each_row
 
@@ -85,7 +86,7 @@ def test_an_edge_keeps_nothing_of_the_ground() -> None:
 DRAWN = ("a flat fox logo on white", "a lighthouse at dusk", "a red apple", "forest in the fog", "a cat sticker")
 
 
-@pytest.mark.parametrize("prompt", DRAWN)
+@pytest.mark.parametrize("prompt", deep_but(DRAWN, "a red apple"))
 def test_of_what_the_sandbox_draws_something_stays_in_the_middle_and_something_goes(prompt: str) -> None:
     data = render(
         prompt=prompt, variant="pro", model="m", action="text_to_image", aspect_ratio="4:3", output_resolution="1k",

@@ -138,6 +138,7 @@ def test_the_picture_has_the_size_of_its_ratio_says_who_drew_it_and_is_small_eno
     assert len(content) < 1_500_000 * (4 if resolution == "2k" else 1)
 
 
+@pytest.mark.deep  # what pictures look like; that they are drawn stays
 def test_a_picture_twice_as_large_is_the_same_composition() -> None:
     small, large = (opened(draw(SEED_PROMPT, size=size)) for size in ((512, 512), (1024, 1024)))
     counts = ImageChops.difference(small.reduce(16), large.reduce(32)).convert("L").histogram()
@@ -155,12 +156,14 @@ def test_the_same_arguments_give_the_same_bytes() -> None:
     assert draw("blend them", sources=sources) == draw("blend them", sources=sources)
 
 
+@pytest.mark.deep  # the same
 def test_variants_prompts_and_ratios_look_different() -> None:
     pictures = [draw(SEED_PROMPT, variant) for variant in catalog.variants()]
     pictures += [draw("a lighthouse"), draw("a windmill"), draw(SEED_PROMPT, ratio="4:3")]
     assert len(set(pictures)) == len(pictures)
 
 
+@pytest.mark.deep  # the same
 def test_the_badge_stands_out_in_the_variants_colour() -> None:
     for variant in catalog.variants():
         accent = pictures.accent(variant)
@@ -240,6 +243,7 @@ SOURCES_OF_EVERY_KIND = {
 }
 
 
+@pytest.mark.deep  # the same
 def test_a_source_of_any_kind_is_recognisable() -> None:
     with each_row() as row:
         for kind, source in SOURCES_OF_EVERY_KIND.items():
