@@ -5,8 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MARKS ?= not deep
 RUN := $(BIN)/python -m
-# More than CI has processors: most of what the tests do is wait.
-WORKERS ?= 4
+# More than CI has processors: some of what the tests do is wait. Each costs five seconds of a processor.
+WORKERS ?= 3
 # A file's tests share the servers that they start.
 SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/real_hosts --ignore tests/inspector --ignore tests/team
 # Byte-code goes into the environment, also where the machine says that none is written: to compile everything in each
@@ -54,11 +54,14 @@ types: $(VENV)/.done ## pyright, strict, over the public API of the Python clien
 test: $(VENV)/.done ## everything that has to hold: check, then the tests; says at its end what it took
 	@$(RUN) tests.support.timed $(MAKE) --no-print-directory check suite
 
-suite: $(VENV)/.done
+suite: $(VENV)/.collected
 	$(RUN) pytest $(SUITE) -m "not deep"
 
-collected: $(VENV)/.done ## byte-code of the tests, made once, where each worker of a new environment would make its own
+collected: $(VENV)/.collected ## byte-code of the tests, made once, where each worker of a new environment would make its own
+
+$(VENV)/.collected: $(VENV)/.done
 	@$(RUN) pytest --collect-only --quiet $(SUITE) --numprocesses 0 >/dev/null
+	@touch $@
 
 test-deep: check ## the same with the long tables, branch coverage, and then `make fuzz` (about half an hour)
 	$(BIN)/coverage erase

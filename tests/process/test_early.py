@@ -321,6 +321,24 @@ sys.meta_path.insert(0, Seen)
 """anyio imports it when a loop begins."""
 
 
+HELD = """
+import importlib.util, flux2_mcp.server.sdk
+class Held:
+    sdk = sys.modules.pop("flux2_mcp.server.sdk")
+    def find_spec(self, name, *_):
+        if name == "flux2_mcp.server.sdk":
+            open({gate!r}, "rb", buffering=0).read(1)
+            return importlib.util.spec_from_loader(name, self)
+    def create_module(self, _):
+        return self.sdk
+    def exec_module(self, _):
+        pass
+del flux2_mcp.server.sdk
+sys.meta_path.insert(0, Held())
+"""
+"""The same in a process that is forked from one that has the SDK: it can't tell what else is loaded before or behind the gate."""
+
+
 class Gate:
     """A server that does not sleep and whose start stands still in the import of the SDK, until `open`."""
 
@@ -333,6 +351,8 @@ class Gate:
         )
         self._gate = os.open(folder / "gate", os.O_RDWR)
         self.env = {**env, "FLUX2_SLEEP": "0", "PYTHONPATH": str(folder / "held")}
+        self.forked = {**env, "FLUX2_SLEEP": "0"}
+        self.held = patched(HELD.format(gate=str(folder / "gate")))
 
     def open(self) -> None:
         os.write(self._gate, b".")
@@ -409,7 +429,7 @@ def test_a_server_that_is_greeted_late_answers_before_it_makes_a_tool(clean_env:
 
 
 def test_what_was_not_answered_early_is_answered_by_the_server_in_its_own_time(gate: Gate) -> None:
-    with Raw(gate.env) as server:
+    with Raw(gate.forked, command=gate.held) as server:
         server.send(HELLO[0])
         assert server.receive()["id"] == 1
         server.send("this is no JSON", "x" * 100_000)
@@ -423,7 +443,7 @@ def test_what_was_not_answered_early_is_answered_by_the_server_in_its_own_time(g
 
 
 def test_an_early_answer_that_is_cancelled_afterwards_brings_no_second_one(gate: Gate) -> None:
-    with Raw(gate.env) as server:
+    with Raw(gate.forked, command=gate.held) as server:
         server.send(*HELLO)
         assert [server.receive()["id"] for _ in range(2)] == [1, 2]
         server.send('{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}')
@@ -441,7 +461,7 @@ def test_a_host_that_only_looks_and_goes_does_not_wait_for_the_sdk(gate: Gate) -
 
 
 def test_a_question_that_is_left_when_input_ends_is_still_answered(gate: Gate) -> None:
-    with Raw(gate.env) as server:
+    with Raw(gate.forked, command=gate.held) as server:
         server.send(HELLO[0])
         server.send("not JSON")
         server.close_input()
@@ -479,7 +499,7 @@ def test_answers_that_are_read_late_are_whole(gate: Gate) -> None:
 
 
 def test_a_host_that_is_gone_before_its_first_answer_ends_it(gate: Gate) -> None:
-    with Raw(gate.env) as server:
+    with Raw(gate.forked, command=gate.held) as server:
         server.close_output()
         server.send(*HELLO)
         gate.open()
