@@ -100,7 +100,8 @@ More, with examples and ratios by use: `prompting.md`.
 ## Images for this session
 
 To make an image now instead of building something that makes them: with the tools of the server `{facts.NAME}`, where it is
-connected.
+connected. For more than three images, or "the project's images", write `flux2.toml` (`{_name(uris.MANIFEST_SCHEMA)}`) and call
+`check_pricing`, then `generate` with `manifest`: the project keeps which prompt made which file.
 
 {words.tools()}
 """

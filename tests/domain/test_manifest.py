@@ -97,7 +97,7 @@ HOSTILE = [
     ('[images."a.png"]\nprompt = "fox"\n[images."a.png/b.png"]\nprompt = "fox"', "flux2.toml:1:9", "would be a file and a folder"),
     ('[images."a.png"]\nprompt = "fox"\nwidths = [640, 4000]', 'flux2.toml:3:16 images."a.png".widths[1]', "is 4,000, and the original will be about 1,024 pixels wide"),
     ('[images."a.png"]\nprompt = "fox"\nwidths = [640, 640]', "flux2.toml:3:16", "stands twice: 640."),
-    ('[images."a.png"]\nprompt = "fox"\nwidths = [0]', "flux2.toml:3:11", "allowed: 1 to 16,384 pixels"),
+    ('[images."a.png"]\nprompt = "fox"\nwidths = [0]', "flux2.toml:3:11", "allowed: 1 to 16,383 pixels"),
     ('[images."a.png"]\nprompt = "fox"\nformats = ["webb"]', "flux2.toml:3:12", "(did you mean webp?); allowed: avif, webp, png, jpeg."),
     ('[images."a.png"]\nprompt = "fox"\nvariant = "prp"', 'flux2.toml:3:11 images."a.png".variant', "(did you mean pro?)"),
     ('[images."a.png"]\nprompt = "fox"\naspect_ratio = "5:4"', "flux2.toml:3:16", "allowed: 1:1"),

@@ -88,6 +88,7 @@ def test_max_without_a_live_price_is_null_and_says_so() -> None:
     result = listed(variant="max", action=Action.TEXT_TO_IMAGE, count=2)
     (price,) = result.prices
     assert (price.usd, price.source, price.as_of, price.note) == (None, "unknown", None, UNPRICED)
+    assert result.estimate is not None
     assert result.estimate.usd is None
     assert catalog_results.pricing_words(result) == (
         f"flux-2-max-text-to-image: 1k {UNPRICED}\n2 x flux-2-max-text-to-image at 1k: unknown\nbalance: unknown"
@@ -149,6 +150,7 @@ def test_the_estimate_is_for_the_request_that_these_arguments_would_make(
     variant: str | None, action: Action | None, resolution: str | None, model: str, usd: float | None
 ) -> None:
     estimate = listed(variant=variant, action=action, resolution=resolution).estimate
+    assert estimate is not None
     assert (estimate.model, estimate.usd) == (model, usd)
     assert estimate.output_resolution == (resolution or "1k")
 
@@ -162,7 +164,9 @@ def test_all_prices_come_without_a_filter() -> None:
 )
 def test_a_name_that_means_nothing_is_refused(variant: str, action: Action | None) -> None:
     if not variant:  # nothing was said, so it is the default
-        assert listed(action=action).estimate.model == "flux-2-pro-remix-image"
+        estimate = listed(action=action).estimate
+        assert estimate is not None
+        assert estimate.model == "flux-2-pro-remix-image"
         return
     found = PriceList(prices=(), book=PriceBook(), balance=None, trouble=None, sandbox=False)
     with pytest.raises(InvalidRequestError):

@@ -103,8 +103,7 @@ def apply(
                 )
 
     quoted = output.run(quote, stopped="Stopped. Nothing was made.")
-    needed = quoted.confirmation
-    if needed is not None and not needed.over and not yes:
+    if (needed := quoted.to_ask) is not None and not yes:
         ask(needed)
     done = output.run(partial(make, quoted), stopped=f"{task_output.NO_CANCEL}\n{AGAIN}")
     if as_json:

@@ -70,6 +70,7 @@ def _words(result: PricingResult) -> str:
         source = sources[result.sandbox] if amount is not None else "not published"
         rows.append((f"then {output.NAMES[argument]}", value or "any", usd(amount), source))
     estimate = result.estimate
+    assert estimate is not None  # noqa: S101  # only a manifest has none
     notes = dict.fromkeys(price.note for price in result.prices)
     return "\n".join(
         [

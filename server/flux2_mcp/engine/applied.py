@@ -40,11 +40,12 @@ GOOD = frozenset({Result.MADE, Result.RESTORED, Result.MOVED, Result.DERIVED, Re
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedImage:
-    """What became of one picture: its task, if it had one in this run, and what went wrong."""
+    """What became of one picture: its task, if it had one in this run, and what went wrong. `ident` is the id of a task under way."""
 
     path: str
     result: Result
     report: TaskReport | None = None
+    ident: str | None = None
     error: Flux2Error | None = None
 
 

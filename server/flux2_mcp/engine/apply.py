@@ -14,7 +14,7 @@ from flux2_mcp.engine.applied import PATIENCE_SECONDS, Applied
 from flux2_mcp.engine.apply_run import ApplyRun
 from flux2_mcp.engine.manifest_quotes import ManifestQuote, ManifestQuotes
 from flux2_mcp.engine.seam import Seam
-from flux2_mcp.engine.waiting import PROGRESS_SECONDS, OnProgress
+from flux2_mcp.engine.waiting import LOOK_SECONDS, PROGRESS_SECONDS, OnProgress
 from flux2_mcp.errors import Wording
 
 if TYPE_CHECKING:  # the service has this room
@@ -67,10 +67,15 @@ class Manifests:
             run = self._running[folder] = ApplyRun(self._service, self._seam, self._quotes, quote, client)
             self._service.background.start_soon(run.run)
         begun = self._seam.monotonic()
-        while not run.done.is_set() and (left := wait_seconds - (self._seam.monotonic() - begun)) > 0:
+        answer_seconds = max(wait_seconds, self._seam.timing.answer_seconds)  # the ids matter most
+        while not run.done.is_set():
+            elapsed = self._seam.monotonic() - begun
+            left = (wait_seconds if run.answered else answer_seconds) - elapsed
+            if left <= 0:
+                break
             if on_progress is not None:
-                await on_progress(run.progress(self._seam.monotonic() - begun))
-            with anyio.move_on_after(min(left, PROGRESS_SECONDS)):
+                await on_progress(run.progress(elapsed))
+            with anyio.move_on_after(min(left, PROGRESS_SECONDS if run.answered else LOOK_SECONDS)):
                 await run.done.wait()
         if run.failure is not None:
             raise run.failure

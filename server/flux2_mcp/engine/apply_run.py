@@ -80,7 +80,7 @@ class ApplyRun:
         self._unpriced = anyio.Lock()
         self._ended = {image.planned.path: anyio.Event() for image in quote.images}
         self._results: dict[str, AppliedImage] = {}
-        self._open: set[str] = set()
+        self._idents: dict[str, str | None] = {}
         self.done = anyio.Event()
         self.failure: Exception | None = None
 
@@ -95,14 +95,22 @@ class ApplyRun:
         finally:
             self.done.set()
 
+    @property
+    def answered(self) -> bool:
+        """Whether each picture that is worked on is written down, so that its task can be named."""
+        begun = self._idents.items()
+        return bool(begun) and all(ident is not None or path in self._results for path, ident in begun)
+
     def applied(self) -> Applied:
         """Return what became of each picture so far."""
         images = [
-            self._results.get(path)
-            or AppliedImage(path=path, result=Result.OPEN if path in self._open else Result.WAITING)
-            for path in (image.planned.path for image in self._quote.images)
+            self._results.get(image.planned.path) or self._under_way(image.planned.path) for image in self._quote.images
         ]
         return Applied(quote=self._quote, images=tuple(images), done=self.done.is_set(), sandbox=self._backend.sandbox)
+
+    def _under_way(self, path: str) -> AppliedImage:
+        result = Result.OPEN if path in self._idents else Result.WAITING
+        return AppliedImage(path=path, result=result, ident=self._idents.get(path))
 
     def progress(self, elapsed: float) -> Progress:
         """Return how many of the pictures that are worked on have ended."""
@@ -126,7 +134,8 @@ class ApplyRun:
         planned = image.planned
         for needed in planned.waits_for:
             await self._ended[needed].wait()
-            if self._results[needed].result not in GOOD:
+            before = self._results.get(needed)
+            if before is None or before.result not in GOOD:
                 return AppliedImage(path=planned.path, result=Result.WAITING)
         if image.kept:
             return AppliedImage(path=planned.path, result=Result.KEPT)
@@ -139,7 +148,7 @@ class ApplyRun:
         if planned.standing in {Standing.DERIVE, Standing.CURRENT, Standing.EDITED} and not image.steps:
             return await self._derived(planned)
         async with self._places:
-            self._open.add(planned.path)
+            self._idents[planned.path] = None
             return await self._asked(image)
 
     async def _moved(self, planned: PlannedImage) -> bool:
@@ -177,12 +186,13 @@ class ApplyRun:
         if record is None and planned.standing not in MAKES and planned.locked is not None:
             record = await self._elsewhere(planned.locked.task)
         if record is not None:
-            reports = await self._wait(record)
-            if reports is not None and reports.record.state is not State.DELIVERED:
+            self._idents[planned.path] = record.task_id or record.key
+            report = await self._wait(record)
+            if report is not None and report.record.state is not State.DELIVERED:
                 if not image.pays:
-                    return self._unmade(planned, reports)
-            elif (done := await self._placed(planned, record if reports is None else reports.record)) is not None:
-                return AppliedImage(path=planned.path, result=done, report=reports)
+                    return self._unmade(planned, report)
+            elif (done := await self._placed(planned, record if report is None else report.record)) is not None:
+                return AppliedImage(path=planned.path, result=done[0], report=_with(report, done[1]))
         if not image.pays:
             raise DeliveryError(
                 LOST, cost="It was paid once.", next_step=Wording("{name:Call again}: its price is told then.")
@@ -226,20 +236,28 @@ class ApplyRun:
         if digests.request(digests.parts(self._made, entry, contents)) != planned.request:
             raise InvalidRequestError(Problem(self._made.at((*entry.toml, "sources")), CHANGED_MEANWHILE))
         offer = await self._service.offer(checked, max_cost_usd=most, idempotency_key=image.key)
+
+        async def written_down(_: Progress) -> None:
+            self._idents[planned.path] = offer.pictures[-1][-1].key
+
         outcome = await self._service.generate(
             offer,
             approved=True,
             wait_seconds=PATIENCE_SECONDS,
             client=self._client,
             workspace=self._project.folder,
+            on_progress=written_down,
             report_refusal=True,
         )
         [report] = outcome.tasks
         if report.record.state is not State.DELIVERED:
             return self._unmade(planned, report)
         done = await self._placed(planned, report.record)
-        result = Result.MADE if done is Result.RESTORED else done
-        return AppliedImage(path=planned.path, result=result or Result.FAILED, report=report)
+        if done is None:
+            raise DeliveryError(LOST, cost="It was paid once.")
+        result, record = done
+        result = Result.MADE if result is Result.RESTORED else result
+        return AppliedImage(path=planned.path, result=result, report=_with(report, record))
 
     def _share(self) -> Decimal | None:
         """Return what each picture without a known price may cost; None: the user has stated no maximum."""
@@ -249,7 +267,8 @@ class ApplyRun:
     def _unmade(self, planned: PlannedImage, report: TaskReport) -> AppliedImage:
         """Return what became of a picture whose task has brought none."""
         if report.record.state.unfinished:
-            return AppliedImage(path=planned.path, result=Result.OPEN, report=report, error=report.trouble)
+            ident = report.record.task_id or report.record.key
+            return AppliedImage(path=planned.path, result=Result.OPEN, report=report, ident=ident, error=report.trouble)
         error = report.trouble or TaskFailedError(report.error or "It brought no picture.")
         return AppliedImage(path=planned.path, result=Result.FAILED, report=report, error=error)
 
@@ -267,8 +286,11 @@ class ApplyRun:
         outcome = await self._service.check([record.task_id or record.key], wait_seconds=PATIENCE_SECONDS)
         return next(iter(outcome.tasks), None)
 
-    async def _placed(self, planned: PlannedImage, record: TaskRecord) -> Result | None:
-        """Put the picture of a task into its place, and note it in the lock; None: the picture is gone."""
+    async def _placed(self, planned: PlannedImage, record: TaskRecord) -> tuple[Result, TaskRecord] | None:
+        """Put the picture of a task into its place, and note it in the lock. Return also its record, which names the copy.
+
+        None: the picture is gone.
+        """
         stored = await self._stored(record)
         if stored is None:
             return None
@@ -280,7 +302,7 @@ class ApplyRun:
         try:
             sha256 = await self._in_thread(self._project.put, path, stored, replaces=replaces)
         except FileExistsError:
-            return Result.KEPT
+            return Result.KEPT, record
         locked = LockedImage(
             path=path,
             request=planned.request or "",
@@ -293,9 +315,9 @@ class ApplyRun:
             **await self._chain(record, old),
         )
         await self._in_thread(self._project.note, locked, without=[*filter(None, [planned.moved_from])])
-        await self._remember(record, path, sha256)
+        record = await self._remember(record, path, sha256)
         await self._derive(planned, locked)
-        return Result.RESTORED
+        return Result.RESTORED, record
 
     async def _chain(self, record: TaskRecord, old: LockedImage | None) -> Mapping[str, str]:
         """Return the models of the tasks that led to a picture, and what they were charged together.
@@ -309,17 +331,16 @@ class ApplyRun:
         total = f"{sum(known, Decimal(0)).normalize():f}" if len(known) == len(chain) else ""
         return {"model": "+".join(each.request.model for each in chain), "charged_usd": total}
 
-    async def _remember(self, record: TaskRecord, path: str, sha256: str) -> None:
+    async def _remember(self, record: TaskRecord, path: str, sha256: str) -> TaskRecord:
         """Tell the journal where the copy is, so that lists and the gallery show it."""
         first, *rest = record.images
         saved = str(self._project.folder / path)
         if first.saved == saved:
-            return
-        changed = None if sha256 == first.sha256 else sha256
+            return record
+        images = (replace(first, saved=saved, saved_sha256=None if sha256 == first.sha256 else sha256), *rest)
         with suppress(JournalError):  # the copy is there, and the lock says so
-            await self._journal.history.keep_images(
-                record.key, [replace(first, saved=saved, saved_sha256=changed), *rest]
-            )
+            await self._journal.history.keep_images(record.key, images)
+        return replace(record, images=images)
 
     async def _stored(self, record: TaskRecord) -> StoredImage | None:
         """Return the picture of a task with a file that is there and unchanged: ours, its copy, or one fetched anew."""
@@ -363,6 +384,10 @@ class ApplyRun:
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
         return await anyio.to_thread.run_sync(partial(work, *args, **more), limiter=self._writers)
+
+
+def _with(report: TaskReport | None, record: TaskRecord) -> TaskReport | None:
+    return None if report is None else replace(report, record=record)
 
 
 def _files(sources: Sequence[str]) -> list[str]:

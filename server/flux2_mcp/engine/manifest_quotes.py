@@ -102,6 +102,11 @@ class ManifestQuote:
         return None if self.unknown else self.known_usd
 
     @property
+    def to_ask(self) -> Confirmation | None:
+        """What to ask the user now; None if a cap will refuse the plan anyway."""
+        return None if self.confirmation is None or self.confirmation.over else self.confirmation
+
+    @property
     def paid(self) -> tuple[QuotedImage, ...]:
         """The pictures that have to be paid."""
         return tuple(image for image in self.images if image.pays and not image.kept)

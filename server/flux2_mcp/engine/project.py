@@ -17,7 +17,7 @@ from flux2_mcp.domain.manifest.entries import LOCK, MANIFEST, Entry, Manifest
 from flux2_mcp.domain.manifest.lock import LockedImage
 from flux2_mcp.domain.manifest.plan import Plan, looked_at, plan
 from flux2_mcp.domain.models import StoredImage
-from flux2_mcp.errors import ManifestError, Problem, StorageError
+from flux2_mcp.errors import InvalidRequestError, ManifestError, Problem, StorageError
 from flux2_mcp.images import workspace
 from flux2_mcp.system import files
 
@@ -233,6 +233,29 @@ class Project:
             return None
         except OSError as exc:
             raise ManifestError(Problem(name, _unusable(name, exc))) from exc
+
+
+def project_at(text: str, folders: Sequence[Path], *, live: bool) -> Project:
+    """Return the project of a manifest that a caller has named.
+
+    Args:
+        text: The manifest's path, or its folder's: absolute, or relative to the first of the folders.
+        folders: What the caller works in, the workspace first.
+        live: See `Project`.
+
+    Raises:
+        InvalidRequestError: There is no workspace, or the path is outside it.
+    """
+    if not folders:
+        raise InvalidRequestError(Problem("manifest", workspace.NO_WORKSPACE))
+    try:
+        path = Path(os.path.realpath(folders[0] / Path(text).expanduser()))
+        inside = any(path.is_relative_to(os.path.realpath(folder)) for folder in folders)
+    except (OSError, ValueError, RuntimeError):  # no system takes a null byte, and `~nobody` has no home
+        path, inside = folders[0], False
+    if not inside:
+        raise InvalidRequestError(Problem("manifest", f"must be a path in the workspace, such as {MANIFEST}."))
+    return Project(path, live=live) if path.is_dir() else Project(path.parent, path.name, live=live)
 
 
 def derived(entry: Entry) -> tuple[str, ...]:

@@ -29,8 +29,9 @@ MAX_BYTES = 1_000_000
 MAX_ENTRIES = 1000
 MAX_WIDTHS = 32
 """Copies of one picture."""
-MAX_WIDTH_PX = 16_384
-NAMES = {"source_images": "sources", "call again": "run this again"}
+MAX_WIDTH_PX = 16_383
+"""The widest WebP."""
+NAMES = {"source_images": "sources"}
 """What the manifest calls the arguments of `generate`, where it has other names."""
 
 Derive = Callable[[Entry], Sequence[str]]
@@ -247,7 +248,7 @@ class _Reader:
         known: dict[str, tuple[str, str]] = {}
         folders: dict[str, str] = {}
         for entry in entries.values():
-            for path in (entry.path, *(derive(entry) if entry.derives else ())):
+            for path in (entry.path, *self._derived(entry, derive)):
                 same = _same(path)
                 if same in known and known[same][1] != entry.path:
                     other, whose = known[same]
@@ -265,6 +266,15 @@ class _Reader:
             if same in folders:
                 self._wrong(entries[whose].toml, f"{path} would be a file and a folder: {folders[same]} is in it.")
         return outputs
+
+    def _derived(self, entry: Entry, derive: Derive) -> Sequence[str]:
+        """Return the files that are made from an entry's picture, and note what can't be."""
+        try:
+            return derive(entry) if entry.derives else ()
+        except InvalidRequestError as exc:
+            for problem in exc.problems:
+                self._wrong((*entry.toml, problem.field), problem.text, value=True)
+            return ()
 
     def _request(self, made: Manifest, entry: Entry) -> None:
         """Check an entry as `generate` checks a call."""

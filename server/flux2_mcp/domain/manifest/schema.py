@@ -8,7 +8,7 @@ from flux2_mcp.domain import catalog, finishing
 from flux2_mcp.domain.manifest.entries import FORMATS, SUFFIXES
 from flux2_mcp.domain.manifest.reading import MAX_ENTRIES, MAX_WIDTH_PX, MAX_WIDTHS
 
-URI: Final = "flux2://schemas/flux2.toml"
+URI: Final = "flux2://docs/flux2.schema.json"
 FILE: Final = "flux2.schema.json"
 """The name under which the documents keep the schema beside flux2.toml."""
 COMMENT: Final = f"#:schema ./{FILE}"

@@ -15,6 +15,7 @@ from mcp_types import Resource, ResourceTemplate
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model
+from flux2_mcp.domain.manifest import schema as manifest_schema
 from flux2_mcp.server.docs import examples, prompting, reference, schemas, uris
 
 MARKDOWN: Final = "text/markdown"
@@ -103,6 +104,14 @@ def documents_of(models: Mapping[str, Model]) -> dict[str, Document]:
             "Sandbox",
             "The same API without key or money, and markers that script its faults.",
             reference.sandbox,
+        ),
+        Document(
+            uris.MANIFEST_SCHEMA,
+            "manifest-schema",
+            "JSON Schema of flux2.toml",
+            "The pictures of a project in one file: a prompt each, a style for all, sizes, formats and icons.",
+            lambda: _json(manifest_schema.schema()),
+            SCHEMA,
         ),
         Document(
             uris.PROMPTING,

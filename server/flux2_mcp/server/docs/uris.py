@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from flux2_mcp.domain.manifest import schema
+
 DOCS: Final = "flux2://docs"
 API: Final = f"{DOCS}/api"
 TASK_SCHEMA: Final = f"{DOCS}/task.schema.json"
@@ -13,6 +15,7 @@ WEBHOOK: Final = f"{DOCS}/webhook"
 ERRORS: Final = f"{DOCS}/errors"
 SANDBOX: Final = f"{DOCS}/sandbox"
 PROMPTING: Final = f"{DOCS}/prompting"
+MANIFEST_SCHEMA: Final = schema.URI
 
 
 def request_schema(model: str) -> str:

@@ -10,12 +10,14 @@ from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.applied import GOOD, Applied, AppliedImage
 from flux2_mcp.engine.applied import Result as Became
 from flux2_mcp.errors import Wording
-from flux2_mcp.server.results.tasks import SANDBOX_NOTICE, number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedResult:
-    """What became of one picture; `task_id` is that of its task in this run."""
+    """What became of one picture; `task_id` is that of its task in this run.
+
+    `waiting`: it is made from another picture. `open`: its task runs on. `kept`: a file that was edited by hand was left.
+    """
 
     path: str
     result: Became
@@ -52,7 +54,7 @@ def applied(found: Applied, *, most: int | None = None) -> ApplyResult:
         more=len(images) - len(shown),
         current=len(found.images) - len(images),
         left=len(left),
-        charged_usd=number(sum(charged, Decimal(0))) if charged else None,
+        charged_usd=_number(sum(charged, Decimal(0))) if charged else None,
         sandbox=found.sandbox,
         next_step=_next_step(left),
     )
@@ -77,8 +79,8 @@ def _applied(each: AppliedImage) -> AppliedResult:
     return AppliedResult(
         path=each.path,
         result=each.result,
-        task_id=None if record is None else record.task_id or record.key,
-        charged_usd=number(_charged(each)),
+        task_id=each.ident if record is None else record.task_id or record.key,
+        charged_usd=_number(_charged(each)),
         error=None if each.error is None else each.error.message,
     )
 
@@ -92,6 +94,10 @@ def _charged(each: AppliedImage) -> Decimal | None:
     return None if None in known else sum((usd for usd in known if usd is not None), Decimal(0))
 
 
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
+
+
 def apply_words(result: ApplyResult) -> str:
     """Describe a run in words."""
     lines = [
@@ -102,4 +108,4 @@ def apply_words(result: ApplyResult) -> str:
     lines.append(f"{result.manifest}: {result.left} left to do, {result.current} were current")
     if result.next_step is not None:
         lines.append(f"Next: {result.next_step}")
-    return "\n".join([*lines, *([SANDBOX_NOTICE] if result.sandbox else [])])
+    return "\n".join(lines)

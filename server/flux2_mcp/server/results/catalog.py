@@ -13,7 +13,10 @@ from flux2_mcp.domain.catalog import DEFAULT_RESOLUTION, Field, Model
 from flux2_mcp.domain.models import MAKING, Action, PriceSource
 from flux2_mcp.domain.pricing import PriceBook, UnitPrice
 from flux2_mcp.engine.live_prices import PriceList
+from flux2_mcp.engine.manifest_quotes import ManifestQuote
 from flux2_mcp.errors import Wording, together
+from flux2_mcp.server.results import plan as plans
+from flux2_mcp.server.results.plan import PlanResult
 from flux2_mcp.server.results.tasks import Result, Words, number, trouble
 
 UNPRICED = Wording("No published price: only RunAPI's live schedule knows it, so state {name:max_cost_usd}.")
@@ -48,7 +51,7 @@ class EstimateResult(Result):
 class PricingResult(Result):
     """Prices that match, an estimate for the request, and the account's balance, in USD.
 
-    `as_of` is that of the live, cached and published prices without one of their own. `finishing` is USD for the step that an argument asks for; null where nobody publishes a number.
+    For a manifest: its plan and the price of that, and no prices. `as_of` is that of the live, cached and published prices without one of their own. `finishing` is USD for the step that an argument asks for; null where nobody publishes a number.
     """
 
     sandbox: bool
@@ -56,8 +59,9 @@ class PricingResult(Result):
     prices: list[PriceResult]
     finishing: dict[str, float | None] | None = None
     as_of: str | None = None
-    estimate: EstimateResult
+    estimate: EstimateResult | None = None
     balance_usd: float | None = None
+    plan: PlanResult | None = None
 
 
 class ConstraintResult(Result):
@@ -127,6 +131,12 @@ def price_list(
     )
 
 
+def planned(found: ManifestQuote) -> PricingResult:
+    """Make the result of `check_pricing` for a manifest."""
+    plan = plans.plan(found, most=plans.MAX_IMAGES)
+    return PricingResult(sandbox=found.sandbox, prices=[], balance_usd=plan.balance_usd, plan=plan)
+
+
 def _meant(variant: str | None, action: str | None) -> Model:
     """Return the model that a request with these arguments would use."""
     known = catalog.all_models().get(variant or "")
@@ -172,13 +182,15 @@ def pricing_words(result: PricingResult) -> str:
             for source in [_source(price, result)]
         )
         each.setdefault(said, []).append(model)
+    if result.plan is not None:
+        return plans.plan_words(result.plan)
     lines = [f"{', '.join(models)}: {said}" for said, models in each.items()]
     if result.finishing is not None:
         lines += _finishing_words(result.finishing)
     if common is not None:
         lines.append(f"{'prices' if len(sources) == 1 else 'other prices'}: {common}")
-    estimate = result.estimate
-    lines.append(f"{estimate.count} x {estimate.model} at {estimate.output_resolution}: {_usd(estimate.usd)}")
+    if (estimate := result.estimate) is not None:
+        lines.append(f"{estimate.count} x {estimate.model} at {estimate.output_resolution}: {_usd(estimate.usd)}")
     lines.append(f"balance: {_usd(result.balance_usd)}")
     return "\n".join([*lines, result.notice] if result.notice else lines)
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from flux2_mcp.domain import budget
 from flux2_mcp.errors import shortened
+from flux2_mcp.server.results import apply
 from flux2_mcp.server.results.tasks import GenerationResult, StepResult, TaskResult
 
 MAX_LINE_PROMPT_CHARS = 60
@@ -22,6 +23,8 @@ def words(result: GenerationResult, *, previews: int = 0) -> str:
         previews: The number of attached small pictures. The text claims no more than these.
     """
     lines = [line for each in result.tasks for line in _task_lines(each, sandbox=result.sandbox)]
+    if result.manifest is not None:
+        lines.append(apply.apply_words(result.manifest))
     lines += _all_lines(result)
     if result.notice:
         lines.append(result.notice)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
@@ -20,10 +21,13 @@ from pydantic import BaseModel, ConfigDict, SkipValidation
 from flux2_mcp.domain import pricing
 from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, STATUSES, State, TaskStatus
 from flux2_mcp.domain.models import SourceImage, StoredImage
+from flux2_mcp.engine.applied import GOOD, Applied
 from flux2_mcp.engine.waiting import MAX_IDS, Outcome, TaskReport, with_steps
 from flux2_mcp.errors import GET_A_KEY, Flux2Error, SettingsError, TaskFailedError, Wording, shortened, together
 from flux2_mcp.images import size_check
 from flux2_mcp.journal.records import TaskMatches, TaskRecord
+from flux2_mcp.server.results import apply as apply_results
+from flux2_mcp.server.results.apply import ApplyResult
 
 SANDBOX_NOTICE = (
     "SANDBOX: drawn on this machine to try things out. These are NOT FLUX.2 images and no money moved."
@@ -37,6 +41,8 @@ GO_ON = (
     "The pictures of the steps before are kept, at the path of each. {{name:Call again}} with the same arguments, but"
     " {count} and without {{name:idempotency_key}}: only the missing steps are made and paid."
 )
+MAX_PICTURES, MAX_PICTURE_TASKS = 50, 8
+"""The maximum number of a manifest's pictures, and of their tasks, in an answer."""
 _STOPPED = frozenset({State.FAILED, State.REJECTED})
 NO_URL: Final = {"url": None, "expires_at": None}
 """Of an image that is answered without its URL: a signed URL is long and dies in a week."""
@@ -143,7 +149,10 @@ class MatchedResult(Result):
 
 
 class GenerationResult(Result):
-    """What became of a call, task by task. In a list, status and amounts are those of all tasks that match."""
+    """What became of a call, task by task. In a list, status and amounts are those of all tasks that match.
+
+    `manifest` has each picture of a manifest that the call made; `tasks` are the first of its tasks.
+    """
 
     status: GenerationStatus
     sandbox: bool
@@ -154,6 +163,7 @@ class GenerationResult(Result):
     charged_usd: float | None
     next_action: NextAction | None
     next_step: Words | None = None
+    manifest: ApplyResult | None = None
 
 
 async def files_there(records: Iterable[TaskRecord]) -> frozenset[str]:
@@ -215,6 +225,33 @@ def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = la
         next_action=NextAction(tool="check_task", arguments={"task_ids": open_ids}) if open_ids else None,
         next_step=_next_step(outcome, status) if matched is None else None,
     )
+
+
+def project(found: Applied, *, with_url: Callable[[ImageResult], bool]) -> GenerationResult:
+    """Make the result of `generate` for a manifest.
+
+    Args:
+        found: What became of it so far.
+        with_url: As in `generation`.
+    """
+    outcome = found.tasks
+    made = apply_results.applied(found, most=MAX_PICTURES)
+    result = generation(replace(outcome, tasks=outcome.tasks[:MAX_PICTURE_TASKS]), with_url=with_url)
+    ids = [each.task_id for each in made.images if each.result == "open" and each.task_id is not None]
+    status: GenerationStatus = "completed" if not made.left else "partial"
+    if not found.done:
+        status = "processing"
+    elif made.left and not any(each.result in GOOD for each in found.images):
+        status = "failed"
+    update = {
+        "status": status,
+        "quoted_usd": number(found.quote.usd),
+        "charged_usd": made.charged_usd,
+        "next_action": NextAction(tool="check_task", arguments={"task_ids": ids[:MAX_IDS]}) if ids else None,
+        "next_step": made.next_step,
+        "manifest": made,
+    }
+    return result.model_copy(update=update)
 
 
 def _lost(record: TaskRecord) -> bool:

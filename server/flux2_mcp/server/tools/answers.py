@@ -18,6 +18,7 @@ from mcp.server.apps import client_supports_apps
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 
 from flux2_mcp.domain.models import StoredImage
+from flux2_mcp.engine.applied import Applied
 from flux2_mcp.engine.waiting import Outcome, TaskReport
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.images.preview import MAX_SIDE_PX, MIME_TYPES, scaled
@@ -39,19 +40,31 @@ MAX_PREVIEWS_CHARS = 60_000
 _OUTCOMES: ContextVar[list[Outcome] | None] = ContextVar("_OUTCOMES", default=None)
 
 
-async def generation(context: ToolContext, outcome: Outcome, *, preview: bool, makes: bool = False) -> CallToolResult:
+async def project(context: ToolContext, applied: Applied, *, preview: bool) -> CallToolResult:
+    """Return the answer about a manifest's pictures, in the forms of `generation`."""
+    return await generation(context, applied.tasks, preview=preview, makes=True, applied=applied)
+
+
+async def generation(
+    context: ToolContext, outcome: Outcome, *, preview: bool, makes: bool = False, applied: Applied | None = None
+) -> CallToolResult:
     """Return the answer about tasks: words, the same as data, links to the images, and small pictures if wanted.
 
     Args:
         context: Names the client, which decides about the forms.
         outcome: The outcome of the call.
         preview: Whether small pictures are wanted.
+        applied: What became of a manifest, if the tasks are those of one.
         makes: Whether the call was to make the images: if all tasks failed, the answer is an error then.
     """
     if (made := _OUTCOMES.get()) is not None:
         made.append(outcome)
     there = await task_results.files_there(report.record for report in outcome.tasks)
-    result = task_results.generation(outcome, with_url=task_results.without_file(there))
+    with_url = task_results.without_file(there)
+    if applied is None:
+        result = task_results.generation(outcome, with_url=with_url)
+    else:
+        result = task_results.project(applied, with_url=with_url)
     form = client_of(context)
     ready = [(image, report) for report in outcome.tasks for image in report.record.images]
     seen: list[ContentBlock] = []

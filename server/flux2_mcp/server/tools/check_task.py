@@ -24,11 +24,11 @@ from flux2_mcp.settings import MAX_WAIT_SECONDS
 async def check_task(
     context: ToolContext,
     roots: Roots,
-    task_ids: Annotated[list[str] | None, Field(max_length=MAX_IDS, description="omit to list what was made")] = None,
+    task_ids: Annotated[list[str] | None, Field(max_length=MAX_IDS)] = None,
     wait_seconds: Annotated[
-        float | None, Field(ge=0, le=int(MAX_WAIT_SECONDS), description="wait at most this long for open ones")
+        float | None, Field(ge=0, le=int(MAX_WAIT_SECONDS), description="wait for open ones")
     ] = None,
-    limit: Annotated[int, Field(ge=1, le=100, description="list at most so many")] = 10,
+    limit: Annotated[int, Field(ge=1, le=100)] = 10,
     before: Annotated[str | None, Field(description="older ones: matched.before of the last list")] = None,
     status: TaskStatus | None = None,
     since: Annotated[str | None, Field(description="30m, 24h, 7d or ISO 8601")] = None,
@@ -36,7 +36,7 @@ async def check_task(
     query: Annotated[str | None, Field(max_length=MAX_QUERY_CHARS, description="text in the prompt, any case")] = None,
     file: Annotated[
         str | None,
-        Field(description="file in the workspace: which task made it, even if renamed"),
+        Field(description="which task made this file, even if renamed"),
     ] = None,
 ) -> Annotated[CallToolResult, GenerationResult]:
     """How image tasks stand: files, prompts, costs; waits for open ones. Free. Ids never expire.

@@ -15,8 +15,10 @@ from pydantic import BaseModel, ValidationError
 
 from flux2_mcp.domain import sources
 from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine.project import Project, project_at
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import PROGRESS_SECONDS, OnProgress, Progress
+from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.server import clients
 from flux2_mcp.server.clients import Client
 from flux2_mcp.server.session import ServerSession
@@ -108,6 +110,24 @@ def folders(context: ToolContext, roots: ListRootsResult) -> list[Path]:
     settings = service_of(context).settings
     settings.need("FLUX2_WORKSPACE")
     return [] if settings.workspace is None else [Path(settings.workspace)]
+
+
+def project_of(context: ToolContext, roots: ListRootsResult, manifest: str, others: Sequence[str]) -> Project:
+    """Return the project of a manifest in the workspace.
+
+    Args:
+        context: Has the settings.
+        roots: The folders that the client has opened.
+        manifest: The argument of the call.
+        others: The arguments that were given beside it and mean nothing then.
+
+    Raises:
+        InvalidRequestError: There are others, or the manifest is outside the workspace.
+    """
+    if others:
+        raise InvalidRequestError(*(Problem(name, "goes without manifest only.") for name in others))
+    live = service_of(context).settings.mode == "live"
+    return project_at(manifest, folders(context, roots), live=live)
 
 
 def can_ask(context: ToolContext) -> bool:

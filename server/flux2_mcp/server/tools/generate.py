@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from decimal import Decimal
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from pydantic import BaseModel, Field
 from flux2_mcp.domain import catalog, finishing
 from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.confirmation import Confirmation, Quotation
+from flux2_mcp.engine.manifest_quotes import ManifestQuote
+from flux2_mcp.engine.project import Project
 from flux2_mcp.engine.service import MAX_COUNT
 from flux2_mcp.engine.submission import CheckedRequest, Terms
 from flux2_mcp.server.results.tasks import GenerationResult
@@ -23,6 +26,7 @@ from flux2_mcp.server.tools.context import (
     client_name,
     folders,
     progress_of,
+    project_of,
     service_of,
     wait_of,
 )
@@ -32,6 +36,10 @@ FINISH = finishing.arguments()
 RATIOS = catalog.allowed_values("aspect_ratio")
 RESOLUTIONS = catalog.allowed_values("output_resolution")
 VARIANTS = ", ".join(f"{name} ({catalog.variant_notes(name)['best_for']})" for name in catalog.variants())
+
+
+_USUAL = {("variant", catalog.DEFAULT_VARIANT)}
+"""What an argument is where the call does not have it."""
 
 
 async def _checked(
@@ -51,7 +59,8 @@ async def _checked(
     overwrite: bool,
     max_cost_usd: float | None,
     idempotency_key: str | None,
-) -> CheckedRequest:
+    manifest: str | None,
+) -> CheckedRequest | Project:
     args = RequestArgs(
         prompt=prompt,
         variant=variant,
@@ -63,6 +72,10 @@ async def _checked(
         background=background,
         upscale=upscale,
     )
+    if manifest is not None:
+        unused = {**asdict(args), "save_to": save_to, "idempotency_key": idempotency_key}
+        others = [name for name, value in unused.items() if value is not None and (name, value) not in _USUAL]
+        return project_of(context, roots, manifest, [*others, *(["count"] if count != 1 else [])])
     terms = Terms(
         count=count,
         save_to=save_to,
@@ -85,17 +98,24 @@ class Approval(BaseModel):
 
 async def _offer(
     context: ToolContext,
-    checked: Annotated[CheckedRequest, Resolve(_checked)],
+    checked: Annotated[CheckedRequest | Project, Resolve(_checked)],
     count: int,
+    overwrite: bool,
     max_cost_usd: float | None,
     idempotency_key: str | None,
-) -> Quotation:
+) -> Quotation | ManifestQuote:
+    if isinstance(checked, Project):
+        return await service_of(context).manifests.quote(
+            checked, overwrite=overwrite, stated_usd=_usd(max_cost_usd), balance=False
+        )
     return await service_of(context).offer(
         checked, count=count, max_cost_usd=_usd(max_cost_usd), idempotency_key=idempotency_key
     )
 
 
-async def _approval(context: ToolContext, offer: Annotated[Quotation, Resolve(_offer)]) -> Approval | Elicit[Approval]:
+async def _approval(
+    context: ToolContext, offer: Annotated[Quotation | ManifestQuote, Resolve(_offer)]
+) -> Approval | Elicit[Approval]:
     """Ask the user to confirm the call, if its price needs that and the client can ask."""
     if (needed := offer.to_ask) is None:
         return Approval()
@@ -112,7 +132,7 @@ def _again(confirmation: Confirmation) -> str:
 async def generate(
     context: ToolContext,
     roots: Roots,
-    offer: Annotated[Quotation, Resolve(_offer)],
+    offer: Annotated[Quotation | ManifestQuote, Resolve(_offer)],
     approval: Annotated[ElicitationResult[Approval], Resolve(_approval)],
     prompt: Annotated[str | None, Field(description="3-5000 characters; none to only finish a source image")] = None,
     variant: Annotated[
@@ -126,7 +146,7 @@ async def generate(
     aspect_ratio: Annotated[
         str | None,
         Field(
-            description="default 1:1, for a remix auto (the source's shape); max needs one",
+            description="default 1:1, for a remix auto (the source's shape)",
             json_schema_extra={"enum": RATIOS},
         ),
     ] = None,
@@ -138,26 +158,27 @@ async def generate(
         Field(description="transparent PNG of the subject; paid", json_schema_extra={"enum": FINISH["background"]}),
     ] = None,
     upscale: Annotated[
-        int | None, Field(description="enlarge so many times; paid", json_schema_extra={"enum": FINISH["upscale"]})
+        int | None, Field(description="times larger; paid", json_schema_extra={"enum": FINISH["upscale"]})
     ] = None,
     enable_safety_checker: Annotated[bool | None, Field(description="moderation; not for max")] = None,
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT, description="images; each is paid")] = 1,
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT, description="each is paid")] = 1,
     wait_seconds: Annotated[
         float | None,
-        Field(ge=0, le=int(MAX_WAIT_SECONDS), description="wait at most this long; the task runs on"),
+        Field(ge=0, le=int(MAX_WAIT_SECONDS), description="then return; the task runs on"),
     ] = None,
     save_to: Annotated[str | None, Field(description="save a copy in the workspace: file, or folder/")] = None,
-    overwrite: Annotated[bool, Field(description="let save_to replace a file")] = False,
+    overwrite: Annotated[bool, Field(description="replace files")] = False,
     preview: Annotated[bool, Field(description="attach small pictures")] = True,
     max_cost_usd: Annotated[
         float | None,
-        Field(ge=0, le=10_000, description="refuse if all together costs more; confirms the price up to it"),
+        Field(ge=0, le=10_000, description="refuse if all costs more; confirms the price up to it"),
     ] = None,
     callback_url: Annotated[str | None, Field(description="https URL that gets the result")] = None,
     idempotency_key: Annotated[
         str | None,
         Field(min_length=1, max_length=500, description="same key, same task, paid once"),
     ] = None,
+    manifest: Annotated[str | None, Field(description="flux2.toml, not prompt: makes its plan")] = None,
 ) -> Annotated[CallToolResult, GenerationResult]:
     """Make images with FLUX.2 from a prompt, remix source images, or only finish one (background, upscale). Costs money. Files land on disk.
 
@@ -168,6 +189,15 @@ async def generate(
         if isinstance(approval, CancelledElicitation):
             raise needed.refused("The user did not answer.", _again(needed))
         raise needed.refused("The user declined.", "Don't call again unless the user asks for it.")
+    if isinstance(offer, ManifestQuote):
+        applied = await service_of(context).manifests.apply(
+            offer,
+            approved=approved,
+            wait_seconds=wait_of(context, wait_seconds),
+            client=client_name(context),
+            on_progress=progress_of(context),
+        )
+        return await answers.project(context, applied, preview=preview)
     outcome = await service_of(context).generate(
         offer,
         approved=approved,
