@@ -34,6 +34,7 @@ BENCHES: Mapping[str, str] = {
     "crowd": "A thousand tasks in flight",
     "ledger": "A journal of 100,000 tasks",
     "memory": "Memory, idle and waiting",
+    "derive": "Widths, formats and icons of one picture",
     "tokens": "What a model reads",
 }
 INTRO = """# Measured

@@ -32,7 +32,7 @@ FACES: Mapping[str, tuple[str, ...]] = {
     "runapi": (
         "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "transport", "wire",
     ),
-    "images": ("download", "names", "preview", "size_check", "thumbnails", "upright", "workspace"),
+    "images": ("derive", "download", "names", "preview", "size_check", "thumbnails", "upright", "workspace"),
     "journal": ("journal", "contract", "listed", "records", "watch"),
     "sandbox": ("scenarios", "server"),
     "sandbox.drawing": ("cut_out", "draw", "enlarge"),

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.images import containers, large, pixels
@@ -25,6 +25,8 @@ from flux2_mcp.system import files
 if TYPE_CHECKING:  # Pillow loads at its first use
     from PIL.Image import Image
 
+Encoded: TypeAlias = Kind | Literal["AVIF"]
+"""What can be written."""
 KINDS: dict[Kind, tuple[str, str]] = {
     "PNG": ("image/png", ".png"),
     "JPEG": ("image/jpeg", ".jpg"),
@@ -139,7 +141,12 @@ def check_and_scale(path: Path, longest: int) -> tuple[CheckedImage, Image | Non
 
 @contextmanager
 def normal(
-    source: Path | bytes, *, longest: int | None = None, target: Kind | None = None, max_pixels: int | None = None
+    source: Path | bytes,
+    *,
+    longest: int | None = None,
+    target: Kind | None = None,
+    max_pixels: int | None = None,
+    copies: int = 1,
 ) -> Iterator[tuple[CheckedImage, Image]]:
     """A picture as a person sees it, upright, RGB or RGBA, 8 bits a channel, in sRGB. `ROOM` counts it until the exit.
 
@@ -151,6 +158,7 @@ def normal(
         target: What it is going to be encoded as while it is in hand: an encoder needs room, too.
         max_pixels: What claims more is refused before it is decoded. None: `MAX_PIXELS`; if it is scaled down,
             `MAX_LARGE_PIXELS`.
+        copies: How many copies of each pixel are in memory while it is in hand, whatever the target.
 
     Raises:
         TooLargeError: It can't be scaled down piece by piece.
@@ -162,7 +170,7 @@ def normal(
     )
     if max_pixels is None:
         max_pixels = MAX_PIXELS if longest is None else MAX_LARGE_PIXELS
-    with opened as file, _header(file, max_pixels, target) as header:
+    with opened as file, _header(file, max_pixels, target, copies) as header:
         with _translated():
             found, picture = (_surveyed if _is_large(header) else _made_normal)(file, header, longest)
         if picture is None:
@@ -170,7 +178,7 @@ def normal(
         yield found, picture
 
 
-def encoded(picture: Image, kind: Kind, **options: object) -> bytes:
+def encoded(picture: Image, kind: Encoded, **options: object) -> bytes:
     """The bytes of a file with a normal picture. JPEG has no transparency: there, the picture is put on white.
 
     Raises:
@@ -186,7 +194,7 @@ def encoded(picture: Image, kind: Kind, **options: object) -> bytes:
 
 
 @contextmanager
-def _header(file: BinaryIO, max_pixels: int, target: Kind | None = None) -> Iterator[Header]:
+def _header(file: BinaryIO, max_pixels: int, target: Kind | None = None, copies: int = 1) -> Iterator[Header]:
     """What a file claims to be, and room for as much. Nothing but its beginning was read before there is room."""
     with _translated():
         header = containers.header(file)
@@ -196,7 +204,7 @@ def _header(file: BinaryIO, max_pixels: int, target: Kind | None = None) -> Iter
     if (text := _too_large(header, max_pixels)) is not None:
         raise PictureError(text, f"has more than {max_pixels // 1_000_000} megapixels.")
     written = 0 if target is None else 1 + MORE_COPIES[target]
-    with ROOM.hold(LARGE_COST if _is_large(header) else count * max(COPIES[header.kind], written)):
+    with ROOM.hold(LARGE_COST if _is_large(header) else count * max(COPIES[header.kind], written, copies)):
         yield header
 
 

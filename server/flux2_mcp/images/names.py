@@ -39,8 +39,13 @@ def image_name(prompt: str, *, at: datetime, sha256: str, suffix: str) -> str:
     return "-".join(filter(None, [at.strftime("%Y-%m-%d"), words, sha256[:DIGEST_DIGITS]])) + suffix
 
 
-def targets(save_to: str, count: int) -> list[str]:
+def targets(save_to: str, count: int, *, field: str = "save_to") -> list[str]:
     """Where each of `count` images goes, relative to the workspace; a folder ends in `/`. Looks at no disk.
+
+    Args:
+        save_to: What the caller said.
+        count: How many images there are.
+        field: What the caller calls `save_to`.
 
     Raises:
         InvalidRequestError: It is no file name or folder below the workspace, on any system.
@@ -49,19 +54,21 @@ def targets(save_to: str, count: int) -> list[str]:
     text = "/".join(part for part in save_to.split("/") if part != ".") + ("/" if save_to.endswith("/.") else "")
     parts = text.rstrip("/").split("/")
     if save_to.startswith(("/", "~")) or not text.strip("/ "):
-        raise _refused("must be a file name or folder relative to the workspace, such as public/hero.png or assets/.")
+        raise _refused(
+            field, "must be a file name or folder relative to the workspace, such as public/hero.png or assets/."
+        )
     if (wrong := paths.trouble(text, parts)) is not None:
-        raise _refused(wrong)
+        raise _refused(field, wrong)
     folder, name = parts[:-1], parts[-1]
     stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix
     if text.endswith("/") or not suffix:
         return ["/".join(parts) + "/"] * count
     if suffix.lower() not in SUFFIXES:
         allowed = ", ".join(SUFFIXES)
-        raise _refused(f"ends in {suffix}; images are saved as {allowed}. A folder ends in /.")
+        raise _refused(field, f"ends in {suffix}; images are saved as {allowed}. A folder ends in /.")
     numbered = [name] if count == 1 else [f"{stem}-{number}{suffix}" for number in range(1, count + 1)]
     return ["/".join([*folder, one]) for one in numbered]
 
 
-def _refused(text: str) -> InvalidRequestError:
-    return InvalidRequestError(Problem("save_to", text))
+def _refused(field: str, text: str) -> InvalidRequestError:
+    return InvalidRequestError(Problem(field, text))
