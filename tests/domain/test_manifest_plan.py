@@ -97,7 +97,7 @@ def test_another_style_changes_what_has_it_and_what_is_made_from_that() -> None:
     project.text = project.text.replace("flat", "bold")
     assert project.told() == {
         "a.png": "changed style", "b.png": "changed style", "c.png": "current",
-        "d.png": "changed sources", "e.png": "changed sources",
+        "d.png": "changed style sources", "e.png": "changed style sources",
     }  # fmt: skip
 
 

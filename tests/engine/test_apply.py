@@ -347,3 +347,70 @@ async def test_a_plan_tells_the_price_and_the_balance_and_sends_nothing_paid(sit
         quote = await service.manifests.quote(site.project, balance=True)
         assert (quote.usd, quote.balance is not None) == (Decimal("0.10"), True)
     assert site.creates() == 0
+
+
+async def sharp(seen: Seen) -> Reply | None:
+    """Pictures that are large enough for icons."""
+    if not seen.is_(FETCH):
+        return await through(seen)
+    out = BytesIO()
+    colour = hashlib.sha256(seen.what.encode()).digest()[:3]
+    Image.new("RGB", (1280, 720), (colour[0], colour[1], colour[2])).save(out, "PNG")
+    return Reply(200, out.getvalue(), {"Content-Type": "image/png"})
+
+
+HERO = '[images."art/hero.png"]\nprompt = "a lighthouse"\naspect_ratio = "16:9"\nwidths = [320]\nformats = ["webp", "png"]\n'
+
+
+async def test_sizes_and_formats_are_made_noted_and_made_anew_with_their_picture(site: Site) -> None:
+    site.front.rule = sharp
+    site.write(HERO)
+    assert site.project.plan().images[0].derive == ("art/hero-320.webp", "art/hero-320.png")
+    assert results(await site.apply()) == {"art/hero.png": "made"}
+    assert site.standings() == {"art/hero.png": "current"}
+    small = site.folder / "art/hero-320.webp"
+    with Image.open(small) as picture:
+        assert (picture.format, picture.size) == ("WEBP", (320, 180))
+    before, content = site.lock(), small.read_bytes()
+    small.unlink()
+    assert site.standings() == {"art/hero.png": "derive"}
+    assert results(await site.apply()) == {"art/hero.png": "derived"}
+    assert (small.read_bytes(), site.lock()) == (content, before)
+
+    site.write(HERO.replace("lighthouse", "boat"))
+    assert results(await site.apply()) == {"art/hero.png": "made"}
+    assert small.read_bytes() != content
+    small.write_bytes(b"mine")
+    assert site.standings() == {"art/hero.png": "edited"}
+    assert results(await site.apply()) == {"art/hero.png": "kept"}
+    site.write(HERO.replace("lighthouse", "fox"))
+    assert results(await site.apply()) == {"art/hero.png": "made"}
+    assert (small.read_bytes(), site.standings()) == (b"mine", {"art/hero.png": "edited"})
+    assert (site.folder / "art/hero-320.png").is_file()
+
+
+async def test_a_picture_that_is_moved_takes_its_copies_along(site: Site) -> None:
+    site.front.rule = sharp
+    site.write(HERO)
+    await site.apply()
+    content = (site.folder / "art/hero-320.webp").read_bytes()
+    site.write(HERO.replace("art/hero.png", "new/hero.png"))
+    assert results(await site.apply()) == {"new/hero.png": "moved"}
+    assert (site.folder / "new/hero-320.webp").read_bytes() == content
+    assert [path.name for path in (site.folder / "art").iterdir()] == []
+    assert (site.standings(), site.creates()) == ({"new/hero.png": "current"}, 1)
+
+
+async def test_a_picture_that_came_too_small_is_kept_and_its_copy_is_refused_with_its_line(site: Site) -> None:
+    site.write(HERO)  # of 64 pixels
+    applied = await site.apply()
+    assert results(applied) == {"art/hero.png": "failed"}
+    assert str(applied.images[0].error).startswith(
+        'flux2.toml:4:10 images."art/hero.png".widths: 320: the original has 64x64'
+    )
+    assert (site.folder / "art/hero.png").is_file()
+    with pytest.raises(ManifestError, match=r"flux2\.toml:4:11 .* is 320, and the original is 64 pixels wide"):
+        await site.apply()
+    assert site.creates() == 1
+    site.write(HERO.replace("320", "32"))
+    assert results(await site.apply()) == {"art/hero.png": "derived"}

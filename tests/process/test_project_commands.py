@@ -118,3 +118,20 @@ def test_the_schema_takes_what_the_reader_takes(here: Here) -> None:
             continue
         told_by_schema += not check.is_valid(held)
     assert told_by_schema >= 20  # the rest (two entries of one file, circles, ...) no schema can tell
+
+
+def test_derive_makes_the_copies_again_from_the_picture_alone(here: Here, tmp_path: Path) -> None:
+    text = TWO.replace('a fox"', 'a fox"\nwidths = [64]\nformats = ["webp"]').partition('\n[images."art')[0]
+    (tmp_path / "flux2.toml").write_text(text, "utf-8")
+    code, out, _ = here("derive", **FAST)
+    assert (code, out) == (8, "")
+    assert here("apply", **FAST)[0] == 0
+    content = (tmp_path / "a-64.webp").read_bytes()
+    (tmp_path / "a-64.webp").unlink()
+    assert here("derive", FLUX2_MODE="live", FLUX2_HOME=str(tmp_path / "none"))[:2] == (0, "a-64.webp\n")
+    assert ((tmp_path / "a-64.webp").read_bytes(), here("plan", "--check")[0]) == (content, 0)
+    (tmp_path / "a-64.webp").write_bytes(b"mine")
+    assert here("derive")[0] == 8
+    assert (tmp_path / "a-64.webp").read_bytes() == b"mine"
+    assert here("derive", "a.png", "--overwrite")[0] == 0
+    assert (tmp_path / "a-64.webp").read_bytes() == content

@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "remix": "remix.remix",
     "plan": "plan.plan",
     "apply": "apply.apply",
+    "derive": "derive.derive",
     "adopt": "adopt.adopt",
     "schema": "schema.schema",
     "wait": "wait.wait",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from flux2_mcp.cli import output
@@ -10,7 +11,7 @@ from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.domain.manifest.entries import MANIFEST
 from flux2_mcp.domain.manifest.plan import Standing
 from flux2_mcp.engine.project import Project
-from flux2_mcp.errors import InvalidRequestError, Problem
+from flux2_mcp.errors import InvalidRequestError, Problem, meant
 from flux2_mcp.server.results import plan as results
 from flux2_mcp.server.results.plan import PlannedResult
 
@@ -53,11 +54,27 @@ def named(invocation: Invocation, project: Project, paths: tuple[str, ...]) -> l
     return found
 
 
+def refuse_unknown(paths: Collection[str], known: Collection[str], name: str) -> None:
+    """Check that these are pictures of the manifest.
+
+    Raises:
+        InvalidRequestError: One is not.
+    """
+    if wrong := [path for path in paths if path not in known]:
+        raise InvalidRequestError(*(Problem(path, f"is no picture of {name}{meant(path, known)}.") for path in wrong))
+
+
+def _price(image: PlannedResult) -> str:
+    if image.usd is None or image.kept or image.standing is Standing.UNNAMED:
+        return ""
+    return output.usd(image.usd) if image.usd else "free"
+
+
 def table(images: list[PlannedResult]) -> list[str]:
     """Return a line for each picture: how it stands, its path, what is to do about it, what that costs."""
     standing = max((len(image.standing) for image in images), default=0)
     paths = max((len(image.path) for image in images), default=0)
-    prices = ["" if image.usd is None else output.usd(image.usd) if image.usd else "free" for image in images]
+    prices = [_price(image) for image in images]
     width = max(map(len, prices), default=0)
     room = shutil.get_terminal_size().columns - standing - paths - width - 4 * GAP
     lines = []

@@ -7,7 +7,6 @@ import binascii
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from flux2_mcp.domain.urls import is_url
 from flux2_mcp.errors import Flux2Error
@@ -64,6 +63,8 @@ def parse(text: str, *, local: bool, max_bytes: int = MAX_SOURCE_BYTES) -> Sourc
 
 def file_path(uri: str) -> str | None:
     """The path of a `file:` URI of this machine; None for any other."""
+    from urllib.request import url2pathname  # it loads an HTTP client, and few sources are such addresses
+
     try:
         parts = urlsplit(uri)
     except ValueError:

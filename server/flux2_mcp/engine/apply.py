@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
 from flux2_mcp.domain import budget
 from flux2_mcp.engine.adopt import Adoption
@@ -82,7 +83,10 @@ class Manifests:
         return run.applied()
 
     async def _admit(self, quote: ManifestQuote, *, approved: bool) -> None:
-        """Check that a plan may be paid, as a whole: no part of it is sent if the rest would not fit."""
+        """Check that a plan may be made and paid, as a whole: no part of it is sent if the rest would not fit."""
+        made = quote.plan.manifest
+        todo = [image.planned.path for image in quote.todo]
+        await anyio.to_thread.run_sync(quote.project.require_writers, made, todo)
         if not quote.paid:
             return
         settings = self._service.settings

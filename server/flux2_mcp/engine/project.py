@@ -5,27 +5,37 @@ Nothing outside the project's folder is read or written, whatever names it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flux2_mcp.domain.manifest import lock, reading
+from flux2_mcp.domain.manifest import digests, lock, reading
 from flux2_mcp.domain.manifest.entries import LOCK, MANIFEST, Entry, Manifest
 from flux2_mcp.domain.manifest.lock import LockedImage
 from flux2_mcp.domain.manifest.plan import Plan, looked_at, plan
+from flux2_mcp.domain.manifest.reading import MAX_ENTRIES
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import InvalidRequestError, ManifestError, Problem, StorageError
 from flux2_mcp.images import workspace
 from flux2_mcp.system import files
+
+if TYPE_CHECKING:
+    from flux2_mcp.images.derive import DerivedFile
 
 NONE_HERE = (
     'is not in {folder}. It says which pictures the project has: [images."public/hero.png"] with a prompt.'
     " flux2-mcp schema prints what it may hold."
 )
 FILE_MODE = 0o644
+NOT_THE_ORIGINAL = (
+    "its file is not the one that was made, so nothing is made from it. flux2-mcp adopt takes it as it is."
+)
 HASHERS = 4
 """Threads that read files. Python lets other threads run while one is hashed."""
 
@@ -100,10 +110,11 @@ class Project:
             ManifestError: One is a link, a folder or a device, or leads outside the project.
         """
         problems: list[Problem] = []
+        folders: dict[str, Path | None] = {}
 
         def one(path: str) -> str | None:
             try:
-                return workspace.content(self.folder, path, links=path not in made.outputs)
+                return workspace.content(self.folder, path, links=path not in made.outputs, folders=folders)
             except OSError as exc:
                 problems.append(Problem(_where(made, path), _unusable(path, exc)))
                 return None
@@ -129,7 +140,7 @@ class Project:
             raise StorageError(f"{path} can't be written: {exc.strerror or 'the system refused'}.") from exc
 
     def derive(self, made: Manifest, entry: Entry, locked: LockedImage, *, overwrite: bool) -> LockedImage | None:
-        """Make the files that are made from a picture on this machine.
+        """Make the files that are made from a picture on this machine. A file that was edited by hand stays.
 
         Args:
             made: The manifest.
@@ -139,9 +150,48 @@ class Project:
 
         Returns:
             What the lock is to say now; None: the same.
+
+        Raises:
+            ManifestError: The picture is too small, or is not the one that was made; or Pillow lacks a format.
+            StorageError: A file can't be written.
         """
-        del made, overwrite
-        return None if entry.derives or not locked.files else replace(locked, derived="", files={})
+        if not entry.derives:
+            return replace(locked, derived="", files={}) if locked.files else None
+        from flux2_mcp.images import derive
+
+        data = self.bytes_of(entry.path)
+        if data is None or hashlib.sha256(data).hexdigest() != locked.sha256:
+            raise ManifestError(Problem(made.at(entry.toml), NOT_THE_ORIGINAL))
+        prompt = made.prompt(entry) if made.style.embed_prompt else None
+        try:
+            files_made = derive.derive(data, _files(entry), prompt=prompt)
+        except InvalidRequestError as exc:
+            raise _at_entry(made, entry, exc) from exc
+        noted = {}
+        for path, content in files_made.items():
+            ours = locked.files.get(path)
+            try:
+                noted[path] = self.put(path, content, replaces=None if overwrite else [ours] if ours else [])
+            except FileExistsError:
+                noted[path] = hashlib.sha256(content).hexdigest()  # so that a plan knows that another one is there
+        return replace(locked, derived=digests.derivation(made, entry), files=noted)
+
+    @staticmethod
+    def require_writers(made: Manifest, paths: Iterable[str]) -> None:
+        """Check that the files of these pictures can be made on this machine, before anything is paid.
+
+        Raises:
+            ManifestError: Pillow lacks a format.
+        """
+        for path in paths:
+            entry = made.entries.get(path)
+            if entry is not None and entry.derives:
+                from flux2_mcp.images import derive
+
+                try:
+                    derive.require_writers(_files(entry))
+                except InvalidRequestError as exc:
+                    raise _at_entry(made, entry, exc) from exc
 
     def bytes_of(self, path: str) -> bytes | None:
         """Return a picture's bytes; None if it is not there, or is no plain file in the project."""
@@ -259,9 +309,28 @@ def project_at(text: str, folders: Sequence[Path], *, live: bool) -> Project:
 
 
 def derived(entry: Entry) -> tuple[str, ...]:
-    """Return the paths of the files that are made from an entry's picture."""
-    del entry
-    return ()
+    """Return the paths of the files that are made from an entry's picture.
+
+    Raises:
+        InvalidRequestError: Two of them would have one name.
+    """
+    return tuple(file.name for file in _files(entry)) if entry.derives else ()
+
+
+def _files(entry: Entry) -> tuple[DerivedFile, ...]:
+    return _wanted(entry.path, entry.widths, entry.formats, entry.icons)
+
+
+@lru_cache(MAX_ENTRIES)
+def _wanted(path: str, widths: tuple[int, ...], formats: tuple[str, ...], icons: bool) -> tuple[DerivedFile, ...]:  # noqa: FBT001  # as the cache wants it
+    from flux2_mcp.images import derive  # it is needed by few projects, and a plan is asked for often
+
+    return derive.wanted(path, widths=widths, formats=formats, icons=icons)
+
+
+def _at_entry(made: Manifest, entry: Entry, exc: InvalidRequestError) -> ManifestError:
+    """Return an error about an entry's files with its place in the manifest."""
+    return ManifestError(*(Problem(made.at((*entry.toml, each.field), value=True), each.text) for each in exc.problems))
 
 
 def _where(made: Manifest, path: str) -> str:

@@ -251,18 +251,27 @@ def _sha256(place: Path) -> str:
     return digest.hexdigest()
 
 
-def content(root: Path, relative: str, *, links: bool = False) -> str | None:
+def content(
+    root: Path, relative: str, *, links: bool = False, folders: dict[str, Path | None] | None = None
+) -> str | None:
     """Return the SHA-256 of a file below a folder, as hex digits; None if nothing is there.
 
     Args:
         root: The folder.
         relative: The path in it, with `/`.
         links: Whether the file itself may be a link to one in the folder.
+        folders: Where the folders of earlier calls lead. To follow each link again for each file takes as long as its bytes.
 
     Raises:
         OSError: It is a link, a folder or a device, or the path leads outside, or the system refused.
     """
-    place = below(root, relative)
+    above, _, name = relative.rpartition("/")
+    known = {} if folders is None else folders
+    if above not in known:
+        inside = below(root, relative)
+        known[above] = None if inside is None else inside.parent
+    folder = known[above]
+    place = None if folder is None else folder / name
     if place is not None and links and place.is_symlink():
         real = _real(place)
         place = real if real.is_relative_to(_real(root)) else None

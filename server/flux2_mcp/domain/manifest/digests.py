@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.manifest.entries import Entry, Manifest
@@ -25,14 +25,23 @@ def parts(made: Manifest, entry: Entry, contents: Mapping[str, str]) -> Mapping[
         entry: One of its entries.
         contents: What identifies the content of each source, by the source.
     """
+    return {name: part(name, made, entry, contents) for name in PARTS}
+
+
+def part(name: str, made: Manifest, entry: Entry, contents: Mapping[str, str]) -> str:
+    """Return the SHA-256 of one part of an entry's request; see `parts`.
+
+    Raises:
+        KeyError: The part has a source whose content is not known.
+    """
     style = made.styled(entry)
-    values: Mapping[str, object] = {
-        "prompt": entry.prompt,
-        "style": None if style is None else [style.prompt, [contents[source] for source in style.sources]],
-        "sources": [contents[source] for source in entry.sources],
-        "settings": settings(entry),
+    values: Mapping[str, Callable[[], object]] = {
+        "prompt": lambda: entry.prompt,
+        "style": lambda: None if style is None else [style.prompt, [contents[source] for source in style.sources]],
+        "sources": lambda: [contents[source] for source in entry.sources],
+        "settings": lambda: settings(entry),
     }
-    return {name: _sha256(values[name]) for name in PARTS}
+    return _sha256(values[name]())
 
 
 def request(found: Mapping[str, str]) -> str:

@@ -193,7 +193,7 @@ class _Planner:
             standing = Standing.DERIVE
         elif standing is Standing.CURRENT and strange:
             standing = Standing.EDITED
-        changed = () if locked is None or same else self._changed(locked, parts, entry)
+        changed = () if locked is None or same else self._changed(locked, contents, entry)
         if drawn and not changed:
             changed = (SANDBOX,)
         return PlannedImage(
@@ -262,12 +262,16 @@ class _Planner:
             None,
         )
 
-    def _changed(self, locked: LockedImage, parts: Mapping[str, str], entry: Entry) -> tuple[str, ...]:
-        """Return which parts of a request changed. Where a source has to be made first, only the sources are known to."""
-        if not parts:
-            own = any(source in self._made.outputs for source in entry.sources)
-            return ("sources",) if own else ("style",)
-        return tuple(name for name in PARTS if parts[name][: digests.PART_DIGITS] != locked.parts[name])
+    def _changed(self, locked: LockedImage, contents: Mapping[str, str], entry: Entry) -> tuple[str, ...]:
+        """Return which parts of a request changed; one with a source that has to be made first did."""
+
+        def same(name: str) -> bool:
+            try:
+                return digests.part(name, self._made, entry, contents)[: digests.PART_DIGITS] == locked.parts[name]
+            except KeyError:
+                return False
+
+        return tuple(name for name in PARTS if not same(name))
 
     def _check_widths(self, entry: Entry, locked: LockedImage | None) -> None:
         """Note the widths that are above the width that the original has."""

@@ -87,7 +87,7 @@ def _applied(each: AppliedImage) -> AppliedResult:
 
 def _charged(each: AppliedImage) -> Decimal | None:
     """Return what this run was charged for a picture, all its steps together."""
-    if each.result is not Became.MADE or each.report is None:
+    if each.result is Became.RESTORED or each.report is None:
         return None
     records = [report.record for report in (*each.report.steps, each.report)]
     known = [record.charged_usd for record in records if record.state is State.DELIVERED]

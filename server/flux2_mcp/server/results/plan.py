@@ -102,7 +102,7 @@ def _with_money(result: PlanResult, quote: ManifestQuote) -> PlanResult:
     if isinstance(quote.trouble, SettingsError):
         why = together([why, quote.trouble.next_step])
     notices = [
-        "SANDBOX: no money moves." if quote.sandbox else None,
+        "SANDBOX: no money moves." if quote.sandbox and quote.paid else None,
         quote.note,
         None if why is None else Wording("The balance could not be read: {why}", why=why),
     ]
