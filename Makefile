@@ -14,7 +14,7 @@ SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --igno
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: help demo check types test suite collected test-deep test-team test-pythons mutants early kill kill-downloads kill-api swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages pictures dist fmt clean
+.PHONY: help demo check types test suite collected test-deep test-team test-pythons mutants early kill kill-downloads kill-api kill-apply swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages example pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -76,6 +76,9 @@ test-team: $(VENV)/.done ## the journal in PostgreSQL at length: servers killed,
 test-pythons: $(VENV)/.done ## the tests without browser on each other Python that is promised and is on this machine
 	$(RUN) tests.support.pythons $(ONE) $(SUITE) -m "$(MARKS)" --ignore tests/browser $(TESTS)
 
+kill-apply: $(VENV)/.done ## kill apply 50 times at random moments: 200 pictures for 200 entries, and the lock right
+	$(RUN) bench.manifest --kills 50
+
 mutants: $(VENV)/.done ## break the code in about a hundred ways, and see the tests notice each (minutes)
 	$(RUN) tests.mutants.run
 
@@ -131,6 +134,9 @@ inspector: $(VENV)/.done ## the Inspector's command line uses all that the serve
 
 packages: $(VENV)/.done ## write from the code: manifest.json, install/ (plugins, skill, marketplaces), the lists of README and docs/
 	$(RUN) packages
+
+example: $(VENV)/.done ## run the project of docs/images-as-code.md in the sandbox, and write what the commands say into the page
+	$(RUN) packages.project
 
 pictures: $(VENV)/.done ## the README's two pictures anew (needs chromium)
 	$(RUN) packages.pictures
