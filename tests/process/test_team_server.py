@@ -7,16 +7,20 @@ import re
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import pytest
+from PIL import Image
 
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.team.tokens import MAX_TOKEN_CHARS
@@ -262,7 +266,7 @@ def test_a_path_of_the_caller_leads_to_no_file_of_the_server(tmp_path: Path, pro
         params = {"name": "generate", "arguments": {"prompt": "a red fox", "source_images": ["secret.png"]}}
         *_, answer = messages(team.call(era, "tools/call", params, capabilities={"roots": {}}))
         assert answer["result"]["isError"]  # no folder of the caller is asked for
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["secret.png", "user"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["home", "secret.png", "user"]
 
 
 # --- what is refused before a port opens ------------------------------------------------------------------------------
@@ -336,6 +340,64 @@ def test_what_is_broken_is_named_and_a_replica_that_can_not_work_is_not_ready(tm
     assert not {key, url, str(tmp_path)} & set(re.split(r'"', ready.text))
 
 
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def numbers(text: str) -> dict[str, float]:
+    """The samples, by name and labels."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_the_numbers_say_what_was_made_and_spent_and_name_nobody(tmp_path: Path) -> None:
+    with Sandbox(tmp_path / "elsewhere", speed=1000, rate=None) as runapi, Provider() as provider:
+        env = team_environment(tmp_path, RUNAPI_API_KEY=runapi.api_key, RUNAPI_BASE_URL=runapi.base_url)
+        with Team(env, provider) as team:
+            for prompt in ("a red fox", "a blue fox", "a sad fox [sandbox:moderation]"):
+                team.tool(MODERN, "generate", prompt=prompt)
+            answer = team.http.get("/metrics")
+        secret = runapi.api_key
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found = numbers(answer.text)
+    assert {name: value for name, value in found.items() if name.startswith("flux2_tasks") and value} == {
+        'flux2_tasks{state="delivered"}': 2, 'flux2_tasks{state="failed"}': 1,
+    }  # fmt: skip
+    assert found["flux2_charged_usd"] == pytest.approx(found["flux2_day_usd"])
+    assert found["flux2_charged_usd"] > 0
+    assert found['flux2_runapi_answers_total{status="200"}'] > 3
+    assert found["flux2_end_unknown_seconds_count"] == 3
+    assert (found["flux2_journal_up"], found["flux2_calls_under_way"]) == (1, 0)
+    for word in ("fox", "Ada", "ada", secret, str(tmp_path), MEMBERS):
+        assert word not in answer.text
+
+
+def test_who_may_read_the_numbers(tmp_path: Path, provider: Provider) -> None:
+    env = team_environment(tmp_path, FLUX2_TRUSTED_PROXIES="127.0.0.2", FLUX2_OIDC_ADMIN_GROUP=ADMINS)
+    with Team(env, provider) as team:
+        file = Path(env["FLUX2_HOME"]) / "metrics-token"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+        def status(token: str | None = None, **headers: str) -> int:
+            told = {} if token is None else {"Authorization": f"Bearer {token}"}
+            return team.http.get(
+                "/metrics", headers=told | {n.replace("_", "-"): v for n, v in headers.items()}
+            ).status_code
+
+        assert status() == 200  # straight from this machine
+        for sign in ("X_Forwarded_For", "X_Forwarded_Host", "Forwarded"):  # a proxy here that nobody has named
+            assert status(**{sign: "127.0.0.1"}) == 401
+        through = {"X_Forwarded_For": "203.0.113.7"}
+        assert status(file.read_text("ascii").strip(), **through) == 200
+        assert status("wrong", **through) == 401
+        assert status(team.token(exp=1), **through) == 401
+        assert status(team.token(), **through) == 403
+        assert status(team.token(groups=[MEMBERS, ADMINS]), **through) == 200
+        with httpx.HTTPTransport(local_address="127.0.0.2") as proxy, httpx.Client(transport=proxy) as http:
+            url = f"{team.base}/metrics"
+            assert http.get(url).status_code == 200
+            assert http.get(url, headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
+
+
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -366,3 +428,52 @@ def test_on_sigterm_who_waits_is_answered_with_the_id_and_who_calls_now_is_sent_
     assert task.id in json.dumps(result["structuredContent"])
     with closing(sqlite3.connect(Path(env["FLUX2_HOME"]) / "journal.sqlite3")) as journal:
         assert journal.execute("SELECT task_id, lease_until FROM task").fetchall() == [(task.id, None)]
+
+
+@contextmanager
+def held_up(tmp_path: Path, provider: Provider, drain: str) -> Iterator[tuple[Team, threading.Thread]]:
+    """A server with a call that is not answered for half a minute: RunAPI takes its source image and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        env = team_environment(tmp_path, RUNAPI_API_KEY="sk-run-silent", RUNAPI_BASE_URL=url)
+        out = BytesIO()
+        Image.new("RGB", (16, 16), "red").save(out, "PNG")
+        source = f"data:image/png;base64,{b64encode(out.getvalue()).decode()}"
+
+        def call(team: Team) -> None:
+            with suppress(httpx.TransportError, httpx.HTTPStatusError, ValueError, KeyError):
+                team.tool(MODERN, "generate", prompt="a red fox", source_images=[source], max_cost_usd=1)
+
+        with Team(env, provider, "--drain", drain) as team:
+            waiting = threading.Thread(target=call, args=(team,), daemon=True)
+            waiting.start()
+            until(lambda: numbers(team.http.get("/metrics").text)["flux2_calls_under_way"] == 1)
+            yield team, waiting
+            waiting.join(DEADLINE)
+            assert not waiting.is_alive()
+
+
+def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not happened():
+        assert time.monotonic() < deadline
+
+
+def test_while_it_stops_new_calls_are_sent_elsewhere_and_a_second_signal_ends_it(
+    tmp_path: Path, provider: Provider
+) -> None:
+    with held_up(tmp_path, provider, "900") as (team, _):
+        team.process.send_signal(signal.SIGTERM)
+        until(lambda: team.http.get("/readyz").status_code == 503)
+        ready, refused = team.http.get("/readyz"), team.call(MODERN, "tools/list", {})
+        assert ready.json() == {"ready": False, "checks": {"server": "is stopping"}}
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert team.http.get("/healthz").status_code == 200
+        team.process.send_signal(signal.SIGTERM)
+        assert team.process.wait(DEADLINE) == 143
+
+
+def test_a_call_that_takes_longer_than_the_drain_is_cut(tmp_path: Path, provider: Provider) -> None:
+    with held_up(tmp_path, provider, "0.2") as (team, _):
+        team.process.send_signal(signal.SIGTERM)
+        assert team.process.wait(DEADLINE) == 0

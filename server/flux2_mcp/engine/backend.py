@@ -42,6 +42,9 @@ class Backend:
         gate: Awaited before each call to RunAPI: the limiter that all processes share.
         on_limited: Called at each 429 with its `Retry-After` in seconds.
         connect: Makes the client from a base URL and a key, at the first use.
+
+    Attributes:
+        on_answer: Called with the status of each of RunAPI's answers; None: no answer came.
     """
 
     def __init__(
@@ -53,7 +56,8 @@ class Backend:
         connect: Connect | None = None,
     ) -> None:
         self._settings = settings
-        self._connect = connect or partial(_http, gate=gate, on_limited=on_limited)
+        self._connect = connect or partial(_http, gate=gate, on_limited=on_limited, on_answer=self._answered)
+        self.on_answer: Callable[[int | None], None] | None = None
         self._lock = anyio.Lock()
         self._api: RunApi | None = None
         self._sandbox: Sandbox | None = None
@@ -88,6 +92,10 @@ class Backend:
     def has_key(self) -> bool:
         """Whether calls that need a key are possible; the sandbox has its own key."""
         return self.sandbox or self._settings.api_key is not None
+
+    def _answered(self, status: int | None) -> None:
+        if self.on_answer is not None:
+            self.on_answer(status)
 
     async def api(self) -> RunApi:
         """Return the client. Without a key, only calls that need no key work.
@@ -125,7 +133,8 @@ def _http(
     *,
     gate: Callable[[], Awaitable[None]],
     on_limited: Callable[[float | None], Awaitable[None]],
+    on_answer: Callable[[int | None], None],
 ) -> RunApi:
     from flux2_mcp.runapi.client import RunApi
 
-    return RunApi(base_url, key, version=__version__, gate=gate, on_limited=on_limited)
+    return RunApi(base_url, key, version=__version__, gate=gate, on_limited=on_limited, on_answer=on_answer)

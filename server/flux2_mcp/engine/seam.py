@@ -63,6 +63,7 @@ class Seam:
         sleep: Waits for a number of seconds.
         timing: The delays and intervals.
         plan: Decides when to poll which task.
+        on_ended: Called when a task's end becomes known, with the most seconds for which it can have been unknown.
     """
 
     journal: Journal
@@ -73,6 +74,7 @@ class Seam:
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     timing: Timing = field(default_factory=Timing)
     plan: Plan = planner.plan
+    on_ended: Callable[[float], None] | None = None
 
 
 @asynccontextmanager

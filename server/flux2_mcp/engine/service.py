@@ -51,7 +51,9 @@ from flux2_mcp.runapi.wire import result_path
 from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:  # loaded by a server for a team alone
+    from flux2_mcp.domain.budget import SpentSums
     from flux2_mcp.engine.health import Health
+    from flux2_mcp.journal.records import TaskMatches
 
 BEFORE = Wording("no task has this id: give the {name:before} that the last list ended with.")
 MAX_COUNT = 8
@@ -174,6 +176,15 @@ class Service:
         from flux2_mcp.engine.health import Health
 
         return Health(self._seam, self.settings.home / "images")
+
+    async def figures(self) -> tuple[TaskMatches, SpentSums]:
+        """Return the sums over all tasks, and what was spent in the last 24 hours.
+
+        Raises:
+            JournalError: The journal can't be read.
+        """
+        matched = await self._journal.history.matched()
+        return matched, await self._journal.money.spent(at=self._seam.now(), session=None)
 
     def stop_waiting(self) -> None:
         """Answer the calls that wait for tasks now, and let no later call wait: the process is about to end."""

@@ -112,6 +112,7 @@ class LeasedTask:
         submitted: When RunAPI took the task.
         missing: Since when RunAPI has answered "not found".
         asked_at: When RunAPI was last polled.
+        open_at: When the last poll was sent whose answer was that the task has not ended.
         not_before: The earliest time of the next try.
         failures: Failed tries in a row.
         spoilt: Failed fetches in a row for which RunAPI or the image's host is the cause.
@@ -126,6 +127,7 @@ class LeasedTask:
     submitted: float | None = None
     missing: float | None = None
     asked_at: float | None = None
+    open_at: float | None = None
     not_before: float | None = None
     failures: int = 0
     spoilt: int = 0
@@ -157,6 +159,7 @@ class TaskSteps:
         self._backend = seam.backend
         self._monotonic = seam.monotonic
         self._now = seam.now
+        self._on_ended = seam.on_ended
         self._key_trouble_seconds = seam.timing.key_trouble_seconds
         self._images = images
         self._in_flight = in_flight
@@ -371,6 +374,8 @@ class TaskSteps:
     async def _seen(self, leased: LeasedTask, remote: RemoteTask) -> None:
         event = EVENT_OF_STATUS[remote.status]
         leased.not_before = None if remote.retry_after is None else self._monotonic() + remote.retry_after
+        if not remote.status.ended:
+            leased.open_at = leased.asked_at
         # Most answers say what is known already, and some what can't be any more; only news is written.
         after = TABLE[leased.record.state].get(event)
         if after is not None and (after is not leased.record.state or event is Event.COMPLETED):
@@ -382,6 +387,9 @@ class TaskSteps:
                 image_urls=remote.image_urls or None,
                 error=(remote.error or "RunAPI gave no reason.") if event is Event.FAILED else None,
             )
+            since = leased.submitted if leased.open_at is None else leased.open_at
+            if self._on_ended is not None and remote.status.ended and since is not None:
+                self._on_ended(self._monotonic() - since)
 
     async def advance(self, leased: LeasedTask, event: Event, **news: object) -> None:
         """Record an event of a task with the new values that came with it: the fields of `TaskChange`."""

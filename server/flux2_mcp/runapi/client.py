@@ -51,6 +51,7 @@ class RunApi:
         policy: How long GETs and creates are retried.
         gate: Awaited before every call to RunAPI, retries included; a limiter waits here.
         on_limited: Awaited at every 429 with its `Retry-After` in seconds.
+        on_answer: Called with the status of each answer, retries included; None: no answer came.
         sleep: Waits for a number of seconds. This and the next three are the only clocks and the only randomness here.
         monotonic: Seconds on a clock that never goes back.
         now: The present time, aware.
@@ -67,6 +68,7 @@ class RunApi:
         policy: retry.Policy = retry.STANDARD,
         gate: Callable[[], Awaitable[None]] | None = None,
         on_limited: Callable[[float | None], Awaitable[None]] | None = None,
+        on_answer: Callable[[int | None], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -87,6 +89,7 @@ class RunApi:
             policy=policy,
             gate=gate,
             on_limited=on_limited,
+            on_answer=on_answer,
             sleep=sleep,
             monotonic=monotonic,
             now=now,

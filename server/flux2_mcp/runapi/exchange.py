@@ -63,6 +63,7 @@ class Exchange:
     monotonic: Callable[[], float]
     now: Callable[[], datetime]
     jitter: Callable[[], float]
+    on_answer: Callable[[int | None], None] | None = None
 
     def bearer(self) -> dict[str, str]:
         """The header with the key; raises as `needed_key`."""
@@ -157,7 +158,14 @@ class Exchange:
     ) -> Response:
         began = self.monotonic()
         url = f"{self.base}{path}"
-        answer = await self.transport.send(method, url, headers=headers, content=content, permit=permit)
+        try:
+            answer = await self.transport.send(method, url, headers=headers, content=content, permit=permit)
+        except TransportError:
+            if self.on_answer is not None:
+                self.on_answer(None)
+            raise
+        if self.on_answer is not None:
+            self.on_answer(answer.status)
         logger.debug("%s %s: %d in %.3f s", method, _shown(path), answer.status, self.monotonic() - began)
         error = failure(answer, now=self.now(), key=self.key)
         if error is None:

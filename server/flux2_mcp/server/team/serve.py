@@ -14,6 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -65,6 +66,11 @@ def checked(settings: Settings, address: Address) -> SignIn | None:
                 next_step="Set FLUX2_OIDC_ISSUER to the team's OpenID provider, or leave the option out.",
             )
         return None
+    if find_spec("prometheus_client") is None:
+        raise SettingsError(
+            "A server for a team needs packages that are not installed.",
+            next_step="Install them: pip install 'flux2-mcp[team]'.",
+        )
     settings.need()
     if address.public_url is None and beyond:
         raise SettingsError(
@@ -163,18 +169,20 @@ async def _application(
 
     from flux2_mcp.runapi.transport import HttpTransport
     from flux2_mcp.server.app import build
-    from flux2_mcp.server.team import health
+    from flux2_mcp.server.team import health, metrics
     from flux2_mcp.server.team.provider import SigningKeys
     from flux2_mcp.server.team.proxies import Forwarded
     from flux2_mcp.server.team.sign_in import SignedInOnly
     from flux2_mcp.server.team.tokens import Tokens
     from flux2_mcp.server.team.traffic import CountedCalls
-    from flux2_mcp.server.transports import readable
+    from flux2_mcp.server.transports import bearer, readable
 
     port, resource = int(listener.getsockname()[1]), AnyHttpUrl(f"{public}{PATH}")
+    numbers = metrics.Numbers(traffic)
     server = build(
         # A path that a caller names is one of the caller's machine.
         replace(settings, workspace=None, allowed_dirs=()),
+        seam=numbers.watching,
         remote=True,
         security=RequestStateSecurity(keys=settings.seal_keys) if settings.seal_keys else None,
     )
@@ -194,7 +202,7 @@ async def _application(
         tokens=tokens,
         metadata_url=str(build_resource_metadata_url(resource)),
         scopes=sign_in.scopes,
-        open_paths=(*OPEN_FOR_ALL, *health.PATHS),
+        open_paths=(*OPEN_FOR_ALL, *health.PATHS, metrics.PATH),
     )
     application.add_middleware(CountedCalls, traffic=traffic, path=PATH)
     application.add_middleware(Forwarded, trusted=settings.trusted_proxies)
@@ -204,8 +212,10 @@ async def _application(
     application.router.routes.extend(described)
     try:
         async with application.router.lifespan_context(application):
-            checks = server.session.service.health()
-            application.router.routes.extend(health.HealthRoutes(checks, keys, traffic).routes())
+            service = server.session.service
+            reader, _ = bearer.token(settings.home, metrics.TOKEN_FILE)
+            application.router.routes.extend(health.HealthRoutes(service.health(), keys, traffic).routes())
+            application.router.routes.append(metrics.route(numbers, service, tokens, reader))
             yield server, application
     finally:
         await transport.aclose()

@@ -36,6 +36,13 @@ def caller() -> Person | None:
     return token.person if isinstance(token, PersonToken) else None
 
 
+def bearer_token(headers: Headers) -> str | None:
+    """Return the bearer token that the headers hold, or None."""
+    given = headers.getlist("authorization")
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
 class SignedInOnly:
     """Admits calls with a token that is in force.
 
@@ -78,11 +85,8 @@ class SignedInOnly:
 
     async def check(self, headers: Headers) -> PersonToken | Refusal:
         """Return the person that the headers of a call name, or why it is refused."""
-        given = headers.getlist("authorization")
-        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        if scheme.lower() != "bearer" or not token.strip():
-            return NO_TOKEN
-        return await self._tokens.check(token.strip())
+        token = bearer_token(headers)
+        return NO_TOKEN if token is None else await self._tokens.check(token)
 
     def answer(self, refusal: Refusal) -> Response:
         """Return the answer to a call that is refused."""

@@ -12,23 +12,23 @@ STOPPING = "This server is stopping, and takes no new calls. Call again: another
 
 
 class Traffic:
-    """The number of calls under way. `stopping` is True from the moment when no new call is taken."""
+    """`calls` is the number of calls under way; `stopping` is True from the moment when no new call is taken."""
 
     def __init__(self) -> None:
         self.stopping = False
-        self._calls = 0
+        self.calls = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
 
     def begin(self) -> None:
         """Note that a call has begun."""
-        self._calls += 1
+        self.calls += 1
         self._quiet.clear()
 
     def end(self) -> None:
         """Note that a call was answered, or cut."""
-        self._calls -= 1
-        if not self._calls:
+        self.calls -= 1
+        if not self.calls:
             self._quiet.set()
 
     async def quiet(self) -> None:

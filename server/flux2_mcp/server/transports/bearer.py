@@ -26,23 +26,24 @@ REFUSED = (
 )
 
 
-def path(home: Path) -> Path:
-    """Return the path of the token file."""
-    return home / TOKEN_FILE
+def path(home: Path, name: str = TOKEN_FILE) -> Path:
+    """Return the path of a token file."""
+    return home / name
 
 
-def token(home: Path) -> tuple[str, bool]:
+def token(home: Path, name: str = TOKEN_FILE) -> tuple[str, bool]:
     """Return the token, and whether it was made by this call.
 
     Args:
         home: FLUX2_HOME; created if it does not exist.
+        name: The name of its file.
 
     Raises:
         SettingsError: The file can't be read or created, holds no token, or other users can read it.
     """
-    file = path(home)
+    file = path(home, name)
     try:
-        made = not file.exists() and make(home)
+        made = not file.exists() and make(home, name)
         with file.open("rb") as opened:
             mode, found = os.fstat(opened.fileno()).st_mode, opened.read().strip()
     except OSError as exc:
@@ -55,15 +56,15 @@ def token(home: Path) -> tuple[str, bool]:
     return found.decode("ascii"), made
 
 
-def make(home: Path) -> bool:
-    """Make the token file atomically. False if the file exists, because another process was faster.
+def make(home: Path, name: str = TOKEN_FILE) -> bool:
+    """Make a token file atomically. False if the file exists, because another process was faster.
 
     Raises:
         OSError: The folder is not usable.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        write_atomically(path(home), secrets.token_urlsafe(32).encode() + b"\n", replace=False)
+        write_atomically(path(home, name), secrets.token_urlsafe(32).encode() + b"\n", replace=False)
     except FileExistsError:
         return False
     return True
