@@ -221,11 +221,12 @@ def test_a_picture_too_large_for_memory_is_scaled_from_a_smaller_copy_and_never_
 
 def test_fine_lines_keep_their_light() -> None:
     """Half of the light of white is 188 of 255 in sRGB. The mean of the numbers, 128, is a fifth of the light."""
-    lines = Image.new("L", (64, 64))
-    for x in range(0, 64, 2):
-        lines.paste(255, (x, 0, x + 1, 64))
-    [small] = derive(saved(lines), wanted("a.png", widths=[16])).values()
-    assert opened(small).getpixel((8, 8)) == (188, 188, 188)
+    for dark, bright, mean in ((0, 255, 188), (64, 200, 152)):
+        lines = Image.new("L", (64, 64), dark)
+        for x in range(0, 64, 2):
+            lines.paste(bright, (x, 0, x + 1, 64))
+        [small] = derive(saved(lines), wanted("a.png", widths=[16])).values()
+        assert opened(small).getpixel((8, 8)) == (mean, mean, mean)
 
 
 def test_no_edge_becomes_darker_or_brighter_than_what_it_parts() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from flux2_mcp.domain.models import Save, StoredImage
 from flux2_mcp.images import decode, workspace
+from flux2_mcp.images.derive import derive, wanted
 from flux2_mcp.images.pixel_limit import PixelLimit
 from tests.support.picture_files import bare_png
 
@@ -147,3 +148,16 @@ def test_what_is_going_to_be_encoded_has_room_for_its_encoder_too(tmp_path: Path
         wait_for(decode.ROOM, 1)
     other.join(60)
     assert [place.saved for place in places] == [str(tmp_path / "copy.webp")]
+
+
+def test_what_is_going_to_be_scaled_has_room_for_its_light_too() -> None:
+    """A tenth of the room holds the picture; to make another size of it takes eleven times as much."""
+    width, height = 2500, 2500
+    data = bare_png(width, height, zlib.compress(bytes((1 + 3 * width) * height), 1))
+    made = list[str]()
+    other = threading.Thread(target=lambda: made.extend(derive(data, wanted("a.png", widths=[8]))), daemon=True)
+    with decode.normal(data):
+        other.start()
+        wait_for(decode.ROOM, 1)
+    other.join(60)
+    assert made == ["a-8.png"]
