@@ -29,4 +29,15 @@ def test_an_import_of_the_package_loads_itself_alone() -> None:
 def test_a_client_loads_neither_the_server_nor_what_only_that_needs() -> None:
     loaded = loaded_by("from flux2_mcp import Flux2Client; client = Flux2Client(environ={'HOME': '/tmp'})")
     assert not {name for name in loaded if name.startswith(("flux2_mcp.server", "flux2_mcp.cli", "flux2_mcp.sandbox"))}
-    assert not loaded & {"mcp", "pydantic", "starlette", "uvicorn", "click", "httpx", "sqlite3", "PIL.Image", "trio"}
+    assert not loaded & {
+        "mcp",
+        "pydantic",
+        "starlette",
+        "uvicorn",
+        "click",
+        "httpx",
+        "sqlite3",
+        "psycopg",
+        "PIL.Image",
+        "trio",
+    }

@@ -39,6 +39,12 @@ async def home(tmp_path: Path) -> AsyncIterator[PostgresHome]:
         yield home
 
 
+@pytest.fixture
+async def new_home(tmp_path: Path) -> AsyncIterator[PostgresHome]:
+    async with journals.in_new_schema(tmp_path / "home") as home:
+        yield home
+
+
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Cluster]:
     """A server that nobody else uses, to stop. Each test leaves it as it was."""
@@ -271,16 +277,16 @@ def test_of_many_processes_that_start_at_once_on_an_empty_database_one_makes_the
         assert connection.execute("SELECT name FROM migration").fetchall() == [("journal",)]
 
 
-async def test_a_schema_that_a_later_version_has_migrated_is_used_as_it_is(home: PostgresHome) -> None:
-    await new(home.journal("a"), intent("before"))
-    with home.connected() as connection:
+async def test_a_schema_that_a_later_version_has_migrated_is_used_as_it_is(new_home: PostgresHome) -> None:
+    await new(new_home.journal("a"), intent("before"))
+    with new_home.connected() as connection:
         connection.execute("INSERT INTO migration (name) VALUES ('of a later version')")
         connection.execute("DELETE FROM migration WHERE name = 'journal'")  # it may have folded earlier ones into one
         connection.execute("ALTER TABLE task ADD COLUMN person TEXT DEFAULT 'ada'")
-    later = home.journal("b")
+    later = new_home.journal("b")
     await new(later, intent("after"))
     assert [record.key for record in await later.tasks.recent(limit=9)] == ["after", "before"]
-    with home.connected() as connection:
+    with new_home.connected() as connection:
         assert connection.execute("SELECT name FROM migration").fetchall() == [("of a later version",)]
         assert connection.execute("SELECT person FROM task").fetchall() == [("ada",), ("ada",)]
 
@@ -320,14 +326,14 @@ async def test_no_error_no_log_and_no_doctor_shows_the_password(
     assert "127.0.0.1" in caught.value.message
 
 
-async def test_the_doctor_says_where_the_journal_stands_and_what_is_in_it(home: PostgresHome) -> None:
-    settings = Settings(mode="sandbox", home=home.path, journal_url=home.url)
+async def test_the_doctor_says_where_the_journal_stands_and_what_is_in_it(new_home: PostgresHome) -> None:
+    settings = Settings(mode="sandbox", home=new_home.path, journal_url=new_home.url)
 
     def seen() -> Check:
         return next(check for check in storage(settings) if check.check == "journal")
 
     assert seen().detail.endswith("no tables yet; the first task makes them")
-    await new(home.journal("a"), intent("k"))
+    await new(new_home.journal("a"), intent("k"))
     assert seen().status == "ok"
     assert ", version " in seen().detail
     assert ": 1 tasks, " in seen().detail

@@ -13,6 +13,7 @@ from contextlib import (
     asynccontextmanager,
     closing,
     contextmanager,
+    suppress,
 )
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -110,13 +111,12 @@ async def opened(path: Path) -> AsyncIterator[SqliteHome]:
 
 
 class PostgresHome(Home):
-    """A schema of its own on the server that the tests share."""
+    """A schema of its own on the server that the tests share; without an address, a new one."""
 
-    def __init__(self, path: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, path: Path, stack: AsyncExitStack, url: str | None = None) -> None:
         super().__init__(path, stack)
         self.path.mkdir(exist_ok=True)
-        self.server = postgres.shared()
-        self.url: str = self.server.with_schema()
+        self.url: str = url or postgres.shared().with_schema()
 
     def journal(self, owner: str = "a", *, account: str = ACCOUNT) -> PostgresJournal:
         journal = PostgresJournal(self.url, account, owner, clock=self.clock)
@@ -137,10 +137,25 @@ class PostgresHome(Home):
             yield
 
 
+EMPTIED: list[str] = []
+"""Schemas of this process whose tables are there and empty: to make them took more time than most tests."""
+TABLES = ("task", "pace", "turn", "upload", "placed", "holder", "lost")
+
+
+@asynccontextmanager
+async def in_new_schema(path: Path) -> AsyncIterator[PostgresHome]:
+    """With no tables yet; for a test that changes them."""
+    async with AsyncExitStack() as stack:
+        yield PostgresHome(path, stack)
+
+
 @asynccontextmanager
 async def in_postgres(path: Path) -> AsyncIterator[PostgresHome]:
     async with AsyncExitStack() as stack:
-        yield PostgresHome(path, stack)
+        yield PostgresHome(path, stack, url := EMPTIED.pop() if EMPTIED else postgres.shared().with_schema())
+    with suppress(psycopg.errors.UndefinedTable), psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES).encode())  # noqa: S608  # names above
+        EMPTIED.append(url)
 
 
 HOMES: dict[str, Callable[[Path], AbstractAsyncContextManager[Home]]] = {"postgres": in_postgres, "sqlite": opened}

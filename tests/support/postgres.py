@@ -25,14 +25,13 @@ import pytest
 
 USERS = ("postgres", "nobody")
 """As whom it runs where the tests run as root, whom PostgreSQL refuses."""
-FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on"}
+FAST = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 """For tests that cut no power: what was committed is there for every process, and nobody waits for the disk."""
 SAFE = {"fsync": "on"}
 SETTINGS = {
     "listen_addresses": "",
     "max_connections": "200",
     "shared_buffers": "32MB",
-    "autovacuum_naptime": "5s",
     "log_min_messages": "warning",
 }
 
