@@ -100,7 +100,7 @@ class Watcher:
 
 def run(folder: Path, rows: Rows, *, replicas: int, people: int, calls: int, cap: Decimal, seed: int = 1) -> Report:
     """Let so many people call, `calls` times all together. The journal is empty; a file of it stands in `folder`."""
-    session_cap = cap * 2 / 3
+    session_cap = cap * 3 / 10
     began = time.monotonic()
     watcher = Watcher(rows)
     told = {"people": people // replicas, "calls": calls // people, "cap": str(cap), "session": str(session_cap)}
@@ -187,7 +187,9 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=4)
     parser.add_argument("--people", type=int, default=40)
     parser.add_argument("--calls", type=int, default=4000)
-    parser.add_argument("--cap", type=Decimal, default=Decimal(2), help="USD a day, of all; a replica has two thirds")
+    parser.add_argument(
+        "--cap", type=Decimal, default=Decimal(2), help="USD a day, of all; of it a replica may spend three tenths"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--replica", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()

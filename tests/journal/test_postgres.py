@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ import pytest
 
 from flux2_mcp.cli.doctor_checks import Check, storage
 from flux2_mcp.domain import catalog
-from flux2_mcp.domain.lifecycle import Event
+from flux2_mcp.domain.budget import SpendingBy
+from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.errors import JournalError
 from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.postgres.store import PostgresJournal
-from flux2_mcp.journal.records import LeaseLostError, TaskChange
+from flux2_mcp.journal.records import LeaseLostError, TaskChange, TaskFilter
 from flux2_mcp.settings import Settings
 from tests.support import journals, postgres, trio_folder
 from tests.support.journals import ACCOUNT, AT, PostgresHome, intent, new, steps
@@ -409,3 +412,47 @@ async def test_records_dump_to_the_json_that_sqlite_has(home: PostgresHome, tmp_
             rows.append(file.execute("SELECT request, urls, images, digest, charged FROM task").fetchone())
     assert rows[0] == rows[1]
     assert json.loads(str(rows[0][0] if rows[0] else ""))["prompt"] == journals.FULL.prompt
+
+
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where a day in March has 23 hours, and one in October 25."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_berlin")
+async def test_sums_days_and_durations_are_those_that_sqlite_has(home: PostgresHome, tmp_path: Path) -> None:
+    midnight = datetime(2026, 3, 28, 23, tzinfo=UTC)  # of the shortest day
+    begun = [
+        midnight + timedelta(minutes=minutes) for minutes in (-1, 0, 1, 22 * 60 + 59, 23 * 60, 40_000, 300_000, 300_100)
+    ]
+    async with journals.opened(tmp_path / "sqlite") as other:
+        told: list[Any] = []
+        for journal in (home.journal("a"), other.journal("a")):
+            for number, at in enumerate(begun):
+                request = journals.FULL if number % 3 == 0 else journals.CAT
+                workspace = None if number % 2 else "/work"
+                await new(
+                    journal, intent(f"k{number}", request, None if number == 4 else "0.05", workspace=workspace), at=at
+                )
+            for number, usd in ((0, "0.04"), (1, "0.05"), (5, None)):
+                await steps(journal, f"k{number}", Event.ACCEPTED, Event.COMPLETED, at=begun[number], usd=usd)
+            await steps(journal, "k2", Event.REFUSED)
+            since = begun[2]
+            told.append(
+                [
+                    *[await journal.history.spending(by, after) for by in SpendingBy for after in (None, since)],
+                    await journal.history.matched(),
+                    await journal.history.matched(TaskFilter(since=since, states={State.INTENT}, workspace="/work")),
+                    await journal.history.durations(),
+                    await journal.money.charged(),
+                    await journal.money.spent(at=begun[5], session="s"),
+                    [(each.key, each.prompt, each.at) for each in await journal.tasks.newest(limit=9, before="k6")],
+                ]
+            )  # fmt: skip
+    assert told[0] == told[1]
+    assert [group.name for group in told[0][0]][:3] == ["2026-10-23", "2026-04-25", "2026-03-30"]
