@@ -70,6 +70,7 @@ async def test_a_server_that_was_stopped_is_told_with_what_to_do_and_the_journal
         with pytest.raises(JournalError) as caught:
             await journal.tasks.recent(limit=9)
         assert "database postgres) can't be used" in caught.value.message
+        assert caught.value.message.endswith("No such file or directory.")
         assert "FLUX2_JOURNAL_URL" in str(caught.value.next_step)
     alone.start()
     await new(journal, intent("after"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ VALUES = (
     *("auto", "live", "sandbox", "Live", "debug", "INFO", "$5", "5.", ".5", "999999.999999", "1234567"),
     *("/srv/flux2", "srv", "~", "~/x", "/a:/b", "/a::/b", "/a:b", "/a:${x}", "'/a'", '"/a b"', "/a:'/b'", "%HOME%"),
     *("sk-run-0123456789abcdef", "Bearer sk-run-0123", "Bearer ", "sk é", "a b", "${KEY}", "{env:KEY}", "$KEY"),
-    *("https://runapi.ai", "https://x.example/hook", "8080", "true"),
+    *("https://runapi.ai", "https://x.example/hook", "8080", "true", "postgresql:///flux2"),
 )
 NAMES = (
     *(variable.name for variable in VARIABLES),
@@ -82,6 +83,7 @@ def held_together(env: dict[str, str], user: Path) -> plain.Place | None:
         told = serving(env, key_file.read(key_file.config_file(env)), workspace=str(user))
         assert isinstance(told, Settings)
         assert [told.unusable, told.callback_url, told.listen, told.telemetry] == [(), None, False, False]
+        assert told.journal_url is None
         assert Path(place.home) == told.home
         assert place.sandbox == (told.mode == "sandbox")
         assert place.account() == account_name(told)
@@ -141,3 +143,9 @@ def test_the_key_that_a_login_stored_is_plain(tmp_path: Path) -> None:
     assert not place.sandbox
     path.write_text(json.dumps({"api_key": "sk", "more": "x" * plain.MAX_FILE_BYTES}), "utf-8")
     assert held_together(env, tmp_path) is None
+
+
+def test_a_server_whose_journal_is_a_database_does_not_sleep() -> None:
+    settings = Settings(mode="sandbox", home=Path("/home"))
+    assert plain.place_of(settings) is not None
+    assert plain.place_of(replace(settings, journal_url="postgresql:///flux2")) is None

@@ -147,7 +147,9 @@ def words(error: Exception) -> str:
     if isinstance(error, errors.QueryCanceled):
         return f"the database took longer than {STATEMENT_SECONDS} s"
     told = error.diag.message_primary if isinstance(error, Error) else None
-    return " ".join((told or str(error) or type(error).__name__).split()).rstrip(".")
+    lines = (told or str(error) or type(error).__name__).splitlines()
+    said = [line for line in lines if not line.endswith("?")]  # libpq asks whether the server runs; so does our advice
+    return " ".join(" ".join(said or lines).split()).rstrip(".")
 
 
 def cut(connection: Connection) -> None:
