@@ -278,7 +278,7 @@ def test_of_many_processes_that_start_at_once_on_an_empty_database_one_makes_the
         each.stdin.flush()
     assert [each.communicate(timeout=60)[0] for each in opening] == ["0\n"] * 4
     with psycopg.connect(url) as connection:
-        assert connection.execute("SELECT name FROM migration").fetchall() == [("journal",)]
+        assert connection.execute("SELECT name FROM migration ORDER BY name").fetchall() == [("journal",), ("totals",)]
 
 
 async def test_a_schema_that_a_later_version_has_migrated_is_used_as_it_is(new_home: PostgresHome) -> None:
@@ -291,7 +291,7 @@ async def test_a_schema_that_a_later_version_has_migrated_is_used_as_it_is(new_h
     await new(later, intent("after"))
     assert [record.key for record in await later.tasks.recent(limit=9)] == ["after", "before"]
     with new_home.connected() as connection:
-        assert connection.execute("SELECT name FROM migration").fetchall() == [("of a later version",)]
+        assert connection.execute("SELECT name FROM migration").fetchall() == [("totals",), ("of a later version",)]
         assert connection.execute("SELECT person FROM task").fetchall() == [("ada",), ("ada",)]
 
 
@@ -457,3 +457,32 @@ async def test_sums_days_and_durations_are_those_that_sqlite_has(home: PostgresH
             )  # fmt: skip
     assert told[0] == told[1]
     assert [group.name for group in told[0][0]][:3] == ["2026-10-23", "2026-04-25", "2026-03-30"]
+
+
+async def test_the_sums_over_all_tasks_are_folded_and_stay_what_is_counted(home: PostgresHome) -> None:
+    journal = home.journal("a")
+    for number in range(10):
+        await new(journal, intent(f"k{number}", usd=None if number == 3 else "0.05"))
+        if number % 2:
+            await steps(journal, f"k{number}", Event.ACCEPTED, Event.COMPLETED, usd="0.04")
+    for call in range(10):
+        await new(journal, *(intent(f"n{call}-{number}") for number in range(12)))
+    everything = TaskFilter(since=datetime.fromtimestamp(0, UTC))
+    assert await journal.history.matched() == await journal.history.matched(everything)
+    with home.connected() as connection:
+        rows = connection.execute("SELECT count(*) FROM total").fetchone()
+        assert rows is not None
+        assert rows[0] < 70
+
+
+async def test_a_schema_of_before_the_sums_gets_them_of_the_tasks_that_are_there(new_home: PostgresHome) -> None:
+    journal = new_home.journal("a")
+    await new(journal, intent("k1"), intent("k2"))
+    with new_home.connected() as connection:
+        connection.execute("DROP TABLE total; DROP FUNCTION task_counted CASCADE")
+        connection.execute("DELETE FROM migration WHERE name = 'totals'")
+    await steps(journal, "k1", Event.REFUSED)
+    later = new_home.journal("b")
+    assert (await later.history.matched()).states == {State.INTENT: 1, State.REJECTED: 1}
+    await steps(journal, "k2", Event.ACCEPTED)
+    assert (await later.history.matched()).states == {State.SUBMITTED: 1, State.REJECTED: 1}

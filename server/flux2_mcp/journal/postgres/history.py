@@ -31,6 +31,14 @@ MATCHES = (
     f" AND (:states IS NULL OR {STATE} = ANY(:states)) AND (:query IS NULL OR strpos(prompt, :query) > 0)"
     " AND (:sha256 IS NULL OR strpos(images, :sha256) > 0)"
 )
+READY = (
+    f"SELECT {STATE} AS name, sum(tasks)::bigint AS tasks, sum(quotes) AS known_quotes, sum(quoted) AS quoted,"
+    f" sum(CASE WHEN {IS_UNPAID} THEN tasks ELSE charges END)::bigint AS known_charges,"
+    f" sum(CASE WHEN {IS_UNPAID} THEN 0 ELSE charged END) AS charged, {MODELS} AS models FROM (SELECT state, model,"
+    " sum(tasks) AS tasks, sum(quotes) AS quotes, sum(quoted) AS quoted, sum(charges) AS charges, sum(charged) AS charged"
+    " FROM total WHERE account = :account GROUP BY state, model HAVING sum(tasks) > 0) AS each GROUP BY 1"
+)
+"""What is `MATCHES` for any task."""
 DONE = f"account = :account AND {among(MADE)}"
 DAYS = "width_bucket(created_at, CAST(:midnights AS double precision[]))"
 """The day of a task as its number among the local midnights: only Python knows the time zone of this machine."""
@@ -114,13 +122,14 @@ class PostgresHistory:
         return found
 
     def _matched(self, wanted: TaskFilter, database: Database) -> TaskMatches:
-        """A task that failed was not charged."""
+        """A task that failed was not charged. Sums over all tasks are kept ready: see the migration `totals`."""
         charged = f"CASE WHEN {IS_UNPAID} THEN 0 ELSE {CHARGED} END"
-        sql = (
+        counted = (
             f"SELECT {STATE} AS name, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
             f" count({charged}) AS known_charges, sum({charged}) AS charged, {MODELS} AS models"
             f" FROM task WHERE {MATCHES} GROUP BY 1"
         )
+        sql = READY if wanted == ANY else counted
         found = database.read(sql, matching(self._server.account, wanted) | _known_models())
 
         def total(amount: str, known: str) -> Decimal | None:

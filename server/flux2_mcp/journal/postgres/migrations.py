@@ -113,6 +113,50 @@ CREATE TABLE lost (
 )
 """,
     ),
+    # Sums over all tasks, so that a list of ten need not read a million. Each write of a task adds what it changes as rows of
+    # its own: a row for each sum would be where all steps wait for each other. Each 64th task folds them; who makes tasks
+    # holds a lock (`HOME`). An earlier version's writes count, too.
+    (
+        "totals",
+        f"""
+CREATE TABLE total (
+  account {TEXT} NOT NULL,
+  state   {TEXT} NOT NULL,
+  model   {TEXT} NOT NULL,
+  tasks   BIGINT NOT NULL,
+  quotes  BIGINT NOT NULL,
+  quoted  NUMERIC NOT NULL,
+  charges BIGINT NOT NULL,
+  charged NUMERIC NOT NULL
+);
+CREATE FUNCTION task_counted() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  IF TG_OP <> 'INSERT' THEN
+    INSERT INTO total VALUES (OLD.account, OLD.state, OLD.model, -1, -num_nonnulls(OLD.quoted), -coalesce(OLD.quoted, 0),
+      -num_nonnulls(OLD.charged), -coalesce(OLD.charged, 0));
+  END IF;
+  IF TG_OP <> 'DELETE' THEN
+    INSERT INTO total VALUES (NEW.account, NEW.state, NEW.model, 1, num_nonnulls(NEW.quoted), coalesce(NEW.quoted, 0),
+      num_nonnulls(NEW.charged), coalesce(NEW.charged, 0));
+  END IF;
+  IF TG_OP = 'INSERT' AND NEW.n % 64 = 0 THEN
+    WITH gone AS (DELETE FROM total RETURNING *)
+    INSERT INTO total
+      SELECT account, state, model, sum(tasks), sum(quotes), sum(quoted), sum(charges), sum(charged)
+      FROM gone GROUP BY account, state, model HAVING sum(tasks) <> 0;
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER task_counted AFTER INSERT OR DELETE ON task FOR EACH ROW EXECUTE FUNCTION task_counted();
+CREATE TRIGGER task_recounted AFTER UPDATE OF account, state, model, quoted, charged ON task FOR EACH ROW
+  WHEN ((OLD.account, OLD.state, OLD.model, OLD.quoted, OLD.charged)
+    IS DISTINCT FROM (NEW.account, NEW.state, NEW.model, NEW.quoted, NEW.charged))
+  EXECUTE FUNCTION task_counted();
+INSERT INTO total
+  SELECT account, state, model, count(*), count(quoted), coalesce(sum(quoted), 0), count(charged), coalesce(sum(charged), 0)
+  FROM task GROUP BY account, state, model
+""",
+    ),
 )
 """`prompt` is folded (`system.text.folded`), for searches. `lost` has the names of tasks whose cost is no valid amount."""
 
