@@ -8,15 +8,14 @@ import signal
 import socket
 import sqlite3
 import stat
-import subprocess
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
@@ -24,95 +23,21 @@ from PIL import Image
 
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.team.tokens import MAX_TOKEN_CHARS
-from tests.conftest import environment
 from tests.process.conftest import Here
 from tests.support.provider import ADMINS, MEMBERS, Provider, rsa_key
-from tests.support.sandboxed import TLS
-from tests.support.stdio import COMMAND, DEADLINE, ERAS, LEGACY, MODERN, dressed, hello
-from tests.support.web import ACCEPT, messages
+from tests.support.stdio import DEADLINE, ERAS, LEGACY, MODERN, hello
+from tests.support.team import Team, team_environment, until
+from tests.support.web import messages
 
 PUBLIC = "https://flux2.example.com"
 WELL_KNOWN = "/.well-known/oauth-protected-resource/mcp"
 BALANCER = {"X-Forwarded-Host": "flux2.example.com", "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
 
 
-class Team:
-    """A server for a team, and a client of it. `public` is the address by which it is known."""
-
-    def __init__(self, env: Mapping[str, str], provider: Provider, *options: str, public: str | None = None) -> None:
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", "--http", "--port", "0", *options],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env=dict(env) | {"FLUX2_OIDC_ISSUER": provider.issuer}, cwd=env["HOME"],
-        )  # fmt: skip
-        assert self.process.stderr is not None
-        self.first = self.process.stderr.readline().decode()
-        self.port = _port(self.process.pid) if public else int(re.findall(r":(\d+)/mcp", self.first)[0])
-        self.base = f"http://127.0.0.1:{self.port}"
-        self.audience = f"{public or self.base}/mcp"
-        self.provider = provider
-        self.http = httpx.Client(base_url=self.base, verify=TLS, timeout=DEADLINE, headers=ACCEPT)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> str:
-        """End it as a service manager does; gives what it wrote to stderr after the first line."""
-        self.http.close()
-        if self.process.poll() is None:
-            self.process.terminate()
-        return self.process.communicate(timeout=DEADLINE)[1].decode()
-
-    def token(self, **claims: Any) -> str:  # noqa: ANN401  # any JSON
-        return self.provider.token(self.audience, **claims)
-
-    def call(
-        self,
-        era: str,
-        method: str,
-        params: dict[str, Any],
-        *,
-        token: str | None = None,
-        capabilities: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> httpx.Response:
-        """One call, as a client of this era makes it. It has opened no session before."""
-        told = {"Authorization": f"Bearer {token or self.token()}", "MCP-Protocol-Version": era} | dict(headers or {})
-        if era == MODERN:
-            told |= {"Mcp-Method": method} | ({"Mcp-Name": params["name"]} if "name" in params else {})
-        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": dressed(era, params, capabilities or {})}
-        return self.http.post("/mcp", json=message, headers=told)
-
-    def tool(self, era: str, name: str, **arguments: object) -> dict[str, Any]:
-        """The result of one tool call."""
-        *_, answer = messages(self.call(era, "tools/call", {"name": name, "arguments": arguments}))
-        result: dict[str, Any] = answer["result"]
-        return result
-
-
-def _port(pid: int) -> int:
-    """The port on which a process listens."""
-    inodes = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
-    for table in ("tcp", "tcp6"):
-        for row in Path(f"/proc/{pid}/net/{table}").read_text("ascii").splitlines()[1:]:
-            cells = row.split()
-            if cells[3] == "0A" and f"socket:[{cells[9]}]" in inodes:
-                return int(cells[1].rpartition(":")[2], 16)
-    raise AssertionError("it listens nowhere")
-
-
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Provider]:
     with Provider() as provider:
         yield provider
-
-
-def team_environment(folder: Path, **more: str) -> dict[str, str]:
-    (folder / "user").mkdir()
-    return environment(folder) | more
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +75,12 @@ def test_it_says_where_it_is_and_who_gets_in(team: Team, provider: Provider) -> 
     }
 
 
+@pytest.mark.parametrize("issuer", ["https://sso.example.com", "https://sso.example.com/"])
+def test_clients_are_told_the_issuer_letter_by_letter(tmp_path: Path, issuer: str) -> None:
+    with Team(team_environment(tmp_path), issuer) as team:
+        assert team.http.get(WELL_KNOWN).json()["authorization_servers"] == [issuer]
+
+
 CHALLENGE = f'resource_metadata="{PUBLIC}{WELL_KNOWN}", scope="flux2"'
 
 
@@ -185,10 +116,10 @@ def test_without_a_token_a_caller_is_told_where_to_sign_in(team: Team) -> None:
     ],
 )  # fmt: skip
 def test_a_token_that_does_not_count_is_refused_with_the_reason(
-    team: Team, claims: dict[str, Any], how: dict[str, Any], status: int, error: str, text: str
+    team: Team, provider: Provider, claims: dict[str, Any], how: dict[str, Any], status: int, error: str, text: str
 ) -> None:
     how = how | ({"key": rsa_key(how["key"])} if "key" in how else {})
-    token = team.provider.token(team.audience, **how, **claims)
+    token = provider.token(team.audience, **how, **claims)
     answer = team.call(MODERN, "tools/list", {}, token=token, headers=BALANCER)
     assert (answer.status_code, answer.json()) == (status, {"error": error, "error_description": text})
     assert answer.headers["www-authenticate"] == f'Bearer error="{error}", error_description="{text}", {CHALLENGE}'
@@ -453,12 +384,6 @@ def held_up(tmp_path: Path, provider: Provider, drain: str) -> Iterator[tuple[Te
             assert not waiting.is_alive()
 
 
-def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not happened():
-        assert time.monotonic() < deadline
-
-
 def test_while_it_stops_new_calls_are_sent_elsewhere_and_a_second_signal_ends_it(
     tmp_path: Path, provider: Provider
 ) -> None:
@@ -477,3 +402,39 @@ def test_a_call_that_takes_longer_than_the_drain_is_cut(tmp_path: Path, provider
     with held_up(tmp_path, provider, "0.2") as (team, _):
         team.process.send_signal(signal.SIGTERM)
         assert team.process.wait(DEADLINE) == 0
+
+
+# --- several servers behind one address -------------------------------------------------------------------------------
+
+
+def asked(team: Team, person: str = "ada", **more: Any) -> dict[str, Any]:  # noqa: ANN401  # any JSON
+    """The result of a call whose price needs the user's word, of a client that can ask."""
+    params = {"name": "generate", "arguments": {"prompt": "a red fox", "count": 8}, **more}
+    capabilities = {"elicitation": {"form": dict[str, Any]()}}
+    token = team.token(sub=person)
+    *_, answer = messages(team.call(MODERN, "tools/call", params, capabilities=capabilities, token=token))
+    found: dict[str, Any] = answer
+    return found
+
+
+def test_what_one_server_asks_another_reads_if_both_have_the_same_key(tmp_path: Path, provider: Provider) -> None:
+    public, old, new = "http://127.0.0.1:1", "o" * 32, "n" * 32
+    env = team_environment(tmp_path, FLUX2_CONFIRM_USD="0.10")
+    keys = {"first": f"{old}", "second": f"{new} {old}", "other": new}
+    with ExitStack() as stack:
+        teams = {
+            name: stack.enter_context(
+                Team(env | {"FLUX2_SEAL_KEY": key}, provider, "--public-url", public, public=public)
+            )
+            for name, key in keys.items()
+        }
+        question = asked(teams["first"])["result"]
+        assert question["resultType"] == "input_required"
+        ((name, _),) = question["inputRequests"].items()
+        yes = {"action": "accept", "content": {"spend": True}}
+        again = {"inputResponses": {name: yes}, "requestState": question["requestState"]}
+        assert "error" in asked(teams["other"], **again)
+        assert "error" in asked(teams["second"], "eve", **again)  # she was not asked
+        made = asked(teams["second"], **again)["result"]
+    assert made["structuredContent"]["status"] == "completed"
+    assert len(made["structuredContent"]["tasks"]) == 8

@@ -12,18 +12,27 @@ from http import HTTPStatus
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
 from flux2_mcp.domain.people import Person
 from flux2_mcp.runapi.transport import HttpTransport
+from flux2_mcp.server.app import build
 from flux2_mcp.server.team.provider import FRESH_SECONDS, MAX_BYTES, PAUSE_SECONDS, SigningKeys
+from flux2_mcp.server.team.sign_in import SignedInOnly, caller
 from flux2_mcp.server.team.tokens import LEEWAY_SECONDS, MAX_TOKEN_CHARS, PersonToken, Refusal, Tokens
-from flux2_mcp.settings import SignIn
+from flux2_mcp.settings import Settings, SignIn
+from flux2_mcp.system.http_server import listen, served
 from tests.support.provider import ADMINS, MEMBERS, Provider, jwk, rsa_key
+from tests.support.sandboxed import TLS
+from tests.support.stdio import DEADLINE, ERAS, dressed
+from tests.support.web import ACCEPT
 
 HERE = "https://flux2.example.com/mcp"
 pytestmark = pytest.mark.anyio
@@ -353,3 +362,39 @@ def test_nothing_that_is_written_by_hand_is_a_token(text: str) -> None:
     found = anyio.run(checked)
     assert isinstance(found, Refusal)
     assert found.error == "invalid_token"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
+    provider: Provider, tokens: Tokens, sandbox_settings: Settings, era: str
+) -> None:
+    found: list[tuple[str, str | None]] = []
+
+    async def note(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        await anyio.lowlevel.checkpoint()  # the others' calls come between
+        found.append((str(ctx.method), None if (person := caller()) is None else person.subject))
+        return await call_next(ctx)
+
+    server = build(sandbox_settings, remote=True)
+    server.middleware.append(note)
+    application = server.streamable_http_app(stateless_http=True)
+    application.add_middleware(SignedInOnly, tokens=tokens, metadata_url=f"{HERE}/x", scopes=(), open_paths=())
+    names = [f"person {number}" for number in range(10)]
+    with listen(0) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        async with (
+            application.router.lifespan_context(application),
+            served(application, listener, grace_seconds=DEADLINE),
+            httpx.AsyncClient(headers=ACCEPT | {"MCP-Protocol-Version": era}, verify=TLS, timeout=DEADLINE) as http,
+            anyio.create_task_group() as group,
+        ):
+
+            async def call(name: str) -> None:
+                told = {"Authorization": f"Bearer {provider.token(HERE, sub=name)}", "Mcp-Method": "tools/list"}
+                message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": dressed(era, {}, {})}
+                assert (await http.post(url, json=message, headers=told)).status_code == 200
+
+            for name in names:
+                group.start_soon(call, name)
+    assert sorted(found) == [("tools/list", name) for name in sorted(names)]
+    assert caller() is None

@@ -163,6 +163,7 @@ async def _application(
 ) -> AsyncIterator[tuple[Flux2Server, Starlette]]:
     """Open the server and all that stands before it. What is added last runs first."""
     from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
+    from mcp.server.auth.settings import AuthSettings
     from mcp.server.request_state import RequestStateSecurity
     from mcp.server.transport_security import TransportSecuritySettings
     from pydantic import AnyHttpUrl
@@ -206,8 +207,12 @@ async def _application(
     )
     application.add_middleware(CountedCalls, traffic=traffic, path=PATH)
     application.add_middleware(Forwarded, trusted=settings.trusted_proxies)
+    # `AnyHttpUrl` alone would add a slash to an issuer without a path, and clients compare issuers letter by letter.
+    auth = AuthSettings.model_validate(
+        {"issuer_url": sign_in.issuer, "resource_server_url": resource, "validate_token_resource": False}
+    )
     described = create_protected_resource_routes(
-        resource, [AnyHttpUrl(sign_in.issuer)], list(sign_in.scopes) or None, resource_name="FLUX.2 images"
+        resource, [auth.issuer_url], list(sign_in.scopes) or None, resource_name="FLUX.2 images"
     )
     application.router.routes.extend(described)
     try:

@@ -1,0 +1,235 @@
+"""People sign in to a team's server with a real OpenID provider, in a real browser, through the SDK's own OAuth client.
+
+`make test-team`; not part of `make test`, for it needs npm and Chromium. The provider is node-oidc-provider, which is certified.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+import anyio
+import httpx2
+import pytest
+from jwt import get_unverified_header
+from mcp import Client
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+from playwright.async_api import async_playwright
+from pydantic import AnyUrl
+
+from tests.browser.host import chromium, launch_options
+from tests.support import npm
+from tests.support.stdio import DEADLINE, ERAS, LEGACY
+from tests.support.team import Team, team_environment, until
+
+PACKAGES = {"oidc-provider": "9.13.3"}
+MEMBERS = "designers"
+pytestmark = pytest.mark.anyio
+
+
+class RealProvider:
+    """The provider as a process. A new one on the same port has another key, as after a rotation."""
+
+    def __init__(self, people: Path, *, key: str = "first", port: int = 0) -> None:
+        node, modules = npm.fetched(npm.NODE, scripts=True), npm.fetched(PACKAGES)
+        if isinstance(node, str) or isinstance(modules, str):
+            pytest.skip(node if isinstance(node, str) else str(modules))
+        program = Path(__file__).with_name("provider.mjs")
+        self._process = subprocess.Popen(
+            [str(node / npm.NODE_BINARY), str(program), str(modules), str(port), key, str(people)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdout is not None
+        self.issuer = self._process.stdout.readline().decode().strip()
+        assert self.issuer
+        self.port = int(self.issuer.rpartition(":")[2])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=DEADLINE)
+
+
+class Store:
+    """What an agent host keeps of a sign-in."""
+
+    tokens: OAuthToken | None = None
+    info: OAuthClientInformationFull | None = None
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self.info
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        self.info = client_info
+
+
+class AgentHost:
+    """A host on a person's machine: it opens the browser, in which the person types a name, and waits for its callback."""
+
+    def __init__(self, person: str) -> None:
+        self.store = Store()
+        self.opened: list[str] = []
+        self._person = person
+        self._found: dict[str, list[str]] = {}
+        host = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path.startswith("/callback?"):
+                    host._found = parse_qs(urlsplit(self.path).query)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"You can close this page.")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    async def _browse(self, url: str) -> None:
+        self.opened.append(url)
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(**launch_options())
+            page = await browser.new_page()
+            await page.goto(url)
+            await page.fill("input[name=login]", self._person)
+            await page.fill("input[name=password]", "anything")
+            await page.click("button[type=submit]")
+            await page.click("button[type=submit]")  # the consent
+            await page.wait_for_url("**/callback?*")
+            await browser.close()
+
+    async def _called_back(self) -> AuthorizationCodeResult:
+        found = {name: values[0] for name, values in self._found.items()}
+        return AuthorizationCodeResult(code=found["code"], state=found.get("state"), iss=found.get("iss"))
+
+    @asynccontextmanager
+    async def connected(self, url: str, era: str) -> AsyncIterator[Client]:
+        auth = OAuthClientProvider(
+            url,
+            OAuthClientMetadata(
+                client_name="agent host",
+                redirect_uris=[AnyUrl(f"http://127.0.0.1:{self._server.server_port}/callback")],
+                token_endpoint_auth_method="none",
+            ),
+            self.store,
+            self._browse,
+            self._called_back,
+        )
+        with anyio.fail_after(2 * DEADLINE):
+            async with httpx2.AsyncClient(auth=auth, timeout=DEADLINE) as http:
+                transport = streamable_http_client(url, http_client=http)
+                async with Client(transport, mode="legacy" if era == LEGACY else "auto") as client:
+                    yield client
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    file = tmp_path / "people.json"
+    file.write_text(json.dumps({"ada": [MEMBERS], "eve": []}))
+    return file
+
+
+@pytest.fixture
+def provider(people: Path) -> Iterator[RealProvider]:
+    if chromium() is None:
+        pytest.skip("chromium is not installed")
+    with RealProvider(people) as provider:
+        yield provider
+
+
+@pytest.fixture
+def team(tmp_path: Path, provider: RealProvider) -> Iterator[Team]:
+    env = team_environment(tmp_path, FLUX2_OIDC_SCOPES="flux2", FLUX2_OIDC_GROUP=MEMBERS)
+    with Team(env, provider.issuer) as team:
+        yield team
+
+
+def facts(result: Any) -> dict[str, Any]:  # noqa: ANN401  # what the SDK gives
+    assert not result.is_error, result
+    found: dict[str, Any] = result.structured_content
+    return found
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_person_signs_in_once_and_makes_a_picture(team: Team, era: str) -> None:
+    with AgentHost("ada") as host:
+        async with host.connected(team.audience, era) as client:
+            made = facts(await client.call_tool("generate", {"prompt": "a red fox"}))
+        assert made["status"] == "completed"
+        async with host.connected(team.audience, era) as client:  # the next session has the token
+            assert len(facts(await client.call_tool("check_task", {}))["tasks"]) == 1
+        assert len(host.opened) == 1
+        assert parse_qs(urlsplit(host.opened[0]).query)["resource"] == [team.audience]
+
+
+async def test_a_provider_that_is_away_shuts_nobody_out_and_after_a_rotation_the_new_key_counts_and_the_old_one_does_not(
+    team: Team, provider: RealProvider, people: Path
+) -> None:
+    with AgentHost("ada") as host:
+        async with host.connected(team.audience, LEGACY) as client:
+            facts(await client.call_tool("list_variants", {}))
+        provider.stop()
+        async with host.connected(team.audience, LEGACY) as client:  # the provider is away: the known key stays in use
+            facts(await client.call_tool("list_variants", {}))
+        assert len(host.opened) == 1
+    with RealProvider(people, key="second", port=provider.port), AgentHost("ada") as again:
+        with suppress(Exception):  # an unknown key is looked for at most once in ten seconds
+            async with again.connected(team.audience, LEGACY) as client:
+                facts(await client.call_tool("list_variants", {}))
+        assert again.store.tokens is not None
+        assert get_unverified_header(again.store.tokens.access_token)["kid"] == "second"
+        new = again.store.tokens.access_token
+        until(lambda: team.call(LEGACY, "tools/list", {}, token=new).status_code == 200)
+        assert host.store.tokens is not None
+        old = team.call(LEGACY, "tools/list", {}, token=host.store.tokens.access_token)
+        assert (old.status_code, old.json()["error"]) == (401, "invalid_token")
+
+
+async def test_who_is_in_no_group_is_refused_and_so_is_who_was_taken_out_of_it(team: Team, people: Path) -> None:
+    for name, groups in (("eve", []), ("ada", [MEMBERS]), ("ada", [])):
+        people.write_text(json.dumps({name: groups}))
+        with AgentHost(name) as host:
+            try:
+                async with host.connected(team.audience, LEGACY) as client:
+                    facts(await client.call_tool("list_variants", {}))
+                admitted = True
+            except Exception:  # noqa: BLE001  # of several kinds, in groups: what counts is the server's own answer
+                admitted = False
+            assert admitted is bool(groups)
+            assert host.store.tokens is not None
+            answer = team.call(LEGACY, "tools/list", {}, token=host.store.tokens.access_token)
+            assert answer.status_code == (200 if groups else 403)
+            if not groups:
+                assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
