@@ -243,6 +243,7 @@ def test_a_host_that_is_no_address_is_refused(here: Here) -> None:
 
 
 def test_health_and_readiness_need_no_token_and_say_nothing_of_the_machine(team: Team) -> None:
+    until(lambda: team.http.get("/readyz").status_code == 200)
     alive, ready = team.http.get("/healthz", headers={"Host": "10.1.2.3:8788"}), team.http.get("/readyz")
     assert (alive.status_code, alive.text) == (200, "ok\n")
     parts = dict.fromkeys(("journal", "images", "runapi", "sign_in"), "ok")
@@ -259,13 +260,15 @@ def test_what_is_broken_is_named_and_a_replica_that_can_not_work_is_not_ready(tm
     (home / "journal.sqlite3").mkdir()
     with Provider() as provider, Team(env, provider) as team:
         provider.down = True
+        until(lambda: "no answer in time" not in team.http.get("/readyz").text)
         ready = team.http.get("/readyz")
         said = ready.json()
         assert team.http.get("/healthz").status_code == 200
         late = team.call(MODERN, "tools/list", {})
     assert (ready.status_code, ready.headers["retry-after"], said["ready"]) == (503, "1", False)
     assert said["checks"] == {
-        "journal": "can't be read", "images": "can't be written", "runapi": "can't be reached", "sign_in": "no keys known",
+        "journal": "can't be read", "images": "can't be written", "runapi": "not asked, as the journal gives no turn",
+        "sign_in": "no keys known",
     }  # fmt: skip
     assert (late.status_code, late.headers["retry-after"]) == (503, "10")
     assert not {key, url, str(tmp_path)} & set(re.split(r'"', ready.text))
@@ -327,6 +330,27 @@ def test_who_may_read_the_numbers(tmp_path: Path, provider: Provider) -> None:
             url = f"{team.base}/metrics"
             assert http.get(url).status_code == 200
             assert http.get(url, headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
+
+
+def test_a_replica_that_does_not_reach_runapi_is_not_ready(tmp_path: Path, provider: Provider) -> None:
+    env = team_environment(tmp_path, RUNAPI_API_KEY="sk-run-lost", RUNAPI_BASE_URL="http://127.0.0.1:9")
+    with Team(env, provider) as team:
+        until(lambda: "no answer in time" not in team.http.get("/readyz").text)
+        ready = team.http.get("/readyz")
+    parts = {"journal": "ok", "images": "ok", "runapi": "can't be reached", "sign_in": "ok"}
+    assert (ready.status_code, ready.json()) == (503, {"ready": False, "checks": parts})
+
+
+def test_a_journal_that_says_nothing_holds_up_no_question_for_long(tmp_path: Path, provider: Provider) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        env = team_environment(tmp_path, FLUX2_JOURNAL_URL=f"postgresql://ada:secret@127.0.0.1:{port}/flux2")
+        with Team(env, provider) as team:
+            ready = team.http.get("/readyz")
+            assert (ready.status_code, ready.json()["checks"]["journal"]) == (503, "no answer in time")
+            assert numbers(team.http.get("/metrics").text)["flux2_journal_up"] == 0
+            assert "secret" not in ready.text
+            team.process.kill()
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -133,3 +135,12 @@ def test_no_file_of_the_package_is_longer_than_a_reader_keeps_in_mind() -> None:
     assert len(code) > 200
     lines = {str(path.relative_to(ROOT)): path.read_text("utf-8").count("\n") for path in code}
     assert {name: count for name, count in lines.items() if count > 500} == {}
+
+
+def test_a_server_for_one_person_loads_nothing_of_a_team() -> None:
+    """It would cost each start of a host's server."""
+    code = "import sys, flux2_mcp.server.app, flux2_mcp.engine.service; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "flux2_mcp.engine.service" in loaded
+    team = {"prometheus_client", "jwt", "psycopg", "flux2_mcp.domain.people", "flux2_mcp.engine.health"}
+    assert [name for name in loaded if name in team or name.startswith("flux2_mcp.server.team")] == []

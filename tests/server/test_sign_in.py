@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
 from flux2_mcp.domain.people import Person
+from flux2_mcp.runapi.exchange import Transport
+from flux2_mcp.runapi.responses import Response
 from flux2_mcp.runapi.transport import HttpTransport
 from flux2_mcp.server.app import build
 from flux2_mcp.server.team.provider import FRESH_SECONDS, MAX_BYTES, PAUSE_SECONDS, SigningKeys
@@ -295,6 +297,23 @@ async def test_while_no_keys_are_known_the_answer_is_to_come_again_and_the_provi
         setattr(provider, name, value)
     clock.now += PAUSE_SECONDS + 1
     assert isinstance(await tokens.check(provider.token(HERE)), PersonToken)
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:9/keys", "https://sso.example.com/keys"])
+async def test_a_provider_that_is_reached_over_https_names_no_keys_over_http(place: str) -> None:
+    issuer = "https://sso.example.com"
+    found = {
+        f"{issuer}/.well-known/openid-configuration": {"issuer": issuer, "jwks_uri": place},
+        place: {"keys": [jwk(rsa_key(), kid="first")]},
+    }
+
+    class Wire:
+        async def send(self, method: str, url: str, **_: object) -> Response:
+            assert method == "GET"
+            return Response(200, {}, json.dumps(found[url]).encode())
+
+    keys = SigningKeys(issuer, cast("Transport", Wire()))
+    assert await keys.known() is place.startswith("https:")
 
 
 @pytest.mark.parametrize("claim", [{"scope": "openid flux2"}, {"scope": None, "scp": ["openid", "flux2"]}])

@@ -12,6 +12,7 @@ from typing import Any, Self
 import httpx
 
 from tests.conftest import environment
+from tests.support import forked
 from tests.support.provider import Provider
 from tests.support.sandboxed import TLS
 from tests.support.stdio import COMMAND, DEADLINE, MODERN, dressed
@@ -44,10 +45,11 @@ class Team:
         self, env: Mapping[str, str], provider: Provider | str, *options: str, public: str | None = None
     ) -> None:
         issuer = provider if isinstance(provider, str) else provider.issuer
-        self.process = subprocess.Popen(
+        self.process = forked.begin(
             [*COMMAND, "serve", "--http", "--port", "0", *options],
+            dict(env) | {"FLUX2_OIDC_ISSUER": issuer},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env=dict(env) | {"FLUX2_OIDC_ISSUER": issuer}, cwd=env["HOME"],
+            cwd=env["HOME"],
         )  # fmt: skip
         assert self.process.stderr is not None
         self.first = self.process.stderr.readline().decode()
@@ -68,7 +70,8 @@ class Team:
         self.http.close()
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.communicate(timeout=DEADLINE)[1].decode()
+        said: bytes = self.process.communicate(timeout=DEADLINE)[1]
+        return said.decode()
 
     def token(self, **claims: Any) -> str:  # noqa: ANN401  # any JSON
         assert isinstance(self.provider, Provider)

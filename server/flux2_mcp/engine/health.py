@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from flux2_mcp.engine.seam import Seam
-from flux2_mcp.errors import ApiError, Flux2Error, ServiceError
+from flux2_mcp.errors import ApiError, Flux2Error, JournalError, ServiceError
+
+log = logging.getLogger("flux2_mcp.engine.health")
 
 FRESH_SECONDS = 5.0
-"""How long an answer is kept: many may ask, and each answer costs a call to RunAPI."""
-CHECK_SECONDS = 5.0
-"""The maximum time of one check."""
+"""How long a result is kept: many may ask, and each check costs a call to RunAPI."""
+WAIT_SECONDS = 4.0
+"""The longest wait of a caller for a result."""
 OK = "ok"
 LATE = "no answer in time"
+
+
+class KeptResult:
+    """Work that is done again when its result is old, in the background, once at a time.
+
+    A database that says nothing can hold up a call for a minute, and such a call can't be left. Callers wait only so long.
+
+    Args:
+        work: Does it, and keeps the result.
+        background: In which it is done.
+        monotonic: Seconds on a clock that never jumps.
+    """
+
+    def __init__(
+        self, work: Callable[[], Awaitable[None]], background: TaskGroup, monotonic: Callable[[], float]
+    ) -> None:
+        self._work = work
+        self._background = background
+        self._monotonic = monotonic
+        self._done: anyio.Event | None = None
+        self._done_at = float("-inf")
+
+    async def fresh(self) -> bool:
+        """Do the work if its result is old, and return whether it is done, after `WAIT_SECONDS` at the latest."""
+        if self._done is None and self._monotonic() - self._done_at <= FRESH_SECONDS:
+            return True
+        if self._done is None:
+            self._done = anyio.Event()
+            self._background.start_soon(self._do, self._done)
+        with anyio.move_on_after(WAIT_SECONDS):
+            await self._done.wait()
+            return True
+        return False
+
+    async def _do(self, done: anyio.Event) -> None:
+        try:
+            await self._work()
+        except Exception as exc:  # it would end the service
+            log.exception("unexpected %s", type(exc).__name__)
+        self._done_at, self._done = self._monotonic(), None
+        done.set()
 
 
 class Health:
@@ -26,35 +71,30 @@ class Health:
     Args:
         seam: The journal and the way to RunAPI.
         images: The folder of images.
+        background: In which the checks run.
     """
 
-    def __init__(self, seam: Seam, images: Path) -> None:
+    def __init__(self, seam: Seam, images: Path, background: TaskGroup) -> None:
         self._seam = seam
         self._images = images
-        self._lock = anyio.Lock()
-        self._found: Mapping[str, str] = {}
-        self._found_at = float("-inf")
+        self._kept = KeptResult(self._check, background, seam.monotonic)
+        self._found: dict[str, str] = {}
 
     async def check(self) -> Mapping[str, str]:
         """Return what was found for each part: `OK`, or what is wrong in a few words. At most `FRESH_SECONDS` old."""
-        async with self._lock:
-            if self._seam.monotonic() - self._found_at > FRESH_SECONDS:
-                self._found = await self._check()
-                self._found_at = self._seam.monotonic()
-            return self._found
+        await self._kept.fresh()
+        return dict(self._found)
 
-    async def _check(self) -> Mapping[str, str]:
-        found = dict.fromkeys(("journal", "images", "runapi"), LATE)
+    async def _check(self) -> None:
+        found = self._found = dict.fromkeys(("journal", "images", "runapi"), LATE)
 
-        async def noted(name: str, check: Callable[[], Awaitable[str]]) -> None:
-            with anyio.move_on_after(CHECK_SECONDS):
-                found[name] = await check()
+        async def note(name: str, check: Callable[[], Awaitable[str]]) -> None:
+            found[name] = await check()
 
         async with anyio.create_task_group() as group:
-            group.start_soon(noted, "journal", self._journal)
-            group.start_soon(noted, "images", self._folder)
-            group.start_soon(noted, "runapi", self._runapi)
-        return found
+            group.start_soon(note, "journal", self._journal)
+            group.start_soon(note, "images", self._folder)
+            group.start_soon(note, "runapi", self._runapi)
 
     async def _journal(self) -> str:
         try:
@@ -66,7 +106,7 @@ class Health:
 
     async def _folder(self) -> str:
         try:
-            await anyio.to_thread.run_sync(self._write, abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(self._write)
         except OSError:
             return "can't be written"
         return OK
@@ -86,6 +126,8 @@ class Health:
             return "fails"
         except ApiError:
             return OK  # it answers
+        except JournalError:
+            return "not asked, as the journal gives no turn"
         except Flux2Error:
             return "can't be reached"
         return OK

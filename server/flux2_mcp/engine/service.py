@@ -175,7 +175,7 @@ class Service:
         """Return the checks of what this service needs."""
         from flux2_mcp.engine.health import Health
 
-        return Health(self._seam, self.settings.home / "images")
+        return Health(self._seam, self.settings.home / "images", self.background)
 
     async def figures(self) -> tuple[TaskMatches, SpentSums]:
         """Return the sums over all tasks, and what was spent in the last 24 hours.

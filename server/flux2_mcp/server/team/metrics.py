@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from time import monotonic
 
-import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine.health import KeptResult
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import JournalError
@@ -28,8 +29,6 @@ from flux2_mcp.server.team.traffic import Traffic
 
 PATH = "/metrics"
 TOKEN_FILE = "metrics-token"  # noqa: S105 - a file's name
-FRESH_SECONDS = 5.0
-"""How long the journal's numbers are kept."""
 DELAYS_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 REFUSED = "The numbers are for this machine, trusted proxies, the token in FLUX2_HOME/metrics-token, and admins."
 
@@ -59,8 +58,6 @@ class Numbers:
             buckets=DELAYS_SECONDS,
             registry=registry,
         )
-        self._lock = anyio.Lock()
-        self._read_at = float("-inf")
 
     def watching(self, seam: Seam) -> Seam:
         """Return the seam with which a service tells what happens."""
@@ -70,19 +67,20 @@ class Numbers:
     def _answered(self, status: int | None) -> None:
         self._answers.labels("none" if status is None else str(status)).inc()
 
-    async def text(self, service: Service) -> bytes:
+    def text(self) -> bytes:
         """Return all numbers, in Prometheus's format."""
-        async with self._lock:
-            if monotonic() - self._read_at > FRESH_SECONDS:
-                await self._read(service)
-                self._read_at = monotonic()
         return generate_latest(self._registry)
 
-    async def _read(self, service: Service) -> None:
+    def journal_is_late(self) -> None:
+        """Note that the journal does not answer. The numbers from it keep the values that were read last."""
+        self._journal.set(0)
+
+    async def read(self, service: Service) -> None:
+        """Read the journal."""
         try:
             matched, spent = await service.figures()
         except JournalError:
-            self._journal.set(0)  # the others keep the values that were read last
+            self.journal_is_late()
             return
         self._journal.set(1)
         self._charged.set(float(matched.charged_usd or 0))
@@ -100,6 +98,7 @@ def route(numbers: Numbers, service: Service, tokens: Tokens, reader: str) -> Ro
         tokens: Checks the tokens of people.
         reader: The token of a program that reads the numbers.
     """
+    kept = KeptResult(partial(numbers.read, service), service.background, monotonic)
 
     async def refusal(given: str | None) -> Refusal | None:
         if given is None:
@@ -116,6 +115,8 @@ def route(numbers: Numbers, service: Service, tokens: Tokens, reader: str) -> Ro
         if refused is not None:
             challenge = "Bearer" if refused.error is None else f'Bearer error="{refused.error}"'
             return PlainTextResponse(f"{refused.text}\n", refused.status, {"WWW-Authenticate": challenge})
-        return Response(await numbers.text(service), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        if not await kept.fresh():
+            numbers.journal_is_late()
+        return Response(numbers.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return Route(PATH, answer, methods=["GET"])

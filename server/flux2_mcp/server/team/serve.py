@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from flux2_mcp.server.app import Flux2Server
     from flux2_mcp.server.team.traffic import Traffic
 
-MAX_CONNECTIONS = 1024
-"""The maximum number of simultaneous connections, and also of calls."""
+MAX_CONNECTIONS = 512
+"""The maximum number of simultaneous connections, and also of calls. With those to RunAPI and to the journal, they stay below
+the 1024 files that most systems let a process open."""
 OPEN_FOR_ALL = ("/.well-known/oauth-protected-resource", f"/.well-known/oauth-protected-resource{PATH}")
 
 

@@ -63,8 +63,9 @@ class _Root(BaseModel):
 
 
 async def _roots(context: ToolContext) -> ListRootsResult | ListRoots:
-    asked = not session_of(context).remote  # else `folders` would not use the answer
-    if not asked or context.client_capabilities is None or context.client_capabilities.roots is None:
+    # A folder of a caller on another machine means nothing here, or is somebody else's.
+    remote = session_of(context).remote
+    if remote or context.client_capabilities is None or context.client_capabilities.roots is None:
         return ListRootsResult(roots=[])
     if context.protocol_version in MODERN_PROTOCOL_VERSIONS:
         return ListRoots()  # `app` has passed its answer through `usable_roots`
@@ -98,12 +99,7 @@ Roots: TypeAlias = Annotated[ListRootsResult, Resolve(_roots)]
 
 
 def folders(context: ToolContext, roots: ListRootsResult) -> list[Path]:
-    """Return the caller's folders, the workspace first: the client's roots, or else the workspace of the settings.
-
-    A caller on another machine has none: a folder of the same name here is somebody else's.
-    """
-    if session_of(context).remote:
-        return []
+    """Return the caller's folders, the workspace first: the client's roots, or else the workspace of the settings."""
     named = [sources.file_path(str(root.uri)) for root in roots.roots]
     if found := [Path(path) for path in named if path is not None]:
         return found
