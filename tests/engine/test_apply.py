@@ -186,6 +186,20 @@ async def test_what_was_edited_by_hand_stays_unless_the_user_says_so(site: Site)
     assert ((site.folder / "a.png").read_bytes(), site.creates()) == (before, 2)
 
 
+async def test_what_is_made_from_a_picture_that_stays_waits_and_costs_nothing(site: Site) -> None:
+    site.write(REMIX)
+    await site.apply()
+    (site.folder / "a.png").write_bytes(b"mine")
+    site.write(REMIX.replace("a fox", "a bear"))
+    async with site.opened() as service:
+        quote = await service.manifests.quote(site.project)
+        assert (quote.usd, [image.planned.path for image in quote.images if image.blocked]) == (Decimal(0), ["c.png"])
+        assert results(await service.manifests.apply(quote, approved=False)) == {
+            "a.png": "kept", "art/b.webp": "current", "c.png": "waiting",
+        }  # fmt: skip
+    assert site.creates() == 3
+
+
 async def test_a_file_that_comes_while_its_picture_is_made_stays(site: Site) -> None:
     async def edit(seen: Seen) -> Reply | None:
         if seen.is_(FETCH):

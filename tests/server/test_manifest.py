@@ -86,8 +86,13 @@ async def test_a_call_that_does_not_wait_names_its_tasks_and_the_rest_goes_on(si
         assert len(ids) == 2
         _, data, _ = await called(client, "check_task", task_ids=ids, wait_seconds=60)
         assert (data["status"], len(data["tasks"])) == ("completed", 2)
+        more = '\n[images."d.png"]\nprompt = "a boat"\n'  # the file grows while its pictures are made
+        (folder / "flux2.toml").write_text(THREE.replace(INSTANT, "") + more, "utf-8")
         _, data, _ = await called(client, "generate", manifest="flux2.toml", wait_seconds=60)  # joins what runs
         assert data["status"] == "completed"
+        assert data["manifest"]["images"][-1] | {"task_id": ""} == {
+            "path": "d.png", "result": "made", "charged_usd": 0.05, "task_id": "",
+        }  # fmt: skip
     assert Project(folder).plan().done
 
 

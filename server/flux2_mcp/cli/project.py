@@ -65,7 +65,7 @@ def refuse_unknown(paths: Collection[str], known: Collection[str], name: str) ->
 
 
 def _price(image: PlannedResult) -> str:
-    if image.usd is None or image.kept or image.standing is Standing.UNNAMED:
+    if image.usd is None or image.kept or image.blocked or image.standing is Standing.UNNAMED:
         return ""
     return output.usd(image.usd) if image.usd else "free"
 

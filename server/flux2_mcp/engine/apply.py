@@ -35,6 +35,7 @@ class Manifests:
         self._seam = seam
         self._quotes = ManifestQuotes(seam, service.prices, service.settings)
         self._running: dict[Path, ApplyRun] = {}
+        self._beginning = anyio.Lock()
         self.quote = self._quotes.quote
         self.adopt = Adoption(seam).adopt
 
@@ -61,13 +62,29 @@ class Manifests:
             AuthenticationError: Something has to be paid, and there is no key.
             SettingsError: A setting that is needed for spending is not usable.
         """
-        folder = quote.project.folder.resolve()
-        run = self._running.get(folder)
-        if run is None or run.done.is_set():
-            await self._admit(quote, approved=approved)
-            run = self._running[folder] = ApplyRun(self._service, self._seam, self._quotes, quote, client)
-            self._service.background.start_soon(run.run)
         begun = self._seam.monotonic()
+        run = await self._begin(quote, approved=approved, client=client)
+        await self._wait(run, begun, wait_seconds, on_progress)
+        if run.done.is_set() and not run.makes(quote):  # it was one of an earlier manifest
+            run = await self._begin(quote, approved=approved, client=client)
+            await self._wait(run, begun, wait_seconds, on_progress)
+        if run.failure is not None:
+            raise run.failure
+        return run.applied()
+
+    async def _begin(self, quote: ManifestQuote, *, approved: bool, client: str | None) -> ApplyRun:
+        """Return the project's run that is under way, or a new one: two at once would write the same files."""
+        folder = quote.project.folder.resolve()
+        async with self._beginning:
+            run = self._running.get(folder)
+            if run is None or run.done.is_set():
+                await self._admit(quote, approved=approved)
+                run = self._running[folder] = ApplyRun(self._service, self._seam, self._quotes, quote, client)
+                self._service.background.start_soon(run.run)
+            return run
+
+    async def _wait(self, run: ApplyRun, begun: float, wait_seconds: float, on_progress: OnProgress | None) -> None:
+        """Wait for the end of a run, or until the time is over and each of its tasks can be named."""
         answer_seconds = max(wait_seconds, self._seam.timing.answer_seconds)  # the ids matter most
         while not run.done.is_set():
             elapsed = self._seam.monotonic() - begun
@@ -78,9 +95,6 @@ class Manifests:
                 await on_progress(run.progress(elapsed))
             with anyio.move_on_after(min(left, PROGRESS_SECONDS if run.answered else LOOK_SECONDS)):
                 await run.done.wait()
-        if run.failure is not None:
-            raise run.failure
-        return run.applied()
 
     async def _admit(self, quote: ManifestQuote, *, approved: bool) -> None:
         """Check that a plan may be made and paid, as a whole: no part of it is sent if the rest would not fit."""

@@ -95,6 +95,10 @@ class ApplyRun:
         finally:
             self.done.set()
 
+    def makes(self, quote: ManifestQuote) -> bool:
+        """Whether this run is over the same manifest, and so another one has nothing to add."""
+        return quote is self._quote or quote.plan.manifest == self._made
+
     @property
     def answered(self) -> bool:
         """Whether each picture that is worked on is written down, so that its task can be named."""

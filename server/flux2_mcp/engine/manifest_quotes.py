@@ -50,6 +50,7 @@ class QuotedImage:
         key: The key that it would be sent with; None: its request is not known before a source is made.
         record: The task that made it before, or is about to.
         kept: A file is there that is not the one that was made, so nothing is done.
+        blocked: A picture that it is made from is kept or blocked, so it can't be made.
     """
 
     planned: PlannedImage
@@ -60,6 +61,7 @@ class QuotedImage:
     key: str | None = None
     record: TaskRecord | None = None
     kept: bool = False
+    blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ class ManifestQuote:
     @property
     def paid(self) -> tuple[QuotedImage, ...]:
         """The pictures that have to be paid."""
-        return tuple(image for image in self.images if image.pays and not image.kept)
+        return tuple(image for image in self.images if image.pays and not image.kept and not image.blocked)
 
     @property
     def todo(self) -> tuple[QuotedImage, ...]:
@@ -160,7 +162,7 @@ class ManifestQuotes:
         planned = await anyio.to_thread.run_sync(project.plan) if plan is None else plan
         chosen = _chosen(planned, paths)
         quoted = await self._quoted(project, planned, chosen, overwrite=overwrite)
-        paid = [image for image in quoted if image.pays and not image.kept]
+        paid = [image for image in quoted if image.pays and not image.kept and not image.blocked]
         known = [image.usd for image in paid if image.usd is not None]
         made = ManifestQuote(
             project=project,
@@ -207,7 +209,7 @@ class ManifestQuotes:
                     kept=image.edited and not overwrite and not there,
                 )
             )
-        return found
+        return _with_blocked(found)
 
     async def _book(self, steps: Iterable[ImageRequest]) -> PriceBook:
         """Return the prices. The sandbox's are the published ones, so that it need not start for them."""
@@ -297,6 +299,20 @@ def key_of(project: Project, request: str, number: int, tried: int) -> str:
     """
     text = "\0".join([os.path.realpath(project.folder), request, str(number)])
     return f"project-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:40]}-{tried}"
+
+
+def _with_blocked(images: Sequence[QuotedImage]) -> list[QuotedImage]:
+    """Return the pictures; those that can't be made because of another one are marked."""
+    stuck = {image.planned.path for image in images if image.kept}
+    blocked: set[str] = set()
+    while more := {
+        image.planned.path
+        for image in images
+        if image.planned.path not in blocked and stuck.intersection(image.planned.waits_for)
+    }:
+        blocked |= more
+        stuck |= more
+    return [replace(image, blocked=image.planned.path in blocked) for image in images]
 
 
 def _last(found: tuple[str, TaskRecord | None, bool] | None) -> TaskRecord | None:

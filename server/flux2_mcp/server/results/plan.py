@@ -28,7 +28,7 @@ CHANGES = {"sandbox": "drawn by the sandbox, not by FLUX.2"}
 class PlannedResult:
     """One picture. `standing` is new, changed, missing, edited, moved, derive or unnamed; `usd` is 0 for what is not paid.
 
-    `changed` has what changed of its request, `derive` the files that are made from it on this machine for nothing.
+    `kept`: its file was edited by hand, and is left. `blocked`: it is made from one that is left. `changed` has what changed of its request, `derive` the files that are made from it on this machine for nothing.
     """
 
     path: str
@@ -39,6 +39,7 @@ class PlannedResult:
     derive: list[str] | None = None
     usd: float | None = None
     kept: bool = False
+    blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,7 @@ def _planned(each: QuotedImage | PlannedImage) -> PlannedResult:
     quoted = None if isinstance(each, PlannedImage) else each
     planned = each if isinstance(each, PlannedImage) else each.planned
     kept = quoted.kept if quoted is not None else planned.edited or bool(planned.edited_files)
+    blocked = quoted is not None and quoted.blocked
     return PlannedResult(
         path=planned.path,
         standing=planned.standing,
@@ -129,8 +131,9 @@ def _planned(each: QuotedImage | PlannedImage) -> PlannedResult:
         moved_from=planned.moved_from,
         waits_for=list(planned.waits_for) or None,
         derive=list(planned.derive) or None,
-        usd=None if quoted is None else _number(Decimal(0) if kept else quoted.usd),
+        usd=None if quoted is None else _number(Decimal(0) if kept or blocked else quoted.usd),
         kept=kept,
+        blocked=blocked,
     )
 
 
@@ -148,7 +151,7 @@ def about(image: PlannedResult) -> str:
     }[image.standing]
     files = len(image.derive or ())
     more = f"{files} {'file' if files == 1 else 'files'} from it" if files else ""
-    waits = f"from {', '.join(image.waits_for)}" if image.waits_for else ""
+    waits = f"from {', '.join(image.waits_for)}{', which stays' if image.blocked else ''}" if image.waits_for else ""
     return together([says, waits, more, KEPT if image.kept else None], "; ")
 
 
