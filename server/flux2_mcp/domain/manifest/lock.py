@@ -29,6 +29,7 @@ HEAD = (
     "\n"
     "[images]\n"
 )
+_OURS = re.compile(r'"([^"\\]+)"\.(?:(\w+)|files\."([^"\\]+)") = "([^"\\\x00-\x1f\x7f]*)"')
 _MARK = re.compile(r"(<{7}|\|{7}|={7}|>{7})( |$)")
 
 
@@ -96,7 +97,10 @@ def read(data: bytes, *, name: str = LOCK) -> Lock:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as exc:
         raise _error(name, data.count(b"\n", 0, exc.start) + 1, "is not UTF-8.") from None
-    found: dict[str, dict[str, list[str]]] = {}
+    found = _ours(text)
+    if found is not None:
+        return {path: _candidates(path, values, name) for path, values in found.items()}
+    found = {}
     try:
         held = _whole(text, name)
     except tomllib.TOMLDecodeError:  # a merge has left marks or lines twice
@@ -107,6 +111,20 @@ def read(data: bytes, *, name: str = LOCK) -> Lock:
         for path, values in held.items():
             _add(found, path, values)
     return {path: _candidates(path, values, name) for path, values in found.items()}
+
+
+def _ours(text: str) -> dict[str, dict[str, list[str]]] | None:
+    """Read a text of which each line is as `text` writes it; None: it has others. tomllib takes five times as long."""
+    if not text.startswith(HEAD):
+        return None
+    found: dict[str, dict[str, list[str]]] = {}
+    for line in text[len(HEAD) :].split("\n"):
+        if line:
+            if (parts := _OURS.fullmatch(line)) is None:
+                return None
+            path, field, file, value = parts.groups()
+            found.setdefault(path, {}).setdefault(field or f"files {file}", []).append(value)
+    return found
 
 
 def _whole(text: str, name: str) -> Mapping[str, Mapping[str, Any]]:
