@@ -98,7 +98,8 @@ class Cluster:
     def end_when_unused(self) -> None:
         """Let a process of its own stop the server when nobody uses it any more, also where its users were killed."""
         command = [sys.executable, "-m", __name__, str(self.folder)]
-        os.posix_spawn(command[0], command, os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, setsid=True)
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+        os.posix_spawn(command[0], command, os.environ | {"PYTHONPATH": path}, setsid=True)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server and all of its processes: SIGSTOP is a server that says nothing."""
