@@ -6,6 +6,7 @@ import re
 import socket
 import sqlite3
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -22,9 +23,10 @@ from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
 from tests.process.conftest import Here
 from tests.process.test_exit import SIGNALS
+from tests.support import forked
 from tests.support.deep import thin
 from tests.support.sandboxed import TLS
-from tests.support.stdio import DEADLINE, ERAS, LEGACY, MODERN, hello
+from tests.support.stdio import COMMAND, DEADLINE, ERAS, LEGACY, MODERN, hello
 from tests.support.web import ACCEPT, Served, WebHost
 
 INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello({})}
@@ -139,6 +141,23 @@ def test_it_listens_on_loopback_alone(shared: WebHost) -> None:
     if socket.has_ipv6:
         table = Path("/proc/net/tcp6").read_text("ascii").splitlines()[1:]
         assert not any(int(row.split()[1].split(":")[1], 16) == port for row in table)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.3", "::1"])
+def test_it_listens_on_another_address_of_loopback_where_it_is_told_to(clean_env: dict[str, str], host: str) -> None:
+    command = [*COMMAND, "serve", "--http", "--port", "0", "--host", host]
+    process = forked.begin(command, clean_env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        (url,) = re.findall(r"http://\S+/mcp", process.stderr.readline().decode())
+        assert host in url
+        process.stderr.readline()  # the token stands after this line
+        token = (Path(clean_env["FLUX2_HOME"]) / "http-token").read_text("ascii").strip()
+        told = ACCEPT | {"Authorization": f"Bearer {token}"}
+        assert httpx.post(url, json=INITIALIZE, headers=told, verify=TLS, timeout=DEADLINE).status_code == 200
+    finally:
+        process.terminate()
+        process.communicate(timeout=DEADLINE)
 
 
 @pytest.mark.parametrize(

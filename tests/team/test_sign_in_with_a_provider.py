@@ -91,13 +91,13 @@ class AgentHost:
         self.store = Store()
         self.opened: list[str] = []
         self._person = person
-        self._found: dict[str, list[str]] = {}
+        self.found: dict[str, list[str]] = {}
         host = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path.startswith("/callback?"):
-                    host._found = parse_qs(urlsplit(self.path).query)
+                    host.found = parse_qs(urlsplit(self.path).query)
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(b"You can close this page.")
@@ -131,7 +131,7 @@ class AgentHost:
             await browser.close()
 
     async def _called_back(self) -> AuthorizationCodeResult:
-        found = {name: values[0] for name, values in self._found.items()}
+        found = {name: values[0] for name, values in self.found.items()}
         return AuthorizationCodeResult(code=found["code"], state=found.get("state"), iss=found.get("iss"))
 
     @asynccontextmanager

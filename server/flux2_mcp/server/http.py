@@ -36,10 +36,10 @@ async def serve(settings: Settings, listener: socket.socket, token: str, *, on_r
     from flux2_mcp.server.app import build
     from flux2_mcp.server.transports import bearer, readable
     from flux2_mcp.system import http_server
-    from flux2_mcp.system.loopback import HOST
+    from flux2_mcp.system.loopback import named
 
-    port = int(listener.getsockname()[1])
-    names = [f"{host}:{port}" for host in (HOST, "localhost")]
+    host, port = listener.getsockname()[:2]
+    names = [f"{name}:{port}" for name in (named(host), "localhost")]
     server = build(settings)
     application = server.streamable_http_app(
         streamable_http_path=PATH,

@@ -22,6 +22,7 @@ from flux2_mcp.domain.urls import is_url
 from flux2_mcp.errors import GET_A_KEY, AuthenticationError, SettingsError
 from flux2_mcp.server.http import GRACE_SECONDS, MAX_BODY_BYTES, PATH
 from flux2_mcp.settings import Settings, SignIn
+from flux2_mcp.system.loopback import named
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -48,8 +49,7 @@ class Address:
 
     def public(self, port: int) -> str:
         """Return the public address, without a slash at its end; on loopback, it is where the server listens."""
-        own = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{own}:{port}" if self.public_url is None else self.public_url.lower().rstrip("/")
+        return f"http://{named(self.host)}:{port}" if self.public_url is None else self.public_url.lower().rstrip("/")
 
 
 def checked(settings: Settings, address: Address) -> SignIn | None:
