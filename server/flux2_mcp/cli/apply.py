@@ -32,6 +32,7 @@ Examples:
 It may be stopped at any time: the same command goes on, and pays nothing twice.
 Exit codes: 0 all is as flux2.toml says, 8 files that were edited by hand were left, 7 a picture failed.
 """
+WAIT_SECONDS = 3600.0
 AGAIN = f"{output.PROGRAM} apply goes on with it, and pays nothing twice."
 COLORS = {
     Became.MADE: "green",
@@ -60,8 +61,8 @@ def _seconds(_: click.Context, __: click.Parameter, value: float) -> float:
 @click.option("--yes", is_flag=True, help="Don't ask, whatever it costs; --max-cost asks neither.")
 @click.option("--overwrite", is_flag=True, help="Replace files that were edited by hand.")
 @click.option(
-    "--wait", "wait_seconds", type=click.FloatRange(0, PATIENCE_SECONDS), default=PATIENCE_SECONDS, metavar="SECONDS",
-    callback=_seconds, help="Then return; the tasks run on. Default: until all is there.",
+    "--wait", "wait_seconds", type=click.FloatRange(0, PATIENCE_SECONDS), default=WAIT_SECONDS, metavar="SECONDS",
+    callback=_seconds, help=f"Then return; the tasks run on. Default {WAIT_SECONDS:.0f}.",
 )  # fmt: skip
 @output.as_json_option
 @click.pass_obj
