@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -281,6 +282,17 @@ async def test_a_run_that_was_ended_at_any_line_goes_on_without_paying_twice(sit
     site.front.rule = pictures
     await site.apply()
     assert (set(site.standings().values()), site.creates()) == ({"current"}, 3)
+
+
+async def test_what_killed_runs_left_unfinished_is_removed_and_nothing_else(site: Site) -> None:
+    old, new = site.folder / ".a.png.0123456789ab.flux2-part", site.folder / ".a.png.ba9876543210.flux2-part"
+    of_lock, other = site.folder / ".flux2.lock.0123456789ab", site.folder / ".mine.png.0123456789ab.flux2-part"
+    for path in (old, new, of_lock, other):
+        path.write_bytes(b"half")
+    for path in (old, of_lock, other):
+        os.utime(path, (1, 1))
+    await site.apply()
+    assert [path.exists() for path in (old, new, of_lock, other)] == [False, True, False, True]
 
 
 async def test_the_caps_hold_for_a_plan_as_a_whole(front: Front, tmp_path: Path) -> None:

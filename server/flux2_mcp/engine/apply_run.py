@@ -87,6 +87,7 @@ class ApplyRun:
     async def run(self) -> None:
         """Do all of it. An error that nobody foresaw is kept for the caller, as the service must go on."""
         try:
+            await self._in_thread(self._project.clear, self._made)
             async with anyio.create_task_group() as group:
                 for image in self._quote.images:
                     group.start_soon(self._reported, image)

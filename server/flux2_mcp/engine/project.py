@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,6 +35,10 @@ NONE_HERE = (
     " flux2-mcp schema prints what it may hold."
 )
 FILE_MODE = 0o644
+UNFINISHED_SECONDS = 60.0
+"""A file that is written for longer belongs to a process that was killed."""
+_PART = re.compile(r"\.(.+)\.[0-9a-f]{12}(?:\.flux2-part)?")
+"""The names of files that are being written: pictures, and the lock (`system.files`)."""
 NOT_THE_ORIGINAL = (
     "its file is not the one that was made, so nothing is made from it. flux2-mcp adopt takes it as it is."
 )
@@ -259,6 +265,21 @@ class Project:
                 except OSError as exc:
                     raise StorageError(f"{LOCK} can't be written: {exc.strerror}.") from exc
             self._written = (text, held)
+
+    def clear(self, made: Manifest) -> None:
+        """Remove the unfinished files that killed runs have left beside the files of this project."""
+        names = {path.rpartition("/")[2] for path in made.outputs} | {LOCK}
+        for above in {path.rpartition("/")[0] for path in (*made.outputs, LOCK)}:
+            inside = workspace.below(self.folder, f"{above}/x" if above else "x")
+            if inside is None:
+                continue
+            try:
+                left = [path for path in inside.parent.iterdir() if (m := _PART.fullmatch(path.name)) and m[1] in names]
+                for path in left:
+                    if time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
+                        path.unlink()
+            except OSError:
+                continue  # the folder is not there yet, or another run was first
 
     def _chosen(self, candidates: Sequence[LockedImage]) -> LockedImage:
         """Return the one of several candidates whose file is there; see `lock`."""
