@@ -114,16 +114,16 @@ async def test_a_preview_is_small_and_an_original_never_travels(sandbox_settings
     kinds = {"claude-code": "WEBP", "somebody-new": "JPEG"}
     # Slow enough for a whole picture: a plain one packs better than any that a model makes.
     slower = replace(sandbox_settings, sandbox_speed=99.0)
-    async for name, result in one_image(slower, list(kinds), output_resolution="2k"):
+    async for name, result in one_image(slower, list(kinds)):
         (preview,) = blocks(result, ImageContent)
         facts = result.structured_content
         assert isinstance(facts, dict)
-        assert facts["tasks"][0]["images"][0]["width"] == 2048
+        assert facts["tasks"][0]["images"][0]["width"] == 1024
         data = base64.b64decode(preview.data)
         with Image.open(io.BytesIO(data)) as picture:
             assert (picture.format, max(picture.size)) == (kinds[name], 512)
         assert (preview.mime_type, len(data) <= 60_000) == (f"image/{kinds[name].lower()}", True)
-    async for _, result in one_image(sandbox_settings, list(kinds), output_resolution="2k", preview=False):
+    async for _, result in one_image(sandbox_settings, list(kinds), preview=False):
         assert blocks(result, ImageContent) == []
 
 

@@ -5,8 +5,8 @@ nor what is loaded begin theirs here: a process like any other, with pipes, sign
 subject it is use `subprocess`, and so does this where it can't fork: elsewhere than on Linux, for other programs, and for an
 environment that Python itself reads when it starts. With FLUX2_TESTS_FORK=0, as in `make test-deep`, it forks nothing.
 
-Run as a program, this module is the process that the others are forked from. Its standard input is a socket, over which it hears what
-to start; and as it is their parent, it tells how they have ended.
+Run as a program, this module is the process that the others are forked from: one for all workers of a run. Its standard input is a
+socket, over which it hears what to start, as over those that connect to it; and as it is their parent, it tells how they have ended.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ import json
 import os
 import pkgutil
 import runpy
-import selectors
+import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 PROGRAM = [sys.executable, "-P", __file__]
+SHARED = "FLUX2_TESTS_PARENT"
+"""Names the socket of the process that all workers of this run fork from."""
 LONGEST_MESSAGE_BYTES = 200_000
 ENDS = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 LOADED_LATER = (
@@ -120,71 +124,126 @@ class _Forked(subprocess.Popen[Any]):
 
 
 class _Parent:
-    """The process that others are forked from: one of each pytest process, started at first use."""
+    """The process that others are forked from, or the way to that of the whole run. It loads the package at the first order."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._door: socket.socket | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def door(self) -> socket.socket:
         if self._door is None:
-            self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            env = {name: os.environ[name] for name in KEPT if name in os.environ}
-            with theirs:
-                self.process = subprocess.Popen(PROGRAM, stdin=theirs.fileno(), env=env)
+            if SHARED in os.environ:
+                self._door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                self._door.connect(os.environ[SHARED])
+            else:
+                self._start()
+        assert self._door is not None
         return self._door
+
+    def share(self) -> None:
+        """Start it for the workers of this run, which begin after this."""
+        if sys.platform == "linux":
+            self._folder = tempfile.TemporaryDirectory(prefix="flux2-")
+            os.environ[SHARED] = f"{self._folder.name}/parent"
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+                listener.bind(os.environ[SHARED])
+                listener.listen()
+                self._start(str(listener.fileno()), pass_fds=[listener.fileno()])
+
+    def _start(self, *argv: str, **more: Any) -> None:  # noqa: ANN401  # Popen's own
+        self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        env = {name: os.environ[name] for name in KEPT if name in os.environ}
+        with theirs:
+            self._process = subprocess.Popen([*PROGRAM, *argv], stdin=theirs.fileno(), env=env, **more)
 
     def end(self) -> None:
         """Let it go, and with it the time that it and the others took: from now on this process's children's."""
-        if self._door is not None and self.process is not None:
+        if self._door is not None:
             self._door.close()
-            self.process.wait()
             self._door = None
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+            del os.environ[SHARED]
 
 
 _parent = _Parent()
-end = _parent.end
+share, end = _parent.share, _parent.end
 
 
 # --- the process that the others are forked from -----------------------------------------------------------------------
 
 
+@cache
 def _load() -> None:
+    """Load all of the package, and keep it out of every later search for garbage."""
     import flux2_mcp
 
+    gc.disable()
     for module in pkgutil.walk_packages(flux2_mcp.__path__, "flux2_mcp."):
         if not module.name.endswith(("__main__", "pytest_plugin")):
             importlib.import_module(module.name)
     for name in LOADED_LATER:
         importlib.import_module(name)
+    gc.freeze()
+    gc.enable()
 
 
-def _serve(door: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Fork at each order. Gives the child its order and its descriptors, and the parent None in the end."""
+def _serve(owner: int, listener: int | None) -> tuple[dict[str, Any], list[int]] | None:
+    """Fork at each order. Gives the child its order and its descriptors, and the parent None once its owner has gone."""
     children: dict[int, tuple[int, int]] = {}
-    with selectors.PollSelector() as selector:
-        selector.register(door, selectors.EVENT_READ)
-        while True:
-            for key, _ in selector.select():
-                if key.fd in children:
-                    selector.unregister(key.fd)
-                    pid, told = children.pop(key.fd)
-                    _tell(told, os.waitpid(pid, 0)[1])
-                    os.close(told)
-                    os.close(key.fd)
-                    continue
-                message, descriptors, _, _ = socket.recv_fds(door, LONGEST_MESSAGE_BYTES, 4)
-                if not message:
+    poll = select.poll()
+    poll.register(owner, select.POLLIN)
+    if listener is not None:
+        poll.register(listener, select.POLLIN)
+    while True:
+        for ready, _ in poll.poll():
+            if ready in children:
+                poll.unregister(ready)
+                pid, told = children.pop(ready)
+                _tell(told, os.waitpid(pid, 0)[1])
+                os.close(told)
+                os.close(ready)
+                continue
+            if ready == listener:
+                poll.register(_accepted(listener), select.POLLIN)
+                continue
+            message, descriptors = _heard(ready)
+            if not message:
+                if ready == owner:
                     return None
-                if not (pid := os.fork()):
-                    return json.loads(message), descriptors
-                *others, told = descriptors
-                for descriptor in others:
-                    os.close(descriptor)
-                watched = os.pidfd_open(pid)
-                selector.register(watched, selectors.EVENT_READ)
-                children[watched] = pid, told
-                _tell(told, pid)
+                poll.unregister(ready)
+                os.close(ready)
+                continue
+            _load()
+            if not (pid := os.fork()):
+                return json.loads(message), descriptors
+            *others, told = descriptors
+            for descriptor in others:
+                os.close(descriptor)
+            children[watched := os.pidfd_open(pid)] = pid, told
+            poll.register(watched, select.POLLIN)
+            _tell(told, pid)
+
+
+def _accepted(listener: int) -> int:
+    with socket.socket(fileno=os.dup(listener)) as listening:
+        connection, _ = listening.accept()
+    return connection.detach()
+
+
+def _heard(door: int) -> tuple[bytes, list[int]]:
+    """One order and its descriptors, or nothing if the other side has gone."""
+    with socket.socket(fileno=os.dup(door)) as heard:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(heard, LONGEST_MESSAGE_BYTES, 4)
+        except ConnectionResetError:
+            return b"", []
+    return message, descriptors
 
 
 def _tell(told: int, number: int) -> None:
@@ -217,14 +276,8 @@ def _become(order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         setattr(sys, f"__{name}__", new)
 
 
-def _main() -> None:
-    gc.disable()
-    _load()
-    gc.freeze()
-    gc.enable()
-    with socket.socket(fileno=os.dup(0)) as door:
-        ordered = _serve(door)
-    if ordered is None:
+def _main(listener: int | None = None) -> None:
+    if (ordered := _serve(0, listener)) is None:
         return
     order, descriptors = ordered
     _become(order, descriptors)
@@ -240,4 +293,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    _main(*map(int, sys.argv[1:]))

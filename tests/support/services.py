@@ -351,10 +351,12 @@ class Plans:
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
-    """Wait for a condition, or fail."""
+    """Wait for a condition, or fail. What comes late is looked for less often."""
+    pause = 0.005
     with anyio.fail_after(seconds):
         while True:
             held = condition()
             if held if isinstance(held, bool) else await held:
                 return
-            await anyio.sleep(0.005)
+            await anyio.sleep(pause)
+            pause = min(pause * 1.2, 0.02)
