@@ -42,7 +42,7 @@ LONGEST_SECONDS = 4.0
 DEADLINE_SECONDS = 600.0
 PLAN_SECONDS = 0.3
 ASKS = "plan, all new: asks for prices and the balance"
-FLAT = 1.15
+FLAT = 1.4
 """How much larger a process may be that makes three times as many pictures, both of them more than are under way at once."""
 
 

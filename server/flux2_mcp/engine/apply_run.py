@@ -77,6 +77,7 @@ class ApplyRun:
         self._client = client
         self._places = anyio.CapacityLimiter(service.settings.in_flight)
         self._writers = anyio.CapacityLimiter(WRITERS)
+        self._readers = anyio.Semaphore(WRITERS)
         self._unpriced = anyio.Lock()
         self._ended = {image.planned.path: anyio.Event() for image in quote.images}
         self._results: dict[str, AppliedImage] = {}
@@ -236,7 +237,10 @@ class ApplyRun:
         planned = image.planned
         most = image.most_usd if image.most_usd is not None else self._share()
         terms = Terms(max_cost_usd=most, idempotency_key=image.key)
-        checked = await self._service.request(self._made.request(entry), folders=(self._project.folder,), terms=terms)
+        async with self._readers:  # each source is decoded, and sixteen at once would be in memory
+            checked = await self._service.request(
+                self._made.request(entry), folders=(self._project.folder,), terms=terms
+            )
         contents = dict(zip(self._made.sources(entry), (each.identity for each in checked.found), strict=True))
         if digests.request(digests.parts(self._made, entry, contents)) != planned.request:
             raise InvalidRequestError(Problem(self._made.at((*entry.toml, "sources")), CHANGED_MEANWHILE))
