@@ -386,8 +386,12 @@ def test_on_sigterm_who_waits_is_answered_with_the_id_and_who_calls_now_is_sent_
 
 
 @contextmanager
-def held_up(tmp_path: Path, provider: Provider, drain: str) -> Iterator[tuple[Team, threading.Thread]]:
-    """A server with a call that is not answered for half a minute: RunAPI takes its source image and says nothing."""
+def held_up(tmp_path: Path, provider: Provider, drain: str) -> Iterator[tuple[Team, list[dict[str, Any]]]]:
+    """A server with a call that is not answered for half a minute: RunAPI takes its source image and says nothing.
+
+    The list has the call's answer, if one has come.
+    """
+    answers: list[dict[str, Any]] = []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         env = team_environment(tmp_path, RUNAPI_API_KEY="sk-run-silent", RUNAPI_BASE_URL=url)
@@ -397,13 +401,14 @@ def held_up(tmp_path: Path, provider: Provider, drain: str) -> Iterator[tuple[Te
 
         def call(team: Team) -> None:
             with suppress(httpx.TransportError, httpx.HTTPStatusError, ValueError, KeyError):
-                team.tool(MODERN, "generate", prompt="a red fox", source_images=[source], max_cost_usd=1)
+                arguments = {"prompt": "a red fox", "source_images": [source], "max_cost_usd": 1}
+                answers.append(team.tool(MODERN, "generate", **arguments))
 
         with Team(env, provider, "--drain", drain) as team:
             waiting = threading.Thread(target=call, args=(team,), daemon=True)
             waiting.start()
             until(lambda: numbers(team.http.get("/metrics").text)["flux2_calls_under_way"] == 1)
-            yield team, waiting
+            yield team, answers
             waiting.join(DEADLINE)
             assert not waiting.is_alive()
 
@@ -423,9 +428,10 @@ def test_while_it_stops_new_calls_are_sent_elsewhere_and_a_second_signal_ends_it
 
 
 def test_a_call_that_takes_longer_than_the_drain_is_cut(tmp_path: Path, provider: Provider) -> None:
-    with held_up(tmp_path, provider, "0.2") as (team, _):
+    with held_up(tmp_path, provider, "0.2") as (team, answers):
         team.process.send_signal(signal.SIGTERM)
         assert team.process.wait(DEADLINE) == 0
+    assert answers == []
 
 
 # --- several servers behind one address -------------------------------------------------------------------------------
