@@ -188,7 +188,7 @@ def test_no_two_errors_share_a_code() -> None:
 
 def test_only_what_may_pass_by_itself_is_worth_a_retry() -> None:
     assert {kind.__name__ for kind in kinds() if kind.retryable} == {
-        *("RateLimitedError", "ServiceError", "TransportError", "DeliveryError", "StorageError"),
+        *("RateLimitedError", "ServiceError", "TransportError", "DeliveryError", "StorageError", "ProviderError"),
     }
     assert RateLimitedError.exit_code == 6
     assert TransportError("No answer.").sent
