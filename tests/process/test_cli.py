@@ -52,7 +52,7 @@ from tests.support.stdio import patched
 from tests.support.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, known, on_terminal, serving
 
 SCREEN_LINES = 24
-TALL = {"": 40, "generate": 40, "remix": 40}
+TALL = {"": 48, "generate": 40, "remix": 40, "serve": 40}
 """What has more to say than fits the smallest screen."""
 PNG = r"\d{4}-\d{2}-\d{2}-[a-z-]+-[0-9a-f]{12}\.png"
 
@@ -592,7 +592,7 @@ def test_help_fits_a_screen_and_its_examples_are_real(
     assert lines[0].startswith(f"Usage: flux2-mcp{' ' * bool(command)}{command} [OPTIONS]")
     assert max(map(len, lines)) <= 100
     assert len(lines) <= TALL.get(command, SCREEN_LINES)
-    examples = [shlex.split(re.split("[|>]", line)[0]) for line in lines if line.startswith("    flux2-mcp ")]
+    examples = [shlex.split(re.split("[|>]", line)[0], comments=True) for line in lines if line.startswith("    flux2-mcp ")]
     assert bool(examples) == (command != "version")
     for _, name, *arguments in examples:
         assert command in {"", name}

@@ -204,7 +204,7 @@ def test_codex_calls_generate_through_the_entry_and_gets_the_images_path(home: P
         called = codex.call(
             "mcpServer/tool/call", threadId=thread, server="flux-2", tool="generate", arguments=arguments
         )
-    path = Path(called["content"][0]["text"].splitlines()[0])
+    path = Path(called["structuredContent"]["tasks"][0]["images"][0]["path"])
     assert path.parent == tmp_path / "elsewhere/images"
     with Image.open(path) as picture:
         assert (picture.format, picture.size) == ("PNG", (1024, 1024))
@@ -263,6 +263,6 @@ def test_doctor_finds_all_of_them_well(home: Path) -> None:
     (home / ".gemini/settings.json").write_text("{}")
     env = environment(home, "claude")
     flux2(env, home, "install", "--detect")
-    report = json.loads(flux2(env, home, "doctor", "--json"))
+    report = json.loads(flux2(env, home, "doctor", "--json", "--timeout", "120"))
     hosts = {check["check"]: check["detail"] for check in report["checks"] if "answers in" in check["detail"]}
     assert {"claude-code", "codex", "gemini", "copilot", "opencode"} <= set(hosts)
