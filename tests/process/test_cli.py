@@ -592,7 +592,9 @@ def test_help_fits_a_screen_and_its_examples_are_real(
     assert lines[0].startswith(f"Usage: flux2-mcp{' ' * bool(command)}{command} [OPTIONS]")
     assert max(map(len, lines)) <= 100
     assert len(lines) <= TALL.get(command, SCREEN_LINES)
-    examples = [shlex.split(re.split("[|>]", line)[0], comments=True) for line in lines if line.startswith("    flux2-mcp ")]
+    examples = [
+        shlex.split(re.split("[|>]", line)[0], comments=True) for line in lines if line.startswith("    flux2-mcp ")
+    ]
     assert bool(examples) == (command != "version")
     for _, name, *arguments in examples:
         assert command in {"", name}

@@ -204,7 +204,9 @@ def test_codex_calls_generate_through_the_entry_and_gets_the_images_path(home: P
         called = codex.call(
             "mcpServer/tool/call", threadId=thread, server="flux-2", tool="generate", arguments=arguments
         )
-    path = Path(called["structuredContent"]["tasks"][0]["images"][0]["path"])
+    path = Path(
+        json.loads(called["content"][0]["text"])["tasks"][0]["images"][0]["path"]
+    )  # it shows the structured answer
     assert path.parent == tmp_path / "elsewhere/images"
     with Image.open(path) as picture:
         assert (picture.format, picture.size) == ("PNG", (1024, 1024))
