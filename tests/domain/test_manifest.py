@@ -111,6 +111,10 @@ HOSTILE = [
     ('[images."a.png"]\nprompt = "fox"\nsources = ["b-64.webp"]\n[images."b.png"]\nprompt = "fox"\nsources = ["a.png"]\nwidths = [64]', "flux2.toml:6:1", "go in a circle"),
     ("a = " + "[" * 5000 + "]" * 5000, "flux2.toml:1:1", "stand in each other too deeply"),
     ("a = " + "1" * 5000, "flux2.toml:1:1", "limit"),
+    ("#" + ".a" * 40 + "\na" + ".a" * 300_000 + " = 1", "flux2.toml:2:64", "is in a key of more than 32 parts."),
+    ("x = '''\n'''\n[" + ' "a".' * 100_000 + " b]", "flux2.toml:3:161", "is in a key of more than 32 parts."),
+    ("\n".join(f'[images."{n}.png"]\nprompt = "fox"\nsources = ["{(n + 1) % 900}.png"]' for n in range(900)), "flux2.toml:2700:1",
+     "go in a circle: 0.png needs 1.png needs 2.png needs 3.png needs 4.png needs 5.png needs 894 others needs 0.png."),
 ]  # fmt: skip
 
 
@@ -128,6 +132,21 @@ def test_too_much_is_refused_before_it_is_looked_at() -> None:
     [large] = refused('[images."a.png"]\nprompt = "' + "x" * 5_000_000 + '"')
     assert large == "flux2.toml:1:1: has 5,000,028 bytes; at most 1,000,000 are read."
     assert refused(b'[style]\nprompt = "\xff"') == ["flux2.toml:2:11: is not UTF-8; save the file as UTF-8."]
+
+
+def test_a_text_with_nothing_but_wrong_keys_or_widths_is_not_looked_at_to_its_end() -> None:
+    assert len(refused("\n".join(f"key{n} = 1" for n in range(60_000)))) == 200
+    many = refused('[images."a.png"]\nprompt = "fox"\nwidths = [' + "64, " * 200_000 + "]")
+    assert len(many) == 32
+    assert "at most 32 copies of one picture" in many[-1]
+
+
+def test_dots_in_texts_are_no_parts_of_a_key() -> None:
+    dots = "a." * 100
+    made = read(
+        f'[images."a.png"]\nprompt = """{dots}\n{dots}"""  # {dots}\n[images."{"b." * 40}png"]\nprompt = \'{dots}\''
+    )
+    assert len(made.entries) == 2
 
 
 def test_all_that_is_wrong_is_named_at_once_in_the_order_of_the_text() -> None:

@@ -173,7 +173,7 @@ def test_the_lock_is_toml_with_one_text_for_the_same_pictures() -> None:
     assert text == lock.text(reversed(project.lock.values()))
     assert tomllib.loads(text)["images"]["b.png"]["files"] == {"b-64.webp": sha("b-64.webp")}
     assert lock.read(text.encode()) == {path: [one] for path, one in project.lock.items()}
-    odd = LockedImage(path='ä "x".png', request="r", parts=dict.fromkeys(digests.PARTS, "p"), model="m", task="t",
+    odd = LockedImage(path="ä #=x.png", request="r", parts=dict.fromkeys(digests.PARTS, "p"), model="m", task="t",
                       charged_usd="", sha256="s", size=(1, 2))  # fmt: skip
     assert lock.read(lock.text([odd]).encode()) == {odd.path: [odd]}
 
@@ -182,13 +182,41 @@ def test_a_lock_of_a_later_version_or_with_strange_lines_is_refused() -> None:
     for text, place, why in (
         ("version = 2\n", "flux2.lock:1:1", "update flux2-mcp"),
         ("[images]\n\nwhat?\n", "flux2.lock:3:1", "can't be read"),
-        ('[images]\n"a.png".request = "x"\n', "flux2.lock:1:1", "lacks a line of a.png"),
+        ('[images]\n"a.png".request = "x"\n', "flux2.lock:2:1", "lacks a line of a.png"),
         ("images = 3", "flux2.lock:1:1", "does not write"),
     ):
         with pytest.raises(ManifestError) as found:
             lock.read(text.encode())
         assert str(found.value).startswith(place)
         assert why in str(found.value)
+
+
+def test_a_lock_that_flux2_mcp_never_wrote_is_refused_before_its_files_are_looked_at() -> None:
+    fine = lock.text(eight().lock.values())
+    lines = len(fine.split("\n"))
+    names = "names {!r}, which is no path of a picture in the project"
+    for path in ("../a.png", "/etc/a.png", "a/../../b.png", "src/main.py", "con.png", "x" * 250 + ".png"):
+        for line in (f'"{path}".request = "x"', f'"a.png".files."{path}" = "x"'):
+            expected = "names 'xxxxx" if len(path) > 100 else names.format(path)
+            assert_refused(fine + line + "\n", f"flux2.lock:{lines}:1", expected)
+    assert_refused(fine + '"a\\u001b[31m.png".sha256 = "x"\n', "flux2.lock:", r"names 'a\x1b[31m.png'")
+    assert_refused(fine + '"a\\u0000.png".sha256 = "x"\n', "flux2.lock:", r"names 'a\x00.png'")
+    assert_refused('version = "\\u001b[31m"', "flux2.lock:1:1", r"is of version '\x1b[31m'")
+    assert_refused("a" + ".a" * 300_000 + " = 1", "flux2.lock:1:1", "does not write")
+    assert_refused("a = " + "[" * 100_000, "flux2.lock:1:1", "does not write")
+    assert_refused(fine + '"a.png".sha256 = "x"\n' * 20_000, "flux2.lock:", "has too many lines of 'a.png'")
+    many = "".join(f'"a.png".files."{n}.png" = "x"\n' for n in range(20_000))
+    assert_refused(fine + many, "flux2.lock:", "has too many lines of 'a.png'")
+    many = "".join(f'"{n}.png".sha256 = "x"\n' for n in range(20_000))
+    assert_refused(fine + many, "flux2.lock:1:1", "at most 4,000 are read")
+    assert_refused(fine + "\n" * 200_000, "flux2.lock:200001:1", "is one line too many")
+
+
+def assert_refused(text: str, place: str, why: str) -> None:
+    with pytest.raises(ManifestError) as found:
+        lock.read(text.encode())
+    assert str(found.value).startswith(place)
+    assert why in str(found.value)
 
 
 def merged(folder: Path, base: str, ours: str, theirs: str, *, union: bool) -> str:

@@ -15,8 +15,13 @@ from typing import TypeAlias
 TomlPath: TypeAlias = tuple[str | int, ...]
 """The keys and the numbers of list items that lead to a value."""
 
-_STRING = re.compile(
-    r"\"{3}(?:[^\\]|\\.)*?\"{3,5}|'{3}.*?'{3,5}|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'",
+MAX_KEY_PARTS = 32
+"""Parts of a dotted key. tomllib takes minutes for one of 100,000."""
+
+_TEXT = r"\"{3}(?:[^\\]|\\.)*?\"{3,5}|'{3}.*?'{3,5}|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'"
+_STRING = re.compile(_TEXT, re.DOTALL)
+_TOKEN = re.compile(
+    rf"(?P<part>{_TEXT}|[A-Za-z0-9_-]+)|(?P<dot>\.)|(?P<space>[ \t]+)|(?P<quote>[\"'])|#[^\n]*|[^\w\-.\"'# \t]+|.",
     re.DOTALL,
 )
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -63,6 +68,25 @@ def places(text: str) -> Places:
         RecursionError: Lists or tables stand in each other too deeply.
     """
     return _Scanner(text).scan()
+
+
+def long_key(text: str) -> Place | None:
+    """Return where a dotted key has its part after the last that is allowed; None if no key has so many.
+
+    The text may be anything: it is looked at before tomllib reads it.
+    """
+    dots = 0
+    for token in _TOKEN.finditer(text):
+        kind = token.lastgroup
+        if kind == "dot":
+            dots += 1
+            if dots >= MAX_KEY_PARTS:
+                return Place(text.count("\n", 0, token.start()) + 1, token.start() - text.rfind("\n", 0, token.start()))
+        elif kind == "quote":  # a string without an end: tomllib reads no further, either
+            return None
+        elif kind is None:
+            dots = 0
+    return None
 
 
 class _Scanner:

@@ -14,21 +14,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flux2_mcp.domain import paths
 from flux2_mcp.domain.account_names import SANDBOX
 from flux2_mcp.domain.manifest.digests import PARTS
-from flux2_mcp.domain.manifest.entries import LOCK, located, quoted
-from flux2_mcp.domain.toml_places import Place
-from flux2_mcp.errors import ManifestError, Problem
+from flux2_mcp.domain.manifest.entries import LOCK, SUFFIXES, located, quoted
+from flux2_mcp.domain.toml_places import Place, long_key
+from flux2_mcp.errors import ManifestError, Problem, shortened
 
 VERSION = 1
 MAX_BYTES = 16_000_000
 """Bytes of flux2.lock: more than 1,000 pictures with all the copies that they may have."""
+MAX_LINES = 200_000
+MAX_PICTURES = 4_000
+"""Pictures in flux2.lock, those that flux2.toml no longer names among them."""
+MAX_FIELDS = 256
+"""Fields of one picture: about a dozen, and one for each file made from it."""
+MAX_CANDIDATES = 16
+"""Branches that have made one picture."""
+FILE_SUFFIXES = (*SUFFIXES, ".avif", ".ico")
 HEAD = (
     "# Written by flux2-mcp: which request made which file, and what it cost. Commit it; do not edit it.\n"
     f"version = {VERSION}\n"
     "\n"
     "[images]\n"
 )
+STRANGE = "holds something that flux2-mcp does not write."
 _OURS = re.compile(r'"([^"\\]+)"\.(?:(\w+)|files\."([^"\\]+)") = "([^"\\\x00-\x1f\x7f]*)"')
 _MARK = re.compile(r"(<{7}|\|{7}|={7}|>{7})( |$)")
 
@@ -97,20 +107,51 @@ def read(data: bytes, *, name: str = LOCK) -> Lock:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as exc:
         raise _error(name, data.count(b"\n", 0, exc.start) + 1, "is not UTF-8.") from None
+    if text.count("\n") > MAX_LINES:
+        raise _error(name, MAX_LINES + 1, f"is one line too many: at most {MAX_LINES:,} are read.")
     found = _ours(text)
-    if found is not None:
-        return {path: _candidates(path, values, name) for path, values in found.items()}
-    found = {}
+    if found is None:
+        found = _others(text, name)
+    _refuse_strange(found, text, name)
+    return {path: _candidates(path, values, text, name) for path, values in found.items()}
+
+
+def _others(text: str, name: str) -> dict[str, dict[str, list[str]]]:
+    """Read a text of which some lines are not as `text` writes them."""
+    if (place := long_key(text)) is not None:
+        raise _error(name, place.line, STRANGE)
+    found: dict[str, dict[str, list[str]]] = {}
     try:
         held = _whole(text, name)
     except tomllib.TOMLDecodeError:  # a merge has left marks or lines twice
         for number, line in enumerate(text.split("\n"), 1):
             for path, values in _line(line, number, name).items():
                 _add(found, path, values)
+    except (RecursionError, ValueError):
+        raise _error(name, 1, STRANGE) from None
     else:
         for path, values in held.items():
             _add(found, path, values)
-    return {path: _candidates(path, values, name) for path, values in found.items()}
+    return found
+
+
+def _refuse_strange(found: Mapping[str, Mapping[str, Sequence[str]]], text: str, name: str) -> None:
+    """Refuse what flux2-mcp never writes. Files that a lock names are read, moved and removed, and anybody may have written it."""
+    if len(found) > MAX_PICTURES:
+        raise _error(name, 1, f"has {len(found):,} pictures; at most {MAX_PICTURES:,} are read.")
+    for path, values in found.items():
+        if len(values) > MAX_FIELDS or max(map(len, values.values()), default=0) > MAX_CANDIDATES:
+            raise _error(name, _line_of(path, text), f"has too many lines of {shortened(ascii(path))}.")
+        for file in (path, *(key.removeprefix("files ") for key in values if key.startswith("files "))):
+            if not file.lower().endswith(FILE_SUFFIXES) or paths.trouble(file, file.split("/")) is not None:
+                why = f"names {shortened(ascii(file))}, which is no path of a picture in the project."
+                raise _error(name, _line_of(file, text), why)
+
+
+def _line_of(path: str, text: str) -> int:
+    """Return the number of the first line that names a file."""
+    at = max(text.find(quoted(path)), 0)
+    return text.count("\n", 0, at) + 1
 
 
 def _ours(text: str) -> dict[str, dict[str, list[str]]] | None:
@@ -138,7 +179,7 @@ def _line(line: str, number: int, name: str) -> Mapping[str, Mapping[str, Any]]:
         return {}
     try:
         held = tomllib.loads(line)
-    except tomllib.TOMLDecodeError as exc:
+    except (RecursionError, ValueError) as exc:
         raise _error(name, number, f"can't be read: {exc}.") from None
     _check(held.pop("version", VERSION), name, number)
     return _images(held, name, number)
@@ -146,15 +187,13 @@ def _line(line: str, number: int, name: str) -> Mapping[str, Mapping[str, Any]]:
 
 def _check(version: object, name: str, number: int) -> None:
     if version != VERSION:
-        text = (
-            f"is of version {version}; this flux2-mcp reads version {VERSION}. A later one wrote it: update flux2-mcp."
-        )
+        text = f"is of version {shortened(ascii(version))}; this flux2-mcp reads version {VERSION}. A later one wrote it: update flux2-mcp."
         raise _error(name, number, text)
 
 
 def _images(held: object, name: str, number: int) -> Mapping[str, Mapping[str, Any]]:
     if not isinstance(held, dict) or not all(isinstance(values, dict) for values in held.values()):
-        raise _error(name, number, "holds something that flux2-mcp does not write.")
+        raise _error(name, number, STRANGE)
     return held
 
 
@@ -166,7 +205,7 @@ def _add(found: dict[str, dict[str, list[str]]], path: str, values: Mapping[str,
             of_it.setdefault(named, []).append(str(text))
 
 
-def _candidates(path: str, values: Mapping[str, Sequence[str]], name: str) -> Sequence[LockedImage]:
+def _candidates(path: str, values: Mapping[str, Sequence[str]], text: str, name: str) -> Sequence[LockedImage]:
     """Return what the lines of one picture say: the first candidate has the first of each, the second the second."""
     made = []
     for number in range(max(map(len, values.values()), default=0)):
@@ -189,8 +228,8 @@ def _candidates(path: str, values: Mapping[str, Sequence[str]], name: str) -> Se
                 )
             )
         except (KeyError, ValueError):
-            text = f"lacks a line of {path}, or one can't be read. Take the lines of one branch, or remove all of this picture."
-            raise _error(name, 1, text) from None
+            why = f"lacks a line of {path}, or one can't be read. Take the lines of one branch, or remove all of this picture."
+            raise _error(name, _line_of(path, text), why) from None
     return made
 
 

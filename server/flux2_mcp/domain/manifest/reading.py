@@ -21,7 +21,7 @@ from flux2_mcp.domain.manifest.entries import (
     is_remote,
     located,
 )
-from flux2_mcp.domain.toml_places import Place, Places, TomlPath, places
+from flux2_mcp.domain.toml_places import MAX_KEY_PARTS, Place, Places, TomlPath, long_key, places
 from flux2_mcp.errors import InvalidRequestError, ManifestError, Problem, meant, reworded, shortened
 
 MAX_BYTES = 1_000_000
@@ -29,6 +29,10 @@ MAX_BYTES = 1_000_000
 MAX_ENTRIES = 1000
 MAX_WIDTHS = 32
 """Copies of one picture."""
+MAX_FOUND = 200
+"""Wrong places that are looked for; a message names fewer."""
+MAX_CIRCLE = 8
+"""Pictures of a circle that a message names."""
 MAX_WIDTH_PX = 16_383
 """The widest WebP."""
 NAMES = {"source_images": "sources"}
@@ -60,6 +64,8 @@ def read(data: bytes, *, name: str = MANIFEST, derive: Derive = nothing) -> Mani
     if len(data) > MAX_BYTES:
         raise _error(name, Place(1, 1), f"has {len(data):,} bytes; at most {MAX_BYTES:,} are read.")
     text = _decoded(data, name)
+    if (place := long_key(text)) is not None:
+        raise _error(name, place, f"is in a key of more than {MAX_KEY_PARTS} parts.")
     try:
         held = tomllib.loads(text)
         found = places(text)
@@ -232,7 +238,7 @@ class _Reader:
             self._wrong(
                 (*path, MAX_WIDTHS), f"is one too many: at most {MAX_WIDTHS} copies of one picture.", value=True
             )
-        for number, value in enumerate(given):
+        for number, value in enumerate(given[:MAX_WIDTHS]):
             here = (*path, number)
             if value in given[:number]:
                 self._wrong(here, f"stands twice: {value}.", value=True)
@@ -313,6 +319,8 @@ class _Reader:
                     done.add(way.pop())
                 elif following in way:
                     circle = [*way[way.index(following) :], following]
+                    if len(circle) > MAX_CIRCLE:
+                        circle[MAX_CIRCLE - 2 : -1] = [f"{len(circle) - MAX_CIRCLE + 1} others"]
                     self._wrong((*made.entries[path].toml, "sources"), f"go in a circle: {' needs '.join(circle)}.")
                     done.add(following)
                 else:
@@ -322,11 +330,25 @@ class _Reader:
     def _wrong(self, path: TomlPath, text: str, *, value: bool = False) -> None:
         place = self._places.of_value(path) if value else self._places.of(path)
         self._problems.append((place, Problem(located(self._name, place, _short(path)), text)))
+        if len(self._problems) >= MAX_FOUND:  # to look for values that are near takes long
+            self._refuse()
 
     def _refuse(self) -> None:
         if self._problems:
             found = sorted(self._problems, key=lambda each: each[0])
             raise ManifestError(*(problem for _, problem in found))
+
+
+def located_error(made: Manifest, entry: Entry, exc: InvalidRequestError) -> ManifestError:
+    """Return what a call of `generate` would be refused with, by the places and the names that the manifest has for it."""
+    return ManifestError(
+        *(
+            Problem(
+                made.at((*entry.toml, NAMES.get(each.field, each.field)), value=True), str(reworded(each.text, NAMES))
+            )
+            for each in exc.problems
+        )
+    )
 
 
 def needs(made: Manifest, entry: Entry) -> Iterator[str]:
