@@ -6,7 +6,9 @@ import hashlib
 import io
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from flux2_mcp.domain.models import Save, StoredImage
 from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
 from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.images.names import targets
-from flux2_mcp.images.workspace import check, place, read
+from flux2_mcp.images.workspace import check, place, put, read
 
 
 def drawn(kind: str = "PNG", colour: str = "red") -> bytes:
@@ -388,3 +390,18 @@ def test_what_is_no_plain_file_or_too_large_is_not_read(root: Path, monkeypatch:
 def test_without_a_workspace_a_relative_path_says_what_to_set(root: Path) -> None:
     assert "Set FLUX2_WORKSPACE" in unreadable("cat.png")
     assert "FLUX2_ALLOWED_DIRS" in unreadable(str(root / "cat.png"))
+
+
+def test_of_two_that_write_the_same_under_one_name_both_have_written_it(root: Path) -> None:
+    barrier = Barrier(4)
+
+    def write(number: int) -> str:
+        barrier.wait(timeout=30)
+        return put(root, f"{number}.png", b"the same", replaces=())
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(100):
+            assert len({*pool.map(write, [number] * 4)}) == 1
+    (root / "other.png").write_bytes(b"another")
+    with pytest.raises(FileExistsError):
+        put(root, "other.png", b"the same", replaces=())

@@ -231,16 +231,26 @@ def put(root: Path, target: str, source: bytes | StoredImage, *, replaces: Colle
             copy.write(file)
             file.flush()
             os.fsync(file.fileno())
-        if not os.path.lexists(place):
-            _name(part, place)
-        elif place.is_symlink() or not place.is_file() or (replaces is not None and _sha256(place) not in replaces):
+        if not _replaced(part, place, replaces) and not copy.is_at(place):  # another process may have written the same
             raise FileExistsError(0, "another file is there")
-        else:
-            part.replace(place)
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
     return copy.sha256
+
+
+def _replaced(part: Path, place: Path, replaces: Collection[str] | None) -> bool:
+    """Give a complete file its name; False if a file has that name that may not be replaced. See `put`."""
+    if not os.path.lexists(place):
+        try:
+            _name(part, place)
+        except FileExistsError:
+            return False
+        return True
+    if place.is_symlink() or not place.is_file() or (replaces is not None and _sha256(place) not in replaces):
+        return False
+    part.replace(place)
+    return True
 
 
 def _sha256(place: Path) -> str:
