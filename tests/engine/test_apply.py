@@ -258,6 +258,17 @@ async def test_pictures_that_ask_for_the_same_are_two(site: Site) -> None:
     assert (site.folder / "a.png").read_bytes() != (site.folder / "b.png").read_bytes()
 
 
+async def test_a_new_entry_that_asks_for_the_same_gets_no_picture_of_another_entry(site: Site) -> None:
+    site.write('[images."a.png"]\nprompt = "a fox"\n[images."c.png"]\nprompt = "a fox"\n')
+    await site.apply()
+    site.write(
+        '[images."a.png"]\nprompt = "a fox"\n[images."b.png"]\nprompt = "a fox"\n[images."c.png"]\nprompt = "a fox"\n'
+    )
+    assert results(await site.apply()) == {"a.png": "current", "b.png": "made", "c.png": "current"}
+    assert len({(site.folder / name).read_bytes() for name in ("a.png", "b.png", "c.png")}) == 3
+    assert (set(site.standings().values()), site.creates()) == ({"current"}, 3)
+
+
 async def test_a_run_that_was_ended_at_any_line_goes_on_without_paying_twice(site: Site) -> None:
     """The service ends as a killed process does, with its tasks open; a bench kills real ones."""
     site.write(REMIX)
@@ -282,6 +293,16 @@ async def test_a_run_that_was_ended_at_any_line_goes_on_without_paying_twice(sit
     site.front.rule = pictures
     await site.apply()
     assert (set(site.standings().values()), site.creates()) == ({"current"}, 3)
+
+
+async def test_of_a_picture_that_two_branches_made_the_lines_of_the_other_branch_go(site: Site) -> None:
+    await site.apply()
+    before = site.lock()
+    theirs = re.sub(r'(?<=sha256 = ").', "x", re.sub(r'(?<=request = ").', "x", before))
+    both = "".join(dict.fromkeys((theirs + before).splitlines(keepends=True)))
+    (site.folder / "flux2.lock").write_text(both, "utf-8")
+    assert results(await site.apply()) == {"a.png": "current", "art/b.webp": "current"}
+    assert (site.lock(), site.creates()) == (before, 2)
 
 
 async def test_what_killed_runs_left_unfinished_is_removed_and_nothing_else(site: Site) -> None:
@@ -336,6 +357,15 @@ async def test_a_source_that_changes_after_the_plan_is_not_sent(site: Site) -> N
     assert results(applied) == {"a.png": "failed"}
     assert "changed after the plan" in str(applied.images[0].error)
     assert site.creates() == 0
+
+
+async def test_a_source_that_is_no_picture_is_not_sent_and_its_line_is_named(site: Site) -> None:
+    (site.folder / ".env").write_text("KEY=private", "utf-8")
+    site.write('[images."a.png"]\nprompt = "at night"\nsources = [".env"]\n')
+    [image] = (await site.apply()).images
+    assert str(image.error).startswith("flux2.toml:3:11 images.\"a.png\".sources: item 1 ('.env') is no PNG")
+    assert site.creates() == 0
+    assert not any("file" in seen.what for seen in site.front.seen)
 
 
 async def test_hostile_places_are_refused_before_anything_is_sent(site: Site, tmp_path: Path) -> None:

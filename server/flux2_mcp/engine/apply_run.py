@@ -24,7 +24,7 @@ import anyio.to_thread
 
 from flux2_mcp.domain import budget, catalog
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.domain.manifest import digests
+from flux2_mcp.domain.manifest import digests, reading
 from flux2_mcp.domain.manifest.entries import Entry, is_remote
 from flux2_mcp.domain.manifest.lock import LockedImage
 from flux2_mcp.domain.manifest.plan import MAKES, PlannedImage, Standing, contents_of
@@ -92,6 +92,8 @@ class ApplyRun:
             async with anyio.create_task_group() as group:
                 for image in self._quote.images:
                     group.start_soon(self._reported, image)
+            with suppress(Flux2Error):  # all that was made is noted
+                await self._in_thread(self._project.settle)
         except Exception as exc:  # noqa: BLE001  # raised to the caller that waits
             self.failure = exc
         finally:
@@ -224,7 +226,7 @@ class ApplyRun:
         else:
             standing = planned.standing
         planned = replace(planned, request=request, parts=parts, standing=standing)
-        found = await self._quotes.earlier(self._project, [planned], {planned.path: image.steps})
+        found = await self._quotes.earlier(self._project, self._quote.plan, [planned], {planned.path: image.steps})
         key, record, there = found[planned.path]
         return replace(image, planned=planned, key=key, record=record, pays=image.pays and not there)
 
@@ -237,10 +239,13 @@ class ApplyRun:
         planned = image.planned
         most = image.most_usd if image.most_usd is not None else self._share()
         terms = Terms(max_cost_usd=most, idempotency_key=image.key)
-        async with self._readers:  # each source is decoded, and sixteen at once would be in memory
-            checked = await self._service.request(
-                self._made.request(entry), folders=(self._project.folder,), terms=terms
-            )
+        try:
+            async with self._readers:  # each source is decoded, and sixteen at once would be in memory
+                checked = await self._service.request(
+                    self._made.request(entry), folders=(self._project.folder,), terms=terms
+                )
+        except InvalidRequestError as exc:
+            raise reading.located_error(self._made, entry, exc) from exc
         contents = dict(zip(self._made.sources(entry), (each.identity for each in checked.found), strict=True))
         if digests.request(digests.parts(self._made, entry, contents)) != planned.request:
             raise InvalidRequestError(Problem(self._made.at((*entry.toml, "sources")), CHANGED_MEANWHILE))

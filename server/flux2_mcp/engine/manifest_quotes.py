@@ -185,7 +185,7 @@ class ManifestQuotes:
             if image.standing in ASKS or (image.standing is Standing.EDITED and image.edited and overwrite)
         ]
         steps = {image.path: _steps(plan, image) for image in asks}
-        earlier = await self.earlier(project, asks, steps)
+        earlier = await self.earlier(project, plan, asks, steps)
         used = {step for image in asks for step in steps[image.path]}
         book = await self._book(used) if used else PriceBook()
         found = []
@@ -219,12 +219,14 @@ class ManifestQuotes:
         return await self._prices.book({model.service for model in models})
 
     async def earlier(
-        self, project: Project, images: Sequence[PlannedImage], steps: Mapping[str, Sequence[ImageRequest]]
+        self, project: Project, plan: Plan, images: Sequence[PlannedImage], steps: Mapping[str, Sequence[ImageRequest]]
     ) -> Mapping[str, tuple[str, TaskRecord | None, bool]]:
         """Return for each picture whose request is known: the key of its next try, its earlier task, and whether that will do.
 
-        An earlier task will do if its picture is on this machine, or it has not ended.
+        An earlier task will do if its picture is on this machine, or it has not ended; and if it is not that of another
+        entry: a new entry may have the number that another one with the same request had before.
         """
+        owners = {one.locked.task: one.path for one in plan.images if one.locked is not None and one.locked.task}
         known = {image.path: image for image in images if image.request is not None}
         found: dict[str, tuple[str, TaskRecord | None, bool]] = {}
         if self._journal.was_made:
@@ -247,11 +249,12 @@ class ManifestQuotes:
             by_key = {record.key: record for record in records}
             for last, one in keys.items():
                 record = by_key.get(last)
-                if record is None or await _will_do(record):
+                theirs = record is not None and owners.get(record.task_id or "", one.path) != one.path
+                if record is None or (not theirs and await _will_do(record)):
                     key = key_of(project, one.request or "", one.number, number)
                     found[one.path] = (key, record or _last(found.get(one.path)), record is not None)
                 else:
-                    found[one.path] = ("", record, False)
+                    found[one.path] = ("", None if theirs else record, False)
             left = [one for one in left if not found[one.path][0]]
             if not left:
                 break

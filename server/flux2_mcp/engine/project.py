@@ -266,6 +266,11 @@ class Project:
                     raise StorageError(f"{LOCK} can't be written: {exc.strerror}.") from exc
             self._written = (text, held)
 
+    def settle(self) -> None:
+        """Take the lines of the other branch out of the lock, where two have made one picture. Raises as `note`."""
+        if any(len(candidates) > 1 for candidates in lock.read(self._read(LOCK) or b"").values()):
+            self.note()
+
     def clear(self, made: Manifest) -> None:
         """Remove the unfinished files that killed runs have left beside the files of this project."""
         names = {path.rpartition("/")[2] for path in made.outputs} | {LOCK}
