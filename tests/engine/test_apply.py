@@ -23,6 +23,7 @@ from flux2_mcp.engine.applied import Applied
 from flux2_mcp.engine.project import Project
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import BudgetError, InvalidRequestError, ManifestError
+from flux2_mcp.server.results.apply import applied as answer
 from tests.support.services import CREATE, FETCH, PATIENCE, Front, Reply, Seen, fronted, opened, through
 
 pytestmark = pytest.mark.anyio
@@ -366,6 +367,21 @@ async def test_a_source_that_is_no_picture_is_not_sent_and_its_line_is_named(sit
     assert str(image.error).startswith("flux2.toml:3:11 images.\"a.png\".sources: item 1 ('.env') is no PNG")
     assert site.creates() == 0
     assert not any("file" in seen.what for seen in site.front.seen)
+
+
+async def test_a_folder_that_becomes_a_link_gets_nothing_and_what_was_paid_is_told(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    async with site.opened() as service:
+        quote = await service.manifests.quote(site.project)
+        (site.folder / "art").symlink_to(tmp_path / "outside")
+        applied = await service.manifests.apply(quote, approved=True)
+    assert results(applied) == {"a.png": "made", "art/b.webp": "failed"}
+    assert "a link on the way leads outside" in str(applied.images[1].error)
+    assert [*(tmp_path / "outside").iterdir()] == []
+    assert answer(applied).charged_usd == 0.1
+    (site.folder / "art").unlink()
+    again = await site.apply()
+    assert (results(again)["art/b.webp"], answer(again).charged_usd, site.creates()) == ("restored", None, 2)
 
 
 async def test_hostile_places_are_refused_before_anything_is_sent(site: Site, tmp_path: Path) -> None:

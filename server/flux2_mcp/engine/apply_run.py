@@ -82,6 +82,7 @@ class ApplyRun:
         self._ended = {image.planned.path: anyio.Event() for image in quote.images}
         self._results: dict[str, AppliedImage] = {}
         self._idents: dict[str, str | None] = {}
+        self._reports: dict[str, TaskReport] = {}
         self.done = anyio.Event()
         self.failure: Exception | None = None
 
@@ -134,7 +135,9 @@ class ApplyRun:
         try:
             self._results[path] = await self._one(image)
         except Flux2Error as exc:
-            self._results[path] = AppliedImage(path=path, result=Result.FAILED, error=exc)
+            self._results[path] = AppliedImage(
+                path=path, result=Result.FAILED, report=self._reports.get(path), error=exc
+            )
         finally:
             self._ended[path].set()
 
@@ -264,6 +267,7 @@ class ApplyRun:
             report_refusal=True,
         )
         [report] = outcome.tasks
+        self._reports[planned.path] = report  # it was paid, also if its picture can't be saved here
         if report.record.state is not State.DELIVERED:
             return self._unmade(planned, report)
         done = await self._placed(planned, report.record)
