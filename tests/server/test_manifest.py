@@ -71,13 +71,23 @@ async def test_the_plan_is_priced_made_and_then_nothing_is_to_do(site: tuple[Pat
         assert Project(folder).plan().done
         text, _, _ = await called(client, "check_pricing", manifest=".")
         assert text == "flux2.toml: nothing to do, 3 pictures are as it says."
+        text, _, _ = await called(client, "generate", manifest=".")
+        assert "flux2.toml: 0 left to do, 3 were current" in text
+        assert "No task was needed, so nothing was paid." in text
+        (folder / "b.png").write_bytes(b"another")
+        text, _, _ = await called(client, "generate", manifest=".")
+        assert (text.count("Next:"), "overwrite: true replaces" in text) == (1, True)
 
 
 async def test_a_call_that_does_not_wait_names_its_tasks_and_the_rest_goes_on(site: tuple[Path, Settings]) -> None:
     folder, settings = site
     (folder / "flux2.toml").write_text(THREE.replace(INSTANT, ""), "utf-8")
     async with Client(build(replace(settings, sandbox_speed=20.0))) as client:
-        _, data, _ = await called(client, "generate", manifest="flux2.toml", wait_seconds=0.2)
+        text, data, _ = await called(client, "generate", manifest="flux2.toml", wait_seconds=0.2)
+        [next_step] = [line for line in text.splitlines() if line.startswith("Next:")]
+        assert next_step.endswith(
+            "or generate with the same manifest again: it joins what runs, and pays nothing twice."
+        )
         assert data["status"] == "processing"
         assert {each["path"]: each["result"] for each in data["manifest"]["images"]} == {
             "a.png": "open", "b.png": "open", "c.png": "waiting",

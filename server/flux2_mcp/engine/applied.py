@@ -62,5 +62,7 @@ class Applied:
     def tasks(self) -> Outcome:
         """The tasks of the run."""
         return Outcome(
-            tasks=tuple(each.report for each in self.images if each.report is not None), sandbox=self.sandbox
+            tasks=tuple(each.report for each in self.images if each.report is not None),
+            sandbox=self.sandbox,
+            nothing="No task was needed, so nothing was paid." if self.done else "No task is there yet.",
         )

@@ -106,6 +106,4 @@ def apply_words(result: ApplyResult) -> str:
     if result.more:
         lines.append(f"and {result.more} more")
     lines.append(f"{result.manifest}: {result.left} left to do, {result.current} were current")
-    if result.next_step is not None:
-        lines.append(f"Next: {result.next_step}")
     return "\n".join(lines)

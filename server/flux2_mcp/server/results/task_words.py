@@ -40,10 +40,13 @@ def guidance(result: GenerationResult, *, previews: int = 0) -> list[str]:
         lines.append("No picture is attached: describe the image only after opening its file.")
     if result.next_action is not None:
         ids = result.next_action.arguments["task_ids"]
-        lines.append(
-            f"Next: call check_task with task_ids {ids}. Don't call generate again: the tasks run on and are paid once."
+        again = (
+            ". Don't call generate again: the tasks run on and are paid once."
+            if result.manifest is None
+            else ", or generate with the same manifest again: it joins what runs, and pays nothing twice."
         )
-    if result.next_step is not None:
+        lines.append(f"Next: call check_task with task_ids {ids}{again}")
+    if result.next_step is not None and (result.next_action is None or result.manifest is None):
         lines.append(f"Next: {result.next_step}")
     return lines
 
