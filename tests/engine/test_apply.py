@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -24,6 +25,7 @@ from flux2_mcp.engine.project import Project
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import BudgetError, InvalidRequestError, ManifestError
 from flux2_mcp.server.results.apply import applied as answer
+from tests.support import forked
 from tests.support.services import CREATE, FETCH, PATIENCE, Front, Reply, Seen, fronted, opened, through
 
 pytestmark = pytest.mark.anyio
@@ -304,6 +306,35 @@ async def test_of_a_picture_that_two_branches_made_the_lines_of_the_other_branch
     (site.folder / "flux2.lock").write_text(both, "utf-8")
     assert results(await site.apply()) == {"a.png": "current", "art/b.webp": "current"}
     assert (site.lock(), site.creates()) == (before, 2)
+
+
+NOTES = """
+import sys
+from pathlib import Path
+from flux2_mcp.domain.manifest.digests import PARTS
+from flux2_mcp.domain.manifest.lock import LockedImage
+from flux2_mcp.engine.project import Project
+
+project = Project(Path.cwd())
+for number in range(40):
+    project.note(LockedImage(
+        path=f"{sys.argv[1]}/{number}.png", request="ab", parts=dict.fromkeys(PARTS, "cd"), model="", task="",
+        charged_usd="", sha256="ef", size=(1, 1),
+    ))
+"""
+
+
+async def test_two_processes_that_write_the_lock_lose_no_line_of_each_other(
+    tmp_path: Path, clean_env: dict[str, str]
+) -> None:
+    both = [
+        forked.begin([sys.executable, "-c", NOTES, name], clean_env | {"FLUX2_HOME": str(tmp_path)}, cwd=tmp_path)
+        for name in ("a", "b")
+    ]
+    assert [process.wait(60) for process in both] == [0, 0]
+    held = lock.read((tmp_path / "flux2.lock").read_bytes())
+    assert set(held) == {f"{name}/{number}.png" for name in ("a", "b") for number in range(40)}
+    assert [path.name for path in tmp_path.iterdir()] == ["flux2.lock"]
 
 
 async def test_what_killed_runs_left_unfinished_is_removed_and_nothing_else(site: Site) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.system.files import write_atomically
+from flux2_mcp.system.files import alone, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -92,3 +92,11 @@ def test_a_folder_that_can_not_be_synced_does_not_make_a_written_file_an_error(
     write_atomically(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert synced == ([False, True] if os.name == "posix" else [False])
+
+
+def test_a_folder_is_held_by_one_at_a_time_and_nothing_is_left_in_it(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(TimeoutError), alone(tmp_path, seconds=0):
+        pass
+    with alone(tmp_path, seconds=0):
+        assert names(tmp_path) == [] or os.name == "nt"
+    assert names(tmp_path) == []

@@ -250,21 +250,25 @@ class Project:
             StorageError: The lock can't be written.
         """
         with self._writing:
-            data = self._read(LOCK) or b""
-            if self._written is None or self._written[0] != data:
-                held = {path: self._chosen(each) for path, each in lock.read(data).items()}
-            else:
-                held = self._written[1]
-            held |= {image.path: image for image in images}
-            for path in without:
-                held.pop(path, None)
-            text = lock.text(held.values()).encode()
-            if text != data:
-                try:
-                    files.write_atomically(self.folder / LOCK, text, mode=FILE_MODE)
-                except OSError as exc:
-                    raise StorageError(f"{LOCK} can't be written: {exc.strerror}.") from exc
-            self._written = (text, held)
+            try:
+                with files.alone(self.folder):  # another run may write it, too
+                    self._noted(images, without)
+            except OSError as exc:
+                raise StorageError(f"{LOCK} can't be written: {exc.strerror}.") from exc
+
+    def _noted(self, images: Iterable[LockedImage], without: Iterable[str]) -> None:
+        data = self._read(LOCK) or b""
+        if self._written is None or self._written[0] != data:
+            held = {path: self._chosen(each) for path, each in lock.read(data).items()}
+        else:
+            held = self._written[1]
+        held |= {image.path: image for image in images}
+        for path in without:
+            held.pop(path, None)
+        text = lock.text(held.values()).encode()
+        if text != data:
+            files.write_atomically(self.folder / LOCK, text, mode=FILE_MODE)
+        self._written = (text, held)
 
     def settle(self) -> None:
         """Take the lines of the other branch out of the lock, where two have made one picture. Raises as `note`."""

@@ -1,16 +1,25 @@
-"""Opens plain files, and writes whole ones: beside the old file, then in its place. A reader sees the old or the new, never half of one."""
+"""Opens plain files, and writes whole ones: beside the old file, then in its place. A reader sees the old or the new, never half of one.
+
+Who writes into a file what it has read from it, holds its folder meanwhile: see `alone`.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 PRIVATE_MODE = 0o600
+ALONE_SECONDS = 30.0
+"""How long `alone` waits for another process. One holds a folder for as long as it writes a file: milliseconds."""
+TRY_SECONDS = 0.005
+_HELD = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 # Not every system has them.
 _NO_LINKS, _NO_WAITING, _BINARY = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
@@ -80,6 +89,53 @@ def write_atomically(
             part.unlink()
     if durable:
         _sync_folder(target.parent)
+
+
+@contextmanager
+def alone(folder: Path, *, seconds: float = ALONE_SECONDS) -> Iterator[None]:
+    """Hold a folder, so that no other process that calls this is in it at the same time. A process that ends lets go of it.
+
+    The folder itself is locked, so nothing is left in it; Windows locks files only, and there an empty one is made for as
+    long. Some network drives have no locks: there nothing is held.
+
+    Args:
+        folder: It must exist.
+        seconds: How long to wait for another process.
+
+    Raises:
+        TimeoutError: Another process holds it for longer.
+        OSError: The folder can't be opened.
+    """
+    place = folder / ".flux2-mcp-writes" if sys.platform == "win32" else folder
+    handle = os.open(place, os.O_RDWR | os.O_CREAT if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        end = time.monotonic() + seconds
+        while not _locked(handle):
+            if time.monotonic() > end:
+                raise TimeoutError(errno.ETIMEDOUT, f"another process has held it for {seconds:g} seconds")
+            time.sleep(TRY_SECONDS)
+        yield
+    finally:
+        os.close(handle)
+        if place != folder:
+            with suppress(OSError):  # another process waits with it open
+                place.unlink()
+
+
+def _locked(handle: int) -> bool:
+    """Lock an open file, if no other process has locked it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        return exc.errno not in _HELD
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
