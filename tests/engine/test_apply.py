@@ -24,8 +24,11 @@ from flux2_mcp.engine.applied import Applied
 from flux2_mcp.engine.project import Project
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import BudgetError, InvalidRequestError, ManifestError
+from flux2_mcp.server.results import apply as apply_results
 from flux2_mcp.server.results.apply import applied as answer
+from flux2_mcp.settings import Settings
 from tests.support import forked
+from tests.support.contract_api import KEY, contract_api
 from tests.support.services import CREATE, FETCH, PATIENCE, Front, Reply, Seen, fronted, opened, through
 
 pytestmark = pytest.mark.anyio
@@ -253,6 +256,50 @@ async def test_one_that_fails_stops_no_other_and_is_tried_under_a_new_key(site: 
     assert applied.images[0].error is not None
     assert results(await site.apply()) == {"a.png": "failed", "art/b.webp": "current", "c.png": "waiting"}
     assert site.creates() == 3
+
+
+CHAIN = '[images."logo.png"]\nprompt = "a flat fox logo"\nbackground = "transparent"\nupscale = 2\n'
+FLUX, CUT, LARGER = "flux-2-pro-text-to-image", "recraft-remove-background", "topaz-upscale-image"
+
+
+async def test_a_picture_whose_later_step_failed_goes_on_from_the_earlier_one_and_pays_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "flux2.toml").write_text(CHAIN, "utf-8")
+    cents = {FLUX: 5, CUT: 1, LARGER: 4}
+    project = Project(tmp_path, live=True)
+    with contract_api() as api:
+        api.cents |= cents
+        api.schedules |= cents
+        told = Settings(
+            mode="live", home=tmp_path / "home", base_url=api.url, api_key=KEY, workspace=str(tmp_path),
+            rate=1000.0, caps=Caps(call_usd=Decimal("0.10")),
+        )  # fmt: skip
+
+        async def apply(price: str) -> Applied:
+            with anyio.fail_after(PATIENCE):
+                async with opened(told, speed=50.0) as service:
+                    quote = await service.manifests.quote(project)
+                    assert quote.usd == Decimal(price)
+                    return await service.manifests.apply(quote, approved=True)
+
+        charged = []
+        for failing, price in ((CUT, "0.10"), (CUT, "0.05"), (LARGER, "0.05"), ("", "0.04")):
+            api.failing = {failing}
+            applied = await apply(price)
+            charged.append(apply_results.applied(applied).charged_usd)
+            assert results(applied) == {"logo.png": "failed" if failing else "made"}
+        assert charged == [0.05, 0.0, 0.01, 0.04]
+        assert [len(api.made(model)) for model in (FLUX, CUT, LARGER)] == [1, 3, 2]
+        assert set(api.creates.values()) == {1}
+        [locked] = lock.read((tmp_path / "flux2.lock").read_bytes())["logo.png"]
+        assert (locked.model, locked.charged_usd) == (f"{FLUX}+{CUT}+{LARGER}", "0.1")
+        (tmp_path / "logo.png").unlink()
+        assert results(await apply("0")) == {"logo.png": "restored"}  # what it went on to is found again
+        (tmp_path / "flux2.lock").unlink()
+        (tmp_path / "logo.png").unlink()
+        assert results(await apply("0")) == {"logo.png": "restored"}
+        assert len(api.tasks) == 6
 
 
 async def test_pictures_that_ask_for_the_same_are_two(site: Site) -> None:

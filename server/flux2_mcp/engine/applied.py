@@ -8,6 +8,7 @@ from enum import StrEnum
 from flux2_mcp.engine.manifest_quotes import ManifestQuote
 from flux2_mcp.engine.waiting import Outcome, TaskReport
 from flux2_mcp.errors import Flux2Error
+from flux2_mcp.journal.records import TaskRecord
 
 PATIENCE_SECONDS = 86_400.0
 """How long a run waits for a task: RunAPI knows the key of a create for as long."""
@@ -40,13 +41,17 @@ GOOD = frozenset({Result.MADE, Result.RESTORED, Result.MOVED, Result.DERIVED, Re
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedImage:
-    """What became of one picture: its task, if it had one in this run, and what went wrong. `ident` is the id of a task under way."""
+    """What became of one picture: its task, if it had one in this run, and what went wrong. `ident` is the id of a task under way.
+
+    `goes_on`: the task of an earlier run, on whose picture this one went on.
+    """
 
     path: str
     result: Result
     report: TaskReport | None = None
     ident: str | None = None
     error: Flux2Error | None = None
+    goes_on: TaskRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

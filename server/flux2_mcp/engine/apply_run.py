@@ -230,8 +230,15 @@ class ApplyRun:
             standing = planned.standing
         planned = replace(planned, request=request, parts=parts, standing=standing)
         found = await self._quotes.earlier(self._project, self._quote.plan, [planned], {planned.path: image.steps})
-        key, record, there = found[planned.path]
-        return replace(image, planned=planned, key=key, record=record, pays=image.pays and not there)
+        known = found[planned.path]
+        return replace(
+            image,
+            planned=planned,
+            key=known.key,
+            record=known.record,
+            goes_on=known.goes_on,
+            pays=image.pays and not known.there,
+        )
 
     async def _is_there(self, planned: PlannedImage) -> bool:
         found = await self._in_thread(self._project.contents, self._made, [planned.path])
@@ -252,7 +259,7 @@ class ApplyRun:
         contents = dict(zip(self._made.sources(entry), (each.identity for each in checked.found), strict=True))
         if digests.request(digests.parts(self._made, entry, contents)) != planned.request:
             raise InvalidRequestError(Problem(self._made.at((*entry.toml, "sources")), CHANGED_MEANWHILE))
-        offer = await self._service.offer(checked, max_cost_usd=most, idempotency_key=image.key)
+        offer = await self._service.offer(checked, max_cost_usd=most, idempotency_key=image.key, goes_on=image.goes_on)
 
         async def written_down(_: Progress) -> None:
             self._idents[planned.path] = offer.pictures[-1][-1].key
@@ -269,13 +276,13 @@ class ApplyRun:
         [report] = outcome.tasks
         self._reports[planned.path] = report  # it was paid, also if its picture can't be saved here
         if report.record.state is not State.DELIVERED:
-            return self._unmade(planned, report)
+            return replace(self._unmade(planned, report), goes_on=image.goes_on)
         done = await self._placed(planned, report.record)
         if done is None:
             raise DeliveryError(LOST, cost="It was paid once.")
         result, record = done
         result = Result.MADE if result is Result.RESTORED else result
-        return AppliedImage(path=planned.path, result=result, report=_with(report, record))
+        return AppliedImage(path=planned.path, result=result, report=_with(report, record), goes_on=image.goes_on)
 
     def _share(self) -> Decimal | None:
         """Return what each picture without a known price may cost; None: the user has stated no maximum."""

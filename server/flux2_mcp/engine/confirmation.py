@@ -138,7 +138,13 @@ class Quotations:
         self._threshold_usd = settings.confirm_usd
 
     async def quote(
-        self, checked: CheckedRequest, *, count: int, stated_usd: Decimal | None, key: str | None
+        self,
+        checked: CheckedRequest,
+        *,
+        count: int,
+        stated_usd: Decimal | None,
+        key: str | None,
+        goes_on: TaskRecord | None = None,
     ) -> Quotation:
         """Price a call. Only its new tasks cost something: a task that was sent under a key is not paid again.
 
@@ -147,13 +153,18 @@ class Quotations:
             count: How many images.
             stated_usd: `max_cost_usd` of the call. A caller that states it has confirmed the call.
             key: The caller's own idempotency key.
+            goes_on: A task of an earlier call on whose image this one goes on. Without it and without a key, one is searched for.
 
         Raises:
             InvalidRequestError: RunAPI does not accept such a key.
             BudgetError: The price is above the stated maximum, or it is unknown and there is a cap.
         """
         steps = checked.steps
-        begun = await self._begun(checked, count) if key is None and checked.finish else ()
+        begun: tuple[TaskRecord, ...] = ()
+        if goes_on is not None:
+            begun, key = (goes_on,), None  # its tasks have keys that follow from that task's
+        elif key is None and checked.finish:
+            begun = await self._begun(checked, count)
         pictures = [await self._rest(steps, record) for record in begun]
         keys = submission.keys(key, count - len(begun), len(steps))
         if key is not None:

@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from flux2_mcp.domain import budget, catalog, finishing, pricing
 from flux2_mcp.domain.budget import CapRoom, SpentSums
-from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, State
 from flux2_mcp.domain.manifest.plan import MAKES, Plan, PlannedImage, Standing
 from flux2_mcp.domain.models import Balance, ImageRequest
 from flux2_mcp.domain.pricing import PriceBook
@@ -43,12 +43,13 @@ class QuotedImage:
 
     Attributes:
         planned: What is to do about it.
-        steps: Its requests; none if nothing has to be asked for.
+        steps: Its requests, without those whose picture is there to go on from; none if nothing has to be asked for.
         pays: Whether it has to be paid. Otherwise its picture is there, or under way.
         usd: Its price, 0 if it is not paid; None: nobody publishes it.
         most_usd: The highest known price, as caps count it.
         key: The key that it would be sent with; None: its request is not known before a source is made.
         record: The task that made it before, or is about to.
+        goes_on: The task of an earlier step, on whose picture its steps go on; None: they begin with the first.
         kept: A file is there that is not the one that was made, so nothing is done.
         blocked: A picture that it is made from is kept or blocked, so it can't be made.
     """
@@ -60,8 +61,29 @@ class QuotedImage:
     most_usd: Decimal | None = Decimal(0)
     key: str | None = None
     record: TaskRecord | None = None
+    goes_on: TaskRecord | None = None
     kept: bool = False
     blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What the journal has of a picture's request.
+
+    Attributes:
+        key: The key of its next try; "" if that is not known yet.
+        record: The newest task of its last step.
+        there: Whether that has a picture on this machine, or has not ended.
+        goes_on: The task of an earlier step, on whose picture the next try goes on.
+    """
+
+    key: str = ""
+    record: TaskRecord | None = None
+    there: bool = False
+    goes_on: TaskRecord | None = None
+
+
+NOTHING_EARLIER = Earlier()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,18 +216,21 @@ class ManifestQuotes:
                 left = image.standing is Standing.EDITED or (image.standing is Standing.MOVED and image.edited)
                 found.append(QuotedImage(planned=image, kept=left and not overwrite))
                 continue
-            key, record, there = earlier.get(image.path, (None, None, False))
-            prices = [pricing.price_of(book, step).usd for step in steps[image.path]]
-            most = [pricing.dearest_of(book, step) for step in steps[image.path]]
+            known = earlier.get(image.path, NOTHING_EARLIER)
+            there = known.there
+            missing = missing_after(known.goes_on, steps[image.path])
+            prices = [pricing.price_of(book, step).usd for step in missing]
+            most = [pricing.dearest_of(book, step) for step in missing]
             found.append(
                 QuotedImage(
                     planned=image,
-                    steps=steps[image.path],
+                    steps=missing,
                     pays=not there,
                     usd=Decimal(0) if there else _sum(prices) if None not in most else None,
                     most_usd=Decimal(0) if there else _sum(most),
-                    key=key,
-                    record=record,
+                    key=known.key or None,
+                    record=known.record,
+                    goes_on=known.goes_on,
                     kept=image.edited and not overwrite and not there,
                 )
             )
@@ -220,15 +245,15 @@ class ManifestQuotes:
 
     async def earlier(
         self, project: Project, plan: Plan, images: Sequence[PlannedImage], steps: Mapping[str, Sequence[ImageRequest]]
-    ) -> Mapping[str, tuple[str, TaskRecord | None, bool]]:
-        """Return for each picture whose request is known: the key of its next try, its earlier task, and whether that will do.
+    ) -> Mapping[str, Earlier]:
+        """Return what the journal has of each picture whose request is known.
 
         An earlier task will do if its picture is on this machine, or it has not ended; and if it is not that of another
         entry: a new entry may have the number that another one with the same request had before.
         """
         owners = {one.locked.task: one.path for one in plan.images if one.locked is not None and one.locked.task}
         known = {image.path: image for image in images if image.request is not None}
-        found: dict[str, tuple[str, TaskRecord | None, bool]] = {}
+        found: dict[str, Earlier] = {}
         if self._journal.was_made:
             of_lock = [one.locked.task for one in known.values() if one.locked and one.locked.request == one.request]
             tasks = {record.task_id: record for record in await self._journal.tasks.find(of_lock)} if of_lock else {}
@@ -236,29 +261,51 @@ class ManifestQuotes:
                 record = tasks.get(one.locked.task) if one.locked is not None else None
                 if record is not None:
                     there = await _will_do(record)
-                    found[path] = (key_of(project, one.request or "", one.number, 1) if there else "", record, there)
-        left = [one for path, one in known.items() if path not in found or not found[path][0]]
+                    found[path] = Earlier(_key(project, one) if there else "", record, there)
+        left = [one for one in known.values() if not found.get(one.path, NOTHING_EARLIER).key]
         for number in range(1, MAX_TRIES + 1):
-            keys = {
-                submission.following(
-                    key_of(project, one.request or "", one.number, number), len(steps[one.path]) - 1
-                ): one
-                for one in left
-            }
+            keys = {submission.following(_key(project, one, number), len(steps[one.path]) - 1): one for one in left}
             records = await self._journal.tasks.find([*keys]) if keys and self._journal.was_made else ()
             by_key = {record.key: record for record in records}
             for last, one in keys.items():
                 record = by_key.get(last)
-                theirs = record is not None and owners.get(record.task_id or "", one.path) != one.path
-                if record is None or (not theirs and await _will_do(record)):
-                    key = key_of(project, one.request or "", one.number, number)
-                    found[one.path] = (key, record or _last(found.get(one.path)), record is not None)
+                if record is None:
+                    before = found.get(one.path, NOTHING_EARLIER).record
+                    found[one.path] = Earlier(_key(project, one, number), before)
+                elif owners.get(record.task_id or "", one.path) != one.path:
+                    found[one.path] = NOTHING_EARLIER
                 else:
-                    found[one.path] = ("", None if theirs else record, False)
-            left = [one for one in left if not found[one.path][0]]
+                    found[one.path] = await self._tried(_key(project, one, number), record, steps[one.path])
+            left = [one for one in left if not found[one.path].key]
             if not left:
                 break
         return found
+
+    async def _tried(self, key: str, record: TaskRecord, steps: Sequence[ImageRequest]) -> Earlier:
+        """Return what became of a try.
+
+        Args:
+            key: Its key.
+            record: The task of its last step.
+            steps: Its requests.
+        """
+        if await _will_do(record):
+            return Earlier(key, record, there=True)
+        way = [*await self._journal.tasks.find([key])] if len(steps) > 1 else []
+        for step in steps[1:] if way else ():
+            alike = [each for each in await self._journal.tasks.followers([way[-1].key]) if _asks_for(each, step)]
+            if not alike:
+                break
+            way.append(alike[-1])
+        if len(way) == len(steps):
+            record = way[-1]
+            if await _will_do(record):
+                return Earlier(key, record, there=True)
+        for each in reversed(way[: len(steps) - 1]):
+            at_runapi = each.created_at > self._now() - RESULT_LIFETIME
+            if each.state is State.DELIVERED and (at_runapi or await _will_do(each)):
+                return Earlier(key, record, goes_on=each)
+        return Earlier("", record)
 
     async def _with_money(self, made: ManifestQuote, *, balance: bool) -> ManifestQuote:
         spent = await self.spent()
@@ -304,6 +351,21 @@ def key_of(project: Project, request: str, number: int, tried: int) -> str:
     return f"project-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:40]}-{tried}"
 
 
+def _key(project: Project, image: PlannedImage, tried: int = 1) -> str:
+    return key_of(project, image.request or "", image.number, tried)
+
+
+def missing_after(record: TaskRecord | None, steps: Sequence[ImageRequest]) -> tuple[ImageRequest, ...]:
+    """Return the steps that are missing after a task; all if there is none."""
+    done = 0 if record is None else next(n for n, step in enumerate(steps, 1) if step.model == record.request.model)
+    return tuple(steps[done:])
+
+
+def _asks_for(record: TaskRecord, step: ImageRequest) -> bool:
+    """Whether a task has the request of this step, on whatever picture."""
+    return [*finishing.labels([record.request])] == [*finishing.labels([step])]
+
+
 def _with_blocked(images: Sequence[QuotedImage]) -> list[QuotedImage]:
     """Return the pictures; those that can't be made because of another one are marked."""
     stuck = {image.planned.path for image in images if image.kept}
@@ -316,10 +378,6 @@ def _with_blocked(images: Sequence[QuotedImage]) -> list[QuotedImage]:
         blocked |= more
         stuck |= more
     return [replace(image, blocked=image.planned.path in blocked) for image in images]
-
-
-def _last(found: tuple[str, TaskRecord | None, bool] | None) -> TaskRecord | None:
-    return None if found is None else found[1]
 
 
 async def _will_do(record: TaskRecord) -> bool:

@@ -214,11 +214,9 @@ class Service:
         count: int = 1,
         max_cost_usd: Decimal | None = None,
         idempotency_key: str | None = None,
+        goes_on: TaskRecord | None = None,
     ) -> Quotation:
-        """Price a call for `count` images; each image is a separate task. No paid request is sent.
-
-        Args, in addition to those of the tool:
-            checked: From `request`.
+        """Price a call for `count` images, each a task of its own. Args beside those of the tool are as in `Quotations`.
 
         Raises:
             InvalidRequestError: The idempotency key is not usable.
@@ -228,7 +226,9 @@ class Service:
         with before_sending():
             if checked.finish:  # an earlier key of this account may have left the picture to go on from
                 await self._one_account()
-            return await self._quotations.quote(checked, count=count, stated_usd=max_cost_usd, key=idempotency_key)
+            return await self._quotations.quote(
+                checked, count=count, stated_usd=max_cost_usd, key=idempotency_key, goes_on=goes_on
+            )
 
     async def generate(
         self,

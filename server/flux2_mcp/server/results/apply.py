@@ -90,6 +90,9 @@ def _charged(each: AppliedImage) -> Decimal | None:
     if each.result is Became.RESTORED or each.report is None:
         return None
     records = [report.record for report in (*each.report.steps, each.report)]
+    if each.goes_on is not None:  # an earlier run has paid for it, and for what led to it
+        keys = [record.key for record in records]
+        records = records[keys.index(each.goes_on.key) + 1 :] if each.goes_on.key in keys else records
     known = [record.charged_usd for record in records if record.state is State.DELIVERED]
     return None if None in known else sum((usd for usd in known if usd is not None), Decimal(0))
 
