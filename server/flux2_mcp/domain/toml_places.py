@@ -75,6 +75,8 @@ def long_key(text: str) -> Place | None:
 
     The text may be anything: it is looked at before tomllib reads it.
     """
+    if all(line.count(".") < MAX_KEY_PARTS for line in text.split("\n")):
+        return None  # a key stands on one line, and to look closer takes as long as to read the text
     dots = 0
     for token in _TOKEN.finditer(text):
         kind = token.lastgroup
