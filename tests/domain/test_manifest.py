@@ -88,6 +88,7 @@ HOSTILE = [
     ('[images."C:\\\\a.png"]\nprompt = "fox"', "flux2.toml:1:9", "holds a character that not every system allows"),
     ('[images."a/./b.png"]\nprompt = "fox"', "flux2.toml:1:9", "has a part '.'"),
     ('[images."nul.png"]\nprompt = "fox"', "flux2.toml:1:9", "Windows keeps for devices"),
+    ('[images.".git/a.png"]\nprompt = "fox"', "flux2.toml:1:9", "leads into .git"),
     ('[images."a.gif"]\nprompt = "fox"', "flux2.toml:1:9", "is no picture's name; a picture is saved as .png, .jpg"),
     ('[images."a.png"]\nprompt = "fox"\nsources = ["b.png", "../../b.png"]', 'flux2.toml:3:21 images."a.png".sources[1]', "must stay below"),
     ('[images."a.png"]\nprompt = "fox"\nsources = ["task:17"]', "flux2.toml:3:12", "must be a file in the project or an https URL"),

@@ -132,6 +132,8 @@ def test_a_name_says_where_each_image_goes(save_to: str, count: int, expected: l
         ("a./hero.png", "holds a name that Windows keeps"),
         ("hero.png ", "holds a name that Windows keeps"),
         ("hero.png.", "holds a name that Windows keeps"),
+        (".git/hero.png", "leads into .git"),
+        ("site/.GIT/hooks/a.png", "leads into .git"),
         ("x" * 201 + ".png", "holds a name of more than 200 bytes"),
         ("日" * 67 + ".png", "holds a name of more than 200 bytes"),
         ("hero.gif", "ends in .gif; images are saved as .png, .jpg, .jpeg, .webp."),

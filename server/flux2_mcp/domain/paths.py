@@ -9,6 +9,7 @@ MAX_PATH_CHARS = 1024
 """Characters and bytes of a path in the workspace: every system takes a whole path of this length."""
 MAX_NAME_BYTES = 200
 """Bytes of one part of a path. Systems take 255; the rest is for a number that may be added."""
+GIT = ".git"
 
 _FORBIDDEN = re.compile(r'[<>:"|?*\\]')
 # Names that Windows keeps for devices, whatever their suffix.
@@ -31,6 +32,8 @@ def trouble(text: str, parts: Sequence[str]) -> str | None:
             return "holds a character that not every system allows in a name. Put / between folders."
         if part.endswith((".", " ")) or part.startswith(" ") or _RESERVED.match(part):
             return "holds a name that Windows keeps for devices, or one that begins or ends in a blank or a dot."
+        if part.casefold() == GIT:
+            return "leads into .git, which git keeps for itself."
         if len(part.encode()) > MAX_NAME_BYTES:
             return f"holds a name of more than {MAX_NAME_BYTES} bytes."
     return None
