@@ -25,15 +25,22 @@ def trouble(text: str, parts: Sequence[str]) -> str | None:
     """
     if len(text) > MAX_PATH_CHARS or len(text.encode(errors="replace")) > MAX_PATH_CHARS:
         return f"is longer than {MAX_PATH_CHARS} bytes."
-    for part in parts:
-        if part in {"", ".."}:
-            return "must stay below the workspace: no '..', no empty part."
-        if not part.isprintable() or _FORBIDDEN.search(part):
-            return "holds a character that not every system allows in a name. Put / between folders."
-        if part.endswith((".", " ")) or part.startswith(" ") or _RESERVED.match(part):
-            return "holds a name that Windows keeps for devices, or one that begins or ends in a blank or a dot."
-        if part.casefold() == GIT:
-            return "leads into .git, which git keeps for itself."
-        if len(part.encode()) > MAX_NAME_BYTES:
-            return f"holds a name of more than {MAX_NAME_BYTES} bytes."
-    return None
+    return next(filter(None, map(_trouble, parts)), None)
+
+
+def _trouble(part: str) -> str | None:
+    """Return the same of a folder's or a file's name."""
+    wrong = (
+        (part in {"", ".."}, "must stay below the workspace: no '..', no empty part."),
+        (
+            not part.isprintable() or _FORBIDDEN.search(part),
+            "holds a character that not every system allows in a name. Put / between folders.",
+        ),
+        (
+            part.endswith((".", " ")) or part.startswith(" ") or _RESERVED.match(part),
+            "holds a name that Windows keeps for devices, or one that begins or ends in a blank or a dot.",
+        ),
+        (part.casefold() == GIT, "leads into .git, which git keeps for itself."),
+        (len(part.encode(errors="replace")) > MAX_NAME_BYTES, f"holds a name of more than {MAX_NAME_BYTES} bytes."),
+    )
+    return next((words for is_wrong, words in wrong if is_wrong), None)
