@@ -30,6 +30,9 @@ from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
 
 PROGRAM = [sys.executable, "-m", "flux2_mcp"]
+AS_INSTALLED = "import runpy, sys; sys.modules['rich'] = None; runpy.run_module('flux2_mcp', run_name='__main__')"
+"""httpx imports rich where that is. It is among our development tools, and not among what users of flux2-mcp install."""
+PLAN = [sys.executable, "-c", AS_INSTALLED, "plan"]
 NOTHING = [sys.executable, "-c", "pass"]
 ENTRIES, FEW = 200, 60
 EVERY = 10
@@ -41,7 +44,6 @@ IN_FLIGHT = 16
 LONGEST_SECONDS = 4.0
 DEADLINE_SECONDS = 600.0
 PLAN_SECONDS = 0.3
-ASKS = "plan, all new: asks for prices and the balance"
 FLAT = 1.4
 """How much larger a process may be that makes three times as many pictures, both of them more than are under way at once."""
 
@@ -89,10 +91,10 @@ def plans(env: Mapping[str, str], folder: Path, new: Path, rounds: int) -> dict[
     """Each kind of plan beside the interpreter alone, interleaved; the first round only warms."""
     wanted: Mapping[str, tuple[Sequence[str], Path, int]] = {
         "the interpreter": (NOTHING, folder, 0),
-        "plan, nothing to do": ([*PROGRAM, "plan"], folder, 0),
-        "plan --check, nothing to do": ([*PROGRAM, "plan", "--check"], folder, 0),
-        "plan --check, all new": ([*PROGRAM, "plan", "--check"], new, 8),
-        ASKS: ([*PROGRAM, "plan"], new, 8),
+        "plan, nothing to do": (PLAN, folder, 0),
+        "plan --check, nothing to do": ([*PLAN, "--check"], folder, 0),
+        "plan --check, all new": ([*PLAN, "--check"], new, 8),
+        "plan, all new: asks for prices and the balance": (PLAN, new, 8),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in wanted}
     for number in range(rounds + 1):
@@ -186,9 +188,8 @@ def measure(kills: int, rounds: int, seed: int, folder: Path) -> Report:
         rows=rows,
         reaches=[
             *(
-                Reach(f"{name}, over the interpreter's start", ms / 1000, PLAN_SECONDS, "s")
-                for name, ms, _ in rows
-                if name != ASKS
+                Reach(f"{name}: processor time over the interpreter's start", work / 1000, PLAN_SECONDS, "s")
+                for name, _, work in rows
             ),
             Reach("pictures made for 200 entries", made, ENTRIES, "pictures"),
             Reach("of them under one key", again, 0, "pictures"),
@@ -200,6 +201,8 @@ def measure(kills: int, rounds: int, seed: int, folder: Path) -> Report:
         limits=[
             f"{kills} runs of apply: {', '.join(f'{count} {how}' for how, count in ends.items())}; before the last run {len(left)} pictures were left.",
             f"apply at its largest: {many:.0f} MiB with {ENTRIES} entries, {few:.0f} MiB with {FEW}.",
+            "A plan reads a picture that no plan has read since it was changed; here all were read by the first round.",
+            "Without rich, which httpx imports where it is: flux2-mcp does not install it.",
             "The sandbox stands in for RunAPI on the same machine; it draws one picture for all.",
         ],
         seed=seed,

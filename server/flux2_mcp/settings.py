@@ -137,7 +137,7 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
     unasked = env.get("FLUX2_CONFIRM_USD", "").lower() == "off"
     return Settings(
         mode="sandbox" if mode == "sandbox" or (mode == "auto" and key is None) else "live",
-        home=_home(env),
+        home=home_of(env),
         base_url=base_url,
         api_key=key,
         key_source=source,
@@ -343,7 +343,12 @@ def _is_web(text: str) -> bool:
     return parts.scheme in {"https", "http"} and bool(parts.hostname) and text.isprintable() and " " not in text
 
 
-def _home(env: Mapping[str, str]) -> Path:
+def home_of(env: Mapping[str, str]) -> Path:
+    """Return FLUX2_HOME, or the system's place for it.
+
+    Raises:
+        SettingsError: FLUX2_HOME is no usable path.
+    """
     if home := _folder(env, "FLUX2_HOME", env.get("FLUX2_HOME")):
         return Path(home)
     data = said_path(env.get("XDG_DATA_HOME"), env)

@@ -48,11 +48,11 @@ def plan(invocation: Invocation, /, *, check: bool, as_json: bool) -> int:
 
 
 def _quote(settings: Settings, found: Project, planned: Plan) -> ManifestQuote:
-    from flux2_mcp.engine.service import Service
+    from flux2_mcp.engine import manifest_quotes
 
     async def work() -> ManifestQuote:
-        async with Service.opened(settings, keep=False) as service:
-            return await service.manifests.quote(found, planned, balance=True)
+        async with manifest_quotes.quoting(settings) as quotes:
+            return await quotes.quote(found, planned, balance=True)
 
     return output.run(work, stopped="Stopped. Nothing was made.")
 

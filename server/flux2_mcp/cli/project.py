@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from flux2_mcp.cli import output
@@ -11,9 +12,10 @@ from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.domain.manifest.entries import MANIFEST
 from flux2_mcp.domain.manifest.plan import Standing
 from flux2_mcp.engine.project import Project
-from flux2_mcp.errors import InvalidRequestError, Problem, meant
+from flux2_mcp.errors import InvalidRequestError, Problem, SettingsError, meant
 from flux2_mcp.server.results import plan as results
 from flux2_mcp.server.results.plan import PlannedResult
+from flux2_mcp.settings import home_of
 
 SOMETHING_TO_DO = 8
 """The exit code if the pictures are not those of the manifest."""
@@ -33,7 +35,10 @@ def find(invocation: Invocation, *, live: bool = False) -> Project:
     """Return the project of the working folder: that of the nearest flux2.toml, here or in a folder above."""
     here = Path(invocation.workspace or ".")
     folder = next((each for each in (here, *here.parents) if (each / MANIFEST).is_file()), here)
-    return Project(folder, live=live)
+    home = None
+    with suppress(SettingsError):  # without it, files are read each time; a command that needs it says what is wrong
+        home = home_of(invocation.env)
+    return Project(folder, live=live, home=home)
 
 
 def named(invocation: Invocation, project: Project, paths: tuple[str, ...]) -> list[str]:

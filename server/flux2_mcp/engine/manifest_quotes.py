@@ -8,12 +8,13 @@ gets the key of the next try.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+import anyio
 import anyio.to_thread
 
 from flux2_mcp.domain import budget, catalog, finishing, pricing
@@ -26,7 +27,7 @@ from flux2_mcp.engine import submission
 from flux2_mcp.engine.confirmation import Confirmation
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.project import Project
-from flux2_mcp.engine.seam import Seam
+from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, meant, together
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.settings import Settings
@@ -183,7 +184,7 @@ class ManifestQuotes:
         """
         planned = await anyio.to_thread.run_sync(project.plan) if plan is None else plan
         chosen = _chosen(planned, paths)
-        quoted = await self._quoted(project, planned, chosen, overwrite=overwrite)
+        quoted, held = await self._quoted(project, planned, chosen, overwrite=overwrite, balance=balance)
         paid = [image for image in quoted if image.pays and not image.kept and not image.blocked]
         known = [image.usd for image in paid if image.usd is not None]
         made = ManifestQuote(
@@ -196,11 +197,15 @@ class ManifestQuotes:
             stated_usd=stated_usd,
             sandbox=self._backend.sandbox,
         )
-        return await self._with_money(made, balance=balance) if paid else made
+        return await self._with_money(made, held) if paid else made
 
     async def _quoted(
-        self, project: Project, plan: Plan, chosen: Sequence[PlannedImage], *, overwrite: bool
-    ) -> list[QuotedImage]:
+        self, project: Project, plan: Plan, chosen: Sequence[PlannedImage], *, overwrite: bool, balance: bool
+    ) -> tuple[list[QuotedImage], Balance | Flux2Error | None]:
+        """Return the pictures with their prices; and the balance if it is wanted, something is paid, and there is a key.
+
+        RunAPI is asked for both at the same time.
+        """
         asks = [
             image
             for image in chosen
@@ -209,7 +214,13 @@ class ManifestQuotes:
         steps = {image.path: _steps(plan, image) for image in asks}
         earlier = await self.earlier(project, plan, asks, steps)
         used = {step for image in asks for step in steps[image.path]}
-        book = await self._book(used) if used else PriceBook()
+        pays = any(not earlier.get(path, NOTHING_EARLIER).there for path in steps)
+        book, held = PriceBook(), list[Balance | Flux2Error]()
+        async with anyio.create_task_group() as group:
+            if balance and pays and self._backend.has_key and not self._backend.sandbox:
+                group.start_soon(self._balance, held)
+            if used:
+                book = await self._book(used)
         found = []
         for image in chosen:
             if image.path not in steps:
@@ -234,7 +245,13 @@ class ManifestQuotes:
                     kept=image.edited and not overwrite and not there,
                 )
             )
-        return _with_blocked(found)
+        return _with_blocked(found), next(iter(held), None)
+
+    async def _balance(self, held: list[Balance | Flux2Error]) -> None:
+        try:
+            held.append(await (await self._backend.api()).balance())
+        except Flux2Error as exc:
+            held.append(exc)  # a plan is useful without the balance
 
     async def _book(self, steps: Iterable[ImageRequest]) -> PriceBook:
         """Return the prices. The sandbox's are the published ones, so that it need not start for them."""
@@ -307,17 +324,11 @@ class ManifestQuotes:
                 return Earlier(key, record, goes_on=each)
         return Earlier("", record)
 
-    async def _with_money(self, made: ManifestQuote, *, balance: bool) -> ManifestQuote:
+    async def _with_money(self, made: ManifestQuote, held: Balance | Flux2Error | None) -> ManifestQuote:
         spent = await self.spent()
         caps = budget.left(self._settings.caps, spent)
         models = {step.model for image in made.paid for step in image.steps}
         note = pricing.invented(pricing.unpublished(models)) if made.sandbox else None
-        held, trouble = None, None
-        if balance and self._backend.has_key and not made.sandbox:
-            try:
-                held = await (await self._backend.api()).balance()
-            except Flux2Error as exc:
-                trouble = exc  # a plan is useful without the balance
         threshold = self._settings.confirm_usd
         confirmation = None
         if made.stated_usd is None and threshold is not None and (made.usd is None or made.usd > threshold):
@@ -329,13 +340,33 @@ class ManifestQuotes:
                 over=made.usd is not None and budget.exceeded(made.usd, self._settings.caps, spent) is not None,
                 note=note,
             )
-        return replace(made, caps=caps, balance=held, trouble=trouble, confirmation=confirmation, note=note)
+        return replace(
+            made,
+            caps=caps,
+            balance=held if isinstance(held, Balance) else None,
+            trouble=held if isinstance(held, Flux2Error) else None,
+            confirmation=confirmation,
+            note=note,
+        )
 
     async def spent(self) -> SpentSums:
         """Return what the caps count; before the first task of any process, no journal is made for that."""
         if not self._journal.was_made:
             return SpentSums()
         return await self._journal.money.spent(at=self._now(), session=self._journal.owner)
+
+
+@asynccontextmanager
+async def quoting(settings: Settings) -> AsyncIterator[ManifestQuotes]:
+    """Open what prices a plan, and nothing that makes pictures: a plan is asked for often, and that takes long to load."""
+    async with opened(settings) as usual:
+        prices = LivePrices(
+            usual.backend,
+            usual.journal.money,
+            patience_seconds=usual.timing.prices_seconds,
+            monotonic=usual.monotonic,
+        )
+        yield ManifestQuotes(usual, prices, settings)
 
 
 def key_of(project: Project, request: str, number: int, tried: int) -> str:
@@ -347,7 +378,7 @@ def key_of(project: Project, request: str, number: int, tried: int) -> str:
         number: Its number among the entries that ask for the same.
         tried: The number of the try.
     """
-    text = "\0".join([os.path.realpath(project.folder), request, str(number)])
+    text = "\0".join([project.real, request, str(number)])
     return f"project-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:40]}-{tried}"
 
 

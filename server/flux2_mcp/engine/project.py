@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import InvalidRequestError, ManifestError, Problem, StorageError
 from flux2_mcp.images import workspace
 from flux2_mcp.system import files
+from flux2_mcp.system.known_contents import KnownContents
 
 if TYPE_CHECKING:
     from flux2_mcp.images.derive import DerivedFile
@@ -42,6 +43,8 @@ _PART = re.compile(r"\.(.+)\.[0-9a-f]{12}(?:\.flux2-part)?")
 NOT_THE_ORIGINAL = (
     "its file is not the one that was made, so nothing is made from it. flux2-mcp adopt takes it as it is."
 )
+CONTENTS = "contents"
+"""The folder in FLUX2_HOME with the notes on which files of a project were read."""
 HASHERS = 4
 """Threads that read files. Python lets other threads run while one is hashed."""
 
@@ -53,14 +56,21 @@ class Project:
         folder: The folder; all paths of the manifest are relative to it.
         name: The manifest's name in it.
         live: Whether FLUX.2 makes the pictures. Those that the sandbox has drawn count as not made then.
+        home: FLUX2_HOME, where it is noted which files were read; None: all are read each time.
     """
 
-    def __init__(self, folder: Path, name: str = MANIFEST, *, live: bool = False) -> None:
+    def __init__(self, folder: Path, name: str = MANIFEST, *, live: bool = False, home: Path | None = None) -> None:
         self.folder = folder
         self.name = name
         self.live = live
+        self._home = home
         self._writing = threading.Lock()
         self._written: tuple[bytes, dict[str, LockedImage]] | None = None
+
+    @cached_property
+    def real(self) -> str:
+        """The folder with every link in its path followed."""
+        return os.path.realpath(self.folder)
 
     def plan(self) -> Plan:
         """Compare the manifest, the lock and the disk.
@@ -70,7 +80,9 @@ class Project:
         """
         made = self.manifest()
         locked = lock.read(self._read(LOCK) or b"")
-        disk = self.contents(made, looked_at(made, locked))
+        known = KnownContents(None if self._home is None else self._home / CONTENTS / f"{self._mark()}.json")
+        disk = self.contents(made, looked_at(made, locked), known=known)
+        known.keep()
         return plan(made, locked, disk, derive=derived, live=self.live)
 
     def manifest(self) -> Manifest:
@@ -109,8 +121,15 @@ class Project:
         candidates = lock.read(self._read(LOCK) or b"").get(path)
         return None if candidates is None else self._chosen(candidates)
 
-    def contents(self, made: Manifest, paths: Collection[str]) -> Mapping[str, str]:
+    def contents(
+        self, made: Manifest, paths: Collection[str], *, known: KnownContents | None = None
+    ) -> Mapping[str, str]:
         """Return the SHA-256 of each of these files that is there.
+
+        Args:
+            made: The manifest.
+            paths: The files.
+            known: What earlier plans have read; without it, each file is read.
 
         Raises:
             ManifestError: One is a link, a folder or a device, or leads outside the project.
@@ -120,16 +139,24 @@ class Project:
 
         def one(path: str) -> str | None:
             try:
-                return workspace.content(self.folder, path, links=path not in made.outputs, folders=folders)
+                return workspace.content(
+                    self.folder, path, links=path not in made.outputs, folders=folders, known=known
+                )
             except OSError as exc:
                 problems.append(Problem(_where(made, path), _unusable(path, exc)))
                 return None
 
-        with ThreadPoolExecutor(HASHERS) as pool:
-            found = dict(zip(paths, pool.map(one, paths), strict=True))
+        def some(part: Sequence[str]) -> dict[str, str | None]:
+            return {path: one(path) for path in part}
+
+        ordered = [*paths]
+        found: dict[str, str | None] = {}
+        with ThreadPoolExecutor(HASHERS) as pool:  # one job a thread: a job a file takes longer than most files
+            for each in pool.map(some, [ordered[number::HASHERS] for number in range(HASHERS)]):
+                found |= each
         if problems:
             raise ManifestError(*sorted(problems, key=lambda each: each.field))
-        return {path: sha256 for path, sha256 in found.items() if sha256 is not None}
+        return {path: sha256 for path in ordered if (sha256 := found[path]) is not None}
 
     def put(self, path: str, source: bytes | StoredImage, *, replaces: Collection[str] | None) -> str:
         """Write a picture under exactly this name; see `workspace.put`.
@@ -301,6 +328,10 @@ class Project:
             there = None
         return lock.choose(candidates, None, there) or first
 
+    def _mark(self) -> str:
+        """Return a name for this project that no other one has."""
+        return hashlib.sha256(self.real.encode(errors="surrogateescape")).hexdigest()[:16]
+
     def _read(self, name: str) -> bytes | None:
         """Return a file of the project; None if it is not there."""
         place = workspace.below(self.folder, name)
@@ -315,13 +346,14 @@ class Project:
             raise ManifestError(Problem(name, _unusable(name, exc))) from exc
 
 
-def project_at(text: str, folders: Sequence[Path], *, live: bool) -> Project:
+def project_at(text: str, folders: Sequence[Path], *, live: bool, home: Path | None = None) -> Project:
     """Return the project of a manifest that a caller has named.
 
     Args:
         text: The manifest's path, or its folder's: absolute, or relative to the first of the folders.
         folders: What the caller works in, the workspace first.
         live: See `Project`.
+        home: See `Project`.
 
     Raises:
         InvalidRequestError: There is no workspace, or the path is outside it.
@@ -335,7 +367,8 @@ def project_at(text: str, folders: Sequence[Path], *, live: bool) -> Project:
         path, inside = folders[0], False
     if not inside:
         raise InvalidRequestError(Problem("manifest", f"must be a path in the workspace, such as {MANIFEST}."))
-    return Project(path, live=live) if path.is_dir() else Project(path.parent, path.name, live=live)
+    folder, name = (path, MANIFEST) if path.is_dir() else (path.parent, path.name)
+    return Project(folder, name, live=live, home=home)
 
 
 def derived(entry: Entry) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from flux2_mcp.errors import InvalidRequestError, Problem, Wording
 from flux2_mcp.images.decode import KINDS, PictureError, encoded, normal
 from flux2_mcp.images.names import SUFFIXES
 from flux2_mcp.system import files
+from flux2_mcp.system.known_contents import KnownContents
 
 MAX_NUMBER = 1000
 PART, CLAIM = ".flux2-part", ".flux2-claim"
@@ -262,7 +263,12 @@ def _sha256(place: Path) -> str:
 
 
 def content(
-    root: Path, relative: str, *, links: bool = False, folders: dict[str, Path | None] | None = None
+    root: Path,
+    relative: str,
+    *,
+    links: bool = False,
+    folders: dict[str, Path | None] | None = None,
+    known: KnownContents | None = None,
 ) -> str | None:
     """Return the SHA-256 of a file below a folder, as hex digits; None if nothing is there.
 
@@ -271,16 +277,17 @@ def content(
         relative: The path in it, with `/`.
         links: Whether the file itself may be a link to one in the folder.
         folders: Where the folders of earlier calls lead. To follow each link again for each file takes as long as its bytes.
+        known: What earlier runs have read; without it, the file is read.
 
     Raises:
         OSError: It is a link, a folder or a device, or the path leads outside, or the system refused.
     """
     above, _, name = relative.rpartition("/")
-    known = {} if folders is None else folders
-    if above not in known:
+    led = {} if folders is None else folders
+    if above not in led:
         inside = below(root, relative)
-        known[above] = None if inside is None else inside.parent
-    folder = known[above]
+        led[above] = None if inside is None else inside.parent
+    folder = led[above]
     place = None if folder is None else folder / name
     if place is not None and links and place.is_symlink():
         real = _real(place)
@@ -288,7 +295,10 @@ def content(
     if place is None:
         raise OSError(0, OUTSIDE.rstrip("."))
     try:
-        return _sha256(place)
+        if known is None:
+            return _sha256(place)
+        with files.open_plain(place) as file:
+            return known.sha256(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

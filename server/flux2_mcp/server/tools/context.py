@@ -122,8 +122,8 @@ def project_of(context: ToolContext, roots: ListRootsResult, manifest: str, othe
     """
     if others:
         raise InvalidRequestError(*(Problem(name, "goes without manifest only.") for name in others))
-    live = service_of(context).settings.mode == "live"
-    return project_at(manifest, folders(context, roots), live=live)
+    settings = service_of(context).settings
+    return project_at(manifest, folders(context, roots), live=settings.mode == "live", home=settings.home)
 
 
 def can_ask(context: ToolContext) -> bool:
