@@ -44,7 +44,7 @@ IN_FLIGHT = 16
 LONGEST_SECONDS = 4.0
 DEADLINE_SECONDS = 600.0
 PLAN_SECONDS = 0.3
-FLAT = 1.4
+FLAT = 1.15
 """How much larger a process may be that makes three times as many pictures, both of them more than are under way at once."""
 
 

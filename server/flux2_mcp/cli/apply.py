@@ -21,6 +21,7 @@ from flux2_mcp.engine.waiting import Progress
 from flux2_mcp.errors import ServiceError
 from flux2_mcp.server.results import apply as results
 from flux2_mcp.server.results.apply import ApplyResult
+from flux2_mcp.system import memory
 
 EPILOG = """
 \b
@@ -79,6 +80,7 @@ def apply(
 ) -> int:
     """Make the pictures of flux2.toml that are new, changed or missing: all, or these. Costs what plan says."""
     settings = invocation()
+    memory.one_arena()
     found = project.find(invocation, live=settings.mode == "live")
     chosen = project.named(invocation, found, paths)
 
