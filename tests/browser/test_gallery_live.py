@@ -19,6 +19,7 @@ from mcp.client.extension import advertise
 from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
 from playwright.async_api import FrameLocator, Page, expect
 
+from flux2_mcp.engine.project import Project
 from flux2_mcp.server import gallery
 from flux2_mcp.server.app import build
 from flux2_mcp.server.viewer.app import opened
@@ -33,6 +34,7 @@ from tests.support.terminal import COMMAND, DEADLINE
 pytestmark = pytest.mark.anyio
 
 
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("dark", "light")
 APPS = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
 
 
@@ -177,6 +179,49 @@ async def test_an_empty_journal_is_an_invitation(site: Site, sandbox_settings: S
         await expect(view.get_by_role("heading")).to_have_text("A lighthouse at dusk")
         await shot(shown.page, "window-one")
         assert shown.wrong == []
+
+
+PROJECT = """[style]
+prompt = "flat illustration"
+
+[images."public/hero.png"]
+prompt = "[sandbox:instant] a lighthouse"
+widths = [64]
+
+[images."public/fox.png"]
+prompt = "[sandbox:instant] a fox"
+
+[images."public/fox-night.png"]
+sources = ["public/fox.png"]
+prompt = "[sandbox:instant] make it night"
+"""
+
+
+async def test_the_plan_of_the_project_is_shown_and_made_after_asking(
+    site: Site, sandbox_settings: Settings, shot: Shot
+) -> None:
+    folder = Path(sandbox_settings.workspace or "")
+    (folder / "flux2.toml").write_text(PROJECT, "utf-8")
+    async with opened(sandbox_settings, port=0, limit=50) as guard:
+        for scheme in SCHEMES:
+            async with window(site, guard.url(), scheme) as shown:
+                plan = shown.view.get_by_role("region", name="flux2.toml")
+                await expect(plan.locator("#plan-sum")).to_have_text("3 new · $0.15")
+                await expect(plan.get_by_role("listitem")).to_have_count(3)
+                await expect(plan.get_by_role("listitem").last).to_contain_text("from public/fox.png")
+                await shot(shown.page, f"plan-{scheme}")
+                await plan.get_by_role("button", name="Make them").click()
+                go = shown.view.get_by_role("button", name="Make them for $0.15")
+                await expect(go).to_be_enabled()
+                await shot(shown.page, f"plan-asks-{scheme}")
+                assert not (folder / "public").exists()  # nothing is made before the second button
+                if scheme == "light":
+                    await go.click()
+                    await expect(shown.view.locator(".pic.has")).to_have_count(3)
+                    await expect(plan).to_be_hidden()
+                    await shot(shown.page, "plan-made")
+                assert shown.wrong == []
+    assert Project(folder).plan().done
 
 
 async def test_our_host_page_speaks_with_the_extensions_own_app(site: Site, sandbox_settings: Settings) -> None:

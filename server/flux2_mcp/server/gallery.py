@@ -18,7 +18,7 @@ TOOLS: Final = frozenset({"generate", "check_task"})
 """The tools whose results it shows."""
 CSP: Final = ResourceCsp(connect_domains=[], resource_domains=[], frame_domains=[], base_uri_domains=[])
 """Allows no outside address: none to connect to, to load from, or to frame."""
-SCRIPTS: Final = ("host.js", "data.js", "actions.js", "view.js")
+SCRIPTS: Final = ("host.js", "data.js", "plan.js", "actions.js", "view.js")
 """The parts of the one script, in order: each uses the names of those before it."""
 PERMISSIONS: Final = ResourcePermissions(clipboard_write={})
 """For "Copy path"."""

@@ -33,9 +33,11 @@ const KINDS = {
   vary: { label: "Vary", verb: "Vary", title: "One more like this", why: "The same request once more: another picture of the same words." },
   large: { label: "Upscale to 2k", verb: "Upscale", title: "Upscale to 2k", why: "Draws this image again at 2k with it as the source: a new image of about 2048 pixels. Small details may differ." },
   first: { verb: "Make it", title: "Make an image", why: "What it shows, in which light, in which style.", ask: "What should it show?" },
+  plan: { verb: "Make them", title: "Make the project's pictures", why: "What flux2.toml wants and is not there. A file that was edited by hand stays as it is." },
   again: { label: "Try again", verb: "Try again", title: "Ask once more", why: "The same request once more." },
 };
 function argsFor(kind, card, change) {
+  if (kind === "plan") return { manifest: manifest() };
   if (kind === "first") return { prompt: change, variant: "pro" };
   const task = tasks.get(card.id), was = obj(requests.get(card.id)), same = {};
   for (const name of ["source_images", "aspect_ratio", "output_resolution", "enable_safety_checker"]) if (was[name] != null && was[name].length !== 0) same[name] = was[name];
@@ -57,6 +59,7 @@ function nearest(wanted) {
 const keyOf = (args) => priced(args.variant, args.source_images ? "remix_image" : "text_to_image", args.output_resolution || "1k");
 /** What it costs now. Where nobody can be asked: what the last answer said; null, where there was none. */
 async function priceOf(args) {
+  if (args.manifest) { await look_at_plan(); return plan.data && { usd: num(plan.data.usd) }; }
   const key = keyOf(args), [variant, action, output_resolution] = key.split(" ");
   if (host.can.serverTools) try {
     const result = await callTool("check_pricing", { variant, action, output_resolution }), data = result.isError ? null : body(result, "prices"), { usd, model } = obj(obj(data).estimate);
@@ -99,10 +102,11 @@ function arm(card, kind) {
   const cap = () => usd ?? (most.validity.valid && most.value ? most.valueAsNumber : null);
   function ripe() {
     go.disabled = !ready || cap() === null || Boolean(words && words.value.trim().length < 3);
-    if (ready) go.textContent = cap() === null ? verb : `${verb} for ${usd === null ? "at most " : ""}${money(cap())}`;
+    if (ready) go.textContent = !cap() ? verb : `${verb} for ${usd === null ? "at most " : ""}${money(cap())}`;
   }
   function args() {
     const plain = argsFor(kind, card, words && words.value.trim());
+    if (plain.manifest) return { ...plain, wait_seconds: 0, max_cost_usd: cap() };   // its pictures have their keys
     const all = { ...plain, count: 1, wait_seconds: 0, max_cost_usd: cap() };
     // One key for one wish: pressed again after a lost answer, or asked again in the chat, it is paid once.
     const wish = JSON.stringify(all);
@@ -141,12 +145,13 @@ function arm(card, kind) {
     if (fresh) step(fresh);
     say(`${title}: under way, for ${usd === null ? "at most " : ""}${money(wanted.max_cost_usd)}.`);
     tellModel();
+    if (wanted.manifest) look_at_plan();
   }
   for (const field of [words, most]) field?.addEventListener("input", ripe);
   over(sheet, words ?? sheet);
   Promise.all([priceOf(argsFor(kind, card, "")), pause(ARMED_AFTER)]).then(([found]) => {
     usd = found?.usd ?? null; ready = true; most.hidden = usd !== null;
-    cost.textContent = usd === null ? "Its price is not known here. The most it may cost, in USD:" : `Costs ${money(usd)}, and never more.${found.made_up ? " The sandbox made this price up." : ""}`;
+    cost.textContent = usd === null ? "Its price is not known here. The most it may cost, in USD:" : usd === 0 ? "Nothing is paid." : `Costs ${money(usd)}, and never more.${found.made_up ? " The sandbox made this price up." : ""}`;
     ripe(); render();
   });
 }

@@ -58,7 +58,7 @@ function arrived(result, args, first = false) {
     if (before?.open && !task.open) announce(id, task);
   }
   place(ids, first);
-  if (!openIds().length) run.clear();
+  if (!openIds().length && run.size) { run.clear(); look_at_plan(); }
   trouble("");
   render();
   look();

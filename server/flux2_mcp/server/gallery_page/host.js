@@ -63,7 +63,7 @@ const callTool = (name, args) => request("tools/call", { name, arguments: args }
 const hears = {
   "ui/notifications/tool-input-partial": (params) => asked(obj(params.arguments)),
   "ui/notifications/tool-input": (params) => asked(obj(params.arguments)),
-  "ui/notifications/tool-result": (params) => { counted(body(params)); arrived(params, tasks.size ? null : input, tasks.size > 0); noted(body(params)); },
+  "ui/notifications/tool-result": (params) => { counted(body(params)); arrived(params, tasks.size ? null : input, tasks.size > 0); noted(body(params)); look_at_plan(); },
   "ui/notifications/tool-cancelled": (params) => cancelled(str(params.reason)),
   "ui/notifications/host-context-changed": (params) => dress(params),
 };

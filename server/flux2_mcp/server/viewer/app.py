@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from mcp.client.client import Client
@@ -28,6 +30,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from flux2_mcp import __version__
+from flux2_mcp.domain.manifest.entries import MANIFEST
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.server import gallery
 from flux2_mcp.server.app import build
@@ -84,13 +87,20 @@ async def opened(settings: Settings, *, port: int, limit: int) -> AsyncIterator[
     who = Implementation(name=NAME, version=__version__)
     with listener:
         async with Client(build(settings), client_info=who, extensions=[apps]) as client:
-            guard = ViewerGuard(_application(client, limit), listener.getsockname()[1])
+            guard = ViewerGuard(_application(client, limit, _manifest(settings)), listener.getsockname()[1])
             async with http_server.served(guard, listener, grace_seconds=GRACE_SECONDS, most=MAX_CONNECTIONS):
                 yield guard
 
 
-def _application(client: Client, limit: int) -> Starlette:
-    host = resources.files(__package__).joinpath("host.html").read_text(encoding="utf-8").replace("LIMIT", str(limit))
+def _manifest(settings: Settings) -> dict[str, str]:
+    """Return the argument that names the manifest of the folder that the gallery was started in; none if there is none."""
+    there = settings.workspace is not None and (Path(settings.workspace) / MANIFEST).is_file()
+    return {"manifest": MANIFEST} if there else {}
+
+
+def _application(client: Client, limit: int, manifest: Mapping[str, str]) -> Starlette:
+    page = resources.files(__package__).joinpath("host.html").read_text(encoding="utf-8")
+    host = page.replace("LIMIT", str(limit)).replace("MANIFEST", json.dumps(manifest))
     host_policy = f"{_policy(host)}; connect-src 'self'; frame-src 'self'; frame-ancestors 'none'"
     shown = gallery.html()
     # The gallery has its own browser sandbox, as in every host: it can reach only what the outer page passes on.
