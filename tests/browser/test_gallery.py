@@ -885,9 +885,31 @@ async def large(host: Host) -> None:
     await expect(host.view.get_by_role("dialog")).to_be_visible()
 
 
+async def planned(host: Host) -> None:
+    """Below the answer of a `generate` over a manifest stands what is left to do."""
+    images = [
+        {"path": "public/hero.png", "standing": "changed", "changed": ["style"], "derive": ["a.webp"] * 6, "usd": 0.05},
+        {"path": "public/a-folder-with-a-long-name/fox-at-night.png", "standing": "new", "waits_for": ["public/fox.png"], "usd": 0.05},
+        {"path": "public/boats.png", "standing": "edited", "kept": True, "usd": 0},
+        {"path": "public/brand/logo.png", "standing": "moved", "moved_from": "public/logo.png", "usd": 0},
+    ]  # fmt: skip
+    plan = {"manifest": "flux2.toml", "counts": {"new": 1, "changed": 1, "edited": 1, "moved": 1}, "current": 7}
+
+    async def tool(params: dict[str, Any]) -> dict[str, Any]:
+        assert (params["name"], params["arguments"]) == ("check_pricing", {"manifest": "flux2.toml"})
+        return {"content": [], "structuredContent": {"prices": [], "plan": plan | {"images": images, "usd": 0.1}}}
+
+    host.answers["tool"] = tool
+    await host.open()
+    await host.input(manifest="flux2.toml")
+    await host.result(result([task(0), task(1)]))
+    await loaded(host, 2)
+    await expect(host.view.locator("#plan-sum")).to_have_text("1 new, 1 changed, 1 edited, 1 moved · 7 current · $0.10")
+
+
 STATES = [running, none, armed, large]
 """Between them, they show all that a gallery is made of."""
-OTHERS = [one, several, fifty, asked, failed, otherwise, unpriced]
+OTHERS = [one, several, fifty, asked, failed, otherwise, unpriced, planned]
 LABELS = '{ "label-content-name-mismatch": { enabled: true } }'
 """Rules that axe has and leaves out unless named: what a button shows is part of its name (WCAG 2.5.3)."""
 RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
