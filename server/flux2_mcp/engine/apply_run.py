@@ -260,12 +260,14 @@ class ApplyRun:
         if digests.request(digests.parts(self._made, entry, contents)) != planned.request:
             raise InvalidRequestError(Problem(self._made.at((*entry.toml, "sources")), CHANGED_MEANWHILE))
         offer = await self._service.offer(checked, max_cost_usd=most, idempotency_key=image.key, goes_on=image.goes_on)
+        key, left = offer.pictures[-1][-1].key, [offer]
+        del checked, offer  # they have the bytes of the sources, which nobody needs while the picture is made
 
         async def written_down(_: Progress) -> None:
-            self._idents[planned.path] = offer.pictures[-1][-1].key
+            self._idents[planned.path] = key
 
         outcome = await self._service.generate(
-            offer,
+            left.pop(),
             approved=True,
             wait_seconds=PATIENCE_SECONDS,
             client=self._client,

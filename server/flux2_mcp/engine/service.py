@@ -265,6 +265,7 @@ class Service:
             raise unasked.refused(*not_asked)
         saving = submission.saving(save_to, len(offer.pictures), workspace, overwrite=overwrite)
         urls, sources = await self._source_images.send(offer.checked.found)
+        offer = replace(offer, checked=replace(offer.checked, found=()))  # their bytes need not stay until the end
         intents = [
             Intent(
                 key=task.key,
