@@ -359,12 +359,14 @@ async def test_what_an_image_costs_is_asked_anew_and_never_taken_from_a_list(
             cost = f"${usd:.2f}"
             await vary.dispatch_event("click")
             panel = host.view.get_by_role("dialog", name="One more like this")
+            await expect(panel).to_be_visible()  # what waits for the clock is set now
             await host.page.clock.run_for(1000)
             await expect(button(panel, f"Vary for {cost}")).to_be_enabled()
             await expect(panel.get_by_role("status")).to_have_text(
                 f"Costs {cost}, and never more. The sandbox made this price up."
             )
             await host.page.keyboard.press("Escape")
+            await expect(panel).to_be_hidden()
         # Where no money moves, nothing is charged.
         await expect(cards(host).nth(2)).to_contain_text("Refused by moderation. Would not be charged.")
         await button(cards(host).nth(0), "Request").click()
