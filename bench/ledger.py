@@ -12,13 +12,13 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
 
 import anyio
+from msgspec.structs import replace
 
 from bench.report import NOISE, Reach, Report, end, options, ratio
 from bench.talk import SERVER, Conversation

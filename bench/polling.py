@@ -11,10 +11,12 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from bench.report import Reach, Report, end, options
 from flux2_mcp.engine.planner import OpenTask, Schedule, plan

@@ -34,8 +34,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import ClassVar, Self, TypeVar
+
+from msgspec import Struct
 
 NOTHING_SENT = "Nothing was sent and nothing was charged."
 NOTHING_CHARGED = "Nothing was charged."
@@ -168,8 +169,7 @@ class Flux2Error(Exception):
         self.next_step = self.default_next if next_step is None else next_step
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One wrong field: its name, and one sentence that says what is wrong and what is allowed."""
 
     field: str

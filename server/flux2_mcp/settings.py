@@ -12,13 +12,16 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from flux2_mcp.domain.budget import Caps
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.domain.urls import is_loopback, is_url
 from flux2_mcp.errors import SettingsError
 from flux2_mcp.runapi.key_file import (
@@ -60,8 +63,7 @@ MIN_SEAL_CHARS = 32
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignIn:
+class SignIn(Struct, frozen=True, kw_only=True):
     """How people sign in to a team's server: whose tokens count, and what they must say.
 
     `audience`: None means the address of the server. `group`: None lets everyone in who has a token. `admin_group`: None
@@ -76,8 +78,7 @@ class SignIn:
     groups_claim: str = "groups"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """The settings of the process. `api_key` is never shown; `key_source` names the source of the key.
 
     `journal_url` may hold a password, and is never shown either. `unusable` has an error for each unusable setting. Then its field has the default, and no money may be spent.
@@ -86,7 +87,7 @@ class Settings:
     mode: Mode
     home: Path
     base_url: str = BASE_URL
-    api_key: str | None = field(default=None, repr=False)
+    api_key: str | None = None
     key_source: str | None = None
     config_path: Path | None = None
     wait_seconds: float | None = None
@@ -102,11 +103,13 @@ class Settings:
     telemetry: bool = False
     workspace: str | None = None
     allowed_dirs: tuple[Path, ...] = ()
-    journal_url: str | None = field(default=None, repr=False)
+    journal_url: str | None = None
     sign_in: SignIn | None = None
     trusted_proxies: tuple[Network, ...] = ()
-    seal_keys: tuple[str, ...] = field(default=(), repr=False)
+    seal_keys: tuple[str, ...] = ()
     unusable: tuple[SettingsError, ...] = ()
+
+    __repr__ = repr_without("api_key", "journal_url", "seal_keys")
 
     def need(self, *names: str) -> None:
         """Check that these settings are usable; without names, all settings that are needed for spending.

@@ -6,7 +6,7 @@ import logging
 import time
 from base64 import b64encode
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import md5
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import (

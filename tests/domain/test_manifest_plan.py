@@ -247,7 +247,7 @@ def test_the_locks_of_two_branches_merge_and_the_plan_is_right(tmp_path: Path, u
 def test_of_a_picture_that_both_branches_made_the_one_that_is_there_counts(tmp_path: Path, union: bool) -> None:
     base, ours, theirs = (Project(entry("a.png", prompt, "widths = [64]")) for prompt in ("a fox", "a dog", "a cow"))
     for each, name in ((ours, "ours"), (theirs, "theirs")):
-        each.lock = {"a.png": LockedImage(**{field: getattr(each.lock["a.png"], field) for field in LockedImage.__slots__}
+        each.lock = {"a.png": LockedImage(**{field: getattr(each.lock["a.png"], field) for field in LockedImage.__struct_fields__}
                                           | {"task": name, "sha256": name})}  # fmt: skip
     text = merged(tmp_path, *(lock.text(each.lock.values()) for each in (base, ours, theirs)), union=union)
     for each, name in ((ours, "ours"), (theirs, "theirs")):

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog, pricing
 from flux2_mcp.domain.models import Action, PriceSchedule, PriceSource

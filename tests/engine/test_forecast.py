@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bench.polling import DURATIONS, KIND, RATE, Outcome, measure, simulate
 from flux2_mcp.engine.forecast import forecast

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from bench.polling import KIND
 from flux2_mcp.engine.planner import MIN_GAP_SECONDS, OpenTask, Schedule, plan

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import force_setattr
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
@@ -214,7 +215,7 @@ async def test_without_a_network_the_call_says_so_at_once_and_nothing_is_left_to
     front: Front, tmp_path: Path
 ) -> None:
     settings = front.settings(tmp_path)
-    object.__setattr__(settings, "base_url", "http://127.0.0.1:9")
+    force_setattr(settings, "base_url", "http://127.0.0.1:9")
     async with opened(settings) as service:
         with pytest.raises(TransportError):
             await made(service)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from flux2_mcp.errors import HostFileError
 from flux2_mcp.hosts import entry, files

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import ImageRequest, SourceImage

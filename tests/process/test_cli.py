@@ -10,7 +10,6 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +20,7 @@ import click
 import httpx
 import pytest
 from mcp.client.client import Client
+from msgspec.structs import replace
 from PIL import Image
 from runapi.core import AuthenticationError as VendorAuthenticationError
 from runapi.core import PollingOptions

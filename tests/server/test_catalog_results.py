@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 
 import pytest
+from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog, finishing, pricing
 from flux2_mcp.domain.models import MAKING, Action, Balance, PriceSchedule, PriceSource

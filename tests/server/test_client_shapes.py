@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
@@ -26,6 +25,7 @@ from mcp_types import (
     TextContent,
     TextResourceContents,
 )
+from msgspec.structs import replace
 from PIL import Image
 
 from flux2_mcp.engine.backend import account_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from mcp_types import (
     InputResponses,
     TextContent,
 )
+from msgspec.structs import replace
 
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.sandbox.server import Sandbox

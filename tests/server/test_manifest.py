@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import anyio
 import pytest
 from mcp.client.client import Client
 from mcp_types import CallToolResult, TextContent
+from msgspec.structs import replace
 
 from flux2_mcp.engine.project import Project
 from flux2_mcp.server.app import build

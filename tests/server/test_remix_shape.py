@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from mcp.client.client import Client
 from mcp_types import CallToolResult, TextContent
+from msgspec.structs import replace
 from PIL import Image
 
 from flux2_mcp.domain import catalog

@@ -6,7 +6,6 @@ import base64
 import io
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from mcp.client.client import Client
 from mcp.client.session import ClientRequestContext
 from mcp_types import ListRootsResult, Root, TextContent
+from msgspec.structs import replace
 from PIL import ExifTags, Image
 from pydantic import FileUrl
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from mcp_types import (
     Request,
     Result,
 )
+from msgspec.structs import replace
 from pydantic import RootModel
 
 from flux2_mcp.engine.seam import Timing

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import anyio
 import pytest
 from mcp.client.client import Client
+from msgspec.structs import replace
 
 from flux2_mcp.server.app import build
 from flux2_mcp.settings import Settings

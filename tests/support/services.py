@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import anyio
 import h11
 import httpx
+from msgspec.structs import replace
 from PIL import Image
 
 from flux2_mcp.domain import catalog

@@ -6,10 +6,11 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, Literal, Required, TypeAlias, TypedDict
+
+from msgspec import Struct
 
 from flux2_mcp.domain import catalog, finishing
 from flux2_mcp.domain.models import MAKING, Action, RequestArgs
@@ -116,8 +117,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 """What the catalogue does not check."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(Struct, frozen=True, kw_only=True):
     """The arguments of one call, of the right kinds. The catalogue checks their values."""
 
     args: RequestArgs

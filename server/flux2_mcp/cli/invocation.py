@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from msgspec import Struct
+
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.errors import SettingsError
 from flux2_mcp.runapi.key_file import ConfigText
 from flux2_mcp.settings import Settings, from_env
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(Struct, frozen=True):
     """The object of every command. A call returns the settings, so --help works even if a setting is unusable.
 
     `config` is the content of RunAPI's config file when the process started.
     """
 
-    env: Mapping[str, str] = field(repr=False)
-    config: ConfigText = field(repr=False)
+    env: Mapping[str, str]
+    config: ConfigText
     workspace: str | None
+
+    __repr__ = repr_without("env", "config")
 
     def __call__(self) -> Settings:
         """Return the settings.

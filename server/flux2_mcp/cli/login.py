@@ -7,12 +7,13 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 from anyio.abc import SocketAttribute
 from anyio.from_thread import BlockingPortal
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.cli import browser as web_browser
 from flux2_mcp.cli import output
@@ -101,8 +102,7 @@ async def _proven(base_url: str, key: str, path: Path) -> Balance:
     return balance
 
 
-@dataclass(frozen=True, slots=True)
-class _LoginRoute:
+class _LoginRoute(Struct, frozen=True):
     """A login through the browser. `env` is the environment for the browser; None: the user opens it."""
 
     base_url: str

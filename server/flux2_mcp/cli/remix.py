@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from flux2_mcp.cli.generate import SENT, generate
 from flux2_mcp.cli.invocation import Invocation

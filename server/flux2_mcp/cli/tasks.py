@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from flux2_mcp.cli import browser, output, task_output
 from flux2_mcp.cli.completion import complete_ids

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+
+from msgspec import Struct
 
 from flux2_mcp.errors import BudgetError, Wording
 
@@ -16,8 +17,7 @@ REOPEN = Wording(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caps:
+class Caps(Struct, frozen=True, kw_only=True):
     """The caps on spending, in USD; None: no such cap. A day is any 24 hours, a session is one server process."""
 
     call_usd: Decimal | None = None
@@ -30,8 +30,7 @@ class Caps:
         return any(cap is not None for cap in (self.call_usd, self.session_usd, self.daily_usd))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpentSums:
+class SpentSums(Struct, frozen=True, kw_only=True):
     """The sums charged or reserved so far, in USD, by all processes on the same home, whatever their keys.
 
     `lost` names a lost journal whose spending the user has not stated yet: the day's sum is not known then.
@@ -42,8 +41,7 @@ class SpentSums:
     lost: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CapRoom:
+class CapRoom(Struct, frozen=True):
     """A cap: the setting's name, its value and the rest of it, in USD.
 
     `lost` names a lost journal without which the rest is not known; the rest is 0 then.
@@ -241,8 +239,7 @@ class SpendingBy(StrEnum):
     WORKSPACE = "workspace"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpendingGroup:
+class SpendingGroup(Struct, frozen=True, kw_only=True):
     """The sums of a group of tasks. Amounts are USD.
 
     `failed` tasks were quoted and cost nothing. The charge of `open` tasks is not known: they run, or RunAPI never said

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import fields, replace
 
 from flux2_mcp.domain.models import MAKING, SERVICE, Action, ImageRequest, RequestArgs
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording, meant, shortened, together
@@ -36,8 +38,7 @@ FINISHING = frozenset({"background", "upscale"})
 FINISHES = "{model} finishes a picture as it is: give that in {name:source_images}, and no {name:prompt}."
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """One field's bounds, as published. `low` and `high` bound a string's length or the number of a list's items."""
 
     name: str
@@ -49,8 +50,7 @@ class Field:
     description: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     """One model id: a variant for one action. `published_cents` is by resolution; empty if no price is published.
 
     `service` is RunAPI's word for the model's line in the price calls. A model that finishes pictures has its id as its

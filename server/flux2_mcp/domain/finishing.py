@@ -6,8 +6,9 @@ Each step is a task of its own, and its source is the image of the step before i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model

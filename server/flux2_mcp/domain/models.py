@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
+
+from msgspec import Struct, field
 
 from flux2_mcp.domain import account_names
 
@@ -45,8 +46,7 @@ class Status(StrEnum):
         return self in {Status.COMPLETED, Status.FAILED}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceImage:
+class SourceImage(Struct, frozen=True, kw_only=True):
     """A source image: the caller's name for it, and what was sent to RunAPI.
 
     `given` is short enough to show: a path, a URL, `task:ID`, or a word for a `data:` URI. `identity` is the same for
@@ -63,8 +63,7 @@ class SourceImage:
     transparent: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestArgs:
+class RequestArgs(Struct, frozen=True, kw_only=True):
     """A caller's request, unchecked, with the names of `generate`'s arguments. `catalog.request_of` checks it.
 
     The tool and the command line make it. None means: not given. `background` and `upscale` finish the picture that the
@@ -82,8 +81,7 @@ class RequestArgs:
     upscale: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRequest:
+class ImageRequest(Struct, frozen=True, kw_only=True):
     """One validated request for one image (`catalog.request` makes it). None means: not sent, the service's default.
 
     `prompt` of a step that finishes a picture is that of the picture, and is not sent; it is empty if there is none. `source_image_urls` is empty, too, as long as the source is the image of a
@@ -104,8 +102,7 @@ class ImageRequest:
     sources: tuple[SourceImage, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteTask:
+class RemoteTask(Struct, frozen=True, kw_only=True):
     """RunAPI's answer about a task, read liberally.
 
     `cost_usd` is the charge in USD by RunAPI's answer; it is final only after the task has ended. `refunded`: the money
@@ -126,24 +123,21 @@ class RemoteTask:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ListenEvent:
+class ListenEvent(Struct, frozen=True):
     """A callback that RunAPI kept for a listen session. `task_id` is None if it can't be read."""
 
     id: int
     task_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ListenEvents:
+class ListenEvents(Struct, frozen=True):
     """The events of one answer, and the shortest wait before the next call, in seconds."""
 
     events: tuple[ListenEvent, ...]
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceSchedule:
+class PriceSchedule(Struct, frozen=True, kw_only=True):
     """The live price of one model: cents an image by resolution (None: not stated).
 
     `dearest_cents` is the highest amount in the schedule; it is used if the schedule does not state which amount
@@ -157,8 +151,7 @@ class PriceSchedule:
     as_of: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
+class Balance(Struct, frozen=True, kw_only=True):
     """The account's money in USD: the balance, its paid part and its bonus part, and the sums spent."""
 
     balance_usd: Decimal
@@ -168,8 +161,7 @@ class Balance:
     spent_total_usd: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunApiAccount:
+class RunApiAccount(Struct, frozen=True, kw_only=True):
     """The owner of a key. `account_id` is the same for all keys of an account; empty if RunAPI does not state it."""
 
     name: str
@@ -178,8 +170,7 @@ class RunApiAccount:
     account_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadedFile:
+class UploadedFile(Struct, frozen=True, kw_only=True):
     """A source image that RunAPI holds for an hour. `expires_at` is UTC."""
 
     file_name: str
@@ -194,8 +185,7 @@ PriceSource = Literal["live", "cached", "published", "charged", "invented", "unk
 price is published, and the sandbox made this one up."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredImage:
+class StoredImage(Struct, frozen=True, kw_only=True):
     """An image on disk, checked. `path` is absolute; sizes are in pixels and bytes.
 
     `transparent_share` is the share of its pixels, 0 to 1, that are transparent (an alpha below 128 of 255), rounded to 4
@@ -216,8 +206,7 @@ class StoredImage:
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(Struct, frozen=True):
     """Where in the workspace a task's image is saved. `target` is relative to it, with `/`; a folder ends in `/`."""
 
     target: str

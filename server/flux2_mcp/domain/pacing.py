@@ -6,7 +6,7 @@ are seconds on the journal's clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 MIN_CALLS_PER_SECOND = 0.2
 """The lowest rate of the limiter, in calls a second."""
@@ -22,8 +22,7 @@ DEFAULT_WAIT_SECONDS = 1.0
 """Seconds without a call after a 429 without a `Retry-After`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Struct, frozen=True):
     """The pattern of calls at one rate: `together` calls at once, and the next group `apart_seconds` later."""
 
     together: int

@@ -8,8 +8,9 @@ applies. If no source has a price, it is None: no number is invented. Caps count
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
+
+from msgspec import Struct, field
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model, resolution
@@ -19,8 +20,7 @@ CENTS = Decimal(100)
 INVENTED = "The sandbox made up the price of {variants}."
 
 
-@dataclass(frozen=True, slots=True)
-class PriceBook:
+class PriceBook(Struct, frozen=True):
     """The known schedules. `source` is "live" if they were just fetched, "cached" if they were fetched earlier.
 
     `charged` is the charge for the last image, in USD, by model id and resolution. `sandbox` is True if the schedules
@@ -33,8 +33,7 @@ class PriceBook:
     sandbox: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitPrice:
+class UnitPrice(Struct, frozen=True, kw_only=True):
     """The price of one image of one model at one resolution. `usd` is None if no price is known."""
 
     model: Model

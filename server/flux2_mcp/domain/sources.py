@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.domain.urls import is_url
 from flux2_mcp.errors import Flux2Error
 
@@ -18,13 +20,14 @@ MAX_SOURCE_BYTES = 32 * 1024 * 1024
 Kind = Literal["url", "task", "file", "data"]
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRef:
+class SourceRef(Struct, frozen=True):
     """One source, parsed: `text` is a URL, a task's id or a file's path; `data` has the bytes of a `data:` URI."""
 
     kind: Kind
     text: str
-    data: bytes = field(default=b"", repr=False)
+    data: bytes = b""
+
+    __repr__ = repr_without("data")
 
 
 class UnreadableError(Flux2Error):

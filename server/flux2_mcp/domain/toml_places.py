@@ -9,8 +9,9 @@ import re
 import tomllib
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from msgspec import Struct, field
 
 TomlPath: TypeAlias = tuple[str | int, ...]
 """The keys and the numbers of list items that lead to a value."""
@@ -30,8 +31,7 @@ _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Place(Struct, frozen=True, order=True):
     """A line and a column of a text, counted from 1. A column is a character."""
 
     line: int
@@ -41,8 +41,7 @@ class Place:
         return f"{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Struct, frozen=True):
     """The place of each key, and of the value after it; an item of a list has a value's place only."""
 
     keys: dict[TomlPath, Place] = field(default_factory=dict)

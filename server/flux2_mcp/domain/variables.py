@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(Struct, frozen=True):
     """One variable. `meaning` and `default` are Markdown, for people. A default that is a value is in backticks.
 
     `team`: only a server for a team reads it (`serve --http`), so no agent host's entry has it.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+
+from msgspec import Struct
 
 from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums
 from flux2_mcp.domain.models import Balance, RunApiAccount
@@ -15,8 +16,7 @@ from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
 from flux2_mcp.settings import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountInfo:
+class AccountInfo(Struct, frozen=True, kw_only=True):
     """An account as RunAPI at `base_url` reports it."""
 
     account: RunApiAccount

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio.to_thread
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog, sources
 from flux2_mcp.domain.manifest import digests, reading
@@ -28,8 +29,7 @@ UNKNOWN = (
 NO_FILE = "is not there, or is no plain file in the project."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
+class Adopted(Struct, frozen=True, kw_only=True):
     """What was taken: the picture's path, and the text that was added to the manifest; "" if it had an entry."""
 
     path: str

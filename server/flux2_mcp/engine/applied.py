@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from flux2_mcp.engine.manifest_quotes import ManifestQuote
 from flux2_mcp.engine.waiting import Outcome, TaskReport
@@ -39,8 +40,7 @@ GOOD = frozenset({Result.MADE, Result.RESTORED, Result.MOVED, Result.DERIVED, Re
 """The results after which nothing is left to do for a picture."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AppliedImage:
+class AppliedImage(Struct, frozen=True, kw_only=True):
     """What became of one picture: its task, if it had one in this run, and what went wrong. `ident` is the id of a task under way.
 
     `goes_on`: the task of an earlier run, on whose picture this one went on.
@@ -54,8 +54,7 @@ class AppliedImage:
     goes_on: TaskRecord | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
+class Applied(Struct, frozen=True, kw_only=True):
     """What became of a run so far: its quote, each picture in the quote's order, and the tasks."""
 
     quote: ManifestQuote

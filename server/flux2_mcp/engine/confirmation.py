@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
+
+from msgspec import Struct
 
 from flux2_mcp.domain import budget, catalog, finishing, pricing
 from flux2_mcp.domain.budget import CapRoom
@@ -24,8 +25,7 @@ MAX_PROMPT_CHARS = 120
 """Characters of the prompt in the question."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
+class Confirmation(Struct, frozen=True, kw_only=True):
     """What a user must agree to before a call is sent.
 
     Attributes:
@@ -68,8 +68,7 @@ class Confirmation:
         return "the most it may cost" if self.quoted_usd is None else f"{self.quoted_usd.normalize():f}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotedTask:
+class QuotedTask(Struct, frozen=True, kw_only=True):
     """One task of a call, before it is made.
 
     Attributes:
@@ -87,8 +86,7 @@ class QuotedTask:
     reserved_usd: Decimal | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quotation:
+class Quotation(Struct, frozen=True, kw_only=True):
     """A call that has a price and was not made yet.
 
     Attributes:

@@ -5,7 +5,7 @@ All tasks of a call stand in the journal before its first is sent, so any proces
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from flux2_mcp.domain import finishing
 from flux2_mcp.domain.budget import Caps

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec import Struct
 
 from flux2_mcp.journal.contract import MAX_DURATIONS
 
@@ -51,8 +52,7 @@ _AGES = (0.0, *(_SHORTEST * math.pow(_LONGEST / _SHORTEST, step / _STEPS) for st
 _POINTS = range(_STEPS + 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Struct, frozen=True):
     """How long tasks of a kind take: see `forecast`.
 
     A table over a grid of ages: survival and its integral (s) at the points, the hazard (1/s) in the cells.

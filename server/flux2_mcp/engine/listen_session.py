@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
+from msgspec import Struct
 
 from flux2_mcp.engine.backend import Backend
 from flux2_mcp.errors import ApiError, AuthenticationError, Flux2Error, NotFoundError
@@ -31,8 +31,7 @@ CLOSE_SECONDS = 2.0
 """How long the end of the process waits for the end of a session."""
 
 
-@dataclass(slots=True)
-class _Session:
+class _Session(Struct):
     """An open session. `last_id` is that of its last event, `answered` whether it ever answered."""
 
     api: RunApi

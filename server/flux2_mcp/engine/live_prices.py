@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import anyio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain import budget, catalog, pricing
 from flux2_mcp.domain.models import SERVICE, Action, Balance, PriceSchedule
@@ -27,8 +28,7 @@ RETRY_SECONDS = 30.0
 """The delay after a failed fetch of a schedule: each try may take the whole patience."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceList:
+class PriceList(Struct, frozen=True, kw_only=True):
     """The matching prices, those of finishing a picture if nothing was asked for, their price book, and the balance if there is a key, or the error of its request."""
 
     prices: tuple[UnitPrice, ...]

@@ -11,11 +11,12 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain import budget, catalog, finishing, pricing
 from flux2_mcp.domain.budget import CapRoom, SpentSums
@@ -38,8 +39,7 @@ ASKS = MAKES | {Standing.MISSING}
 """The standings of pictures that may have to be asked for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotedImage:
+class QuotedImage(Struct, frozen=True, kw_only=True):
     """One picture of a plan, and what it would cost.
 
     Attributes:
@@ -67,8 +67,7 @@ class QuotedImage:
     blocked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Earlier:
+class Earlier(Struct, frozen=True):
     """What the journal has of a picture's request.
 
     Attributes:
@@ -87,8 +86,7 @@ class Earlier:
 NOTHING_EARLIER = Earlier()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestQuote:
+class ManifestQuote(Struct, frozen=True, kw_only=True):
     """A plan with its price.
 
     Attributes:

@@ -27,8 +27,9 @@ All times are seconds on one clock, which the caller reads.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from flux2_mcp.engine.forecast import Forecast, Kind, forecast
 
@@ -52,8 +53,7 @@ _UNWATCHED = 0.1
 _PATIENT = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class OpenTask:
+class OpenTask(Struct, frozen=True):
     """A task that has not ended as far as is known.
 
     `last_asked_at` is the time of the last poll, even of one that failed with a 503 or a timeout. `not_before` is the
@@ -68,8 +68,7 @@ class OpenTask:
     watched: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class PollTime:
+class PollTime(Struct, frozen=True):
     """The time of the next poll of a task."""
 
     task_id: str

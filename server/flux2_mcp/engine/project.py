@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from flux2_mcp.domain.manifest import digests, lock, reading
 from flux2_mcp.domain.manifest.entries import LOCK, MANIFEST, Entry, Manifest

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import anyio.to_thread
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError
@@ -17,8 +18,7 @@ from flux2_mcp.journal.contract import History
 from flux2_mcp.journal.records import TaskRecord
 
 
-@dataclass(frozen=True, slots=True)
-class PrunePlan:
+class PrunePlan(Struct, frozen=True):
     """What would be removed: the tasks, their images and small copies that exist, and the total size of these in bytes.
 
     A copy may outlive its image, which somebody removed by hand.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import anyio
+from msgspec import Struct, field
 
 from flux2_mcp.engine import planner
 from flux2_mcp.engine.backend import Backend, account_name
@@ -23,8 +23,7 @@ from flux2_mcp.journal.contract import Journal
 from flux2_mcp.settings import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Timing(Struct, frozen=True, kw_only=True):
     """The delays and intervals of the engine, in seconds."""
 
     claim_seconds: float = 2.0
@@ -50,8 +49,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seam:
+class Seam(Struct, frozen=True, kw_only=True):
     """What a service needs from outside. `opened` makes the usual one.
 
     Attributes:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio.to_thread
+from msgspec import Struct
 
 from flux2_mcp.domain import catalog, sources
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.domain.models import SourceImage, Status
 from flux2_mcp.domain.sources import SourceRef, UnreadableError
 from flux2_mcp.engine.backend import Backend
@@ -30,8 +31,7 @@ MAX_SHOWN_CHARS = 200
 """The maximum number of characters of a source's name that are stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceSet:
+class SourceSet(Struct, frozen=True):
     """One source that was checked.
 
     Attributes:
@@ -45,8 +45,10 @@ class SourceSet:
     number: int
     given: SourceRef
     shown: str
-    local: tuple[str, UprightImage] | None = field(default=None, repr=False)
+    local: tuple[str, UprightImage] | None = None
     record: TaskRecord | None = None
+
+    __repr__ = repr_without("local")
 
     @property
     def size(self) -> tuple[int, int] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -17,6 +16,8 @@ from pathlib import Path
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog, sources
 from flux2_mcp.domain.lifecycle import EVENT_OF_STATUS, RESULT_LIFETIME, TABLE, Event, IllegalTransitionError, State
@@ -99,8 +100,7 @@ class _TooOldError(Exception):
     """A create was not sent, because RunAPI may have forgotten its idempotency key."""
 
 
-@dataclass(slots=True)
-class LeasedTask:
+class LeasedTask(Struct):
     """One task of which this process holds the lease. Times are monotonic seconds.
 
     Attributes:

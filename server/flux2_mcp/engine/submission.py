@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain.models import ImageRequest, Save, SourceImage
 from flux2_mcp.engine.source_images import SourceSet
@@ -17,8 +19,7 @@ from flux2_mcp.runapi.exchange import sendable
 from flux2_mcp.runapi.wire import MAX_ID_CHARS
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedRequest:
+class CheckedRequest(Struct, frozen=True):
     """A validated request for a picture. Its sources were checked, and not sent yet.
 
     `finish` has the steps after the first: each works on the image of the one before.
@@ -40,8 +41,7 @@ class CheckedRequest:
         return digests((replace(self.request, sources=sources), *self.finish))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Terms(Struct, frozen=True, kw_only=True):
     """What a call wants beside its request, as `generate` has it. They are checked together with the request."""
 
     count: int = 1
@@ -91,8 +91,7 @@ def numbered_first(given: str) -> str:
     return f"{given}-1"
 
 
-@dataclass(frozen=True, slots=True)
-class SavePlan:
+class SavePlan(Struct, frozen=True):
     """The places in the workspace for the images of a call, one for each task; None: no copy is saved."""
 
     workspace: Path | None

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 
 import anyio
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.runner import TaskRunner
@@ -44,8 +45,7 @@ QUIET_SECONDS = 5.0
 Only a task that another process has taken over changes without a signal."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """The progress of a wait: seconds since its start, expected seconds to its end (None: unknown), state per task."""
 
     elapsed: float
@@ -53,8 +53,7 @@ class Progress:
     states: tuple[State, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TaskReport:
+class TaskReport(Struct, frozen=True):
     """The report on one task: its record, the error that holds it up now, and its expected remaining seconds.
 
     `steps` has the tasks of the same call whose images led to this one's, first to last. `held_up`: the trouble is that of
@@ -88,8 +87,7 @@ class TaskReport:
         return isinstance(self.trouble, AuthenticationError | JournalError | SettingsError)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """The result of a call. `joined`: the task is that of an identical call under way. `notice`: see `Journal`.
 
     For a list, `matched` sums up all tasks that match, shown or not, and `unended` has the newest of them that have not

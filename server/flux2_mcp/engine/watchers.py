@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import anyio
+from msgspec import Struct, field
 
 
-@dataclass(slots=True, eq=False)
-class Watcher:
+class Watcher(Struct, eq=False):
     """A caller that waits for tasks. `changed` is set when one of the tasks changes.
 
     Read `changed` before you read the tasks, and wait on it afterwards. Each caller has its own watcher: with a shared

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePath
+
+from msgspec import Struct
 
 from flux2_mcp.errors import HostFileError
 from flux2_mcp.system.files import write_atomically
@@ -21,8 +22,7 @@ BACKUP_SUFFIX = ".flux2-backup"
 FOLDER_MODE = 0o700
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Struct, frozen=True):
     """A file as it was read. `path` has its links followed; `text` is None if there is no file yet."""
 
     path: Path

@@ -7,9 +7,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
 
 from flux2_mcp.errors import HostFileError, InvalidRequestError, Problem
 from flux2_mcp.hosts import entry, files, places
@@ -25,8 +26,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """The names of servers that every host accepts."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Machine(Struct, frozen=True, kw_only=True):
     """The machine whose hosts are configured. `workspace` is the folder of the project, which holds its files.
 
     `made` records the folders that were made for hosts' files; if it is None, these stay when an entry is removed.
@@ -69,8 +69,7 @@ class Machine:
 EDITED = "by an edit"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostPlan:
+class HostPlan(Struct, frozen=True, kw_only=True):
     """The planned change of one file. `old` and `new` are the entry before and after; None: no entry.
 
     `after` is the file's new text; None: no file. `own` is the host's command line that makes the change; None: an

@@ -7,8 +7,9 @@ documentation. Paths are templates: `~` is the user's home, `${NAME:-else}` a va
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from flux2_mcp.domain import variables
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
@@ -32,8 +33,7 @@ SYSTEM_VARIABLES = (
 """The variables that decide where the key's file and the journal are, and how RunAPI is reached."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnCommand:
+class OwnCommand(Struct, frozen=True, kw_only=True):
     """A host's own command line, where it is better than an edit. `add` reads the entry as JSON from standard input.
 
     Those of other hosts can't set limits (Codex), or write the same file without a lock and take seconds to start.
@@ -44,8 +44,7 @@ class OwnCommand:
     remove: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Switch:
+class Switch(Struct, frozen=True, kw_only=True):
     """A place where a host records servers that it does not start, in another file than its servers.
 
     `user` are files in the home folder, `project` a file below the project's folder. `keys` lead to a list of names, or
@@ -59,8 +58,7 @@ class Switch:
     scopes: tuple[Scope, ...] = SCOPES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(Struct, frozen=True, kw_only=True):
     """One row. `also` are other names that people give it.
 
     `user` are the files that the host reads, best first: the first that exists is edited; if none does, the first is

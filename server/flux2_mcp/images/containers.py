@@ -13,8 +13,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 Kind: TypeAlias = Literal["PNG", "JPEG", "WEBP"]
 """A kind of picture, by Pillow's name."""
@@ -60,8 +62,7 @@ class BrokenError(Exception):
     """The file's structure is invalid, or its picture is not whole. It never leaves this room: see `decode`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """What a file claims to be: its kind, and its stored width and height in pixels."""
 
     kind: Kind
@@ -69,8 +70,7 @@ class Header:
     height: int
 
 
-@dataclass(frozen=True, slots=True)
-class PngHead:
+class PngHead(Struct, frozen=True):
     """A PNG's IHDR chunk: size in pixels, bits a channel, kind of colours, whether it is interlaced."""
 
     width: int
@@ -104,8 +104,7 @@ class PngHead:
         return (columns * self.bits * self.channels + 7) // 8
 
 
-@dataclass(frozen=True, slots=True)
-class PictureParts:
+class PictureParts(Struct, frozen=True):
     """A file that holds only its picture, and the metadata that was beside it; empty or None if there was none."""
 
     data: bytes

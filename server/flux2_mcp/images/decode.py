@@ -11,10 +11,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.images import containers, large, pixels
@@ -78,8 +80,7 @@ class TooLargeError(PictureError):
     """The picture is too large to be decoded whole, and of a kind that can't be scaled down piece by piece."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedImage:
+class CheckedImage(Struct, frozen=True):
     """What the bytes are: MIME type, the suffix that fits it, and the upright picture's width and height in pixels.
 
     For `transparent_share`, see `StoredImage`; it is None, too, where a caller has not asked for it. `whole` is False if only

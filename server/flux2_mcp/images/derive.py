@@ -11,9 +11,10 @@ import io
 import math
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from msgspec import Struct
 
 from flux2_mcp.errors import InvalidRequestError, Problem, meant, shortened
 from flux2_mcp.images import containers, decode, icons, linear, names, provenance
@@ -57,8 +58,7 @@ _OPTIONS: Final[Mapping[decode.Encoded, Mapping[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DerivedFile:
+class DerivedFile(Struct, frozen=True):
     """One file that is made of an original.
 
     `name` is a path with `/`, beside the original. `width` is in pixels, of the largest picture in the file; None: the

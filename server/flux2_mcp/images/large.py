@@ -16,8 +16,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
+
+from msgspec import Struct
 
 from flux2_mcp.images import containers, pixels
 from flux2_mcp.images.containers import BrokenError, Header, PngHead
@@ -35,8 +36,7 @@ _MODES: Final = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 """By the number of bytes of a pixel, the mode in which the filters are undone."""
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(Struct):
     """What was found in a picture.
 
     `transparent` is the number of transparent pixels, None if it has no transparency. `small` is the plain picture scaled
@@ -50,8 +50,7 @@ class Survey:
     whole: bool = True
 
 
-@dataclass(slots=True)
-class _Beside:
+class _Beside(Struct):
     """What is read of a file beside its pixels."""
 
     palette: bytes = b""
@@ -150,8 +149,7 @@ def _png(file: BinaryIO, longest: int | None, strip_bytes: int) -> Survey:
     return found
 
 
-@dataclass(slots=True)
-class _Copy:
+class _Copy(Struct):
     """A smaller copy, made of strips: each is averaged by a whole factor, and all are at last scaled together."""
 
     longest: int

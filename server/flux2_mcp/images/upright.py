@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from flux2_mcp.domain.sources import UnreadableError
 from flux2_mcp.images import decode, pixels
@@ -12,8 +12,7 @@ QUALITY = 95
 """JPEG quality: high enough that the second encoding does not show."""
 
 
-@dataclass(frozen=True, slots=True)
-class UprightImage:
+class UprightImage(Struct, frozen=True):
     """An image ready to send: the bytes, their suffix and MIME type, width and height in pixels; is it transparent?"""
 
     data: bytes

@@ -14,9 +14,11 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain.models import NameOwner, Save, StoredImage
 from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
@@ -330,8 +332,7 @@ def _real(path: Path) -> Path:
     return real
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
+class _Copy(Struct, frozen=True):
     """What is to be saved: bytes, or a file, which may be too large to be in memory; its size in bytes and its SHA-256."""
 
     source: bytes | Path

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+from msgspec import Struct, field, to_builtins
 
 from flux2_mcp.domain.budget import CapRoom
 from flux2_mcp.domain.catalog import resolution
@@ -23,8 +24,7 @@ MAX_INTEGER = 2**53
 """The largest count (pixels, bytes, a task's fence): a float still holds it exactly."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
+class Intent(Struct, frozen=True, kw_only=True):
     """A task about to be paid for. `key` is the idempotency key that it will be sent with.
 
     `push_url` is the address at which RunAPI shall call back; it is kept apart from the request, so that equal requests
@@ -63,8 +63,7 @@ class Intent:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRecord:
+class TaskRecord(Struct, frozen=True, kw_only=True):
     """One task as the journal knows it. Times are aware UTC, money is USD.
 
     `task_id` is RunAPI's, None until it is known. `account` names the service and the key, without holding the key.
@@ -123,8 +122,7 @@ class TaskRecord:
         return self.request.model, resolution(self.request)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFilter:
+class TaskFilter(Struct, frozen=True, kw_only=True):
     """Which tasks are wanted. None: any.
 
     Attributes:
@@ -149,8 +147,7 @@ ANY = TaskFilter()
 """Every task."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskMatches:
+class TaskMatches(Struct, frozen=True, kw_only=True):
     """Sums over all tasks that match, listed or not, and the known models that made them.
 
     Amounts are USD; None: no matching task has a known amount. `uncharged` is the number of tasks whose charge is not known,
@@ -169,8 +166,7 @@ class TaskMatches:
         return sum(self.states.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskChange:
+class TaskChange(Struct, frozen=True, kw_only=True):
     """The new values that came with an event, beside the state itself. None: nothing new.
 
     `reserved_usd` is what RunAPI holds for the task; it counts if it is more than what was reserved here.
@@ -187,8 +183,7 @@ class TaskChange:
     images: tuple[StoredImage, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntentResult:
+class IntentResult(Struct, frozen=True, kw_only=True):
     """The result of a call's intents: their records, or the cap that they don't fit; then nothing was written.
 
     `joined` is True if an earlier call wrote the records. `wanted_usd` is what the intents would have reserved of
@@ -204,8 +199,7 @@ class IntentResult:
 Soundness: TypeAlias = Literal["none", "vanished", "no_file", "unreadable", "broken", "sound"]
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(Struct, frozen=True):
     """What an inspection of the journal found. Tasks are given by their ids.
 
     `unread` are records that can't be read. `foreign` are open tasks that another key made on this service and that no
@@ -220,8 +214,7 @@ class Inspection:
     lost: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """The state of a journal: its file, whether that is sound, how many tasks and bytes it holds, and what is in it.
 
     `server` names the database server that holds it, in place of `path`; "": it is a file. `reason` says why it can't be read. `inspection` is None if the file is not sound, or another process keeps it busy.
@@ -243,7 +236,7 @@ def adopted(task_id: str) -> str:
 
 def dump_images(images: Sequence[StoredImage]) -> str:
     """The images as JSON. What an image does not have is left out, so that an earlier version reads those it could make."""
-    return json.dumps([{k: v for k, v in asdict(image).items() if v is not None} for image in images])
+    return json.dumps([{k: v for k, v in to_builtins(image).items() if v is not None} for image in images])
 
 
 def dump(request: ImageRequest) -> str:
@@ -334,7 +327,7 @@ def digests(steps: Sequence[ImageRequest]) -> list[str]:
 
 def _values(request: ImageRequest) -> dict[str, Any]:
     """The fields. One that an earlier version did not have is left out if it has no value, so that digests stay equal."""
-    values = asdict(request)
+    values: dict[str, Any] = to_builtins(request)
     if request.upscale_factor is None:
         del values["upscale_factor"]
     for source in values["sources"]:

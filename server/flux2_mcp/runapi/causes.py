@@ -10,8 +10,9 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
+
+from msgspec import Struct
 
 from flux2_mcp.errors import Wording, together
 from flux2_mcp.runapi.proxies import Proxy
@@ -23,8 +24,7 @@ LET_THROUGH = "A firewall or a VPN may hold it up; where only a proxy leads out,
 UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Peer(Struct, frozen=True, kw_only=True):
     """The other end of a connection, and the proxy on the way. `base_url`: RUNAPI_BASE_URL names this end."""
 
     host: str
@@ -53,8 +53,7 @@ class Peer:
         return Wording("Check the network{also}, then {name:call again}.", also=also)
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(Struct, frozen=True):
     """What happened, what to do, and the variable that would mend it, or None."""
 
     words: str

@@ -6,11 +6,14 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
 from typing import Protocol
 
+from msgspec import Struct
+from msgspec.structs import replace
+
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.errors import NOTHING_SENT, ApiError, AuthenticationError, RateLimitedError, ServiceError, TransportError
 from flux2_mcp.runapi import retry
 from flux2_mcp.runapi.responses import DownloadStream, Response, failure
@@ -48,13 +51,12 @@ class Transport(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class Exchange(Struct, frozen=True, kw_only=True):
     """The common part of all calls. The arguments are those of `client.RunApi`."""
 
     transport: Transport
     base: str
-    key: str | None = field(repr=False)
+    key: str | None
     agent: str
     policy: retry.Policy
     gate: Callable[[], Awaitable[None]] | None
@@ -64,6 +66,8 @@ class Exchange:
     now: Callable[[], datetime]
     jitter: Callable[[], float]
     on_answer: Callable[[int | None], None] | None = None
+
+    __repr__ = repr_without("key")
 
     def bearer(self) -> dict[str, str]:
         """The header with the key; raises as `needed_key`."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from flux2_mcp.errors import SettingsError, Wording
 from flux2_mcp.runapi.key_place import KEY_FIELDS, LISTEN_FIELD, URL_FIELDS, config_path
@@ -29,8 +30,7 @@ MEND_FILE = "Mend the file, or set RUNAPI_API_KEY, or FLUX2_MODE=sandbox to try 
 _KINDS: Mapping[type, str] = {bool: "true or false", dict: "an object", list: "a list"}
 
 
-@dataclass(frozen=True, slots=True)
-class UnreadableFile:
+class UnreadableFile(Struct, frozen=True):
     """A config file that exists and can't be read. `reason` is the system's text."""
 
     reason: str

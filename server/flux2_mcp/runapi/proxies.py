@@ -11,11 +11,13 @@ import ipaddress
 import re
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from urllib.parse import SplitResult, urlsplit
 
+from msgspec import Struct
+
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.errors import SettingsError, Wording
 from flux2_mcp.system.environment import said
@@ -32,12 +34,13 @@ MAX_SHOWN_CHARS = 60
 _ENTRY = re.compile(r"\[([^]]*)\](/\d+)?(?::(\d+))?|([^:]*)(?::(\d+))?|(.*)")
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
+class Proxy(Struct, frozen=True):
     """A proxy: its address, and the variable that names it."""
 
-    url: str = field(repr=False)
+    url: str
     variable: str
+
+    __repr__ = repr_without("url")
 
     @property
     def place(self) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
+from msgspec import Struct
+
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.errors import (
     ApiError,
     AuthenticationError,
@@ -39,13 +41,14 @@ _ERRORS: Mapping[int, type[ApiError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """One HTTP answer, read whole. Header names are lower-case; `body` is at most one byte longer than allowed."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes = field(repr=False)
+    body: bytes
+
+    __repr__ = repr_without("body")
 
     @property
     def ok(self) -> bool:
@@ -75,8 +78,7 @@ class Response:
         return parse_retry_after(self.headers.get("retry-after"), now + self.ahead(now))
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadStream:
+class DownloadStream(Struct, frozen=True):
     """A file while it is downloaded: status, headers with lower-case names, and its bytes, still with their coding.
 
     `chunks()` can be read once; it raises `TransportError` if the bytes break off.
@@ -84,7 +86,9 @@ class DownloadStream:
 
     status: int
     headers: Mapping[str, str]
-    chunks: Callable[[], AsyncIterator[bytes]] = field(repr=False)
+    chunks: Callable[[], AsyncIterator[bytes]]
+
+    __repr__ = repr_without("chunks")
 
 
 def failure(answer: Response, *, now: datetime, key: str | None = None, whom: str = "RunAPI") -> ApiError | None:

@@ -6,9 +6,10 @@ Statuses and the idempotency rule are RunAPI's (`api/runapi.md`, idempotency); 4
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+from msgspec import Struct
 
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """Answers after which the same request may be sent again: a GET always, a POST only under an idempotency key."""
@@ -18,8 +19,7 @@ MAX_RETRY_AFTER_SECONDS = 86_400.0
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Struct, frozen=True, kw_only=True):
     """How often and how long to retry.
 
     `attempts` includes the first one. Waits grow from `base` to `cap` seconds. No attempt begins later than `total`

@@ -10,10 +10,10 @@ import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
+from msgspec import Struct, field
 
 from flux2_mcp.errors import DeliveryError, TransportError
 from flux2_mcp.runapi import proxies
@@ -42,8 +42,7 @@ Judge = Callable[[str], str | None]
 """Says what an address is that nothing may be fetched from, in words; None where it may."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """One route to a file: the URL to call, headers to add, and the name that the certificate must have.
 
     `way` is `ENVIRONMENT`, `DIRECT`, or the address of a proxy, which then looks up the name.

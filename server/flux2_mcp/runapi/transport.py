@@ -6,12 +6,13 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import anyio
 import httpx
 from anyio.abc import AsyncResource
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from flux2_mcp.domain import codings
 from flux2_mcp.errors import SettingsError, TransportError, Wording
@@ -73,8 +74,7 @@ PROXY = "proxy"
 """The extension of a request that holds its proxy, for the text of its errors."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True, kw_only=True):
     """Seconds for each part of a call. `answer` limits one attempt, without the wait for a place and the upload."""
 
     connect: float = 5.0

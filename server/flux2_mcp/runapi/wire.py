@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
+from msgspec import Struct
+
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.domain.models import (
     MAKING,
     Action,
@@ -66,22 +68,24 @@ _DEAREST = Decimal(10**9)
 _FINEST = 6
 
 
-@dataclass(frozen=True, slots=True)
-class UploadSlot:
+class UploadSlot(Struct, frozen=True):
     """The address for the bytes of an upload, and their headers. The URL is a secret as long as it is valid."""
 
-    upload_url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    signed_id: str = field(repr=False)
+    upload_url: str
+    headers: Mapping[str, str]
+    signed_id: str
+
+    __repr__ = repr_without("upload_url", "headers", "signed_id")
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedKey:
+class IssuedKey(Struct, frozen=True):
     """The result of a browser login: the key, its name and the user's e-mail. Name and e-mail may be empty."""
 
-    key: str = field(repr=False)
+    key: str
     name: str
     email: str
+
+    __repr__ = repr_without("key")
 
 
 def body(request: ImageRequest) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import hmac
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 from importlib.resources import files
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -42,8 +42,7 @@ Handler = Callable[[SandboxState, SandboxCall], Response]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """One row of the table: a method on a path.
 
     `key`: the call needs the sandbox's key, in `header`, and its rate limit counts it. `cap`: the largest body in bytes.

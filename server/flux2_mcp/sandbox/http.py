@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from msgspec import Struct
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -15,8 +15,7 @@ MAX_HEADER_CHARS = 512
 """Characters of an Idempotency-Key or X-Client-Request-Id."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxCall:
+class SandboxCall(Struct, frozen=True, kw_only=True):
     """A request whose body has been read. `base_url` is the answering server's own, without a slash at its end."""
 
     base_url: str

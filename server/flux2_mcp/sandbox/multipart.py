@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from email.message import Message
+
+from msgspec import Struct
 
 from flux2_mcp.sandbox.http import HttpError, SandboxCall
 
 MAX_PARTS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """One field. `filename` is None for plain text."""
 
     filename: str | None

@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 RETRY_SECONDS = 2.0
 """`Retry-After` of a scripted 429, in seconds at speed 1."""
@@ -30,8 +31,7 @@ class Fault(Enum):
     LOST = "the task is made, then the connection is cut without a byte"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
+class Script(Struct, frozen=True, kw_only=True):
     """The outcome of one task. The defaults describe a task that succeeds.
 
     `seconds` replaces the random duration (at speed 1; infinity: never ends). `failure` is the error text of its end.
@@ -60,8 +60,7 @@ class Script:
     refusal: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
+class Scenario(Struct, frozen=True):
     """One row of the table: the marker's name, its effect in one sentence, and the same effect as data."""
 
     marker: str

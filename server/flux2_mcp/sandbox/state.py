@@ -12,9 +12,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from flux2_mcp.errors import SandboxError
 from flux2_mcp.system.files import write_atomically
@@ -131,8 +132,7 @@ MIGRATIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Money:
+class Money(Struct, frozen=True):
     """The account, in cents. `reserved` is the price of open tasks; it is neither spent nor free to spend."""
 
     opening: int

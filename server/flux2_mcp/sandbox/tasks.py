@@ -8,9 +8,11 @@ import math
 import random
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from email.utils import formatdate
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import Action, Status
@@ -40,8 +42,7 @@ Endpoint = tuple[str, Action]
 """A service and an action: two services may have an action of the same name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxTask:
+class SandboxTask(Struct, frozen=True, kw_only=True):
     """One row. Times are seconds since the epoch; `ends_at` None: the task never ends.
 
     `hybrid`: its create is answered with 202, and its result comes from `/api/v1/tasks/{id}` alone. `creates` counts the create calls answered with this task, `polls` the GETs of it, `shown` the answers with its
@@ -101,8 +102,7 @@ class SandboxTask:
         return Status.PROCESSING if now >= self.starts_at else Status.PENDING
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOrder:
+class TaskOrder(Struct, frozen=True, kw_only=True):
     """A validated create call. `failure` is set if a source can't be read: the task will fail with it."""
 
     action: Action

@@ -8,8 +8,10 @@ import hashlib
 import hmac
 import mimetypes
 import secrets
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from flux2_mcp.sandbox.http import HttpError, invalid
 from flux2_mcp.sandbox.state import SandboxState, stamp
@@ -30,8 +32,7 @@ _MAGIC = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
+class Upload(Struct, frozen=True, kw_only=True):
     """One row. Times are seconds since the epoch.
 
     `id` is the file in its URL, `target` the address for its bytes, `signed_id` the upload in the confirm call; each is

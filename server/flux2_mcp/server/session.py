@@ -9,14 +9,16 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.stapled import MultiListener
+from msgspec import Struct, field
+from msgspec.structs import replace
 
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error, SettingsError
@@ -33,14 +35,15 @@ LOGIN_SECONDS = 600.0
 CONFIG = "RunAPI's config file"
 
 
-@dataclass(frozen=True, slots=True)
-class LoginOffer:
+class LoginOffer(Struct, frozen=True):
     """A login that waits for the user: its page, the code that the page must show; `over` is set at the end."""
 
-    url: str = field(repr=False)
+    url: str
     display_code: str
     ident: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     over: anyio.Event = field(default_factory=anyio.Event)
+
+    __repr__ = repr_without("url")
 
 
 class ServerSession:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import anyio
 from anyio.abc import ByteStream, SocketStream
 from anyio.streams.stapled import MultiListener
+from msgspec import Struct
 
 from flux2_mcp.system.loopback import HOST
 
@@ -31,8 +31,7 @@ MAX_BODY_BYTES = 1024 * 1024
 """Bytes of a request that are read and discarded, so that the caller can receive the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocalRequest:
+class LocalRequest(Struct, frozen=True):
     """A caller's request. Names of headers are lower case; the body is not kept."""
 
     method: str
@@ -40,8 +39,7 @@ class LocalRequest:
     headers: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class LocalReply:
+class LocalReply(Struct, frozen=True):
     """The answer to a request."""
 
     status: int

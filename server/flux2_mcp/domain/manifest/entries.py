@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import RequestArgs
@@ -19,8 +20,7 @@ SETTINGS = ("variant", "aspect_ratio", "output_resolution", "background", "upsca
 """The fields of an entry that `generate` has by the same name, beside its prompt and its sources."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Style:
+class Style(Struct, frozen=True, kw_only=True):
     """What goes into every picture's request. `embed_prompt`: files made from an original hold its prompt."""
 
     prompt: str | None = None
@@ -28,8 +28,7 @@ class Style:
     embed_prompt: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """One picture: where it is saved, what is asked for, and what is made from it on this machine.
 
     Attributes:
@@ -63,8 +62,7 @@ class Entry:
         return "images", self.path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(Struct, frozen=True, kw_only=True):
     """A whole flux2.toml that was checked.
 
     Attributes:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from flux2_mcp.domain import paths
 from flux2_mcp.domain.account_names import SANDBOX
@@ -43,8 +44,7 @@ _OURS = re.compile(r'"([^"\\]+)"\.(?:(\w+)|files\."([^"\\]+)") = "([^"\\\x00-\x1
 _MARK = re.compile(r"(<{7}|\|{7}|={7}|>{7})( |$)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedImage:
+class LockedImage(Struct, frozen=True, kw_only=True):
     """One picture as it was made.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from flux2_mcp.domain.account_names import SANDBOX
 from flux2_mcp.domain.manifest import digests, lock, reading
@@ -37,8 +38,7 @@ MAKES = frozenset({Standing.NEW, Standing.CHANGED})
 """The standings of pictures whose request has to be made; what is only missing mostly comes back for nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedImage:
+class PlannedImage(Struct, frozen=True, kw_only=True):
     """One picture, and what is to do about it.
 
     Attributes:
@@ -70,8 +70,7 @@ class PlannedImage:
     locked: LockedImage | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """What is to do about each picture: those of flux2.toml in its order, then those of flux2.lock alone."""
 
     manifest: Manifest

@@ -6,9 +6,10 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import inf, isqrt
 from typing import Any
+
+from msgspec import Struct
 
 from flux2_mcp.domain import catalog, finishing, paths
 from flux2_mcp.domain.manifest.entries import (
@@ -101,8 +102,7 @@ def _error(name: str, place: Place, text: str) -> ManifestError:
     return ManifestError(Problem(located(name, place), text))
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(Struct, frozen=True):
     """What a key takes: a type, and for a list that of its items."""
 
     kind: type

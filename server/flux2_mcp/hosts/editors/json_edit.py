@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from flux2_mcp.errors import HostFileError
 from flux2_mcp.hosts.editors.jsonc import (
@@ -31,8 +32,7 @@ Edit = tuple[int, int, str]
 """`text[start:end]` becomes the string."""
 
 
-@dataclass(frozen=True, slots=True)
-class JsonEditor:
+class JsonEditor(Struct, frozen=True):
     """An editor. `strict`: the host reads neither comments nor trailing commas."""
 
     strict: bool

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from flux2_mcp.errors import HostFileError
 
@@ -36,8 +37,7 @@ _TOKEN = re.compile(
 )
 
 
-@dataclass(slots=True)
-class JsonNode:
+class JsonNode(Struct):
     """One value: `text[start:end]`. An object has `members`, a list has `items`, in order; otherwise they are None."""
 
     start: int
@@ -58,8 +58,7 @@ class JsonNode:
         return found[0] if found else None
 
 
-@dataclass(slots=True)
-class JsonMember:
+class JsonMember(Struct):
     """One `"key": value` of an object. `start` is the position of the key, `comma` that of the comma after, if any."""
 
     key: str
@@ -68,8 +67,7 @@ class JsonMember:
     comma: int | None = None
 
 
-@dataclass(slots=True)
-class _OpenBracket:
+class _OpenBracket(Struct):
     """A container that is still open; in an object, with the key that waits for its value."""
 
     node: JsonNode

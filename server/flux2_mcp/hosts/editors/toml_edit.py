@@ -11,9 +11,10 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
+
+from msgspec import Struct
 
 from flux2_mcp.errors import HostFileError
 from flux2_mcp.hosts.editors.jsonc import BOM, HIDDEN, Json, Object, line_of, masked
@@ -30,8 +31,7 @@ _FLAGS = {"true", "false"}
 _LINE = re.compile(r"\(at line (\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class _Statement:
+class _Statement(Struct, frozen=True):
     """A header, or a key with its value: `text[start:end]` without comment and line end. Only a header has a `path`."""
 
     start: int
@@ -40,8 +40,7 @@ class _Statement:
     path: tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class _TomlMember:
+class _TomlMember(Struct, frozen=True):
     """A key with its value in a table or an inline table: `text[start:end]`; the value begins at `value`."""
 
     keys: tuple[str, ...]

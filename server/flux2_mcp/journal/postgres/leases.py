@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import anyio.to_thread
+from msgspec.structs import replace
 
 from flux2_mcp.journal.postgres.connection import Database, Given
 from flux2_mcp.journal.postgres.listening import Listener

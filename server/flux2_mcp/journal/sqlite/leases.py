@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.journal.sql import task_rows

@@ -11,8 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from flux2_mcp.journal.sql import task_rows
 from flux2_mcp.journal.sql.money import FIRST_RELEASE
@@ -37,8 +38,7 @@ _COUNTABLE = (
 """Removes amounts and a date that caps can't count. All other columns stay unchanged: a newer version may read them."""
 
 
-@dataclass(slots=True)
-class SalvageReport:
+class SalvageReport(Struct):
     """What was copied: the number of tasks, those without valid money or date, and whether nothing is missing."""
 
     tasks: int = 0

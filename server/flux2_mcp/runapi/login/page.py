@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
 from importlib import resources
 from string import Template
 from typing import Literal
+
+from msgspec import Struct
 
 from flux2_mcp.domain.budget import dollars
 from flux2_mcp.errors import Flux2Error
@@ -26,8 +27,7 @@ DRAWINGS: dict[Kind, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoginPage:
+class LoginPage(Struct, frozen=True, kw_only=True):
     """A page's content, all of it plain text. `facts` are names and values; `status` is the HTTP status."""
 
     status: HTTPStatus

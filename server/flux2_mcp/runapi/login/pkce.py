@@ -6,10 +6,12 @@ import base64
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlencode
 
+from msgspec import Struct, field
+
 from flux2_mcp import __version__
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.errors import LoginError
 from flux2_mcp.runapi.error_text import clean
 from flux2_mcp.runapi.exchange import sendable
@@ -27,8 +29,7 @@ def _display_code() -> str:
     return f"{drawn[:4]}-{drawn[4:]}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoginAttempt:
+class LoginAttempt(Struct, frozen=True, kw_only=True):
     """One login, valid for one answer.
 
     The browser returns to `port`. The `state` is known only to the browser and RunAPI's page; an answer must have it.
@@ -37,9 +38,11 @@ class LoginAttempt:
     """
 
     port: int
-    state: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
-    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
+    state: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
     display_code: str = field(default_factory=_display_code)
+
+    __repr__ = repr_without("state", "verifier")
 
     @property
     def challenge(self) -> str:

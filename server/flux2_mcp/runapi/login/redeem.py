@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct
+
 from flux2_mcp import __version__
+from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.errors import LoginError, NotFoundError, RejectedError
 from flux2_mcp.runapi import key_file
 from flux2_mcp.runapi.login.pkce import LoginAttempt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoginResult:
+class LoginResult(Struct, frozen=True, kw_only=True):
     """A key that works, its owner, and the account's money."""
 
-    key: str = field(repr=False)
+    key: str
     name: str
     email: str
     balance: Balance
+
+    __repr__ = repr_without("key")
 
 
 async def redeem(attempt: LoginAttempt, code: str, *, base_url: str, hostname: str, path: Path) -> LoginResult:

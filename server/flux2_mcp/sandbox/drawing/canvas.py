@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from flux2_mcp.sandbox.drawing.basics import Colour, ramp, scaled
@@ -24,8 +24,7 @@ _BILINEAR = Image.Resampling.BILINEAR
 Box = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Mask:
+class Mask(Struct, frozen=True):
     """A greyscale stencil and where its top left corner lies on the canvas, in pixels."""
 
     image: Image.Image

@@ -7,9 +7,9 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 from PIL import ExifTags, Image, ImageDraw, ImageOps
 
 from flux2_mcp.sandbox.drawing.basics import BLACK, WHITE, Colour
@@ -45,8 +45,7 @@ class SourceImageError(ValueError):
         self.index = index
 
 
-@dataclass(frozen=True, slots=True)
-class SourcePicture:
+class SourcePicture(Struct, frozen=True):
     """A decoded source image: RGB, scaled down to what a picture can show, and its own size in pixels."""
 
     image: Image.Image

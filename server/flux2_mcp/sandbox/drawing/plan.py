@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from flux2_mcp.sandbox.drawing.basics import Colour, Dice, oklch
 
@@ -93,8 +94,7 @@ _COLOURS: Final[dict[str, tuple[Lch, ...]]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Palette:
+class Palette(Struct, frozen=True):
     """The colours of one picture: the sky from its top to the horizon, two lights, the nearest land, the variant's."""
 
     sky: tuple[Colour, Colour, Colour, Colour]
@@ -104,8 +104,7 @@ class Palette:
     accent: Colour
 
 
-@dataclass(frozen=True, slots=True)
-class Composition:
+class Composition(Struct, frozen=True):
     """What to draw for a prompt; the scene is "abstract" where no word of it is known.
 
     `even`: the subject stands alone on an even, light ground, as logos do and what is going to be cut out.

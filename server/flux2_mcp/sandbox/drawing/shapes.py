@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 Point = tuple[float, float]
 Polygon = Sequence[Point]
@@ -12,8 +13,7 @@ Polygon = Sequence[Point]
 _TWELVE = [(math.cos(math.tau * i / 12), math.sin(math.tau * i / 12)) for i in range(12)]
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """A motif's own coordinates on the canvas: its origin and its scale in pixels a unit."""
 
     x: float

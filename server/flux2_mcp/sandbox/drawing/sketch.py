@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.sandbox.drawing.basics import BLACK, WHITE, Colour, mix
 from flux2_mcp.sandbox.drawing.canvas import Canvas, Mask
@@ -11,8 +13,7 @@ from flux2_mcp.sandbox.drawing.plan import Palette
 from flux2_mcp.sandbox.drawing.shapes import Frame, Polygon
 
 
-@dataclass(frozen=True, slots=True)
-class Sketch:
+class Sketch(Struct, frozen=True):
     """A motif being drawn on a canvas at a frame, lengths in the frame's units; `line` is its rim light's width."""
 
     canvas: Canvas

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from typing import cast
 
+from msgspec import Struct
 from PIL import Image, ImageDraw, ImageFont
 
 from flux2_mcp.sandbox.drawing.basics import BLACK, WHITE, Colour, mix
@@ -30,8 +30,7 @@ _NO_CHARACTER = "\uffff"
 _UNSETTABLE = "A prompt in a script which this sandbox cannot set"
 
 
-@dataclass(frozen=True, slots=True)
-class Caption:
+class Caption(Struct, frozen=True):
     """What is written on a picture besides the prompt."""
 
     variant: str
@@ -102,8 +101,7 @@ def _lines(text: str, font: ImageFont.FreeTypeFont, width: float, height: float)
     return wrap(text[: int(_room(font, height) * width / font.size * 4) + 1], font, width)
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Where the words go on one picture, in pixels: the prompt's lines from `top` down to the rule above the foot."""
 
     lines: list[str]

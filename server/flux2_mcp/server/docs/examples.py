@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
+
+from msgspec import Struct
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model
@@ -44,8 +45,7 @@ def _shell(body: Mapping[str, Any]) -> str:
     return _json(body, 2).replace("'", r"'\''")
 
 
-@dataclass(frozen=True, slots=True)
-class Language:
+class Language(Struct, frozen=True):
     """One language of the quickstarts.
 
     `literal` writes a JSON object in the language; `separator` is put between the statuses. `fence` is the language's

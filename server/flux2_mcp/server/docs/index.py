@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final
 
 from mcp_types import Resource, ResourceTemplate
+from msgspec import Struct
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.catalog import Model
@@ -22,8 +22,7 @@ MARKDOWN: Final = "text/markdown"
 SCHEMA: Final = "application/schema+json"
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """One document. `name` is for programs, `title` for people; `text()` writes it. `listed`: resources/list has it."""
 
     uri: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from itertools import zip_longest
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import anyio.to_thread
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, SkipValidation
 
 from flux2_mcp.domain import pricing

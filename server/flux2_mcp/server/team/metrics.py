@@ -7,11 +7,11 @@ The rest is what this process has seen since its start.
 from __future__ import annotations
 
 import hmac
-from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from time import monotonic
 
+from msgspec.structs import replace
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
 from starlette.requests import Request

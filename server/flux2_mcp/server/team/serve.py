@@ -13,10 +13,12 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain.urls import is_url
 from flux2_mcp.errors import GET_A_KEY, AuthenticationError, SettingsError
@@ -36,8 +38,7 @@ the 1024 files that most systems let a process open."""
 OPEN_FOR_ALL = ("/.well-known/oauth-protected-resource", f"/.well-known/oauth-protected-resource{PATH}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(Struct, frozen=True, kw_only=True):
     """Where a server listens, and by which address the team knows it.
 
     `drain_seconds` is the maximum time for the calls under way at the end.

@@ -13,13 +13,13 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import jwt
 from mcp.server.auth.provider import AccessToken
+from msgspec import Struct
 from pydantic import ConfigDict
 
 from flux2_mcp.domain.people import Person
@@ -54,8 +54,7 @@ class PersonToken(AccessToken):
     person: Person
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why a call is refused: the status, OAuth's name of the error (None: there was no token), and a sentence."""
 
     status: HTTPStatus

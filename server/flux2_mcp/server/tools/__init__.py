@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from flux2_mcp.server.tools.check_pricing import check_pricing
 from flux2_mcp.server.tools.check_task import check_task
@@ -12,8 +13,7 @@ from flux2_mcp.server.tools.generate import generate
 from flux2_mcp.server.tools.list_variants import list_variants
 
 
-@dataclass(frozen=True, slots=True)
-class ToolEntry:
+class ToolEntry(Struct, frozen=True):
     """One tool. `spends` is True if a call may cost money; `title` is for people."""
 
     function: Callable[..., Any]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
 from mcp_types import CallToolResult
+from msgspec.structs import replace
 from pydantic import Field
 
 from flux2_mcp.domain import times

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from decimal import Decimal
 from typing import Annotated
 
 from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
+from msgspec.structs import asdict
 from pydantic import BaseModel, Field
 
 from flux2_mcp.domain import catalog, finishing
