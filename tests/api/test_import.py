@@ -36,6 +36,7 @@ def test_a_client_loads_neither_the_server_nor_what_only_that_needs() -> None:
         "uvicorn",
         "click",
         "httpx",
+        "httpx2",
         "sqlite3",
         "psycopg",
         "PIL.Image",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.domain import catalog
@@ -27,8 +27,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield usher.url
 
 
-def post(url: str, message: dict[str, Any], **headers: str) -> httpx.Response:
-    with httpx.Client(headers=ACCEPT | headers, verify=TLS, timeout=60) as http:
+def post(url: str, message: dict[str, Any], **headers: str) -> httpx2.Response:
+    with httpx2.Client(headers=ACCEPT | headers, verify=TLS, timeout=60) as http:
         return http.post(url, json=message)
 
 

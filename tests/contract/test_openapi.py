@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import settings
 from jsonschema import Draft202012Validator
@@ -120,7 +120,7 @@ def test_bodies_and_tasks_are_those_that_the_catalogue_has() -> None:
         Draft202012Validator.check_schema(schema)
 
 
-def sent(http: httpx.Client, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> int:
+def sent(http: httpx2.Client, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> int:
     """The status of a call, whose answer the client's hook has held to the document."""
     for part, value in (("{action}", "text_to_image"), ("{name}", "x.png"), ("{id}", "x"), ("{target}", "x")):
         path = path.replace(part, value)
@@ -162,8 +162,8 @@ def test_whatever_comes_to_an_endpoint_the_answer_is_one_that_the_document_has(a
 def test_an_answer_that_the_document_has_not_is_found(
     status: int, content: bytes, headers: dict[str, str], why: str
 ) -> None:
-    request = httpx.Request("GET", "http://127.0.0.1/api/v1/me")
-    answer = httpx.Response(
+    request = httpx2.Request("GET", "http://127.0.0.1/api/v1/me")
+    answer = httpx2.Response(
         status, content=content, headers={"Content-Type": "application/json"} | headers, request=request
     )
     with pytest.raises(AssertionError, match=why):

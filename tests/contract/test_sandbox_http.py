@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.sandbox.scenarios import SCENARIOS
@@ -25,7 +25,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield api
 
 
-def error(response: httpx.Response) -> tuple[int, str]:
+def error(response: httpx2.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
@@ -174,7 +174,7 @@ def test_loopback_names_are_let_in_and_never_shape_a_url(api: Api, host: str) ->
     ],
 )
 def test_each_wrong_field_is_named(api: Api, fields: dict[str, Any], wrong: list[str]) -> None:
-    # httpx writes text as UTF-8; a lone surrogate travels only as an escape.
+    # httpx2 writes text as UTF-8; a lone surrogate travels only as an escape.
     body = {"model": "flux-2-pro-text-to-image", "prompt": "a cat"} | fields
     headers = {"Content-Type": "application/json"}
     assert wrong_fields(api.http.post(TEXT, content=json.dumps(body), headers=headers)) == wrong

@@ -14,7 +14,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
 from flux2_mcp.domain.lifecycle import State
-from flux2_mcp.engine import callback_listener
+from flux2_mcp.engine import callback_listener, callbacks
 from flux2_mcp.engine.planner import PollTime
 from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import Service
@@ -141,7 +141,7 @@ async def listener(
     url = str(settings.callback_url)
     async with journals.opened(settings.home) as home, anyio.create_task_group() as group:
         journal = home.journal()
-        (entry,) = await journals.new(journal, journals.intent(push_url=callback_listener.address(url, "secret", "k")))
+        (entry,) = await journals.new(journal, journals.intent(push_url=callbacks.address(url, "secret", "k")))
         port, parts = settings.callback_port or 0, (journal.callbacks, journal.leases)
         hears = callback_listener.CallbackListener(port, url, *parts, nudged.append, retry_seconds=0.05, **more)
         group.start_soon(hears.run)
@@ -274,8 +274,8 @@ async def test_a_token_of_another_key_or_another_task_is_a_forged_one(front: Fro
     heard = Heard()
     async with waiting(front, tmp_path, journal=heard.journal) as (_, settings, entry):
         url = str(settings.callback_url)
-        forged = callback_listener.address(url, "another key", entry.key)
-        assert entry.push_url == callback_listener.address(url, front.sandbox.api_key, entry.key) != forged
+        forged = callbacks.address(url, "another key", entry.key)
+        assert entry.push_url == callbacks.address(url, front.sandbox.api_key, entry.key) != forged
         await call(settings, "/" + forged.split("/", 3)[3])
         assert heard.keys == []
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import click
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.cli.main import flux2
@@ -131,7 +131,7 @@ def visited(env: dict[str, str], *command: str) -> str:
             line = process.stdout.readline()
             assert line, seen
             seen += line
-        answer = httpx.get(found[0], verify=TLS, follow_redirects=True, timeout=DEADLINE)
+        answer = httpx2.get(found[0], verify=TLS, follow_redirects=True, timeout=DEADLINE)
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=DEADLINE)
     finally:

@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 import click
-import httpx
+import httpx2
 import pytest
 from mcp.client.client import Client
 from msgspec.structs import replace
@@ -643,7 +643,7 @@ def test_with_its_switch_every_task_of_the_sandbox_is_hybrid(clean_env: dict[str
             {"Authorization": f"Bearer {told['RUNAPI_API_KEY']}"},
             {"model": "flux-2-pro-text-to-image", "prompt": "a fox"},
         )
-        with httpx.Client(base_url=told["RUNAPI_BASE_URL"], headers=key, verify=TLS, timeout=DEADLINE) as http:
+        with httpx2.Client(base_url=told["RUNAPI_BASE_URL"], headers=key, verify=TLS, timeout=DEADLINE) as http:
             created = http.post("/api/v1/flux_2/text_to_image", json=body)
             assert (created.status_code, http.get(created.headers["Location"]).status_code) == (202, 200)
         process.send_signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.sandbox.server import Sandbox
@@ -22,8 +22,8 @@ from tests.support.terminal import DEADLINE, Terminal, flux2_mcp, on_terminal
 
 # A browser as far as a login needs one: it opens the address, presses the button, and goes where it is sent.
 BROWSER = """
-import pathlib, re, ssl, sys, httpx
-with httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), follow_redirects=True, timeout=60) as http:
+import pathlib, re, ssl, sys, httpx2
+with httpx2.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), follow_redirects=True, timeout=60) as http:
     page = http.get(sys.argv[2])
     found = re.search(r'name="id" value="([^"]+)"', page.text)
     back = http.post(page.url.join("/cli/authorize"), data={"id": found[1], "answer": "allow"})
@@ -68,7 +68,7 @@ def address(terminal: Terminal) -> str:
 
 def allowed(url: str, answer: str = "allow") -> str:
     """Where the browser is sent back to, which it can't reach: it is on another computer."""
-    with httpx.Client(verify=TLS, timeout=DEADLINE) as http:
+    with httpx2.Client(verify=TLS, timeout=DEADLINE) as http:
         page = http.get(url)
         found = re.search(r'name="id" value="([^"]+)"', page.text)
         assert found
@@ -104,7 +104,7 @@ def test_the_browser_opens_comes_back_and_the_key_is_saved_proven_and_shown_nowh
 def test_a_browser_that_can_not_be_opened_is_told_and_waited_for_all_the_same(env: dict[str, str]) -> None:
     with on_terminal(env | {"BROWSER": "false %s", "SSH_CONNECTION": ""}, "login") as terminal:
         terminal.until("No browser could be opened here: open the address above yourself.")
-        with httpx.Client(verify=TLS, timeout=DEADLINE) as http:
+        with httpx2.Client(verify=TLS, timeout=DEADLINE) as http:
             assert "You are logged in" in http.get(allowed(address(terminal))).text
         assert terminal.end()[0] == 0
 
@@ -149,7 +149,7 @@ def test_a_refusal_is_2_in_words_that_can_do_nothing_to_the_terminal(env: dict[s
         terminal.keys(allowed(address(terminal), "deny") + "\n")
         assert terminal.end() == (2, "")
     assert "RunAPI did not give leave: The login was denied." in terminal.seen
-    with on_terminal(env, "login") as terminal, httpx.Client(verify=TLS, timeout=DEADLINE) as http:
+    with on_terminal(env, "login") as terminal, httpx2.Client(verify=TLS, timeout=DEADLINE) as http:
         asked = parse_qs(urlsplit(address(terminal)).query)
         told = {"error": "x", "error_description": "\x1b[2Jgone\x07", "state": asked["state"][0]}
         http.get(f"http://127.0.0.1:{asked['redirect_port'][0]}/callback", params=told)

@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.cli.serve import PORT
@@ -63,7 +63,7 @@ def test_the_token_is_shown_at_the_first_start_alone_and_kept_for_its_owner(
 
 def test_without_the_token_nothing_is_answered(shared: WebHost) -> None:
     url = shared.served.url
-    with httpx.Client(headers=ACCEPT, verify=TLS, timeout=DEADLINE) as http:
+    with httpx2.Client(headers=ACCEPT, verify=TLS, timeout=DEADLINE) as http:
         refused = [
             http.post(url, json=INITIALIZE),
             http.post(url, json=INITIALIZE, headers={"Authorization": "Bearer wrong"}),
@@ -154,7 +154,7 @@ def test_it_listens_on_another_address_of_loopback_where_it_is_told_to(clean_env
         process.stderr.readline()  # the token stands after this line
         token = (Path(clean_env["FLUX2_HOME"]) / "http-token").read_text("ascii").strip()
         told = ACCEPT | {"Authorization": f"Bearer {token}"}
-        assert httpx.post(url, json=INITIALIZE, headers=told, verify=TLS, timeout=DEADLINE).status_code == 200
+        assert httpx2.post(url, json=INITIALIZE, headers=told, verify=TLS, timeout=DEADLINE).status_code == 200
     finally:
         process.terminate()
         process.communicate(timeout=DEADLINE)
@@ -192,7 +192,7 @@ def test_a_signal_ends_it_though_calls_wait_and_streams_are_open_and_its_tasks_a
 def _until_cut(host: WebHost) -> None:
     try:
         host.call("generate", prompt="a red fox [sandbox:stuck]")
-    except (httpx.TransportError, AssertionError, ValueError, KeyError):
+    except (httpx2.TransportError, AssertionError, ValueError, KeyError):
         return  # cut off, or told that the server is ending
 
 

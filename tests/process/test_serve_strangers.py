@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.server.http import MAX_BODY_BYTES, MAX_CONNECTIONS
@@ -67,5 +67,5 @@ def test_more_silent_connections_than_there_are_places_shut_nobody_out(host: Web
             if number % 2:
                 stream.sendall(b"POST /mcp HTTP/1.1\r\nHost: x\r\n")
         assert host.request("ping") == {}  # on the connection that it has
-        with httpx.Client(headers=host.http.headers, verify=TLS, timeout=DEADLINE) as newcomer:
+        with httpx2.Client(headers=host.http.headers, verify=TLS, timeout=DEADLINE) as newcomer:
             assert newcomer.post(host.served.url, json=INITIALIZE).status_code == 200

@@ -336,7 +336,7 @@ async def test_what_it_loads_is_little(journal: str, clean_env: dict[str, str]) 
     told = await anyio.run_process([sys.executable, "-c", LEAVES.format(code)], env=clean_env)
     there = set(told.stdout.decode().split())
     assert {
-        name for name in there if name.partition(".")[0] in {*HEAVY, "pydantic", "mcp", "mcp_types", "httpx"}
+        name for name in there if name.partition(".")[0] in {*HEAVY, "pydantic", "mcp", "mcp_types", "httpx2"}
     } == set()
     assert ("sqlite3" in there) == (journal == "with")
 

@@ -16,7 +16,7 @@ from tests.support.stdio import ERAS, LEGACY, MODERN, NO_HURRY, Host, Raw, patch
 # All that is there, beside Python's own, once the server has answered its first requests.
 MAY_BE_THERE = {
     "mcp", "mcp_types", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection",
-    "anyio", "idna", "opentelemetry", "cryptography", "starlette", "sse_starlette", "python_multipart", "httpx2", "sniffio",
+    "anyio", "idna", "opentelemetry", "cryptography", "starlette", "sse_starlette", "python_multipart", "httpx2", "sniffio", "msgspec",
     "uvicorn", "click",  # by way of sse_starlette
     "rich",  # where it is installed, the SDK logs through it; it is none of ours
     "sitecustomize",

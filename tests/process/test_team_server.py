@@ -17,7 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -326,7 +326,7 @@ def test_who_may_read_the_numbers(tmp_path: Path, provider: Provider) -> None:
         assert status(team.token(exp=1), **through) == 401
         assert status(team.token(), **through) == 403
         assert status(team.token(groups=[MEMBERS, ADMINS]), **through) == 200
-        with httpx.HTTPTransport(local_address="127.0.0.2") as proxy, httpx.Client(transport=proxy) as http:
+        with httpx2.HTTPTransport(local_address="127.0.0.2") as proxy, httpx2.Client(transport=proxy) as http:
             url = f"{team.base}/metrics"
             assert http.get(url).status_code == 200
             assert http.get(url, headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
@@ -400,7 +400,7 @@ def held_up(tmp_path: Path, provider: Provider, drain: str) -> Iterator[tuple[Te
         source = f"data:image/png;base64,{b64encode(out.getvalue()).decode()}"
 
         def call(team: Team) -> None:
-            with suppress(httpx.TransportError, httpx.HTTPStatusError, ValueError, KeyError):
+            with suppress(httpx2.TransportError, httpx2.HTTPStatusError, ValueError, KeyError):
                 arguments = {"prompt": "a red fox", "source_images": [source], "max_cost_usd": 1}
                 answers.append(team.tool(MODERN, "generate", **arguments))
 

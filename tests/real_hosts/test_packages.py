@@ -137,7 +137,7 @@ def test_the_bundles_server_starts_from_where_it_was_unpacked_without_a_key(home
     [listed] = [answer["result"]["tools"] for answer in answers if answer.get("id") == 2]
     assert [tool["name"] for tool in listed] == TOOLS
     installed = {path.name for path in bundle.glob(".venv/lib/*/site-packages/*")}
-    assert "httpx" in installed
+    assert "httpx2" in installed
     assert "playwright" not in installed  # what only we need stays with us
 
 

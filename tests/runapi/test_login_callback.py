@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 import anyio
-import httpx
+import httpx2
 import pytest
 from anyio.abc import SocketAttribute
 
@@ -49,12 +49,12 @@ class Login:
 
     async def ask(
         self, method: str = "GET", path: str = "/callback", host: str | None = None, **query: str
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         headers = {} if host is None else {"Host": host.format(port=self.attempt.port)}
-        async with httpx.AsyncClient(verify=TLS) as http:
+        async with httpx2.AsyncClient(verify=TLS) as http:
             return await http.request(method, f"{self.base}{path}", params=query, headers=headers, timeout=DEADLINE)
 
-    async def allow(self) -> httpx.Response:
+    async def allow(self) -> httpx2.Response:
         return await self.ask(code="c0de", state=self.attempt.state)
 
 
@@ -90,7 +90,7 @@ async def waiting(
             await login.ended.wait()
 
 
-def title(response: httpx.Response) -> str:
+def title(response: httpx2.Response) -> str:
     found = re.search("<h1>(.*)</h1>", response.text)
     assert found
     return found[1]
@@ -107,7 +107,7 @@ async def test_the_page_tells_what_became_of_the_code_and_the_login_ends() -> No
     ]
     assert KEY not in page.text
     assert login.callback.result() is REDEEMED
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx2.ConnectError):
         await login.allow()
 
 
@@ -186,7 +186,7 @@ async def test_garbage_is_hung_up_on_and_the_answer_still_heard(garbage: bytes) 
 async def test_a_second_answer_changes_nothing_while_the_first_is_seen_to() -> None:
     async with waiting() as login:
         login.hold = anyio.Event()
-        pages: list[httpx.Response] = []
+        pages: list[httpx2.Response] = []
 
         async def first() -> None:
             pages.append(await login.allow())
@@ -260,7 +260,7 @@ async def test_connections_that_say_nothing_do_not_hold_up_the_end() -> None:
 async def test_connections_that_say_nothing_do_not_put_out_the_browser_while_its_code_is_exchanged() -> None:
     async with waiting() as login:
         login.hold = anyio.Event()
-        pages: list[httpx.Response] = []
+        pages: list[httpx2.Response] = []
 
         async def allow() -> None:
             pages.append(await login.allow())

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.errors import AuthenticationError, LoginError, SettingsError, TransportError, WireError
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 async def allowed(front: Front, attempt: LoginAttempt) -> str:
     """The code that a browser brings back."""
-    async with httpx.AsyncClient(base_url=front.sandbox.base_url, verify=TLS, timeout=60) as http:
+    async with httpx2.AsyncClient(base_url=front.sandbox.base_url, verify=TLS, timeout=60) as http:
         page = await http.get(attempt.address(front.sandbox.base_url, "desk"))
         found = re.search(r'name="id" value="([^"]+)"', page.text)
         assert found

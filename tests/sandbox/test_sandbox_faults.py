@@ -12,7 +12,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -162,6 +162,6 @@ def test_a_lost_create_sends_no_byte_and_its_retry_finds_the_task(api: Api, capl
 
 
 def test_a_client_sees_a_lost_create_as_a_transport_error(api: Api) -> None:
-    with pytest.raises(httpx.TransportError):
+    with pytest.raises(httpx2.TransportError):
         api.create("[sandbox:create_lost] a dog")
     assert api.create("[sandbox:create_lost] a dog").status_code == 200

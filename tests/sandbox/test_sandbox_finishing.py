@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -42,14 +42,14 @@ def upload(api: Api, data: bytes, name: str = "a") -> str:
     return str(api.http.post("/api/v1/files", json={"source": source, "file_name": name}).json()["url"])
 
 
-def finish(api: Api, path: str, url: str, **fields: Any) -> httpx.Response:  # noqa: ANN401  # any JSON
+def finish(api: Api, path: str, url: str, **fields: Any) -> httpx2.Response:  # noqa: ANN401  # any JSON
     """One create call, with the model of its line where the contract wants one."""
     model = {"model": "topaz-upscale-image"} | ({} if "upscale_factor" in fields else {"upscale_factor": 2})
     body = {"source_image_url": url} | (model if path == TOPAZ else {}) | fields
     return api.http.post(path, json=body)
 
 
-def result(api: Api, created: httpx.Response) -> tuple[Image.Image, httpx.Response]:
+def result(api: Api, created: httpx2.Response) -> tuple[Image.Image, httpx2.Response]:
     """The picture of a task, and the answer that it came in."""
     answer = api.anyone.get(api.ended(created)["images"][0]["url"])
     with Image.open(io.BytesIO(answer.content)) as picture:

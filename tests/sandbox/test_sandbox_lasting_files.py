@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.sandbox.lasting_files import FILE_SECONDS, MAX_FILES, MAX_UPLOAD_PARTS, UPLOAD_SECONDS
@@ -23,15 +23,15 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield api
 
 
-def kept(api: Api, content: bytes = b"x", name: str = "a.txt", purpose: str = "user_data") -> httpx.Response:
+def kept(api: Api, content: bytes = b"x", name: str = "a.txt", purpose: str = "user_data") -> httpx2.Response:
     return api.http.post(FILES, files={"file": (name, content)}, data={"purpose": purpose})
 
 
-def begun(api: Api, **more: Any) -> httpx.Response:  # noqa: ANN401  # any JSON
+def begun(api: Api, **more: Any) -> httpx2.Response:  # noqa: ANN401  # any JSON
     return api.http.post(UPLOADS, json={"bytes": 3, "filename": "a.txt", "mime_type": "text/plain"} | more)
 
 
-def part(api: Api, upload_id: str, content: bytes = b"abc") -> httpx.Response:
+def part(api: Api, upload_id: str, content: bytes = b"abc") -> httpx2.Response:
     return api.http.post(f"{UPLOADS}/{upload_id}/parts", files={"data": ("p", content)})
 
 

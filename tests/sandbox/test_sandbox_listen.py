@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.sandbox.listen import MAX_EVENTS, MAX_SESSIONS, SESSION_SECONDS
@@ -39,7 +39,7 @@ def heard(api: Api, headers: dict[str, str], last_id: int = 0) -> list[tuple[int
     return [(event["id"], json.loads(event["signed_body"])["id"]) for event in answer.json()["events"]]
 
 
-def ack(api: Api, headers: dict[str, str], event_id: object) -> httpx.Response:
+def ack(api: Api, headers: dict[str, str], event_id: object) -> httpx2.Response:
     return api.anyone.post(f"{EVENTS}/{event_id}/ack", headers=headers)
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.sandbox.login import CODE_SECONDS, PAGE_SECONDS
@@ -35,16 +35,16 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield api
 
 
-def page(api: Api, **change: str) -> httpx.Response:
+def page(api: Api, **change: str) -> httpx2.Response:
     return api.anyone.get("/cli/authorize", params=ASKED | change)
 
 
-def press(api: Api, shown: httpx.Response, answer: str = "allow") -> httpx.Response:
+def press(api: Api, shown: httpx2.Response, answer: str = "allow") -> httpx2.Response:
     found = re.search(r'name="id" value="([^"]+)"', shown.text)
     return api.anyone.post("/cli/authorize", data={"id": found[1] if found else "", "answer": answer})
 
 
-def returned(response: httpx.Response) -> dict[str, str]:
+def returned(response: httpx2.Response) -> dict[str, str]:
     """The query of the redirect to the caller's port."""
     parts = urlsplit(response.headers["Location"])
     assert (response.status_code, parts.scheme, parts.netloc, parts.path) == (
@@ -56,7 +56,7 @@ def returned(response: httpx.Response) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(parts.query).items()}
 
 
-def exchange(api: Api, code: str, verifier: str = VERIFIER, port: object = PORT, **headers: str) -> httpx.Response:
+def exchange(api: Api, code: str, verifier: str = VERIFIER, port: object = PORT, **headers: str) -> httpx2.Response:
     body = {"code": code, "code_verifier": verifier, "redirect_port": port}
     return api.anyone.post("/api/v1/cli/exchange", json=body, headers=headers)
 

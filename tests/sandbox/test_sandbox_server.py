@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-import httpx
+import httpx2
 import pytest
 from starlette.types import Message
 
@@ -34,12 +34,12 @@ OTHER_PROCESS = """
 import json, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import httpx
+import httpx2
 from flux2_mcp.sandbox.server import Sandbox
 
 told = json.loads(sys.stdin.readline())
 with Sandbox(Path(told["folder"]), speed=1000) as sandbox:
-    with httpx.Client(base_url=sandbox.base_url, headers={"Authorization": "Bearer " + sandbox.api_key}, timeout=60) as http:
+    with httpx2.Client(base_url=sandbox.base_url, headers={"Authorization": "Bearer " + sandbox.api_key}, timeout=60) as http:
         task = http.get(told["path"]).json()
         again = http.post(told["create"], json=told["body"], headers={"Idempotency-Key": "shared"}).json()
         file = http.get("/files/" + told["file"])
@@ -58,10 +58,10 @@ with Sandbox(Path(told["folder"]), speed=1000) as sandbox:
 def test_it_answers_as_soon_as_it_has_started_and_not_once_it_is_closed(tmp_path: Path) -> None:
     sandbox = Sandbox(tmp_path / "sandbox").start()
     url = f"{sandbox.base_url}/api/v1/price_schedules"
-    assert httpx.get(url, timeout=60).status_code == 200
+    assert httpx2.get(url, timeout=60).status_code == 200
     sandbox.close()
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(url)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(url)
 
 
 def test_closing_is_quick_even_with_calls_under_way_and_does_nothing_twice(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_handler_that_breaks_answers_500_and_is_logged(
             patch.setattr(api.sandbox.state, "money", "not a method")
             # Not by the client that holds each answer to the document, which has no such status.
             key = {"Authorization": f"Bearer {api.sandbox.api_key}"}
-            answer = httpx.get(f"{api.sandbox.base_url}/api/v1/me/balance", headers=key, verify=TLS)
+            answer = httpx2.get(f"{api.sandbox.base_url}/api/v1/me/balance", headers=key, verify=TLS)
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "server")
         assert api.http.get("/api/v1/me").status_code == 200
     assert [record.levelno for record in caplog.records if "broke" in record.message] == [logging.ERROR]
@@ -182,7 +182,7 @@ def test_a_picture_that_takes_long_does_not_hold_up_other_calls(tmp_path: Path) 
         pipe = api.sandbox.state.results / PurePosixPath(urlsplit(url).path).name
         os.mkfifo(pipe)
         fetched: list[bytes] = []
-        fetch = threading.Thread(target=lambda: fetched.append(httpx.get(url, timeout=60).content))
+        fetch = threading.Thread(target=lambda: fetched.append(httpx2.get(url, timeout=60).content))
         fetch.start()
         with pipe.open("wb") as picture:  # waits until the server has begun to read
             assert api.http.get("/api/v1/me").status_code == 200
@@ -195,9 +195,9 @@ def test_a_picture_that_takes_long_does_not_hold_up_other_calls(tmp_path: Path) 
 async def test_the_application_can_be_served_by_any_asgi_server(tmp_path: Path) -> None:
     state = SandboxState(tmp_path / "sandbox")
     application = create(state, "http://127.0.0.1:1")
-    transport = httpx.ASGITransport(application)
+    transport = httpx2.ASGITransport(application)
     asked, said = anyio.create_memory_object_stream[Message](2), anyio.create_memory_object_stream[Message](2)
-    async with anyio.create_task_group() as group, httpx.AsyncClient(transport=transport) as http:
+    async with anyio.create_task_group() as group, httpx2.AsyncClient(transport=transport) as http:
         group.start_soon(application, {"type": "lifespan", "state": {}}, asked[1].receive, said[0].send)
         await asked[0].send({"type": "lifespan.startup"})
         assert await said[1].receive() == {"type": "lifespan.startup.complete"}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from flux2_mcp.sandbox.uploads import MAX_FILE_BYTES, URL_SECONDS
@@ -25,17 +25,17 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield api
 
 
-def prepare(api: Api, content: bytes = PNG, **change: object) -> httpx.Response:
+def prepare(api: Api, content: bytes = PNG, **change: object) -> httpx2.Response:
     checksum = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
     body = {"filename": "a cat.png", "byte_size": len(content), "checksum": checksum} | change
     return api.http.post("/api/v1/files/prepare", json=body)
 
 
-def put(api: Api, prepared: dict[str, Any], content: bytes = PNG, **headers: str) -> httpx.Response:
+def put(api: Api, prepared: dict[str, Any], content: bytes = PNG, **headers: str) -> httpx2.Response:
     return api.anyone.put(prepared["upload_url"], content=content, headers=prepared["headers"] | headers)
 
 
-def confirm(api: Api, signed_id: object) -> httpx.Response:
+def confirm(api: Api, signed_id: object) -> httpx2.Response:
     return api.http.post("/api/v1/files/confirm", json={"signed_id": signed_id})
 
 
@@ -183,7 +183,7 @@ def test_a_body_larger_than_any_file_is_not_taken(api: Api) -> None:
 # --- in one call ------------------------------------------------------------------------------------------------------
 
 
-def create(api: Api, source: object, **fields: object) -> httpx.Response:
+def create(api: Api, source: object, **fields: object) -> httpx2.Response:
     return api.http.post("/api/v1/files", json={"source": source} | fields)
 
 

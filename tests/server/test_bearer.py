@@ -5,7 +5,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -111,13 +111,13 @@ async def test_what_is_refused_reaches_nothing_behind_it() -> None:
         assert (await http.get("/nowhere", headers={"Authorization": f"Bearer {TOKEN}"})).status_code == 404
 
 
-def client() -> httpx.AsyncClient:
+def client() -> httpx2.AsyncClient:
     async def inside(_: object) -> PlainTextResponse:
         return PlainTextResponse("in")
 
     app = Starlette(routes=[Route("/", inside)])
     app.add_middleware(bearer.BearerOnly, token=TOKEN)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1")
 
 
 def test_the_file_of_a_umask_that_lets_everybody_in_is_closed_all_the_same(tmp_path: Path) -> None:

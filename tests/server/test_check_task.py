@@ -66,12 +66,12 @@ async def test_a_server_started_later_knows_what_was_made_before(sandbox_setting
 
 
 async def test_an_id_made_elsewhere_is_asked_of_runapi_and_recorded(client: Client, sandbox_settings: Settings) -> None:
-    import httpx
+    import httpx2
 
     await call(client, "check_pricing")  # the sandbox is up now, and so is its folder
     with Sandbox(sandbox_settings.home / "sandbox", speed=1000) as elsewhere:
         body = {"model": "flux-2-max-text-to-image", "prompt": "made elsewhere", "aspect_ratio": "4:3"}
-        answer = httpx.post(
+        answer = httpx2.post(
             f"{elsewhere.base_url}/api/v1/flux_2/text_to_image",
             json=body,
             headers={"Authorization": f"Bearer {elsewhere.api_key}"},

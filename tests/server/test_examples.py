@@ -12,7 +12,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import anyio
-import httpx
+import httpx2
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 from jsonschema import Draft202012Validator
@@ -224,7 +224,7 @@ async def poll(front: Front, folder: Path, *tasks: str, **more: str) -> subproce
 
 
 async def create(front: Front, action: Action, body: dict[str, object]) -> dict[str, str]:
-    async with httpx.AsyncClient(verify=TLS, timeout=PATIENCE) as http:
+    async with httpx2.AsyncClient(verify=TLS, timeout=PATIENCE) as http:
         answer = await http.post(
             f"{front.base_url}/api/v1/flux_2/{action}",
             json=body,
@@ -246,7 +246,7 @@ async def test_the_webhook_receiver_takes_real_callbacks_believes_nobody_and_sav
     with anyio.fail_after(2 * PATIENCE):
         async with (
             await anyio.open_process([sys.executable, str(program)], cwd=tmp_path, env=env) as process,
-            httpx.AsyncClient(verify=TLS, timeout=PATIENCE) as http,
+            httpx2.AsyncClient(verify=TLS, timeout=PATIENCE) as http,
         ):
             assert process.stdout is not None
             lines = BufferedByteReceiveStream(process.stdout)

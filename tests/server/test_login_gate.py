@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import anyio
-import httpx
+import httpx2
 import pytest
 from mcp.client.client import Client
 from mcp.client.session import ClientRequestContext
@@ -46,7 +46,7 @@ def settings(tmp_path: Path, runapi: Sandbox) -> Settings:
 
 async def browsed(url: str, answer: str = "allow") -> None:
     """What a browser does with the page: press the button, go where it is sent."""
-    async with httpx.AsyncClient(verify=TLS, follow_redirects=True, timeout=30) as http:
+    async with httpx2.AsyncClient(verify=TLS, follow_redirects=True, timeout=30) as http:
         page = await http.get(url)
         found = re.search(r'name="id" value="([^"]+)"', page.text)
         assert found

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
-import httpx
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -404,7 +404,7 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
         async with (
             application.router.lifespan_context(application),
             served(application, listener, grace_seconds=DEADLINE),
-            httpx.AsyncClient(headers=ACCEPT | {"MCP-Protocol-Version": era}, verify=TLS, timeout=DEADLINE) as http,
+            httpx2.AsyncClient(headers=ACCEPT | {"MCP-Protocol-Version": era}, verify=TLS, timeout=DEADLINE) as http,
             anyio.create_task_group() as group,
         ):
 

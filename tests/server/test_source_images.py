@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
+import httpx2
 import pytest
 from mcp.client.client import Client
 from mcp.client.session import ClientRequestContext
@@ -101,7 +101,7 @@ async def test_a_photo_a_task_and_a_url_end_in_one_image_that_shows_all_three(
 ) -> None:
     (tmp_path / "photo.jpg").write_bytes(sideways())
     with Sandbox(sandbox_settings.home / "sandbox") as runapi:
-        async with httpx.AsyncClient(base_url=runapi.base_url, timeout=60) as http:
+        async with httpx2.AsyncClient(base_url=runapi.base_url, timeout=60) as http:
             body = {
                 "source": {"type": "base64", "data": base64.b64encode(picture(CYAN)).decode()},
                 "file_name": "c.png",

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import httpx
+import httpx2
 from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
@@ -23,8 +23,8 @@ _PATHS = {
 }
 
 
-def check(answer: httpx.Response) -> None:
-    """Hold an answer to what the document says of its path, method and status. A hook of httpx's clients."""
+def check(answer: httpx2.Response) -> None:
+    """Hold an answer to what the document says of its path, method and status. A hook of httpx2's clients."""
     request = answer.request
     about = f"{request.method} {request.url.path}: {answer.status_code}"
     operations = next((found for path, found in _PATHS.items() if path.fullmatch(request.url.path)), None)

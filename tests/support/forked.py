@@ -36,7 +36,7 @@ SHARED = "FLUX2_TESTS_PARENT"
 LONGEST_MESSAGE_BYTES = 200_000
 ENDS = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 LOADED_LATER = (
-    *("anyio._backends._asyncio", "certifi", "ctypes", "httpcore", "platformdirs"),
+    *("anyio._backends._asyncio", "ctypes", "httpcore2", "platformdirs"),
     *("PIL.JpegImagePlugin", "PIL.PngImagePlugin", "uvicorn.protocols.http.h11_impl"),
 )
 """What our modules and their libraries load at first use."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from flux2_mcp.sandbox.server import Sandbox
 from tests.support import described
@@ -26,16 +26,16 @@ class Api:
     """The sandbox, a client with its key, and one without."""
 
     sandbox: Sandbox
-    http: httpx.Client
-    anyone: httpx.Client
+    http: httpx2.Client
+    anyone: httpx2.Client
 
-    def create(self, prompt: str = "a cat", key: str | None = None, **fields: Any) -> httpx.Response:  # noqa: ANN401  # any JSON
+    def create(self, prompt: str = "a cat", key: str | None = None, **fields: Any) -> httpx2.Response:  # noqa: ANN401  # any JSON
         """One create call; a remix where it has sources."""
         path, action = (REMIX, "remix-image") if "source_image_urls" in fields else (TEXT, "text-to-image")
         body = {"model": f"flux-2-pro-{action}", "prompt": prompt} | fields
         return self.http.post(path, json=body, headers={} if key is None else {"Idempotency-Key": key})
 
-    def ended(self, created: httpx.Response) -> dict[str, Any]:
+    def ended(self, created: httpx2.Response) -> dict[str, Any]:
         """The task of a create call, polled until it has ended."""
         path = f"{created.request.url.path}/{created.json()['id']}"
         for _ in range(POLLS):
@@ -63,11 +63,11 @@ def running(folder: Path, **options: Any) -> Iterator[Api]:  # noqa: ANN401  # w
             "event_hooks": {"response": [described.check]},
         }
         key = {"Authorization": f"Bearer {sandbox.api_key}"}
-        with httpx.Client(headers=key, **more) as http, httpx.Client(**more) as anyone:
+        with httpx2.Client(headers=key, **more) as http, httpx2.Client(**more) as anyone:
             yield Api(sandbox, http, anyone)
 
 
-def outcome(response: httpx.Response) -> tuple[int, Any]:
+def outcome(response: httpx2.Response) -> tuple[int, Any]:
     """Status and JSON, to compare in one go."""
     return response.status_code, response.json()
 
@@ -78,7 +78,7 @@ def size_of(png: bytes) -> tuple[int, int]:
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
-def wrong_fields(response: httpx.Response) -> list[str]:
+def wrong_fields(response: httpx2.Response) -> list[str]:
     """The fields that a validation error names, sorted."""
     body = response.json()
     assert (response.status_code, body["error"]) == (422, "Validation failed")

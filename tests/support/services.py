@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import anyio
 import h11
-import httpx
+import httpx2
 from msgspec.structs import replace
 from PIL import Image
 
@@ -135,7 +135,7 @@ def made_then_cut(times: int = 1, then: Rule = through) -> Rule:
 class Front:
     """RunAPI as the service meets it. `rule` may be changed at any time."""
 
-    def __init__(self, sandbox: Sandbox, http: httpx.AsyncClient) -> None:
+    def __init__(self, sandbox: Sandbox, http: httpx2.AsyncClient) -> None:
         self.sandbox = sandbox
         self.rule: Rule = through
         self.seen: list[Seen] = []
@@ -215,7 +215,7 @@ class Front:
         kept = {name: value for name, value in headers.items() if name not in {"host", "accept-encoding"}}
         try:
             answer = await self._http.request(method, there + target, headers=kept, content=body)
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return None  # the sandbox has cut the connection
         names = ("content-type", "retry-after", "location", "x-runapi-task-id", "etag")
         told = {name: answer.headers[name] for name in names if name in answer.headers}
@@ -226,7 +226,7 @@ class Front:
 async def fronted(folder: Path, **options: Any) -> AsyncIterator[Front]:  # noqa: ANN401  # whatever Sandbox takes
     """A sandbox a thousand times faster than life, without a rate limit, behind a front."""
     with Sandbox(folder / "runapi", **({"speed": SPEED, "rate": None, "seed": 1} | options)) as sandbox:
-        async with httpx.AsyncClient(verify=TLS, timeout=PATIENCE) as http:
+        async with httpx2.AsyncClient(verify=TLS, timeout=PATIENCE) as http:
             front = Front(sandbox, http)
             # asyncio's own server: anyio's listener can lose a connection that is accepted while it is cancelled.
             server = await asyncio.start_server(front.serve, "127.0.0.1", 0)

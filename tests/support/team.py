@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
+import httpx2
 
 from tests.conftest import environment
 from tests.support import forked
@@ -57,7 +57,7 @@ class Team:
         self.base = f"http://127.0.0.1:{self.port}"
         self.audience = f"{public or self.base}/mcp"
         self.provider = provider
-        self.http = httpx.Client(base_url=self.base, verify=TLS, timeout=DEADLINE, headers=ACCEPT)
+        self.http = httpx2.Client(base_url=self.base, verify=TLS, timeout=DEADLINE, headers=ACCEPT)
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +86,7 @@ class Team:
         token: str | None = None,
         capabilities: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """One call, as a client of this era makes it. It has opened no session before."""
         told = {"Authorization": f"Bearer {token or self.token()}", "MCP-Protocol-Version": era} | dict(headers or {})
         if era == MODERN:

@@ -1,4 +1,4 @@
-"""trio, fetched once into the user's cache: httpcore imports it wherever it is installed, for 0.1 s at each start."""
+"""trio, fetched once into the user's cache: httpcore2 imports it wherever it is installed, for 0.1 s at each start."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-import httpx
+import httpx2
 
 from tests.support import forked
 from tests.support.sandboxed import TLS
@@ -84,7 +84,7 @@ class WebHost:
         self.served = Served(env, cwd, code=code)
         with open(f"{env['FLUX2_HOME']}/http-token", encoding="ascii") as file:  # noqa: PTH123  # a string is what there is
             self.token = file.read().strip()
-        self.http = httpx.Client(
+        self.http = httpx2.Client(
             headers=ACCEPT | {"Authorization": f"Bearer {self.token}"}, verify=TLS, timeout=DEADLINE
         )
 
@@ -116,7 +116,7 @@ class WebHost:
         )
         return {"MCP-Protocol-Version": MODERN, "Mcp-Method": method} | named
 
-    def post(self, message: Mapping[str, Any]) -> httpx.Response:
+    def post(self, message: Mapping[str, Any]) -> httpx2.Response:
         return self.http.post(
             self.served.url, json=message, headers=self.headers(message["method"], message.get("params", {}))
         )
@@ -143,7 +143,7 @@ class WebHost:
         return self.request("tools/call", {"name": tool, "arguments": arguments})
 
 
-def messages(response: httpx.Response) -> Iterator[dict[str, Any]]:
+def messages(response: httpx2.Response) -> Iterator[dict[str, Any]]:
     """What a response holds: one JSON message, or a stream of them."""
     if not response.headers["content-type"].startswith("text/event-stream"):
         yield response.json()

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
-import httpx
+import httpx2
 import pytest
 from anyio.abc import SocketStream
 from starlette.requests import Request
@@ -164,7 +164,7 @@ async def test_of_the_gallery_only_a_browser_that_came_in_by_its_url_has_proven_
         guard = ViewerGuard(application, port)
         served = http_server.served(guard, listener, grace_seconds=0.1, most=4, proof_seconds=LONG)
         with anyio.fail_after(DEADLINE):
-            async with served, AsyncExitStack() as stack, httpx.AsyncClient(verify=TLS) as browser:
+            async with served, AsyncExitStack() as stack, httpx2.AsyncClient(verify=TLS) as browser:
                 server = Server(port, stack, anyio.Event())
                 its_port = (await browser.get(guard.url(), follow_redirects=True)).text
                 asked = GET.replace("Host: x", f"Host: 127.0.0.1:{port}").format("")

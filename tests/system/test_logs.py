@@ -79,7 +79,7 @@ def test_the_place_of_an_exception_is_the_innermost_line_of_ours() -> None:
 
 
 def test_what_is_below_the_level_is_not_written_and_other_libraries_only_from_warning_up() -> None:
-    code = "to_stderr('{}'); log.debug('a'); log.info('b'); logging.getLogger('httpx').info('a signed URL')"
+    code = "to_stderr('{}'); log.debug('a'); log.info('b'); logging.getLogger('httpx2').info('a signed URL')"
     assert [pairs(line)["event"] for line in logged(code.format("info"))] == ["b"]
     assert [pairs(line)["event"] for line in logged(code.format("debug"))] == ["a", "b"]
     assert logged(code.format("warning")) == []

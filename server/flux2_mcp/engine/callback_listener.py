@@ -6,8 +6,6 @@ holds a token that only RunAPI receives. A forged, duplicated or late callback c
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -16,6 +14,7 @@ import anyio
 from anyio.abc import SocketStream
 from anyio.streams.stapled import MultiListener
 
+from flux2_mcp.engine.callbacks import token
 from flux2_mcp.errors import JournalError
 from flux2_mcp.journal.contract import Callbacks, Leases
 from flux2_mcp.system import one_shot_http
@@ -26,18 +25,6 @@ log = logging.getLogger("flux2_mcp.engine.callback_listener")
 
 LOOK_SECONDS = 0.05
 """The interval at which the journal is checked for callbacks that another process received, seconds."""
-
-
-def address(base_url: str, secret: str, key: str) -> str:
-    """Return the callback URL for the task with this idempotency key. Every process with this secret gets the same."""
-    token = hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()[:32]
-    return f"{base_url.rstrip('/')}/{token}"
-
-
-def authentic(target: str | None, push_url: str | None) -> bool:
-    """Whether a call of `target` ends in the token of `push_url`. A task without such an address has no token."""
-    called = _token(target or "").encode(errors="replace")
-    return push_url is None or hmac.compare_digest(called, _token(push_url).encode())
 
 
 class CallbackListener:
@@ -103,14 +90,10 @@ class CallbackListener:
             await self._sleep(self._retry_seconds)
 
     async def _answer(self, request: LocalRequest) -> LocalReply:
-        await self._callbacks.mark(f"{self._base_url}/{_token(request.target)}")
+        await self._callbacks.mark(f"{self._base_url}/{token(request.target)}")
         await self._pass_on()
         return LocalReply(HTTPStatus.NO_CONTENT)
 
     async def _pass_on(self) -> None:
         for key in await self._callbacks.take():
             self._nudge(key)
-
-
-def _token(target: str) -> str:
-    return target.partition("?")[0].rpartition("/")[2]

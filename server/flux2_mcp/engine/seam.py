@@ -1,6 +1,6 @@
 """The seam: everything outside a service that the service needs is handed in here.
 
-It is like `network_backend` in httpcore. Tests and other faces hand in a journal, a way to RunAPI, clocks, a sleep,
+It is like `network_backend` in httpcore2. Tests and other faces hand in a journal, a way to RunAPI, clocks, a sleep,
 times and a planner. The modules below read no clock and open no file that was not handed in.
 """
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,12 @@ from flux2_mcp.domain import budget, catalog, finishing
 from flux2_mcp.domain.lifecycle import BEFORE_RESULT, UNFINISHED, State
 from flux2_mcp.domain.models import MAKING, Action, ImageRequest
 from flux2_mcp.domain.sources import UnreadableError
-from flux2_mcp.engine import callback_listener, submission
+from flux2_mcp.engine import callbacks, submission
 from flux2_mcp.engine.account import Account
-from flux2_mcp.engine.apply import Manifests
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
 from flux2_mcp.engine.foreign_tasks import ForeignTasks
 from flux2_mcp.engine.key_holder import KeyHolder
-from flux2_mcp.engine.listen_session import ListenSession
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.pruning import Pruner
 from flux2_mcp.engine.request_checks import RequestChecks
@@ -50,8 +49,9 @@ from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, s
 from flux2_mcp.runapi.wire import result_path
 from flux2_mcp.settings import Settings
 
-if TYPE_CHECKING:  # loaded by a server for a team alone
+if TYPE_CHECKING:  # loaded at the first use alone
     from flux2_mcp.domain.budget import SpentSums
+    from flux2_mcp.engine.apply import Manifests
     from flux2_mcp.engine.health import Health
     from flux2_mcp.journal.records import TaskMatches
 
@@ -108,7 +108,6 @@ class Service:
         self.pruner = Pruner(seam.journal.history, images)
         checks = RequestChecks(self._source_images, self.prices, settings, sandbox=seam.backend.sandbox)
         self.request = checks.request
-        self.manifests = Manifests(self, seam)
 
     @classmethod
     @asynccontextmanager
@@ -148,28 +147,15 @@ class Service:
     def _start(self, group: TaskGroup) -> None:
         """Start the background work: the runner of open tasks, and what hears RunAPI's callbacks."""
         group.start_soon(self._keep)
-        if (port := self.settings.callback_port) is not None and (url := self.settings.callback_url) is not None:
-            listener = callback_listener.CallbackListener(
-                port,
-                url,
-                self._journal.callbacks,
-                self._journal.leases,
-                self._runner.nudge,
-                retry_seconds=self._seam.timing.callback_retry_seconds,
-                sleep=self._seam.sleep,
-            )
-            group.start_soon(listener.run)
-        elif self.settings.listen:
-            session = ListenSession(
-                self._backend,
-                self._journal.callbacks,
-                self._runner.without_callback,
-                self._runner.nudge,
-                first_seconds=self._seam.timing.listen_seconds,
-                idle_seconds=self._seam.timing.listen_idle_seconds,
-                sleep=self._seam.sleep,
-            )
-            group.start_soon(session.run)
+        if (receiver := callbacks.receiver(self.settings, self._seam, self._runner)) is not None:
+            group.start_soon(receiver)
+
+    @cached_property
+    def manifests(self) -> Manifests:
+        """Images as code: the pictures of a project."""
+        from flux2_mcp.engine.apply import Manifests
+
+        return Manifests(self, self._seam)
 
     def health(self) -> Health:
         """Return the checks of what this service needs."""
@@ -205,7 +191,7 @@ class Service:
 
     def _push_url(self, key: str) -> str | None:
         url = self.settings.callback_url
-        return None if url is None else callback_listener.address(url, self.settings.api_key or self._account, key)
+        return None if url is None else callbacks.address(url, self.settings.api_key or self._account, key)
 
     async def offer(
         self,
@@ -421,7 +407,7 @@ class Service:
             return False
         for record in await self._journal.tasks.find([ident]):
             pushed = None if record.request.callback_url else record.push_url
-            if record.state not in BEFORE_RESULT or not callback_listener.authentic(target, pushed):
+            if record.state not in BEFORE_RESULT or not callbacks.authentic(target, pushed):
                 return False
             self._runner.nudge(record.key)
             if pushed is not None:  # another process may look after the task

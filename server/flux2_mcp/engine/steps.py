@@ -43,7 +43,6 @@ from flux2_mcp.errors import (
     shortened,
 )
 from flux2_mcp.images import workspace
-from flux2_mcp.images.download import deliver
 from flux2_mcp.journal.records import SameIdError, TaskChange, TaskRecord
 from flux2_mcp.system.logs import fields
 
@@ -342,6 +341,8 @@ class TaskSteps:
             await self.advance(leased, Event.COMPLETED, error=f"{SPOILT} {exc.message} {again} {_INSTEAD}")
 
     async def _deliver(self, leased: LeasedTask) -> None:
+        from flux2_mcp.images.download import deliver
+
         record = leased.record
         if not record.image_urls:
             raise DeliveryError("RunAPI says completed, and named no image.")

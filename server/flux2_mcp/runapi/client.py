@@ -1,4 +1,4 @@
-"""The calls of `api/runapi.md` as methods that take and return our models. The first client imports httpx."""
+"""The calls of `api/runapi.md` as methods that take and return our models. The first client imports httpx2."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from decimal import Decimal
@@ -61,6 +60,8 @@ def is_page(text: str, content_type: str) -> bool:
 def error_message(text: str, content_type: str, key: str | None = None) -> str:
     """The text of an error's body in one line of at most 300 characters, or "". It never shows the key."""
     if is_page(text, content_type):
+        import html
+
         heads = (_HEADING_END.split(found[1], maxsplit=1)[0] for found in islice(_HEADING.finditer(text), _HEADINGS))
         # Tags are removed twice: an entity may become a tag.
         plain = (_TAG.sub(" ", html.unescape(_TAG.sub(" ", head))) for head in heads)

@@ -1,4 +1,4 @@
-"""Answers and downloads before `wire` reads them, and the error that an answer stands for. Pure, without httpx."""
+"""Answers and downloads before `wire` reads them, and the error that an answer stands for. Pure, without httpx2."""
 
 from __future__ import annotations
 

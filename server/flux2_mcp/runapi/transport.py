@@ -1,4 +1,4 @@
-"""Carries the calls to RunAPI over connections that live as long as the process. Only this module imports httpx."""
+"""Carries the calls to RunAPI over connections that live as long as the process. Only this module imports httpx2."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
-import httpx
+import httpx2
 from anyio.abc import AsyncResource
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -34,35 +34,35 @@ MAX_CALLS, MAX_DOWNLOADS = 48, 16
 """Connections at once; together they stay below every system's limit of open files. They are apart, so that slow
 downloads delay no poll."""
 MAX_HOST_DOWNLOADS = 4
-"""Connections in one of httpx's pools, which spends time with the square of their number on each request: with 1,000
+"""Connections in one of httpx2's pools, which spends time with the square of their number on each request: with 1,000
 polls at once, a poll takes 3 ms of processor time over pools of 4 and 13 ms over one of 48."""
 KEEP_ALIVE_SECONDS = 30.0
 """Seconds that an idle connection is kept: less than servers usually keep it."""
 MAX_PORT = 65_535
 
-_FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, UnicodeError)
+_FOREIGN = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, TimeoutError, UnicodeError)
 # The first row that fits gives our own text: the libraries' may hold a URL with its signature. False: nothing was sent.
 _WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool, str], ...] = (
     (
-        httpx.PoolTimeout,
+        httpx2.PoolTimeout,
         "no connection was free in time",
         False,
         Wording("Wait until other calls have ended, then {name:call again}."),
     ),
-    (httpx.ConnectTimeout, "no connection in time", False, Wording("Check the network, then {name:call again}.")),
+    (httpx2.ConnectTimeout, "no connection in time", False, Wording("Check the network, then {name:call again}.")),
     (
-        (httpx.TimeoutException, TimeoutError),
+        (httpx2.TimeoutException, TimeoutError),
         "no answer in time",
         True,
         Wording("{name:Call again} in a minute: the same call is not paid twice."),
     ),
     (
-        (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError),
+        (httpx2.UnsupportedProtocol, httpx2.InvalidURL, UnicodeError),
         "the address can't be called",
         False,
         Wording("Check RUNAPI_BASE_URL where it is set, then {name:start the server again}."),
     ),
-    (httpx.ConnectError, "no connection", False, Wording("Check the network, then {name:call again}.")),
+    (httpx2.ConnectError, "no connection", False, Wording("Check the network, then {name:call again}.")),
     (
         Exception,
         "the connection broke off, or what came is not HTTP",
@@ -85,7 +85,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
 
 
 class HttpTransport:
-    """Calls through httpx. Each request is made by hand, so that no key, cookie or header of one gets into another.
+    """Calls through httpx2. Each request is made by hand, so that no key, cookie or header of one gets into another.
 
     It is made without I/O; connections open at their first use, and `aclose` closes them. Calls raise `TransportError`
     if no answer came, and `SettingsError` if the environment's proxy or certificates can't be used.
@@ -159,7 +159,7 @@ class HttpTransport:
 
     async def _reached(
         self, stack: AsyncExitStack, found: Sequence[Route], headers: Mapping[str, str]
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """The answer on the first route on which a connection succeeds."""
         for route in found:
             proxy = None if route.way == routes.DIRECT else proxies.proxy(route.url, self._env)
@@ -169,10 +169,10 @@ class HttpTransport:
             try:
                 opening = self._downloads.open(request, self._timeouts.pool)
                 return await stack.enter_async_context(opening)
-            except httpx.ConnectError:
+            except httpx2.ConnectError:
                 if route is found[-1]:
                     raise
-        raise httpx.ConnectError("no address")
+        raise httpx2.ConnectError("no address")
 
     def _request(
         self,
@@ -183,36 +183,36 @@ class HttpTransport:
         *,
         proxy: Proxy | None,
         permit: Permit | None = None,
-    ) -> httpx.Request:
-        sent = httpx.Headers(dict(headers))
+    ) -> httpx2.Request:
+        sent = httpx2.Headers(dict(headers))
         if method != "GET":
             sent["Content-Length"] = str(len(content))
         pieces = _pieces(content, permit) if content else None
         extensions = {"timeout": asdict(self._timeouts), PROXY: proxy}
-        request = httpx.Request(method, url, headers=sent, content=pieces, extensions=extensions)
+        request = httpx2.Request(method, url, headers=sent, content=pieces, extensions=extensions)
         if not 0 <= (request.url.port or 0) <= MAX_PORT:
             # Otherwise the socket would raise its own error later, in a group.
-            raise httpx.InvalidURL("no such port")
+            raise httpx2.InvalidURL("no such port")
         return request
 
-    def _client(self, scheme: str, proxy: Proxy | None) -> httpx.AsyncClient:
-        """A client that ignores the environment: httpx would refuse all traffic for one value that it can't read."""
+    def _client(self, scheme: str, proxy: Proxy | None) -> httpx2.AsyncClient:
+        """A client that ignores the environment: httpx2 would refuse all traffic for one value that it can't read."""
         if scheme == "https" and self._tls is None:
             self._tls = _trusted(self._env)
         try:
-            return httpx.AsyncClient(
+            return httpx2.AsyncClient(
                 trust_env=False,
                 proxy=None if proxy is None else proxy.url,
                 # To read certificates takes 30 ms or more, and the sandbox needs none. An empty context trusts no host.
                 verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._tls is None else self._tls,
-                limits=httpx.Limits(
+                limits=httpx2.Limits(
                     max_connections=MAX_HOST_DOWNLOADS,
                     max_keepalive_connections=MAX_HOST_DOWNLOADS,
                     keepalive_expiry=KEEP_ALIVE_SECONDS,
                 ),
                 follow_redirects=False,
             )
-        except (ValueError, httpx.InvalidURL) as exc:
+        except (ValueError, httpx2.InvalidURL) as exc:
             if proxy is None:
                 raise
             raise proxies.unusable(proxy.variable, proxy.url) from exc
@@ -230,10 +230,10 @@ class HttpTransport:
     def _words(self, exc: Exception) -> tuple[str, bool, str, str | None]:
         """What happened, whether something may have been sent, what to do, and the variable that mends it, or None."""
         peer = self._peer(exc)
-        if peer is not None and isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
-            cause = causes.of(exc, peer, in_time=isinstance(exc, httpx.ConnectError))
+        if peer is not None and isinstance(exc, httpx2.ConnectError | httpx2.ConnectTimeout):
+            cause = causes.of(exc, peer, in_time=isinstance(exc, httpx2.ConnectError))
             return cause.words, False, cause.cure, cause.setting
-        if peer is not None and peer.proxy is not None and isinstance(exc, httpx.ProxyError):
+        if peer is not None and peer.proxy is not None and isinstance(exc, httpx2.ProxyError):
             cause = causes.of_proxy(str(exc), peer.proxy)
             return cause.words, False, cause.cure, cause.setting
         words, sent, cure = next((words, sent, cure) for kinds, words, sent, cure in _WORDS if isinstance(exc, kinds))
@@ -242,7 +242,7 @@ class HttpTransport:
     def _peer(self, exc: Exception) -> Peer | None:
         """The other end of a failed request; None if no request was made."""
         try:
-            request = exc.request if isinstance(exc, httpx.RequestError) else None
+            request = exc.request if isinstance(exc, httpx2.RequestError) else None
         except RuntimeError:
             request = None
         if request is None:
@@ -256,25 +256,25 @@ class HttpTransport:
 
 
 class _PooledClient:
-    """Connections for one kind of traffic. Requests queue here: httpx's own queue costs the square of its length."""
+    """Connections for one kind of traffic. Requests queue here: httpx2's own queue costs the square of its length."""
 
-    def __init__(self, places: int, make: Callable[[str, Proxy | None], httpx.AsyncClient]) -> None:
+    def __init__(self, places: int, make: Callable[[str, Proxy | None], httpx2.AsyncClient]) -> None:
         self._make = make
         self._places = anyio.Semaphore(places, fast_acquire=True)
         # A stack of clients' numbers: under little load, one client is made, and its open connections are used again.
         self._free = [place // MAX_HOST_DOWNLOADS for place in reversed(range(places))]
-        self._clients: dict[tuple[int, str, Proxy | None], httpx.AsyncClient] = {}
+        self._clients: dict[tuple[int, str, Proxy | None], httpx2.AsyncClient] = {}
 
     async def aclose(self) -> None:
         while self._clients:
             await self._clients.popitem()[1].aclose()
 
     @asynccontextmanager
-    async def open(self, request: httpx.Request, patience: float) -> AsyncIterator[httpx.Response]:
+    async def open(self, request: httpx2.Request, patience: float) -> AsyncIterator[httpx2.Response]:
         with anyio.move_on_after(patience) as scope:
             await self._places.acquire()
         if scope.cancelled_caught:
-            raise httpx.PoolTimeout("no place")
+            raise httpx2.PoolTimeout("no place")
         number, proxy = self._free.pop(), request.extensions[PROXY]
         which = (number, request.url.scheme, proxy)
         try:
@@ -290,7 +290,7 @@ class _PooledClient:
             self._places.release()
 
 
-async def _body(response: httpx.Response) -> bytes:
+async def _body(response: httpx2.Response) -> bytes:
     """The body, at most one byte too long. An error whose body breaks off keeps its status and `Retry-After`."""
     largest = MAX_ERROR_BYTES if response.is_error else MAX_ANSWER_BYTES
     body = bytearray()
@@ -299,7 +299,7 @@ async def _body(response: httpx.Response) -> bytes:
             body += piece
             if len(body) > largest:
                 break
-    except httpx.HTTPError:
+    except httpx2.HTTPError:
         if not response.is_error:
             raise
     return codings.plain(bytes(body), response.headers.get("content-encoding", ""), largest)[: largest + 1]
@@ -312,7 +312,7 @@ async def _pieces(content: bytes, permit: Permit | None) -> AsyncIterator[bytes]
         yield content[start : start + PIECE_BYTES]
 
 
-async def _sent(client: httpx.AsyncClient, request: httpx.Request, proxy: Proxy | None) -> httpx.Response:
+async def _sent(client: httpx2.AsyncClient, request: httpx2.Request, proxy: Proxy | None) -> httpx2.Response:
     if proxy is None or not proxy.url.startswith(proxies.SOCKS):
         return await client.send(request, stream=True)
     opened: list[AsyncResource] = []
@@ -325,23 +325,23 @@ async def _sent(client: httpx.AsyncClient, request: httpx.Request, proxy: Proxy 
     try:
         return await client.send(request, stream=True)
     except Exception as exc:
-        if isinstance(exc, httpx.HTTPError) and not isinstance(exc, httpx.ProxyError):
+        if isinstance(exc, httpx2.HTTPError) and not isinstance(exc, httpx2.ProxyError):
             raise
         # After a failed handshake, the library leaves the connection open, and it may have raised any error.
         for stream in opened:
             await stream.aclose()
-        raise httpx.ProxyError("no SOCKS", request=request) from exc
+        raise httpx2.ProxyError("no SOCKS", request=request) from exc
 
 
 def _trusted(env: Mapping[str, str]) -> ssl.SSLContext:
-    """The trusted certificates: those that the environment names, else those that come with the library.
+    """The trusted certificates: those that the environment names, else the system's.
 
     Raises:
         SettingsError: The environment names certificates that can't be read.
     """
     file, folder = (said_path(env.get(name), env) for name in (CERTIFICATES, CERTIFICATE_FOLDER))
     if file is None and folder is None:
-        return httpx.create_ssl_context(trust_env=False)
+        return httpx2.create_ssl_context(trust_env=False)
     name, told = (CERTIFICATES, file) if file else (CERTIFICATE_FOLDER, folder)
     try:
         if file is None:
