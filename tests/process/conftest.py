@@ -30,15 +30,15 @@ def here(
 ) -> Iterator[Here]:
     """A command in this process: what a process would show is shown above, and starting one costs half a second.
 
-    `given` is its standard input.
+    `given` is its standard input, `folder` where it runs.
     """
     logger = logging.getLogger("flux2_mcp")
     before = logger.level
 
-    def run(*argv: str, given: str = "", **env: str) -> tuple[int, str, str]:
+    def run(*argv: str, given: str = "", folder: Path = tmp_path, **env: str) -> tuple[int, str, str]:
         told = clean_env | env
         monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(given.encode())))
-        code = main.run(argv, told, key_file.read(config_file(told)), str(tmp_path))
+        code = main.run(argv, told, key_file.read(config_file(told)), str(folder))
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err or told.get("FLUX2_LOG") == "debug"
         return code, out, err

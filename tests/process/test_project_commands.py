@@ -37,8 +37,10 @@ def test_a_project_from_nothing_to_a_chat_that_becomes_code(here: Here, tmp_path
     (tmp_path / "art/b.png").unlink()
     code, out, _ = here("plan", "--check")
     assert (code, out.splitlines()[0].split()[:2], out.splitlines()[1].split()[:2]) == (8, ["edited", "a.png"], ["missing", "art/b.png"])  # fmt: skip
+    assert out.splitlines()[-1] == "Next: flux2-mcp apply"
     code, out, _ = here("apply", **FAST)
     assert (code, out.splitlines()[0], out.splitlines()[2]) == (8, "  kept      a.png", "  restored  art/b.png")
+    assert here("plan", **FAST)[1].splitlines()[-1].startswith("Next: nothing, or flux2-mcp apply --overwrite")
     assert (tmp_path / "a.png").read_bytes() == b"by hand"
     assert here("apply", "--overwrite", **FAST)[0] == 0
 
@@ -89,6 +91,17 @@ def test_a_check_needs_no_key_no_home_and_no_network(
     code, out, err = here("plan", "--check", "--json", **env)
     assert (code, json.loads(out)["counts"], json.loads(out)["usd"], err) == (8, {"new": 2}, None, "")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_manifest_above_counts_in_the_same_repository_alone(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "flux2.toml").write_text(TWO, "utf-8")
+    (below := tmp_path / "site/public").mkdir(parents=True)
+    code, _, err = here("plan", "--check", folder=below)
+    assert (code, "flux2.toml: is not in" in err) == (4, True)  # it may be a stranger's, as in /tmp
+    (tmp_path / ".git").mkdir()
+    assert here("plan", "--check", folder=below)[0] == 8
+    (tmp_path / "site/.git").write_text("gitdir: elsewhere", "utf-8")
+    assert here("plan", "--check", folder=below)[0] == 4
 
 
 def test_a_wrong_manifest_is_refused_with_its_line_and_exit_code_4(here: Here, tmp_path: Path) -> None:

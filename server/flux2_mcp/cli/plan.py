@@ -28,6 +28,7 @@ Examples:
 
 Exit codes: 0 nothing to do, 8 something; 4 flux2.toml can't be used.
 """
+REPLACE = f"Next: nothing, or {output.PROGRAM} apply --overwrite, which replaces what was edited by hand."
 
 
 @click.command(epilog=EPILOG)
@@ -66,7 +67,8 @@ def _words(result: PlanResult) -> str:
         lines.append(f"Balance: {usd(result.balance_usd)}")
     lines += [f"Left of {cap.name}: {usd(cap.left_usd)}" for cap in result.caps or ()]
     lines += [own_words(result.notice)] if result.notice else []
-    return "\n".join([*lines, f"Next: {output.PROGRAM} apply"])
+    left = all(image.kept or image.blocked for image in result.images)
+    return "\n".join([*lines, REPLACE if left else f"Next: {output.PROGRAM} apply"])
 
 
 def _sum(result: PlanResult) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,13 +32,20 @@ GAP = 2
 
 
 def find(invocation: Invocation, *, live: bool = False) -> Project:
-    """Return the project of the working folder: that of the nearest flux2.toml, here or in a folder above."""
+    """Return the project of the working folder: that of the nearest flux2.toml, here or above it in the same repository."""
     here = Path(invocation.workspace or ".")
-    folder = next((each for each in (here, *here.parents) if (each / MANIFEST).is_file()), here)
+    folder = next((each for each in _folders(here) if (each / MANIFEST).is_file()), here)
     home = None
     with suppress(SettingsError):  # without it, files are read each time; a command that needs it says what is wrong
         home = home_of(invocation.env)
     return Project(folder, live=live, home=home)
+
+
+def _folders(here: Path) -> Sequence[Path]:
+    """Return a folder and those above it, up to its repository's. Outside of one, a file above may be a stranger's."""
+    above = [here, *here.absolute().parents]
+    root = next((number for number, each in enumerate(above) if (each / ".git").exists()), 0)
+    return above[: root + 1]
 
 
 def named(invocation: Invocation, project: Project, paths: tuple[str, ...]) -> list[str]:

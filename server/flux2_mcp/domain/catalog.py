@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from msgspec import Struct, field
-from msgspec.structs import fields, replace
+from msgspec.structs import asdict, replace
 
 from flux2_mcp.domain.models import MAKING, SERVICE, Action, ImageRequest, RequestArgs
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording, meant, shortened, together
@@ -244,7 +244,7 @@ def _sibling(variant: str, action: Action) -> Model:
 
 def request_of(args: RequestArgs, *, also: Sequence[Problem] = ()) -> ImageRequest:
     """The request made from a caller's prompt. It calls `request`, which uses RunAPI's name for the sources."""
-    values = {each.name: getattr(args, each.name) for each in fields(args) if each.name not in FINISHING}
+    values = {name: value for name, value in asdict(args).items() if name not in FINISHING}
     return request(source_image_urls=values.pop("source_images"), also=also, **values)
 
 
