@@ -11,7 +11,8 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # typing is not imported here: a host waits for every import
 if TYPE_CHECKING:
     from flux2_mcp.api.client import AsyncFlux2Client
-    from flux2_mcp.api.results import ClosedError, Image, Price, Quote, Task, TaskFailedError, TaskTimeoutError
+    from flux2_mcp.api.errors import ClosedError, TaskFailedError, TaskTimeoutError
+    from flux2_mcp.api.results import Image, Price, Quote, Task
     from flux2_mcp.api.sync import Flux2Client
     from flux2_mcp.domain.models import Balance
     from flux2_mcp.errors import (
@@ -69,9 +70,8 @@ _HOMES = {
     "AsyncFlux2Client": "api.client",
     "Flux2Client": "api.sync",
     "Balance": "domain.models",
-    **dict.fromkeys(
-        ("ClosedError", "Image", "Price", "Quote", "Task", "TaskFailedError", "TaskTimeoutError"), "api.results"
-    ),
+    **dict.fromkeys(("ClosedError", "TaskFailedError", "TaskTimeoutError"), "api.errors"),
+    **dict.fromkeys(("Image", "Price", "Quote", "Task"), "api.results"),
 }
 """The modules of these names; all others are in `errors`."""
 

@@ -31,9 +31,10 @@ from PIL import Image
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError, TransportError
 from flux2_mcp.images import download, thumbnails
-from flux2_mcp.images.decode import KINDS, MAX_LARGE_PIXELS, CheckedImage, check
+from flux2_mcp.images.decode import KINDS, CheckedImage, check
 from flux2_mcp.images.download import INCOMING, deliver
 from flux2_mcp.images.names import image_name
+from flux2_mcp.images.pixel_limit import MAX_LARGE_PIXELS
 from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.runapi.responses import DownloadStream
 

@@ -22,7 +22,7 @@ ALL = ("all of it",)
 IMPORT = re.compile(rf"from ({PACKAGE}[\w.]*) import (\w+(?: as \w+)?(?:, \w+(?: as \w+)?)*)")
 FACES: Mapping[str, tuple[str, ...]] = {
     "cli": ("main",),
-    "api": ("client", "results", "sync"),
+    "api": ("client", "errors", "results", "sync"),
     "server": (
         "app", "http", "results.account", "results.apply", "results.catalog", "results.plan", "results.task_words", "results.tasks", "sdk",
         "team.serve", "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",

@@ -2,5 +2,5 @@
 
 `flux2_mcp` itself shows it: `from flux2_mcp import Flux2Client`. docs/python.md shows how it is used.
 
-Face: `client`, `results`, `sync`.
+Face: `client`, `errors`, `results`, `sync`.
 """

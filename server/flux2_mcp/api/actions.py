@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from flux2_mcp.api import results
+from flux2_mcp.api.errors import TaskFailedError, TaskTimeoutError
 from flux2_mcp.api.fields import (
     Order,
     RemixImageFields,
@@ -21,7 +21,6 @@ from flux2_mcp.api.fields import (
     seconds,
     worded,
 )
-from flux2_mcp.api.results import Task, TaskFailedError, TaskTimeoutError
 from flux2_mcp.api.tasks import AsyncTasks
 from flux2_mcp.domain import budget
 from flux2_mcp.domain.lifecycle import UNPAID, State
@@ -29,6 +28,9 @@ from flux2_mcp.domain.models import Action
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.submission import Terms
 from flux2_mcp.engine.waiting import TaskReport
+
+if TYPE_CHECKING:  # results are loaded with the first answer
+    from flux2_mcp.api.results import Task
 
 CLIENT = "Python"
 """The name of this face in the journal."""
@@ -115,6 +117,8 @@ class _AsyncAction:
         refused = [each for each in (*report.steps, report) if each.record.state is State.REJECTED and each.trouble]
         if refused and refused[0].trouble is not None and not _has_steps(report):
             raise refused[0].trouble
+        from flux2_mcp.api import results
+
         return report, results.tasks(outcome)[0]
 
 

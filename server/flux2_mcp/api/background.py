@@ -24,7 +24,7 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from flux2_mcp.api.client import ClientCore
-from flux2_mcp.api.results import ClosedError
+from flux2_mcp.api.errors import ClosedError
 
 T = TypeVar("T")
 

@@ -10,12 +10,11 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from flux2_mcp.api import results
 from flux2_mcp.api.actions import AsyncRemixImage, AsyncRemoveBackground, AsyncTextToImage, AsyncUpscaleImage
+from flux2_mcp.api.errors import ClosedError
 from flux2_mcp.api.fields import PathText, absolute, model_of, not_whole, worded
-from flux2_mcp.api.results import ClosedError, Price, Quote
 from flux2_mcp.api.tasks import AsyncTasks
 from flux2_mcp.domain import pricing
 from flux2_mcp.domain.catalog import ANY_SIZE, DEFAULT_RESOLUTION, Model
@@ -26,6 +25,9 @@ from flux2_mcp.runapi import wire
 from flux2_mcp.runapi.key_file import config_file, read
 from flux2_mcp.settings import Settings, from_env
 from flux2_mcp.system.logs import hide
+
+if TYPE_CHECKING:  # results are loaded with the first answer
+    from flux2_mcp.api.results import Price, Quote
 
 MAX_CALLBACK_BYTES = 65_536
 """Bytes of a callback's body. RunAPI's have about 1,000."""
@@ -156,6 +158,8 @@ class ClientCore:
                 pricing.prices, variant=model or variant, action=wanted, output_resolution=output_resolution
             )
             services = {each.model.service for each in match(self.service.prices.at_hand)}
+            from flux2_mcp.api import results
+
             return tuple(map(results.price, match(await self.service.prices.book(services))))
 
     async def quote(
@@ -190,8 +194,10 @@ class ClientCore:
                 wrong.append(Problem("output_resolution", f"{got}; allowed: {', '.join(wanted.resolutions)}."))
             if wrong or size is None:
                 raise InvalidRequestError(*wrong)
+            from flux2_mcp.api import results
+
             price = results.price(pricing.price(await self.service.prices.book({wanted.service}), wanted, size))
-            return Quote(price=price, count=count, usd=None if price.usd is None else price.usd * count)
+            return results.Quote(price=price, count=count, usd=None if price.usd is None else price.usd * count)
 
     async def balance(self) -> Balance:
         """Return the account's balance, in USD: `balance_usd`, and its parts as far as RunAPI tells them.

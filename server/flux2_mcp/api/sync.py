@@ -9,10 +9,11 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, Unpack
 
 from flux2_mcp.api.background import Background
 from flux2_mcp.api.client import ActionName, ClientCore, settings_of
+from flux2_mcp.api.errors import ClosedError
 from flux2_mcp.api.fields import (
     PathText,
     RemixImageFields,
@@ -21,9 +22,11 @@ from flux2_mcp.api.fields import (
     UpscaleImageFields,
     worded,
 )
-from flux2_mcp.api.results import ClosedError, Price, Quote, Task
 from flux2_mcp.domain.lifecycle import TaskStatus
 from flux2_mcp.domain.models import Balance
+
+if TYPE_CHECKING:  # results are loaded with the first answer
+    from flux2_mcp.api.results import Price, Quote, Task
 
 T = TypeVar("T")
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from flux2_mcp.api import results
+from flux2_mcp.api.errors import TaskTimeoutError
 from flux2_mcp.api.fields import PathText, absolute, not_whole, seconds, worded
-from flux2_mcp.api.results import Task, TaskTimeoutError
 from flux2_mcp.domain import times
 from flux2_mcp.domain.lifecycle import STATUSES, TaskStatus
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.waiting import with_steps
 from flux2_mcp.errors import InvalidRequestError, Problem, shortened
+
+if TYPE_CHECKING:  # results are loaded with the first answer
+    from flux2_mcp.api.results import Task
 
 MAX_RECENT = 1000
 
@@ -36,6 +39,8 @@ class AsyncTasks:
         Raises:
             NotFoundError: Neither the journal nor RunAPI knows an id.
         """
+        from flux2_mcp.api import results
+
         with worded():
             wanted, most = _ids(ids), seconds(timeout)
             return results.named(await self._service.check(wanted, wait_seconds=most), wanted) if wanted else ()
@@ -47,6 +52,8 @@ class AsyncTasks:
             NotFoundError: As `wait`.
             TaskTimeoutError: The time is over; `task` is the first that has not ended.
         """
+        from flux2_mcp.api import results
+
         with worded():
             left, until = _ids(ids), time.monotonic() + seconds(timeout)
         while left:
@@ -82,6 +89,8 @@ class AsyncTasks:
         Raises:
             InvalidRequestError: An argument is not usable.
         """
+        from flux2_mcp.api import results
+
         with worded():
             wrong = [*not_whole("limit", limit, MAX_RECENT)]
             if status is not None and status not in STATUSES.values():

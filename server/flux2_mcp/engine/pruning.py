@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import DeliveryError
-from flux2_mcp.images import thumbnails
 from flux2_mcp.journal.contract import History
 from flux2_mcp.journal.records import TaskRecord
 
@@ -58,6 +57,8 @@ class Pruner:
         return [path for path in paths if path.parent == self._images]
 
     def _copies(self, paths: Sequence[Path]) -> list[Path]:
+        from flux2_mcp.images import thumbnails
+
         return thumbnails.copies(paths, self._images.with_name(thumbnails.FOLDER))
 
     async def remove(self, old: PrunePlan) -> int:

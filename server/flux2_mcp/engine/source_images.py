@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 from msgspec import Struct
@@ -20,10 +21,11 @@ from flux2_mcp.domain.models import SourceImage, Status
 from flux2_mcp.domain.sources import SourceRef, UnreadableError
 from flux2_mcp.engine.backend import Backend
 from flux2_mcp.errors import ApiError, InvalidRequestError, Problem, shortened
-from flux2_mcp.images import workspace
-from flux2_mcp.images.upright import UprightImage, upright
 from flux2_mcp.journal.contract import Tasks, Uploads
 from flux2_mcp.journal.records import TaskRecord
+
+if TYPE_CHECKING:  # loaded with the first local source
+    from flux2_mcp.images.upright import UprightImage
 
 EXPIRY_MARGIN = timedelta(minutes=10)
 """An upload that expires within this time is not used again: RunAPI fetches a source only when it starts the task."""
@@ -119,7 +121,7 @@ class SourceImages:
         if not sources.is_local(text):
             raise UnreadableError("must be the path of a file in the workspace.")
         given = sources.parse(text, local=False)
-        data = await anyio.to_thread.run_sync(workspace.read, given.text, folders, self._allowed)
+        data = await anyio.to_thread.run_sync(_read, given.text, folders, self._allowed)
         return hashlib.sha256(data).hexdigest()
 
     async def _find(self, number: int, text: str, folders: Sequence[Path], *, local: bool) -> SourceSet:
@@ -134,7 +136,7 @@ class SourceImages:
             return SourceSet(number, given, shown)
         data = given.data
         if given.kind == "file":
-            data = await anyio.to_thread.run_sync(workspace.read, given.text, folders, self._allowed)
+            data = await anyio.to_thread.run_sync(_read, given.text, folders, self._allowed)
         return SourceSet(number, given, shown, await anyio.to_thread.run_sync(_ready, data))
 
     async def send(self, found: Sequence[SourceSet]) -> tuple[tuple[str, ...], tuple[SourceImage, ...]]:
@@ -245,8 +247,16 @@ def _problem(number: int, text: str, error: UnreadableError) -> Problem:
     return Problem("source_images", f"item {number}{named} {error.message}")
 
 
+def _read(text: str, folders: Sequence[Path], allowed: Sequence[Path]) -> bytes:
+    from flux2_mcp.images import workspace
+
+    return workspace.read(text, folders, allowed)
+
+
 def _ready(data: bytes) -> tuple[str, UprightImage]:
     """Return the identity of the bytes, and the image to upload. Raises UnreadableError if decoding fails."""
+    from flux2_mcp.images.upright import upright
+
     if not data:
         raise UnreadableError("is empty.")
     return f"sha256:{hashlib.sha256(data).hexdigest()}", upright(data)

@@ -42,7 +42,6 @@ from flux2_mcp.errors import (
     Wording,
     shortened,
 )
-from flux2_mcp.images import workspace
 from flux2_mcp.journal.records import SameIdError, TaskChange, TaskRecord
 from flux2_mcp.system.logs import fields
 
@@ -341,6 +340,7 @@ class TaskSteps:
             await self.advance(leased, Event.COMPLETED, error=f"{SPOILT} {exc.message} {again} {_INSTEAD}")
 
     async def _deliver(self, leased: LeasedTask) -> None:
+        from flux2_mcp.images import workspace
         from flux2_mcp.images.download import deliver
 
         record = leased.record

@@ -12,8 +12,6 @@ from msgspec.structs import replace
 from flux2_mcp.domain.models import ImageRequest, Save, SourceImage
 from flux2_mcp.engine.source_images import SourceSet
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording
-from flux2_mcp.images.names import targets
-from flux2_mcp.images.workspace import NO_WORKSPACE, check, inside
 from flux2_mcp.journal.records import digests
 from flux2_mcp.runapi.exchange import sendable
 from flux2_mcp.runapi.wire import MAX_ID_CHARS
@@ -99,9 +97,13 @@ class SavePlan(Struct, frozen=True):
 
     def hindrance(self) -> InvalidRequestError | None:
         """Return the error that saving the images would meet now; None if there is none. Reads the disk."""
+        if self.workspace is None or not any(self.saves):
+            return None
+        from flux2_mcp.images.workspace import check
+
         try:
             for save in self.saves:
-                if save is not None and self.workspace is not None:
+                if save is not None:
                     check(self.workspace, save)
         except InvalidRequestError as exc:
             return exc
@@ -118,6 +120,9 @@ def saving(save_to: str | None, count: int, workspace: Path | None, *, overwrite
         if overwrite:
             raise InvalidRequestError(Problem("overwrite", Wording("goes with {name:save_to} only.")))
         return SavePlan(workspace, (None,) * count)
+    from flux2_mcp.images.names import targets
+    from flux2_mcp.images.workspace import NO_WORKSPACE, inside
+
     if workspace is None:
         raise InvalidRequestError(Problem("save_to", NO_WORKSPACE))
     return SavePlan(workspace, tuple(Save(target, overwrite) for target in targets(inside(workspace, save_to), count)))

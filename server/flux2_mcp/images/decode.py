@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from flux2_mcp.errors import DeliveryError
 from flux2_mcp.images import containers, large, pixels
 from flux2_mcp.images.containers import BrokenError, Header, Kind
-from flux2_mcp.images.pixel_limit import PixelLimit
+from flux2_mcp.images.pixel_limit import MAX_LARGE_PIXELS, PixelLimit
 from flux2_mcp.system import files
 
 if TYPE_CHECKING:  # Pillow loads at its first use
@@ -36,8 +36,6 @@ KINDS: dict[Kind, tuple[str, str]] = {
 }
 MAX_PIXELS = 64_000_000
 """The largest picture that is decoded whole: sixteen times what FLUX.2 makes at 2k."""
-MAX_LARGE_PIXELS = 300_000_000
-"""The largest picture that is checked piece by piece: 8 times each side of 2k is 268 megapixels. More is a bomb or a mistake."""
 MAX_LARGE_SIDE_PX = 100_000
 """The longest side of such a picture: at least one row is in memory whole. JPEG has at most 65,535."""
 LARGE_COST = 16_000_000

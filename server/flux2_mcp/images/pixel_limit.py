@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MAX_LARGE_PIXELS = 300_000_000
+"""The largest picture that is checked piece by piece: 8 times each side of 2k is 268 megapixels. More is a bomb or a mistake."""
+
 
 class PixelLimit:
     """A semaphore of pixels. Threads get their share in the order of their calls.

@@ -7,7 +7,7 @@ from math import inf
 
 from flux2_mcp.domain.catalog import AUTO, DEFAULT_ASPECT_RATIO, resolution
 from flux2_mcp.domain.models import MAKING, Action, ImageRequest
-from flux2_mcp.images.decode import MAX_LARGE_PIXELS
+from flux2_mcp.images.pixel_limit import MAX_LARGE_PIXELS
 
 RATIO_TOLERANCE = 0.03
 """Sides are multiples of 16 or 32 pixels, so 16:9 at 1k may be 1360x768. The two nearest ratios, 4:3 and 3:2, are 12 %
