@@ -28,7 +28,7 @@ TYPED = (
     '  flux2-mcp generate "A lighthouse at dusk"    makes an image right away\n'
     "  flux2-mcp --help                             shows all commands\n"
 )
-LOOK_FOR_GARBAGE = 100_000
+LOOK_FOR_GARBAGE = 30_000
 """New objects after which a command looks for garbage. What it loads is none, and at Python's own 700 to look costs more than the load of a library."""
 NO_JSON_TEXT = "That line is no JSON, so the server has ended. Run one of the commands above.\n"
 CLOSED = "flux2-mcp serves MCP on standard input and output, and one of them is closed.\n"
