@@ -19,7 +19,7 @@ from flux2_mcp import (
     TaskFailedError,
 )
 from flux2_mcp.sandbox.server import Sandbox
-from tests.support.contract_api import KEY, ContractApi, contract_api
+from tests.support.contract_api import KEY, SMALL_PX, ContractApi, contract_api
 
 FLUX, CUT, LARGER, CRISP = (
     "flux-2-pro-text-to-image",
@@ -41,6 +41,7 @@ def client(clean_env: dict[str, str], tmp_path: Path) -> Iterator[Flux2Client]:
 @pytest.fixture
 def api() -> Iterator[ContractApi]:
     with contract_api() as api:
+        api.side_px = SMALL_PX
         yield api
 
 
@@ -296,7 +297,7 @@ def test_against_the_bare_contract_too(api: ContractApi, clean_env: dict[str, st
         api.failing.clear()
         task = client.text_to_image.run(**logo)
         assert models(task) == [(FLUX, "completed"), (CUT, "completed")]
-        assert looked_at(tmp_path / "logo.png") == ("RGBA", (1024, 1024), True)
+        assert looked_at(tmp_path / "logo.png") == ("RGBA", (720, 720), True)
         assert task.total_charged_usd is None  # RunAPI said nothing of it
         Image.new("RGB", (160, 90), "red").save(tmp_path / "hero.png")
         hero = client.upscale_image.run(source_image="hero.png", upscale_factor=4)

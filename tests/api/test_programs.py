@@ -25,8 +25,10 @@ from flux2_mcp import Flux2Client
 client = Flux2Client()
 print(client.text_to_image.create(prompt="[sandbox:stuck] a red fox").id)
 """
+LOUD = "import warnings\nwarnings.simplefilter('always', ResourceWarning)\n"
 FORK = """
-import os
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork where threads are
 from flux2_mcp import Flux2Client
 client = Flux2Client()
 stuck = client.text_to_image.create(prompt="[sandbox:stuck] a red fox")
@@ -139,7 +141,7 @@ def test_a_forgotten_client_warns_and_keeps_no_program_from_ending(
 ) -> None:
     quiet = python_programs.run(program, clean_env, tmp_path)
     assert (quiet.returncode, quiet.stderr) == (0, "")
-    loud = python_programs.run(program, clean_env, tmp_path, "-W", "always::ResourceWarning")
+    loud = python_programs.run(LOUD + program, clean_env, tmp_path)
     assert loud.returncode == 0
     assert loud.stderr.count("ResourceWarning: A Flux2Client was not closed.") == 1
     assert "Traceback" not in loud.stderr
@@ -150,7 +152,7 @@ def test_a_forgotten_client_warns_and_keeps_no_program_from_ending(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_process_that_forks_after_use_loses_no_task_of_either_side(clean_env: dict[str, str], tmp_path: Path) -> None:
-    done = python_programs.run(FORK, clean_env, tmp_path, "-W", "ignore::DeprecationWarning")
+    done = python_programs.run(FORK, clean_env, tmp_path)
     assert done.stderr == ""
     assert done.stdout.splitlines()[:2] == [
         "0",

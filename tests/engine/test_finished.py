@@ -24,7 +24,7 @@ from flux2_mcp.images.size_check import mismatch
 from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.settings import Settings
-from tests.support.contract_api import KEY, NEXT_KEY, ContractApi, contract_api
+from tests.support.contract_api import KEY, NEXT_KEY, SMALL_PX, ContractApi, contract_api
 from tests.support.deep import deep_but
 from tests.support.services import PATIENCE, journal_of, opened, until
 
@@ -39,6 +39,7 @@ CENTS = {FLUX: 5, CUT: 1, LARGER: 4}
 def api() -> Iterator[ContractApi]:
     with contract_api() as api:
         api.cents |= CENTS
+        api.side_px = SMALL_PX
         yield api
 
 
@@ -85,7 +86,7 @@ async def test_a_logo_is_made_cut_out_and_enlarged_each_by_a_task_of_its_own(api
         (again,) = (await service.check([report.record.task_id or ""], wait_seconds=0)).tasks
         assert models(again) == models(report)
     with Image.open(tmp_path / "logo.png") as saved:
-        assert (saved.mode, saved.size) == ("RGBA", (2048, 2048))
+        assert (saved.mode, saved.size) == ("RGBA", (1440, 1440))
     assert [path.name for path in tmp_path.glob("*.png")] == ["logo.png"]
     assert len(api.tasks) == 3
     # Each step works on the checked file of the one before.

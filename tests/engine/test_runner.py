@@ -204,10 +204,10 @@ async def test_nothing_piles_up_in_memory(front: Front, tmp_path: Path) -> None:
 
     async with opened(front.settings(tmp_path), timing=OFTEN) as service:
         before = there()
-        for number in range(5):
+        for number in range(3):
             await made(service, f"fox {number}", count=4)
         await until(lambda: there() <= before)
-    assert len(front.tasks()) == 20
+    assert len(front.tasks()) == 12
 
 
 async def test_what_a_caller_waits_for_is_not_forgotten_before_it_was_told(front: Front, tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ async def test_many_images_that_come_together_are_decoded_a_few_at_a_time(
 
 
 async def test_each_ask_among_many_costs_no_plan_of_them_all(front: Front, tmp_path: Path) -> None:
-    many, speed, asks, plans = 40, 4.0, 120, Plans()
+    many, speed, asks, plans = 24, 4.0, 60, Plans()
     settings = front.settings(tmp_path)
     async with opened(settings, speed=speed, plan=plans) as service, anyio.create_task_group() as group:
         for number in range(many // 8):

@@ -614,7 +614,7 @@ async def test_a_disk_that_takes_no_more_is_said_in_words_and_leaves_nothing(del
 
 
 async def test_of_many_images_that_wait_for_a_connection_none_holds_a_file_open(delivery: Delivery) -> None:
-    many, waiting, all_wait, free = 200, 0, anyio.Event(), anyio.Event()
+    many, waiting, all_wait, free = 40, 0, anyio.Event(), anyio.Event()
 
     @asynccontextmanager
     async def late(url: str) -> AsyncIterator[DownloadStream]:

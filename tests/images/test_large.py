@@ -153,8 +153,8 @@ def test_a_png_in_pieces_is_the_same_picture_as_the_whole_one(tmp_path: Path) ->
 
 @pytest.mark.parametrize("mode", [pytest.param("RGB", marks=pytest.mark.deep), "RGBA"])
 def test_a_small_copy_of_pieces_looks_like_that_of_the_whole_picture(mode: str) -> None:
-    data = saved(noise(mode, (800, 500)).resize((1600, 1000), Image.Resampling.BICUBIC))
-    small = surveyed(data, 100, 60_000).small
+    data = saved(noise(mode, (400, 250)).resize((800, 500), Image.Resampling.BICUBIC))
+    small = surveyed(data, 100, 30_000).small
     with normal(data, longest=100) as (_, whole):
         assert small is not None
         assert (small.mode, small.size) == (whole.mode, whole.size)

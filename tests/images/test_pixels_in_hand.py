@@ -16,17 +16,20 @@ from flux2_mcp.domain.models import Save, StoredImage
 from flux2_mcp.images import decode, workspace
 from flux2_mcp.images.derive import derive, wanted
 from flux2_mcp.images.pixel_limit import PixelLimit
+from tests.support.deep import deep_but
 from tests.support.picture_files import bare_png
 
-LARGE = (7900, 8000)
-MOST_MIB, LEFT_MIB = 450, 150
-"""A picture of 63 megapixels takes 241 MiB in memory; the rest is Python, Pillow, and a copy on the way."""
+SIZES = {"as large as may be": ((7900, 8000), 450), "a quarter of the room and of the picture": ((3950, 4000), 190)}
+"""A picture of 63 megapixels takes 241 MiB in memory, one of 16 takes 60; the rest is Python, Pillow, and a copy on the way."""
+LEFT_MIB = 150
 PROGRAM = """
 import resource, sys, threading
 from pathlib import Path
 from flux2_mcp.images import decode, preview, upright, workspace
+from flux2_mcp.images.pixel_limit import PixelLimit
 from flux2_mcp.domain.models import Save, StoredImage
 path = Path(sys.argv[1])
+decode.ROOM = PixelLimit(int(sys.argv[2]))
 stored = StoredImage(path=str(path), mime_type="image/png", width=1, height=1, size_bytes=1, sha256="0" * 64)
 ended = []
 works = [
@@ -53,17 +56,21 @@ else:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody tells a process's peak there")
-def test_four_of_the_largest_pictures_at_once_take_the_memory_of_one_and_none_is_kept(tmp_path: Path) -> None:
-    path, (width, height) = tmp_path / "large.png", LARGE
+@pytest.mark.parametrize("what", deep_but(SIZES, "a quarter of the room and of the picture"))
+def test_four_of_the_largest_pictures_at_once_take_the_memory_of_one_and_none_is_kept(
+    tmp_path: Path, what: str
+) -> None:
+    (width, height), most_mib = SIZES[what]
+    path, room = tmp_path / "large.png", decode.MAX_PIXELS * width * height // (7900 * 8000)
     packing = zlib.compressobj(1)
     rows = b"".join(packing.compress(bytes(1 + 3 * width)) for _ in range(height)) + packing.flush()
-    path.write_bytes(bare_png(*LARGE, rows))
+    path.write_bytes(bare_png(width, height, rows))
     told = subprocess.run(
-        [sys.executable, "-c", PROGRAM, path], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", PROGRAM, path, str(room)], capture_output=True, text=True, timeout=120, check=False
     )
     assert told.returncode == 0, told.stderr
     most, left = map(int, told.stdout.split())
-    assert most < MOST_MIB
+    assert most < most_mib
     assert left < LEFT_MIB
 
 
@@ -131,19 +138,19 @@ def test_room_is_given_back_whatever_happens_in_it() -> None:
 
 
 def test_what_is_going_to_be_encoded_has_room_for_its_encoder_too(tmp_path: Path) -> None:
-    """A third of the room holds the picture; WebP's encoder takes the rest."""
-    width, height = 4700, 4700
-    data = bare_png(width, height, zlib.compress(bytes((1 + 3 * width) * height), 1))
-    with decode.normal(data), decode.normal(data):  # as long as nobody encodes, there is room for both
+    """A picture takes its pixels once, and with WebP's encoder three times."""
+    data = bare_png(64, 64, zlib.compress(bytes((1 + 3 * 64) * 64)))
+    taken = decode.MAX_PIXELS - 3 * 64 * 64 + 1
+    with decode.ROOM.hold(taken), decode.normal(data), decode.normal(data):  # as long as nobody encodes, both have room
         pass
-    path = tmp_path / "large.png"
+    path = tmp_path / "a.png"
     path.write_bytes(data)
     stored = StoredImage(path=str(path), mime_type="image/png", width=1, height=1, size_bytes=1, sha256="0" * 64)
     places = list[StoredImage]()
     other = threading.Thread(
         target=lambda: places.append(workspace.place(tmp_path, Save("copy.webp"), stored, 0)), daemon=True
     )
-    with decode.normal(data):
+    with decode.ROOM.hold(taken):
         other.start()
         wait_for(decode.ROOM, 1)
     other.join(60)
@@ -151,12 +158,11 @@ def test_what_is_going_to_be_encoded_has_room_for_its_encoder_too(tmp_path: Path
 
 
 def test_what_is_going_to_be_scaled_has_room_for_its_light_too() -> None:
-    """A tenth of the room holds the picture; to make another size of it takes eleven times as much."""
-    width, height = 2500, 2500
-    data = bare_png(width, height, zlib.compress(bytes((1 + 3 * width) * height), 1))
+    """To make another size of a picture takes eleven times its pixels."""
+    data = bare_png(64, 64, zlib.compress(bytes((1 + 3 * 64) * 64)))
     made = list[str]()
     other = threading.Thread(target=lambda: made.extend(derive(data, wanted("a.png", widths=[8]))), daemon=True)
-    with decode.normal(data):
+    with decode.ROOM.hold(decode.MAX_PIXELS - 11 * 64 * 64 + 1):
         other.start()
         wait_for(decode.ROOM, 1)
     other.join(60)

@@ -26,7 +26,7 @@ from tests.support import journals
 from tests.support.journals import intent, new
 from tests.support.services import FETCH, Front, Reply, Seen, fronted, made, opened_twice, through, until
 
-AT_ONCE = 24
+AT_ONCE = 12
 
 
 def drawn(number: int) -> bytes:

@@ -51,8 +51,8 @@ def furthest(one: Image.Image, other: Image.Image) -> int:
 
 def test_a_png_is_the_same_in_whatever_pieces_it_is_made() -> None:
     with each_row() as row:
-        for mode in ("RGB", "RGBA", "L", "LA"):
-            for factor in (1, 2, 3, 8):
+        for mode, factors in (("RGB", (1, 8)), ("RGBA", (1, 2, 3)), ("L", (3,)), ("LA", (2,))):
+            for factor in factors:
                 with row(f"{mode} {factor}"):
                     picture, made = lively(mode), list[Image.Image]()
                     for pixels in (1, 1700, 5000, 10**6):

@@ -6,10 +6,11 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
@@ -53,7 +54,10 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 
 async def in_every_language(
-    folder: Path, check: Callable[[Quickstart, Front], Awaitable[None]], models: Mapping[str, str] | None = None
+    folder: Path,
+    check: Callable[[Quickstart, Front], Awaitable[None]],
+    models: Mapping[str, str] | None = None,
+    languages: Collection[str] = tuple(examples.LANGUAGES),
 ) -> None:
     """Check the quickstart of each language, all at once as they mostly wait, each with a sandbox of its own.
 
@@ -70,13 +74,19 @@ async def in_every_language(
                     await check(Quickstart(front, folder / language, language, uri), front)
 
         async with anyio.create_task_group() as group:
-            for language in examples.LANGUAGES:
+            for language in languages:
                 if isinstance(found := runtime(language), str):
                     missing.append(found)
                 else:
                     group.start_soon(checked, language)
     if missing:
         pytest.skip("; ".join(missing))
+
+
+def two_of_them(*kept: str) -> list[Any]:
+    """These languages in `make test`, the others in `make test-deep`: each has two to four of the tests of all."""
+    others = [language for language in examples.LANGUAGES if language not in kept]
+    return [pytest.param(kept, id="two"), pytest.param(others, id="the others", marks=pytest.mark.deep)]
 
 
 def gaps(front: Front, kind: str) -> list[float]:
@@ -156,7 +166,10 @@ async def test_whatever_goes_wrong_on_the_way_it_is_one_task_paid_once(tmp_path:
     await in_every_language(tmp_path, check)
 
 
-async def test_out_of_time_it_tells_the_key_with_which_the_same_task_is_fetched_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("languages", two_of_them("php", "ruby"))
+async def test_out_of_time_it_tells_the_key_with_which_the_same_task_is_fetched_later(
+    tmp_path: Path, languages: Collection[str]
+) -> None:
     async def check(quickstart: Quickstart, front: Front) -> None:
         late = await quickstart.run(WAIT_SECONDS="1")
         assert (late.returncode, late.stdout, quickstart.saved()) == (1, b"", [])
@@ -166,10 +179,13 @@ async def test_out_of_time_it_tells_the_key_with_which_the_same_task_is_fetched_
         assert (done.returncode, done.stdout) == (0, b"flux-2.png\n")
         assert [one.id for one in front.tasks()] == [task.id]
 
-    await in_every_language(tmp_path, check)
+    await in_every_language(tmp_path, check, languages=languages)
 
 
-async def test_a_failed_task_and_a_refused_request_end_it_at_once_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("languages", two_of_them("python", "curl"))
+async def test_a_failed_task_and_a_refused_request_end_it_at_once_with_the_reason(
+    tmp_path: Path, languages: Collection[str]
+) -> None:
     async def check(quickstart: Quickstart, front: Front) -> None:
         failed = await quickstart.run("a fox [sandbox:moderation]")
         assert failed.returncode == 1
@@ -180,7 +196,7 @@ async def test_a_failed_task_and_a_refused_request_end_it_at_once_with_the_reaso
         assert b"Insufficient credits" in refused.stderr
         assert (front.count(CREATE), len(front.tasks()), quickstart.saved()) == (2, 1, [])
 
-    await in_every_language(tmp_path, check)
+    await in_every_language(tmp_path, check, languages=languages)
 
 
 # --- polling ---

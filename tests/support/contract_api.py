@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from io import BytesIO
@@ -23,7 +24,8 @@ KEY = "runapi_contract_0123456789"
 NEXT_KEY = "runapi_contract_9876543210"
 """A later key of the same account."""
 CATALOGUE = json.loads(files("flux2_mcp.domain").joinpath("catalog.json").read_text("utf-8"))
-SIDE_PX = {"1k": 1024, "2k": 2048}
+SMALL_PX = 720
+"""The side of a square that is as small as may be for a picture of `1k`."""
 
 
 def _endpoints() -> dict[tuple[str, str], tuple[str, dict[str, Any]]]:
@@ -55,7 +57,8 @@ class ContractApi:
     """What was made, and what goes wrong: `failing` models or tasks fail, `cents` are the charges by model.
 
     The next `busy_uploads` uploads get a 503; `no_uploads` refuses all. Of tasks in `gone`, the image can't be fetched.
-    `schedules` are the prices that the live schedule has, by model; others are not priced.
+    `schedules` are the prices that the live schedule has, by model; others are not priced. `side_px` is that of a square
+    picture of 1k.
     """
 
     url: str = ""
@@ -71,6 +74,7 @@ class ContractApi:
     gone: set[str] = field(default_factory=set)
     busy_uploads: int = 0
     no_uploads: bool = False
+    side_px: int = 1024
     lock: Lock = field(default_factory=Lock)
 
     def made(self, model: str) -> list[Made]:
@@ -101,19 +105,20 @@ def _png(picture: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def _drawn(body: dict[str, Any]) -> bytes:
-    across, down = map(int, body.get("aspect_ratio", "1:1").replace("auto", "1:1").split(":"))
-    area = SIDE_PX[body.get("output_resolution", "1k")] ** 2
+@cache
+def _drawn(ratio: str, side: int) -> bytes:
+    across, down = map(int, ratio.replace("auto", "1:1").split(":"))
+    area = side**2
     size = (round((area * across / down) ** 0.5), round((area * down / across) ** 0.5))
     picture = Image.new("RGB", size, "white")
     ImageDraw.Draw(picture).ellipse((size[0] // 4, size[1] // 4, size[0] * 3 // 4, size[1] * 3 // 4), fill="red")
     return _png(picture)
 
 
-def _finished(action: str, body: dict[str, Any], source: bytes, *, opaque: bool) -> bytes:
+@cache
+def _finished(action: str, factor: int, source: bytes, *, opaque: bool) -> bytes:
     picture: Image.Image = Image.open(BytesIO(source))
     if action == "upscale_image":
-        factor = body.get("upscale_factor", 2)
         return _png(picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST))
     if not opaque:
         picture = picture.convert("RGB")
@@ -226,11 +231,19 @@ class Handler(BaseHTTPRequestHandler):
         if self.api.failing & {model, task.id}:
             return {"id": task.id, "status": "failed", "error": "The model could not do it."}
         if task.picture is None:
-            source = task.body.get("source_image_url")
+            body = task.body
             task.picture = (
-                _drawn(task.body)
-                if source is None
-                else _finished(task.place[1], task.body, self.source(source), opaque=self.api.opaque)
+                _drawn(
+                    body.get("aspect_ratio", "1:1"),
+                    self.api.side_px * (1 if body.get("output_resolution", "1k") == "1k" else 2),
+                )
+                if "source_image_url" not in body
+                else _finished(
+                    task.place[1],
+                    body.get("upscale_factor", 2),
+                    self.source(body["source_image_url"]),
+                    opaque=self.api.opaque,
+                )
             )
         usage = {"usage": {"cost": self.api.cents[model] / 100}} if model in self.api.cents else {}
         return {

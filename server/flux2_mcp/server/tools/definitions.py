@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from mcp.server.mcpserver.tools import Tool
@@ -44,8 +44,9 @@ def lazy_tools(registry: Sequence[ToolEntry]) -> LazyTools:
     return LazyTools({tool_entry.function.__name__: partial(definition, tool_entry) for tool_entry in registry})
 
 
+@cache
 def definition(tool_entry: ToolEntry) -> Tool:
-    """Make a tool, with short schemas, which accepts no other arguments than its own."""
+    """Make a tool, with short schemas, which accepts no other arguments than its own. All servers of a process share it."""
     tool = Tool.from_function(
         tool_entry.function,
         title=tool_entry.title,
