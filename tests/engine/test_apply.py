@@ -28,7 +28,7 @@ from flux2_mcp.server.results import apply as apply_results
 from flux2_mcp.server.results.apply import applied as answer
 from flux2_mcp.settings import Settings
 from tests.support import forked
-from tests.support.contract_api import KEY, contract_api
+from tests.support.contract_api import KEY, SMALL_PX, contract_api
 from tests.support.services import CREATE, FETCH, PATIENCE, Front, Reply, Seen, fronted, opened, through
 
 pytestmark = pytest.mark.anyio
@@ -141,6 +141,7 @@ async def test_a_picture_that_is_gone_comes_back_for_nothing(site: Site) -> None
     assert (site.lock(), site.creates()) == (before, 2)
 
 
+@pytest.mark.deep  # the lock is not what a picture is restored from
 async def test_without_the_lock_too(site: Site) -> None:
     await site.apply()
     before = site.lock()
@@ -269,6 +270,7 @@ async def test_a_picture_whose_later_step_failed_goes_on_from_the_earlier_one_an
     cents = {FLUX: 5, CUT: 1, LARGER: 4}
     project = Project(tmp_path, live=True)
     with contract_api() as api:
+        api.side_px = SMALL_PX
         api.cents |= cents
         api.schedules |= cents
         told = Settings(

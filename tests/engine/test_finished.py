@@ -136,6 +136,7 @@ async def test_a_step_that_fails_keeps_what_is_there_and_the_same_call_goes_on_f
     assert set(api.creates.values()) == {1}
 
 
+@pytest.mark.deep  # one picture is gone on with above
 async def test_of_several_pictures_each_that_broke_off_is_gone_on_with(api: ContractApi, tmp_path: Path) -> None:
     api.failing.add(CUT)
     async with opened(settings(api, tmp_path), speed=50.0) as service:
@@ -147,6 +148,7 @@ async def test_of_several_pictures_each_that_broke_off_is_gone_on_with(api: Cont
     assert len(api.made(CUT)) == 5
 
 
+@pytest.mark.deep  # tests/api/test_finished_pictures.py calls twice under a key
 async def test_under_one_key_the_whole_chain_is_paid_once(api: ContractApi, tmp_path: Path) -> None:
     async with opened(settings(api, tmp_path), speed=50.0) as service:
         for _ in range(2):
@@ -269,6 +271,7 @@ async def test_a_picture_whose_file_is_gone_is_taken_from_runapi(api: ContractAp
     assert api.made(CUT)[-1].body["source_image_url"].startswith(f"{api.url}/results/")
 
 
+@pytest.mark.deep  # the enlarged one below tells the same
 async def test_a_result_without_transparency_is_told(api: ContractApi, tmp_path: Path) -> None:
     api.opaque = True
     async with opened(settings(api, tmp_path), speed=50.0) as service:
@@ -296,11 +299,11 @@ async def test_what_a_finished_picture_can_not_be_is_refused_by_name(
 
 
 async def test_a_picture_that_would_be_too_large_to_be_checked_is_refused(api: ContractApi, tmp_path: Path) -> None:
-    Image.new("L", (6000, 5000)).save(tmp_path / "large.png", compress_level=1)
+    Image.new("1", (2400, 2000)).save(tmp_path / "large.png")
     async with opened(settings(api, tmp_path)) as service:
-        with pytest.raises(InvalidRequestError, match=r"upscale: would make 24000x20000; at most 300 megapixels"):
-            await asked(service, source_images=["large.png"], upscale=4)
-        assert (await service.request(RequestArgs(source_images=["large.png"], upscale=2), folders=[tmp_path])).found
+        with pytest.raises(InvalidRequestError, match=r"upscale: would make 19200x16000; at most 300 megapixels"):
+            await asked(service, source_images=["large.png"], upscale=8)
+        assert (await service.request(RequestArgs(source_images=["large.png"], upscale=4), folders=[tmp_path])).found
     assert not api.tasks
 
 
@@ -428,6 +431,7 @@ async def test_a_refused_chain_is_not_said_to_have_nothing_cheaper(api: Contract
     assert caught.value.next_step == "Fewer pictures or steps cost less. Or raise FLUX2_DAILY_BUDGET_USD."
 
 
+@pytest.mark.deep  # after one step: above
 async def test_a_call_that_goes_on_after_two_steps_tells_all_of_them(api: ContractApi, tmp_path: Path) -> None:
     api.failing.add(LARGER)
     async with opened(settings(api, tmp_path), speed=50.0) as service:
@@ -449,6 +453,7 @@ async def test_nobody_is_sent_to_look_again_for_a_picture_whose_step_before_can_
     assert "its image can't be had" in ((result.tasks[0].steps or [])[0].error or "")
 
 
+@pytest.mark.deep  # test_rotated_key.py has the keys of an account
 async def test_a_new_key_of_the_account_goes_on_from_what_the_old_one_has_paid(
     api: ContractApi, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from flux2_mcp.engine.planner import (
     plan,
 )
 from flux2_mcp.journal.contract import MAX_DURATIONS
+from tests.support.deep import deep_but
 
 NOW = 1_700_000_000.0
 LARGE = ("flux-2-pro-text-to-image", "2k")
@@ -276,8 +277,8 @@ def test_simulated_time_is_told_as_it_is() -> None:
 
 
 def test_delay_and_requests_stay_within_the_reach() -> None:
-    new, alone = measure("normal", 1, 0, tasks=800).ours, measure("normal", 1, 20, tasks=1600).ours
-    crowd = measure("normal", 16, 20, tasks=640).ours
+    new, alone = measure("normal", 1, 0, tasks=400).ours, measure("normal", 1, 20, tasks=800).ours
+    crowd = measure("normal", 16, 20, tasks=320).ours
     assert new.product <= 3.0
     assert alone.product <= 1.9
     assert (alone.delay <= 0.22, alone.gets <= 9) == (True, True), alone
@@ -285,7 +286,7 @@ def test_delay_and_requests_stay_within_the_reach() -> None:
 
 
 @pytest.mark.parametrize("history", [0, 20])
-@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize("name", deep_but(DURATIONS, "bimodal", "lognormal"))
 def test_a_fixed_interval_with_as_many_requests_is_later(name: str, history: int) -> None:
     row = measure(name, 1, history, tasks=320, rate=RATE)
     assert row.equal.gets >= row.ours.gets

@@ -70,7 +70,7 @@ def is_told(outcome: Outcome, why: str) -> None:
     ("reply", "why"),
     [
         (CORRUPT, "The image is broken: it can't be decoded to its end."),
-        (Reply(410), "The result's URL answered 410; it may have expired."),
+        pytest.param(Reply(410), "The result's URL answered 410; it may have expired.", marks=pytest.mark.deep),
     ],
 )
 async def test_it_is_told_at_once_and_in_every_later_session_until_the_image_comes_after_all(

@@ -204,6 +204,7 @@ def test_what_is_no_sound_picture_is_refused_as_the_original() -> None:
                 assert problems(caught)[0].startswith(f"original: {words}")
 
 
+@pytest.mark.deep  # test_large.py has the pieces
 def test_a_picture_too_large_for_memory_is_scaled_from_a_smaller_copy_and_never_made_whole() -> None:
     rows = Image.new("1", (8200, 8000), 1)
     rows.paste(0, (0, 0, 4100, 8000))

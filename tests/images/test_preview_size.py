@@ -21,7 +21,7 @@ def noise(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", pytest.param("WEBP", marks=pytest.mark.deep)])
 def test_the_quality_falls_until_it_fits_and_then_the_size(noise: Path, kind: Picture) -> None:
     for most, side in ((None, 512), (MAX_PREVIEW_BYTES, 512), (6_000, 511)):
         data = scaled(noise, most_bytes=most, kind=kind)

@@ -54,7 +54,10 @@ def test_only_its_owner_can_read_it(image: Path, folder: Path) -> None:
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())] == [0o700, 0o600]
 
 
-@pytest.mark.parametrize("broken", [b"", jpeg("red")[:-2], b"GIF89a", jpeg("red")[2:]])
+@pytest.mark.parametrize(
+    "broken",
+    [b"", jpeg("red")[:-2], *(pytest.param(each, marks=pytest.mark.deep) for each in (b"GIF89a", jpeg("red")[2:]))],
+)
 def test_a_copy_that_is_not_whole_is_made_anew(image: Path, folder: Path, broken: bytes) -> None:
     whole = thumbnails.of(image, folder)
     (kept,) = folder.iterdir()

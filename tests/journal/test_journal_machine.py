@@ -386,7 +386,7 @@ class PostgresMachine(JournalMachine):
 
 
 TestJournalMachine = JournalMachine.TestCase
-TestJournalMachine.settings = settings(max_examples=settings().max_examples // 3, stateful_step_count=40)
+TestJournalMachine.settings = settings(max_examples=settings().max_examples // 5, stateful_step_count=40)
 
 
 TestPostgresMachine = PostgresMachine.TestCase

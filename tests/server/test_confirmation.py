@@ -160,7 +160,10 @@ async def test_whatever_is_not_a_yes_sends_nothing(
 
 
 @BOTH_ERAS
-@pytest.mark.parametrize("content", [{"spend": "maybe"}, {"spend": True, "more": 1}, None])
+@pytest.mark.parametrize(
+    "content",
+    [{"spend": "maybe"}, *(pytest.param(each, marks=pytest.mark.deep) for each in ({"spend": True, "more": 1}, None))],
+)
 async def test_an_answer_that_does_not_fit_the_form_is_no_yes(
     sandbox_settings: Settings, era: str, content: dict[str, Any] | None
 ) -> None:

@@ -81,8 +81,9 @@ async def test_the_plan_is_priced_made_and_then_nothing_is_to_do(site: tuple[Pat
 
 async def test_a_call_that_does_not_wait_names_its_tasks_and_the_rest_goes_on(site: tuple[Path, Settings]) -> None:
     folder, settings = site
-    (folder / "flux2.toml").write_text(THREE.replace(INSTANT, ""), "utf-8")
-    async with Client(build(replace(settings, sandbox_speed=20.0))) as client:
+    slow = THREE.replace(INSTANT, "[sandbox:slow] ")
+    (folder / "flux2.toml").write_text(slow, "utf-8")
+    async with Client(build(replace(settings, sandbox_speed=100.0))) as client:  # whose pictures are plain
         text, data, _ = await called(client, "generate", manifest="flux2.toml", wait_seconds=0.2)
         [next_step] = [line for line in text.splitlines() if line.startswith("Next:")]
         assert next_step.endswith(
@@ -97,7 +98,7 @@ async def test_a_call_that_does_not_wait_names_its_tasks_and_the_rest_goes_on(si
         _, data, _ = await called(client, "check_task", task_ids=ids, wait_seconds=60)
         assert (data["status"], len(data["tasks"])) == ("completed", 2)
         more = '\n[images."d.png"]\nprompt = "a boat"\n'  # the file grows while its pictures are made
-        (folder / "flux2.toml").write_text(THREE.replace(INSTANT, "") + more, "utf-8")
+        (folder / "flux2.toml").write_text(slow + more, "utf-8")
         _, data, _ = await called(client, "generate", manifest="flux2.toml", wait_seconds=60)  # joins what runs
         assert data["status"] == "completed"
         assert data["manifest"]["images"][-1] | {"task_id": ""} == {

@@ -32,6 +32,7 @@ from flux2_mcp.server.app import build
 from flux2_mcp.server.results.tasks import JOINED_NOTICE
 from flux2_mcp.server.tasks_extension import ID, NO_CANCEL, NO_PREVIEW, handle
 from tests.server.test_confirmation import User
+from tests.support.deep import thin
 from tests.support.rows import each_row
 from tests.support.services import (
     BUSY,
@@ -134,7 +135,11 @@ async def impatient(front: Front, tmp_path: Path) -> AsyncIterator[Client]:
 
 
 @pytest.mark.parametrize(
-    ("name", "preview"), [("tests", True), ("claude-code", True), ("codex", False), ("copilot", False)]
+    ("name", "preview"),
+    thin(
+        [("tests", True), ("claude-code", True), ("codex", False), ("copilot", False)],
+        kept=[("claude-code", True), ("codex", False)],
+    ),
 )
 async def test_a_finished_task_holds_what_the_call_would_have_answered_this_client(
     front: Front, tmp_path: Path, name: str, *, preview: bool
@@ -314,7 +319,10 @@ async def test_a_failed_image_is_a_completed_task_whose_result_says_so(asking: C
     assert task["result"]["structuredContent"]["status"] == "failed"
 
 
-@pytest.mark.parametrize(("trouble", "said"), [(BUSY, "Service unavailable"), (WRONG_KEY, "Invalid API key")])
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [(BUSY, "Service unavailable"), pytest.param(WRONG_KEY, "Invalid API key", marks=pytest.mark.deep)],
+)
 async def test_trouble_on_the_way_stands_in_the_status_and_is_not_the_end(
     front: Front, impatient: Client, trouble: Reply, said: str
 ) -> None:

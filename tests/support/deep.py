@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-def deep_but(names: Iterable[str], *kept: str) -> list[Any]:
+def deep_but(names: Iterable[object], *kept: object) -> list[Any]:
     """The same for one argument."""
     return [name if name in kept else pytest.param(name, marks=pytest.mark.deep) for name in names]
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from PIL import Image, ImageChops
 
+from flux2_mcp.sandbox.drawing import png
 from flux2_mcp.sandbox.drawing.collage import MAX_PIXELS, kind_of, open_source
 
 STRIP_PIXELS: Final = 1_000_000
@@ -28,7 +29,6 @@ BLOCK: Final = 16
 """The side of JPEG's blocks, with colours at half the size."""
 _KINDS: Final = {"L": 0, "LA": 4, "RGB": 2, "RGBA": 6}
 """PNG's numbers of the kinds of colours."""
-_UP: Final = b"\2"
 _TEXT: Final = b"Comment\0SANDBOX: enlarged by arithmetic; no model was run"
 
 
@@ -72,8 +72,8 @@ def _webp(image: Image.Image, size: tuple[int, int]) -> Iterator[bytes]:
 
 def _png(image: Image.Image, factor: int, strip_pixels: int) -> Iterator[bytes]:
     width, height = image.width * factor, image.height * factor
-    yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _KINDS[image.mode], 0, 0, 0))
-    yield _chunk(b"tEXt", _TEXT)
+    yield png.head(width, height, _KINDS[image.mode])
+    yield png.chunk(b"tEXt", _TEXT)
     packing = zlib.compressobj(1)
     above = Image.new(image.mode, (width, 1))
     if above.mode in {"LA", "RGBA"}:
@@ -84,10 +84,10 @@ def _png(image: Image.Image, factor: int, strip_pixels: int) -> Iterator[bytes]:
         shifted.paste(strip.crop((0, 0, width, strip.height - 1)), (0, 1))
         above = strip.crop((0, strip.height - 1, width, strip.height))
         raw, stride = _difference(strip, shifted), width * len(strip.getbands())
-        rows = b"".join(_UP + raw[start : start + stride] for start in range(0, len(raw), stride))
+        rows = b"".join(png.UP + raw[start : start + stride] for start in range(0, len(raw), stride))
         yield from _chunks(packing.compress(rows))
     yield from _chunks(packing.flush())
-    yield _chunk(b"IEND", b"")
+    yield png.chunk(b"IEND", b"")
 
 
 def _difference(strip: Image.Image, shifted: Image.Image) -> bytes:
@@ -98,11 +98,7 @@ def _difference(strip: Image.Image, shifted: Image.Image) -> bytes:
 
 def _chunks(packed: bytes) -> Iterator[bytes]:
     if packed:
-        yield _chunk(b"IDAT", packed)
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        yield png.chunk(b"IDAT", packed)
 
 
 def _jpeg(image: Image.Image, factor: int, strip_pixels: int) -> Iterator[bytes]:
