@@ -20,6 +20,9 @@ hypothesis_settings.register_profile("ci", deadline=None, derandomize=True, max_
 hypothesis_settings.register_profile("fuzz", deadline=None, derandomize=False, max_examples=1000, print_blob=True)
 hypothesis_settings.load_profile("fuzz" if os.environ.get("FLUX2_TESTS_FUZZ") else "ci")
 
+# Until all is collected, next to nothing is garbage, and each search for it would look through all that is there.
+gc.disable()
+
 SEED_PROMPT = (
     "Generate a photorealistic studio portrait of an astronaut holding a cat, dramatic rim lighting, 8K detail."
 )
@@ -49,6 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no search for garbage has to look through it each time."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:

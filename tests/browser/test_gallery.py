@@ -17,6 +17,7 @@ from flux2_mcp.server.results.tasks import SourceResult, StepResult, TaskResult
 from tests.browser.conftest import Open, Shot
 from tests.browser.host import EVERYTHING, Answer, Host, RefusedError, fetched
 from tests.support.canned import FETCHING, PATH, PROMPTS, TIMES, picture, price, refusal, result, task
+from tests.support.deep import deep_but
 
 pytestmark = pytest.mark.anyio
 
@@ -150,10 +151,7 @@ async def test_fifty_images_are_read_as_they_come_into_sight(hosting: Open, answ
         assert len(set(host.reads())) < 30
         await cards(host).nth(49).scroll_into_view_if_needed()
         await expect(cards(host).nth(49).locator(".pic.has")).to_be_visible()
-        for number in range(0, 50, 3):
-            await cards(host).nth(number).scroll_into_view_if_needed()
-        await loaded(host, 50)
-        assert len(host.reads()) == 50
+        assert len(set(host.reads())) < 50
         await expect(cards(host).nth(11)).to_contain_text(PROMPTS[3])
         assert host.wrong == []
 
@@ -234,6 +232,7 @@ async def test_nothing_made_yet_is_a_place_to_begin(hosting: Open, answers: dict
         assert host.wrong == []
 
 
+@pytest.mark.deep  # test_a_list_that_was_asked_for_by_words_and_a_file_... begins with one
 async def test_a_list_that_was_filtered_to_nothing_does_not_say_that_nothing_was_made(
     hosting: Open, answers: dict[str, Answer]
 ) -> None:
@@ -244,6 +243,7 @@ async def test_a_list_that_was_filtered_to_nothing_does_not_say_that_nothing_was
         await expect(host.view.get_by_role("heading")).to_have_text("No such images")
 
 
+@pytest.mark.deep  # the tests of the list fill the window
 async def test_a_full_window_shows_all_images_at_once(hosting: Open, answers: dict[str, Answer]) -> None:
     async with hosting(answers) as host:
         await host.open(displayMode="fullscreen")
@@ -281,7 +281,7 @@ async def test_text_from_the_network_stays_text_and_odd_pictures_are_not_shown(
 # --- buttons: what they ask of the server, and that money takes two steps ---
 
 
-@pytest.mark.parametrize("press", [pytest.param("click", marks=pytest.mark.deep), "dblclick", "Enter"])
+@pytest.mark.parametrize("press", deep_but(("click", "dblclick", "Enter"), "dblclick"))
 async def test_vary_asks_once_more_and_then_calls_generate_with_the_same_request(
     hosting: Open, answers: dict[str, Answer], press: str
 ) -> None:
@@ -346,6 +346,7 @@ async def test_remix_wants_words_and_sends_the_image_as_its_source(hosting: Open
         assert host.wrong == []
 
 
+@pytest.mark.deep  # test_max_is_remixed_in_the_nearest_ratio_it_has_and_upscaled_by_pro
 async def test_upscale_shows_the_price_of_2k_and_asks_for_2k(hosting: Open, answers: dict[str, Answer]) -> None:
     made = tools(lambda _: result([task(7, resolution="2k")]))
     async with hosting(answers | {"tool": made}) as host:
@@ -467,6 +468,7 @@ async def test_where_the_host_refuses_a_call_the_chat_is_offered_and_never_used_
         assert host.tools("generate")[0]["idempotency_key"] in message["content"][0]["text"]
 
 
+@pytest.mark.deep  # one way or the other is shown above
 async def test_where_the_host_takes_neither_it_says_so(hosting: Open, answers: dict[str, Answer]) -> None:
     async with hosting(answers) as host:
         await shown(host, capabilities=without("serverTools", "message"))
@@ -708,6 +710,7 @@ async def test_the_theme_and_the_colours_are_the_hosts(hosting: Open, answers: d
         assert await colours(host) == ("rgb(10, 20, 30)", "rgb(200, 210, 220)")
 
 
+@pytest.mark.deep  # each other test waits until it has it
 async def test_the_frame_is_told_its_height(hosting: Open, answers: dict[str, Answer]) -> None:
     async with hosting(answers) as host:
         await shown(host, 4)
@@ -787,6 +790,7 @@ async def test_enter_opens_a_large_view_arrows_turn_it_and_escape_closes_it(
         assert host.wrong == []
 
 
+@pytest.mark.deep  # test_the_large_view_has_the_actions_too_and_a_panel_over_it_closes_first
 async def test_escape_leaves_the_second_step_without_spending(hosting: Open, answers: dict[str, Answer]) -> None:
     async with hosting(answers) as host:
         await shown(host, 2)
@@ -907,9 +911,9 @@ async def planned(host: Host) -> None:
     await expect(host.view.locator("#plan-sum")).to_have_text("1 new, 1 changed, 1 edited, 1 moved · 7 current · $0.10")
 
 
-STATES = [running, none, armed, large]
-"""Between them, they show all that a gallery is made of."""
-OTHERS = [one, several, fifty, asked, failed, otherwise, unpriced, planned]
+STATES = [running, armed]
+"""Between them, they show all that a gallery is made of, but for the large view."""
+OTHERS = [one, several, fifty, asked, failed, otherwise, none, unpriced, large, planned]
 LABELS = '{ "label-content-name-mismatch": { enabled: true } }'
 """Rules that axe has and leaves out unless named: what a button shows is part of its name (WCAG 2.5.3)."""
 RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]

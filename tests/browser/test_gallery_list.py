@@ -162,7 +162,7 @@ async def test_rows_are_as_wide_as_the_page_and_pictures_fill_their_tiles(
         await host.open(displayMode="fullscreen")
         await host.input(limit=50)
         await host.result(listing([made(number, at=NOON) for number in range(20)]))
-        for width in WIDTHS:
+        for width in (WIDTHS[0], WIDTHS[-1]):
             await host.page.set_viewport_size({"width": width, "height": 900})
             room = await host.view.locator("#days").evaluate(
                 "async el => { for (const _ of [1, 2, 3]) await new Promise(requestAnimationFrame); return el.clientWidth; }"
@@ -182,7 +182,7 @@ async def test_rows_are_as_wide_as_the_page_and_pictures_fill_their_tiles(
 
 async def test_a_narrow_screen_shows_at_least_two_images(hosting: Open, answers: dict[str, Answer]) -> None:
     async with hosting(answers, viewport=(390, 844), clock=True) as host:
-        await opened(host, mixed(60), displayMode="fullscreen")
+        await opened(host, mixed(20), displayMode="fullscreen")
         assert sum(box["bottom"] <= 844 for box in await boxes(host)) >= 2
         wide = "html => [...html.querySelectorAll('*')].filter(el => el.getBoundingClientRect().right > innerWidth).map(el => el.outerHTML.slice(0, 99))"
         assert await host.view.locator("html").evaluate(wide) == []
@@ -439,7 +439,8 @@ async def test_a_panel_is_whole_in_a_frame_that_is_lower_than_it(hosting: Open, 
         assert edge <= frame
 
 
-@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.deep), 2, pytest.param(6, marks=pytest.mark.deep)])
+@pytest.mark.deep  # with none and with failed ones it is shown below and in test_nothing_made_yet_is_a_place_to_begin
+@pytest.mark.parametrize("count", [1, 2, 6])
 async def test_an_image_can_be_made_whatever_is_shown(hosting: Open, answers: dict[str, Answer], count: int) -> None:
     async with hosting(answers, clock=True) as host:
         await opened(host, mixed(count))

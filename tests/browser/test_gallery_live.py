@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,7 @@ from tests.support.terminal import COMMAND, DEADLINE
 pytestmark = pytest.mark.anyio
 
 
-SCHEMES: tuple[Literal["light", "dark"], ...] = ("dark", "light")
+Scheme = Literal["light", "dark"]
 APPS = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
 
 
@@ -101,7 +101,7 @@ class Window:
 
 
 @asynccontextmanager
-async def window(site: Site, url: str, scheme: Literal["light", "dark"] = "light") -> AsyncIterator[Window]:
+async def window(site: Site, url: str, scheme: Scheme = "light") -> AsyncIterator[Window]:
     page = await site.context.new_page()
     shown = Window(page, [])
     watch(page, url.partition("?")[0], shown.wrong.append)
@@ -197,13 +197,14 @@ prompt = "[sandbox:instant] make it night"
 """
 
 
+@pytest.mark.parametrize("schemes", [("light",), pytest.param(("dark", "light"), marks=pytest.mark.deep)])
 async def test_the_plan_of_the_project_is_shown_and_made_after_asking(
-    site: Site, sandbox_settings: Settings, shot: Shot
+    site: Site, sandbox_settings: Settings, shot: Shot, schemes: Sequence[Scheme]
 ) -> None:
     folder = Path(sandbox_settings.workspace or "")
     (folder / "flux2.toml").write_text(PROJECT, "utf-8")
     async with opened(sandbox_settings, port=0, limit=50) as guard:
-        for scheme in SCHEMES:
+        for scheme in schemes:
             async with window(site, guard.url(), scheme) as shown:
                 plan = shown.view.get_by_role("region", name="flux2.toml")
                 await expect(plan.locator("#plan-sum")).to_have_text("3 new · $0.15")

@@ -99,6 +99,7 @@ async def test_who_allows_it_sees_the_same_code_and_ends_on_a_page_that_says_it_
     assert background == {"light": "rgb(246, 244, 239)", "dark": "rgb(22, 22, 21)"}[scheme]  # the style sheet holds
     assert heard == []
     await shot(page, f"login-done-{scheme}")
+    await can_be_read(page, width=320)
 
 
 @pytest.mark.deep  # what else the page may say is held by the markup below; what is saved then, by tests/process/test_login.py
@@ -140,17 +141,21 @@ async def test_a_stranger_is_told_and_the_login_goes_on(page: Page, env: dict[st
         assert terminal.end()[0] == 0
 
 
-@pytest.mark.parametrize("width", [320, pytest.param(1000, marks=pytest.mark.deep)])
-async def test_the_page_can_be_read_by_everybody_on_any_screen(width: int, page: Page, env: dict[str, str]) -> None:
-    if isinstance(packages := fetched(), str):
-        pytest.skip(packages)
-    await page.set_viewport_size({"width": width, "height": 600})
-    await page.emulate_media(reduced_motion="reduce")
+@pytest.mark.deep  # on a small one it is read above
+async def test_the_page_can_be_read_by_everybody_on_a_large_screen(page: Page, env: dict[str, str]) -> None:
     with on_terminal(env, "login", "--no-browser") as terminal:
         await page.goto(address(terminal))
         await page.get_by_role("button", name="Allow").click()
         await expect(page.get_by_role("heading", name="You are logged in")).to_be_visible()
         assert terminal.end()[0] == 0
+    await can_be_read(page, width=1000)
+
+
+async def can_be_read(page: Page, *, width: int) -> None:
+    """axe finds nothing in either scheme, and nothing is cut off."""
+    if isinstance(packages := fetched(), str):
+        pytest.skip(packages)
+    await page.set_viewport_size({"width": width, "height": 600})
     await page.evaluate((packages / "axe-core" / "axe.min.js").read_text("utf-8"))
     schemes: tuple[Scheme, ...] = ("light", "dark")
     for scheme in schemes:

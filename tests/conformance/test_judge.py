@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from tests.conformance.judge import Check, Table, figures, problems
 from tests.conformance.run import RUN_SECONDS, SKIPPED, table
+from tests.support import forked
 
 TABLE: Table = {"ping": {}, "logging": {"set-level": "deprecated"}, "skills": {"*": "not offered"}}
 LISTED = ["ping", "logging", "skills"]
@@ -59,14 +59,7 @@ def test_the_table_names_both_versions_and_every_reason_is_used() -> None:
 
 def test_without_npm_the_target_says_so_and_is_not_taken_for_a_success(tmp_path: Path) -> None:
     env = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "tests.conformance.run"]
-    done = subprocess.run(
-        command,
-        cwd=Path(__file__).parents[2],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=RUN_SECONDS,
-    )
+    root = Path(__file__).parents[2]
+    code = f"import runpy, sys\nsys.path.insert(0, {str(root)!r})\nrunpy.run_module('tests.conformance.run', run_name='__main__')"
+    done = forked.run([sys.executable, "-c", code], env, cwd=root, timeout=RUN_SECONDS)
     assert (done.returncode, done.stdout) == (SKIPPED, "conformance: skipped: npm is not installed\n"), done.stderr

@@ -19,6 +19,7 @@ from flux2_mcp.hosts import plan as host_plan
 from flux2_mcp.hosts.editors import json_edit, jsonc, toml_edit
 from flux2_mcp.hosts.plan import Machine
 from flux2_mcp.hosts.table import Host, host
+from tests.support.deep import few
 from tests.support.host_files import (
     BROKEN_JSON,
     BROKEN_TOML,
@@ -350,6 +351,7 @@ def jsonc_texts(draw: st.DrawFn) -> str:
 
 
 @given(jsonc_texts())
+@few(10)
 def test_any_jsonc_takes_an_entry_and_gives_itself_back(text: str) -> None:
     before = parsed(LENIENT, text)
     after = entry.installed(LENIENT, text, OURS, COMMAND)

@@ -14,6 +14,7 @@ from bench import ends, idle, news, startup
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.deep
 def test_a_start_is_measured_from_its_first_answer_to_its_end(tmp_path: Path) -> None:
     found = startup.run(startup.CONTESTANTS[0], str(tmp_path))
     assert 0 < found.initialize <= (found.tools_list or 0) <= (found.first_call or 0)
@@ -37,6 +38,7 @@ def test_the_bench_of_the_start_measures_all_that_it_compares(tmp_path: Path) ->
     assert {each["what"].partition(",")[0].replace(" ", "_") for each in told["reaches"]} == set(told["raw"]["ours"][0])
 
 
+@pytest.mark.deep
 def test_a_call_that_follows_at_once_is_measured(tmp_path: Path) -> None:
     tools_list, call = idle.first_call(idle.OURS, str(tmp_path))
     assert 0 < tools_list < call

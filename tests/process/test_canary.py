@@ -288,7 +288,7 @@ def test_no_prompt_is_in_a_log_line_of_a_command_at_info(here: Here, tmp_path: P
             "FLUX2_LOG": "info",
             "FLUX2_RATE": "20",
         }
-        told = [here("generate", prompt, "--wait", "1", **env)[2] for prompt in PROMPTS]
+        told = [here("generate", prompt, "--wait", "1", **env)[2] for prompt in PROMPTS[::3]]
     lines = [line for err in told for line in err.splitlines() if "flux2_mcp." in line]
     assert any("event" in line or "task" in line for line in lines)
     assert not [line for line in lines if "canary" in line]

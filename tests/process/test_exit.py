@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support import forked
 from tests.support.deep import thin
 from tests.support.journals import newest_url
 from tests.support.openings import opening
@@ -75,7 +76,7 @@ KINDS = {"asleep": {}, "early": {"FLUX2_SLEEP": "0"}, "late": {"FLUX2_EARLY": "0
 )
 def test_an_idle_server_ends_with_its_code(era: str, kind: str, way: str, clean_env: dict[str, str]) -> None:
     act, code = WAYS[way]
-    loads = kind in {"late", "asleep"}
+    loads = kind == "asleep"
     with Raw(clean_env | KINDS.get(kind, {}), sockets=kind == "sockets", loads=loads) as server:
         begin(server, era, kind)
         act(server)
@@ -191,7 +192,7 @@ def test_from_a_file_into_a_file_it_serves_too(served_env: dict[str, str], tmp_p
     asked, told = tmp_path / "asked", tmp_path / "told"
     asked.write_text(f"{opening(LEGACY, 'tests')[0]}\nno JSON\n", "utf-8")
     with asked.open() as source, told.open("w") as sink:
-        assert subprocess.run(COMMAND, env=served_env, stdin=source, stdout=sink, check=False).returncode == 0
+        assert forked.begin(COMMAND, served_env, stdin=source, stdout=sink).wait(DEADLINE) == 0
     answers = [json.loads(line) for line in told.read_text("utf-8").splitlines()]
     assert {(answer["id"], "result" in answer) for answer in answers} == {(1, True), (None, False)}
 

@@ -165,11 +165,8 @@ def test_a_collector_that_never_answers_keeps_nobody_from_ending(
 def test_where_the_packages_are_missing_the_server_says_so_and_serves(
     era: str, clean_env: dict[str, str], tmp_path: Path, collector: Collector
 ) -> None:
-    missing = tmp_path / "missing"
-    missing.mkdir()
-    (missing / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry.sdk.trace'] = None\n")
-    env = clean_env | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "PYTHONPATH": str(missing)}
-    with Host(env, era, cwd=str(tmp_path)) as host:
+    env = clean_env | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    with Host(env, era, cwd=str(tmp_path), code="sys.modules['opentelemetry.sdk.trace'] = None") as host:
         assert host.call("list_variants")["structuredContent"]["variants"]
         errors = host.close()
     assert (

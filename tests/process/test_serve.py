@@ -175,6 +175,7 @@ def test_a_signal_ends_it_though_calls_wait_and_streams_are_open_and_its_tasks_a
             deadline = time.monotonic() + DEADLINE
             while not any(task.polls for task in runapi.tasks()):  # it is written down
                 assert time.monotonic() < deadline
+                time.sleep(0.02)
             if era == LEGACY:
                 assert streams.enter_context(host.http.stream("GET", host.served.url)).status_code == 200
             host.process.send_signal(number)

@@ -373,7 +373,7 @@ def conversation(dice: Random, count: int) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("messages", [50, pytest.param(MANY, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("messages", [25, pytest.param(MANY, marks=pytest.mark.deep)])
 async def test_random_messages_are_answered_as_without_sleep(messages: int, clean_env: dict[str, str]) -> None:
     await used(Path(clean_env["FLUX2_HOME"]), 2)
     dice = Random(messages)  # noqa: S311  # to be repeated

@@ -21,7 +21,16 @@ MAY_BE_THERE = {
     "rich",  # where it is installed, the SDK logs through it; it is none of ours
     "sitecustomize",
 }  # fmt: skip
+TEAM = (
+    "flux2_mcp.server.team",
+    "flux2_mcp.domain.people",
+    "flux2_mcp.engine.health",
+    "prometheus_client",
+    "jwt",
+    "psycopg",
+)
 LATER = (
+    *TEAM,
     "flux2_mcp.sandbox",
     "flux2_mcp.cli",
     "flux2_mcp.runapi.login",

@@ -117,11 +117,10 @@ def test_every_folder_at_the_top_is_a_room_and_every_face_is_there() -> None:
 
 
 def test_code_that_stands_as_text_imports_what_is_there() -> None:
-    """Tests and benches start processes with lines of code: no linter reads them."""
+    """Tests and benches start processes with lines of code: no linter reads them. What it does read is looked at here, too."""
     lost = []
     for path in (path for folder in ("bench", "packages", "tests") for path in (ROOT / folder).rglob("*.py")):
-        texts = [node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)]
-        for module, names in IMPORT.findall("\n".join(text for text in texts if isinstance(text, str))):
+        for module, names in set(IMPORT.findall(path.read_text("utf-8"))):
             for name in names.split(","):
                 wanted = name.split(" as ")[0].strip()
                 if _below(f"{module}.{wanted}") not in modules() and not hasattr(import_module(module), wanted):
@@ -137,6 +136,7 @@ def test_no_file_of_the_package_is_longer_than_a_reader_keeps_in_mind() -> None:
     assert {name: count for name, count in lines.items() if count > 500} == {}
 
 
+@pytest.mark.deep  # test_nothing_heavy_is_imported_before_it_is_needed looks for these, too
 def test_a_server_for_one_person_loads_nothing_of_a_team() -> None:
     """It would cost each start of a host's server."""
     code = "import sys, flux2_mcp.server.app, flux2_mcp.engine.service; print(*sys.modules)"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+import hypothesis
 import pytest
 
 
@@ -18,3 +20,8 @@ def thin(rows: Iterable[Sequence[Any]], *, kept: Collection[Sequence[Any]]) -> l
     rows, kept = [tuple(row) for row in rows], {tuple(row) for row in kept}
     assert kept <= set(rows), kept - set(rows)
     return [row if row in kept else pytest.param(*row, marks=pytest.mark.deep) for row in rows]
+
+
+def few(examples: int) -> hypothesis.settings:
+    """So many examples of what is dear to make; in `make fuzz` as many as of all else."""
+    return hypothesis.settings() if os.environ.get("FLUX2_TESTS_FUZZ") else hypothesis.settings(max_examples=examples)

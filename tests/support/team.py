@@ -24,6 +24,7 @@ def until(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE
     while not happened():
         assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def team_environment(folder: Path, **more: str) -> dict[str, str]:
