@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -53,6 +54,14 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no search for garbage has to look through it each time."""
     gc.freeze()
     gc.enable()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:  # noqa: ANN401  # xdist's
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.support.scheduling import Scheduling
+
+    return Scheduling(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

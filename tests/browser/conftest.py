@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.browser.host import Answer, Host, Site, chromium, fetched, launch_options, serving
 
@@ -18,22 +18,28 @@ Open: TypeAlias = Callable[..., AbstractAsyncContextManager[Host]]
 Shot: TypeAlias = Callable[[Page, str], Awaitable[None]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module")
-async def site() -> AsyncIterator[Site]:
+@pytest.fixture(scope="package")
+async def browser() -> AsyncIterator[Browser]:
+    """One for this folder, which is a package for that: to start it takes as long as three tests."""
     if chromium() is None:
         pytest.skip("chromium is not installed")
-    if isinstance(packages := fetched(), str):
-        pytest.skip(packages)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(**launch_options())
-        async with serving(browser, packages) as site:
-            yield site
+        yield browser
         await browser.close()
+
+
+@pytest.fixture(scope="package")
+async def site(browser: Browser) -> AsyncIterator[Site]:
+    if isinstance(packages := fetched(), str):
+        pytest.skip(packages)
+    async with serving(browser, packages) as site:
+        yield site
 
 
 @pytest.fixture

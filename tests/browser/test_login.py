@@ -10,27 +10,17 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.system.logs import masked
 from tests.browser.conftest import Shot
-from tests.browser.host import chromium, fetched, launch_options
+from tests.browser.host import fetched
 from tests.support.terminal import Terminal, on_terminal
 
 pytestmark = pytest.mark.anyio
 
 Scheme = Literal["light", "dark"]
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    if chromium() is None:
-        pytest.skip("chromium is not installed")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(**launch_options())
-        yield browser
-        await browser.close()
 
 
 @pytest.fixture
