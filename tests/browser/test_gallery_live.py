@@ -225,6 +225,7 @@ async def test_the_plan_of_the_project_is_shown_and_made_after_asking(
     assert Project(folder).plan().done
 
 
+@pytest.mark.deep  # with the gallery it speaks above
 async def test_our_host_page_speaks_with_the_extensions_own_app(site: Site, sandbox_settings: Settings) -> None:
     packages = fetched()
     assert isinstance(packages, Path)

@@ -65,6 +65,8 @@ def test_a_folder_whose_name_no_system_takes_is_told_and_the_next_host_is_looked
     assert (code, "Codex: " in err, "Cursor: flux-2 added to " in out) == (4, True, True)
     code, out, err = run("install", "--detect", CODEX_HOME=too_long)
     assert (code, err, "Cursor: stands in " in out) == (0, "", True)
+    entry = home / ".cursor/mcp.json"
+    entry.write_text(entry.read_text().replace('"args": []', '"args": ["--old"]'))  # so that doctor starts nothing
     code, out, err = run("doctor", "--timeout", "120", "codex", "cursor", CODEX_HOME=too_long)
     assert (code, err, f"codex {too_long}" in " ".join(out.split()), "flux-2 in " in out) == (1, "", True, True)
 
