@@ -47,7 +47,7 @@ from flux2_mcp.server.results.tasks import JOINED_NOTICE
 from flux2_mcp.settings import Settings, from_env
 from tests.process.conftest import Here
 from tests.support import forked
-from tests.support.sandboxed import TLS
+from tests.support.sandboxed import LOGO, TLS
 from tests.support.stdio import patched
 from tests.support.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, known, on_terminal, serving
 
@@ -421,7 +421,7 @@ def test_only_images_on_disk_are_0(tasks: list[tuple[State, errors.Flux2Error | 
 
 def test_a_terminal_shows_one_bar_to_the_end_of_the_wait_and_is_left_clean(clean_env: dict[str, str]) -> None:
     env = clean_env | {"TERM": "xterm", "FLUX2_SANDBOX_SPEED": "10"}
-    with on_terminal(env, "generate", "a red fox in snow", "--count", "2") as terminal:
+    with on_terminal(env, "generate", LOGO, "--count", "2") as terminal:
         code, out = terminal.end()
     shown = terminal.seen.split("\r\x1b[K")
     assert code == 0

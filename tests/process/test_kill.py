@@ -19,6 +19,7 @@ from flux2_mcp.engine.service import Service
 from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.settings import Settings
+from tests.support.sandboxed import LOGO
 from tests.support.services import until
 from tests.support.stdio import DEADLINE, LEGACY, Host
 
@@ -54,7 +55,7 @@ async def test_what_a_killed_process_left_is_taken_over_by_the_one_beside_it_wit
 
         def ask_and_die() -> list[str]:
             with Host(env, LEGACY, cwd=str(tmp_path)) as host:
-                made = host.call("generate", prompt="a red fox [sandbox:slow]", count=2, wait_seconds=0)
+                made = host.call("generate", prompt=f"{LOGO} [sandbox:slow]", count=2, wait_seconds=0)
                 host.process.kill()
                 host.process.wait(DEADLINE)
             return [task["task_id"] for task in made["structuredContent"]["tasks"]]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.sandboxed import LOGO
 from tests.support.stdio import LEGACY, MODERN, Host
 from tests.support.ways import DECLARED, OVER_HTTP, OVER_STDIO, Hosts, Way, each
 
@@ -104,7 +105,7 @@ def test_a_call_that_answers_at_once_tells_nothing_before(way: Way, hosts: Hosts
 def test_a_cancelled_call_tells_nothing_more(way: Way, hosts: Hosts) -> None:
     host = hosts[way]
     assert isinstance(host, Host)
-    ident = host.ask("tools/call", asked("generate", {"prompt": "a hare [sandbox:slow]"}))
+    ident = host.ask("tools/call", asked("generate", {"prompt": f"{LOGO} [sandbox:slow]"}))
     while host.next().get("method") != "notifications/progress":
         pass
     host.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": ident}})

@@ -30,6 +30,7 @@ from tests.support.asleep import is_asleep, needs_proc, until_awake
 from tests.support.deep import deep_but, thin
 from tests.support.journals import AT, apply, failed, intent, new, opened, steps
 from tests.support.openings import HOSTS, SESSIONS, opening, whole_opening
+from tests.support.sandboxed import LOGO
 from tests.support.stdio import DEADLINE, ERAS, LEGACY, MODERN, Host, Raw
 
 pytestmark = [pytest.mark.anyio, needs_proc]
@@ -247,7 +248,7 @@ def test_what_a_killed_process_left_is_collected_by_one_that_sleeps(clean_env: d
             assert [server.receive()["id"] for _ in range(2)] == [1, 2]
             assert is_asleep(server.process.pid)
             with Host(env, LEGACY, cwd=str(tmp_path)) as host:
-                made = host.call("generate", prompt="a red fox [sandbox:slow]", wait_seconds=0)
+                made = host.call("generate", prompt=f"{LOGO} [sandbox:slow]", wait_seconds=0)
                 assert is_asleep(server.process.pid)
                 host.process.kill()
                 host.process.wait(DEADLINE)

@@ -14,6 +14,7 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.tasks_extension import ID
 from tests.support.journals import newest_url
+from tests.support.sandboxed import LOGO
 from tests.support.stdio import DEADLINE, LEGACY, MODERN, Host, dressed
 from tests.support.ways import DECLARED, OVER_HTTP, OVER_STDIO, TASKS, TOOLS, Hosts, Way, each
 from tests.support.web import WebHost
@@ -115,7 +116,7 @@ def test_a_task_survives_a_killed_process_and_the_next_one_ends_it_and_pays_once
     with Sandbox(tmp_path / "elsewhere", speed=10, rate=None) as runapi:
         env = clean_env | {"RUNAPI_API_KEY": runapi.api_key, "RUNAPI_BASE_URL": runapi.base_url}
         with way.opened(env, tmp_path, capabilities=TASKS) as host:
-            arguments = {"prompt": "a red fox [sandbox:slow]", "count": 2, "preview": False}
+            arguments = {"prompt": f"{LOGO} [sandbox:slow]", "count": 2, "preview": False}
             created = host.request("tools/call", {"name": "generate", "arguments": arguments})
             assert (created["resultType"], created["status"]) == ("task", "working")
             host.process.kill()
