@@ -59,7 +59,7 @@ def imports() -> tuple[tuple[str, str, str], ...]:
 
 
 def _imports(name: str, path: Path) -> Iterator[tuple[str, str, str]]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in _statements(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((name, _below(alias.name), "") for alias in node.names if _ours(alias.name))
         elif isinstance(node, ast.ImportFrom) and _ours(node.module or ""):
@@ -67,6 +67,15 @@ def _imports(name: str, path: Path) -> Iterator[tuple[str, str, str]]:
             for alias in node.names:
                 inner = f"{module}.{alias.name}".removeprefix(".")
                 yield (name, inner, "") if inner in modules() else (name, module, alias.name)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Every statement below: of all nodes they are one in ten, and the others import nothing."""
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        below = getattr(node, part, ())
+        for each in below if isinstance(below, list) else ():
+            yield each
+            yield from _statements(each)
 
 
 def _ours(module: str) -> bool:
