@@ -31,7 +31,7 @@ BY_UV := UV_HTTP_TIMEOUT=20 $(UV) pip install --quiet --python $(BIN)/python
 $(VENV)/.runtime: pyproject.toml
 	@echo "Setting up $(VENV), once: what flux2-mcp runs on comes from the package index (about 10 s) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@{ $(PIP) --target $(VENV)/.uv --upgrade uv && $(BY_UV) -e .; } || $(PIP) -e .
+	@{ { test -x $(UV) || $(PIP) --target $(VENV)/.uv --upgrade uv; } && $(BY_UV) -e .; } || $(PIP) -e .
 	@touch $@
 
 $(VENV)/.done: $(VENV)/.runtime

@@ -49,7 +49,15 @@ def run(version: str, path: str, arguments: list[str]) -> int:
     """Make the environment where it is not made, and run the tests there."""
     environment = f"{sys.prefix}/pythons/{version}"
     made = subprocess.run(
-        ["make", "--no-print-directory", f"PYTHON={path}", f"VENV={environment}", f"{environment}/.done"],
+        # uv is no Python program: this environment's installs into that one.
+        [
+            "make",
+            "--no-print-directory",
+            f"PYTHON={path}",
+            f"VENV={environment}",
+            f"UV={sys.prefix}/.uv/bin/uv",
+            f"{environment}/.done",
+        ],
         cwd=ROOT,
         check=False,
     )
