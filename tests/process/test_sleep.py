@@ -120,7 +120,7 @@ async def test_asleep_it_says_what_the_server_says_of_any_journal(
 @pytest.mark.parametrize("era", ERAS)
 def test_the_first_call_wakes_it_and_what_was_answered_is_answered_once(era: str, clean_env: dict[str, str]) -> None:
     lines = whole_opening(era, "tests")
-    with Raw(clean_env, loads=era == MODERN) as server:
+    with Raw(clean_env) as server:
         server.send(*lines)
         assert [server.receive()["id"] for _ in idents(lines)]
         server.send(call(era, "call"))

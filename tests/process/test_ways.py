@@ -27,7 +27,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         yield hosts
 
 
-@pytest.fixture(params=each(), ids=str)
+@pytest.fixture(params=each(OVER_STDIO[LEGACY], OVER_HTTP[MODERN]), ids=str)
 def host(request: pytest.FixtureRequest, hosts: Hosts) -> Host | WebHost:
     return hosts[request.param]
 
