@@ -443,7 +443,7 @@ async def test_an_empty_page_in_the_place_of_an_index_or_of_the_tasks_is_no_soun
     home: SqliteHome, name: str
 ) -> None:
     before = home.journal("before")
-    await new(before, intent("k", push_url="https://here.example/k", follows="gone"))
+    await new(before, intent("k", push_url="https://here.example/k", follows="gone", person="somebody"))
     await steps(before, "k", Event.ACCEPTED, Event.COMPLETED, usd="0.05")
     await before.close()
     with closing(sqlite3.connect(before.path)) as database:

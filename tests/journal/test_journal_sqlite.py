@@ -148,6 +148,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "hybrid_tasks_and_replays",
         "steps_that_follow_others",
         "totals",
+        "people",
     ]
 
 

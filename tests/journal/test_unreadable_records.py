@@ -184,7 +184,8 @@ FINE = {
     "key": TEXTS,
     "task_id": (*TEXTS, "NULL"),
     **dict.fromkeys(
-        ("workspace", "client", "session", "push_url", "save_to", "error", "owner", "follows"), (*TEXTS, "NULL")
+        ("workspace", "client", "session", "push_url", "save_to", "error", "owner", "follows", "person"),
+        (*TEXTS, "NULL"),
     ),
     **dict.fromkeys(("quoted", "reserved", "charged", "most"), ("a number", "NULL")),
     **dict.fromkeys(("sent_at", "submitted_at", "completed_at", "delivered_at"), ("a fraction", "NULL")),

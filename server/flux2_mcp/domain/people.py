@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 
@@ -22,3 +24,8 @@ class Person:
     name: str | None = None
     groups: frozenset[str] = frozenset()
     admin: bool = False
+
+    @property
+    def key(self) -> str:
+        """The person in the journal: a digest of issuer and subject, 32 hex digits."""
+        return hashlib.sha256(json.dumps([self.issuer, self.subject]).encode()).hexdigest()[:32]

@@ -12,6 +12,9 @@ Rules
   process raises the task's fence, so a process that wakes after it has lost its lease writes nothing.
 - The journal has a clock of its own (SQLite: the machine's monotonic clock; a database server: the server's). No caller
   sees that clock: waits are given in seconds from now. The caller gives the times of records, in UTC.
+- A task belongs to the person who asked for it, or to nobody. A person's journal (`Journal.of`) shows and changes that
+  person's tasks alone, and those of others are to it as if they were not there. Money, places under way and names of
+  files count over all.
 - A record that can't be read spoils no list, and nothing is written to it. Its stand-in has `readable` False.
 - A journal that a later version has written is used unchanged. No record is deleted, except one of two of the same
   task.
@@ -129,6 +132,9 @@ class Tasks(Protocol):
         """Record a task that was made elsewhere, as submitted. A known task id is not written again.
 
         A task recorded under another key or service moves to this one, because RunAPI showed the task to this key.
+
+        Raises:
+            JournalError: This is a person's journal, and the task is none of theirs.
         """
         ...
 
@@ -312,7 +318,7 @@ class Callbacks(Protocol):
 
 
 class History(Protocol):
-    """What the journal knows of past tasks."""
+    """What the journal knows of past tasks. `durations` and `still_used` are over all people."""
 
     async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
         """Seconds from submission to completion by model and resolution: the latest `MAX_DURATIONS`, oldest first."""
@@ -345,6 +351,18 @@ class Journal(Protocol):
     @property
     def owner(self) -> str:
         """The name of this process, in which leases are held."""
+        ...
+
+    def of(self, person: str, *, sees_all: bool = False) -> Journal:
+        """The same journal for one person's calls: the tasks that it writes are theirs, and so are those that it shows.
+
+        Only `tasks` and `history` differ. Leases, money and pace are those of all.
+
+        Args:
+            person: See `Intent.person`.
+            sees_all: Whether it shows everybody's tasks, as to an admin. Even then no call joins or goes on from a task of
+                another person.
+        """
         ...
 
     @property

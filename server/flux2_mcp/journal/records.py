@@ -30,7 +30,8 @@ class Intent(Struct, frozen=True, kw_only=True):
     `push_url` is the address at which RunAPI shall call back; it is kept apart from the request, so that equal requests
     stay equal. `reserved_usd` is what the task holds of the budgets until it is charged: the quote, or the caller's own
     limit. `follows` is the key of the task whose image is this one's source: it is sent after that one is delivered.
-    `most_usd` is the most that the call may cost, all steps together.
+    `most_usd` is the most that the call may cost, all steps together. `person` is whose task it is (`domain.people.Person.key`);
+    None: nobody's, as on a machine of one's own. A person's journal (`contract.Journal.of`) writes its own.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Intent(Struct, frozen=True, kw_only=True):
     save: Save | None = None
     follows: str | None = None
     most_usd: Decimal | None = None
+    person: str | None = None
 
     @classmethod
     def from_record(cls, record: TaskRecord) -> Intent:
@@ -60,6 +62,7 @@ class Intent(Struct, frozen=True, kw_only=True):
             save=record.save,
             follows=record.follows,
             most_usd=record.most_usd,
+            person=record.person,
         )
 
 
@@ -71,7 +74,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True):
     `started` is False as long as it is certain that nothing was sent. `owner` is the process that holds the task, or
     held it. `fence` grows each time another process takes the task over: a process with an older value has lost the
     task. `location` is where a hybrid task is polled, a path after the base URL. `replayed`: RunAPI answered the create
-    with the task that this key had made before. `follows` and `most_usd` are those of the intent. `readable` is False for the stand-in of a record that this version can't read; `error` then says so.
+    with the task that this key had made before. `follows`, `most_usd` and `person` are those of the intent. `readable` is False for the stand-in of a record that this version can't read; `error` then says so.
     """
 
     key: str
@@ -101,6 +104,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True):
     replayed: bool = False
     follows: str | None = None
     most_usd: Decimal | None = None
+    person: str | None = None
     readable: bool = True
 
     @property

@@ -103,7 +103,7 @@ class Watch:
             with sqlite_reading.reading(sqlite_reading.address_of(self._file), PATIENCE_SECONDS) as read:
                 if not self._sandbox and not names.known(name, read) and names.has_others(name, read):
                     return None  # RunAPI is asked whose they are
-                return glance.newest(read, names.tasks_of(name, read), limit=limit, before=None)
+                return glance.newest(read, {"account": names.tasks_of(name, read)}, limit=limit, before=None)
         except (sqlite_reading.Error, ValueError):
             return None
 

@@ -19,6 +19,7 @@ from flux2_mcp.journal.postgres.server import JournalServer
 from flux2_mcp.journal.records import ANY, TaskFilter, TaskMatches, TaskRecord, dump_images
 from flux2_mcp.journal.sql import task_rows
 from flux2_mcp.journal.sql.fragments import IS_UNPAID, among
+from flux2_mcp.journal.sql.people import EVERYBODY, Rows, Whose
 from flux2_mcp.journal.sql.store import NOTHING
 from flux2_mcp.system.text import folded
 
@@ -27,7 +28,7 @@ STATE = f"CASE WHEN {among(frozenset(State))} THEN state ELSE 'unknown' END"
 QUOTED, CHARGED = map(task_rows.amount, ("quoted", "charged"))
 MODELS = "array_agg(DISTINCT model) FILTER (WHERE model = ANY(:models))"
 MATCHES = (
-    "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
+    "(:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
     f" AND (:states IS NULL OR {STATE} = ANY(:states)) AND (:query IS NULL OR strpos(prompt, :query) > 0)"
     " AND (:sha256 IS NULL OR strpos(images, :sha256) > 0)"
 )
@@ -57,10 +58,17 @@ class PostgresHistory:
 
     Args:
         server: The journal's database.
+        whose: Whose tasks they are.
     """
 
-    def __init__(self, server: JournalServer) -> None:
+    def __init__(self, server: JournalServer, whose: Whose = EVERYBODY) -> None:
         self._server = server
+        self._whose = whose
+
+    @property
+    def _rows(self) -> Rows:
+        """The rows that the caller sees. Read it within a call of the server."""
+        return self._whose.at(self._server.account)
 
     async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
         """See `contract.History.durations`."""
@@ -76,14 +84,14 @@ class PostgresHistory:
 
     async def with_images(self, before: datetime) -> tuple[TaskRecord, ...]:
         """See `contract.History.with_images`."""
-        sql = (
-            f"SELECT * FROM task WHERE account = :account AND {among({State.DELIVERED})} AND images <> '[]'"
-            " AND created_at < :before ORDER BY n"
-        )
 
         def work(database: Database) -> tuple[TaskRecord, ...]:
-            values: dict[str, Given] = {"account": self._server.account, "before": before.timestamp()}
-            return task_rows.readable(database.read(sql, values))
+            rows = self._rows
+            sql = (
+                f"SELECT * FROM task WHERE {rows.seen} AND {among({State.DELIVERED})} AND images <> '[]'"
+                " AND created_at < :before ORDER BY n"
+            )
+            return task_rows.readable(database.read(sql, {**rows.values, "before": before.timestamp()}))
 
         return await self._server.run(work)
 
@@ -99,11 +107,14 @@ class PostgresHistory:
 
     async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
         """See `contract.History.keep_images`."""
-        sql = "UPDATE task SET images = ? WHERE account = ? AND key = ?"
         found = dump_images(images)
-        await self._server.write(
-            lambda database: database.execute(sql, (found, self._server.account, key)), alone=NOTHING
-        )
+
+        def work(database: Database) -> None:
+            rows = self._rows
+            sql = f"UPDATE task SET images = :images WHERE {rows.seen} AND key = :key"
+            database.execute(sql, {**rows.values, "images": found, "key": key})
+
+        await self._server.write(work, alone=NOTHING)
 
     def _durations(self, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
         kinds = [(model.id, size) for model in catalog.all_models().values() for size in model.resolutions]
@@ -122,15 +133,16 @@ class PostgresHistory:
         return found
 
     def _matched(self, wanted: TaskFilter, database: Database) -> TaskMatches:
-        """A task that failed was not charged. Sums over all tasks are kept ready: see the migration `totals`."""
+        """A task that failed was not charged. Sums over all tasks of all are kept ready: see the migration `totals`."""
+        rows = self._rows
         charged = f"CASE WHEN {IS_UNPAID} THEN 0 ELSE {CHARGED} END"
         counted = (
             f"SELECT {STATE} AS name, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
             f" count({charged}) AS known_charges, sum({charged}) AS charged, {MODELS} AS models"
-            f" FROM task WHERE {MATCHES} GROUP BY 1"
+            f" FROM task WHERE {rows.seen} AND {MATCHES} GROUP BY 1"
         )
-        sql = READY if wanted == ANY else counted
-        found = database.read(sql, matching(self._server.account, wanted) | _known_models())
+        sql = READY if wanted == ANY and rows.sees_all else counted
+        found = database.read(sql, matching(rows, wanted) | _known_models())
 
         def total(amount: str, known: str) -> Decimal | None:
             return (
@@ -149,10 +161,11 @@ class PostgresHistory:
 
     def _spending(self, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
         """The newest day or the largest sum comes first. A task that failed was not charged."""
+        rows = self._rows
         name, order = GROUPS[by]
-        where = "account = :account AND (:since IS NULL OR created_at >= :since)"
+        where = f"{rows.seen} AND (:since IS NULL OR created_at >= :since)"
         values: dict[str, Given] = {
-            "account": self._server.account,
+            **rows.values,
             "since": None if since is None else since.timestamp(),
             **_known_models(),
         }
@@ -193,10 +206,10 @@ def _midnights(first: float, last: float) -> list[datetime]:
     return [datetime(each.year, each.month, each.day).astimezone() for each in days]  # local on purpose
 
 
-def matching(account: str, wanted: TaskFilter) -> dict[str, Given]:
-    """The values of `MATCHES`."""
+def matching(rows: Rows, wanted: TaskFilter) -> dict[str, Given]:
+    """The values of `Rows.seen` and of `MATCHES`."""
     return {
-        "account": account,
+        **rows.values,
         "since": None if wanted.since is None else wanted.since.timestamp(),
         "workspace": wanted.workspace,
         "states": None if wanted.states is None else sorted(str(state) for state in wanted.states),

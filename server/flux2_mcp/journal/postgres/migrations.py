@@ -157,6 +157,15 @@ INSERT INTO total
   FROM task GROUP BY account, state, model
 """,
     ),
+    # `person`: whose task it is, a digest; NULL: nobody's, as an earlier version writes it: only admins see it.
+    (
+        "people",
+        f"""
+ALTER TABLE task ADD COLUMN person {TEXT};
+CREATE INDEX task_of_person ON task (account, person, n) WHERE person IS NOT NULL;
+CREATE INDEX task_spent_person ON task (account, person, created_at) WHERE person IS NOT NULL
+""",
+    ),
 )
 """`prompt` is folded (`system.text.folded`), for searches. `lost` has the names of tasks whose cost is no valid amount."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import anyio
 import anyio.to_thread
@@ -17,6 +18,7 @@ from flux2_mcp.journal.sql.accounts import SqlAccounts
 from flux2_mcp.journal.sql.callbacks import SqlCallbacks
 from flux2_mcp.journal.sql.money import SqlMoney
 from flux2_mcp.journal.sql.pace import SqlPace
+from flux2_mcp.journal.sql.people import Whose
 from flux2_mcp.journal.sql.uploads import SqlUploads
 
 
@@ -59,6 +61,12 @@ class PostgresJournal:
         self.callbacks = SqlCallbacks(self.server)
         self.history = PostgresHistory(self.server)
         self.unread_notice = self.server.unread_notice
+
+    def of(self, person: str, *, sees_all: bool = False) -> PostgresJournal:
+        """See `contract.Journal.of`."""
+        view, whose = copy(self), Whose(person, sees_all)
+        view.tasks, view.history = PostgresTasks(self.server, self.money, whose), PostgresHistory(self.server, whose)
+        return view
 
     async def salvage(self) -> None:
         """See `contract.Journal.salvage`. A server looks after its files itself: this only asks whether it answers."""

@@ -14,12 +14,13 @@ from flux2_mcp.journal.records import ANY, Intent, TaskFilter, TaskRecord
 from flux2_mcp.journal.sql import task_rows
 from flux2_mcp.journal.sql.fragments import IS_OPEN
 from flux2_mcp.journal.sql.money import SqlMoney
+from flux2_mcp.journal.sql.people import EVERYBODY, Whose
 from flux2_mcp.journal.sql.store import Value
 from flux2_mcp.journal.sql.tasks import SqlTasks
 from flux2_mcp.journal.sqlite import glance
 from flux2_mcp.system.text import folded
 
-BEFORE = "(:before IS NULL OR n < (SELECT n FROM task WHERE account = :account AND key = :before)) ORDER BY n DESC LIMIT :limit"
+PAGE = "{seen} AND (:before IS NULL OR n < (SELECT n FROM task WHERE {seen} AND key = :before)) ORDER BY n DESC LIMIT :limit"
 
 
 class PostgresTasks(SqlTasks):
@@ -28,10 +29,11 @@ class PostgresTasks(SqlTasks):
     Args:
         server: The journal's database.
         money: See `SqlTasks`.
+        whose: See `SqlTasks`.
     """
 
-    def __init__(self, server: JournalServer, money: SqlMoney) -> None:
-        super().__init__(server, money)
+    def __init__(self, server: JournalServer, money: SqlMoney, whose: Whose = EVERYBODY) -> None:
+        super().__init__(server, money, whose)
         self._server = server
 
     @staticmethod
@@ -45,24 +47,24 @@ class PostgresTasks(SqlTasks):
         """See `contract.Tasks.recent`."""
         # Of open tasks there are few, and an index of their own has them.
         only_open = wanted.states is not None and UNFINISHED.issuperset(wanted.states)
-        sql = f"SELECT * FROM task WHERE {history.MATCHES} AND {IS_OPEN if only_open else 'TRUE'} AND {BEFORE}"
+        sql = f"SELECT * FROM task WHERE {history.MATCHES} AND {IS_OPEN if only_open else 'TRUE'} AND "
 
         def work(database: Database) -> tuple[TaskRecord, ...]:
-            values = history.matching(self._server.account, wanted)
-            return task_rows.records(database.read(sql, values | {"before": before, "limit": limit}))
+            rows = self._rows
+            values = history.matching(rows, wanted)
+            page = PAGE.format(seen=rows.seen)
+            return task_rows.records(database.read(sql + page, values | {"before": before, "limit": limit}))
 
         return self._server.warn_unreadable(await self._server.run(work))
 
     async def newest(self, *, limit: int, before: str | None = None) -> tuple[ListedTask, ...]:
         """See `contract.Tasks.newest`."""
-        sql = (
-            "SELECT key, task_id, request, images, created_at, completed_at FROM task WHERE account = :account"
-            f" AND {BEFORE}"
-        )
+        sql = "SELECT key, task_id, request, images, created_at, completed_at FROM task WHERE "
 
         def work(database: Database) -> tuple[ListedTask, ...]:
-            values = {"account": self._server.account, "before": before, "limit": limit}
-            return tuple(map(_listed, database.read(sql, values)))
+            rows = self._rows
+            values = rows.values | {"before": before, "limit": limit}
+            return tuple(map(_listed, database.read(sql + PAGE.format(seen=rows.seen), values)))
 
         return await self._server.run(work)
 

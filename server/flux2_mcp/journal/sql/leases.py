@@ -13,6 +13,7 @@ from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.journal.sql import task_rows
 from flux2_mcp.journal.sql.fragments import OPEN, UNDER_WAY, UNFINISHED, UNHELD
+from flux2_mcp.journal.sql.people import Rows
 from flux2_mcp.journal.sql.store import NOTHING
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class SqlLeases:
     async def hold(self, record: TaskRecord) -> None:
         """See `contract.Leases.hold`."""
         store = self._store
-        await store.run(lambda database: task_rows.held(database, store.account, store.owner, record))
+        await store.run(lambda database: task_rows.held(database, Rows(store.account), store.owner, record))
 
     async def unfinished(self) -> int:
         """See `contract.Leases.unfinished`."""

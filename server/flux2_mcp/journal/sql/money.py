@@ -16,6 +16,7 @@ from flux2_mcp.domain.lifecycle import BEFORE_RESULT
 from flux2_mcp.domain.models import SANDBOX
 from flux2_mcp.journal.sql import task_rows
 from flux2_mcp.journal.sql.fragments import COUNTED, IS_OPEN, IS_UNPAID, OPEN, SAME_MONEY, among
+from flux2_mcp.journal.sql.people import Rows
 
 if TYPE_CHECKING:
     from flux2_mcp.journal.records import TaskRecord
@@ -65,7 +66,7 @@ class SqlMoney:
         lost_keys = [
             key
             for key, (its, _) in tuple(self._own.items())  # the event loop may add to it meanwhile
-            if its == session and not task_rows.find(database, self._store.account, key)
+            if its == session and not task_rows.find(database, Rows(self._store.account), key)
         ]
         more = sum((self._own[key][1] for key in lost_keys), Decimal(0))
         return replace(found, session_usd=found.session_usd + more)

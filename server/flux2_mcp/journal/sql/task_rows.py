@@ -28,6 +28,7 @@ from flux2_mcp.journal.records import (
     items,
     load,
 )
+from flux2_mcp.journal.sql.people import Rows
 from flux2_mcp.journal.sqlite import glance
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def _record(row: Row) -> TaskRecord:
         replayed={0: False, 1: True}[row["replayed"]],
         follows=row["follows"],
         most_usd=usd(row["most"]),
+        person=row["person"],
     )
     if made.location is not None and not made.location.startswith("/"):
         raise ValueError  # the key is sent to the base URL with this path behind it
@@ -225,53 +227,58 @@ def readable(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
     return tuple(found for found in records(rows) if found.readable)
 
 
-def find(database: Database, account: str, ident: str) -> TaskRecord | None:
+def find(database: Database, rows: Rows, ident: str) -> TaskRecord | None:
     """The record with this task id or key."""
     for column in ("task_id", "key"):
-        sql = f"SELECT * FROM task WHERE account = ? AND {column} = ?"
-        if rows := database.read(sql, (account, ident)):
-            return record(rows[0])
+        sql = f"SELECT * FROM task WHERE {rows.seen} AND {column} = :ident"
+        if found := database.read(sql, {**rows.values, "ident": ident}):
+            return record(found[0])
     return None
 
 
-def led_to(database: Database, account: str, record: TaskRecord) -> tuple[TaskRecord, ...]:
+def led_to(database: Database, rows: Rows, record: TaskRecord) -> tuple[TaskRecord, ...]:
     """The tasks whose images led to this one's, first to last, and the task itself.
 
     A broken file may make a task follow itself, so no more than `MAX_STEPS` are read.
     """
     steps = [record]
     while steps[0].follows is not None and len(steps) < MAX_STEPS:
-        sql = "SELECT * FROM task WHERE account = ? AND key = ?"  # another task may have this key as its id
-        before = readable(database.read(sql, (account, steps[0].follows)))
+        sql = f"SELECT * FROM task WHERE {rows.seen} AND key = :key"  # another task may have this key as its id
+        before = readable(database.read(sql, {**rows.values, "key": steps[0].follows}))
         if not before:
             break
         steps.insert(0, before[0])
     return tuple(steps)
 
 
-def get(database: Database, account: str, key: str) -> TaskRecord:
+def get(database: Database, rows: Rows, key: str) -> TaskRecord:
     """The record with this key.
 
     Raises:
         JournalError: There is none.
     """
-    rows = database.read("SELECT * FROM task WHERE account = ? AND key = ?", (account, key))
-    if not rows:
-        raise JournalError("The journal does not know this task.")
-    return record(rows[0])
+    found = database.read(f"SELECT * FROM task WHERE {rows.seen} AND key = :key", {**rows.values, "key": key})
+    if not found:
+        raise unknown()
+    return record(found[0])
+
+
+def unknown() -> JournalError:
+    """The error for a task that is not there, or not there for this person."""
+    return JournalError("The journal does not know this task.")
 
 
 def known(database: Database, account: str, intent: Intent) -> bool:
-    """Whether the journal has the intent's key already.
+    """Whether the journal has the intent's key already. A key belongs to one person: RunAPI has one task for it.
 
     Raises:
-        InvalidRequestError: The key belongs to another request, or to the same request with another place for its
-            image.
+        InvalidRequestError: The key belongs to another request or to another person, or to the same request with another
+            place for its image.
     """
-    sql = "SELECT digest, save_to, workspace FROM task WHERE account = ? AND key = ?"
+    sql = "SELECT digest, save_to, workspace, person FROM task WHERE account = ? AND key = ?"
     if not (found := database.read(sql, (account, intent.key))):
         return False
-    if found[0]["digest"] != _digest(database, account, intent):
+    if found[0]["digest"] != _digest(database, account, intent) or found[0]["person"] != intent.person:
         text = "was used for another request; use a new one for a new request, or leave it out."
         raise InvalidRequestError(Problem("idempotency_key", text))
     there = (found[0]["save_to"], found[0]["workspace"])
@@ -322,6 +329,7 @@ def insert(
         "reserved": micros(intent.reserved_usd),
         "follows": intent.follows,
         "most": micros(intent.most_usd),
+        "person": intent.person,
         "created_at": at.timestamp(),
         "owner": owner,
         "lease_until": lease_until,
@@ -330,7 +338,7 @@ def insert(
     if not known(database, account, intent):
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
         database.execute(f"INSERT INTO task ({names}) VALUES ({marks})", values)
-    return get(database, account, intent.key)
+    return get(database, Rows(account), intent.key)
 
 
 def _dearer(ours: Decimal | None, theirs: Decimal | None) -> int | None:
@@ -338,12 +346,12 @@ def _dearer(ours: Decimal | None, theirs: Decimal | None) -> int | None:
     return None if theirs is None else micros(max(theirs, ours or Decimal(0)))
 
 
-def held(database: Database, account: str, owner: str, record: TaskRecord) -> TaskRecord:
+def held(database: Database, rows: Rows, owner: str, record: TaskRecord) -> TaskRecord:
     """The present record of a task, after a check that the owner still holds it.
 
     Args:
         database: The journal.
-        account: The account whose tasks are seen.
+        rows: The tasks that are seen.
         owner: The process that believes that it holds the task.
         record: As that process last saw it.
 
@@ -352,9 +360,9 @@ def held(database: Database, account: str, owner: str, record: TaskRecord) -> Ta
             account; or its record broke.
     """
     try:
-        now = get(database, account, record.key)
+        now = get(database, rows, record.key)
     except JournalError:
-        if database.read("SELECT 1 FROM task WHERE key = ? LIMIT 1", (record.key,)):
+        if rows.sees_all and database.read("SELECT 1 FROM task WHERE key = ? LIMIT 1", (record.key,)):
             raise LeaseLostError from None
         raise
     if (now.owner, now.fence) != (owner, record.fence) or not now.readable:
@@ -363,7 +371,7 @@ def held(database: Database, account: str, owner: str, record: TaskRecord) -> Ta
 
 
 def step(
-    database: Database, account: str, owner: str, record: TaskRecord, event: Event, change: TaskChange
+    database: Database, rows: Rows, owner: str, record: TaskRecord, event: Event, change: TaskChange
 ) -> TaskRecord:
     """Take one step of the lifecycle of a task that the owner still holds; see `held`. An error changes nothing.
 
@@ -372,7 +380,7 @@ def step(
         IllegalTransitionError: The table has no such step.
         SameIdError: The task id that came with the event belongs to another task.
     """
-    before, key = held(database, account, owner, record), record.key
+    before, key = held(database, rows, owner, record), record.key
     columns: dict[str, Value] = {
         "state": lifecycle.after(before.state, event),
         "task_id": change.task_id,
@@ -389,7 +397,7 @@ def step(
     sets = [f"{name} = :{name}" if name in over else f"{name} = coalesce(:{name}, {name})" for name in columns]
     if stamp := STAMPS.get(event):
         sets.append(f"{stamp} = coalesce({stamp}, :at)")
-    columns |= {"at": change.at.timestamp(), "account": account, "key": key}
+    columns |= {"at": change.at.timestamp(), "account": rows.account, "key": key}
     if event is Event.ACCEPTED:
         # A caller may have asked for the id before the answer to our create came: it was then adopted, as this task.
         # A record of our own that was written anew has no `sent_at` either; its key tells it apart.
@@ -398,4 +406,4 @@ def step(
         if database.read("SELECT 1 FROM task WHERE account = :account AND task_id = :task_id AND key <> :key", columns):
             raise SameIdError
     database.execute(f"UPDATE task SET {', '.join(sets)} WHERE account = :account AND key = :key", columns)
-    return get(database, account, key)
+    return get(database, rows, key)

@@ -20,6 +20,7 @@ from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord, digests, dump
 from flux2_mcp.journal.sql import accounts, leases, money, task_rows
 from flux2_mcp.journal.sql.fragments import COUNTED, IS_UNPAID, OPEN, UNDER_WAY, among
+from flux2_mcp.journal.sql.people import EVERYBODY, Rows, Whose
 from flux2_mcp.journal.sql.store import HOME, NOTHING
 
 if TYPE_CHECKING:
@@ -50,11 +51,21 @@ class SqlTasks:
     Args:
         store: The journal's database.
         money: The money spent; the transaction that writes an intent checks the caps against it.
+        whose: Whose tasks they are.
     """
 
-    def __init__(self, store: Store, money: SqlMoney) -> None:
+    def __init__(self, store: Store, money: SqlMoney, whose: Whose = EVERYBODY) -> None:
         self._store = store
         self._money = money
+        self._whose = whose
+
+    @property
+    def _rows(self) -> Rows:
+        """The rows that the caller sees. Read it within a call of the store."""
+        return self._whose.at(self._store.account)
+
+    def _owned(self, intent: Intent) -> Intent:
+        return intent if self._whose.person is None else replace(intent, person=self._whose.person)
 
     @staticmethod
     def columns(_: Intent) -> Mapping[str, Value]:
@@ -73,6 +84,7 @@ class SqlTasks:
         unless: Flux2Error | None = None,
     ) -> IntentResult:
         """See `contract.Tasks.intend`."""
+        intents = [*map(self._owned, intents)]
 
         def work(database: Database) -> IntentResult:
             if join and (known := self._same(database, intents, at)):
@@ -142,12 +154,13 @@ class SqlTasks:
             f" AND (SELECT count(*) FROM {OPEN} WHERE {UNDER_WAY}) < :places",
             {"at": at.timestamp(), "account": self._store.account, "key": key, "places": places},
         )
-        return task_rows.get(database, self._store.account, key)
+        return task_rows.get(database, Rows(self._store.account), key)
 
     def _same(self, database: Database, intents: Sequence[Intent], at: datetime) -> tuple[TaskRecord, ...]:
         """The tasks of an identical call whose end no caller has seen: its steps, the last with that digest."""
+        rows = self._rows
         sql = (
-            "SELECT * FROM task WHERE account = :account AND digest = :digest AND {workspace} AND told_at IS NULL"
+            f"SELECT * FROM task WHERE {rows.own} AND digest = :digest AND {{workspace}} AND told_at IS NULL"
             f" AND created_at > :since AND {{save_to}} AND {JOINABLE_STATES} AND NOT EXISTS ({FOLLOWED})"
             " ORDER BY n DESC LIMIT 1"
         )
@@ -158,21 +171,20 @@ class SqlTasks:
         last = steps[-1]
         since, target = (at - JOINABLE).timestamp(), None if last.save is None else last.save.target
         wanted = digests([intent.request for intent in steps])[-1]
-        values: dict[str, Value] = {"account": self._store.account, "digest": wanted, "since": since}
-        values |= {"workspace": last.workspace, "save_to": target}
+        values = rows.values | {"digest": wanted, "since": since, "workspace": last.workspace, "save_to": target}
         same = {
             name: f"{name} IS NULL" if values[name] is None else f"{name} = :{name}"
             for name in ("workspace", "save_to")
         }
         found = database.read(sql.format(**same), values)
         joined = task_rows.readable(found)
-        return task_rows.led_to(database, self._store.account, joined[0]) if joined else ()
+        return task_rows.led_to(database, rows, joined[0]) if joined else ()
 
     async def start(self, record: TaskRecord, *, at: datetime, in_flight: int) -> TaskRecord:
         """See `contract.Tasks.start`."""
 
         def work(database: Database) -> TaskRecord:
-            task_rows.held(database, self._store.account, self._store.owner, record)
+            task_rows.held(database, self._rows, self._store.owner, record)
             return self._start(database, record.key, at, in_flight)
 
         return await self._store.write(work, task=record.key)
@@ -181,13 +193,13 @@ class SqlTasks:
         """See `contract.Tasks.supply`."""
 
         def work(database: Database) -> TaskRecord:
-            held = task_rows.held(database, self._store.account, self._store.owner, record)
+            held = task_rows.held(database, self._rows, self._store.owner, record)
             over = budget.overdrawn(caps, self._money.sums(held.session, at, database))
             if over is not None or self._beyond(database, held):
                 raise budget.stopped(held.request.model, over)
             values = (dump(request), self._store.account, record.key)
             database.execute("UPDATE task SET request = ? WHERE account = ? AND key = ?", values)
-            return task_rows.get(database, self._store.account, record.key)
+            return task_rows.get(database, self._rows, record.key)
 
         return await self._store.write(work, task=record.key)
 
@@ -200,18 +212,17 @@ class SqlTasks:
 
     async def broken_off(self, steps: Sequence[str], *, since: datetime, limit: int) -> tuple[TaskRecord, ...]:
         """See `contract.Tasks.broken_off`."""
-        sql = (
-            f"SELECT * FROM task WHERE account = :account AND digest = :digest AND {among({State.DELIVERED})}"
-            f" AND created_at > :since AND EXISTS ({FOLLOWED})"
-            f" AND NOT EXISTS ({FOLLOWED} AND next.{among(UNFINISHED | {State.DELIVERED})})"
-            " ORDER BY n DESC LIMIT :limit"
-        )
 
         def work(database: Database) -> tuple[TaskRecord, ...]:
-            found: list[TaskRecord] = []
+            rows, found = self._rows, list[TaskRecord]()
+            sql = (
+                f"SELECT * FROM task WHERE {rows.own} AND digest = :digest AND {among({State.DELIVERED})}"
+                f" AND created_at > :since AND EXISTS ({FOLLOWED})"
+                f" AND NOT EXISTS ({FOLLOWED} AND next.{among(UNFINISHED | {State.DELIVERED})})"
+                " ORDER BY n DESC LIMIT :limit"
+            )
             for digest in reversed(steps[:-1]):
-                values: dict[str, Value] = {"digest": digest, "limit": limit - len(found)}
-                values |= {"account": self._store.account, "since": since.timestamp()}
+                values = rows.values | {"digest": digest, "limit": limit - len(found), "since": since.timestamp()}
                 found += task_rows.readable(database.read(sql, values))
             return tuple(found[:limit])
 
@@ -221,43 +232,48 @@ class SqlTasks:
         """See `contract.Tasks.led_to`."""
 
         def work(database: Database) -> tuple[TaskRecord, ...]:
-            chains = [task_rows.led_to(database, self._store.account, record) for record in records]
+            chains = [task_rows.led_to(database, self._rows, record) for record in records]
             return tuple({step.key: step for chain in chains for step in chain}.values())
 
         return await self._store.run(work) if any(record.follows for record in records) else tuple(records)
 
     async def followers(self, keys: Sequence[str]) -> tuple[TaskRecord, ...]:
         """See `contract.Tasks.followers`."""
-        sql = "SELECT * FROM task WHERE account = ? AND follows = ? ORDER BY n"
-        return await self._store.run(
-            lambda database: task_rows.records(
-                row for key in keys for row in database.read(sql, (self._store.account, key))
-            )
-        )
+
+        def work(database: Database) -> tuple[TaskRecord, ...]:
+            rows = self._rows
+            sql = f"SELECT * FROM task WHERE {rows.seen} AND follows = :key ORDER BY n"
+            return task_rows.records(row for key in keys for row in database.read(sql, {**rows.values, "key": key}))
+
+        return await self._store.run(work)
 
     async def adopt(self, intent: Intent, task_id: str, *, at: datetime, location: str | None = None) -> TaskRecord:
         """See `contract.Tasks.adopt`."""
+        intent = self._owned(intent)
 
         def work(database: Database) -> TaskRecord:
-            if known := task_rows.find(database, self._store.account, task_id):
+            rows = self._rows
+            if known := task_rows.find(database, rows, task_id):
                 return known
+            if not rows.sees_all:  # it may be another person's, with this key or with another
+                raise task_rows.unknown()
             until = self._store.now(database) + LEASE_SECONDS
             if accounts.take_over(self._store.name, task_id, self._store.owner, until, database) and (
-                taken := task_rows.find(database, self._store.account, task_id)
+                taken := task_rows.find(database, self._rows, task_id)
             ):
                 return taken
             fresh = self._insert(database, intent, at, in_flight=0)
             change = TaskChange(at=at, task_id=task_id, location=location)
             if not fresh.readable:
                 return fresh
-            return task_rows.step(database, self._store.account, self._store.owner, fresh, Event.ACCEPTED, change)
+            return task_rows.step(database, self._rows, self._store.owner, fresh, Event.ACCEPTED, change)
 
         return await self._store.write(work)
 
     async def apply(self, record: TaskRecord, event: Event, change: TaskChange) -> TaskRecord:
         """See `contract.Tasks.apply`."""
         after = await self._store.write(
-            lambda database: task_rows.step(database, self._store.account, self._store.owner, record, event, change),
+            lambda database: task_rows.step(database, self._rows, self._store.owner, record, event, change),
             alone=HOME if event is Event.ACCEPTED else NOTHING,  # then the id may be another record's, too
             task=record.key,
         )
@@ -267,7 +283,7 @@ class SqlTasks:
     async def claim_name(self, record: TaskRecord, path: str) -> NameOwner:
         """See `contract.Tasks.claim_name`."""
         return await self._store.write(
-            lambda database: _claim_name(self._store.account, self._store.owner, record, path, database),
+            lambda database: _claim_name(self._rows, self._store.owner, record, path, database),
             durable=False,
             task=record.key,
             tell=False,
@@ -277,11 +293,10 @@ class SqlTasks:
         """See `contract.Tasks.mark_reported`."""
 
         def work(database: Database) -> None:
+            rows = self._rows
+            sql = f"UPDATE task SET told_at = coalesce(told_at, :at) WHERE {rows.seen} AND key = :key"
             for key in sorted(keys):
-                database.execute(
-                    "UPDATE task SET told_at = coalesce(told_at, ?) WHERE account = ? AND key = ?",
-                    (at.timestamp(), self._store.account, key),
-                )
+                database.execute(sql, {**rows.values, "at": at.timestamp(), "key": key})
 
         await self._store.write(work, alone=NOTHING, tell=False)
 
@@ -289,22 +304,20 @@ class SqlTasks:
         """See `contract.Tasks.find`."""
         return self._store.warn_unreadable(
             await self._store.run(
-                lambda database: tuple(
-                    found for one in ids if (found := task_rows.find(database, self._store.account, one))
-                )
+                lambda database: tuple(found for one in ids if (found := task_rows.find(database, self._rows, one)))
             )
         )
 
 
-def _claim_name(account: str, owner: str, record: TaskRecord, path: str, database: Database) -> NameOwner:
+def _claim_name(rows: Rows, owner: str, record: TaskRecord, path: str, database: Database) -> NameOwner:
     """Claim a file name for a task; return whose it was. The order in which tasks were written decides, not a clock.
 
     Raises:
         LeaseLostError: Another process holds the task now.
     """
-    task_rows.held(database, account, owner, record)
+    task_rows.held(database, rows, owner, record)
     sql = "SELECT n FROM task WHERE account = ? AND key = ?"
-    n = int(database.read(sql, (account, record.key))[0]["n"])
+    n = int(database.read(sql, (rows.account, record.key))[0]["n"])
     # `newest` is the last task written before the name was claimed. A task that is not newer was already under way,
     # beside the owner of the name. SQLite compares values of any type, so a broken one raises no error.
     sql = "SELECT coalesce(task = :n, FALSE) AS ours, newest >= :n AS beside FROM placed WHERE path = :path"

@@ -12,7 +12,9 @@ from flux2_mcp.journal.owners import LEASE_SECONDS
 
 TYPE_CHECKING = False  # as in `names`
 if TYPE_CHECKING:
-    from flux2_mcp.journal.sql.store import Read, Row
+    from collections.abc import Mapping
+
+    from flux2_mcp.journal.sql.store import Read, Row, Value
 
 OPEN = "task INDEXED BY task_unfinished"
 """The task table, for queries of unfinished tasks. All indices begin with the account, and without statistics SQLite
@@ -33,8 +35,8 @@ _HOLDERS = (
 )
 _NEWEST = (
     "SELECT key, task_id, iif(json_valid(request), request ->> 'prompt', NULL) AS prompt, images, created_at,"
-    " completed_at FROM task WHERE account = :account"
-    " AND (:before IS NULL OR n < (SELECT n FROM task WHERE account = :account AND key = :before))"
+    " completed_at FROM task WHERE {seen}"
+    " AND (:before IS NULL OR n < (SELECT n FROM task WHERE {seen} AND key = :before))"
     " ORDER BY n DESC LIMIT :limit"
 )
 
@@ -70,9 +72,19 @@ def holders(read: Read, now: float, *, sandbox: bool) -> Holders:
     )
 
 
-def newest(read: Read, account: str, *, limit: int, before: str | None) -> tuple[ListedTask, ...]:
-    """The newest tasks of an account, newest first. `before` is a key: only tasks made before it."""
-    rows = read(_NEWEST, {"account": account, "before": before, "limit": limit})
+def newest(
+    read: Read, values: Mapping[str, Value], *, limit: int, before: str | None, seen: str = "account = :account"
+) -> tuple[ListedTask, ...]:
+    """The newest tasks, newest first.
+
+    Args:
+        read: Runs a query.
+        values: The values of `seen`.
+        limit: The maximum number of tasks.
+        before: A key: only tasks made before it.
+        seen: SQL for the tasks that are seen, here all of an account: see `sql.people`.
+    """
+    rows = read(_NEWEST.format(seen=seen), {**values, "before": before, "limit": limit})
     return tuple(listed(row, row["prompt"]) for row in rows)
 
 

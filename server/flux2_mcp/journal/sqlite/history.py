@@ -19,6 +19,7 @@ from flux2_mcp.journal.contract import MAX_DURATIONS
 from flux2_mcp.journal.records import ANY, TaskFilter, TaskMatches, TaskRecord, dump_images
 from flux2_mcp.journal.sql import task_rows
 from flux2_mcp.journal.sql.fragments import IS_UNPAID, among
+from flux2_mcp.journal.sql.people import EVERYBODY, Rows, Whose
 from flux2_mcp.system.text import folded
 
 if TYPE_CHECKING:  # SQLite loads at its first use
@@ -41,7 +42,7 @@ QUOTED, CHARGED = (
 MODELS = "json_group_array(DISTINCT model) FILTER (WHERE model IN (SELECT value FROM json_each(:models)))"
 """Of a group of tasks. A broken record may hold anything instead of a model's name."""
 MATCHES = (
-    "account = :account AND (:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
+    "(:since IS NULL OR created_at >= :since) AND (:workspace IS NULL OR workspace = :workspace)"
     f" AND (:states IS NULL OR {STATE} IN (SELECT value FROM json_each(:states)))"
     " AND (:query IS NULL OR mentions(CAST(iif(json_valid(request), request ->> 'prompt', '') AS BLOB), :query))"
     " AND (:sha256 IS NULL OR instr(images, :sha256))"
@@ -65,8 +66,14 @@ SELECT model, resolution FROM kind
 class SqliteHistory:
     """See `contract.History`."""
 
-    def __init__(self, file: JournalFile) -> None:
+    def __init__(self, file: JournalFile, whose: Whose = EVERYBODY) -> None:
         self._file = file
+        self._whose = whose
+
+    @property
+    def _rows(self) -> Rows:
+        """The rows that the caller sees. Read it within a call of the file."""
+        return self._whose.at(self._file.account)
 
     async def durations(self) -> dict[tuple[str, str], tuple[float, ...]]:
         """See `contract.History.durations`."""
@@ -90,9 +97,14 @@ class SqliteHistory:
 
     async def keep_images(self, key: str, images: Sequence[StoredImage]) -> None:
         """See `contract.History.keep_images`."""
-        sql = "UPDATE task SET images = ? WHERE account = ? AND key = ?"
         found = dump_images(images)
-        await self._file.write(lambda database: database.execute(sql, (found, self._file.account, key)))
+
+        def work(database: Database) -> None:
+            rows = self._rows
+            sql = f"UPDATE task SET images = :images WHERE {rows.seen} AND key = :key"
+            database.execute(sql, {**rows.values, "images": found, "key": key})
+
+        await self._file.write(work)
 
     def _durations(self, database: Database) -> dict[tuple[str, str], tuple[float, ...]]:
         timed = (
@@ -109,7 +121,8 @@ class SqliteHistory:
         return found
 
     def _matched(self, wanted: TaskFilter, database: Database) -> TaskMatches:
-        """A task that failed was not charged. Sums over all tasks are kept ready: see the migration `totals`."""
+        """A task that failed was not charged. Sums over all tasks of all are kept ready: see the migration `totals`."""
+        rows = self._rows
         charged = f"iif({IS_UNPAID}, 0, {CHARGED})"
         ready = (
             f"SELECT {STATE} AS state, sum(tasks) AS tasks, sum(quotes) AS known_quotes, sum(quoted) AS quoted,"
@@ -119,10 +132,10 @@ class SqliteHistory:
         counted = (
             f"SELECT {STATE} AS state, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
             f" count({charged}) AS known_charges, sum({charged}) AS charged, {MODELS} AS models"
-            f" FROM task WHERE {MATCHES} GROUP BY 1"
+            f" FROM task WHERE {rows.seen} AND {MATCHES} GROUP BY 1"
         )
-        sql = ready if wanted == ANY else counted
-        found = database.read(sql, matching(self._file.account, wanted) | _known_models())
+        sql = ready if wanted == ANY and rows.sees_all else counted
+        found = database.read(sql, matching(rows, wanted) | _known_models())
 
         def total(amount: str, known: str) -> Decimal | None:
             return (
@@ -141,13 +154,14 @@ class SqliteHistory:
 
     def _spending(self, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
         """The newest day or the largest sum comes first. A task that failed was not charged."""
+        rows = self._rows
         name, order = GROUPS[by]
         sql = (
             f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
             f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
             f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
             f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged, {MODELS} AS models FROM task"
-            f" WHERE account = :account AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
+            f" WHERE {rows.seen} AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
         )
         return tuple(
             SpendingGroup(
@@ -162,23 +176,23 @@ class SqliteHistory:
             )
             for row in database.read(
                 sql,
-                {"account": self._file.account, "since": None if since is None else since.timestamp()}
-                | _known_models(),
+                rows.values | {"since": None if since is None else since.timestamp()} | _known_models(),
             )
         )
 
     def _with_images(self, before: datetime, database: Database) -> tuple[TaskRecord, ...]:
+        rows = self._rows
         sql = (
-            f"SELECT * FROM task WHERE account = ? AND {among({State.DELIVERED})} AND images <> '[]' AND created_at < ?"
-            " ORDER BY n"
+            f"SELECT * FROM task WHERE {rows.seen} AND {among({State.DELIVERED})} AND images <> '[]'"
+            " AND created_at < :before ORDER BY n"
         )
-        return task_rows.readable(database.read(sql, (self._file.account, before.timestamp())))
+        return task_rows.readable(database.read(sql, {**rows.values, "before": before.timestamp()}))
 
 
-def matching(account: str, wanted: TaskFilter) -> dict[str, Value]:
-    """The values of `MATCHES`."""
+def matching(rows: Rows, wanted: TaskFilter) -> dict[str, Value]:
+    """The values of `Rows.seen` and of `MATCHES`."""
     return {
-        "account": account,
+        **rows.values,
         "since": None if wanted.since is None else wanted.since.timestamp(),
         "workspace": wanted.workspace,
         "states": None if wanted.states is None else json.dumps(sorted(wanted.states)),

@@ -187,4 +187,13 @@ INSERT INTO total
   FROM task GROUP BY account, state, model
 """,
     ),
+    # `person`: whose task it is, a digest; NULL: nobody's. The indices have no rows on a machine of one's own.
+    (
+        "people",
+        """
+ALTER TABLE task ADD COLUMN person TEXT;
+CREATE INDEX task_of_person ON task (account, person, n) WHERE person IS NOT NULL;
+CREATE INDEX task_spent_person ON task (account, person, created_at) WHERE person IS NOT NULL
+""",
+    ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 from flux2_mcp.journal import owners
@@ -11,6 +12,7 @@ from flux2_mcp.journal.sql.accounts import SqlAccounts
 from flux2_mcp.journal.sql.callbacks import SqlCallbacks
 from flux2_mcp.journal.sql.money import SqlMoney
 from flux2_mcp.journal.sql.pace import SqlPace
+from flux2_mcp.journal.sql.people import Whose
 from flux2_mcp.journal.sql.uploads import SqlUploads
 from flux2_mcp.journal.sqlite.file import JournalFile
 from flux2_mcp.journal.sqlite.history import SqliteHistory
@@ -50,6 +52,12 @@ class SqliteJournal:
         self.callbacks = SqlCallbacks(self.file)
         self.history = SqliteHistory(self.file)
         self.unread_notice, self.salvage, self.close = self.file.unread_notice, self.file.salvage, self.file.close
+
+    def of(self, person: str, *, sees_all: bool = False) -> SqliteJournal:
+        """See `contract.Journal.of`."""
+        view, whose = copy(self), Whose(person, sees_all)
+        view.tasks, view.history = SqliteTasks(self.file, self.money, whose), SqliteHistory(self.file, whose)
+        return view
 
     @property
     def path(self) -> Path:

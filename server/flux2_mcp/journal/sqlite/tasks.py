@@ -29,21 +29,25 @@ class SqliteTasks(SqlTasks):
         """See `contract.Tasks.recent`."""
         # Of open tasks there are few, and an index of their own has them.
         only_open = wanted.states is not None and UNFINISHED.issuperset(wanted.states)
-        source = f"{OPEN} WHERE {IS_OPEN} AND " if only_open else "task WHERE "
-        sql = (
-            f"SELECT * FROM {source}{history.MATCHES}"
-            " AND (:before IS NULL OR n < (SELECT n FROM task WHERE account = :account AND key = :before))"
-            " ORDER BY n DESC LIMIT :limit"
-        )
+        source = f"{OPEN} WHERE {IS_OPEN}" if only_open else "task WHERE TRUE"
 
         def work(database: Database) -> tuple[TaskRecord, ...]:
-            values = history.matching(self._store.account, wanted)
+            rows = self._rows
+            sql = (
+                f"SELECT * FROM {source} AND {rows.seen} AND {history.MATCHES}"
+                f" AND (:before IS NULL OR n < (SELECT n FROM task WHERE {rows.seen} AND key = :before))"
+                " ORDER BY n DESC LIMIT :limit"
+            )
+            values = history.matching(rows, wanted)
             return task_rows.records(database.read(sql, values | {"before": before, "limit": limit}))
 
         return self._store.warn_unreadable(await self._store.run(work))
 
     async def newest(self, *, limit: int, before: str | None = None) -> tuple[ListedTask, ...]:
         """See `contract.Tasks.newest`."""
-        return await self._store.run(
-            lambda database: glance.newest(database.read, self._store.account, limit=limit, before=before)
-        )
+
+        def work(database: Database) -> tuple[ListedTask, ...]:
+            rows = self._rows
+            return glance.newest(database.read, rows.values, limit=limit, before=before, seen=rows.seen)
+
+        return await self._store.run(work)
