@@ -22,7 +22,9 @@ from tests.support.journals import AT, CAT, NO_CAPS, Home, apply, intend, intent
 pytestmark = pytest.mark.anyio
 
 ADA, BEN = (Person(issuer="https://sso.example.com", subject=name).key for name in ("ada", "ben"))
-IMAGE = StoredImage(path="/home/a.png", mime_type="image/png", width=1024, height=768, size_bytes=9, sha256="a" * 64)
+IMAGE = StoredImage(
+    path="/home/ada/a.png", mime_type="image/png", width=1024, height=768, size_bytes=9, sha256="a" * 64
+)
 LATER = AT + timedelta(minutes=5)
 
 
@@ -204,7 +206,7 @@ async def test_money_places_and_files_in_use_count_over_all_people(home: Home) -
     assert (refused.records, refused.over is None) == ((), False)
     (waiting,) = await new(ben, intent("b"), in_flight=1)
     assert not waiting.started
-    assert await ben.history.still_used([IMAGE.path, "/home/other.png"]) == {IMAGE.path}
+    assert await ben.history.still_used([IMAGE.path, "/home/ada/other.png"]) == {IMAGE.path}
     assert await ben.history.durations() == await journal.history.durations() != {}
 
 

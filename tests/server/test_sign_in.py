@@ -22,10 +22,13 @@ from hypothesis import strategies as st
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
 from flux2_mcp.domain.people import Person
+from flux2_mcp.engine.service import Service
+from flux2_mcp.errors import AuthenticationError
 from flux2_mcp.runapi.exchange import Transport
 from flux2_mcp.runapi.responses import Response
 from flux2_mcp.runapi.transport import HttpTransport
 from flux2_mcp.server.app import build
+from flux2_mcp.server.session import ServerSession
 from flux2_mcp.server.team.provider import FRESH_SECONDS, MAX_BYTES, PAUSE_SECONDS, SigningKeys
 from flux2_mcp.server.team.sign_in import SignedInOnly, caller
 from flux2_mcp.server.team.tokens import LEEWAY_SECONDS, MAX_TOKEN_CHARS, PersonToken, Refusal, Tokens
@@ -417,3 +420,18 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
                 group.start_soon(call, name)
     assert sorted(found) == [("tools/list", name) for name in sorted(names)]
     assert caller() is None
+
+
+async def test_a_call_of_nobody_has_no_service_where_people_are_known_and_the_whole_one_elsewhere(
+    sandbox_settings: Settings,
+) -> None:
+    async with Service.opened(sandbox_settings, keep=False) as service:
+        assert ServerSession(service).service is service
+        team = ServerSession(service, caller=caller)
+        assert team.whole is service
+        with pytest.raises(AuthenticationError, match="Nobody has signed in"):
+            _ = team.service
+        ada = Person(issuer="https://sso.example.com", subject="ada")
+        views = [ServerSession(service, caller=lambda: ada).service for _ in range(2)]
+        assert all(view is not service and view.prices is service.prices for view in views)
+        service.stop_waiting()  # what waits for a person is answered, too: see the drain in test_team_server

@@ -131,6 +131,7 @@ class Quotations:
         self._tasks = seam.journal.tasks
         self._money = seam.journal.money
         self._session = seam.journal.owner
+        self._person = seam.person
         self._now = seam.now
         self._caps = settings.caps
         self._threshold_usd = settings.confirm_usd
@@ -157,7 +158,7 @@ class Quotations:
             InvalidRequestError: RunAPI does not accept such a key.
             BudgetError: The price is above the stated maximum, or it is unknown and there is a cap.
         """
-        steps = checked.steps
+        steps, key = checked.steps, submission.own(key, self._person)
         begun: tuple[TaskRecord, ...] = ()
         if goes_on is not None:
             begun, key = (goes_on,), None  # its tasks have keys that follow from that task's

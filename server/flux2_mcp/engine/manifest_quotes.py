@@ -151,6 +151,7 @@ class ManifestQuotes:
 
     def __init__(self, seam: Seam, prices: LivePrices, settings: Settings) -> None:
         self._journal = seam.journal
+        self._person = seam.person
         self._backend = seam.backend
         self._now = seam.now
         self._prices = prices
@@ -279,7 +280,10 @@ class ManifestQuotes:
                     found[path] = Earlier(_key(project, one) if there else "", record, there)
         left = [one for one in known.values() if not found.get(one.path, NOTHING_EARLIER).key]
         for number in range(1, MAX_TRIES + 1):
-            keys = {submission.following(_key(project, one, number), len(steps[one.path]) - 1): one for one in left}
+            keys = {
+                submission.following(self._recorded(_key(project, one, number)), len(steps[one.path]) - 1): one
+                for one in left
+            }
             records = await self._journal.tasks.find([*keys]) if keys and self._journal.was_made else ()
             by_key = {record.key: record for record in records}
             for last, one in keys.items():
@@ -296,6 +300,10 @@ class ManifestQuotes:
                 break
         return found
 
+    def _recorded(self, key: str) -> str:
+        """Return the key under which the journal has a picture's task."""
+        return submission.own(key, self._person) or key
+
     async def _tried(self, key: str, record: TaskRecord, steps: Sequence[ImageRequest]) -> Earlier:
         """Return what became of a try.
 
@@ -306,7 +314,7 @@ class ManifestQuotes:
         """
         if await _will_do(record):
             return Earlier(key, record, there=True)
-        way = [*await self._journal.tasks.find([key])] if len(steps) > 1 else []
+        way = [*await self._journal.tasks.find([self._recorded(key)])] if len(steps) > 1 else []
         for step in steps[1:] if way else ():
             alike = [each for each in await self._journal.tasks.followers([way[-1].key]) if _asks_for(each, step)]
             if not alike:

@@ -61,6 +61,7 @@ class Seam(Struct, frozen=True, kw_only=True):
         sleep: Waits for a number of seconds.
         timing: The delays and intervals.
         plan: Decides when to poll which task.
+        person: Whose calls are answered, as the journal names them; None: nobody's in particular, see `Service.of`.
         on_ended: Called when a task's end becomes known, with the most seconds for which it can have been unknown.
     """
 
@@ -72,6 +73,7 @@ class Seam(Struct, frozen=True, kw_only=True):
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     timing: Timing = field(default_factory=Timing)
     plan: Plan = planner.plan
+    person: str | None = None
     on_ended: Callable[[float], None] | None = None
 
 

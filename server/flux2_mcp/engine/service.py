@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
@@ -18,9 +19,9 @@ import anyio
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from flux2_mcp.domain import budget, catalog, finishing
+from flux2_mcp.domain import budget
 from flux2_mcp.domain.lifecycle import BEFORE_RESULT, UNFINISHED, State
-from flux2_mcp.domain.models import MAKING, Action, ImageRequest
+from flux2_mcp.domain.models import MAKING, ImageRequest
 from flux2_mcp.domain.sources import UnreadableError
 from flux2_mcp.engine import callbacks, submission
 from flux2_mcp.engine.account import Account
@@ -34,11 +35,10 @@ from flux2_mcp.engine.request_checks import RequestChecks
 from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
+from flux2_mcp.engine.unknown_ids import at_runapi, not_yours
 from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, by_picture, refusal, replays
 from flux2_mcp.errors import (
-    Flux2Error,
     InvalidRequestError,
-    NotFoundError,
     Problem,
     Wording,
     before_sending,
@@ -46,11 +46,11 @@ from flux2_mcp.errors import (
 )
 from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, service_of
-from flux2_mcp.runapi.wire import result_path
 from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:  # loaded at the first use alone
     from flux2_mcp.domain.budget import SpentSums
+    from flux2_mcp.domain.people import Person
     from flux2_mcp.engine.apply import Manifests
     from flux2_mcp.engine.health import Health
     from flux2_mcp.journal.records import TaskMatches
@@ -72,18 +72,14 @@ class Service:
     def __init__(self, settings: Settings, seam: Seam, *, hand_over: bool = False) -> None:
         self.settings = settings
         self.session = seam.journal.owner
-        self._seam = seam
         self._account = account_name(settings)
-        self._journal = seam.journal
         self._backend = seam.backend
         images = settings.home / "images"
-        self._source_images = SourceImages(
-            seam.journal.tasks, seam.journal.uploads, seam.backend, (images, *settings.allowed_dirs), seam.now
-        )
+        self._readable: tuple[Path, ...] = (images, *settings.allowed_dirs)
         self._runner = TaskRunner(
             seam,
             images,
-            self._source_images,
+            self._sources(seam),
             caps=settings.caps,
             rate=settings.rate,
             in_flight=settings.in_flight,
@@ -92,7 +88,7 @@ class Service:
         self._key_holder = KeyHolder(
             seam.journal.accounts, seam.journal.leases, seam.backend, monotonic=seam.monotonic, sleep=seam.sleep
         )
-        self._waiter = Waiter(seam, self._runner)
+        self._stopping = anyio.Event()
         self.background: TaskGroup
         self._begun = anyio.Event()
         self._foreign = ForeignTasks(seam.journal.accounts, service_of(self._account))
@@ -103,11 +99,38 @@ class Service:
             patience_seconds=seam.timing.prices_seconds,
             monotonic=seam.monotonic,
         )
-        self._quotations = Quotations(self.prices, seam, settings)
+        self._answer_on(seam)
+
+    def _sources(self, seam: Seam) -> SourceImages:
+        return SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, self._readable, seam.now)
+
+    def _answer_on(self, seam: Seam, person: Person | None = None) -> None:
+        """Make all that answers callers: it shows what the seam's journal shows."""
+        self._seam, self._journal, self._person = seam, seam.journal, person
+        if person is not None:
+            self._readable = ()  # a path that they name is one of their own machine
+        self._source_images = self._sources(seam)
+        self._waiter = Waiter(seam, self._runner, self._stopping)
+        self._quotations = Quotations(self.prices, seam, self.settings)
         self.account = Account(seam)
-        self.pruner = Pruner(seam.journal.history, images)
-        checks = RequestChecks(self._source_images, self.prices, settings, sandbox=seam.backend.sandbox)
+        self.pruner = Pruner(seam.journal.history, self.settings.home / "images")
+        checks = RequestChecks(self._source_images, self.prices, self.settings, sandbox=seam.backend.sandbox)
         self.request = checks.request
+
+    def of(self, person: Person) -> Service:
+        """Return what answers a person's calls: their tasks are theirs, and they see no others, unless they are an admin.
+
+        It has no runner of its own: this service works on the tasks of all.
+        """
+        view = copy(self)
+        view.__dict__.pop("manifests", None)
+        journal = self._journal.of(person.key, sees_all=person.admin)
+        view._answer_on(replace(self._seam, journal=journal, person=person.key), person)  # noqa: SLF001  # another self
+        return view
+
+    @property
+    def _sees_all(self) -> bool:
+        return self._person is None or self._person.admin
 
     @classmethod
     @asynccontextmanager
@@ -311,18 +334,16 @@ class Service:
         """Report the state of tasks, and wait for those that have not ended.
 
         Args:
-            task_ids: RunAPI's ids, or our keys for tasks that have no id yet.
+            task_ids: RunAPI's ids, our keys for tasks that have no id yet, or the caller's own keys.
             wait_seconds: The maximum wait for the tasks to end.
             on_progress: As in `generate`.
             first: Wait only until one of them has ended.
 
         Raises:
-            NotFoundError: Neither the journal nor RunAPI knows an id.
+            NotFoundError: Neither the journal nor RunAPI knows an id, or it is no task of this person's.
         """
         await self._one_account()
-        ids = list(dict.fromkeys(task_ids))
-        for task_id in ids:
-            await self._get_known(task_id)
+        ids = list(dict.fromkeys([await self._get_known(each) for each in dict.fromkeys(task_ids)]))
         # All are read again together: the first task may have ended while RunAPI answered about the last.
         found = await self._journal.tasks.find(ids)
         return await self._check(await self._journal.tasks.led_to(found), wait_seconds, on_progress, first=first)
@@ -418,7 +439,7 @@ class Service:
     async def known(self, ident: str) -> TaskRecord | None:
         """Return the journal's record of a task id or key, or None."""
         await self._one_account()
-        return next(iter(await self._journal.tasks.find([ident])), None)
+        return next(iter(await self._journal.tasks.find(submission.names(ident, self._seam.person))), None)
 
     async def _check(
         self,
@@ -435,28 +456,20 @@ class Service:
         reports = await self._waiter.wait(records, wait_seconds, on_progress, first=first)
         return await self._outcome(reports, pictures=pictures)
 
-    async def _get_known(self, task_id: str) -> None:
-        """Make sure that the journal has this id or key. An unknown id is looked up at RunAPI and recorded."""
-        if await self._journal.tasks.find([task_id]):
-            return
+    async def _get_known(self, ident: str) -> str:
+        """Return the id or key by which the journal has a task.
+
+        An unknown id is looked up at RunAPI and recorded; but not for a person: RunAPI does not know whose it is.
+        """
+        for name in submission.names(ident, self._seam.person):
+            if await self._journal.tasks.find([name]):
+                return name
+        if not self._sees_all:
+            raise not_yours(ident)
         self._backend.require_key()
-        api = await self._backend.api()
-        missing: Flux2Error | None = None
-        # Of a hybrid task that was made elsewhere, the action is not known, and nothing depends on it.
-        places: list[tuple[ImageRequest, str | None]] = [
-            *((_unknown(action), None) for action in MAKING),
-            (_unknown(Action.TEXT_TO_IMAGE), result_path(task_id)),
-            *((finishing.unknown(model), None) for model in catalog.finishers().values()),
-        ]
-        for request, location in places:
-            try:
-                await api.get(request.action, task_id, line=catalog.line(request), location=location)
-            except NotFoundError as exc:
-                missing = exc
-            else:
-                await self._adopt(request, task_id, location)
-                return
-        raise await self._foreign.missing(task_id) from missing
+        request, location = await at_runapi(await self._backend.api(), ident, self._foreign.missing)
+        await self._adopt(request, ident, location)
+        return ident
 
     async def _adopt(self, request: ImageRequest, task_id: str, location: str | None) -> None:
         intent = Intent(key=adopted(task_id), request=request, quoted_usd=None, session=self.session)
@@ -473,13 +486,10 @@ class Service:
 
     async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False, pictures: bool = True) -> Outcome:
         noticed, self._foreign_noticed = self._foreign_noticed, True
-        foreign = None if noticed else await self._foreign.notice()
-        notices = [self._journal.notice, self._journal.unread_notice(), foreign, replays(tasks)]
+        # What concerns the tasks of others is for those who see them.
+        foreign = await self._foreign.notice() if self._sees_all and not noticed else None
+        unread = self._journal.unread_notice() if self._sees_all else None
+        notices = [self._journal.notice, unread, foreign, replays(tasks)]
         notice = together(notices) or None
         tasks = by_picture(tasks) if pictures else tasks
         return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)
-
-
-def _unknown(action: Action) -> ImageRequest:
-    """Return the request of a task that was made elsewhere: RunAPI does not return it."""
-    return ImageRequest(action=action, variant="unknown", model="unknown", prompt="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,8 @@ from flux2_mcp.errors import InvalidRequestError, Problem, Wording
 from flux2_mcp.journal.records import digests
 from flux2_mcp.runapi.exchange import sendable
 from flux2_mcp.runapi.wire import MAX_ID_CHARS
+
+OWN_KEY_CHARS = 40
 
 
 class CheckedRequest(Struct, frozen=True):
@@ -66,6 +69,31 @@ def keys(given: str | None, count: int, steps: int = 1) -> list[str]:
     if not all(sendable(key) and len(key) <= longest for key in numbered):
         raise InvalidRequestError(Problem("idempotency_key", f"must be 1 to {longest - 2} printable ASCII characters."))
     return numbered
+
+
+def own(given: str | None, person: str | None) -> str | None:
+    """Return the key under which a person's own idempotency key is recorded and sent: two people may choose the same.
+
+    Args:
+        given: The person's key, or None.
+        person: See `Intent.person`; None: the key stays as it is.
+
+    Raises:
+        InvalidRequestError: RunAPI does not accept such a key.
+    """
+    if given is None or person is None:
+        return given
+    keys(given, 1)
+    return _own(given, person)
+
+
+def names(ident: str, person: str | None) -> list[str]:
+    """Return what a caller may mean by the name of a task: an id or a key of ours, or the person's own key."""
+    return [ident] if person is None else [ident, _own(ident, person)]
+
+
+def _own(given: str, person: str) -> str:
+    return hashlib.sha256(f"{person} {given}".encode(errors="surrogatepass")).hexdigest()[:OWN_KEY_CHARS]
 
 
 def following(key: str, later: int, *, number: int = 1) -> str:

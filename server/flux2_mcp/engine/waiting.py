@@ -158,20 +158,21 @@ class Waiter:
     Args:
         seam: The journal, which has the state of other processes' tasks; the clocks.
         runner: Has the state of this process's tasks.
+        stopping: Set when no call is to wait any more.
     """
 
-    def __init__(self, seam: Seam, runner: TaskRunner) -> None:
+    def __init__(self, seam: Seam, runner: TaskRunner, stopping: anyio.Event) -> None:
         self._tasks = seam.journal.tasks
         self._leases = seam.journal.leases
         self._monotonic = seam.monotonic
         self._now = seam.now
         self._answer_seconds = seam.timing.answer_seconds
         self._runner = runner
-        self._stopping = False
+        self._stopping = stopping
 
     def stop(self) -> None:
         """End all waits now, with the present state of their tasks. A task that was just sent gets its id first."""
-        self._stopping = True
+        self._stopping.set()
         self._runner.wake_callers()
 
     async def wait(
@@ -226,7 +227,7 @@ class Waiter:
                     report.record.task_id or report.trouble or report.settled or report.record.awaits_source
                     for report in reports
                 )
-                wanted = 0.0 if self._stopping else wait_seconds
+                wanted = 0.0 if self._stopping.is_set() else wait_seconds
                 left = (wanted if answered else max(wanted, answer_seconds)) - elapsed
                 if left <= 0 or not reports or enough(report.settled for report in by_picture(reports)):
                     return reports

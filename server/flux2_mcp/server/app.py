@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
@@ -39,6 +39,9 @@ from flux2_mcp.server.tools import REGISTRY, answers, login_gate
 from flux2_mcp.server.tools.context import session_of
 from flux2_mcp.server.tools.definitions import lazy_tools
 from flux2_mcp.settings import Settings
+
+if TYPE_CHECKING:  # a server for one person knows no people
+    from flux2_mcp.domain.people import Person
 
 NAME = "flux-2"
 SPENDING: Final = frozenset(tool.function.__name__ for tool in REGISTRY if tool.spends)
@@ -145,6 +148,7 @@ def build(
     seam: Callable[[Seam], Seam] | None = None,
     remote: bool = False,
     security: RequestStateSecurity | None = None,
+    caller: Callable[[], Person | None] | None = None,
 ) -> Flux2Server:
     """Build the server. It opens nothing before its lifespan begins, and loads no heavy module before a tool is called.
 
@@ -153,17 +157,18 @@ def build(
         seam: Replaces parts of the usual seam of the service; see `Service.opened`.
         remote: Whether the callers are on other machines.
         security: Seals what a question to a user brings back; None: with a key of this process.
+        caller: Returns who makes a call, so that each person sees their own tasks; see `ServerSession`.
     """
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[ServerSession]) -> AsyncIterator[ServerSession]:
         if isinstance(settings, SettingsError):
-            server.session = ServerSession(settings, remote=remote)
+            server.session = ServerSession(settings, remote=remote, caller=caller)
             yield server.session
             return
         with telemetry.exporting(wanted=settings.telemetry):
             async with Service.opened(settings, seam=seam) as service:
-                server.session = ServerSession(service, seam, remote=remote)
+                server.session = ServerSession(service, seam, remote=remote, caller=caller)
                 yield server.session
 
     server = Flux2Server(

@@ -21,10 +21,11 @@ from msgspec.structs import replace
 from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
-from flux2_mcp.errors import Flux2Error, SettingsError
+from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError
 from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:  # loaded when a login begins
+    from flux2_mcp.domain.people import Person
     from flux2_mcp.runapi.login.pkce import LoginAttempt
     from flux2_mcp.runapi.login.redeem import LoginResult
 
@@ -53,22 +54,43 @@ class ServerSession:
         first: An open service; its task group runs the login and the second service. Or the error if there is none.
         seam: Replaces parts of the usual seam of the second service; see `Service.opened`.
         remote: Whether the callers are on other machines: then a path of theirs means nothing here.
+        caller: Returns who makes the call that is being served; None: the server asks nobody who they are.
     """
 
     def __init__(
-        self, first: Service | SettingsError, seam: Callable[[Seam], Seam] | None = None, *, remote: bool = False
+        self,
+        first: Service | SettingsError,
+        seam: Callable[[Seam], Seam] | None = None,
+        *,
+        remote: bool = False,
+        caller: Callable[[], Person | None] | None = None,
     ) -> None:
         self._present = first
         self._seam = seam
         self.remote = remote
+        self._caller = caller
         self._offer: LoginOffer | None = None
 
     @property
     def service(self) -> Service:
-        """The current service.
+        """The current service, as the caller of the call that is being served may use it. All answers come from here.
 
         Raises:
             SettingsError: There is no service, because a setting that it needs is unusable.
+            AuthenticationError: The server knows people, and this call is nobody's.
+        """
+        if self._caller is None:
+            return self.whole
+        if (person := self._caller()) is None:
+            raise AuthenticationError("Nobody has signed in for this call.", status=401, next_step="Sign in again.")
+        return self.whole.of(person)
+
+    @property
+    def whole(self) -> Service:
+        """The current service with everybody's tasks: for the process itself, and for no answer to a call.
+
+        Raises:
+            SettingsError: As `service`.
         """
         if isinstance(self._present, SettingsError):
             raise self._present.with_traceback(None)  # without this, each raise would add its frames
@@ -82,7 +104,7 @@ class ServerSession:
     @property
     def lacks_key(self) -> bool:
         """Whether the mode is live and there is no key."""
-        return self.usable and self.service.settings.mode == "live" and self.service.settings.api_key is None
+        return self.usable and self.whole.settings.mode == "live" and self.whole.settings.api_key is None
 
     async def offer(self) -> LoginOffer | None:
         """Return the waiting login, or begin one. None if a key could not be stored.
@@ -90,7 +112,7 @@ class ServerSession:
         Raises:
             OSError: No port could be opened for the login.
         """
-        first = self.service  # a later one has a key
+        first = self.whole  # a later one has a key
         path = first.settings.config_path
         if path is None:
             return None

@@ -278,9 +278,12 @@ def known(database: Database, account: str, intent: Intent) -> bool:
     sql = "SELECT digest, save_to, workspace, person FROM task WHERE account = ? AND key = ?"
     if not (found := database.read(sql, (account, intent.key))):
         return False
-    if found[0]["digest"] != _digest(database, account, intent) or found[0]["person"] != intent.person:
-        text = "was used for another request; use a new one for a new request, or leave it out."
-        raise InvalidRequestError(Problem("idempotency_key", text))
+    text = "was used for another request; use a new one for a new request, or leave it out."
+    used = InvalidRequestError(Problem("idempotency_key", text))
+    if found[0]["person"] != intent.person:
+        raise used
+    if found[0]["digest"] != _digest(database, account, intent):
+        raise used
     there = (found[0]["save_to"], found[0]["workspace"])
     if intent.save is not None and there != (intent.save.target, intent.workspace):
         text = Wording(

@@ -125,7 +125,7 @@ async def serve(
             on_ready(f"{public}{PATH}")
             number = await ends.first()
             traffic.stopping = True
-            server.session.service.stop_waiting()
+            server.session.whole.stop_waiting()
             if number == signal.SIGTERM:
                 quiet, again = asyncio.ensure_future(traffic.quiet()), asyncio.ensure_future(ends.second())
                 await asyncio.wait({quiet, again}, timeout=address.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -175,7 +175,7 @@ async def _application(
     from flux2_mcp.server.team import health, metrics
     from flux2_mcp.server.team.provider import SigningKeys
     from flux2_mcp.server.team.proxies import Forwarded
-    from flux2_mcp.server.team.sign_in import SignedInOnly
+    from flux2_mcp.server.team.sign_in import SignedInOnly, caller
     from flux2_mcp.server.team.tokens import Tokens
     from flux2_mcp.server.team.traffic import CountedCalls
     from flux2_mcp.server.transports import bearer, readable
@@ -188,6 +188,7 @@ async def _application(
         seam=numbers.watching,
         remote=True,
         security=RequestStateSecurity(keys=settings.seal_keys) if settings.seal_keys else None,
+        caller=caller,
     )
     hosts = _hosts(public, port)
     application = server.streamable_http_app(
@@ -219,7 +220,7 @@ async def _application(
     application.router.routes.extend(described)
     try:
         async with application.router.lifespan_context(application):
-            service = server.session.service
+            service = server.session.whole
             reader, _ = bearer.token(settings.home, metrics.TOKEN_FILE)
             application.router.routes.extend(health.HealthRoutes(service.health(), keys, traffic).routes())
             application.router.routes.append(metrics.route(numbers, service, tokens, reader))

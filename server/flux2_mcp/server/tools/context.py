@@ -27,7 +27,7 @@ ToolContext: TypeAlias = Context[ServerSession]
 
 
 def service_of(context: ToolContext) -> Service:
-    """Return the service of the server."""
+    """Return the service of the server, as the caller may use it."""
     return session_of(context).service
 
 
