@@ -152,6 +152,8 @@ def _image(people: People) -> dict[str, Any]:
     return found
 
 
+IN_BOTH_ERAS = {"the id", "the key as it is recorded", "the key as it was chosen", "the file"}
+"""What comes of a name is the same code in both eras: so one of each kind does for the older one."""
 TURNED = str.maketrans("0123456789abcdef", "123456789abcdef0")
 
 
@@ -226,6 +228,8 @@ def test_a_task_of_somebody_else_is_answered_like_one_that_nobody_has(people: Pe
     creates = people.runapi.creates()
     with each_row() as row:
         for form, named in FORMS.items():
+            if era == LEGACY and form not in IN_BOTH_ERAS:
+                continue
             name = named(people)
             unknown = nobodys(name, people)
             for what, ask in ASKS.items():
@@ -316,11 +320,9 @@ def test_no_list_shows_a_task_of_somebody_else(people: People, era: str) -> None
 
 
 def test_nothing_is_left_out(people: People) -> None:
-    for era in ERAS:
-        test_no_list_shows_a_task_of_somebody_else(people, era)
-        for ask in ASKS.values():
-            method, params = ask(people, "nothing")
-            people.answer(MODERN if method.startswith("tasks/") else era, BEN, method, params)
+    for method, params in (*looks(people, MODERN), *(ask(people, "nothing") for ask in ASKS.values())):
+        people.answer(MODERN, BEN, method, params)
+    people.answer(LEGACY, BEN, "initialize", hello({}))
     wanted = set()
     for tool in people.answer(MODERN, BEN, "tools/list", {})["tools"]:
         wanted |= {f"{tool['name']}: {argument}" for argument in tool["inputSchema"].get("properties", {})}

@@ -35,7 +35,6 @@ from flux2_mcp.engine.request_checks import RequestChecks
 from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
-from flux2_mcp.engine.unknown_ids import at_runapi, not_yours
 from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, by_picture, refusal, replays
 from flux2_mcp.errors import (
     InvalidRequestError,
@@ -464,6 +463,8 @@ class Service:
         for name in submission.names(ident, self._seam.person):
             if await self._journal.tasks.find([name]):
                 return name
+        from flux2_mcp.engine.unknown_ids import at_runapi, not_yours
+
         if not self._sees_all:
             raise not_yours(ident)
         self._backend.require_key()

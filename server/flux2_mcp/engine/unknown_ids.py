@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from flux2_mcp.domain import catalog, finishing
 from flux2_mcp.domain.models import MAKING, Action, ImageRequest
 from flux2_mcp.errors import Flux2Error, NotFoundError, shortened
-from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.runapi.wire import result_path
+
+if TYPE_CHECKING:  # loaded with the first call
+    from flux2_mcp.runapi.client import RunApi
 
 
 async def at_runapi(
