@@ -183,10 +183,11 @@ async def test_nothing_of_another_persons_task_is_changed(home: Home) -> None:
     await unchanged(ben.tasks.supply(source, CAT, at=AT, caps=NO_CAPS))
     await unchanged(ben.tasks.claim_name(open_one, "/work/a.png"))
     await ben.history.keep_images("k", [])
-    await ben.tasks.mark_reported(["k", "open"], at=AT)
+    for other in (ben, journal.of(BEN, sees_all=True), journal):
+        await other.tasks.mark_reported(["k", "open"], at=AT)
     assert await journal.tasks.recent(limit=9) == before
     joined = await intend(ada, intent("again"), join=True)
-    assert joined.joined  # it counts as reported to nobody
+    assert joined.joined  # it was not reported to the person themselves
     # And for the person themselves each of them does what it says.
     assert (await ada.tasks.apply(open_one, Event.ACCEPTED, TaskChange(at=AT, task_id="t"))).task_id == "t"
     await ada.tasks.mark_reported(["open", "k.1", "k"], at=AT)

@@ -180,7 +180,10 @@ class Tasks(Protocol):
         ...
 
     async def mark_reported(self, keys: Sequence[str], *, at: datetime) -> None:
-        """Note that the end of these tasks was reported to a caller, so that no later call joins them."""
+        """Note that the end of these tasks was reported to a caller, so that no later call joins them.
+
+        What an admin is told of another person's task is no report to that person.
+        """
         ...
 
 

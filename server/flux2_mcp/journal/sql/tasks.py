@@ -294,7 +294,7 @@ class SqlTasks:
 
         def work(database: Database) -> None:
             rows = self._rows
-            sql = f"UPDATE task SET told_at = coalesce(told_at, :at) WHERE {rows.seen} AND key = :key"
+            sql = f"UPDATE task SET told_at = coalesce(told_at, :at) WHERE {rows.own} AND key = :key"
             for key in sorted(keys):
                 database.execute(sql, {**rows.values, "at": at.timestamp(), "key": key})
 
