@@ -114,7 +114,11 @@ def mirror(key: str) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is the base class's
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """Who asked has gone: a command ends while an answer is on its way. It would be told on this process's stderr."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
