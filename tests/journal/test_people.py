@@ -181,7 +181,7 @@ async def test_nothing_of_another_persons_task_is_changed(home: Home) -> None:
     await unchanged(ben.tasks.apply(open_one, Event.ACCEPTED, TaskChange(at=AT, task_id="t")))
     await unchanged(ben.tasks.start(open_one, at=AT, in_flight=9))
     await unchanged(ben.tasks.supply(source, CAT, at=AT, caps=NO_CAPS))
-    await unchanged(ben.tasks.claim_name(open_one, "/work/a.png"))
+    await unchanged(ben.tasks.claim_name(open_one, "/project/a.png"))
     await ben.history.keep_images("k", [])
     for other in (ben, journal.of(BEN, sees_all=True), journal):
         await other.tasks.mark_reported(["k", "open"], at=AT)
