@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from flux2_mcp.domain import budget
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.domain.urls import is_loopback, is_url
@@ -49,7 +50,8 @@ MAX_SHOWN_CHARS = 60
 OPTIONAL_VARIABLES = frozenset(
     {
         *("FLUX2_WORKSPACE", "FLUX2_ALLOWED_DIRS", "FLUX2_WAIT_SECONDS", "FLUX2_RATE", "FLUX2_MAX_IN_FLIGHT"),
-        *("FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD", "FLUX2_CONFIRM_USD"),
+        *budget.VARIABLES,
+        "FLUX2_CONFIRM_USD",
         *("FLUX2_CALLBACK_URL", "FLUX2_CALLBACK_PORT", "FLUX2_LISTEN", "FLUX2_SANDBOX_SPEED", "FLUX2_LOG"),
         *("FLUX2_OIDC_ISSUER", "FLUX2_OIDC_SCOPES", "FLUX2_TRUSTED_PROXIES", "FLUX2_SEAL_KEY"),
     }
@@ -146,11 +148,7 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
         key_source=source,
         config_path=config_file(env),
         wait_seconds=_number(env, "FLUX2_WAIT_SECONDS", 0, MAX_WAIT_SECONDS, None),
-        caps=Caps(
-            call_usd=_usd(env, "FLUX2_MAX_COST_USD"),
-            session_usd=_usd(env, "FLUX2_SESSION_BUDGET_USD"),
-            daily_usd=_usd(env, "FLUX2_DAILY_BUDGET_USD"),
-        ),
+        caps=Caps(**{field: _usd(env, name) for name, field in budget.VARIABLES.items()}),
         confirm_usd=None if unasked else _usd(env, "FLUX2_CONFIRM_USD", DEFAULT_CONFIRM_USD),
         rate=_number(env, "FLUX2_RATE", 0.1, 1000, 12.0) or 12.0,
         in_flight=_whole(env, "FLUX2_MAX_IN_FLIGHT", 1, 10_000, 32) or 32,

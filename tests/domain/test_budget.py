@@ -5,8 +5,19 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from flux2_mcp.domain.budget import CapRoom, Caps, SpentSums, dollars, exceeded, refusal, reservation
+from flux2_mcp.domain.budget import (
+    VARIABLES,
+    CapRoom,
+    Caps,
+    SpentSums,
+    dollars,
+    exceeded,
+    overdrawn,
+    refusal,
+    reservation,
+)
 from flux2_mcp.errors import BudgetError
 
 NO_CAPS = Caps()
@@ -125,6 +136,40 @@ def test_what_fits_never_passes_a_cap_and_what_is_left_always_fits(
 
 
 NAMES = ("FLUX2_MAX_COST_USD", "FLUX2_SESSION_BUDGET_USD", "FLUX2_DAILY_BUDGET_USD")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("FLUX2_MONTHLY_BUDGET_USD", "Or raise FLUX2_MONTHLY_BUDGET_USD."),
+        (
+            "FLUX2_PERSON_DAILY_BUDGET_USD",
+            "Or wait: it counts the last 24 hours; or whoever runs the server raises it.",
+        ),
+        (
+            "FLUX2_PERSON_MONTHLY_BUDGET_USD",
+            "Or wait: it counts the last 30 days; or whoever runs the server raises it.",
+        ),
+    ],
+)
+def test_a_person_is_not_told_to_raise_a_cap_that_only_the_server_can(name: str, advice: str) -> None:
+    over = CapRoom(name, Decimal(1), Decimal("0.065"))
+    assert refusal(Decimal("0.14"), over, None).next_step == f"Nothing of this kind fits any more. {advice}"
+
+
+@pytest.mark.parametrize("field", SpentSums.fields())
+def test_each_cap_on_a_sum_counts_as_a_cap_and_is_compared_with_its_own_sum(field: str) -> None:
+    caps = Caps(**{field: Decimal("0.30")})
+    assert caps.any
+    assert caps.any_sum
+    spent = replace(SpentSums(), **{field: Decimal("0.25")})
+    over = exceeded(Decimal("0.10"), caps, spent)
+    assert over is not None
+    assert (over.left_usd, VARIABLES[over.name]) == (Decimal("0.05"), field)
+    assert overdrawn(caps, spent) is None
+    assert overdrawn(caps, replace(SpentSums(), **{field: Decimal("0.31")})) == CapRoom(
+        over.name, Decimal("0.30"), Decimal(0)
+    )
 
 
 def test_a_refusal_names_the_cap_what_is_left_and_what_would_fit() -> None:

@@ -247,7 +247,8 @@ async def test_where_runapi_never_said_what_an_image_of_an_unknown_price_cost_th
         with pytest.raises(BudgetError, match="RunAPI has not said what the last one cost") as refused:
             await made(service, "another fox", **stated)
         assert "a variant with a published price" in refused.value.next_step
-        assert "FLUX2_SESSION_BUDGET_USD and FLUX2_DAILY_BUDGET_USD" in refused.value.next_step
+        variable = {"daily_usd": "FLUX2_DAILY_BUDGET_USD", "session_usd": "FLUX2_SESSION_BUDGET_USD"}[cap]
+        assert f"the user unsets {variable} for it" in refused.value.next_step
         await made(service, "of a known price")
     assert front.count(CREATE) == 2
     front.rule = told

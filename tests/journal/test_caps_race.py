@@ -18,5 +18,7 @@ def test_processes_at_the_edge_of_a_cap_never_pass_it_by_a_cent_and_leave_nothin
     kind: str, tmp_path: Path
 ) -> None:
     rows = FileRows(tmp_path) if kind == "sqlite" else DatabaseRows(postgres.shared().with_schema())
-    report = caps_race.run(tmp_path, rows, replicas=2, people=8, calls=48, cap=Decimal("0.30"))
+    report = caps_race.run(
+        tmp_path, rows, replicas=2, people=8, calls=48, cap=Decimal("0.30"), person_cap=Decimal("0.08")
+    )
     assert report.good, report

@@ -149,6 +149,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "steps_that_follow_others",
         "totals",
         "people",
+        "caps_of_people",
     ]
 
 

@@ -230,8 +230,34 @@ async def test_a_persons_journal_is_the_same_one_beside_its_tasks(home: Home) ->
     journal = home.journal()
     view = journal.of(ADA)
     await new(view, intent("k"))
-    assert (view.owner, view.exists, view.leases, view.money, view.pace) == (
-        journal.owner, True, journal.leases, journal.money, journal.pace,
-    )  # fmt: skip
+    assert (view.owner, view.exists, view.leases, view.pace) == (journal.owner, True, journal.leases, journal.pace)
     record: TaskRecord = (await journal.leases.claim())[0]
     assert replace(record, person=None) == replace((await view.tasks.find(["k"]))[0], person=None)
+
+
+async def test_a_persons_caps_count_their_own_money_alone_over_a_day_and_a_month(home: Home) -> None:
+    journal = home.journal()
+    caps = Caps(person_daily_usd=Decimal("0.10"), person_monthly_usd=Decimal("0.18"), monthly_usd=Decimal("0.30"))
+    ada, ben = journal.of(ADA), journal.of(BEN, sees_all=True)
+
+    async def asked(whose: Journal, key: str, usd: str, days: float = 0) -> str | None:
+        at = AT + timedelta(days=days)
+        one = intent(key, quoted_usd=Decimal(usd), reserved_usd=Decimal(usd))
+        over = (await whose.tasks.intend([one], at=at, caps=caps, join=False, in_flight=9)).over
+        return None if over is None else f"{over.name} {over.left_usd}"
+
+    assert await asked(ada, "a1", "0.06") is None
+    assert await asked(ada, "a2", "0.05") == "FLUX2_PERSON_DAILY_BUDGET_USD 0.04"
+    assert await asked(ben, "b1", "0.10") is None
+    assert await asked(ben, "b2", "0.01") == "FLUX2_PERSON_DAILY_BUDGET_USD 0"  # an admin's own, too
+    assert await asked(home.journal("z", account="runapi.ai:ba9876543210").of(ADA), "z1", "0.05") is not None
+    assert await asked(ada, "a3", "0.09", days=2) is None
+    assert await asked(ada, "a4", "0.04", days=4) == "FLUX2_PERSON_MONTHLY_BUDGET_USD 0.03"
+    assert await asked(journal, "n1", "0.04", days=4) is None  # nobody's: no person's cap
+    assert await asked(journal, "n2", "0.02", days=4) == "FLUX2_MONTHLY_BUDGET_USD 0.01"
+    assert await asked(ada, "a5", "0.04", days=31) is None  # what is a month old is not counted
+    spent = await ada.money.spent(at=AT, session=None, caps=caps)
+    assert (spent.person_daily_usd, spent.person_monthly_usd, spent.monthly_usd) == (
+        Decimal("0.19"), Decimal("0.19"), Decimal("0.33"),
+    )  # fmt: skip
+    assert (await journal.money.spent(at=AT, session=None, caps=caps)).person_daily_usd is None

@@ -21,6 +21,7 @@ from flux2_mcp import __main__ as entry
 from flux2_mcp import __version__, errors, settings
 from flux2_mcp.cli.main import flux2
 from flux2_mcp.cli.project import SOMETHING_TO_DO
+from flux2_mcp.domain import budget
 from flux2_mcp.domain.variables import VARIABLES
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.hosts.entry import whole as entry_of
@@ -56,6 +57,7 @@ def commands() -> list[list[str]]:
 
 def test_every_variable_that_is_read_is_documented() -> None:
     readers = Path(settings.__file__).read_text("utf-8") + Path(entry.__file__).read_text("utf-8")
+    readers += Path(budget.__file__).read_text("utf-8")  # the caps
     assert set(re.findall(r'"((?:FLUX2|RUNAPI)_[A-Z_0-9]+)"', readers)) == {each.name for each in VARIABLES}
 
 

@@ -467,6 +467,9 @@ CAPS = {
     "FLUX2_MAX_COST_USD": "call_usd",
     "FLUX2_SESSION_BUDGET_USD": "session_usd",
     "FLUX2_DAILY_BUDGET_USD": "daily_usd",
+    "FLUX2_MONTHLY_BUDGET_USD": "monthly_usd",
+    "FLUX2_PERSON_DAILY_BUDGET_USD": "person_daily_usd",
+    "FLUX2_PERSON_MONTHLY_BUDGET_USD": "person_monthly_usd",
 }
 
 

@@ -57,5 +57,7 @@ def test_replicas_at_the_edge_of_a_cap_never_pass_it_by_a_cent_and_leave_nothing
     kind: str, tmp_path: Path
 ) -> None:
     with journal(kind, tmp_path) as rows:
-        report = caps_race.run(tmp_path, rows, replicas=4, people=40, calls=800, cap=Decimal("0.50"))
+        report = caps_race.run(
+            tmp_path, rows, replicas=4, people=40, calls=800, cap=Decimal("0.50"), person_cap=Decimal("0.10")
+        )
     assert report.good, report

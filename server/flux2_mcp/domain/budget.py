@@ -15,30 +15,62 @@ REOPEN = Wording(
     "The user opens it with flux2-mcp spend --lost USD: what of the last 24 hours is missing from flux2-mcp spend,"
     " 0 for nothing (flux2-mcp balance tells what RunAPI charged today). Then {name:call again}."
 )
+VARIABLES: Mapping[str, str] = {
+    "FLUX2_MAX_COST_USD": "call_usd",
+    "FLUX2_SESSION_BUDGET_USD": "session_usd",
+    DAILY_VARIABLE: "daily_usd",
+    "FLUX2_MONTHLY_BUDGET_USD": "monthly_usd",
+    "FLUX2_PERSON_DAILY_BUDGET_USD": "person_daily_usd",
+    "FLUX2_PERSON_MONTHLY_BUDGET_USD": "person_monthly_usd",
+}
+"""Each cap: the setting's name, and the field of `Caps`. A cap on a sum has the field of the same name in `SpentSums`."""
+OF_A_PERSON = frozenset(name for name, field in VARIABLES.items() if field.startswith("person_"))
+"""The caps that hold for each person of a team by themselves."""
 
 
 class Caps(Struct, frozen=True, kw_only=True):
-    """The caps on spending, in USD; None: no such cap. A day is any 24 hours, a session is one server process."""
+    """The caps on spending, in USD; None: no such cap.
+
+    A day is any 24 hours, a month is any 30 days, a session is one server process. The caps of a person hold for the tasks
+    of each person; tasks that are nobody's have none.
+    """
 
     call_usd: Decimal | None = None
     session_usd: Decimal | None = None
     daily_usd: Decimal | None = None
+    monthly_usd: Decimal | None = None
+    person_daily_usd: Decimal | None = None
+    person_monthly_usd: Decimal | None = None
 
     @property
     def any(self) -> bool:
         """True if at least one cap is set."""
-        return any(cap is not None for cap in (self.call_usd, self.session_usd, self.daily_usd))
+        return self.any_sum or self.call_usd is not None
+
+    @property
+    def any_sum(self) -> bool:
+        """True if at least one cap on a sum is set."""
+        return any(getattr(self, field) is not None for field in SpentSums.fields())
 
 
 class SpentSums(Struct, frozen=True, kw_only=True):
     """The sums charged or reserved so far, in USD, by all processes on the same home, whatever their keys.
 
-    `lost` names a lost journal whose spending the user has not stated yet: the day's sum is not known then.
+    None: the sum was not asked for, or there is no person whose sum it is. `lost` names a lost journal whose spending the
+    user has not stated yet: only the session's sum is known then.
     """
 
     session_usd: Decimal = Decimal(0)
     daily_usd: Decimal = Decimal(0)
+    monthly_usd: Decimal | None = None
+    person_daily_usd: Decimal | None = None
+    person_monthly_usd: Decimal | None = None
     lost: str | None = None
+
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        """The names of the sums."""
+        return tuple(field for field in VARIABLES.values() if field != "call_usd")
 
 
 class CapRoom(Struct, frozen=True):
@@ -141,28 +173,29 @@ def untold(caps: Caps) -> None:
     Raises:
         BudgetError: A cap on a sum is set, and this sum is not known.
     """
-    if caps.session_usd is not None or caps.daily_usd is not None:
+    if caps.any_sum:
         raise BudgetError(
             "Nobody publishes a price for this, RunAPI has not said what the last one cost, and a spending cap is set.",
-            next_step="Choose a variant with a published price. Or the user unsets FLUX2_SESSION_BUDGET_USD and"
-            " FLUX2_DAILY_BUDGET_USD for it; flux2-mcp balance before and after tells its cost.",
+            next_step="Choose a variant with a published price. Or the user unsets"
+            f" {' and '.join(_sums_capped(caps))} for it; flux2-mcp balance before and after tells its cost.",
         )
 
 
+def _sums_capped(caps: Caps) -> list[str]:
+    """The names of the caps on sums that are set."""
+    return [name for name, field in VARIABLES.items() if field != "call_usd" and getattr(caps, field) is not None]
+
+
 def left(caps: Caps, spent: SpentSums) -> list[CapRoom]:
-    """Each cap that is set, with the rest of it."""
-    limits: Mapping[str, tuple[Decimal | None, Decimal]] = {
-        "FLUX2_MAX_COST_USD": (caps.call_usd, Decimal(0)),
-        "FLUX2_SESSION_BUDGET_USD": (caps.session_usd, spent.session_usd),
-        DAILY_VARIABLE: (caps.daily_usd, spent.daily_usd),
-    }
-    return [
-        CapRoom(name, cap, Decimal(0), spent.lost)
-        if name == DAILY_VARIABLE and spent.lost is not None
-        else CapRoom(name, cap, max(Decimal(0), cap - used))
-        for name, (cap, used) in limits.items()
-        if cap is not None
-    ]
+    """Each cap that is set and holds for these sums, with the rest of it."""
+    rooms = []
+    for name, field in VARIABLES.items():
+        cap, used = getattr(caps, field), getattr(spent, field, Decimal(0))
+        if cap is None or used is None:
+            continue
+        lost = spent.lost if field not in {"call_usd", "session_usd"} else None
+        rooms.append(CapRoom(name, cap, Decimal(0) if lost is not None else max(Decimal(0), cap - used), lost))
+    return rooms
 
 
 def exceeded(wanted_usd: Decimal, caps: Caps, spent: SpentSums) -> CapRoom | None:
@@ -172,9 +205,8 @@ def exceeded(wanted_usd: Decimal, caps: Caps, spent: SpentSums) -> CapRoom | Non
 
 def overdrawn(caps: Caps, spent: SpentSums) -> CapRoom | None:
     """The first cap that what was charged and reserved so far exceeds, or whose sum is not known; else None."""
-    used = {"FLUX2_SESSION_BUDGET_USD": spent.session_usd, DAILY_VARIABLE: spent.daily_usd}
-    rooms = [cap for cap in left(caps, spent) if cap.name in used]
-    return next((cap for cap in rooms if cap.lost is not None or used[cap.name] > cap.cap_usd), None)
+    rooms = [cap for cap in left(caps, spent) if cap.name != "FLUX2_MAX_COST_USD"]
+    return next((cap for cap in rooms if cap.lost or getattr(spent, VARIABLES[cap.name]) > cap.cap_usd), None)
 
 
 def stopped(step: str, over: CapRoom | None) -> BudgetError:
@@ -193,7 +225,7 @@ def stopped(step: str, over: CapRoom | None) -> BudgetError:
     why = closed(over.lost) if over.lost is not None else f"{over.name} is {dollars(over.cap_usd)}, and it is used up."
     return BudgetError(
         f"{step} was not sent: {why} {kept}",
-        next_step=REOPEN if over.lost is not None else f"Raise {over.name}.",
+        next_step=REOPEN if over.lost is not None else f"{_raising(over)}.",
     )
 
 
@@ -216,8 +248,16 @@ def refusal(
     return BudgetError(
         f"The call would cost {dollars(wanted_usd)}; {over.name} is {dollars(over.cap_usd)} and"
         f" {dollars(over.left_usd)} of it is left.{f' {note}' if note else ''}",
-        next_step=f"{advice} Or raise {over.name}.",
+        next_step=f"{advice} Or {_raising(over, first=False)}.",
     )
+
+
+def _raising(over: CapRoom, *, first: bool = True) -> str:
+    """What lets more through, the beginning of a sentence or the rest of it: a person can't raise their own cap."""
+    if over.name in OF_A_PERSON:
+        of = "30 days" if "MONTHLY" in over.name else "24 hours"
+        return f"{'W' if first else 'w'}ait: it counts the last {of}; or whoever runs the server raises it"
+    return f"{'R' if first else 'r'}aise {over.name}"
 
 
 def closed(lost: str) -> str:

@@ -69,6 +69,9 @@ VARIABLES = (
     Variable("FLUX2_OIDC_GROUP", "only members of this group get in", "everyone with a token", team=True),
     Variable("FLUX2_OIDC_ADMIN_GROUP", "members of this group are admins", "nobody is", team=True),
     Variable("FLUX2_OIDC_GROUPS_CLAIM", "the claim of a token that lists its person's groups", "`groups`", team=True),
+    Variable("FLUX2_PERSON_DAILY_BUDGET_USD", "the most that each person may spend in any 24 hours", team=True),
+    Variable("FLUX2_PERSON_MONTHLY_BUDGET_USD", "the most that each person may spend in any 30 days", team=True),
+    Variable("FLUX2_MONTHLY_BUDGET_USD", "the most that all may spend in any 30 days", team=True),
     Variable(
         "FLUX2_TRUSTED_PROXIES",
         "addresses or networks, separated by commas or blanks, whose `X-Forwarded-*` is believed",

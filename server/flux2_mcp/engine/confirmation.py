@@ -235,7 +235,7 @@ class Quotations:
         """Return what the user must agree to before these tasks are made; None if no confirmation is needed."""
         if self._threshold_usd is None or (quoted is not None and quoted <= self._threshold_usd):
             return None
-        spent = await self._money.spent(at=self._now(), session=self._session)
+        spent = await self._money.spent(at=self._now(), session=self._session, caps=self._caps)
         cheaper = None
         if quoted is not None and len({*new}) == 1:
             cheaper = await self._prices.fitting(new[0].action, len(new), quoted, below=True)

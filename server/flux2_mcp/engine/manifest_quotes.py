@@ -359,7 +359,8 @@ class ManifestQuotes:
         """Return what the caps count; before the first task of any process, no journal is made for that."""
         if not self._journal.was_made:
             return SpentSums()
-        return await self._journal.money.spent(at=self._now(), session=self._journal.owner)
+        money, caps = self._journal.money, self._settings.caps
+        return await money.spent(at=self._now(), session=self._journal.owner, caps=caps)
 
 
 @asynccontextmanager

@@ -46,6 +46,7 @@ from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskMatches, TaskRecord
 
 LEASE_SECONDS = owners.LEASE_SECONDS
+NO_CAPS = Caps()
 MAX_DURATIONS = 200
 """Durations of each kind that the planner learns from."""
 
@@ -276,8 +277,12 @@ class Pace(Protocol):
 class Money(Protocol):
     """The money spent, as the caps count it."""
 
-    async def spent(self, *, at: datetime, session: str | None) -> SpentSums:
-        """The sums charged or reserved, over all accounts of this home; the sandbox's money counts apart."""
+    async def spent(self, *, at: datetime, session: str | None, caps: Caps = NO_CAPS) -> SpentSums:
+        """The sums charged or reserved, over all accounts of this home; the sandbox's money counts apart.
+
+        The sums of a month and of a person are read where `caps` has a cap on them; those of a person in a person's journal
+        alone.
+        """
         ...
 
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:

@@ -166,6 +166,14 @@ CREATE INDEX task_of_person ON task (account, person, n) WHERE person IS NOT NUL
 CREATE INDEX task_spent_person ON task (account, person, created_at) WHERE person IS NOT NULL
 """,
     ),
+    # What a person spent is counted over all accounts of a home, too.
+    (
+        "caps_of_people",
+        """
+DROP INDEX task_spent_person;
+CREATE INDEX task_spent_by_person ON task (person, created_at) WHERE person IS NOT NULL
+""",
+    ),
 )
 """`prompt` is folded (`system.text.folded`), for searches. `lost` has the names of tasks whose cost is no valid amount."""
 

@@ -65,6 +65,7 @@ class PostgresJournal:
     def of(self, person: str, *, sees_all: bool = False) -> PostgresJournal:
         """See `contract.Journal.of`."""
         view, whose = copy(self), Whose(person, sees_all)
+        view.money = self.money.of(person)
         view.tasks, view.history = PostgresTasks(self.server, self.money, whose), PostgresHistory(self.server, whose)
         return view
 

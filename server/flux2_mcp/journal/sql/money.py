@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog
-from flux2_mcp.domain.budget import SpentSums
+from flux2_mcp.domain.budget import Caps, SpentSums
 from flux2_mcp.domain.lifecycle import BEFORE_RESULT
 from flux2_mcp.domain.models import SANDBOX
 from flux2_mcp.journal.sql import task_rows
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from flux2_mcp.journal.sql.store import Database, Read, Store, Value
 
 DAY = timedelta(hours=24)
+MONTH = timedelta(days=30)
+NO_CAPS = Caps()
 SPENT = f"SELECT coalesce(sum({COUNTED}) FILTER (WHERE NOT {IS_UNPAID}), 0) FROM task"
 _HELD = "coalesce(charged, reserved, quoted)"
 UNCOUNTED = f"NOT {IS_UNPAID} AND {_HELD} IS NOT NULL AND {task_rows.amount(_HELD)} IS NULL"
@@ -40,10 +43,17 @@ class SqlMoney:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._own: dict[str, tuple[str | None, Decimal]] = {}
+        self.person: str | None = None
 
-    async def spent(self, *, at: datetime, session: str | None) -> SpentSums:
+    def of(self, person: str) -> SqlMoney:
+        """The same, with the sums of a person."""
+        view = copy(self)
+        view.person = person
+        return view
+
+    async def spent(self, *, at: datetime, session: str | None, caps: Caps = NO_CAPS) -> SpentSums:
         """See `contract.Money.spent`."""
-        return await self._store.run(lambda database: self.sums(session, at, database))
+        return await self._store.run(lambda database: self.sums(session, self.person, at, caps, database))
 
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:
         """See `contract.Money.charged`."""
@@ -58,9 +68,10 @@ class SqlMoney:
         """Remember the session and the money of tasks that were just written."""
         self._own.update((record.key, (record.session, record.counted_usd)) for record in records)
 
-    def sums(self, session: str | None, at: datetime, database: Database) -> SpentSums:
+    def sums(self, session: str | None, person: str | None, at: datetime, caps: Caps, database: Database) -> SpentSums:
         """The sums that the caps count, with the tasks of this session that a lost journal held."""
         found = spent(self._store.account, session, at, database)
+        found = replace(found, **_further(self._store.account, person, at, caps, database))
         if not self._store.is_partial:
             return found
         lost_keys = [
@@ -83,14 +94,40 @@ def spent(account: str, session: str | None, at: datetime, database: Database) -
     values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since, "session": session}
     day = database.read(f"{SPENT} INDEXED BY task_spent WHERE {SAME_MONEY} AND created_at > :since", values)
     ours = database.read(f"{SPENT} INDEXED BY task_spent_session WHERE {SAME_MONEY} AND session = :session", values)
-    missing = task_rows.amount("missing")
-    settled = database.read(f"SELECT coalesce(sum({missing}), 0) FROM lost WHERE found_at > :since", values)
     closing = lost(account, at, database.read)
     return SpentSums(
         session_usd=Decimal(ours[0][0]) / task_rows.MICROS,
-        daily_usd=Decimal(day[0][0] + settled[0][0]) / task_rows.MICROS,
+        daily_usd=Decimal(day[0][0] + _settled(since, database)) / task_rows.MICROS,
         lost=closing[0] if closing else None,
     )
+
+
+def _further(account: str, person: str | None, at: datetime, caps: Caps, database: Database) -> dict[str, Decimal]:
+    """The sums over a month and of a person that these caps need, by the names of `SpentSums`.
+
+    What a lost file held counts against each person: nobody can say whose it was.
+    """
+    found = {}
+    wanted = (
+        ("monthly_usd", MONTH, "INDEXED BY task_spent", ""),
+        ("person_daily_usd", DAY, "INDEXED BY task_spent_by_person", "person = :person AND "),
+        ("person_monthly_usd", MONTH, "INDEXED BY task_spent_by_person", "person = :person AND "),
+    )
+    for name, length, index, whose in wanted:
+        if getattr(caps, name) is None or (whose and person is None):
+            continue
+        since = (at - length).timestamp()
+        values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since, "person": person}
+        sum_ = database.read(f"{SPENT} {index} WHERE {whose}{SAME_MONEY} AND created_at > :since", values)[0][0]
+        found[name] = Decimal(sum_ + _settled(since, database)) / task_rows.MICROS
+    return found
+
+
+def _settled(since: float, database: Database) -> int:
+    """What the user said of the files that were found lost after `since`, in millionths of USD."""
+    missing = task_rows.amount("missing")
+    sql = f"SELECT coalesce(sum({missing}), 0) FROM lost WHERE found_at > :since"
+    return int(database.read(sql, {"since": since})[0][0])
 
 
 def lost(account: str, at: datetime, read: Read) -> tuple[str, ...]:

@@ -97,7 +97,9 @@ class SqlTasks:
                 unknown = [intent for intent in fresh if intent.quoted_usd is None and _kind(intent) not in charged]
                 if unknown:
                     self._admit_unpriced(database, unknown, caps, stated_usd)
-                if over := budget.exceeded(wanted, caps, self._money.sums(fresh[0].session, at, database)):
+                first = fresh[0]  # all are of one call
+                spent = self._money.sums(first.session, first.person, at, caps, database)
+                if over := budget.exceeded(wanted, caps, spent):
                     return IntentResult(over=over, wanted_usd=wanted)
                 if unless is not None:
                     raise unless
@@ -194,7 +196,7 @@ class SqlTasks:
 
         def work(database: Database) -> TaskRecord:
             held = task_rows.held(database, self._rows, self._store.owner, record)
-            over = budget.overdrawn(caps, self._money.sums(held.session, at, database))
+            over = budget.overdrawn(caps, self._money.sums(held.session, held.person, at, caps, database))
             if over is not None or self._beyond(database, held):
                 raise budget.stopped(held.request.model, over)
             values = (dump(request), self._store.account, record.key)

@@ -56,6 +56,7 @@ class SqliteJournal:
     def of(self, person: str, *, sees_all: bool = False) -> SqliteJournal:
         """See `contract.Journal.of`."""
         view, whose = copy(self), Whose(person, sees_all)
+        view.money = self.money.of(person)
         view.tasks, view.history = SqliteTasks(self.file, self.money, whose), SqliteHistory(self.file, whose)
         return view
 
