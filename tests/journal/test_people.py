@@ -14,7 +14,7 @@ from flux2_mcp.domain.budget import Caps, SpendingBy
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.domain.people import Person
-from flux2_mcp.errors import InvalidRequestError, JournalError
+from flux2_mcp.errors import BudgetError, InvalidRequestError, JournalError
 from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import Intent, TaskChange, TaskFilter, TaskRecord, adopted, digests
 from tests.support.journals import AT, CAT, NO_CAPS, Home, apply, intend, intent, new, steps
@@ -261,3 +261,16 @@ async def test_a_persons_caps_count_their_own_money_alone_over_a_day_and_a_month
         Decimal("0.19"), Decimal("0.19"), Decimal("0.33"),
     )  # fmt: skip
     assert (await journal.money.spent(at=AT, session=None, caps=caps)).person_daily_usd is None
+
+
+async def test_a_later_step_counts_against_the_cap_of_whose_it_is_whoever_makes_it(home: Home) -> None:
+    journal = home.journal()
+    caps = Caps(person_daily_usd=Decimal("0.11"))
+    await new(journal.of(ADA), intent("k", quoted_usd=Decimal("0.06"), reserved_usd=Decimal("0.06")))
+    later = intent("k.1", follows="k", quoted_usd=Decimal("0.05"), reserved_usd=Decimal("0.05"))
+    (step,) = await new(journal.of(ADA), later)
+    await steps(journal, "k", Event.ACCEPTED)
+    await steps(journal, "k", Event.COMPLETED, usd="0.08")  # more than was quoted
+    with pytest.raises(BudgetError, match=r"FLUX2_PERSON_DAILY_BUDGET_USD is \$0\.11, and it is used up") as refused:
+        await journal.tasks.supply(step, CAT, at=AT, caps=caps)
+    assert refused.value.next_step == "Wait: it counts the last 24 hours; or whoever runs the server raises it."
