@@ -157,4 +157,4 @@ def test_the_files_schema_holds_every_shared_thing(tmp_path: Path) -> None:
     database = Database(tmp_path / "x.sqlite3", MIGRATIONS, durable=True)
     tables = {row[0] for row in database.read("SELECT name FROM sqlite_master WHERE type = 'table'")}
     database.close()
-    assert tables == {"migration", "task", "pace", "turn", "upload", "placed", "holder", "lost", "total"}
+    assert tables == {"migration", "task", "pace", "turn", "upload", "placed", "holder", "lost", "total", "person"}

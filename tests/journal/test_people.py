@@ -274,3 +274,51 @@ async def test_a_later_step_counts_against_the_cap_of_whose_it_is_whoever_makes_
     with pytest.raises(BudgetError, match=r"FLUX2_PERSON_DAILY_BUDGET_USD is \$0\.11, and it is used up") as refused:
         await journal.tasks.supply(step, CAT, at=AT, caps=caps)
     assert refused.value.next_step == "Wait: it counts the last 24 hours; or whoever runs the server raises it."
+
+
+def person(subject: str, name: str | None = None) -> Person:
+    return Person(issuer="https://sso.example.com", subject=subject, name=name)
+
+
+async def test_who_has_called_is_known_by_every_process_with_the_name_of_now_and_their_caps_stay(home: Home) -> None:
+    journal = home.journal()
+    assert await journal.people.known() == ()
+    assert not await journal.people.cap(ADA, daily_usd=Decimal(1), monthly_usd=None)
+    await journal.people.meet(person("ada", "Ada"), at=AT)
+    await journal.people.meet(person("ben"), at=LATER)
+    assert await journal.people.cap(ADA, daily_usd=Decimal("1.25"), monthly_usd=Decimal(0))
+    await home.journal("b").people.meet(person("ada", "Ada L."), at=LATER + timedelta(hours=2))
+    known = await home.journal("c", account="runapi.ai:ba9876543210").people.known()
+    assert [(each.key, each.name, each.daily_usd, each.monthly_usd) for each in known] == [
+        (ADA, "Ada L.", Decimal("1.25"), Decimal(0)),
+        (BEN, None, None, None),
+    ]
+    assert known[0].seen_at == LATER + timedelta(hours=2)
+
+
+async def test_a_cap_of_ones_own_holds_in_the_place_of_everybodys_lower_or_higher(home: Home) -> None:
+    journal = home.journal()
+    for name in ("ada", "ben", "cy"):
+        await journal.people.meet(person(name), at=AT)
+    everybodys = Caps(person_daily_usd=Decimal("0.10"), call_usd=Decimal(3))
+    await journal.people.cap(ADA, daily_usd=Decimal("0.02"), monthly_usd=None)
+    await journal.people.cap(BEN, daily_usd=Decimal("0.50"), monthly_usd=Decimal("0.30"))
+
+    async def asked(name: str, usd: str, caps: Caps = everybodys) -> str | None:
+        one = intent(f"{name} {usd}", quoted_usd=Decimal(usd), reserved_usd=Decimal(usd))
+        whose = journal.of(person(name).key)
+        over = (await whose.tasks.intend([one], at=AT, caps=caps, join=False, in_flight=9)).over
+        return None if over is None else f"{over.name} {over.cap_usd}"
+
+    assert await asked("ada", "0.03") == "FLUX2_PERSON_DAILY_BUDGET_USD 0.02"
+    assert await asked("ada", "0.04", NO_CAPS) == "FLUX2_PERSON_DAILY_BUDGET_USD 0.02"  # also where nobody else has one
+    assert await asked("ben", "0.29") is None
+    assert await asked("ben", "0.05") == "FLUX2_PERSON_MONTHLY_BUDGET_USD 0.3"
+    assert await asked("cy", "0.11") == "FLUX2_PERSON_DAILY_BUDGET_USD 0.10"
+    assert (await journal.of(ADA).money.in_force(everybodys)).person_daily_usd == Decimal("0.02")
+    assert (await journal.of(ADA).money.in_force(everybodys)).call_usd == Decimal(3)
+    assert await journal.money.in_force(everybodys) == everybodys
+    # A task without a price can't be admitted under a cap of one's own either.
+    unpriced = intent("u", quoted_usd=None, reserved_usd=None)
+    with pytest.raises(BudgetError, match="Nobody publishes a price"):
+        await journal.of(ADA).tasks.intend([unpriced], at=AT, caps=NO_CAPS, join=False, in_flight=9)

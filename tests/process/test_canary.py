@@ -44,6 +44,7 @@ STARTS = ("doctor", "claude-code", "--timeout", "120", "--json")
 """Starts the server whose entry was written before."""
 RUNS: tuple[tuple[str, ...], ...] = (
     ("whoami",),
+    ("team", "people"),
     ("balance", "--json"),
     ("pricing",),
     ("variants", "--json"),

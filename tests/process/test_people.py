@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -36,6 +38,7 @@ from tests.support.web import messages
 
 ADA, BEN, ADMIN = {"sub": "ada"}, {"sub": "ben"}, {"sub": "root", "groups": [MEMBERS, ADMINS]}
 TASKS: dict[str, Any] = {"extensions": {ID: {}}}
+DEADLINE = 60.0
 OPEN, DONE, REFUSED = "a quiet harbour [sandbox:stuck]", "a violet fox", "a grey owl [sandbox:insufficient_credits]"
 CHOSEN = "harbour-of-ada"
 Params = dict[str, Any]
@@ -44,8 +47,8 @@ Params = dict[str, Any]
 class People:
     """Who calls, and what came of it."""
 
-    def __init__(self, team: Team, runapi: Sandbox, home: Path) -> None:
-        self.team, self.runapi, self.home = team, runapi, home
+    def __init__(self, team: Team, runapi: Sandbox, env: Mapping[str, str]) -> None:
+        self.team, self.runapi, self.env, self.home = team, runapi, env, Path(env["FLUX2_HOME"])
         self.walked: set[str] = set()
         """Every method, tool, argument, template and prompt that was asked with."""
         self.done, self.open, self.refused = (
@@ -116,7 +119,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
             folder, RUNAPI_API_KEY=runapi.api_key, RUNAPI_BASE_URL=runapi.base_url, FLUX2_OIDC_ADMIN_GROUP=ADMINS
         )
         with Team(env, provider) as team:
-            yield People(team, runapi, Path(env["FLUX2_HOME"]))
+            yield People(team, runapi, env)
 
 
 # --- how a task can be named ------------------------------------------------------------------------------------------
@@ -456,3 +459,33 @@ def test_every_task_is_somebodys(people: People) -> None:
     assert {person for (person,) in people.rows("SELECT person FROM task")} == {
         people.person(each) for each in (ADA, BEN, ADMIN)
     }
+
+
+def command(people: People, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "flux2_mcp", "team", *arguments],
+        env=people.env, capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_who_runs_the_server_sees_who_called_and_gives_caps_that_hold_from_the_next_call(people: People) -> None:
+    code, out, _ = command(people, "people", "--json")
+    listed = {each["subject"]: each for each in json.loads(out)["people"]}
+    assert (code, {"ada", "ben"} <= set(listed)) == (0, True)
+    ada = listed["ada"]
+    assert (ada["person"], ada["admin"], ada["own_caps"]) == (people.person(ADA), False, False)
+    assert ada["day_usd"] == ada["month_usd"] > 0
+    code, out, _ = command(people, "caps", "ada", "--daily", "0.01")
+    assert (code, "$0.01" in out) == (0, True)
+    said = people.made(ADA, "a picture beyond the cap")["text"]
+    assert "FLUX2_PERSON_DAILY_BUDGET_USD is $0.01 and $0.00 of it is left" in said
+    assert "whoever runs the server raises it" in said
+    assert people.made(BEN, "a picture of another person")["task_id"]
+    code, out, _ = command(people, "caps", ada["person"][:8], "--daily", "default", "--json")
+    assert (code, json.loads(out)["day_cap_usd"]) == (0, None)
+    assert people.made(ADA, "a picture beyond the cap")["task_id"]
+    code, out, err = command(people, "caps", "nobody", "--daily", "1")
+    assert (code, out) == (4, "")
+    assert "nobody who has called" in err
+    assert "Traceback" not in err

@@ -24,12 +24,12 @@ FACES: Mapping[str, tuple[str, ...]] = {
     "cli": ("main",),
     "api": ("client", "errors", "results", "sync"),
     "server": (
-        "app", "http", "results.account", "results.apply", "results.catalog", "results.plan", "results.task_words", "results.tasks", "sdk",
-        "team.serve", "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",
+        "app", "http", "results.account", "results.apply", "results.catalog", "results.plan", "results.task_words", "results.tasks", "results.team",
+        "sdk",        "team.serve", "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",
     ),
     "engine": (
         "account", "adopt", "applied", "apply", "backend", "confirmation", "health", "live_prices", "manifest_quotes", "project", "pruning", "seam",
-        "service", "submission", "waiting",
+        "service", "submission", "team", "waiting",
     ),
     "runapi": (
         "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "transport", "wire",

@@ -397,10 +397,18 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
         found.append((str(ctx.method), None if (person := caller()) is None else person.subject))
         return await call_next(ctx)
 
+    met: list[str] = []
+
+    async def meet(person: Person) -> None:
+        met.append(person.subject)
+        await anyio.lowlevel.checkpoint()
+
     server = build(sandbox_settings, remote=True)
     server.middleware.append(note)
     application = server.streamable_http_app(stateless_http=True)
-    application.add_middleware(SignedInOnly, tokens=tokens, metadata_url=f"{HERE}/x", scopes=(), open_paths=())
+    application.add_middleware(
+        SignedInOnly, tokens=tokens, metadata_url=f"{HERE}/x", scopes=(), open_paths=(), meet=meet
+    )
     names = [f"person {number}" for number in range(10)]
     with listen(0) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
@@ -418,6 +426,7 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
 
             for name in names:
                 group.start_soon(call, name)
+    assert sorted(met) == sorted(names)
     assert sorted(found) == [("tools/list", name) for name in sorted(names)]
     assert caller() is None
 

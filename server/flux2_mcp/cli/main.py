@@ -58,6 +58,7 @@ COMMANDS: Mapping[str, str] = {
     "logout": "logout.logout",
     "whoami": "whoami.whoami",
     "serve": "serve.serve",
+    "team": "team.team",
     "completion": "completion.completion",
     "sandbox": "sandbox.sandbox",
 }

@@ -45,7 +45,7 @@ From this machine's journal, for the key in use. RunAPI's own account of it: flu
 def spend(
     read_settings: Callable[[], Settings], *, by: str, since: datetime, missing_usd: Decimal | None, as_json: bool
 ) -> None:
-    """Show what was spent: quoted beside charged, by day, variant or workspace. Asks nobody and costs nothing."""
+    """Show what was spent: quoted beside charged, by day, variant, workspace or person. Asks nobody and costs nothing."""
     settings = read_settings()
 
     async def work() -> SpendResult:

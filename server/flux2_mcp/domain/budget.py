@@ -277,6 +277,7 @@ class SpendingBy(StrEnum):
     DAY = "day"
     VARIANT = "variant"
     WORKSPACE = "workspace"
+    PERSON = "person"
 
 
 class SpendingGroup(Struct, frozen=True, kw_only=True):
@@ -284,7 +285,7 @@ class SpendingGroup(Struct, frozen=True, kw_only=True):
 
     `failed` tasks were quoted and cost nothing. The charge of `open` tasks is not known: they run, or RunAPI never said
     it. `unquoted` tasks had no price when they were made; only their charge is counted. `name` is the day (ISO 8601),
-    the variant or the folder; None for tasks without one. `models` are the known models of these tasks.
+    the variant, the folder or the person (`Person.key`); None for tasks without one. `models` are the known models of these tasks.
     """
 
     name: str | None

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from msgspec import Struct
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +33,19 @@ class Person:
     def key(self) -> str:
         """The person in the journal: a digest of issuer and subject, 32 hex digits."""
         return hashlib.sha256(json.dumps([self.issuer, self.subject]).encode()).hexdigest()[:32]
+
+
+class KnownPerson(Struct, frozen=True, kw_only=True):
+    """A person who has called, as the journal knows them.
+
+    `key` is `Person.key`. The caps are their own, in USD; None: they have the one that everybody has.
+    """
+
+    key: str
+    issuer: str
+    subject: str
+    name: str | None
+    admin: bool
+    seen_at: datetime
+    daily_usd: Decimal | None = None
+    monthly_usd: Decimal | None = None

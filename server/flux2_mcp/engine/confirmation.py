@@ -235,16 +235,17 @@ class Quotations:
         """Return what the user must agree to before these tasks are made; None if no confirmation is needed."""
         if self._threshold_usd is None or (quoted is not None and quoted <= self._threshold_usd):
             return None
-        spent = await self._money.spent(at=self._now(), session=self._session, caps=self._caps)
+        caps = await self._money.in_force(self._caps)
+        spent = await self._money.spent(at=self._now(), session=self._session, caps=caps)
         cheaper = None
         if quoted is not None and len({*new}) == 1:
             cheaper = await self._prices.fitting(new[0].action, len(new), quoted, below=True)
         return Confirmation(
-            question=_question(new, quoted, budget.left(self._caps, spent), cheaper, note),
+            question=_question(new, quoted, budget.left(caps, spent), cheaper, note),
             quoted_usd=quoted,
             threshold_usd=self._threshold_usd,
             cheaper=cheaper,
-            over=quoted is not None and budget.exceeded(quoted, self._caps, spent) is not None,
+            over=quoted is not None and budget.exceeded(quoted, caps, spent) is not None,
             note=note,
         )
 

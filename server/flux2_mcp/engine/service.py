@@ -36,13 +36,7 @@ from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, by_picture, refusal, replays
-from flux2_mcp.errors import (
-    InvalidRequestError,
-    Problem,
-    Wording,
-    before_sending,
-    together,
-)
+from flux2_mcp.errors import InvalidRequestError, Problem, Wording, before_sending, together
 from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, service_of
 from flux2_mcp.settings import Settings
@@ -52,6 +46,7 @@ if TYPE_CHECKING:  # loaded at the first use alone
     from flux2_mcp.domain.people import Person
     from flux2_mcp.engine.apply import Manifests
     from flux2_mcp.engine.health import Health
+    from flux2_mcp.engine.team import Meetings
     from flux2_mcp.journal.records import TaskMatches
 
 BEFORE = Wording("no task has this id: give the {name:before} that the last list ended with.")
@@ -126,6 +121,13 @@ class Service:
         journal = self._journal.of(person.key, sees_all=person.admin)
         view._answer_on(replace(self._seam, journal=journal, person=person.key), person)  # noqa: SLF001  # another self
         return view
+
+    @cached_property
+    def meetings(self) -> Meetings:
+        """Notes in the journal who calls."""
+        from flux2_mcp.engine.team import Meetings
+
+        return Meetings(self._seam)
 
     @property
     def _sees_all(self) -> bool:

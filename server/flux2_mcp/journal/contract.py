@@ -35,7 +35,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flux2_mcp.domain.budget import Caps, SpendingBy, SpendingGroup, SpentSums
 from flux2_mcp.domain.lifecycle import Event
@@ -44,6 +44,9 @@ from flux2_mcp.errors import Flux2Error
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskMatches, TaskRecord
+
+if TYPE_CHECKING:  # loaded where a team calls
+    from flux2_mcp.domain.people import KnownPerson, Person
 
 LEASE_SECONDS = owners.LEASE_SECONDS
 NO_CAPS = Caps()
@@ -285,6 +288,10 @@ class Money(Protocol):
         """
         ...
 
+    async def in_force(self, caps: Caps) -> Caps:
+        """These caps, with the own caps of the person whose journal this is."""
+        ...
+
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:
         """The charge for the last image of each model and resolution, in USD, over the same accounts as `spent`."""
         ...
@@ -294,6 +301,22 @@ class Money(Protocol):
 
         Returns False if no journal was lost.
         """
+        ...
+
+
+class People(Protocol):
+    """The people of a team. They are those of the database, whatever the account."""
+
+    async def meet(self, person: Person, *, at: datetime) -> None:
+        """Note that a person has called, with the name that they have now. Their caps stay."""
+        ...
+
+    async def known(self) -> tuple[KnownPerson, ...]:
+        """All who have called, the latest first."""
+        ...
+
+    async def cap(self, person: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> bool:
+        """Give a person caps of their own, in USD; None: everybody's. Returns False if no such person has called."""
         ...
 
 
@@ -396,6 +419,11 @@ class Journal(Protocol):
     @property
     def money(self) -> Money:
         """The money spent."""
+        ...
+
+    @property
+    def people(self) -> People:
+        """The people of a team."""
         ...
 
     @property

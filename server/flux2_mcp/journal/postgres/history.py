@@ -48,6 +48,7 @@ GROUPS = {
     SpendingBy.DAY: (DAYS, "name DESC"),
     SpendingBy.VARIANT: ("variant", "charged DESC, name NULLS FIRST"),
     SpendingBy.WORKSPACE: ("workspace", "charged DESC, name NULLS FIRST"),
+    SpendingBy.PERSON: ("person", "charged DESC, name NULLS FIRST"),
 }
 PATHS = r'"path": ("(?:[^"\\]|\\.)*")'
 """A path in a record's images, as `records.dump_images` writes it."""

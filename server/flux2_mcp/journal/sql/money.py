@@ -15,7 +15,7 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps, SpentSums
 from flux2_mcp.domain.lifecycle import BEFORE_RESULT
 from flux2_mcp.domain.models import SANDBOX
-from flux2_mcp.journal.sql import task_rows
+from flux2_mcp.journal.sql import task_rows, team
 from flux2_mcp.journal.sql.fragments import COUNTED, IS_OPEN, IS_UNPAID, OPEN, SAME_MONEY, among
 from flux2_mcp.journal.sql.people import Rows
 
@@ -54,6 +54,12 @@ class SqlMoney:
     async def spent(self, *, at: datetime, session: str | None, caps: Caps = NO_CAPS) -> SpentSums:
         """See `contract.Money.spent`."""
         return await self._store.run(lambda database: self.sums(session, self.person, at, caps, database))
+
+    async def in_force(self, caps: Caps) -> Caps:
+        """See `contract.Money.in_force`."""
+        if self.person is None:
+            return caps
+        return await self._store.run(lambda database: team.in_force(self.person, caps, database))
 
     async def charged(self) -> Mapping[tuple[str, str], Decimal]:
         """See `contract.Money.charged`."""

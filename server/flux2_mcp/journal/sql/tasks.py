@@ -18,7 +18,7 @@ from flux2_mcp.domain.models import ImageRequest, NameOwner
 from flux2_mcp.errors import Flux2Error, before_sending
 from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord, digests, dump
-from flux2_mcp.journal.sql import accounts, leases, money, task_rows
+from flux2_mcp.journal.sql import accounts, leases, money, task_rows, team
 from flux2_mcp.journal.sql.fragments import COUNTED, IS_UNPAID, OPEN, UNDER_WAY, among
 from flux2_mcp.journal.sql.people import EVERYBODY, Rows, Whose
 from flux2_mcp.journal.sql.store import HOME, NOTHING
@@ -91,15 +91,16 @@ class SqlTasks:
                 return IntentResult(records=known, joined=True)
             fresh = [intent for intent in intents if not task_rows.known(database, self._store.account, intent)]
             if fresh:
+                first = fresh[0]  # all are of one call
+                theirs = team.in_force(first.person, caps, database)
                 charged = money.charged(self._store.account, {_kind(intent) for intent in fresh}, database)
-                fresh = _priced(fresh, charged, caps, stated_usd)
+                fresh = _priced(fresh, charged, theirs, stated_usd)
                 wanted = _reserved(fresh)
                 unknown = [intent for intent in fresh if intent.quoted_usd is None and _kind(intent) not in charged]
                 if unknown:
-                    self._admit_unpriced(database, unknown, caps, stated_usd)
-                first = fresh[0]  # all are of one call
-                spent = self._money.sums(first.session, first.person, at, caps, database)
-                if over := budget.exceeded(wanted, caps, spent):
+                    self._admit_unpriced(database, unknown, theirs, stated_usd)
+                spent = self._money.sums(first.session, first.person, at, theirs, database)
+                if over := budget.exceeded(wanted, theirs, spent):
                     return IntentResult(over=over, wanted_usd=wanted)
                 if unless is not None:
                     raise unless
@@ -196,7 +197,8 @@ class SqlTasks:
 
         def work(database: Database) -> TaskRecord:
             held = task_rows.held(database, self._rows, self._store.owner, record)
-            over = budget.overdrawn(caps, self._money.sums(held.session, held.person, at, caps, database))
+            own = team.in_force(held.person, caps, database)
+            over = budget.overdrawn(own, self._money.sums(held.session, held.person, at, own, database))
             if over is not None or self._beyond(database, held):
                 raise budget.stopped(held.request.model, over)
             values = (dump(request), self._store.account, record.key)

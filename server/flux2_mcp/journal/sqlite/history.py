@@ -31,6 +31,7 @@ GROUPS = {
     SpendingBy.DAY: ("date(created_at, 'unixepoch', 'localtime')", "name DESC"),
     SpendingBy.VARIANT: ("iif(json_valid(request), request ->> 'variant', NULL)", "charged DESC, name"),
     SpendingBy.WORKSPACE: ("workspace", "charged DESC, name"),
+    SpendingBy.PERSON: ("person", "charged DESC, name"),
 }
 STATE = "iif(state IN (SELECT value FROM json_each(:all)), state, 'unknown')"
 """A state that only a newer version knows is read as unknown."""

@@ -196,12 +196,23 @@ CREATE INDEX task_of_person ON task (account, person, n) WHERE person IS NOT NUL
 CREATE INDEX task_spent_person ON task (account, person, created_at) WHERE person IS NOT NULL
 """,
     ),
-    # What a person spent is counted over all accounts of a home, too.
+    # What a person spent is counted over all accounts of a home, too. `daily`, `monthly`: a person's own caps, in millionths of
+    # USD; NULL: those of everybody.
     (
         "caps_of_people",
         """
 DROP INDEX task_spent_person;
-CREATE INDEX task_spent_by_person ON task (person, created_at) WHERE person IS NOT NULL
+CREATE INDEX task_spent_by_person ON task (person, created_at) WHERE person IS NOT NULL;
+CREATE TABLE person (
+  person  TEXT PRIMARY KEY,
+  issuer  TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  name    TEXT,
+  admin   INTEGER NOT NULL,
+  seen_at REAL NOT NULL,
+  daily   INTEGER CHECK (daily >= 0),
+  monthly INTEGER CHECK (monthly >= 0)
+)
 """,
     ),
 )

@@ -78,6 +78,7 @@ def _take(read: Read, into: Database, done: SalvageReport, path: Path) -> bool:
     """Copy from one source. Returns whether all of it could be read and no task is missing."""
     seen, whole = 0, _copy(read, "lost", into)
     _copy(read, "holder", into)  # its loss does no harm: RunAPI says again which account a key belongs to
+    _copy(read, "person", into)  # who can't be read has everybody's caps
     for row in _tasks(read):
         seen += row is not None
         if row is None or not (isinstance(row["account"], str) and isinstance(row["key"], str)):

@@ -13,6 +13,7 @@ from flux2_mcp.journal.sql.callbacks import SqlCallbacks
 from flux2_mcp.journal.sql.money import SqlMoney
 from flux2_mcp.journal.sql.pace import SqlPace
 from flux2_mcp.journal.sql.people import Whose
+from flux2_mcp.journal.sql.team import SqlPeople
 from flux2_mcp.journal.sql.uploads import SqlUploads
 from flux2_mcp.journal.sqlite.file import JournalFile
 from flux2_mcp.journal.sqlite.history import SqliteHistory
@@ -49,6 +50,7 @@ class SqliteJournal:
         self.accounts = SqlAccounts(self.file)
         self.pace = SqlPace(self.file)
         self.uploads = SqlUploads(self.file)
+        self.people = SqlPeople(self.file)
         self.callbacks = SqlCallbacks(self.file)
         self.history = SqliteHistory(self.file)
         self.unread_notice, self.salvage, self.close = self.file.unread_notice, self.file.salvage, self.file.close

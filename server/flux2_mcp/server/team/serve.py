@@ -29,6 +29,7 @@ from flux2_mcp.system.loopback import named
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from flux2_mcp.domain.people import Person
     from flux2_mcp.server.app import Flux2Server
     from flux2_mcp.server.team.traffic import Traffic
 
@@ -197,6 +198,10 @@ async def _application(
         max_request_body_size=MAX_BODY_BYTES,
         transport_security=TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[public]),
     )
+
+    async def meet(person: Person) -> None:
+        await server.session.whole.meetings.meet(person)
+
     transport = HttpTransport(sign_in.issuer)
     keys = SigningKeys(sign_in.issuer, transport)
     tokens = Tokens(keys, sign_in, audience=sign_in.audience or str(resource))
@@ -207,6 +212,7 @@ async def _application(
         metadata_url=str(build_resource_metadata_url(resource)),
         scopes=sign_in.scopes,
         open_paths=(*OPEN_FOR_ALL, *health.PATHS, metrics.PATH),
+        meet=meet,
     )
     application.add_middleware(CountedCalls, traffic=traffic, path=PATH)
     application.add_middleware(Forwarded, trusted=settings.trusted_proxies)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware, get_access_token
@@ -52,6 +52,7 @@ class SignedInOnly:
         metadata_url: Where clients read how to sign in.
         scopes: What a client should ask the provider for.
         open_paths: What everybody may read.
+        meet: Told of each person who calls.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class SignedInOnly:
         metadata_url: str,
         scopes: Collection[str],
         open_paths: Collection[str],
+        meet: Callable[[Person], Awaitable[None]],
     ) -> None:
         self._app = app
         self._signed_in = AuthContextMiddleware(app)
         self._tokens = tokens
         self._challenge = [f'resource_metadata="{metadata_url}"', *([f'scope="{" ".join(scopes)}"'] if scopes else [])]
         self._open = frozenset(open_paths)
+        self._meet = meet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
@@ -80,6 +83,7 @@ class SignedInOnly:
             await self.answer(found)(scope, receive, send)
             return
         scope["state"]["admit"]()
+        await self._meet(found.person)
         scope["user"], scope["auth"] = AuthenticatedUser(found), AuthCredentials(found.scopes)
         await self._signed_in(scope, receive, send)
 

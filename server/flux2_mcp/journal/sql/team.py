@@ -1,0 +1,92 @@
+"""The people of a team, and the caps that one of them has in the place of everybody's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from flux2_mcp.journal.sql import task_rows
+from flux2_mcp.journal.sql.store import NOTHING
+
+if TYPE_CHECKING:
+    from flux2_mcp.domain.budget import Caps
+    from flux2_mcp.domain.people import KnownPerson, Person
+    from flux2_mcp.journal.sql.store import Database, Row, Store, Value
+
+
+class SqlPeople:
+    """See `contract.People`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def meet(self, person: Person, *, at: datetime) -> None:
+        """See `contract.People.meet`."""
+        values: dict[str, Value] = {
+            "person": person.key,
+            "issuer": person.issuer,
+            "subject": person.subject,
+            "name": person.name,
+            "admin": int(person.admin),
+            "at": at.timestamp(),
+        }
+        sql = (
+            "INSERT INTO person (person, issuer, subject, name, admin, seen_at)"
+            " VALUES (:person, :issuer, :subject, :name, :admin, :at)"
+            " ON CONFLICT (person) DO UPDATE SET name = excluded.name, admin = excluded.admin, seen_at = excluded.seen_at"
+        )
+        await self._store.write(
+            lambda database: database.execute(sql, values), durable=False, alone=NOTHING, tell=False
+        )
+
+    async def known(self) -> tuple[KnownPerson, ...]:
+        """See `contract.People.known`."""
+        rows = await self._store.run(
+            lambda database: database.read("SELECT * FROM person ORDER BY seen_at DESC, person")
+        )
+        return tuple(map(_known, rows))
+
+    async def cap(self, person: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> bool:
+        """See `contract.People.cap`."""
+        values: dict[str, Value] = {
+            "person": person,
+            "daily": None if daily_usd is None else task_rows.micros(daily_usd),
+            "monthly": None if monthly_usd is None else task_rows.micros(monthly_usd),
+        }
+        sql = "UPDATE person SET daily = :daily, monthly = :monthly WHERE person = :person"
+        return await self._store.write(lambda database: database.execute(sql, values)) > 0
+
+
+def in_force(person: str | None, caps: Caps, database: Database) -> Caps:
+    """The caps of a person: their own in the place of everybody's, where they have one."""
+    if person is None:
+        return caps
+    found = database.read("SELECT daily, monthly FROM person WHERE person = :person", {"person": person})
+    daily, monthly = (_usd(found[0]["daily"]), _usd(found[0]["monthly"])) if found else (None, None)
+    return replace(
+        caps,
+        person_daily_usd=caps.person_daily_usd if daily is None else daily,
+        person_monthly_usd=caps.person_monthly_usd if monthly is None else monthly,
+    )
+
+
+def _known(row: Row) -> KnownPerson:
+    from flux2_mcp.domain.people import KnownPerson  # a server for one person has no use for it
+
+    return KnownPerson(
+        key=row["person"],
+        issuer=row["issuer"],
+        subject=row["subject"],
+        name=row["name"],
+        admin=bool(row["admin"]),
+        seen_at=datetime.fromtimestamp(row["seen_at"], UTC),
+        daily_usd=_usd(row["daily"]),
+        monthly_usd=_usd(row["monthly"]),
+    )
+
+
+def _usd(micros: int | None) -> Decimal | None:
+    return None if micros is None else Decimal(micros) / task_rows.MICROS
