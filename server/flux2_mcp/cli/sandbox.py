@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
+import time
 from collections.abc import Callable
 
 import click
@@ -44,9 +44,9 @@ def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | 
     can use it; it answers 401 to every other key.
     """
     settings = read_settings()
-    stop = threading.Event()
+    ended: list[int] = []  # not a threading.Event: its lock may be held by the wait that the signal interrupts
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: ended.append(number))
     from flux2_mcp.sandbox.server import Sandbox
 
     folder, fast = settings.home / "sandbox", speed or settings.sandbox_speed
@@ -54,5 +54,5 @@ def sandbox(read_settings: Callable[[], Settings], *, port: int, speed: float | 
         output.echo(f"export RUNAPI_BASE_URL={server.base_url}\nexport RUNAPI_API_KEY={server.api_key}")
         with output.progress() as show:
             show("Serving; Ctrl-C ends it.")
-            while not stop.wait(LOOK_SECONDS):
-                pass
+            while not ended:
+                time.sleep(LOOK_SECONDS)
