@@ -39,14 +39,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
-LONG = ("process", "browser", "api", "hosts")
-"""Folders whose tests start processes."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files whose tests start processes come first, so that no worker is left alone with a long one at the end."""
-    here = Path(__file__).parent
-    items.sort(key=lambda item: here in item.path.parents and item.path.relative_to(here).parts[0] not in LONG)
+    """Big files come first: they are about those that take long, and none of these is left to a worker alone at the end."""
+    sizes = {path: path.stat().st_size for path in {item.path for item in items}}
+    items.sort(key=lambda item: (-sizes[item.path], item.path))
 
 
 @pytest.hookimpl(trylast=True)

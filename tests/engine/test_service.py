@@ -334,6 +334,7 @@ async def test_an_unanswered_intent_of_yesterday_is_never_sent_again(front: Fron
         group.start_soon(made, first)
         await until(lambda: front.count(CREATE) == 1)
         group.cancel_scope.cancel()
+    sent = front.count(CREATE)  # the same create may have been sent again before the end
     database = sqlite3.connect(tmp_path / "home" / "journal.sqlite3")
     database.execute("UPDATE task SET created_at = created_at - 86401")
     database.commit()
@@ -344,7 +345,7 @@ async def test_an_unanswered_intent_of_yesterday_is_never_sent_again(front: Fron
         assert states(outcome) == [State.UNKNOWN]
         spent = await journal_of(second).money.spent(at=datetime.now(UTC), session=outcome.tasks[0].record.session)
         assert spent.session_usd == Decimal("0.05")  # caps fail closed
-    assert front.count(CREATE) == 1
+    assert front.count(CREATE) == sent
     assert UNANSWERED in task_words.words(task_results.generation(outcome))
 
 
