@@ -91,13 +91,14 @@ async def test_a_wait_ends_when_its_time_is_over_and_the_task_goes_on(front: Fro
     await until(lambda: front.count(POLL) > polls)
 
 
-async def test_progress_tells_elapsed_time_and_states_and_then_what_may_be_left(service: Service) -> None:
+async def test_progress_tells_elapsed_time_and_states_and_then_what_may_be_left(front: Front, tmp_path: Path) -> None:
     seen: list[Progress] = []
 
     async def note(progress: Progress) -> None:
         seen.append(progress)
 
-    async with anyio.create_task_group() as group:
+    # As fast as life: a task that is long overdue after the first second has no time left that could be told.
+    async with opened(front.settings(tmp_path), speed=1.0) as service, anyio.create_task_group() as group:
         group.start_soon(partial(made, service, STUCK, 60.0, on_progress=note))
         await until(lambda: any(progress.remaining is not None and progress.remaining >= 0 for progress in seen))
         group.cancel_scope.cancel()
