@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from flux2_mcp.domain import budget, catalog
+from flux2_mcp.domain import budget, catalog, personal_tokens
 from flux2_mcp.domain.budget import CapRoom, Caps, SpentSums
 from flux2_mcp.domain.lifecycle import Event, State
+from flux2_mcp.domain.personal_tokens import TokenRecord
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
 from flux2_mcp.journal.sqlite.store import SqliteJournal
-from tests.support.journals import SqliteHome, intend, intent, new, opened, steps
+from tests.support.journals import AT, SqliteHome, intend, intent, new, opened, steps
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +106,23 @@ async def test_a_file_whose_tasks_can_all_be_read_goes_on_with_them(home: Sqlite
     assert [record.key for record in await journal.tasks.recent(limit=9)] == [
         f"k{number}" for number in range(7, -1, -1)
     ]
+
+
+async def test_people_with_their_caps_and_tokens_go_over_into_the_new_file(home: SqliteHome) -> None:
+    path = await filled(home)
+    before = home.journal("team")
+    await before.people.meet(ada := personal_tokens.person("ada"), at=AT)
+    await before.people.cap(ada.key, daily_usd=Decimal(2), monthly_usd=None)
+    for digest in ("a" * 64, "b" * 64):
+        await before.tokens.add(TokenRecord(digest=digest, name="ada", created_at=AT))
+    await before.tokens.revoke("b" * 64, at=AT)
+    people, tokens = await before.people.known(), await before.tokens.all()
+    await before.close()
+    break_indices(path)
+    journal = home.journal()
+    await new(journal, intent("k6"))
+    assert aside(home)
+    assert (await journal.people.known(), await journal.tokens.all()) == (people, tokens)
 
 
 async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_day_is_closed(home: SqliteHome) -> None:

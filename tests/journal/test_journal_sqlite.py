@@ -150,6 +150,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "totals",
         "people",
         "caps_of_people",
+        "tokens",
     ]
 
 
@@ -157,4 +158,16 @@ def test_the_files_schema_holds_every_shared_thing(tmp_path: Path) -> None:
     database = Database(tmp_path / "x.sqlite3", MIGRATIONS, durable=True)
     tables = {row[0] for row in database.read("SELECT name FROM sqlite_master WHERE type = 'table'")}
     database.close()
-    assert tables == {"migration", "task", "pace", "turn", "upload", "placed", "holder", "lost", "total", "person"}
+    assert tables == {
+        "migration",
+        "task",
+        "pace",
+        "turn",
+        "upload",
+        "placed",
+        "holder",
+        "lost",
+        "total",
+        "person",
+        "token",
+    }

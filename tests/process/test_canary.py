@@ -45,6 +45,9 @@ STARTS = ("doctor", "claude-code", "--timeout", "120", "--json")
 RUNS: tuple[tuple[str, ...], ...] = (
     ("whoami",),
     ("team", "people"),
+    ("team", "token", "create", "canary"),
+    ("team", "token", "list", "--json"),
+    ("team", "token", "revoke", "00000000"),
     ("balance", "--json"),
     ("pricing",),
     ("variants", "--json"),

@@ -33,7 +33,7 @@ from flux2_mcp.server.tasks_extension import ID, TasksExtension
 from tests.support.provider import ADMINS, MEMBERS, Provider
 from tests.support.rows import each_row
 from tests.support.stdio import ERAS, LEGACY, MODERN, hello
-from tests.support.team import Team, team_environment
+from tests.support.team import Team, team_environment, until
 from tests.support.web import messages
 
 ADA, BEN, ADMIN = {"sub": "ada"}, {"sub": "ben"}, {"sub": "root", "groups": [MEMBERS, ADMINS]}
@@ -489,3 +489,59 @@ def test_who_runs_the_server_sees_who_called_and_gives_caps_that_hold_from_the_n
     assert (code, out) == (4, "")
     assert "nobody who has called" in err
     assert "Traceback" not in err
+
+
+def test_a_program_with_a_personal_token_is_a_person_of_its_own_with_its_cap_until_the_token_is_revoked(
+    people: People,
+) -> None:
+    code, out, _ = command(people, "token", "create", "nightly-build", "--days", "30", "--daily", "0.09", "--json")
+    made = json.loads(out)
+    token, ident = made["token"], made["id"]
+    assert (code, made["name"], made["state"]) == (0, "nightly-build", "live")
+
+    def call(name: str, token: str = token, **arguments: Any) -> httpx2.Response:  # noqa: ANN401  # any JSON
+        return people.team.call(MODERN, "tools/call", {"name": name, "arguments": arguments}, token=token)
+
+    def result(name: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401  # any JSON
+        *_, answer = messages(call(name, **arguments))
+        found: dict[str, Any] = answer["result"]
+        return found
+
+    (task,) = result("generate", prompt="a quiet night", preview=False)["structuredContent"]["tasks"]
+    over = result("generate", prompt="a second night, two megapixels", preview=False, count=2)
+    assert "FLUX2_PERSON_DAILY_BUDGET_USD is $0.09" in over["content"][0]["text"]
+    assert [each["task_id"] for each in result("check_task")["structuredContent"]["tasks"]] == [task["task_id"]]
+    assert task["task_id"] not in people.listed(BEN)
+    assert people.done["task_id"] not in {
+        each["task_id"] for each in result("check_task")["structuredContent"]["tasks"]
+    }
+    # A second token of the same name is the same person; the first is not kept, and so is not shown.
+    again = json.loads(command(people, "token", "create", "nightly-build", "--monthly", "5", "--json")[1])
+    *_, answer = messages(call("check_task", again["token"]))
+    assert answer["result"]["structuredContent"]["tasks"][0]["task_id"] == task["task_id"]
+    listed = command(people, "token", "list")[1]
+    assert token not in listed
+    assert [line.split()[:3] for line in listed.splitlines()[1:]] == [
+        [again["id"], "nightly-build", "live"],
+        [ident, "nightly-build", "live"],
+    ]
+    assert people.rows(
+        "SELECT count(*) FROM token WHERE digest LIKE ? OR name LIKE ?", f"%{token[6:]}%", f"%{token[6:]}%"
+    ) == [(0,)]
+    listed = {each["subject"]: each for each in json.loads(command(people, "people", "--json")[1])["people"]}[
+        "nightly-build"
+    ]
+    assert (listed["day_cap_usd"], listed["month_cap_usd"], listed["issuer"], listed["admin"]) == (
+        0.09,
+        5.0,
+        "token",
+        False,
+    )
+    assert "revoked" in command(people, "token", "revoke", ident)[1]
+    until(lambda: call("check_task").status_code == 401)
+    assert "was revoked" in call("check_task").headers["WWW-Authenticate"]
+    assert call("check_task", again["token"]).status_code == 200
+    assert command(people, "token", "revoke", "0" * 8)[0] == 4
+    for name, days in ((" x", "1"), ("x" * 101, "1"), ("a\nb", "1"), ("x", "0"), ("x", "99999")):
+        code, out, err = command(people, "token", "create", name, "--days", days)
+        assert (code, out, "Traceback" in err) == (4, "", False)

@@ -233,6 +233,34 @@ def test_what_would_be_open_or_of_no_use_is_refused_by_name(
     assert "Next: " in err
 
 
+def test_without_a_provider_personal_tokens_alone_open_a_team_and_without_one_in_force_nothing_does(
+    tmp_path: Path, here: Here
+) -> None:
+    env = team_environment(tmp_path)
+
+    def command(*arguments: str) -> str:
+        code, out, _ = here(*arguments, **env)
+        assert code == 0
+        return out
+
+    made = json.loads(command("team", "token", "create", "build", "--json"))
+    with Team(env, None, "--public-url", PUBLIC, public=PUBLIC) as team:
+        assert "for personal tokens" in team.first
+        assert "sign_in" not in team.http.get("/readyz").json()["checks"]
+        refused = team.call(MODERN, "tools/list", {}, token="e30.e30.x")
+        assert (refused.status_code, "personal tokens alone" in refused.headers["WWW-Authenticate"]) == (401, True)
+        assert "resource_metadata" not in refused.headers["WWW-Authenticate"]
+        nobody = team.http.post("/mcp", json={})
+        assert (nobody.status_code, nobody.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert team.http.get(WELL_KNOWN).status_code == 404
+        assert team.call(MODERN, "tools/list", {}, token=made["token"]).status_code == 200
+        said = team.stop()
+    assert made["token"] not in said
+    command("team", "token", "revoke", made["id"])
+    code, _, err = here("serve", "--http", "--port", "0", "--public-url", PUBLIC, **env)
+    assert (code, "flux2-mcp team token create" in err) == (4, True)
+
+
 def test_a_host_that_is_no_address_is_refused(here: Here) -> None:
     code, _, err = here("serve", "--http", "--host", "flux2.example.com")
     assert code == 4

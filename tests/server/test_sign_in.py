@@ -29,6 +29,7 @@ from flux2_mcp.runapi.responses import Response
 from flux2_mcp.runapi.transport import HttpTransport
 from flux2_mcp.server.app import build
 from flux2_mcp.server.session import ServerSession
+from flux2_mcp.server.team.personal import Bearers, PersonalTokens
 from flux2_mcp.server.team.provider import FRESH_SECONDS, MAX_BYTES, PAUSE_SECONDS, SigningKeys
 from flux2_mcp.server.team.sign_in import SignedInOnly, caller
 from flux2_mcp.server.team.tokens import LEEWAY_SECONDS, MAX_TOKEN_CHARS, PersonToken, Refusal, Tokens
@@ -357,21 +358,6 @@ async def test_a_huge_token_is_not_read(provider: Provider, tokens: Tokens) -> N
     assert provider.asked == []
 
 
-async def test_a_personal_token_names_its_person(provider: Provider, keys: SigningKeys) -> None:
-    robot = Person(issuer="https://flux2.example.com", subject="ci")
-
-    class Store:
-        async def find(self, token: str) -> Person | None:
-            return robot if token == "flux2-personal" else None
-
-    tokens = Tokens(keys, SignIn(issuer=provider.issuer), audience=HERE, personal=Store())
-    found = await tokens.check("flux2-personal")
-    assert isinstance(found, PersonToken)
-    assert found.person == robot
-    assert await tokens.check("flux2-other") == no_token("The token is no signed JWT.")
-    assert isinstance(await tokens.check(provider.token(HERE)), PersonToken)
-
-
 @given(
     st.one_of(st.text(max_size=60), st.binary(max_size=60).map(lambda raw: base64.b64encode(raw).decode() + ".e30.x"))
 )
@@ -404,10 +390,11 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
         await anyio.lowlevel.checkpoint()
 
     server = build(sandbox_settings, remote=True)
+    nobody = PersonalTokens(lambda: server.session.whole.callers, monotonic=time.monotonic)
     server.middleware.append(note)
     application = server.streamable_http_app(stateless_http=True)
     application.add_middleware(
-        SignedInOnly, tokens=tokens, metadata_url=f"{HERE}/x", scopes=(), open_paths=(), meet=meet
+        SignedInOnly, tokens=Bearers(nobody, tokens), metadata_url=f"{HERE}/x", scopes=(), open_paths=(), meet=meet
     )
     names = [f"person {number}" for number in range(10)]
     with listen(0) as listener:

@@ -139,7 +139,7 @@ class PostgresHome(Home):
 
 EMPTIED: list[str] = []
 """Schemas of this process whose tables are there and empty: to make them took more time than most tests."""
-TABLES = ("task", "pace", "turn", "upload", "placed", "holder", "lost", "total")
+TABLES = ("task", "pace", "turn", "upload", "placed", "holder", "lost", "total", "person", "token")
 
 
 @asynccontextmanager

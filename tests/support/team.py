@@ -37,18 +37,18 @@ class Team:
 
     Args:
         env: Its environment.
-        provider: The provider, or its issuer.
+        provider: The provider, or its issuer; None: personal tokens alone count.
         options: Of the command.
         public: The address by which it is known.
     """
 
     def __init__(
-        self, env: Mapping[str, str], provider: Provider | str, *options: str, public: str | None = None
+        self, env: Mapping[str, str], provider: Provider | str | None, *options: str, public: str | None = None
     ) -> None:
-        issuer = provider if isinstance(provider, str) else provider.issuer
+        issuer = provider.issuer if isinstance(provider, Provider) else provider
         self.process = forked.begin(
             [*COMMAND, "serve", "--http", "--port", "0", *options],
-            dict(env) | {"FLUX2_OIDC_ISSUER": issuer},
+            dict(env) | ({} if issuer is None else {"FLUX2_OIDC_ISSUER": issuer}),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             cwd=env["HOME"],
         )  # fmt: skip

@@ -50,11 +50,11 @@ def _address(_: click.Context, __: click.Parameter, text: str) -> str:
 )  # fmt: skip
 @click.option(
     "--host", default=HOST, show_default=True, callback=_address, metavar="IP",
-    help="The address to listen on. Another than this needs FLUX2_OIDC_ISSUER and --public-url.",
+    help="The address to listen on. Another than this needs --public-url, and FLUX2_OIDC_ISSUER or personal tokens.",
 )  # fmt: skip
 @click.option(
     "--public-url", metavar="URL",
-    help="The address by which a team calls this server, such as https://flux2.example.com; needs FLUX2_OIDC_ISSUER.",
+    help="The address by which a team calls this server, such as https://flux2.example.com; needs FLUX2_OIDC_ISSUER or personal tokens.",
 )  # fmt: skip
 @click.option(
     "--drain", type=click.FloatRange(0, MAX_DRAIN_SECONDS), default=20.0, show_default=True, metavar="SECONDS",
@@ -68,20 +68,22 @@ def serve(read_settings: Callable[[], Settings], *, port: int, host: str, public
     FLUX2_HOME/http-token. Only this machine is listened to, and only for its own names: web pages can't reach it
     through the browser.
 
-    To a team, where FLUX2_OIDC_ISSUER names its OpenID provider: every call needs a token of that provider.
+    To a team, where FLUX2_OIDC_ISSUER names its OpenID provider: every call needs a token of that provider, or a personal one
+    that flux2-mcp team token create has made. With --public-url, personal tokens alone will do.
     """
     settings = read_settings()
     to_stderr(settings.log_level)
     from flux2_mcp.server.team import serve as team
 
     address = team.Address(host=host, public_url=public_url, drain_seconds=drain)
-    if (sign_in := team.checked(settings, address)) is not None:
+    if team.checked(settings, address, has_tokens=lambda: asyncio.run(_has_tokens(settings))):
+        whom = "personal tokens" if settings.sign_in is None else f"people of {settings.sign_in.issuer}"
         with _listener(port, host) as listener:
 
             def tell_team(url: str) -> None:
-                output.echo(f"Serving MCP at {url}, for people of {sign_in.issuer}. SIGTERM ends it.", err=True)
+                output.echo(f"Serving MCP at {url}, for {whom}. SIGTERM ends it.", err=True)
 
-            return asyncio.run(team.serve(settings, sign_in, listener, address, on_ready=tell_team))
+            return asyncio.run(team.serve(settings, listener, address, on_ready=tell_team))
     from flux2_mcp.server.transports import bearer
 
     with _listener(port, host) as listener:
@@ -92,6 +94,14 @@ def serve(read_settings: Callable[[], Settings], *, port: int, host: str, public
             output.echo(_words(url, token if made else None, file), err=True)
 
         return asyncio.run(http.serve(settings, listener, token, on_ready=tell))
+
+
+async def _has_tokens(settings: Settings) -> bool:
+    from flux2_mcp.domain.personal_tokens import LIVE
+    from flux2_mcp.engine.team import Team
+
+    async with Team.opened(settings) as team:
+        return any(state == LIVE for _, state in await team.tokens())
 
 
 def _listener(port: int, host: str) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from flux2_mcp.cli.team_people import caps, people
+from flux2_mcp.cli.team_token import token
 
 EPILOG = """
 \b
@@ -12,12 +13,13 @@ Examples:
   flux2-mcp team people
   flux2-mcp team caps 3f9a01c2 --daily 5 --monthly 60
   flux2-mcp team caps 3f9a01c2 --daily default
+  flux2-mcp team token create nightly-build --days 90 --daily 2
 """
 
 
 @click.group(epilog=EPILOG)
 def team() -> None:
-    """Look after a team's server: its people, and what each may spend.
+    """Look after a team's server: its people, what each may spend, and tokens for programs.
 
     It works on the server's journal, and whoever can read that may do all of it.
     """
@@ -25,3 +27,4 @@ def team() -> None:
 
 team.add_command(people)
 team.add_command(caps)
+team.add_command(token)

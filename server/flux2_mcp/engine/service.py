@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # loaded at the first use alone
     from flux2_mcp.domain.people import Person
     from flux2_mcp.engine.apply import Manifests
     from flux2_mcp.engine.health import Health
-    from flux2_mcp.engine.team import Meetings
+    from flux2_mcp.engine.team import Callers
     from flux2_mcp.journal.records import TaskMatches
 
 BEFORE = Wording("no task has this id: give the {name:before} that the last list ended with.")
@@ -123,11 +123,11 @@ class Service:
         return view
 
     @cached_property
-    def meetings(self) -> Meetings:
+    def callers(self) -> Callers:
         """Notes in the journal who calls."""
-        from flux2_mcp.engine.team import Meetings
+        from flux2_mcp.engine.team import Callers
 
-        return Meetings(self._seam)
+        return Callers(self._seam)
 
     @property
     def _sees_all(self) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from decimal import Decimal
 
 from msgspec import Struct
 
+from flux2_mcp.domain import personal_tokens
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.people import KnownPerson, Person
+from flux2_mcp.domain.personal_tokens import LIVE, TokenRecord
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
 from flux2_mcp.settings import Settings
@@ -24,13 +27,14 @@ MEET_SECONDS = 3600.0
 """How long a process does not note again that the same person calls."""
 MOST_MET = 10_000
 """The most people that a process remembers to have noted."""
+MAX_TOKEN_DAYS = 3650
 
 
-class Meetings:
-    """Notes in the journal who calls: for the list of people, and for caps of their own."""
+class Callers:
+    """Notes in the journal who calls: for the list of people, and for caps of their own. It knows the personal tokens, too."""
 
     def __init__(self, seam: Seam) -> None:
-        self._people = seam.journal.people
+        self._people, self._tokens = seam.journal.people, seam.journal.tokens
         self._now, self._monotonic = seam.now, seam.monotonic
         self._met: dict[str, tuple[Person, float]] = {}
 
@@ -46,6 +50,18 @@ class Meetings:
             await self._people.meet(person, at=self._now())
         except JournalError:
             self._met.pop(person.key, None)
+
+    async def tokens(self) -> dict[str, TokenRecord]:
+        """Return the personal tokens that are in force, by their digests.
+
+        Raises:
+            JournalError: The journal can't be read.
+        """
+        return {token.digest: token for token in await self._tokens.live(at=self._now())}
+
+    def in_force(self, token: TokenRecord) -> bool:
+        """Whether a token that was in force has not expired since."""
+        return token.state(self._now()) == LIVE
 
 
 def _same(one: Person, other: Person) -> bool:
@@ -104,6 +120,71 @@ class Team:
         (now,) = [each for each in await self._journal.people.known() if each.key == person.key]
         return await self._member(now)
 
+    async def make_token(
+        self, name: str, *, days: int | None, daily_usd: Decimal | None, monthly_usd: Decimal | None
+    ) -> tuple[str, TokenRecord]:
+        """Make a token for a program, and return it. It can't be read again.
+
+        Args:
+            name: Whose it is. Tokens with the same name are one person's: they share tasks, and caps.
+            days: How long it is in force; None: until it is revoked.
+            daily_usd: A cap of its own, in the place of everybody's; None leaves it as it is.
+            monthly_usd: As above.
+
+        Raises:
+            InvalidRequestError: The name is empty, too long or not printable, or the days are out of range.
+            JournalError: The journal can't be written.
+        """
+        _check_token(name, days)
+        person, now = personal_tokens.person(name), self._now()
+        token = personal_tokens.new()
+        ends = None if days is None else now + timedelta(days=days)
+        record = TokenRecord(digest=personal_tokens.digest(token), name=name, created_at=now, expires_at=ends)
+        known = await self._known(person.key)
+        if known is None or (daily_usd, monthly_usd) != (None, None):
+            if known is None:
+                await self._journal.people.meet(person, at=now)
+            await self._journal.people.cap(
+                person.key,
+                daily_usd=daily_usd if daily_usd is not None or known is None else known.daily_usd,
+                monthly_usd=monthly_usd if monthly_usd is not None or known is None else known.monthly_usd,
+            )
+        await self._journal.tokens.add(record)  # last: no token without its caps
+        return token, record
+
+    async def tokens(self) -> tuple[tuple[TokenRecord, str], ...]:
+        """Return all tokens, the latest first, each with its state.
+
+        Raises:
+            JournalError: The journal can't be read.
+        """
+        if not self._journal.was_made:
+            return ()
+        return tuple((token, token.state(self._now())) for token in await self._journal.tokens.all())
+
+    async def revoke(self, ident: str) -> TokenRecord:
+        """Take a token back. Servers refuse it within seconds.
+
+        Args:
+            ident: The token's id.
+
+        Raises:
+            InvalidRequestError: No token has this id.
+            JournalError: The journal can't be read or written.
+        """
+        found = [token for token, _ in await self.tokens() if token.ident == ident]
+        if not found:
+            raise InvalidRequestError(
+                Problem("TOKEN", "no token has this id. flux2-mcp team token list shows them all.")
+            )
+        for token in found:
+            await self._journal.tokens.revoke(token.digest, at=self._now())
+        return next(token for token, _ in await self.tokens() if token.digest == found[0].digest)
+
+    async def _known(self, key: str) -> KnownPerson | None:
+        people = await self._journal.people.known() if self._journal.was_made else ()
+        return next((each for each in people if each.key == key), None)
+
     async def member(self, who: str) -> Member:
         """Return one person. Raises as `cap`."""
         return await self._member(_named(who, await self._journal.people.known() if self._journal.was_made else ()))
@@ -119,6 +200,16 @@ class Team:
             daily_cap_usd=caps.person_daily_usd,
             monthly_cap_usd=caps.person_monthly_usd,
         )
+
+
+def _check_token(name: str, days: int | None) -> None:
+    if not name.strip() or len(name) > personal_tokens.MAX_NAME_CHARS or not name.isprintable() or name != name.strip():
+        most = personal_tokens.MAX_NAME_CHARS
+        raise InvalidRequestError(
+            Problem("NAME", f"must have 1 to {most} printable characters, none of them a blank at an end.")
+        )
+    if days is not None and not 1 <= days <= MAX_TOKEN_DAYS:
+        raise InvalidRequestError(Problem("--days", f"must be between 1 and {MAX_TOKEN_DAYS}."))
 
 
 def _named(who: str, known: Sequence[KnownPerson]) -> KnownPerson:

@@ -46,7 +46,7 @@ from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskMatches, TaskRecord
 
 if TYPE_CHECKING:  # loaded where a team calls
-    from flux2_mcp.domain.people import KnownPerson, Person
+    from flux2_mcp.journal.team_contract import People, Tokens
 
 LEASE_SECONDS = owners.LEASE_SECONDS
 NO_CAPS = Caps()
@@ -304,22 +304,6 @@ class Money(Protocol):
         ...
 
 
-class People(Protocol):
-    """The people of a team. They are those of the database, whatever the account."""
-
-    async def meet(self, person: Person, *, at: datetime) -> None:
-        """Note that a person has called, with the name that they have now. Their caps stay."""
-        ...
-
-    async def known(self) -> tuple[KnownPerson, ...]:
-        """All who have called, the latest first."""
-        ...
-
-    async def cap(self, person: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> bool:
-        """Give a person caps of their own, in USD; None: everybody's. Returns False if no such person has called."""
-        ...
-
-
 class Uploads(Protocol):
     """Files that RunAPI holds for a limited time, found by their content."""
 
@@ -424,6 +408,11 @@ class Journal(Protocol):
     @property
     def people(self) -> People:
         """The people of a team."""
+        ...
+
+    @property
+    def tokens(self) -> Tokens:
+        """The personal tokens of a team."""
         ...
 
     @property

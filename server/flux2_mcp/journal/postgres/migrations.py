@@ -185,6 +185,19 @@ CREATE TABLE person (
 )
 """,
     ),
+    # Personal tokens, by their SHA-256. Those with the same name are one person's.
+    (
+        "tokens",
+        f"""
+CREATE TABLE token (
+  digest     {TEXT} PRIMARY KEY,
+  name       {TEXT} NOT NULL,
+  created_at DOUBLE PRECISION NOT NULL,
+  expires_at DOUBLE PRECISION,
+  revoked_at DOUBLE PRECISION
+)
+""",
+    ),
 )
 """`prompt` is folded (`system.text.folded`), for searches. `lost` has the names of tasks whose cost is no valid amount."""
 

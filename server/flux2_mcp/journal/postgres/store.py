@@ -20,6 +20,7 @@ from flux2_mcp.journal.sql.money import SqlMoney
 from flux2_mcp.journal.sql.pace import SqlPace
 from flux2_mcp.journal.sql.people import Whose
 from flux2_mcp.journal.sql.team import SqlPeople
+from flux2_mcp.journal.sql.tokens import SqlTokens
 from flux2_mcp.journal.sql.uploads import SqlUploads
 
 
@@ -60,6 +61,7 @@ class PostgresJournal:
         self.pace = SqlPace(self.server)
         self.uploads = SqlUploads(self.server)
         self.people = SqlPeople(self.server)
+        self.tokens = SqlTokens(self.server)
         self.callbacks = SqlCallbacks(self.server)
         self.history = PostgresHistory(self.server)
         self.unread_notice = self.server.unread_notice

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class SqlPeople:
-    """See `contract.People`."""
+    """See `team_contract.People`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     async def meet(self, person: Person, *, at: datetime) -> None:
-        """See `contract.People.meet`."""
+        """See `team_contract.People.meet`."""
         values: dict[str, Value] = {
             "person": person.key,
             "issuer": person.issuer,
@@ -43,14 +43,14 @@ class SqlPeople:
         )
 
     async def known(self) -> tuple[KnownPerson, ...]:
-        """See `contract.People.known`."""
+        """See `team_contract.People.known`."""
         rows = await self._store.run(
             lambda database: database.read("SELECT * FROM person ORDER BY seen_at DESC, person")
         )
         return tuple(map(_known, rows))
 
     async def cap(self, person: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> bool:
-        """See `contract.People.cap`."""
+        """See `team_contract.People.cap`."""
         values: dict[str, Value] = {
             "person": person,
             "daily": None if daily_usd is None else task_rows.micros(daily_usd),

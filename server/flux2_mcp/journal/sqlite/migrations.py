@@ -215,4 +215,17 @@ CREATE TABLE person (
 )
 """,
     ),
+    # Personal tokens, by their SHA-256. Those with the same name are one person's.
+    (
+        "tokens",
+        """
+CREATE TABLE token (
+  digest     TEXT PRIMARY KEY,
+  name       TEXT NOT NULL,
+  created_at REAL NOT NULL,
+  expires_at REAL,
+  revoked_at REAL
+)
+""",
+    ),
 )

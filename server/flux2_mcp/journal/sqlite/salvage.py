@@ -79,6 +79,7 @@ def _take(read: Read, into: Database, done: SalvageReport, path: Path) -> bool:
     seen, whole = 0, _copy(read, "lost", into)
     _copy(read, "holder", into)  # its loss does no harm: RunAPI says again which account a key belongs to
     _copy(read, "person", into)  # who can't be read has everybody's caps
+    _copy(read, "token", into)  # what can't be read lets nobody in
     for row in _tasks(read):
         seen += row is not None
         if row is None or not (isinstance(row["account"], str) and isinstance(row["key"], str)):

@@ -14,6 +14,7 @@ from flux2_mcp.journal.sql.money import SqlMoney
 from flux2_mcp.journal.sql.pace import SqlPace
 from flux2_mcp.journal.sql.people import Whose
 from flux2_mcp.journal.sql.team import SqlPeople
+from flux2_mcp.journal.sql.tokens import SqlTokens
 from flux2_mcp.journal.sql.uploads import SqlUploads
 from flux2_mcp.journal.sqlite.file import JournalFile
 from flux2_mcp.journal.sqlite.history import SqliteHistory
@@ -51,6 +52,7 @@ class SqliteJournal:
         self.pace = SqlPace(self.file)
         self.uploads = SqlUploads(self.file)
         self.people = SqlPeople(self.file)
+        self.tokens = SqlTokens(self.file)
         self.callbacks = SqlCallbacks(self.file)
         self.history = SqliteHistory(self.file)
         self.unread_notice, self.salvage, self.close = self.file.unread_notice, self.file.salvage, self.file.close

@@ -1,10 +1,12 @@
-"""The results of `flux2-mcp team`: the people of a team."""
+"""The results of `flux2-mcp team`: the people of a team, and tokens for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from typing import Any
 
+from flux2_mcp.domain.personal_tokens import LIVE, TokenRecord
 from flux2_mcp.engine.team import Member
 from flux2_mcp.server.results.tasks import Result, Words, stamp
 
@@ -60,3 +62,52 @@ def person(member: Member) -> PersonResult:
 
 def _usd(cap: Decimal | None) -> float | None:
     return None if cap is None else float(cap)
+
+
+class TokenResult(Result):
+    """A personal token. `expires_at` null: it is in force until it is revoked. `state`: live, expired or revoked."""
+
+    id: str
+    name: Words
+    state: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class NewTokenResult(TokenResult):
+    """The token that was made now. `token` can't be read again."""
+
+    token: str
+
+
+class TokensResult(Result):
+    """All tokens, the latest first."""
+
+    tokens: list[TokenResult]
+
+
+def token(record: TokenRecord, state: str) -> TokenResult:
+    """Make the result for one token."""
+    return TokenResult(**_fields(record, state))
+
+
+def new_token(made: str, record: TokenRecord) -> NewTokenResult:
+    """Make the result of `flux2-mcp team token create`."""
+    return NewTokenResult(token=made, **_fields(record, LIVE))
+
+
+def tokens(found: Iterable[tuple[TokenRecord, str]]) -> TokensResult:
+    """Make the result of `flux2-mcp team token list`."""
+    return TokensResult(tokens=[token(record, state) for record, state in found])
+
+
+def _fields(record: TokenRecord, state: str) -> dict[str, Any]:
+    return {
+        "id": record.ident,
+        "name": record.name,
+        "state": state,
+        "created_at": stamp(record.created_at),
+        "expires_at": None if record.expires_at is None else stamp(record.expires_at),
+        "revoked_at": None if record.revoked_at is None else stamp(record.revoked_at),
+    }

@@ -23,11 +23,11 @@ class HealthRoutes:
 
     Args:
         health: The checks of the service.
-        keys: The keys with which tokens are checked.
+        keys: The keys with which tokens are checked; None: the team has no provider.
         traffic: Whether the server stops.
     """
 
-    def __init__(self, health: Health, keys: SigningKeys, traffic: Traffic) -> None:
+    def __init__(self, health: Health, keys: SigningKeys | None, traffic: Traffic) -> None:
         self._health = health
         self._keys = keys
         self._traffic = traffic
@@ -43,7 +43,9 @@ class HealthRoutes:
         if self._traffic.stopping:
             found = {"server": "is stopping"}
         else:
-            found = {**await self._health.check(), "sign_in": OK if await self._keys.known() else NO_KEYS}
+            found = dict(await self._health.check())
+            if self._keys is not None:
+                found["sign_in"] = OK if await self._keys.known() else NO_KEYS
         ready = set(found.values()) == {OK}
         headers = {"Cache-Control": "no-store"} | ({} if ready else {"Retry-After": str(RETRY_SECONDS)})
         return JSONResponse({"ready": ready, "checks": found}, 200 if ready else 503, headers)

@@ -23,8 +23,9 @@ from flux2_mcp.engine.health import KeptResult
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import JournalError
+from flux2_mcp.server.team.personal import Bearers
 from flux2_mcp.server.team.sign_in import bearer_token
-from flux2_mcp.server.team.tokens import Refusal, Tokens
+from flux2_mcp.server.team.tokens import Refusal
 from flux2_mcp.server.team.traffic import Traffic
 
 PATH = "/metrics"
@@ -89,7 +90,7 @@ class Numbers:
             self._tasks.labels(state.value).set(matched.states.get(state, 0))
 
 
-def route(numbers: Numbers, service: Service, tokens: Tokens, reader: str) -> Route:
+def route(numbers: Numbers, service: Service, tokens: Bearers, reader: str) -> Route:
     """Return the route.
 
     Args:

@@ -11,6 +11,7 @@ import gc
 import ipaddress
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -28,9 +29,12 @@ from flux2_mcp.system.loopback import named
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.routing import Route
 
     from flux2_mcp.domain.people import Person
     from flux2_mcp.server.app import Flux2Server
+    from flux2_mcp.server.team.provider import SigningKeys
+    from flux2_mcp.server.team.tokens import Tokens
     from flux2_mcp.server.team.traffic import Traffic
 
 MAX_CONNECTIONS = 512
@@ -54,21 +58,29 @@ class Address(Struct, frozen=True, kw_only=True):
         return f"http://{named(self.host)}:{port}" if self.public_url is None else self.public_url.lower().rstrip("/")
 
 
-def checked(settings: Settings, address: Address) -> SignIn | None:
-    """Return how people sign in, or None for a server of this machine alone, before a port is opened.
+def checked(settings: Settings, address: Address, *, has_tokens: Callable[[], bool]) -> bool:
+    """Return whether to serve a team, or else this machine alone, before a port is opened.
+
+    Args:
+        settings: The settings of the service.
+        address: From where and as what the server is to be reached.
+        has_tokens: Looks whether the journal has a personal token in force.
 
     Raises:
         SettingsError: The server would be open to others without sign-in, or its address is not usable.
         AuthenticationError: There is no key to serve a team with.
+        JournalError: The journal can't be read.
     """
     beyond = not ipaddress.ip_address(address.host).is_loopback
     if settings.sign_in is None:
-        if beyond or address.public_url is not None:
+        if not beyond and address.public_url is None:
+            return False
+        if not has_tokens():
             raise SettingsError(
                 f"{f'--host {address.host}' if beyond else '--public-url'} would let others in, and nothing says who they are.",
-                next_step="Set FLUX2_OIDC_ISSUER to the team's OpenID provider, or leave the option out.",
+                next_step="Set FLUX2_OIDC_ISSUER to the team's OpenID provider, or make a personal token with flux2-mcp team"
+                " token create, or leave the option out.",
             )
-        return None
     if find_spec("prometheus_client") is None:
         raise SettingsError(
             "A server for a team needs packages that are not installed.",
@@ -88,7 +100,7 @@ def checked(settings: Settings, address: Address) -> SignIn | None:
             status=401,
             next_step=f"Get a key: {GET_A_KEY}; or set FLUX2_MODE=sandbox to try without one.",
         )
-    return settings.sign_in
+    return True
 
 
 def _check_public(url: str) -> None:
@@ -100,13 +112,12 @@ def _check_public(url: str) -> None:
 
 
 async def serve(
-    settings: Settings, sign_in: SignIn, listener: socket.socket, address: Address, *, on_ready: Callable[[str], None]
+    settings: Settings, listener: socket.socket, address: Address, *, on_ready: Callable[[str], None]
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code: 0 after a drain, else 128 and the signal's number.
 
     Args:
-        settings: The settings of the service.
-        sign_in: From `checked`.
+        settings: The settings of the service, which were `checked`.
         listener: A socket that listens.
         address: From where and as what the server is reached.
         on_ready: Called with the public URL when the server is ready.
@@ -117,7 +128,7 @@ async def serve(
 
     traffic = Traffic()
     public = address.public(int(listener.getsockname()[1]))
-    async with _application(settings, sign_in, listener, public, traffic) as (server, application):
+    async with _application(settings, listener, public, traffic) as (server, application):
         gc.freeze()
         gc.enable()
         ends = _Ends()
@@ -162,26 +173,21 @@ class _Ends:
 
 @asynccontextmanager
 async def _application(
-    settings: Settings, sign_in: SignIn, listener: socket.socket, public: str, traffic: Traffic
+    settings: Settings, listener: socket.socket, public: str, traffic: Traffic
 ) -> AsyncIterator[tuple[Flux2Server, Starlette]]:
     """Open the server and all that stands before it. What is added last runs first."""
-    from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
-    from mcp.server.auth.settings import AuthSettings
     from mcp.server.request_state import RequestStateSecurity
     from mcp.server.transport_security import TransportSecuritySettings
-    from pydantic import AnyHttpUrl
 
-    from flux2_mcp.runapi.transport import HttpTransport
     from flux2_mcp.server.app import build
     from flux2_mcp.server.team import health, metrics
-    from flux2_mcp.server.team.provider import SigningKeys
+    from flux2_mcp.server.team.personal import Bearers, PersonalTokens
     from flux2_mcp.server.team.proxies import Forwarded
     from flux2_mcp.server.team.sign_in import SignedInOnly, caller
-    from flux2_mcp.server.team.tokens import Tokens
     from flux2_mcp.server.team.traffic import CountedCalls
     from flux2_mcp.server.transports import bearer, readable
 
-    port, resource = int(listener.getsockname()[1]), AnyHttpUrl(f"{public}{PATH}")
+    port = int(listener.getsockname()[1])
     numbers = metrics.Numbers(traffic)
     server = build(
         # A path that a caller names is one of the caller's machine.
@@ -200,22 +206,54 @@ async def _application(
     )
 
     async def meet(person: Person) -> None:
-        await server.session.whole.meetings.meet(person)
+        await server.session.whole.callers.meet(person)
 
-    transport = HttpTransport(sign_in.issuer)
-    keys = SigningKeys(sign_in.issuer, transport)
-    tokens = Tokens(keys, sign_in, audience=sign_in.audience or str(resource))
-    application.add_middleware(readable.MessagesOnly, most=MAX_BODY_BYTES)
-    application.add_middleware(
-        SignedInOnly,
-        tokens=tokens,
-        metadata_url=str(build_resource_metadata_url(resource)),
-        scopes=sign_in.scopes,
-        open_paths=(*OPEN_FOR_ALL, *health.PATHS, metrics.PATH),
-        meet=meet,
-    )
-    application.add_middleware(CountedCalls, traffic=traffic, path=PATH)
-    application.add_middleware(Forwarded, trusted=settings.trusted_proxies)
+    async with _provider(settings.sign_in, f"{public}{PATH}") as provider:
+        personal = PersonalTokens(lambda: server.session.whole.callers, monotonic=time.monotonic)
+        tokens = Bearers(personal, provider.tokens)
+        application.add_middleware(readable.MessagesOnly, most=MAX_BODY_BYTES)
+        application.add_middleware(
+            SignedInOnly,
+            tokens=tokens,
+            metadata_url=provider.metadata_url,
+            scopes=() if settings.sign_in is None else settings.sign_in.scopes,
+            open_paths=(*OPEN_FOR_ALL, *health.PATHS, metrics.PATH),
+            meet=meet,
+        )
+        application.add_middleware(CountedCalls, traffic=traffic, path=PATH)
+        application.add_middleware(Forwarded, trusted=settings.trusted_proxies)
+        application.router.routes.extend(provider.routes)
+        async with application.router.lifespan_context(application):
+            service = server.session.whole
+            reader, _ = bearer.token(settings.home, metrics.TOKEN_FILE)
+            application.router.routes.extend(health.HealthRoutes(service.health(), provider.keys, traffic).routes())
+            application.router.routes.append(metrics.route(numbers, service, tokens, reader))
+            yield server, application
+
+
+class _Provider(Struct, frozen=True, kw_only=True):
+    """What a server needs to know its provider's people by; without a provider, nothing."""
+
+    keys: SigningKeys | None = None
+    tokens: Tokens | None = None
+    metadata_url: str | None = None
+    routes: tuple[Route, ...] = ()
+
+
+@asynccontextmanager
+async def _provider(sign_in: SignIn | None, address: str) -> AsyncIterator[_Provider]:
+    if sign_in is None:
+        yield _Provider()
+        return
+    from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
+    from mcp.server.auth.settings import AuthSettings
+    from pydantic import AnyHttpUrl
+
+    from flux2_mcp.runapi.transport import HttpTransport
+    from flux2_mcp.server.team.provider import SigningKeys
+    from flux2_mcp.server.team.tokens import Tokens
+
+    resource = AnyHttpUrl(address)
     # `AnyHttpUrl` alone would add a slash to an issuer without a path, and clients compare issuers letter by letter.
     auth = AuthSettings.model_validate(
         {"issuer_url": sign_in.issuer, "resource_server_url": resource, "validate_token_resource": False}
@@ -223,14 +261,15 @@ async def _application(
     described = create_protected_resource_routes(
         resource, [auth.issuer_url], list(sign_in.scopes) or None, resource_name="FLUX.2 images"
     )
-    application.router.routes.extend(described)
+    transport = HttpTransport(sign_in.issuer)
+    keys = SigningKeys(sign_in.issuer, transport)
     try:
-        async with application.router.lifespan_context(application):
-            service = server.session.whole
-            reader, _ = bearer.token(settings.home, metrics.TOKEN_FILE)
-            application.router.routes.extend(health.HealthRoutes(service.health(), keys, traffic).routes())
-            application.router.routes.append(metrics.route(numbers, service, tokens, reader))
-            yield server, application
+        yield _Provider(
+            keys=keys,
+            tokens=Tokens(keys, sign_in, audience=sign_in.audience or str(resource)),
+            metadata_url=str(build_resource_metadata_url(resource)),
+            routes=tuple(described),
+        )
     finally:
         await transport.aclose()
 

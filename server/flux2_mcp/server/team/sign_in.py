@@ -20,13 +20,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flux2_mcp.domain.people import Person
-from flux2_mcp.server.team.tokens import PersonToken, Refusal, Tokens
+from flux2_mcp.server.team.personal import Bearers
+from flux2_mcp.server.team.tokens import PersonToken, Refusal
 from flux2_mcp.system.logs import fields
 
 log = logging.getLogger("flux2_mcp.server.team.sign_in")
 
 NO_TOKEN = Refusal(
-    HTTPStatus.UNAUTHORIZED, None, "This server needs a token of your sign-in: Authorization: Bearer TOKEN."
+    HTTPStatus.UNAUTHORIZED,
+    None,
+    "This server needs a token, of your sign-in or a personal one: Authorization: Bearer TOKEN.",
 )
 
 
@@ -49,7 +52,7 @@ class SignedInOnly:
     Args:
         app: The application that it guards.
         tokens: Checks the tokens.
-        metadata_url: Where clients read how to sign in.
+        metadata_url: Where clients read how to sign in; None: nobody can, and personal tokens alone count.
         scopes: What a client should ask the provider for.
         open_paths: What everybody may read.
         meet: Told of each person who calls.
@@ -59,8 +62,8 @@ class SignedInOnly:
         self,
         app: ASGIApp,
         *,
-        tokens: Tokens,
-        metadata_url: str,
+        tokens: Bearers,
+        metadata_url: str | None,
         scopes: Collection[str],
         open_paths: Collection[str],
         meet: Callable[[Person], Awaitable[None]],
@@ -68,7 +71,8 @@ class SignedInOnly:
         self._app = app
         self._signed_in = AuthContextMiddleware(app)
         self._tokens = tokens
-        self._challenge = [f'resource_metadata="{metadata_url}"', *([f'scope="{" ".join(scopes)}"'] if scopes else [])]
+        told = {"resource_metadata": metadata_url, "scope": " ".join(scopes)}
+        self._challenge = [f'{name}="{value}"' for name, value in told.items() if value]
         self._open = frozenset(open_paths)
         self._meet = meet
 
@@ -103,7 +107,7 @@ class SignedInOnly:
         if refusal.retry_after_seconds is not None:
             headers["Retry-After"] = str(refusal.retry_after_seconds)
         else:
-            headers["WWW-Authenticate"] = f"Bearer {', '.join(parts)}"
+            headers["WWW-Authenticate"] = f"Bearer {', '.join(parts)}".rstrip()
         return Response(json.dumps(body), refusal.status, headers, "application/json")
 
 

@@ -1,4 +1,4 @@
-"""Decides whom a bearer token names, and whether that person may call.
+"""Decides whom a token of the provider names, and whether that person may call.
 
 A token is a JWT that the team's OpenID provider has signed. What is refused, and how, is what RFC 6750 and RFC 9068 say:
 401 `invalid_token` for a token that proves nothing, 403 `insufficient_scope` for one of a person that may not call.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import jwt
 from mcp.server.auth.provider import AccessToken
@@ -67,14 +67,6 @@ class _InvalidTokenError(Exception):
     """A token that proves nothing. Its text is for the caller."""
 
 
-class TokenStore(Protocol):
-    """The personal tokens that the server itself has made, for programs without a browser."""
-
-    async def find(self, token: str) -> Person | None:
-        """Return the person to whom the token belongs; None if there is no such token, or it was revoked."""
-        ...
-
-
 class Tokens:
     """Checks tokens.
 
@@ -82,27 +74,21 @@ class Tokens:
         keys: The provider's keys.
         sign_in: Which provider, and what a token must say.
         audience: What `aud` must be.
-        personal: The personal tokens; None: there are none.
     """
 
-    def __init__(
-        self, keys: SigningKeys, sign_in: SignIn, *, audience: str, personal: TokenStore | None = None
-    ) -> None:
+    def __init__(self, keys: SigningKeys, sign_in: SignIn, *, audience: str) -> None:
         self._keys = keys
         self._sign_in = sign_in
         self._audience = audience
-        self._personal = personal
 
     async def check(self, token: str) -> PersonToken | Refusal:
         """Return the person that a token names, or why it is refused."""
         if len(token) > MAX_TOKEN_CHARS:
-            return _no_token(f"The token is longer than {MAX_TOKEN_CHARS} characters.")
-        if self._personal is not None and (person := await self._personal.find(token)) is not None:
-            return PersonToken(token=token, client_id="personal", scopes=[], subject=person.subject, person=person)
+            return no_token(f"The token is longer than {MAX_TOKEN_CHARS} characters.")
         try:
             return self._admitted(token, await self._claims(token))
         except _InvalidTokenError as exc:
-            return _no_token(str(exc))
+            return no_token(str(exc))
         except ProviderError as exc:
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, None, exc.message, int(PAUSE_SECONDS))
 
@@ -199,7 +185,8 @@ def _texts(value: object, *, blanks: bool = True) -> list[str]:
     return [each for each in value[:MAX_GROUPS] if isinstance(each, str)] if isinstance(value, list) else []
 
 
-def _no_token(text: str) -> Refusal:
+def no_token(text: str) -> Refusal:
+    """The answer to a token that proves nothing."""
     return Refusal(HTTPStatus.UNAUTHORIZED, "invalid_token", text)
 
 

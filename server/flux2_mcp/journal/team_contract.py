@@ -1,0 +1,46 @@
+"""What the journal keeps for a team beside its tasks: part of `contract`, with the same rules."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from flux2_mcp.domain.people import KnownPerson, Person
+from flux2_mcp.domain.personal_tokens import TokenRecord
+
+
+class People(Protocol):
+    """The people of a team. They are those of the database, whatever the account."""
+
+    async def meet(self, person: Person, *, at: datetime) -> None:
+        """Note that a person has called, with the name that they have now. Their caps stay."""
+        ...
+
+    async def known(self) -> tuple[KnownPerson, ...]:
+        """All who have called, the latest first."""
+        ...
+
+    async def cap(self, person: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> bool:
+        """Give a person caps of their own, in USD; None: everybody's. Returns False if no such person has called."""
+        ...
+
+
+class Tokens(Protocol):
+    """The personal tokens of a team. They are those of the database, whatever the account."""
+
+    async def add(self, token: TokenRecord) -> None:
+        """Keep a new token."""
+        ...
+
+    async def all(self) -> tuple[TokenRecord, ...]:
+        """All tokens, also those that have ended, the latest first."""
+        ...
+
+    async def live(self, *, at: datetime) -> tuple[TokenRecord, ...]:
+        """Those that are in force."""
+        ...
+
+    async def revoke(self, digest: str, *, at: datetime) -> bool:
+        """Take a token back for ever. Returns False if there is no such token, or it was taken back before."""
+        ...
