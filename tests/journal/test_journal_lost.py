@@ -18,7 +18,7 @@ from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.personal_tokens import TokenRecord
 from flux2_mcp.journal.sqlite.migrations import MIGRATIONS
 from flux2_mcp.journal.sqlite.store import SqliteJournal
-from tests.support.journals import AT, SqliteHome, intend, intent, new, opened, steps
+from tests.support.journals import ACCOUNT, AT, SqliteHome, intend, intent, new, opened, steps
 
 pytestmark = pytest.mark.anyio
 
@@ -112,7 +112,7 @@ async def test_people_with_their_caps_and_tokens_go_over_into_the_new_file(home:
     path = await filled(home)
     before = home.journal("team")
     await before.people.meet(ada := personal_tokens.person("ada"), at=AT)
-    await before.people.cap(ada.key, daily_usd=Decimal(2), monthly_usd=None)
+    await before.people.cap(ada.key, daily_usd=Decimal(2), monthly_usd=None, at=AT)
     for digest in ("a" * 64, "b" * 64):
         await before.tokens.add(TokenRecord(digest=digest, name="ada", created_at=AT))
     await before.tokens.revoke("b" * 64, at=AT)
@@ -128,7 +128,7 @@ async def test_people_with_their_caps_and_tokens_go_over_into_the_new_file(home:
 async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_day_is_closed(home: SqliteHome) -> None:
     path = await filled(home, 40)
     data = path.read_bytes()
-    write_over(path, data.index(b"x" * 2000, len(data) // 2))
+    write_over(path, data.index(f"k20{ACCOUNT}".encode()))  # as its row has it
     break_indices(path)
     journal = home.journal()
     await new(journal, intent("k40"))

@@ -151,6 +151,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "people",
         "caps_of_people",
         "tokens",
+        "audit",
     ]
 
 
@@ -170,4 +171,5 @@ def test_the_files_schema_holds_every_shared_thing(tmp_path: Path) -> None:
         "total",
         "person",
         "token",
+        "audit",
     }

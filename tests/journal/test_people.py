@@ -283,10 +283,10 @@ def person(subject: str, name: str | None = None) -> Person:
 async def test_who_has_called_is_known_by_every_process_with_the_name_of_now_and_their_caps_stay(home: Home) -> None:
     journal = home.journal()
     assert await journal.people.known() == ()
-    assert not await journal.people.cap(ADA, daily_usd=Decimal(1), monthly_usd=None)
+    assert not await journal.people.cap(ADA, daily_usd=Decimal(1), monthly_usd=None, at=AT)
     await journal.people.meet(person("ada", "Ada"), at=AT)
     await journal.people.meet(person("ben"), at=LATER)
-    assert await journal.people.cap(ADA, daily_usd=Decimal("1.25"), monthly_usd=Decimal(0))
+    assert await journal.people.cap(ADA, daily_usd=Decimal("1.25"), monthly_usd=Decimal(0), at=AT)
     await home.journal("b").people.meet(person("ada", "Ada L."), at=LATER + timedelta(hours=2))
     known = await home.journal("c", account="runapi.ai:ba9876543210").people.known()
     assert [(each.key, each.name, each.daily_usd, each.monthly_usd) for each in known] == [
@@ -301,8 +301,8 @@ async def test_a_cap_of_ones_own_holds_in_the_place_of_everybodys_lower_or_highe
     for name in ("ada", "ben", "cy"):
         await journal.people.meet(person(name), at=AT)
     everybodys = Caps(person_daily_usd=Decimal("0.10"), call_usd=Decimal(3))
-    await journal.people.cap(ADA, daily_usd=Decimal("0.02"), monthly_usd=None)
-    await journal.people.cap(BEN, daily_usd=Decimal("0.50"), monthly_usd=Decimal("0.30"))
+    await journal.people.cap(ADA, daily_usd=Decimal("0.02"), monthly_usd=None, at=AT)
+    await journal.people.cap(BEN, daily_usd=Decimal("0.50"), monthly_usd=Decimal("0.30"), at=AT)
 
     async def asked(name: str, usd: str, caps: Caps = everybodys) -> str | None:
         one = intent(f"{name} {usd}", quoted_usd=Decimal(usd), reserved_usd=Decimal(usd))

@@ -48,6 +48,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
     ("team", "token", "create", "canary"),
     ("team", "token", "list", "--json"),
     ("team", "token", "revoke", "00000000"),
+    ("team", "audit"),
     ("balance", "--json"),
     ("pricing",),
     ("variants", "--json"),

@@ -53,6 +53,7 @@ def offered(shell: str, line: str, env: dict[str, str]) -> list[str]:
 LINES = {
     "flux2-mcp who": ["whoami"],
     "flux2-mcp spend --by ": ["day", "person", "variant", "workspace"],
+    "flux2-mcp team au": ["audit"],
     "flux2-mcp completion ": ["bash", "zsh", "fish"],
 }
 

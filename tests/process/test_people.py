@@ -461,6 +461,108 @@ def test_every_task_is_somebodys(people: People) -> None:
     }
 
 
+# --- who did what -----------------------------------------------------------------------------------------------------
+
+
+class Entries:
+    """What has come into the audit since this was made."""
+
+    def __init__(self, people: People) -> None:
+        self._people = people
+        ((self._last,),) = people.rows("SELECT coalesce(max(n), 0) FROM audit")
+
+    def new(self) -> list[tuple[Any, ...]]:
+        """What, who, the task, whose, the amount, the outcome and the cap of each; people by their subjects."""
+        names = {self._people.person(who): who["sub"] for who in (ADA, BEN, ADMIN)} | {None: None}
+        columns = "n, what, person, task, whose, usd, outcome, cap"
+        rows = self._people.rows(f"SELECT {columns} FROM audit WHERE n > {self._last} ORDER BY n")  # noqa: S608  # a number
+        self._last = max([self._last, *(row[0] for row in rows)])
+        return [(what, names[person], task, names[whose], *more) for _, what, person, task, whose, *more in rows]
+
+
+def entry(
+    what: str, who: Mapping[str, Any], task: str | None = None, whose: Mapping[str, Any] | None = None
+) -> tuple[Any, ...]:
+    """What is shown."""
+    return (what, who["sub"], task, None if whose is None else whose["sub"], None, "allowed", None)
+
+
+def pictures(answer: Mapping[str, Any]) -> int:
+    """How many images an answer holds."""
+    text = json.dumps(answer)
+    return text.count('"type": "image"') + text.count('"blob": ')
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_what_costs_and_what_is_shown_is_written_down_with_who_when_and_from_where(people: People, era: str) -> None:
+    entries = Entries(people)
+    made = people.tool(ADA, "generate", era, prompt=f"a brown wren, {era}")
+    ((task,),) = people.rows("SELECT task_id FROM task WHERE request LIKE ?", f"%a brown wren, {era}%")
+    ((key,),) = people.rows("SELECT key FROM task WHERE task_id = ?", task)
+    assert (pictures(made), entries.new()) == (
+        1,
+        [("generate", "ada", key, None, 50_000, "allowed", None), entry("image", ADA, key)],
+    )
+    ((client, address),) = people.rows("SELECT DISTINCT client, address FROM audit WHERE task = ?", key)
+    assert address == "127.0.0.1"
+    assert client == "tests 1" if era == MODERN else client.startswith("python-httpx2/")
+    seen = entry("image", ADA, key)
+    calls: list[tuple[str, Params, Mapping[str, Any], list[tuple[Any, ...]]]] = [
+        (*check(task_ids=[task]), ADA, [seen]),
+        ("resources/read", {"uri": f"flux2://images/{task}"}, ADA, [seen]),
+        ("resources/read", {"uri": f"flux2://images/{task}?max=64"}, ADA, [seen]),
+        (*check(limit=2), ADA, [entry("list", ADA)]),
+        ("resources/list", {}, BEN, [entry("list", BEN)]),
+        ("resources/read", {"uri": "flux2://tasks"}, BEN, [entry("list", BEN)]),
+        (*completion(TASK, "id", ""), BEN, [entry("list", BEN)]),
+        # One's own task without its image, and what is refused as if it were not there, show nothing.
+        ("resources/read", {"uri": f"flux2://tasks/{task}"}, ADA, []),
+        ("resources/read", {"uri": f"flux2://images/{task}"}, BEN, []),
+        (*check(task_ids=[task]), BEN, []),
+        (*check(task_ids=[task]), ADMIN, [entry("task", ADMIN, key, ADA), entry("image", ADMIN, key, ADA)]),
+        ("resources/read", {"uri": f"flux2://tasks/{task}"}, ADMIN, [entry("task", ADMIN, key, ADA)]),
+        ("resources/read", {"uri": f"flux2://images/{task}"}, ADMIN, [entry("image", ADMIN, key, ADA)]),
+    ]  # fmt: skip
+    if era == MODERN:
+        calls.append(("tasks/get", {"taskId": quote(task, safe="")}, ADA, [seen]))
+    with each_row() as row:
+        for method, params, who, wanted in calls:
+            with row(f"{who['sub']}: {method} {params}"):
+                answer = people.answer(era, who, method, params)
+                assert entries.new() == wanted
+                assert pictures(answer) == len([one for one in wanted if one[0] == "image"])
+
+
+def test_what_can_not_be_written_down_is_not_shown_and_what_was_paid_is_told(people: People) -> None:
+    image = {"uri": f"flux2://images/{people.done['task_id']}"}
+    with closing(sqlite3.connect(people.home / "journal.sqlite3", isolation_level=None)) as journal:
+        journal.execute(
+            "CREATE TRIGGER full_disk BEFORE INSERT ON audit WHEN NEW.what <> 'generate'"
+            " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+        try:
+            made = people.tool(ADA, "generate", prompt="a grey wagtail")
+            refused = [
+                people.answer(MODERN, ADA, "resources/read", image),
+                people.answer(MODERN, ADMIN, "resources/read", {"uri": f"flux2://tasks/{people.done['task_id']}"}),
+                people.answer(MODERN, ADA, *check()),
+                people.answer(MODERN, ADA, "resources/list", {}),
+                people.answer(MODERN, ADMIN, *check(task_ids=[people.done["task_id"]])),
+            ]
+            own = people.tool(ADA, "check_task", task_ids=[people.open["task_id"]], wait_seconds=0)
+        finally:
+            journal.execute("DROP TRIGGER full_disk")
+    why = "Nothing is shown, because the audit of it could not be written"
+    assert (pictures(made), made["structuredContent"]["tasks"][0]["status"]) == (0, "completed")
+    assert why in made["content"][-1]["text"]
+    for answer in refused:
+        assert why in json.dumps(answer)
+        assert "violet" not in json.dumps(answer)
+        assert pictures(answer) == 0
+    assert own["structuredContent"]["tasks"][0]["task_id"] == people.open["task_id"]
+    assert pictures(people.answer(MODERN, ADA, "resources/read", image)) == 1
+
+
 def command(people: People, *arguments: str) -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, "-m", "flux2_mcp", "team", *arguments],
@@ -470,6 +572,7 @@ def command(people: People, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_who_runs_the_server_sees_who_called_and_gives_caps_that_hold_from_the_next_call(people: People) -> None:
+    entries = Entries(people)
     code, out, _ = command(people, "people", "--json")
     listed = {each["subject"]: each for each in json.loads(out)["people"]}
     assert (code, {"ada", "ben"} <= set(listed)) == (0, True)
@@ -485,6 +588,20 @@ def test_who_runs_the_server_sees_who_called_and_gives_caps_that_hold_from_the_n
     code, out, _ = command(people, "caps", ada["person"][:8], "--daily", "default", "--json")
     assert (code, json.loads(out)["day_cap_usd"]) == (0, None)
     assert people.made(ADA, "a picture beyond the cap")["task_id"]
+    rows = [row for row in entries.new() if row[0] != "image"]
+    daily = "FLUX2_PERSON_DAILY_BUDGET_USD"
+    assert rows[:2] == [
+        ("caps", None, None, "ada", 10_000, "allowed", daily),
+        ("generate", "ada", None, None, 50_000, "refused", daily),
+    ]
+    assert [(what, who, outcome) for what, who, _, _, _, outcome, _ in rows[2:]] == [
+        ("generate", "ben", "allowed"),
+        ("caps", None, "allowed"),
+        ("generate", "ada", "allowed"),
+    ]
+    code, out, _ = command(people, "audit", "--person", "ada", "--refused", "--json")
+    (refused,) = json.loads(out)["entries"]
+    assert (code, refused["person"], refused["cap"], refused["usd"]) == (0, ada["person"], daily, 0.05)
     code, out, err = command(people, "caps", "nobody", "--daily", "1")
     assert (code, out) == (4, "")
     assert "nobody who has called" in err

@@ -35,7 +35,7 @@ FACES: Mapping[str, tuple[str, ...]] = {
         "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "transport", "wire",
     ),
     "images": ("derive", "download", "names", "preview", "size_check", "thumbnails", "upright", "workspace"),
-    "journal": ("journal", "contract", "listed", "records", "watch"),
+    "journal": ("journal", "contract", "team_contract", "listed", "records", "watch"),
     "sandbox": ("scenarios", "server"),
     "sandbox.drawing": ("cut_out", "draw", "enlarge"),
     "hosts": ("command", "editors.jsonc", "entry", "files", "links", "places", "plan", "switches", "table"),
@@ -151,5 +151,8 @@ def test_a_server_for_one_person_loads_nothing_of_a_team() -> None:
     code = "import sys, flux2_mcp.server.app, flux2_mcp.engine.service; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "flux2_mcp.engine.service" in loaded
-    team = {"prometheus_client", "jwt", "psycopg", "flux2_mcp.domain.people", "flux2_mcp.engine.health"}
+    team = {
+        "prometheus_client", "jwt", "psycopg", "flux2_mcp.domain.people", "flux2_mcp.domain.audit", "flux2_mcp.engine.health",
+        "flux2_mcp.engine.audited", "flux2_mcp.engine.team", "flux2_mcp.journal.team_contract", "flux2_mcp.journal.sql.audit",
+    }  # fmt: skip
     assert [name for name in loaded if name in team or name.startswith("flux2_mcp.server.team")] == []

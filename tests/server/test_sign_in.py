@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
-from flux2_mcp.domain.people import Person
+from flux2_mcp.domain.people import Caller, Person
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import AuthenticationError
 from flux2_mcp.runapi.exchange import Transport
@@ -29,6 +29,7 @@ from flux2_mcp.runapi.responses import Response
 from flux2_mcp.runapi.transport import HttpTransport
 from flux2_mcp.server.app import build
 from flux2_mcp.server.session import ServerSession
+from flux2_mcp.server.team import origin
 from flux2_mcp.server.team.personal import Bearers, PersonalTokens
 from flux2_mcp.server.team.provider import FRESH_SECONDS, MAX_BYTES, PAUSE_SECONDS, SigningKeys
 from flux2_mcp.server.team.sign_in import SignedInOnly, caller
@@ -423,11 +424,11 @@ async def test_a_call_of_nobody_has_no_service_where_people_are_known_and_the_wh
 ) -> None:
     async with Service.opened(sandbox_settings, keep=False) as service:
         assert ServerSession(service).service is service
-        team = ServerSession(service, caller=caller)
+        team = ServerSession(service, caller=origin.caller)
         assert team.whole is service
         with pytest.raises(AuthenticationError, match="Nobody has signed in"):
             _ = team.service
-        ada = Person(issuer="https://sso.example.com", subject="ada")
+        ada = Caller(person=Person(issuer="https://sso.example.com", subject="ada"))
         views = [ServerSession(service, caller=lambda: ada).service for _ in range(2)]
         assert all(view is not service and view.prices is service.prices for view in views)
         service.stop_waiting()  # what waits for a person is answered, too: see the drain in test_team_server

@@ -139,7 +139,9 @@ class PostgresHome(Home):
 
 EMPTIED: list[str] = []
 """Schemas of this process whose tables are there and empty: to make them took more time than most tests."""
-TABLES = ("task", "pace", "turn", "upload", "placed", "holder", "lost", "total", "person", "token")
+TABLES = ("task", "pace", "turn", "upload", "placed", "holder", "lost", "total", "person", "token", "audit")
+KEPT = "ALTER TABLE audit {} TRIGGER audit_kept"
+"""SQL that lets entries of the audit be deleted, or not: a test's are of no use to the next one."""
 
 
 @asynccontextmanager
@@ -154,7 +156,8 @@ async def in_postgres(path: Path) -> AsyncIterator[PostgresHome]:
     async with AsyncExitStack() as stack:
         yield PostgresHome(path, stack, url := EMPTIED.pop() if EMPTIED else postgres.shared().with_schema())
     with suppress(psycopg.errors.UndefinedTable), psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES).encode())  # noqa: S608  # names above
+        emptied = [KEPT.format("DISABLE"), *(f"DELETE FROM {table}" for table in TABLES), KEPT.format("ENABLE")]  # noqa: S608  # names above
+        connection.execute("; ".join(emptied).encode())
         EMPTIED.append(url)
 
 

@@ -35,6 +35,21 @@ class Person:
         return hashlib.sha256(json.dumps([self.issuer, self.subject]).encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who makes a call, and from where.
+
+    Attributes:
+        person: Proven by their token.
+        client: The name and version of the client, as it says itself; None: it says nothing.
+        address: From where the call came; None: not known.
+    """
+
+    person: Person
+    client: str | None = None
+    address: str | None = None
+
+
 class KnownPerson(Struct, frozen=True, kw_only=True):
     """A person who has called, as the journal knows them.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from copy import copy
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
@@ -43,7 +42,7 @@ from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:  # loaded at the first use alone
     from flux2_mcp.domain.budget import SpentSums
-    from flux2_mcp.domain.people import Person
+    from flux2_mcp.domain.people import Caller, Person
     from flux2_mcp.engine.apply import Manifests
     from flux2_mcp.engine.health import Health
     from flux2_mcp.engine.team import Callers
@@ -111,16 +110,18 @@ class Service:
         checks = RequestChecks(self._source_images, self.prices, self.settings, sandbox=seam.backend.sandbox)
         self.request = checks.request
 
-    def of(self, person: Person) -> Service:
-        """Return what answers a person's calls: their tasks are theirs, and they see no others, unless they are an admin.
+    def of(self, caller: Caller) -> Service:
+        """Return what answers a person's calls: their tasks are theirs, and they see no others, unless they are an admin."""
+        from flux2_mcp.engine.audited import AuditedService
 
-        It has no runner of its own: this service works on the tasks of all.
+        return AuditedService.answering(self, caller)
+
+    async def show(self, records: Sequence[TaskRecord], *, images: bool = False) -> None:
+        """Note that these tasks are about to be shown to the caller, or with `images` the bytes of their images.
+
+        Raises:
+            JournalError: It must be written down, and can't be. Then nothing may be shown.
         """
-        view = copy(self)
-        view.__dict__.pop("manifests", None)
-        journal = self._journal.of(person.key, sees_all=person.admin)
-        view._answer_on(replace(self._seam, journal=journal, person=person.key), person)  # noqa: SLF001  # another self
-        return view
 
     @cached_property
     def callers(self) -> Callers:

@@ -1,15 +1,19 @@
-"""The people of a team, for whoever runs its server: what each has spent, and the caps of each. From the journal alone."""
+"""The people of a team, for whoever runs its server: what each has spent, the caps of each, and who did what.
+
+All of it comes from the journal alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from msgspec import Struct
 
 from flux2_mcp.domain import personal_tokens
+from flux2_mcp.domain.audit import AuditEntry, AuditFilter
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.people import KnownPerson, Person
 from flux2_mcp.domain.personal_tokens import LIVE, TokenRecord
@@ -78,6 +82,15 @@ class Member(Struct, frozen=True, kw_only=True):
     monthly_cap_usd: Decimal | None
 
 
+class AuditLine(Struct, frozen=True, kw_only=True):
+    """An entry of the audit, with what its keys stand for: names of people, RunAPI's id of the task; None: not known."""
+
+    entry: AuditEntry
+    name: str | None
+    whose_name: str | None
+    task_id: str | None
+
+
 class Team:
     """Reads and writes what the journal knows of people. Create it with `Team.opened`."""
 
@@ -116,7 +129,7 @@ class Team:
             JournalError: The journal can't be read or written.
         """
         person = _named(who, await self._journal.people.known() if self._journal.was_made else ())
-        await self._journal.people.cap(person.key, daily_usd=daily_usd, monthly_usd=monthly_usd)
+        await self._journal.people.cap(person.key, daily_usd=daily_usd, monthly_usd=monthly_usd, at=self._now())
         (now,) = [each for each in await self._journal.people.known() if each.key == person.key]
         return await self._member(now)
 
@@ -148,6 +161,7 @@ class Team:
                 person.key,
                 daily_usd=daily_usd if daily_usd is not None or known is None else known.daily_usd,
                 monthly_usd=monthly_usd if monthly_usd is not None or known is None else known.monthly_usd,
+                at=now,
             )
         await self._journal.tokens.add(record)  # last: no token without its caps
         return token, record
@@ -188,6 +202,49 @@ class Team:
     async def member(self, who: str) -> Member:
         """Return one person. Raises as `cap`."""
         return await self._member(_named(who, await self._journal.people.known() if self._journal.was_made else ()))
+
+    async def audit(
+        self,
+        *,
+        limit: int,
+        since: datetime | None = None,
+        who: str | None = None,
+        task: str | None = None,
+        refused: bool = False,
+    ) -> list[AuditLine]:
+        """Return the newest entries of the audit, newest first.
+
+        Args:
+            limit: The maximum number of entries.
+            since: Only those since then.
+            who: Only what this person did, or others with their tasks and caps; a person as in `cap`.
+            task: Only those of a task, by RunAPI's id or our key.
+            refused: Only what was refused.
+
+        Raises:
+            InvalidRequestError: No person is meant, or several are.
+            JournalError: The journal can't be read.
+        """
+        known = await self._journal.people.known() if self._journal.was_made else ()
+        person = None if who is None else _named(who, known).key
+        if not self._journal.was_made:
+            return []
+        meant = () if task is None else await self._journal.tasks.find([task])
+        key = meant[0].key if meant else task
+        wanted = AuditFilter(since=since, person=person, task=key, refused=refused)
+        entries = await self._journal.audit.entries(wanted, limit=limit)
+        names = {each.key: each.name or each.subject for each in known}
+        tasks = await self._journal.tasks.find([*dict.fromkeys(entry.task for entry in entries if entry.task)])
+        ids = {record.key: record.task_id for record in tasks}
+        return [
+            AuditLine(
+                entry=entry,
+                name=names.get(entry.person or ""),
+                whose_name=names.get(entry.whose or ""),
+                task_id=ids.get(entry.task or ""),
+            )
+            for entry in entries
+        ]
 
     async def _member(self, person: KnownPerson) -> Member:
         money = self._journal.of(person.key).money

@@ -2,7 +2,7 @@
 
 No other room knows which database holds it.
 
-Face: `journal`, `contract`, `listed`, `records`, `watch`.
+Face: `journal`, `contract`, `team_contract`, `listed`, `records`, `watch`.
 """
 
 from __future__ import annotations

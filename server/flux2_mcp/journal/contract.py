@@ -15,6 +15,8 @@ Rules
 - A task belongs to the person who asked for it, or to nobody. A person's journal (`Journal.of`) shows and changes that
   person's tasks alone, and those of others are to it as if they were not there. Money, places under way and names of
   files count over all.
+- Each task of a person, and each later step of one, has an entry in the audit that is written in the transaction that
+  writes the task and counts the caps. No entry is ever changed or deleted; both databases refuse it.
 - A record that can't be read spoils no list, and nothing is written to it. Its stand-in has `readable` False.
 - A journal that a later version has written is used unchanged. No record is deleted, except one of two of the same
   task.
@@ -46,7 +48,7 @@ from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskMatches, TaskRecord
 
 if TYPE_CHECKING:  # loaded where a team calls
-    from flux2_mcp.journal.team_contract import People, Tokens
+    from flux2_mcp.journal.team_contract import Audit, People, Tokens
 
 LEASE_SECONDS = owners.LEASE_SECONDS
 NO_CAPS = Caps()
@@ -368,15 +370,20 @@ class Journal(Protocol):
         """The name of this process, in which leases are held."""
         ...
 
-    def of(self, person: str, *, sees_all: bool = False) -> Journal:
+    def of(
+        self, person: str, *, sees_all: bool = False, client: str | None = None, address: str | None = None
+    ) -> Journal:
         """The same journal for one person's calls: the tasks that it writes are theirs, and so are those that it shows.
 
-        Only `tasks` and `history` differ. Leases, money and pace are those of all.
+        Only `tasks` and `history` differ. Leases, money and pace are those of all. What its tasks cost, and what a cap
+        refuses, stands in the audit, too.
 
         Args:
             person: See `Intent.person`.
             sees_all: Whether it shows everybody's tasks, as to an admin. Even then no call joins or goes on from a task of
                 another person.
+            client: See `domain.audit.AuditEntry`.
+            address: As above.
         """
         ...
 
@@ -413,6 +420,11 @@ class Journal(Protocol):
     @property
     def tokens(self) -> Tokens:
         """The personal tokens of a team."""
+        ...
+
+    @property
+    def audit(self) -> Audit:
+        """Who did what in a team."""
         ...
 
     @property

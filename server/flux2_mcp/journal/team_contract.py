@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
+from flux2_mcp.domain.audit import AuditEntry, AuditFilter
 from flux2_mcp.domain.people import KnownPerson, Person
 from flux2_mcp.domain.personal_tokens import TokenRecord
 
@@ -21,8 +23,11 @@ class People(Protocol):
         """All who have called, the latest first."""
         ...
 
-    async def cap(self, person: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> bool:
-        """Give a person caps of their own, in USD; None: everybody's. Returns False if no such person has called."""
+    async def cap(self, person: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None, at: datetime) -> bool:
+        """Give a person caps of their own, in USD; None: everybody's. Returns False if no such person has called.
+
+        Each cap that changes has an entry in the audit, from the same transaction.
+        """
         ...
 
 
@@ -43,4 +48,19 @@ class Tokens(Protocol):
 
     async def revoke(self, digest: str, *, at: datetime) -> bool:
         """Take a token back for ever. Returns False if there is no such token, or it was taken back before."""
+        ...
+
+
+class Audit(Protocol):
+    """Who did what in a team. Entries are those of the database, whatever the account; none is changed or deleted.
+
+    What costs is written by `Tasks` of a person's journal, what changes caps by `People.cap`; this is for what is shown.
+    """
+
+    async def note(self, entries: Sequence[AuditEntry]) -> None:
+        """Write entries, all or none. They are not synced to disk: a power cut may lose the last of them."""
+        ...
+
+    async def entries(self, wanted: AuditFilter, *, limit: int) -> tuple[AuditEntry, ...]:
+        """The newest entries that match, newest first."""
         ...

@@ -41,7 +41,7 @@ from flux2_mcp.server.tools.definitions import lazy_tools
 from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:  # a server for one person knows no people
-    from flux2_mcp.domain.people import Person
+    from flux2_mcp.domain.people import Caller
 
 NAME = "flux-2"
 SPENDING: Final = frozenset(tool.function.__name__ for tool in REGISTRY if tool.spends)
@@ -148,7 +148,7 @@ def build(
     seam: Callable[[Seam], Seam] | None = None,
     remote: bool = False,
     security: RequestStateSecurity | None = None,
-    caller: Callable[[], Person | None] | None = None,
+    caller: Callable[[], Caller | None] | None = None,
 ) -> Flux2Server:
     """Build the server. It opens nothing before its lifespan begins, and loads no heavy module before a tool is called.
 

@@ -91,9 +91,12 @@ async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
     if record is None:
         return None
     if kind == "tasks":
+        await service.show([record])
         (task,) = await _tasks([record])
         return _json(task)
-    return await _image(record, parse_qs(query).get("max", [None])[0], service.settings.home / thumbnails.FOLDER)
+    image = await _image(record, parse_qs(query).get("max", [None])[0], service.settings.home / thumbnails.FOLDER)
+    await service.show([record], images=True)
+    return image
 
 
 def _parts(uri: str) -> tuple[str, str, str]:

@@ -25,7 +25,7 @@ from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError
 from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:  # loaded when a login begins
-    from flux2_mcp.domain.people import Person
+    from flux2_mcp.domain.people import Caller
     from flux2_mcp.runapi.login.pkce import LoginAttempt
     from flux2_mcp.runapi.login.redeem import LoginResult
 
@@ -63,7 +63,7 @@ class ServerSession:
         seam: Callable[[Seam], Seam] | None = None,
         *,
         remote: bool = False,
-        caller: Callable[[], Person | None] | None = None,
+        caller: Callable[[], Caller | None] | None = None,
     ) -> None:
         self._present = first
         self._seam = seam
@@ -81,9 +81,9 @@ class ServerSession:
         """
         if self._caller is None:
             return self.whole
-        if (person := self._caller()) is None:
+        if (caller := self._caller()) is None:
             raise AuthenticationError("Nobody has signed in for this call.", status=401, next_step="Sign in again.")
-        return self.whole.of(person)
+        return self.whole.of(caller)
 
     @property
     def whole(self) -> Service:

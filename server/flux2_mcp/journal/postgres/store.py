@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -22,6 +23,9 @@ from flux2_mcp.journal.sql.people import Whose
 from flux2_mcp.journal.sql.team import SqlPeople
 from flux2_mcp.journal.sql.tokens import SqlTokens
 from flux2_mcp.journal.sql.uploads import SqlUploads
+
+if TYPE_CHECKING:  # loaded where a team calls
+    from flux2_mcp.journal.sql.audit import SqlAudit
 
 
 class PostgresJournal:
@@ -66,9 +70,18 @@ class PostgresJournal:
         self.history = PostgresHistory(self.server)
         self.unread_notice = self.server.unread_notice
 
-    def of(self, person: str, *, sees_all: bool = False) -> PostgresJournal:
+    @property
+    def audit(self) -> SqlAudit:
+        """See `contract.Journal.audit`."""
+        from flux2_mcp.journal.sql.audit import SqlAudit  # a server for one person has no use for it
+
+        return SqlAudit(self.server)
+
+    def of(
+        self, person: str, *, sees_all: bool = False, client: str | None = None, address: str | None = None
+    ) -> PostgresJournal:
         """See `contract.Journal.of`."""
-        view, whose = copy(self), Whose(person, sees_all)
+        view, whose = copy(self), Whose(person, sees_all, client, address)
         view.money = self.money.of(person)
         view.tasks, view.history = PostgresTasks(self.server, self.money, whose), PostgresHistory(self.server, whose)
         return view

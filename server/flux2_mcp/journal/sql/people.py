@@ -16,10 +16,15 @@ ACCOUNT = "account = :account"
 
 
 class Whose(Struct, frozen=True):
-    """A person, and what they see; see `contract.Journal.of`. Without a person, all is seen, and what is written is nobody's."""
+    """A person, and what they see; see `contract.Journal.of`. Without a person, all is seen, and what is written is nobody's.
+
+    `client` and `address` are for the audit.
+    """
 
     person: str | None = None
     sees_all: bool = True
+    client: str | None = None
+    address: str | None = None
 
     def at(self, account: str) -> Rows:
         """Their rows among those of an account, whose name may change from call to call."""

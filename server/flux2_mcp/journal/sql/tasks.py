@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from flux2_mcp.domain import budget
-from flux2_mcp.domain.budget import Caps
+from flux2_mcp.domain.budget import CapRoom, Caps
 from flux2_mcp.domain.catalog import resolution
 from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event, State
 from flux2_mcp.domain.models import ImageRequest, NameOwner
-from flux2_mcp.errors import Flux2Error, before_sending
+from flux2_mcp.errors import BudgetError, Flux2Error, before_sending
 from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord, digests, dump
 from flux2_mcp.journal.sql import accounts, leases, money, task_rows, team
@@ -104,15 +104,50 @@ class SqlTasks:
                     return IntentResult(over=over, wanted_usd=wanted)
                 if unless is not None:
                     raise unless
-            new = {intent.key: intent for intent in fresh}
-            return IntentResult(
-                records=tuple(self._insert(database, new.get(each.key, each), at, in_flight) for each in intents)
-            )
+            return IntentResult(records=self._written(database, intents, fresh, at, in_flight))
 
-        with before_sending():
-            intended = await self._store.write(work, after=self._store.note_newest)
+        try:
+            with before_sending():
+                intended = await self._store.write(work, after=self._store.note_newest)
+        except BudgetError as exc:
+            if exc is not unless:  # the price is not known, or more than the caller stated: no cap has a part in it
+                await self._refused(_reserved(intents), None, at)
+            raise
+        if intended.over is not None:
+            await self._refused(intended.wanted_usd, intended.over.name, at)
         self._money.remember(*intended.records)
         return intended
+
+    def _written(
+        self, database: Database, intents: Sequence[Intent], fresh: Sequence[Intent], at: datetime, in_flight: int
+    ) -> tuple[TaskRecord, ...]:
+        """Write the tasks of a call; for a person, those that are `fresh` into the audit, too."""
+        new = {intent.key: intent for intent in fresh}
+        written = tuple(self._insert(database, new.get(each.key, each), at, in_flight) for each in intents)
+        if new and self._whose.person is not None:
+            from flux2_mcp.journal.sql import audit
+
+            audit.asked_for(database, [each for each in written if each.key in new], self._whose, at)
+        return written
+
+    async def _refused(self, usd: Decimal, cap: str | None, at: datetime) -> None:
+        """Write into the audit that a person's call was refused. It has one entry, and its tasks were not written."""
+        if self._whose.person is None:
+            return
+        from flux2_mcp.domain.audit import AuditEntry, What
+        from flux2_mcp.journal.sql import audit
+
+        entry = AuditEntry(
+            at=at,
+            what=What.GENERATE,
+            person=self._whose.person,
+            client=self._whose.client,
+            address=self._whose.address,
+            usd=usd,
+            allowed=False,
+            cap=cap,
+        )
+        await audit.refused(self._store, entry)
 
     def _admit_unpriced(
         self, database: Database, unknown: Sequence[Intent], caps: Caps, stated_usd: Decimal | None
@@ -194,8 +229,10 @@ class SqlTasks:
 
     async def supply(self, record: TaskRecord, request: ImageRequest, *, at: datetime, caps: Caps) -> TaskRecord:
         """See `contract.Tasks.supply`."""
+        over: CapRoom | None = None
 
         def work(database: Database) -> TaskRecord:
+            nonlocal over
             held = task_rows.held(database, self._rows, self._store.owner, record)
             own = team.in_force(held.person, caps, database)
             over = budget.overdrawn(own, self._money.sums(held.session, held.person, at, own, database))
@@ -203,9 +240,21 @@ class SqlTasks:
                 raise budget.stopped(held.request.model, over)
             values = (dump(request), self._store.account, record.key)
             database.execute("UPDATE task SET request = ? WHERE account = ? AND key = ?", values)
+            if held.person is not None and held.awaits_source:  # else it was done before the connection broke
+                from flux2_mcp.journal.sql import audit
+
+                audit.write(database, [audit.step(held, at)])
             return task_rows.get(database, self._rows, record.key)
 
-        return await self._store.write(work, task=record.key)
+        try:
+            return await self._store.write(work, task=record.key)
+        except BudgetError:
+            if record.person is not None:
+                from flux2_mcp.journal.sql import audit
+
+                cap = None if over is None else over.name
+                await audit.refused(self._store, audit.step(record, at, allowed=False, cap=cap))
+            raise
 
     def _beyond(self, database: Database, record: TaskRecord) -> bool:
         """Whether the call would cost more than it may, with this step and without those after it."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from flux2_mcp.journal.sql.store import Database, Row, Store, Value
 
 
+CAPS = {"daily": "FLUX2_PERSON_DAILY_BUDGET_USD", "monthly": "FLUX2_PERSON_MONTHLY_BUDGET_USD"}
+"""The variable of everybody's cap for each column."""
+
+
 class SqlPeople:
     """See `team_contract.People`."""
 
@@ -49,15 +53,27 @@ class SqlPeople:
         )
         return tuple(map(_known, rows))
 
-    async def cap(self, person: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> bool:
+    async def cap(self, person: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None, at: datetime) -> bool:
         """See `team_contract.People.cap`."""
-        values: dict[str, Value] = {
-            "person": person,
-            "daily": None if daily_usd is None else task_rows.micros(daily_usd),
-            "monthly": None if monthly_usd is None else task_rows.micros(monthly_usd),
-        }
-        sql = "UPDATE person SET daily = :daily, monthly = :monthly WHERE person = :person"
-        return await self._store.write(lambda database: database.execute(sql, values)) > 0
+        from flux2_mcp.domain.audit import AuditEntry, What  # a server for one person has no use for it
+        from flux2_mcp.journal.sql import audit
+
+        new = {"daily": daily_usd, "monthly": monthly_usd}
+        values: dict[str, Value] = {"person": person} | {name: task_rows.micros(usd) for name, usd in new.items()}
+
+        def work(database: Database) -> bool:
+            found = database.read("SELECT daily, monthly FROM person WHERE person = :person", values)
+            if not found:
+                return False
+            changed = [name for name in new if found[0][name] != values[name]]
+            database.execute("UPDATE person SET daily = :daily, monthly = :monthly WHERE person = :person", values)
+            entries = [
+                AuditEntry(at=at, what=What.CAPS, whose=person, usd=new[name], cap=CAPS[name]) for name in changed
+            ]
+            audit.write(database, entries)
+            return True
+
+        return await self._store.write(work)
 
 
 def in_force(person: str | None, caps: Caps, database: Database) -> Caps:

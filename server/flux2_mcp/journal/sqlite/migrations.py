@@ -228,4 +228,33 @@ CREATE TABLE token (
 )
 """,
     ),
+    # Who did what. Rows are added and no more: the triggers refuse all else, also a row in the place of another. `whose`: of
+    # whom the task or the caps are, if that is another person. A broken row is not copied out of a lost file (CHECK).
+    (
+        "audit",
+        """
+CREATE TABLE audit (
+  n       INTEGER PRIMARY KEY,
+  at      REAL NOT NULL CHECK (typeof(at) = 'real' AND at BETWEEN 0 AND 253402300799),
+  person  TEXT,
+  client  TEXT,
+  address TEXT,
+  whose   TEXT,
+  what    TEXT NOT NULL,
+  task    TEXT,
+  usd     INTEGER CHECK (usd IS NULL OR (typeof(usd) = 'integer' AND usd >= 0)),
+  outcome TEXT NOT NULL CHECK (outcome IN ('allowed', 'refused')),
+  cap     TEXT
+);
+CREATE INDEX audit_at ON audit (at);
+CREATE INDEX audit_of_person ON audit (person, at);
+CREATE INDEX audit_of_others ON audit (whose, at) WHERE whose IS NOT NULL;
+CREATE INDEX audit_of_task ON audit (task, at) WHERE task IS NOT NULL;
+CREATE INDEX audit_refused ON audit (at) WHERE outcome = 'refused';
+CREATE TRIGGER audit_not_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+CREATE TRIGGER audit_not_deleted BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+CREATE TRIGGER audit_not_replaced BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE n = NEW.n)
+  BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END
+""",
+    ),
 )

@@ -80,7 +80,8 @@ def _take(read: Read, into: Database, done: SalvageReport, path: Path) -> bool:
     _copy(read, "holder", into)  # its loss does no harm: RunAPI says again which account a key belongs to
     _copy(read, "person", into)  # who can't be read has everybody's caps
     _copy(read, "token", into)  # what can't be read lets nobody in
-    for row in _tasks(read):
+    _copy_audit(read, into)
+    for row in _rows(read, "task"):
         seen += row is not None
         if row is None or not (isinstance(row["account"], str) and isinstance(row["key"], str)):
             whole = False
@@ -128,6 +129,16 @@ def _copy(read: Read, table: str, into: Database) -> bool:
     return True
 
 
+def _copy_audit(read: Read, into: Database) -> None:
+    """Copy who did what. Its rows have no key: one that a first source had already is told by all that it says."""
+    names = [each["name"] for each in into.read("PRAGMA table_info(audit)") if each["name"] != "n"]
+    there = f"SELECT 1 FROM audit WHERE {' AND '.join(f'{name} IS :{name}' for name in names)}"
+    with suppress(Error):
+        for row in _rows(read, "audit"):
+            if row is not None and not into.read(there, {name: row[name] for name in names}):
+                _put(row, "audit", into)
+
+
 def _put(row: Row, table: str, into: Database) -> int:
     """Insert a row under a new number. Returns 0 if it is there already, or lacks a value that the table demands."""
     columns = {each["name"] for each in into.read(f"PRAGMA table_info({table})")} - {"n"}
@@ -136,32 +147,32 @@ def _put(row: Row, table: str, into: Database) -> int:
     return into.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", known)
 
 
-def _tasks(read: Read) -> Iterator[Row | None]:
-    """All tasks that can be read, oldest first, and None for each row that can't be read."""
+def _rows(read: Read, table: str) -> Iterator[Row | None]:
+    """All rows of a table that can be read, oldest first, and None for each that can't be read."""
     last, empty = 0, 0
     while empty < MAX_BAD_ROWS:
         try:
-            found: list[Row | None] = [*_chunk(read, last)]
+            found: list[Row | None] = [*_chunk(read, table, last)]
             if not found:
                 return
             last = max(row["n"] for row in found if row is not None)
         except Error:
-            found = [row for n in range(last + 1, last + 1 + CHUNK_ROWS) for row in _one(read, n)]
+            found = [row for n in range(last + 1, last + 1 + CHUNK_ROWS) for row in _one(read, table, n)]
             last, empty = last + CHUNK_ROWS, 0 if any(found) else empty + 1
         yield from found
 
 
-def _chunk(read: Read, last: int) -> list[Row]:
+def _chunk(read: Read, table: str, last: int) -> list[Row]:
     """The next rows. A broken tree may lead back to rows that were read before; unchecked, that would never end."""
-    found = read("SELECT * FROM task WHERE n > ? ORDER BY n LIMIT ?", (last, CHUNK_ROWS))
+    found = read(f"SELECT * FROM {table} WHERE n > ? ORDER BY n LIMIT ?", (last, CHUNK_ROWS))
     numbers = [last, *(row["n"] for row in found)]
     if numbers != sorted(set(numbers)):
         raise Error("rows out of order")
     return found
 
 
-def _one(read: Read, n: int) -> list[Row | None]:
+def _one(read: Read, table: str, n: int) -> list[Row | None]:
     try:
-        return list(read("SELECT * FROM task WHERE n = ?", (n,)))
+        return list(read(f"SELECT * FROM {table} WHERE n = ?", (n,)))
     except Error:
         return [None]

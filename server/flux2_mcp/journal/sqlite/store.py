@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from copy import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flux2_mcp.journal import owners
 from flux2_mcp.journal.sql.accounts import SqlAccounts
@@ -20,6 +21,9 @@ from flux2_mcp.journal.sqlite.file import JournalFile
 from flux2_mcp.journal.sqlite.history import SqliteHistory
 from flux2_mcp.journal.sqlite.leases import SqliteLeases
 from flux2_mcp.journal.sqlite.tasks import SqliteTasks
+
+if TYPE_CHECKING:  # loaded where a team calls
+    from flux2_mcp.journal.sql.audit import SqlAudit
 
 
 class SqliteJournal:
@@ -57,9 +61,18 @@ class SqliteJournal:
         self.history = SqliteHistory(self.file)
         self.unread_notice, self.salvage, self.close = self.file.unread_notice, self.file.salvage, self.file.close
 
-    def of(self, person: str, *, sees_all: bool = False) -> SqliteJournal:
+    @property
+    def audit(self) -> SqlAudit:
+        """See `contract.Journal.audit`."""
+        from flux2_mcp.journal.sql.audit import SqlAudit  # a server for one person has no use for it
+
+        return SqlAudit(self.file)
+
+    def of(
+        self, person: str, *, sees_all: bool = False, client: str | None = None, address: str | None = None
+    ) -> SqliteJournal:
         """See `contract.Journal.of`."""
-        view, whose = copy(self), Whose(person, sees_all)
+        view, whose = copy(self), Whose(person, sees_all, client, address)
         view.money = self.money.of(person)
         view.tasks, view.history = SqliteTasks(self.file, self.money, whose), SqliteHistory(self.file, whose)
         return view

@@ -1,13 +1,13 @@
-"""The results of `flux2-mcp team`: the people of a team, and tokens for programs."""
+"""The results of `flux2-mcp team`: the people of a team, who did what, and tokens for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from flux2_mcp.domain.personal_tokens import LIVE, TokenRecord
-from flux2_mcp.engine.team import Member
+from flux2_mcp.engine.team import AuditLine, Member
 from flux2_mcp.server.results.tasks import Result, Words, stamp
 
 
@@ -37,6 +37,34 @@ class PeopleResult(Result):
     people: list[PersonResult]
 
 
+class AuditEntryResult(Result):
+    """One entry of the audit. `person` is null for what a command on the server's machine did.
+
+    `whose` is of whom the task or the caps are, if that is another person. `usd` is what was reserved, or would have been; of `caps`
+    the new cap, null for everybody's. `cap` is the variable of the cap that refused it or that was changed.
+    """
+
+    at: str
+    what: str
+    outcome: Literal["allowed", "refused"]
+    cap: str | None
+    usd: float | None
+    person: str | None
+    name: Words | None
+    client: Words | None
+    address: str | None
+    task_key: str | None
+    task_id: str | None
+    whose: str | None
+    whose_name: Words | None
+
+
+class AuditResult(Result):
+    """Who did what, newest first."""
+
+    entries: list[AuditEntryResult]
+
+
 def people(members: Sequence[Member]) -> PeopleResult:
     """Make the result of `flux2-mcp team people`."""
     return PeopleResult(people=[*map(person, members)])
@@ -57,6 +85,30 @@ def person(member: Member) -> PersonResult:
         month_usd=float(member.monthly_usd),
         month_cap_usd=_usd(member.monthly_cap_usd),
         own_caps=known.daily_usd is not None or known.monthly_usd is not None,
+    )
+
+
+def audit(lines: Sequence[AuditLine]) -> AuditResult:
+    """Make the result of `flux2-mcp team audit`."""
+    return AuditResult(entries=[*map(_entry, lines)])
+
+
+def _entry(line: AuditLine) -> AuditEntryResult:
+    entry = line.entry
+    return AuditEntryResult(
+        at=stamp(entry.at),
+        what=entry.what,
+        outcome="allowed" if entry.allowed else "refused",
+        cap=entry.cap,
+        usd=_usd(entry.usd),
+        person=entry.person,
+        name=line.name,
+        client=entry.client,
+        address=entry.address,
+        task_key=entry.task,
+        task_id=line.task_id,
+        whose=entry.whose,
+        whose_name=line.whose_name,
     )
 
 

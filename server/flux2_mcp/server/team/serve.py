@@ -181,9 +181,10 @@ async def _application(
 
     from flux2_mcp.server.app import build
     from flux2_mcp.server.team import health, metrics
+    from flux2_mcp.server.team.origin import Origin, caller
     from flux2_mcp.server.team.personal import Bearers, PersonalTokens
     from flux2_mcp.server.team.proxies import Forwarded
-    from flux2_mcp.server.team.sign_in import SignedInOnly, caller
+    from flux2_mcp.server.team.sign_in import SignedInOnly
     from flux2_mcp.server.team.traffic import CountedCalls
     from flux2_mcp.server.transports import bearer, readable
 
@@ -197,6 +198,7 @@ async def _application(
         security=RequestStateSecurity(keys=settings.seal_keys) if settings.seal_keys else None,
         caller=caller,
     )
+    server.middleware.insert(0, Origin())
     hosts = _hosts(public, port)
     application = server.streamable_http_app(
         streamable_http_path=PATH,

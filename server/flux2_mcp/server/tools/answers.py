@@ -20,13 +20,14 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.engine.applied import Applied
 from flux2_mcp.engine.waiting import Outcome, TaskReport
-from flux2_mcp.errors import DeliveryError
+from flux2_mcp.errors import DeliveryError, JournalError
 from flux2_mcp.images.preview import MAX_SIDE_PX, MIME_TYPES, scaled
+from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.listing import image_uri
 from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import Result
-from flux2_mcp.server.tools.context import ToolContext, client_of
+from flux2_mcp.server.tools.context import ToolContext, client_of, service_of
 
 REQUESTS_KEY = "flux-2/requests"
 """The key in a result's `_meta` with the arguments of each task, for the gallery only."""
@@ -68,10 +69,12 @@ async def generation(
     form = client_of(context)
     ready = [(image, report) for report in outcome.tasks for image in report.record.images]
     seen: list[ContentBlock] = []
+    seen_of: list[TaskRecord] = []
+    unseen: list[ContentBlock] = []
     if preview and form.preview is not None:
         side_px = MAX_SIDE_PX if len(ready) <= MAX_LARGE_PREVIEWS else SMALL_SIDE_PX
         shown, room = ready[:MAX_PREVIEWS], MAX_PREVIEWS_CHARS // 4 * 3
-        for number, (image, _) in enumerate(shown):
+        for number, (image, report) in enumerate(shown):
             try:
                 # What one picture leaves of its share is for those after it.
                 most_bytes = room // (len(shown) - number)
@@ -82,13 +85,19 @@ async def generation(
             seen.append(
                 ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=MIME_TYPES[form.preview])
             )
+            seen_of.append(report.record)
+    if seen_of:
+        try:
+            await service_of(context).show(seen_of, images=True)
+        except JournalError as exc:  # the tasks may be paid: the rest of the answer must come all the same
+            seen, unseen = [], [TextContent(type="text", text=f"{exc.message} {exc.next_step}")]
     links: list[ContentBlock] = [_link(image, report, there) for image, report in ready] if form.links else []
     answered = both_forms(result, task_words.words(result, previews=len(seen)))
     if not form.structured and (guidance := task_words.guidance(result, previews=len(seen))):
         links.append(TextContent(type="text", text="\n".join(guidance)))  # the data has no place for it
     meta = {REQUESTS_KEY: task_results.requests(outcome)} if client_supports_apps(context) else None
     update = {
-        "content": [*answered.content, *links, *seen],
+        "content": [*answered.content, *links, *unseen, *seen],
         "meta": meta,
         "is_error": makes and result.status == "failed",
     }
