@@ -58,6 +58,7 @@ def asked(person: str = ADA, **more: Any) -> AuditEntry:  # noqa: ANN401  # Audi
 async def test_each_task_of_a_person_has_an_entry_once_and_that_of_nobody_has_none(home: Home) -> None:
     journal = home.journal()
     ada = journal.of(ADA, **CALL)
+    await new(ada, intent("k"))
     for _ in range(2):  # the same key again costs nothing
         await new(ada, intent("k"), intent("k2", usd="0.07"), intent("k2.1", follows="k2", usd="0.03"))
     assert (await intend(ada, intent("another"), join=True)).joined

@@ -531,6 +531,8 @@ def test_what_costs_and_what_is_shown_is_written_down_with_who_when_and_from_whe
                 answer = people.answer(era, who, method, params)
                 assert entries.new() == wanted
                 assert pictures(answer) == len([one for one in wanted if one[0] == "image"])
+    origins = people.rows("SELECT DISTINCT address, client IS NULL FROM audit WHERE person IS NOT NULL")
+    assert origins == [("127.0.0.1", 0)]
 
 
 def test_what_can_not_be_written_down_is_not_shown_and_what_was_paid_is_told(people: People) -> None:
