@@ -531,6 +531,10 @@ def test_what_costs_and_what_is_shown_is_written_down_with_who_when_and_from_whe
                 answer = people.answer(era, who, method, params)
                 assert entries.new() == wanted
                 assert pictures(answer) == len([one for one in wanted if one[0] == "image"])
+    for who, wanted in ((ADA, []), (ADMIN, [entry("task", ADMIN, key, ADA)])):
+        assert people.made(who, f"a wren in snow, {era}", source_images=[f"task:{task}"], wait_seconds=0)["task_id"]
+        *before, costs = entries.new()
+        assert (before, costs[:2]) == (wanted, ("generate", who["sub"]))
     origins = people.rows("SELECT DISTINCT address, client IS NULL FROM audit WHERE person IS NOT NULL")
     assert origins == [("127.0.0.1", 0)]
 

@@ -25,7 +25,7 @@ class What(StrEnum):
     IMAGE = "image"
     """The bytes of an image were given out, whole or small."""
     TASK = "task"
-    """A task of another person was shown by its id."""
+    """A task of another person was shown by its id, or its image was taken as a source."""
     LIST = "list"
     """A list of tasks was shown."""
     CAPS = "caps"

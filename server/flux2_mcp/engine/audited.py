@@ -16,7 +16,9 @@ from msgspec.structs import replace
 
 from flux2_mcp.domain.audit import AuditEntry, What
 from flux2_mcp.domain.people import Caller
+from flux2_mcp.engine.confirmation import Quotation
 from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.engine.waiting import OnProgress, Outcome
 from flux2_mcp.errors import JournalError
 from flux2_mcp.journal.listed import ListedTask
@@ -40,6 +42,11 @@ class AuditedService(Service):
         )
         view._answer_on(replace(whole._seam, journal=journal, person=person.key), person)  # noqa: SLF001  # as above
         return view
+
+    async def offer(self, checked: CheckedRequest, **terms: Any) -> Quotation:  # noqa: ANN401  # the same arguments
+        """See `Service.offer`. An admin's use of the tasks of others as sources is written down."""
+        await self.show([source.record for source in checked.found if source.record is not None])
+        return await super().offer(checked, **terms)
 
     async def check(
         self,
