@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -83,7 +83,8 @@ class SignIn(Struct, frozen=True, kw_only=True):
 class Settings(Struct, frozen=True, kw_only=True):
     """The settings of the process. `api_key` is never shown; `key_source` names the source of the key.
 
-    `journal_url` may hold a password, and is never shown either. `unusable` has an error for each unusable setting. Then its field has the default, and no money may be spent.
+    `journal_url` may hold a password, and is never shown either. `images_url` is an absolute path, or an address with a
+    scheme of `IMAGE_STORES`; `images_over_http`: its endpoint is plain HTTP on loopback. `unusable` has an error for each unusable setting. Then its field has the default, and no money may be spent.
     """
 
     mode: Mode
@@ -106,6 +107,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     workspace: str | None = None
     allowed_dirs: tuple[Path, ...] = ()
     journal_url: str | None = None
+    images_url: str | None = None
+    images_over_http: bool = False
     sign_in: SignIn | None = None
     trusted_proxies: tuple[Network, ...] = ()
     seal_keys: tuple[str, ...] = ()
@@ -139,6 +142,7 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
     mode = _choice(env, "FLUX2_MODE", MODES, "auto")
     key, source, base_url = _runapi(env, config_text, mode)
     callback_url, callback_port = _callback(env)
+    images_url = _images_url(env)
     unasked = env.get("FLUX2_CONFIRM_USD", "").lower() == "off"
     return Settings(
         mode="sandbox" if mode == "sandbox" or (mode == "auto" and key is None) else "live",
@@ -168,6 +172,8 @@ def from_env(env: Mapping[str, str], config_text: ConfigText = None, *, workspac
         log_level=_choice(env, "FLUX2_LOG", LEVELS, "warning"),
         telemetry=_telemetry(env),
         journal_url=_journal_url(env),
+        images_url=images_url,
+        images_over_http=images_url is not None and _over_http(env, images_url),
     )
 
 
@@ -272,18 +278,62 @@ def _journal_url(env: Mapping[str, str]) -> str | None:
             " percent-encoded, such as @ as %40.",
             setting="FLUX2_JOURNAL_URL",
         )
+    _needs("psycopg", "FLUX2_JOURNAL_URL")
+    return url
+
+
+def _needs(package: str, name: str) -> None:
     from importlib.util import find_spec  # few settings need it
 
-    if find_spec("psycopg") is None:
+    if find_spec(package) is None:
         raise SettingsError(
-            "FLUX2_JOURNAL_URL needs a package that is not installed: pip install 'flux2-mcp[team]'.",
-            setting="FLUX2_JOURNAL_URL",
+            f"{name} needs a package that is not installed: pip install 'flux2-mcp[team]'.", setting=name
         )
-    return url
 
 
 _DATABASE = re.compile(r"postgres(ql)?://([^@/?#\s]*@)?[^@?#\s]*(\?[^@#\s]*)?")
 """Matches an address in which no part of a password can be taken for a host or a name, and so be shown."""
+
+
+IMAGE_STORES: Mapping[str, tuple[str, ...]] = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_STS"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURITE_BLOB_STORAGE_URL"),
+}
+"""The schemes of stores of images, and the variables that say where such a store stands, where that is not the usual place."""
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}(/[\w.=+-]+)*/?", re.ASCII)
+"""Matches a bucket and a prefix. Nothing in it can be taken for a key."""
+
+
+def _images_url(env: Mapping[str, str]) -> str | None:
+    """Return the address of the store of images; a folder as its path."""
+    name = "FLUX2_IMAGES_URL"
+    if (text := env.get(name)) is None:
+        return None
+    scheme, _, rest = text.partition("://")
+    if scheme == "file":
+        rest = unquote(rest.removeprefix("localhost"))
+    elif scheme == text:
+        rest = said_path(text, env) or text
+    usual = scheme in IMAGE_STORES and _BUCKET.fullmatch(rest) and not {".", ".."} & set(rest.split("/"))
+    folder = scheme in {"file", text} and Path(rest).is_absolute() and rest.isprintable()
+    if not (usual or folder):
+        raise SettingsError(
+            f"{name} must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, or a folder as file:///path or as"
+            " its absolute path. The keys of a store have variables of their own.",
+            setting=name,
+        )
+    _needs("obstore", name)
+    return rest if folder else text
+
+
+def _over_http(env: Mapping[str, str], url: str) -> bool:
+    """Whether the store of images is reached by plain HTTP, which is for loopback alone: what it signs in with travels, too."""
+    said = [(name, env[name]) for name in IMAGE_STORES.get(url.partition("://")[0], ()) if name in env]
+    for name, endpoint in said:
+        if not is_url(endpoint, local=True):
+            raise SettingsError(f"{name} must be https://host[:port][/path], or http:// on loopback.", setting=name)
+    return any(endpoint.startswith("http:") for _, endpoint in said)
 
 
 def _listen(env: Mapping[str, str], text: ConfigText, source: str | None) -> bool:

@@ -39,6 +39,7 @@ def test_a_client_loads_neither_the_server_nor_what_only_that_needs() -> None:
         "httpx2",
         "sqlite3",
         "psycopg",
+        "obstore",
         "PIL.Image",
         "trio",
     }

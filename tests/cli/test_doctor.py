@@ -227,6 +227,18 @@ def test_the_journal_is_counted_and_measured_and_a_broken_one_fails(doctor: Doct
         assert journal.read_bytes() == wreck
 
 
+def test_a_store_of_images_is_asked_and_the_keys_that_were_set_for_it_are_named_not_shown(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    assert "images" not in doctor().checks
+    status, detail, command = doctor(FLUX2_IMAGES_URL=str(shared))("images")
+    assert (status, command) == ("fail", doctor_checks.STORE_KEYS)
+    assert detail.startswith("The store of images (FLUX2_IMAGES_URL) can't be used")
+    shared.mkdir()
+    assert doctor(FLUX2_IMAGES_URL=str(shared))("images") == ("ok", f"{shared} answers", None)
+
+
 def test_a_journal_that_is_no_file_fails(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "home/journal.sqlite3").mkdir(parents=True)
     assert doctor()("journal")[0] == "fail"

@@ -16,6 +16,7 @@ from flux2_mcp.engine.backend import Backend, account_name
 from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam, Timing
 from flux2_mcp.engine.source_images import SourceImages
+from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from tests.support.journals import AT, apply, intend, intent, steps
@@ -91,8 +92,9 @@ async def test_what_is_left_is_told_in_seconds_of_the_clock_and_only_while_runap
     journal = SqliteJournal(settings.home, account_name(settings), "owner")
     backend = Backend(settings, gate=nothing, on_limited=nothing)
     seam = Seam(journal=journal, backend=backend, speed=speed, now=lambda: AT + timedelta(seconds=age))
-    sources = SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, ())
-    runner = TaskRunner(seam, tmp_path, sources, caps=Caps(), rate=1, in_flight=1)
+    images = ImageFolder(tmp_path)
+    sources = SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, (), images)
+    runner = TaskRunner(seam, images, sources, caps=Caps(), rate=1, in_flight=1)
     (entry,) = (await intend(journal, intent("k"))).records
     assert (entry.state, runner.expected(entry)) == (State.INTENT, None)
     entry = await steps(journal, "k", Event.ACCEPTED)

@@ -38,6 +38,7 @@ from flux2_mcp.errors import (
     WireError,
 )
 from flux2_mcp.images.decode import PictureError
+from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import Intent
 from flux2_mcp.journal.sqlite.store import SqliteJournal
@@ -105,7 +106,7 @@ class Shop:
             monotonic=lambda: self.mono,
             now=lambda: self.wall,
         )
-        return TaskSteps(seam, self.home / "images", in_flight=self.in_flight)
+        return TaskSteps(seam, ImageFolder(self.home / "images"), in_flight=self.in_flight)
 
     async def intent(self, key: str = "key-1", prompt: str = STUCK, *, in_flight: int = 100, **more: Any) -> LeasedTask:  # noqa: ANN401  # Intent's own fields
         intents = [Intent(key=key, request=catalog.request(prompt=prompt), quoted_usd=None, **more)]

@@ -19,6 +19,7 @@ from flux2_mcp.engine.runner import TaskRunner
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.steps import SLOT_SECONDS
+from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import Intent, TaskRecord
 from flux2_mcp.journal.sqlite.store import SqliteJournal
@@ -58,8 +59,9 @@ async def kept(front: Front, home: Path, prompts: list[str], *, in_flight: int) 
     counting = Counting(SqliteJournal(settings.home, "account", "owner"))
     backend = Backend(settings, gate=nothing, on_limited=nothing)
     seam = Seam(journal=counting.journal, backend=backend, speed=SPEED)
-    sources = SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, ())
-    runner = TaskRunner(seam, settings.home / "images", sources, caps=Caps(), rate=1000.0, in_flight=in_flight)
+    images = ImageFolder(settings.home / "images")
+    sources = SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, (), images)
+    runner = TaskRunner(seam, images, sources, caps=Caps(), rate=1000.0, in_flight=in_flight)
     intents = [
         Intent(key=f"key-{number:04}", request=catalog.request(prompt=prompt), quoted_usd=None)
         for number, prompt in enumerate(prompts)

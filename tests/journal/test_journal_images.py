@@ -15,6 +15,7 @@ from flux2_mcp.domain.models import Save, StoredImage, UploadedFile
 from flux2_mcp.engine.pruning import Pruner
 from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.images import thumbnails
+from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.contract import Journal
 from flux2_mcp.journal.records import TaskChange, TaskRecord
 from tests.support.journals import AT, CAT, NO_CAPS, Home, apply, intend, intent, new, steps
@@ -116,7 +117,7 @@ async def test_old_files_go_and_records_stay(home: Home, tmp_path: Path) -> None
     copy = stored(project, "hero.png")
     await delivered(journal, "k1", stored(images, "1.png"))
     await delivered(journal, "k2", stored(images, "2.png", saved=copy.path))
-    pruner = Pruner(journal.history, images)
+    pruner = Pruner(journal.history, ImageFolder(images))
     assert (await pruner.find(AT)).files == ()
     for file in images.iterdir():
         thumbnails.keep(file, tmp_path / thumbnails.FOLDER, b"a small copy")
@@ -139,7 +140,7 @@ async def test_a_file_that_a_younger_task_shares_stays(home: Home, tmp_path: Pat
     await new(journal, intent("young"), at=AT + timedelta(days=9))
     await steps(journal, "young", Event.ACCEPTED, Event.COMPLETED)
     await apply(journal, "young", Event.DELIVERED, TaskChange(at=AT, images=(shared,)))
-    pruner = Pruner(journal.history, images)
+    pruner = Pruner(journal.history, ImageFolder(images))
     assert await pruner.remove(await pruner.find(AT + timedelta(days=1))) == 0
     assert Path(shared.path).exists()
 
@@ -150,7 +151,7 @@ async def test_nothing_outside_the_folder_of_images_is_removed_whatever_the_jour
     journal = home.journal()
     elsewhere = stored(tmp_path / "elsewhere", "precious.png")
     await delivered(journal, "k", elsewhere, stored(tmp_path / "images" / "deep", "1.png"))
-    pruner = Pruner(journal.history, tmp_path / "images")
+    pruner = Pruner(journal.history, ImageFolder(tmp_path / "images"))
     old = await pruner.find(AT + timedelta(days=1))
     assert (old.files, await pruner.remove(old)) == ((), 0)
     assert Path(elsewhere.path).exists()
@@ -161,7 +162,7 @@ async def test_a_file_that_somebody_removed_meanwhile_is_not_missed(home: Home, 
     journal, images = home.journal(), tmp_path / "images"
     gone, there = stored(images, "1.png"), stored(images, "2.png")
     await delivered(journal, "k", gone, there)
-    pruner = Pruner(journal.history, images)
+    pruner = Pruner(journal.history, ImageFolder(images))
     old = await pruner.find(AT + timedelta(seconds=1))
     Path(gone.path).unlink()
     assert await pruner.remove(old) == there.size_bytes
@@ -171,5 +172,5 @@ async def test_a_file_that_somebody_removed_meanwhile_is_not_missed(home: Home, 
 async def test_what_another_key_paid_for_is_not_offered(home: Home, tmp_path: Path) -> None:
     images = tmp_path / "images"
     await delivered(home.journal(account="another"), "k", stored(images, "1.png"))
-    old = await Pruner(home.journal().history, images).find(AT + timedelta(days=9))
+    old = await Pruner(home.journal().history, ImageFolder(images)).find(AT + timedelta(days=9))
     assert (old.records, old.files, old.size_bytes) == ((), (), 0)

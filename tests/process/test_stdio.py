@@ -28,6 +28,8 @@ TEAM = (
     "prometheus_client",
     "jwt",
     "psycopg",
+    "obstore",
+    "flux2_mcp.images.object_store",
 )
 LATER = (
     *TEAM,

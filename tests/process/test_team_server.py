@@ -360,12 +360,16 @@ def test_who_may_read_the_numbers(tmp_path: Path, provider: Provider) -> None:
             assert http.get(url, headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
 
 
-def test_a_replica_that_does_not_reach_runapi_is_not_ready(tmp_path: Path, provider: Provider) -> None:
+def test_a_replica_that_does_not_reach_runapi_or_the_store_of_images_is_not_ready(
+    tmp_path: Path, provider: Provider
+) -> None:
     env = team_environment(tmp_path, RUNAPI_API_KEY="sk-run-lost", RUNAPI_BASE_URL="http://127.0.0.1:9")
+    env |= {"FLUX2_IMAGES_URL": "s3://pictures/team", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    env |= {"AWS_ACCESS_KEY_ID": "AKIDLOST", "AWS_SECRET_ACCESS_KEY": "lost"}
     with Team(env, provider) as team:
         until(lambda: "no answer in time" not in team.http.get("/readyz").text)
         ready = team.http.get("/readyz")
-    parts = {"journal": "ok", "images": "ok", "runapi": "can't be reached", "sign_in": "ok"}
+    parts = {"journal": "ok", "images": "ok", "runapi": "can't be reached", "store": "can't be used", "sign_in": "ok"}
     assert (ready.status_code, ready.json()) == (503, {"ready": False, "checks": parts})
 
 

@@ -34,7 +34,7 @@ FACES: Mapping[str, tuple[str, ...]] = {
     "runapi": (
         "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "transport", "wire",
     ),
-    "images": ("derive", "download", "names", "preview", "size_check", "thumbnails", "upright", "workspace"),
+    "images": ("derive", "download", "names", "preview", "size_check", "store", "thumbnails", "upright", "workspace"),
     "journal": ("journal", "contract", "team_contract", "listed", "records", "watch"),
     "sandbox": ("scenarios", "server"),
     "sandbox.drawing": ("cut_out", "draw", "enlarge"),
@@ -152,7 +152,7 @@ def test_a_server_for_one_person_loads_nothing_of_a_team() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "flux2_mcp.engine.service" in loaded
     team = {
-        "prometheus_client", "jwt", "psycopg", "flux2_mcp.domain.people", "flux2_mcp.domain.audit", "flux2_mcp.engine.health",
+        "prometheus_client", "jwt", "psycopg", "obstore", "flux2_mcp.images.object_store", "flux2_mcp.domain.people", "flux2_mcp.domain.audit", "flux2_mcp.engine.health",
         "flux2_mcp.engine.audited", "flux2_mcp.engine.team", "flux2_mcp.journal.team_contract", "flux2_mcp.journal.sql.audit",
     }  # fmt: skip
     assert [name for name in loaded if name in team or name.startswith("flux2_mcp.server.team")] == []

@@ -597,6 +597,70 @@ def test_the_address_of_the_journal_is_any_that_postgresql_itself_reads_and_stan
     assert url not in repr(told(FLUX2_JOURNAL_URL=url))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://ada:secret@pictures",
+        "s3://pictures?secret=1",
+        "s3://pictures/#secret",
+        "s3://pictures/../secret",
+        "s3://pictures//secret",
+        "s3://",
+        "https://secret.example.com/pictures",
+        "file://secret/pictures",
+        "secret/pictures",
+        "secret",
+    ],
+)
+def test_a_store_of_images_that_is_none_or_holds_a_key_is_refused_unseen(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        told(FLUX2_IMAGES_URL=url)
+    assert caught.value.setting == "FLUX2_IMAGES_URL"
+    assert "secret" not in f"{caught.value} {caught.value.next_step}"
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("s3://my.pictures/team/one/", None),
+        ("gs://pictures", None),
+        ("az://pictures/team", None),
+        ("/srv/pictures", "/srv/pictures"),
+        ("file:///srv/my%20pictures", "/srv/my pictures"),
+        ("file://localhost/srv/pictures", "/srv/pictures"),
+        ("~/pictures", "/home/ada/pictures"),
+    ],
+)
+def test_the_store_of_images_is_a_bucket_with_a_prefix_or_a_folder(url: str, wanted: str | None) -> None:
+    assert told(HOME="/home/ada", FLUX2_IMAGES_URL=url).images_url == (wanted or url)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name"),
+    [
+        ("s3", "AWS_ENDPOINT_URL"),
+        ("s3", "AWS_ENDPOINT_URL_S3"),
+        ("s3", "AWS_ENDPOINT"),
+        ("s3", "AWS_ENDPOINT_URL_STS"),
+        ("gs", "GOOGLE_BASE_URL"),
+        ("az", "AZURE_STORAGE_ENDPOINT"),
+        ("az", "AZURITE_BLOB_STORAGE_URL"),
+    ],
+)
+def test_a_store_of_images_is_reached_by_plain_http_on_loopback_alone(scheme: str, name: str) -> None:
+    url = f"{scheme}://pictures"
+    assert told(FLUX2_IMAGES_URL=url, **{name: "http://127.0.0.1:9000"}).images_over_http
+    assert not told(FLUX2_IMAGES_URL=url, **{name: "https://store.example.com"}).images_over_http
+    with pytest.raises(SettingsError, match=f"^{name} must be https") as caught:
+        told(FLUX2_IMAGES_URL=url, **{name: "http://ada:secret@store.example.com"})
+    assert caught.value.setting == name
+    assert "secret" not in f"{caught.value} {caught.value.next_step}"
+    # Without a store, or with another, what other programs are told is no business of ours.
+    other = "gs" if scheme == "s3" else "s3"
+    for more in ({}, {"FLUX2_IMAGES_URL": "/srv/pictures"}, {"FLUX2_IMAGES_URL": f"{other}://pictures"}):
+        assert not told(**more, **{name: "http://store.example.com"}).images_over_http
+
+
 def test_a_team_is_told_whom_to_let_in_and_one_person_has_no_team() -> None:
     assert (told().sign_in, told().trusted_proxies, told().seal_keys) == (None, (), ())
     assert told(FLUX2_OIDC_GROUP="designers").sign_in is None

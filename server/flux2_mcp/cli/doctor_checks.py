@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from flux2_mcp import __version__
 from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.engine.backend import Backend, account_name
-from flux2_mcp.errors import LOGIN, AuthenticationError, Flux2Error, SettingsError, TransportError
+from flux2_mcp.errors import LOGIN, AuthenticationError, Flux2Error, SettingsError, StorageError, TransportError
 from flux2_mcp.journal.records import Health, Inspection
 from flux2_mcp.runapi.causes import CERTIFICATES
 from flux2_mcp.runapi.key_file import config_file
@@ -26,6 +26,7 @@ from flux2_mcp.settings import Settings
 
 SALVAGE = "flux2-mcp doctor --salvage"
 DATABASE = "psql \"$FLUX2_JOURNAL_URL\" -c 'SELECT version()'"
+STORE_KEYS = "env | grep -E '^(AWS|GOOGLE|AZURE)_' | cut -d= -f1"
 ELSEWHERE = "export FLUX2_HOME=/a/folder/with/room"
 PATIENCE_SECONDS = 8.0
 """The maximum wait for each answer of RunAPI, seconds."""
@@ -182,6 +183,8 @@ def storage(settings: Settings) -> Iterator[Check]:
         yield from _journal(health(home, account_name(settings)))
     if settings.journal_url is not None:
         yield from _server(health(home, account_name(settings), settings.journal_url))
+    if settings.images_url is not None:
+        yield _store(settings)
     free = shutil.disk_usage(there).free
     detail = f"{free / MEGABYTE_BYTES:,.0f} MB free at {there}"
     if free < MIN_FREE_BYTES:
@@ -226,6 +229,20 @@ def _server(found: Health) -> Iterator[Check]:
         yield ok("journal", f"{found.server}: no tables yet; the first task makes them")
     else:
         yield fail("journal", f"{found.server} can't be used: {found.reason}", DATABASE)
+
+
+def _store(settings: Settings) -> Check:
+    """Check whether the store of images answers."""
+    from flux2_mcp.images import store
+
+    opened = store.opened(settings.images_url, http=settings.images_over_http)
+    try:
+        if opened is not None:
+            opened.check()
+    except StorageError as exc:
+        # The variables by name: their values are keys.
+        return fail("images", exc.message, STORE_KEYS)
+    return ok("images", f"{settings.images_url} answers")
 
 
 def _records(found: Inspection) -> Iterator[Check]:

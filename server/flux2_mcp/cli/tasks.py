@@ -167,11 +167,14 @@ def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: boo
 
     async def work() -> TaskRecord | None:
         async with Service.opened(settings, keep=False) as service:
-            return await service.known(ident)
+            record = await service.known(ident)
+            if record is not None and not _files(record):
+                for image in record.images[:1]:
+                    await service.images.here(image)
+            return record
 
     record = output.run(work, stopped="Stopped.")
-    here = [] if record is None else [file for image in record.images for file in (image.saved, image.path) if file]
-    paths = [path for path in map(Path, here) if path.is_file()]
+    paths = [] if record is None else _files(record)
     if not paths:
         what = (
             "The journal knows no such task."
@@ -184,6 +187,12 @@ def open_image(read_settings: Callable[[], Settings], *, ident: str, folder: boo
         output.echo(NO_VIEWER, err=True)
         return FAILED
     return 0
+
+
+def _files(record: TaskRecord) -> list[Path]:
+    """The files of a task that are on this machine now."""
+    places = [file for image in record.images for file in (image.saved, image.path) if file]
+    return [path for path in map(Path, places) if path.is_file()]
 
 
 @click.command(
@@ -205,7 +214,7 @@ Examples:
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.pass_obj
 def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool) -> None:
-    """Remove old images from FLUX2_HOME; asks first. Files saved into a workspace stay, and so does every task's record."""
+    """Remove old images from FLUX2_HOME and from the store of images; asks first. Files saved into a workspace stay, and so does every task's record."""
     settings = read_settings()
     if before > datetime.now(UTC) - MIN_PRUNE_AGE:
         raise click.BadParameter("what is younger than a day is not removed.", param_hint="--older-than")
@@ -215,11 +224,11 @@ def prune(read_settings: Callable[[], Settings], *, before: datetime, yes: bool)
             return await service.pruner.find(before)
 
     old = output.run(find, stopped="Stopped.")
-    if not old.files and not old.copies:
+    if not old.names and not old.copies:
         output.echo(f"No image is older than {before.date()}.")
         return
     output.echo(
-        f"{len(old.files)} images and {len(old.copies)} small copies of {len(old.records)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
+        f"{len(old.names)} images and {len(old.copies)} small copies of {len(old.records)} tasks, {old.size_bytes / MEGA:.1f} MB, made before {before.date()}."
     )
     if not yes:
         click.confirm("Remove them? RunAPI does not have them any more after 7 days", abort=True)

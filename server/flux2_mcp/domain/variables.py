@@ -60,6 +60,12 @@ VARIABLES = (
         "a file in `FLUX2_HOME`",
     ),
     Variable(
+        "FLUX2_IMAGES_URL",
+        "`s3://bucket/prefix`, `gs://...`, `az://...` or a folder that is there: the images of servers on several machines stand"
+        " there, too; takes `pip install 'flux2-mcp[team]'`",
+        "in `FLUX2_HOME` alone",
+    ),
+    Variable(
         "FLUX2_OIDC_ISSUER",
         "the issuer of the team's OpenID provider, letter by letter as its tokens have it; https, or http on loopback",
         team=True,

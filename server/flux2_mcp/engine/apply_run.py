@@ -40,6 +40,7 @@ from flux2_mcp.errors import (
     InvalidRequestError,
     JournalError,
     Problem,
+    StorageError,
     TaskFailedError,
     Wording,
 )
@@ -68,6 +69,7 @@ class ApplyRun:
         self, service: Service, seam: Seam, quotes: ManifestQuotes, quote: ManifestQuote, client: str | None
     ) -> None:
         self._service = service
+        self._images = service.images
         self._journal = seam.journal
         self._backend = seam.backend
         self._quotes = quotes
@@ -318,6 +320,7 @@ class ApplyRun:
 
         None: the picture is gone.
         """
+        record = replace(record, images=self._images.placed(record.images))
         stored = await self._stored(record)
         if stored is None:
             return None
@@ -366,21 +369,31 @@ class ApplyRun:
             return record
         images = (replace(first, saved=saved, saved_sha256=None if sha256 == first.sha256 else sha256), *rest)
         with suppress(JournalError):  # the copy is there, and the lock says so
-            await self._journal.history.keep_images(record.key, images)
+            await self._journal.history.keep_images(record.key, tuple(map(self._images.recorded, images)))
         return replace(record, images=images)
 
     async def _stored(self, record: TaskRecord) -> StoredImage | None:
-        """Return the picture of a task with a file that is there and unchanged: ours, its copy, or one fetched anew."""
+        """Return the picture of a task with a file that is there and unchanged: ours, its copy, or one fetched anew.
+
+        Raises:
+            StorageError: The store of images did not answer, and nobody else has it.
+        """
         if not record.images:
             return None
-        image = record.images[0]
+        image, trouble = record.images[0], None
+        try:
+            await self._images.here(image)
+        except StorageError as exc:
+            trouble = exc
         places = [(image.path, image.sha256)]
         if image.saved is not None and image.saved_sha256 is None:
             places.append((image.saved, image.sha256))
         for place, sha256 in places:
             if await self._in_thread(_is, Path(place), sha256):
                 return replace(image, path=place, saved=None, note=None)
-        return await self._fetched(record)
+        if (found := await self._fetched(record)) is None and trouble is not None:
+            raise trouble
+        return found
 
     async def _fetched(self, record: TaskRecord) -> StoredImage | None:
         """Fetch the picture of a task from RunAPI once more; None if RunAPI does not have it any more."""
@@ -395,7 +408,7 @@ class ApplyRun:
                 return await download.deliver(
                     api.download,
                     url,
-                    folder=self._service.settings.home / "images",
+                    folder=self._images.folder,
                     prompt=record.request.prompt,
                     at=record.created_at,
                     threads=self._writers,

@@ -1,18 +1,18 @@
-"""Whether a service can do its work now: the journal, the folder of images, RunAPI. For a load balancer to ask."""
+"""Whether a service can do its work now: the journal, the folder and the store of images, RunAPI. For a load balancer to ask."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from flux2_mcp.engine.seam import Seam
-from flux2_mcp.errors import ApiError, Flux2Error, JournalError, ServiceError
+from flux2_mcp.errors import ApiError, Flux2Error, JournalError, ServiceError, StorageError
+from flux2_mcp.images.store import ImageFolder
 
 log = logging.getLogger("flux2_mcp.engine.health")
 
@@ -70,11 +70,11 @@ class Health:
 
     Args:
         seam: The journal and the way to RunAPI.
-        images: The folder of images.
+        images: The folder of images, and the store behind it.
         background: In which the checks run.
     """
 
-    def __init__(self, seam: Seam, images: Path, background: TaskGroup) -> None:
+    def __init__(self, seam: Seam, images: ImageFolder, background: TaskGroup) -> None:
         self._seam = seam
         self._images = images
         self._kept = KeptResult(self._check, background, seam.monotonic)
@@ -86,15 +86,17 @@ class Health:
         return dict(self._found)
 
     async def _check(self) -> None:
-        found = self._found = dict.fromkeys(("journal", "images", "runapi"), LATE)
+        parts = {"journal": self._journal, "images": self._folder, "runapi": self._runapi}
+        if self._images.store is not None:
+            parts["store"] = self._store
+        found = self._found = dict.fromkeys(parts, LATE)
 
         async def note(name: str, check: Callable[[], Awaitable[str]]) -> None:
             found[name] = await check()
 
         async with anyio.create_task_group() as group:
-            group.start_soon(note, "journal", self._journal)
-            group.start_soon(note, "images", self._folder)
-            group.start_soon(note, "runapi", self._runapi)
+            for name, check in parts.items():
+                group.start_soon(note, name, check)
 
     async def _journal(self) -> str:
         try:
@@ -111,9 +113,18 @@ class Health:
             return "can't be written"
         return OK
 
+    async def _store(self) -> str:
+        try:
+            await self._images.check()
+        except StorageError as exc:
+            log.warning("the store of images: %s", exc.message)
+            return "can't be used"
+        return OK
+
     def _write(self) -> None:
-        self._images.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = self._images / f".ready-{secrets.token_hex(8)}"
+        folder = self._images.folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / f".ready-{secrets.token_hex(8)}"
         try:
             probe.write_bytes(b"\0")
         finally:

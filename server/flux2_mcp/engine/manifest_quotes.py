@@ -30,6 +30,7 @@ from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.project import Project
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, meant, together
+from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.settings import Settings
 
@@ -152,6 +153,7 @@ class ManifestQuotes:
     def __init__(self, seam: Seam, prices: LivePrices, settings: Settings) -> None:
         self._journal = seam.journal
         self._person = seam.person
+        self._images = ImageFolder(settings.home / "images", seam.store)
         self._backend = seam.backend
         self._now = seam.now
         self._prices = prices
@@ -276,7 +278,7 @@ class ManifestQuotes:
             for path, one in known.items():
                 record = tasks.get(one.locked.task) if one.locked is not None else None
                 if record is not None:
-                    there = await _will_do(record)
+                    there = await self._will_do(record)
                     found[path] = Earlier(_key(project, one) if there else "", record, there)
         left = [one for one in known.values() if not found.get(one.path, NOTHING_EARLIER).key]
         for number in range(1, MAX_TRIES + 1):
@@ -300,6 +302,16 @@ class ManifestQuotes:
                 break
         return found
 
+    async def _will_do(self, record: TaskRecord) -> bool:
+        """Whether a task has a picture on this machine or in the store, or will have."""
+        if record.state is not State.DELIVERED:
+            return record.state.unfinished and record.readable
+        for image in record.images[:1]:
+            if image.saved is not None and await anyio.Path(image.saved).is_file():
+                return True
+            return await self._images.has(image)
+        return False
+
     def _recorded(self, key: str) -> str:
         """Return the key under which the journal has a picture's task."""
         return submission.own(key, self._person) or key
@@ -312,7 +324,7 @@ class ManifestQuotes:
             record: The task of its last step.
             steps: Its requests.
         """
-        if await _will_do(record):
+        if await self._will_do(record):
             return Earlier(key, record, there=True)
         way = [*await self._journal.tasks.find([self._recorded(key)])] if len(steps) > 1 else []
         for step in steps[1:] if way else ():
@@ -322,11 +334,11 @@ class ManifestQuotes:
             way.append(alike[-1])
         if len(way) == len(steps):
             record = way[-1]
-            if await _will_do(record):
+            if await self._will_do(record):
                 return Earlier(key, record, there=True)
         for each in reversed(way[: len(steps) - 1]):
             at_runapi = each.created_at > self._now() - RESULT_LIFETIME
-            if each.state is State.DELIVERED and (at_runapi or await _will_do(each)):
+            if each.state is State.DELIVERED and (at_runapi or await self._will_do(each)):
                 return Earlier(key, record, goes_on=each)
         return Earlier("", record)
 
@@ -416,14 +428,6 @@ def _with_blocked(images: Sequence[QuotedImage]) -> list[QuotedImage]:
         blocked |= more
         stuck |= more
     return [replace(image, blocked=image.planned.path in blocked) for image in images]
-
-
-async def _will_do(record: TaskRecord) -> bool:
-    """Whether a task has a picture on this machine, or will have."""
-    if record.state is not State.DELIVERED:
-        return record.state.unfinished and record.readable
-    places = [place for image in record.images[:1] for place in (image.path, image.saved) if place is not None]
-    return any([await anyio.Path(place).is_file() for place in places])
 
 
 def _steps(plan: Plan, image: PlannedImage) -> tuple[ImageRequest, ...]:

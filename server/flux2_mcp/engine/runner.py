@@ -27,7 +27,6 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
@@ -42,6 +41,7 @@ from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.steps import LeasedTask, TaskSteps, log_step
 from flux2_mcp.engine.watchers import Watcher, Watchers
 from flux2_mcp.errors import Flux2Error
+from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.records import Intent, LeaseLostError, TaskRecord
 from flux2_mcp.system.logs import fields
 
@@ -53,7 +53,7 @@ class TaskRunner:
 
     Args:
         seam: The journal, the way to RunAPI, the clocks, the planner.
-        images: Folder for finished images.
+        images: The folder for finished images, and the store behind it.
         sources: Sends the image that a task works on which follows another.
         caps: The caps in force.
         rate: The maximum number of requests a second, for all processes together.
@@ -64,7 +64,7 @@ class TaskRunner:
     def __init__(
         self,
         seam: Seam,
-        images: Path,
+        images: ImageFolder,
         sources: SourceImages,
         *,
         caps: Caps,

@@ -18,6 +18,8 @@ from flux2_mcp.engine import planner
 from flux2_mcp.engine.backend import Backend, account_name
 from flux2_mcp.engine.planner import Plan
 from flux2_mcp.engine.rate_limit import RateLimiter
+from flux2_mcp.images import store
+from flux2_mcp.images.store import ImageStore
 from flux2_mcp.journal import open_journal
 from flux2_mcp.journal.contract import Journal
 from flux2_mcp.settings import Settings
@@ -62,6 +64,7 @@ class Seam(Struct, frozen=True, kw_only=True):
         timing: The delays and intervals.
         plan: Decides when to poll which task.
         person: Whose calls are answered, as the journal names them; None: nobody's in particular, see `Service.of`.
+        store: Has the images of all machines; None: each machine has its own alone.
         on_ended: Called when a task's end becomes known, with the most seconds for which it can have been unknown.
     """
 
@@ -74,6 +77,7 @@ class Seam(Struct, frozen=True, kw_only=True):
     timing: Timing = field(default_factory=Timing)
     plan: Plan = planner.plan
     person: str | None = None
+    store: ImageStore | None = None
     on_ended: Callable[[float], None] | None = None
 
 
@@ -88,6 +92,7 @@ async def opened(settings: Settings) -> AsyncIterator[Seam]:
             journal=journal,
             backend=backend,
             speed=settings.sandbox_speed if settings.mode == "sandbox" else 1.0,
+            store=store.opened(settings.images_url, http=settings.images_over_http),
         )
     finally:
         with anyio.CancelScope(shield=True):

@@ -22,7 +22,7 @@ from flux2_mcp.domain import budget
 from flux2_mcp.domain.lifecycle import BEFORE_RESULT, UNFINISHED, State
 from flux2_mcp.domain.models import MAKING, ImageRequest
 from flux2_mcp.domain.sources import UnreadableError
-from flux2_mcp.engine import callbacks, submission
+from flux2_mcp.engine import callbacks, image_paths, submission
 from flux2_mcp.engine.account import Account
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.confirmation import Quotation, Quotations
@@ -36,6 +36,7 @@ from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, by_picture, refusal, replays
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording, before_sending, together
+from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, service_of
 from flux2_mcp.settings import Settings
@@ -67,11 +68,11 @@ class Service:
         self.session = seam.journal.owner
         self._account = account_name(settings)
         self._backend = seam.backend
-        images = settings.home / "images"
-        self._readable: tuple[Path, ...] = (images, *settings.allowed_dirs)
+        self.images = ImageFolder(settings.home / "images", seam.store)
+        self._readable: tuple[Path, ...] = (self.images.folder, *settings.allowed_dirs)
         self._runner = TaskRunner(
             seam,
-            images,
+            self.images,
             self._sources(seam),
             caps=settings.caps,
             rate=settings.rate,
@@ -81,21 +82,18 @@ class Service:
         self._key_holder = KeyHolder(
             seam.journal.accounts, seam.journal.leases, seam.backend, monotonic=seam.monotonic, sleep=seam.sleep
         )
-        self._stopping = anyio.Event()
+        self._stopping, self._begun = anyio.Event(), anyio.Event()
         self.background: TaskGroup
-        self._begun = anyio.Event()
         self._foreign = ForeignTasks(seam.journal.accounts, service_of(self._account))
         self._foreign_noticed = False
         self.prices = LivePrices(
-            seam.backend,
-            seam.journal.money,
-            patience_seconds=seam.timing.prices_seconds,
-            monotonic=seam.monotonic,
+            seam.backend, seam.journal.money, patience_seconds=seam.timing.prices_seconds, monotonic=seam.monotonic
         )
         self._answer_on(seam)
 
     def _sources(self, seam: Seam) -> SourceImages:
-        return SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, self._readable, seam.now)
+        tasks, uploads = seam.journal.tasks, seam.journal.uploads
+        return SourceImages(tasks, uploads, seam.backend, self._readable, self.images, seam.now)
 
     def _answer_on(self, seam: Seam, person: Person | None = None) -> None:
         """Make all that answers callers: it shows what the seam's journal shows."""
@@ -106,7 +104,7 @@ class Service:
         self._waiter = Waiter(seam, self._runner, self._stopping)
         self._quotations = Quotations(self.prices, seam, self.settings)
         self.account = Account(seam)
-        self.pruner = Pruner(seam.journal.history, self.settings.home / "images")
+        self.pruner = Pruner(seam.journal.history, self.images)
         checks = RequestChecks(self._source_images, self.prices, self.settings, sandbox=seam.backend.sandbox)
         self.request = checks.request
 
@@ -186,7 +184,7 @@ class Service:
         """Return the checks of what this service needs."""
         from flux2_mcp.engine.health import Health
 
-        return Health(self._seam, self.settings.home / "images", self.background)
+        return Health(self._seam, self.images, self.background)
 
     async def figures(self) -> tuple[TaskMatches, SpentSums]:
         """Return the sums over all tasks, and what was spent in the last 24 hours.
@@ -412,7 +410,7 @@ class Service:
     async def page(self, *, limit: int, before: str | None) -> tuple[TaskRecord, ...]:
         """Read a page of tasks from the journal, newest first: those older than the record with the key `before`."""
         await self._one_account()
-        return await self._journal.tasks.recent(limit=limit, before=before)
+        return image_paths.of_records(await self._journal.tasks.recent(limit=limit, before=before), self.images)
 
     async def newest(self, *, limit: int, before: str | None) -> tuple[ListedTask, ...]:
         """Read the same page as lists of resources have it: also where a record can't be read."""
@@ -441,7 +439,8 @@ class Service:
     async def known(self, ident: str) -> TaskRecord | None:
         """Return the journal's record of a task id or key, or None."""
         await self._one_account()
-        return next(iter(await self._journal.tasks.find(submission.names(ident, self._seam.person))), None)
+        found = await self._journal.tasks.find(submission.names(ident, self._seam.person))
+        return next(iter(image_paths.of_records(found, self.images)), None)
 
     async def _check(
         self,
@@ -495,5 +494,7 @@ class Service:
         unread = self._journal.unread_notice() if self._sees_all else None
         notices = [self._journal.notice, unread, foreign, replays(tasks)]
         notice = together(notices) or None
-        tasks = by_picture(tasks) if pictures else tasks
+        tasks = image_paths.of_reports(by_picture(tasks) if pictures else tasks, self.images)
+        if pictures:  # their files are shown: another machine may have fetched them
+            await self.images.bring([image for report in tasks for image in report.record.images][:MAX_COUNT])
         return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)

@@ -20,7 +20,8 @@ from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.domain.models import SourceImage, Status
 from flux2_mcp.domain.sources import SourceRef, UnreadableError
 from flux2_mcp.engine.backend import Backend
-from flux2_mcp.errors import ApiError, InvalidRequestError, Problem, shortened
+from flux2_mcp.errors import ApiError, InvalidRequestError, Problem, StorageError, shortened
+from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.contract import Tasks, Uploads
 from flux2_mcp.journal.records import TaskRecord
 
@@ -76,6 +77,7 @@ class SourceImages:
         uploads: Has the files that were uploaded to RunAPI.
         backend: The way to RunAPI.
         allowed: Folders outside the workspace that may be read.
+        images: The images of earlier results.
         now: UTC.
     """
 
@@ -85,12 +87,14 @@ class SourceImages:
         uploads: Uploads,
         backend: Backend,
         allowed: Sequence[Path],
+        images: ImageFolder,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._tasks = tasks
         self._uploads = uploads
         self._backend = backend
         self._allowed = tuple(allowed)
+        self._images = images
         self._now = now
 
     async def find(
@@ -166,11 +170,11 @@ class SourceImages:
         """
         shown = _identity(record)
         try:
-            data = await anyio.Path(record.images[0].path).read_bytes()
+            data = await anyio.Path(await self._images.here(record.images[0])).read_bytes()
             if hashlib.sha256(data).hexdigest() == record.images[0].sha256:
                 return await self._upload(shown, *await anyio.to_thread.run_sync(_ready, data))
-        except (OSError, UnreadableError):
-            pass  # someone removed or changed it
+        except (OSError, StorageError, UnreadableError):
+            pass  # someone removed or changed it, or the store of images does not answer
         (url,), (source,) = await self.send([SourceSet(1, SourceRef("task", shown), shown, record=record)])
         return url, source
 
@@ -213,7 +217,9 @@ class SourceImages:
         if image is None:
             raise UnreadableError(trouble)
         try:
-            data = await anyio.Path(image.path).read_bytes()
+            data = await anyio.Path(await self._images.here(image)).read_bytes()
+        except StorageError as exc:
+            raise UnreadableError(f"{trouble} {exc.message}") from exc
         except OSError as exc:
             raise UnreadableError(f"{trouble} Its file is gone, too.") from exc
         if hashlib.sha256(data).hexdigest() != image.sha256:

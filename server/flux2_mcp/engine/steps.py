@@ -16,12 +16,12 @@ from pathlib import Path
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog, sources
 from flux2_mcp.domain.lifecycle import EVENT_OF_STATUS, RESULT_LIFETIME, TABLE, Event, IllegalTransitionError, State
-from flux2_mcp.domain.models import NameOwner, RemoteTask, Status
+from flux2_mcp.domain.models import NameOwner, RemoteTask, Status, StoredImage
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.errors import (
     ApiError,
@@ -42,6 +42,7 @@ from flux2_mcp.errors import (
     Wording,
     shortened,
 )
+from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.records import SameIdError, TaskChange, TaskRecord
 from flux2_mcp.system.logs import fields
 
@@ -113,6 +114,7 @@ class LeasedTask(Struct):
         open_at: When the last poll was sent whose answer was that the task has not ended.
         not_before: The earliest time of the next try.
         failures: Failed tries in a row.
+        fetched: The images that are whole in the folder, by their place in the result, while the store does not take them.
         spoilt: Failed fetches in a row for which RunAPI or the image's host is the cause.
         trouble: The error of the last try.
     """
@@ -129,6 +131,7 @@ class LeasedTask(Struct):
     not_before: float | None = None
     failures: int = 0
     spoilt: int = 0
+    fetched: dict[int, StoredImage] = field(default_factory=dict)
     trouble: Flux2Error | None = None
 
     def recover(self) -> None:
@@ -147,11 +150,11 @@ class TaskSteps:
 
     Args:
         seam: The journal, the way to RunAPI, the clocks.
-        images: Folder for finished images.
+        images: The folder for finished images, and the store behind it.
         in_flight: The maximum number of tasks under way, for all processes together.
     """
 
-    def __init__(self, seam: Seam, images: Path, *, in_flight: int) -> None:
+    def __init__(self, seam: Seam, images: ImageFolder, *, in_flight: int) -> None:
         self._tasks = seam.journal.tasks
         self._leases = seam.journal.leases
         self._backend = seam.backend
@@ -341,7 +344,7 @@ class TaskSteps:
 
     async def _deliver(self, leased: LeasedTask) -> None:
         from flux2_mcp.images import workspace
-        from flux2_mcp.images.download import deliver
+        from flux2_mcp.images.download import deliver, is_whole
 
         record = leased.record
         if not record.image_urls:
@@ -349,22 +352,27 @@ class TaskSteps:
         api = await self._backend.api()
         images = []
         for index, url in enumerate(record.image_urls):
-            stored = await deliver(
-                api.download,
-                url,
-                folder=self._images,
-                prompt=record.request.prompt or _named_after(record),
-                at=record.created_at,
-                threads=self._threads,
-                permit=partial(self._leases.hold, record),
-            )
+            stored = leased.fetched.get(index)
+            if stored is None or not await anyio.to_thread.run_sync(is_whole, stored, limiter=self._threads):
+                stored = await deliver(
+                    api.download,
+                    url,
+                    folder=self._images.folder,
+                    prompt=record.request.prompt or _named_after(record),
+                    at=record.created_at,
+                    threads=self._threads,
+                    permit=partial(self._leases.hold, record),
+                )
+            if self._images.store is not None:
+                leased.fetched[index] = stored
+                await self._images.keep(stored)
             if record.save is not None and record.workspace is not None:
                 root, task = Path(record.workspace), hashlib.sha256(record.key.encode()).hexdigest()[:12]
                 put = partial(
                     workspace.place, root, record.save, stored, index, task=task, take=partial(self._take, record)
                 )
                 stored = await anyio.to_thread.run_sync(put, limiter=self._threads)
-            images.append(stored)
+            images.append(self._images.recorded(stored))
         await self.advance(leased, Event.DELIVERED, images=tuple(images))
         leased.recover()
 

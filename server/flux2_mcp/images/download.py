@@ -100,7 +100,7 @@ async def deliver(
     in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
     incoming = folder.with_name(INCOMING)
     try:
-        await in_thread(_make_room, folder, incoming)
+        await in_thread(make_room, folder, incoming)
     except OSError as exc:
         raise StorageError(f"The image folder can't be written: {exc.strerror}.") from exc
     part, deadline = incoming / f"{secrets.token_hex(8)}.part", _Deadline(seconds)
@@ -111,7 +111,7 @@ async def deliver(
         if (coding := codings.coding(label)) is not None:
             await in_thread(_unpack, part, coding, max_bytes)
         checked, small = await in_thread(decode.check_and_scale, part, thumbnails.SIDE_PX)
-        size, sha256 = await in_thread(_measured, part)
+        size, sha256 = await in_thread(measured, part)
         final = folder / image_name(prompt, at=at, sha256=sha256, suffix=checked.suffix)
         await permit()
         await in_thread(_place, part, final, small)
@@ -152,7 +152,7 @@ class _Deadline:
             self._scope.deadline += self.seconds - before
 
 
-def _make_room(*folders: Path) -> None:
+def make_room(*folders: Path) -> None:
     """Make the folders, and delete incomplete files of dead processes: no download lasts `STALE_SECONDS`."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -195,11 +195,19 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
     return iter(partial(file.read, codings.PIECE_BYTES), b"")
 
 
-def _measured(part: Path) -> tuple[int, str]:
+def measured(part: Path) -> tuple[int, str]:
     """A file's size in bytes, and its SHA-256."""
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest
+
+
+def is_whole(image: StoredImage) -> bool:
+    """Whether a stored image's file is there, with the bytes that were checked."""
+    try:
+        return measured(Path(image.path)) == (image.size_bytes, image.sha256)
+    except OSError:
+        return False
 
 
 def _bound(size: int, max_bytes: int) -> None:
@@ -212,7 +220,8 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _opened(part: Path) -> BinaryIO:
+def new_file(part: Path) -> BinaryIO:
+    """Make a file that only its owner can read."""
     return os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
@@ -237,7 +246,7 @@ async def _stream(
                 raise DeliveryError(f"The result's URL answered {answer.status}; it may have expired.")
             size = 0
             with anyio.CancelScope(shield=True):  # a file that a thread is opening would be lost, and stay open
-                file = await in_thread(_opened, part)
+                file = await in_thread(new_file, part)
             with file:
                 async for chunk in answer.chunks():
                     size += len(chunk)

@@ -76,7 +76,7 @@ async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
 
     Raises:
         SettingsError: The resource needs a service, and there is none.
-        Flux2Error: The image is not on disk, or not on disk any more.
+        Flux2Error: The image is not on disk, or not on disk any more, or the store of images does not give it.
         InvalidRequestError: `max` is not an allowed number of pixels.
     """
     if (document := index.documents().get(uri)) is not None:
@@ -94,7 +94,7 @@ async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
         await service.show([record])
         (task,) = await _tasks([record])
         return _json(task)
-    image = await _image(record, parse_qs(query).get("max", [None])[0], service.settings.home / thumbnails.FOLDER)
+    image = await _image(record, parse_qs(query).get("max", [None])[0], service)
     await service.show([record], images=True)
     return image
 
@@ -110,7 +110,7 @@ def _parts(uri: str) -> tuple[str, str, str]:
     return parts.netloc, unquote(parts.path.strip("/")), parts.query
 
 
-async def _image(record: TaskRecord, longest: str | None, small: Path) -> ReadResourceContents:
+async def _image(record: TaskRecord, longest: str | None, service: Service) -> ReadResourceContents:
     if not record.images:
         raise Flux2Error(f"The task is {STATUSES[record.state]}: its image is not on disk.")
     image = record.images[0]
@@ -121,13 +121,15 @@ async def _image(record: TaskRecord, longest: str | None, small: Path) -> ReadRe
                 f"The image has {size}, too many to be sent here. Its file is {image.path}; ?max=768 is smaller."
             )
         try:
-            return ReadResourceContents(await anyio.to_thread.run_sync(_whole, Path(image.path)), image.mime_type)
+            path = await service.images.here(image)
+            return ReadResourceContents(await anyio.to_thread.run_sync(_whole, path), image.mime_type)
         except OSError as exc:
             raise Flux2Error("The image's file is gone.") from exc
     if not longest.isascii() or not longest.isdecimal() or not 0 < int(longest[:6]) <= MAX_SCALE_PX:
         raise InvalidRequestError(Problem("max", f"must be a number of pixels from 1 to {MAX_SCALE_PX}."))
-    path, pixels = Path(image.path), int(longest)
+    path, pixels = await service.images.here(image), int(longest)
     if pixels == thumbnails.SIDE_PX:
+        small = service.settings.home / thumbnails.FOLDER
         data = await anyio.to_thread.run_sync(thumbnails.of, path, small)
     else:
         data = await anyio.to_thread.run_sync(preview.scaled, path, pixels, None)
