@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
-from flux2_mcp.domain.lifecycle import Event, State
+from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.domain.models import RequestArgs
 from flux2_mcp.engine.applied import Result
 from flux2_mcp.engine.backend import account_name
@@ -22,12 +23,10 @@ from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error, StorageError
 from flux2_mcp.images.names import image_name
 from flux2_mcp.images.object_store import ObjectStore
-from flux2_mcp.journal.contract import Journal
-from flux2_mcp.journal.records import TaskChange, TaskRecord
+from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from flux2_mcp.server import resources
 from flux2_mcp.server.session import ServerSession
-from tests.support.faults import around
 from tests.support.object_store import S3Server, running
 from tests.support.services import (
     CREATE,
@@ -78,17 +77,26 @@ class Machines:
     async def opened(
         self,
         name: str,
-        journal: Callable[[Journal], Journal] = lambda usual: usual,
-        **seam: Any,  # noqa: ANN401  # other fields of Seam
     ) -> AsyncIterator[Service]:
         """The service of one machine."""
         settings = self._front.settings(
             self._folder / name, workspace=None, images_url=self.server.url, images_over_http=True
         )
         shared = SqliteJournal(self._first.home, account_name(settings), f"owner-{name}")
-        given = {"store": ObjectStore(self.server.url, http=True, seconds=SECONDS)} | seam
-        async with opened(settings, journal=lambda _: journal(shared), **given) as service:
+        store = ObjectStore(self.server.url, http=True, seconds=SECONDS)
+        async with opened(settings, journal=lambda _: shared, store=store) as service:
             yield service
+
+    def environment(self) -> dict[str, str]:
+        """The settings of the first machine, whose journal is that of all, for a process of its own."""
+        return {
+            "FLUX2_HOME": str(self._first.home),
+            "RUNAPI_API_KEY": str(self._first.api_key),
+            "RUNAPI_BASE_URL": self._first.base_url,
+            "FLUX2_RATE": "1000",
+            "FLUX2_IMAGES_URL": self.server.url,
+            **self.server.env,
+        }
 
     def creates(self) -> int:
         return self._front.sandbox.creates()
@@ -207,32 +215,51 @@ async def test_an_object_that_was_cut_short_is_shown_to_nobody(machines: Machine
         assert list(two.images.folder.iterdir()) == []
 
 
-async def test_a_process_that_ends_between_store_and_journal_leaves_the_rest_to_the_next(
+DIES = """
+import os, signal, sys
+
+import anyio
+from msgspec.structs import replace
+
+from flux2_mcp.domain import catalog
+from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.submission import CheckedRequest
+from flux2_mcp.images.object_store import ObjectStore
+from flux2_mcp.settings import from_env
+
+
+class Dies(ObjectStore):
+    def put(self, *given):
+        super().put(*given)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def main():
+    settings = from_env(os.environ)
+    store = Dies(settings.images_url, http=settings.images_over_http)
+    async with Service.opened(settings, seam=lambda usual: replace(usual, store=store)) as service:
+        offer = await service.offer(CheckedRequest(catalog.request(prompt="a red fox")))
+        await service.generate(offer, approved=True, wait_seconds=60)
+
+
+anyio.run(main)
+"""
+
+
+async def test_a_process_that_is_killed_between_store_and_journal_leaves_the_rest_to_the_next(
     machines: Machines, front: Front
 ) -> None:
     """What it put is there already, with the same bytes; only the journal does not know."""
-    put = anyio.Event()
-
-    def ends_there(usual: Journal) -> Journal:
-        async def apply(record: TaskRecord, event: Event, change: TaskChange) -> TaskRecord:
-            if event is not Event.DELIVERED:
-                return await usual.tasks.apply(record, event, change)
-            put.set()
-            await anyio.sleep_forever()
-            raise AssertionError
-
-        return around(usual, tasks=around(usual.tasks, apply=apply))
-
-    async with machines.opened("one", ends_there) as one:
-        outcome = await made(one, wait=0)
-        with anyio.fail_after(PATIENCE):
-            await put.wait()
-        assert machines.server.names() == [name_of("a red fox")]
-        ident = outcome.tasks[0].record.task_id or outcome.tasks[0].record.key
-        assert (await record_of(one, ident)).state is State.COMPLETED
+    env = machines.environment() | {"PATH": os.environ["PATH"]}
+    with anyio.fail_after(PATIENCE):
+        ended = await anyio.run_process([sys.executable, "-c", DIES], env=env, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, b"")
+    assert machines.server.names() == [name_of("a red fox")]
     async with machines.opened("two") as two:
-        ended = await two.check([ident], wait_seconds=PATIENCE)
-        assert (states(ended), machines.creates(), machines.server.names()) == (
+        [record] = await journal_of(two).tasks.recent(limit=2)
+        assert record.state is State.COMPLETED
+        outcome = await two.check([record.key], wait_seconds=PATIENCE)
+        assert (states(outcome), machines.creates(), machines.server.names()) == (
             [State.DELIVERED],
             1,
             [name_of("a red fox")],
