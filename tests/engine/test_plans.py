@@ -93,7 +93,7 @@ async def test_what_is_left_is_told_in_seconds_of_the_clock_and_only_while_runap
     backend = Backend(settings, gate=nothing, on_limited=nothing)
     seam = Seam(journal=journal, backend=backend, speed=speed, now=lambda: AT + timedelta(seconds=age))
     images = ImageFolder(tmp_path)
-    sources = SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, (), images)
+    sources = SourceImages(seam, (), images)
     runner = TaskRunner(seam, images, sources, caps=Caps(), rate=1, in_flight=1)
     (entry,) = (await intend(journal, intent("k"))).records
     assert (entry.state, runner.expected(entry)) == (State.INTENT, None)

@@ -60,7 +60,7 @@ async def kept(front: Front, home: Path, prompts: list[str], *, in_flight: int) 
     backend = Backend(settings, gate=nothing, on_limited=nothing)
     seam = Seam(journal=counting.journal, backend=backend, speed=SPEED)
     images = ImageFolder(settings.home / "images")
-    sources = SourceImages(seam.journal.tasks, seam.journal.uploads, seam.backend, (), images)
+    sources = SourceImages(seam, (), images)
     runner = TaskRunner(seam, images, sources, caps=Caps(), rate=1000.0, in_flight=in_flight)
     intents = [
         Intent(key=f"key-{number:04}", request=catalog.request(prompt=prompt), quoted_usd=None)

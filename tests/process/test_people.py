@@ -252,7 +252,7 @@ def test_a_task_of_somebody_else_is_answered_like_one_that_nobody_has(people: Pe
 
 def nameless(said: str, name: str) -> str:
     """An answer without the name that was asked with, however it is written."""
-    for form in (name, f"task:{name}"):
+    for form in (name, f"task:{name}", name.removeprefix("file://")):
         for text in (quote(form, safe=""), form, shortened(form)):
             said = said.replace(text, "NAME")
     return said

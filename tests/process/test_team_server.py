@@ -190,10 +190,12 @@ def test_a_path_of_the_caller_leads_to_no_file_of_the_server(tmp_path: Path, pro
         for source in (str(tmp_path / "secret.png"), "secret.png"):
             refused = team.tool(era, "generate", prompt="a red fox", source_images=[source])
             assert refused["isError"]
-            assert "workspace" in refused["content"][0]["text"]
+            said = refused["content"][0]["text"]
+            assert f"curl -H 'Authorization: Bearer TOKEN' --data-binary @{source} {team.base}/uploads" in said
         refused = team.tool(era, "generate", prompt="a red fox", save_to="fox.png")
         assert refused["isError"]
-        assert "there is no workspace" in refused["content"][0]["text"]
+        assert "this server is on another machine" in refused["content"][0]["text"]
+        assert "curl -o fox.png URL" in refused["content"][0]["text"]
         params = {"name": "generate", "arguments": {"prompt": "a red fox", "source_images": ["secret.png"]}}
         *_, answer = messages(team.call(era, "tools/call", params, capabilities={"roots": {}}))
         assert answer["result"]["isError"]  # no folder of the caller is asked for

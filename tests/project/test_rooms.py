@@ -28,7 +28,7 @@ FACES: Mapping[str, tuple[str, ...]] = {
         "sdk",        "team.serve", "transports.bearer", "transports.early", "transports.sleep", "transports.stdio", "viewer.app",
     ),
     "engine": (
-        "account", "adopt", "applied", "apply", "backend", "confirmation", "health", "live_prices", "manifest_quotes", "project", "pruning", "seam",
+        "account", "adopt", "applied", "apply", "audited", "backend", "confirmation", "health", "live_prices", "manifest_quotes", "project", "pruning", "remote_files", "seam",
         "service", "submission", "team", "waiting",
     ),
     "runapi": (

@@ -18,6 +18,7 @@ LEFT: dict[str, str] = {
     "contract/test_vendor_sdk.py: made._http": SDKS_OWN,
     "contract/test_vendor_sdk.py: keyless._http": SDKS_OWN,
     "process/test_cli.py: client._http": SDKS_OWN,
+    "process/test_team_http.py: client._http": SDKS_OWN,
     "support/forked.py: base._execute_child": A_PLACE_OF_ITS_OWN,
     "support/forked.py: base._internal_poll": A_PLACE_OF_ITS_OWN,
     "process/test_cli.py: monkeypatch.setattr(catalog_results, 'variants', None)": "a crash in the middle of a command of ours",

@@ -395,7 +395,13 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
     server.middleware.append(note)
     application = server.streamable_http_app(stateless_http=True)
     application.add_middleware(
-        SignedInOnly, tokens=Bearers(nobody, tokens), metadata_url=f"{HERE}/x", scopes=(), open_paths=(), meet=meet
+        SignedInOnly,
+        tokens=Bearers(nobody, tokens),
+        metadata_url=f"{HERE}/x",
+        scopes=(),
+        open_paths=(),
+        open_folder="/images/",
+        meet=meet,
     )
     names = [f"person {number}" for number in range(10)]
     with listen(0) as listener:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -20,10 +21,11 @@ from flux2_mcp.cli import output
 from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.domain.budget import dollars
 from flux2_mcp.domain.models import Balance
+from flux2_mcp.domain.urls import is_url
 from flux2_mcp.errors import InvalidRequestError, Problem, SettingsError, TransportError
 from flux2_mcp.runapi import key_file
 from flux2_mcp.runapi.exchange import sendable
-from flux2_mcp.runapi.key_file import config_fields, config_file
+from flux2_mcp.runapi.key_file import check_team, config_fields, config_file, without_team
 from flux2_mcp.runapi.login.callback import LoginCallback
 from flux2_mcp.runapi.login.pkce import LoginAttempt
 from flux2_mcp.runapi.login.redeem import LoginResult, prove, redeem
@@ -42,9 +44,10 @@ EPILOG = """
 Examples:
   flux2-mcp login
   pass show runapi | flux2-mcp login --stdin
+  flux2-mcp login --team https://flux2.example.com
   ssh -L 8765:127.0.0.1:8765 build-host -t flux2-mcp login --port 8765 --no-browser
 
-The key goes into RunAPI's own config file, readable by you alone; its other tools find it there too.
+The key goes into RunAPI's own config file, readable by you alone; its other tools find it.
 """
 
 
@@ -56,21 +59,40 @@ The key goes into RunAPI's own config file, readable by you alone; its other too
     "--timeout", "seconds", type=click.FloatRange(1, MAX_WAIT_SECONDS), default=WAIT_SECONDS, metavar="SECONDS",
     help=f"Wait so long for the browser. Default {WAIT_SECONDS}.",
 )  # fmt: skip
+@click.option(
+    "--team", metavar="URL", help="Work through the team's server at URL, with a token of its.",
+)  # fmt: skip
 @click.option("--listen", is_flag=True, help="Ask RunAPI for its callbacks with this key, as FLUX2_LISTEN=1 does.")
 @click.pass_obj
-def login(invocation: Invocation, *, from_stdin: bool, browser: bool, port: int, seconds: float, listen: bool) -> None:
+def login(  # each is an option
+    invocation: Invocation,
+    *,
+    from_stdin: bool,
+    browser: bool,
+    port: int,
+    seconds: float,
+    team: str | None,
+    listen: bool,
+) -> None:
     """Log in to RunAPI in the browser and keep the key.
 
     The page must show the code that is shown here. Where the browser is on another computer, open the printed address
-    there and paste back the one that it ends at.
+    there and paste back the one that it ends at. With --team, a personal token is read instead, and the team's server pays.
     """
-    base_url, path = invocation().base_url, config_file(invocation.env)
+    path = config_file(invocation.env)
     if path is None:
         raise SettingsError("There is no home folder to keep a key in.", next_step="Set HOME or XDG_CONFIG_HOME.")
-    config_fields(invocation.config, path)  # checked first: a file that can't be changed must not cost a login code
-    if from_stdin:
+    fields = config_fields(
+        invocation.config, path
+    )  # checked first: a file that can't be changed must not cost a login code
+    base_url = replace(invocation, config=json.dumps(without_team(fields)))().base_url
+    if team is not None:
+        base_url = _team_url(team)
+        check_team(path, base_url)
+    if from_stdin or team is not None:
         key, success = _read_key(), "The key works"
-        balance = output.run(lambda: _proven(base_url, key, path), stopped="Stopped. The key was not saved.")
+        saved_for = None if team is None else base_url
+        balance = output.run(lambda: _proven(base_url, key, path, saved_for), stopped="Stopped. The key was not saved.")
     else:
         route = _LoginRoute(
             base_url, path, port, seconds, invocation.env if browser and web_browser.is_here(invocation.env) else None
@@ -96,9 +118,17 @@ def _read_key() -> str:
     return key
 
 
-async def _proven(base_url: str, key: str, path: Path) -> Balance:
+def _team_url(url: str) -> str:
+    """The address of a team's server, as settings have it. The address of its MCP endpoint means the same server."""
+    place = url.strip().rstrip("/").removesuffix("/mcp")
+    if not is_url(place, local=True) or set(place) & set("?#"):
+        raise InvalidRequestError(Problem("--team", "must be https://host[:port], or http:// on loopback."))
+    return place
+
+
+async def _proven(base_url: str, key: str, path: Path, team: str | None) -> Balance:
     balance = await prove(base_url, key)
-    key_file.save(path, key)
+    key_file.save(path, key, team=team)
     return balance
 
 

@@ -67,7 +67,7 @@ def tell(outcome: Outcome, again: str | None, *, as_json: bool, verbose: bool, e
 
 def generation(outcome: Outcome) -> GenerationResult:
     """Return a command's result. The sandbox's own URLs end with the command, so it has none."""
-    return task_results.generation(outcome, with_url=lambda _: not outcome.sandbox)
+    return task_results.generation(outcome, shown=task_results.no_url if outcome.sandbox else task_results.all_of_it)
 
 
 def exit_code(outcome: Outcome) -> int:

@@ -20,7 +20,7 @@ MAX_ENTRIES = 10_000
 KEY_CHARS = 8
 """Of a person's key and of a task's id, in the table."""
 NAME_CHARS, CLIENT_CHARS = 14, 17
-HERE = "this machine"
+HERE, LINK = "this machine", "a link"
 
 
 @click.command()
@@ -65,7 +65,7 @@ def _words(result: AuditResult) -> str:
     rows += [
         (
             each.at.replace("T", " ").removesuffix("Z"),
-            _who(each.person, each.name) or HERE,
+            _who(each.person, each.name) or (LINK if each.what == What.IMAGE else HERE),
             shortened(each.client or "", CLIENT_CHARS),
             each.address or "",
             each.what,

@@ -1,4 +1,4 @@
 """One task from the request to the file on disk: submit, poll, fetch, wait, resume.
 
-Face: `account`, `adopt`, `applied`, `apply`, `backend`, `confirmation`, `health`, `live_prices`, `manifest_quotes`, `project`, `pruning`, `seam`, `service`, `submission`, `team`, `waiting`.
+Face: `account`, `adopt`, `applied`, `apply`, `audited`, `backend`, `confirmation`, `health`, `live_prices`, `manifest_quotes`, `project`, `pruning`, `remote_files`, `seam`, `service`, `submission`, `team`, `waiting`.
 """

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from decimal import Decimal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from flux2_mcp.domain.budget import SpendingBy, SpendingGroup, SpentSums
+from flux2_mcp.domain import budget
+from flux2_mcp.domain.budget import Caps, SpendingBy, SpendingGroup, SpentSums
 from flux2_mcp.domain.models import Balance, RunApiAccount
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
@@ -62,6 +64,34 @@ class Account:
         """Return only the balance. Raises as `known`."""
         self._backend.require_key()
         return await (await self._backend.api()).balance()
+
+    async def left(self, caps: Caps) -> Decimal | None:
+        """Return what the caps of sums leave to the person whose journal this is, in USD; None if there are no such caps.
+
+        Raises:
+            JournalError: The journal can't be read.
+        """
+        of_sums = replace(caps, call_usd=None, session_usd=None)
+        if self._journal.was_made:
+            of_sums = await self._journal.money.in_force(of_sums)
+            spent = await self._journal.money.spent(at=self._now(), session=None, caps=of_sums)
+        else:
+            spent = SpentSums()
+        return min((room.left_usd for room in budget.left(of_sums, spent)), default=None)
+
+    async def passed_on(self, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, object]:
+        """Pass a call on to RunAPI with this server's key, as it is, and return the JSON of its answer.
+
+        Args:
+            path: After RunAPI's address. It costs nothing, and shows and changes nothing of other people's.
+            body: What is posted; None: it is a GET.
+
+        Raises:
+            ApiError: RunAPI refused it.
+            TransportError: RunAPI gave no answer.
+        """
+        self._backend.require_key()
+        return await (await self._backend.api()).passed_on(path, body)
 
     async def spending(self, by: SpendingBy, since: datetime | None) -> tuple[SpendingGroup, ...]:
         """Sum up what was spent with this key, from the journal only.

@@ -108,3 +108,22 @@ class AuditedService(Service):
                 next_step=exc.next_step,
                 reason=exc.reason,
             ) from exc
+
+
+async def note_link(service: Service, record: TaskRecord, *, client: str | None, address: str | None) -> None:
+    """Write down that somebody opens a link to a task's image. Who it is nobody knows; whose it is, the entry says.
+
+    Args:
+        service: A service without a person.
+        record: The task.
+        client: As in `Caller`.
+        address: As in `Caller`.
+
+    Raises:
+        JournalError: It can't be written; then nothing may be shown.
+    """
+    at, journal = service._seam.now(), service._journal  # noqa: SLF001  # a friend
+    entry = AuditEntry(
+        at=at, what=What.IMAGE, person=None, client=client, address=address, whose=record.person, task=record.key
+    )
+    await journal.audit.note([entry])

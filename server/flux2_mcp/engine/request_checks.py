@@ -11,6 +11,7 @@ from flux2_mcp.domain.models import MAKING, Action, RequestArgs
 from flux2_mcp.domain.urls import callback_problems, is_loopback
 from flux2_mcp.engine import submission
 from flux2_mcp.engine.live_prices import LivePrices
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.source_images import SourceImages, SourceSet
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording
 from flux2_mcp.images import size_check
@@ -28,14 +29,14 @@ class RequestChecks:
         source_images: Finds the sources.
         prices: What is known of prices.
         settings: As parsed from the environment.
-        sandbox: Whether the sandbox makes the images.
+        seam: Whether the sandbox makes the images, and whether callers are on other machines.
     """
 
-    def __init__(self, source_images: SourceImages, prices: LivePrices, settings: Settings, *, sandbox: bool) -> None:
+    def __init__(self, source_images: SourceImages, prices: LivePrices, settings: Settings, seam: Seam) -> None:
         self._source_images = source_images
         self._prices = prices
         self._settings = settings
-        self._sandbox = sandbox
+        self._sandbox, self._remote = seam.backend.sandbox, seam.remote
 
     async def request(
         self,
@@ -74,9 +75,12 @@ class RequestChecks:
         making = first.action in MAKING
         return submission.CheckedRequest(catalog.shaped(first) if making else first, found, tuple(finish))
 
-    @staticmethod
-    def _save_problems(terms: submission.Terms, workspace: Path | None) -> tuple[Sequence[Problem], Sequence[Problem]]:
+    def _save_problems(
+        self, terms: submission.Terms, workspace: Path | None
+    ) -> tuple[Sequence[Problem], Sequence[Problem]]:
         """Return what is wrong with the place to save; and what is in the way there now, which may concern no new task."""
+        if self._remote is not None and terms.save_to is not None:
+            return [Problem("save_to", self._remote.fetching(terms.save_to))], ()
         try:
             plan = submission.saving(terms.save_to, terms.count, workspace, overwrite=terms.overwrite)
         except InvalidRequestError as exc:

@@ -18,6 +18,7 @@ from flux2_mcp.engine import planner
 from flux2_mcp.engine.backend import Backend, account_name
 from flux2_mcp.engine.planner import Plan
 from flux2_mcp.engine.rate_limit import RateLimiter
+from flux2_mcp.engine.remote_files import RemoteFiles
 from flux2_mcp.images import store
 from flux2_mcp.images.store import ImageStore
 from flux2_mcp.journal import open_journal
@@ -65,6 +66,7 @@ class Seam(Struct, frozen=True, kw_only=True):
         plan: Decides when to poll which task.
         person: Whose calls are answered, as the journal names them; None: nobody's in particular, see `Service.of`.
         store: Has the images of all machines; None: each machine has its own alone.
+        remote: How callers on other machines bring and fetch files; None: callers are on this one.
         on_ended: Called when a task's end becomes known, with the most seconds for which it can have been unknown.
     """
 
@@ -78,6 +80,7 @@ class Seam(Struct, frozen=True, kw_only=True):
     plan: Plan = planner.plan
     person: str | None = None
     store: ImageStore | None = None
+    remote: RemoteFiles | None = None
     on_ended: Callable[[float], None] | None = None
 
 

@@ -92,8 +92,7 @@ class Service:
         self._answer_on(seam)
 
     def _sources(self, seam: Seam) -> SourceImages:
-        tasks, uploads = seam.journal.tasks, seam.journal.uploads
-        return SourceImages(tasks, uploads, seam.backend, self._readable, self.images, seam.now)
+        return SourceImages(seam, self._readable, self.images)
 
     def _answer_on(self, seam: Seam, person: Person | None = None) -> None:
         """Make all that answers callers: it shows what the seam's journal shows."""
@@ -105,8 +104,8 @@ class Service:
         self._quotations = Quotations(self.prices, seam, self.settings)
         self.account = Account(seam)
         self.pruner = Pruner(seam.journal.history, self.images)
-        checks = RequestChecks(self._source_images, self.prices, self.settings, sandbox=seam.backend.sandbox)
-        self.request = checks.request
+        checks = RequestChecks(self._source_images, self.prices, self.settings, seam)
+        self.request, self.take_source = checks.request, self._source_images.take
 
     def of(self, caller: Caller) -> Service:
         """Return what answers a person's calls: their tasks are theirs, and they see no others, unless they are an admin."""

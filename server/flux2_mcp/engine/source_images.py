@@ -7,8 +7,9 @@ same local image is uploaded at most once an hour, and only its pixels are sent.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,10 @@ from flux2_mcp.domain import catalog, sources
 from flux2_mcp.domain.hidden_fields import repr_without
 from flux2_mcp.domain.models import SourceImage, Status
 from flux2_mcp.domain.sources import SourceRef, UnreadableError
-from flux2_mcp.engine.backend import Backend
+from flux2_mcp.engine.remote_files import UPLOAD
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.errors import ApiError, InvalidRequestError, Problem, StorageError, shortened
 from flux2_mcp.images.store import ImageFolder
-from flux2_mcp.journal.contract import Tasks, Uploads
 from flux2_mcp.journal.records import TaskRecord
 
 if TYPE_CHECKING:  # loaded with the first local source
@@ -30,6 +31,8 @@ if TYPE_CHECKING:  # loaded with the first local source
 
 EXPIRY_MARGIN = timedelta(minutes=10)
 """An upload that expires within this time is not used again: RunAPI fetches a source only when it starts the task."""
+UPLOAD_LIFETIME = timedelta(hours=1)
+"""How long RunAPI holds a file (`api/runapi.md`, files), where its answer does not say."""
 MAX_SHOWN_CHARS = 200
 """The maximum number of characters of a source's name that are stored."""
 
@@ -73,29 +76,19 @@ class SourceImages:
     """Finds sources and makes them available to RunAPI.
 
     Args:
-        tasks: Has the earlier results.
-        uploads: Has the files that were uploaded to RunAPI.
-        backend: The way to RunAPI.
+        seam: The journal, which has the earlier results and what was uploaded to RunAPI, and the way to RunAPI.
         allowed: Folders outside the workspace that may be read.
         images: The images of earlier results.
-        now: UTC.
     """
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        uploads: Uploads,
-        backend: Backend,
-        allowed: Sequence[Path],
-        images: ImageFolder,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self._tasks = tasks
-        self._uploads = uploads
-        self._backend = backend
+    def __init__(self, seam: Seam, allowed: Sequence[Path], images: ImageFolder) -> None:
+        self._tasks = seam.journal.tasks
+        self._uploads = seam.journal.uploads
+        self._backend = seam.backend
         self._allowed = tuple(allowed)
         self._images = images
-        self._now = now
+        self._now = seam.now
+        self._remote, self._person = seam.remote, seam.person
 
     async def find(
         self, given: Sequence[str], folders: Sequence[Path], *, local: bool
@@ -129,7 +122,11 @@ class SourceImages:
         return hashlib.sha256(data).hexdigest()
 
     async def _find(self, number: int, text: str, folders: Sequence[Path], *, local: bool) -> SourceSet:
+        if self._remote is not None and text.startswith(UPLOAD):
+            return SourceSet(number, SourceRef("url", await self._uploaded(text)), text)
         given = sources.parse(text, local=local)
+        if self._remote is not None and given.kind == "file":
+            raise UnreadableError(self._remote.bringing(given.text))
         shown = given.text if given.kind == "data" else shortened(text, MAX_SHOWN_CHARS)
         if given.kind == "task":
             records = await self._tasks.find([given.text])
@@ -142,6 +139,31 @@ class SourceImages:
         if given.kind == "file":
             data = await anyio.to_thread.run_sync(_read, given.text, folders, self._allowed)
         return SourceSet(number, given, shown, await anyio.to_thread.run_sync(_ready, data))
+
+    async def take(self, data: bytes) -> tuple[str, datetime]:
+        """Upload a picture that a caller on another machine has sent, for nothing. Return its name as a source, and until when it works.
+
+        Raises:
+            UnreadableError: It is no picture that can be a source.
+            ApiError: RunAPI refused it.
+        """
+        identity, ready = await anyio.to_thread.run_sync(_ready, data)
+        await self._upload(UPLOAD, identity, ready)
+        name, held = f"{UPLOAD}{secrets.token_urlsafe(16)}", await self._uploads.find(identity, at=self._now())
+        if held is None:
+            raise UnreadableError("could not be kept.")
+        await self._uploads.add(self._own(name), held)
+        return name, (held.expires_at or self._now() + UPLOAD_LIFETIME) - EXPIRY_MARGIN
+
+    async def _uploaded(self, name: str) -> str:
+        held = await self._uploads.find(self._own(name), at=self._now() + EXPIRY_MARGIN)
+        if held is None:
+            raise UnreadableError("is no upload of yours, or it is too old: upload the file again.")
+        return held.url
+
+    def _own(self, name: str) -> str:
+        """The name under which an upload is recorded: nobody else's is found."""
+        return f"{name} of {self._person}"
 
     async def send(self, found: Sequence[SourceSet]) -> tuple[tuple[str, ...], tuple[SourceImage, ...]]:
         """Upload the sources where needed; this is free. Return their URLs, and a description of each.

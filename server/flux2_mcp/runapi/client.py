@@ -205,6 +205,10 @@ class RunApi:
         confirmed = await self._calls.post(f"{_FILES}/confirm", {"signed_id": place.signed_id})
         return self._uploaded(confirmed, filename, len(data))
 
+    async def passed_on(self, path: str, body: Mapping[str, object] | None) -> Mapping[str, object]:
+        """Make somebody else's call with our key: a GET without a body, a POST with one. Returns the answer's JSON."""
+        return payload(await (self._calls.get(path, attempts=1) if body is None else self._calls.post(path, body)))
+
     async def exchange(self, code: str, code_verifier: str, redirect_port: int, hostname: str) -> wire.IssuedKey:
         """Exchange a browser login's code for a key. No key of ours is sent, and nothing is retried."""
         body = {"code": code, "code_verifier": code_verifier, "redirect_port": redirect_port}

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from flux2_mcp.errors import SettingsError, Wording
-from flux2_mcp.runapi.key_place import KEY_FIELDS, LISTEN_FIELD, URL_FIELDS, config_path
+from flux2_mcp.runapi.key_place import KEY_FIELDS, LISTEN_FIELD, TEAM_FIELD, URL_FIELDS, config_path
 from flux2_mcp.system.environment import said, said_key
 from flux2_mcp.system.files import write_atomically
 
@@ -179,25 +179,51 @@ def set_listening(path: Path, *, on: bool) -> None:
         _write(path, rest | ({LISTEN_FIELD: True} if on else {}))
 
 
-def save(path: Path, key: str) -> None:
+def without_team(fields: Mapping[str, object]) -> dict[str, object]:
+    """The fields without the address that `save` has written for a team's server."""
+    gone = {TEAM_FIELD, *URL_FIELDS} if fields.get(TEAM_FIELD) is True else set[str]()
+    return {field: value for field, value in fields.items() if field not in gone}
+
+
+def check_team(path: Path, url: str) -> None:
+    """Check that the address of a team's server can stand in the file.
+
+    Raises:
+        SettingsError: The file names another address, which somebody has written by hand; or it can't be read.
+    """
+    kept = without_team(config_fields(read(path), path))
+    if config_url(kept, path) not in {None, url}:
+        raise SettingsError(
+            f"{_named(path)} has a {URL_FIELDS[0]} of its own, which would be lost.",
+            next_step=f"Remove {URL_FIELDS[0]} there, then run this again.",
+        )
+
+
+def save(path: Path, key: str, *, team: str | None = None) -> None:
     """Put the key into the file. A missing file is made, readable by its owner alone.
+
+    Args:
+        path: The file.
+        key: The key.
+        team: The address of the team's server whose key it is; None: it is RunAPI's.
 
     Raises:
         SettingsError: The present file can't be read, and stays unchanged; or the new one can't be written.
     """
-    kept = config_fields(read(path), path)
+    kept = without_team(config_fields(read(path), path))
     name, *older = KEY_FIELDS
-    _write(path, {field: value for field, value in kept.items() if field not in older} | {name: key})
+    told: dict[str, object] = {} if team is None else {URL_FIELDS[0]: team, TEAM_FIELD: True}
+    _write(path, {field: value for field, value in kept.items() if field not in older} | {name: key} | told)
 
 
 def forget(path: Path) -> bool:
-    """Remove the key from the file. Returns whether there was one.
+    """Remove the key from the file, and the address of the team's server whose key it was. Returns whether there was a key.
 
     Raises:
         SettingsError: As `save`.
     """
     kept = config_fields(read(path), path)
-    rest = {field: value for field, value in kept.items() if field not in {*KEY_FIELDS, LISTEN_FIELD}}
+    rest = {field: value for field, value in without_team(kept).items() if field not in {*KEY_FIELDS, LISTEN_FIELD}}
     if rest != kept:
         _write(path, rest)
     return any(field in kept for field in KEY_FIELDS)

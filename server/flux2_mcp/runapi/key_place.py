@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 KEY_FIELDS, URL_FIELDS = ("api_key", "apiKey"), ("base_url", "baseUrl")
 """The fields with the key and with RunAPI's address, the present names first (`api/runapi.md`, base)."""
-LISTEN_FIELD = "flux2_listen"
+LISTEN_FIELD, TEAM_FIELD = "flux2_listen", "flux2_team"
 """The field in which `flux2-mcp login --listen` says that this key may listen. It is ours; other tools keep it."""
 
 

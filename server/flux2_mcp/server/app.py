@@ -42,6 +42,7 @@ from flux2_mcp.settings import Settings
 
 if TYPE_CHECKING:  # a server for one person knows no people
     from flux2_mcp.domain.people import Caller
+    from flux2_mcp.server.results.tasks import Link
 
 NAME = "flux-2"
 SPENDING: Final = frozenset(tool.function.__name__ for tool in REGISTRY if tool.spends)
@@ -149,6 +150,7 @@ def build(
     remote: bool = False,
     security: RequestStateSecurity | None = None,
     caller: Callable[[], Caller | None] | None = None,
+    link: Link | None = None,
 ) -> Flux2Server:
     """Build the server. It opens nothing before its lifespan begins, and loads no heavy module before a tool is called.
 
@@ -158,17 +160,18 @@ def build(
         remote: Whether the callers are on other machines.
         security: Seals what a question to a user brings back; None: with a key of this process.
         caller: Returns who makes a call, so that each person sees their own tasks; see `ServerSession`.
+        link: Makes links to images, for callers on other machines.
     """
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[ServerSession]) -> AsyncIterator[ServerSession]:
         if isinstance(settings, SettingsError):
-            server.session = ServerSession(settings, remote=remote, caller=caller)
+            server.session = ServerSession(settings, remote=remote, caller=caller, link=link)
             yield server.session
             return
         with telemetry.exporting(wanted=settings.telemetry):
             async with Service.opened(settings, seam=seam) as service:
-                server.session = ServerSession(service, seam, remote=remote, caller=caller)
+                server.session = ServerSession(service, seam, remote=remote, caller=caller, link=link)
                 yield server.session
 
     server = Flux2Server(

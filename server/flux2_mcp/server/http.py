@@ -49,7 +49,7 @@ async def serve(settings: Settings, listener: socket.socket, token: str, *, on_r
             allowed_hosts=names, allowed_origins=[f"http://{name}" for name in names]
         ),
     )
-    application.add_middleware(readable.MessagesOnly, most=MAX_BODY_BYTES)
+    application.add_middleware(readable.MessagesOnly, path=PATH, most=MAX_BODY_BYTES)
     application.add_middleware(bearer.BearerOnly, token=token)  # the middleware that is added last runs first
     gc.freeze()
     gc.enable()

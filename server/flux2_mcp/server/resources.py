@@ -86,13 +86,13 @@ async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
         return None
     service = session.service
     if kind == "tasks" and not ident:
-        return _json(await _tasks(await service.page(limit=PAGE_TASKS, before=None)))
+        return _json(await _tasks(session, await service.page(limit=PAGE_TASKS, before=None)))
     record = await service.known(ident) if ident else None
     if record is None:
         return None
     if kind == "tasks":
         await service.show([record])
-        (task,) = await _tasks([record])
+        (task,) = await _tasks(session, [record])
         return _json(task)
     image = await _image(record, parse_qs(query).get("max", [None])[0], service)
     await service.show([record], images=True)
@@ -136,9 +136,9 @@ async def _image(record: TaskRecord, longest: str | None, service: Service) -> R
     return ReadResourceContents(data, preview.MIME_TYPES["JPEG"])
 
 
-async def _tasks(records: Sequence[TaskRecord]) -> list[object]:
-    with_url = task_results.without_file(await task_results.files_there(records))
-    tasks = [task_results.task(TaskReport(record), with_url=with_url) for record in records]
+async def _tasks(session: ServerSession, records: Sequence[TaskRecord]) -> list[object]:
+    shown = task_results.shown_to(session.link, await task_results.files_there(records))
+    tasks = [task_results.task(TaskReport(record), shown=shown) for record in records]
     return [task.model_dump(mode="json", exclude_defaults=True) for task in tasks]
 
 

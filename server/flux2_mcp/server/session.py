@@ -24,10 +24,11 @@ from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import AuthenticationError, Flux2Error, SettingsError
 from flux2_mcp.settings import Settings
 
-if TYPE_CHECKING:  # loaded when a login begins
+if TYPE_CHECKING:  # loaded when a login begins, or with the first answer about tasks
     from flux2_mcp.domain.people import Caller
     from flux2_mcp.runapi.login.pkce import LoginAttempt
     from flux2_mcp.runapi.login.redeem import LoginResult
+    from flux2_mcp.server.results.tasks import Link
 
 log = logging.getLogger("flux2_mcp.runapi.login")
 
@@ -55,6 +56,7 @@ class ServerSession:
         seam: Replaces parts of the usual seam of the second service; see `Service.opened`.
         remote: Whether the callers are on other machines: then a path of theirs means nothing here.
         caller: Returns who makes the call that is being served; None: the server asks nobody who they are.
+        link: Makes links to images, for callers on other machines; None: they have the images' files.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class ServerSession:
         *,
         remote: bool = False,
         caller: Callable[[], Caller | None] | None = None,
+        link: Link | None = None,
     ) -> None:
         self._present = first
         self._seam = seam
         self.remote = remote
+        self.link = link
         self._caller = caller
         self._offer: LoginOffer | None = None
 

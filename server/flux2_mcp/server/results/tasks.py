@@ -180,19 +180,56 @@ async def files_there(records: Iterable[TaskRecord]) -> frozenset[str]:
     return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
 
 
-def without_file(there: frozenset[str]) -> Callable[[ImageResult], bool]:
-    """Return what tells whether an image has none of the files `there`. Only then its URL is of use: for `generation`."""
-    return lambda image: there.isdisjoint((image.saved, image.path))
+Shown: TypeAlias = Callable[[TaskRecord, int, ImageResult], ImageResult]
+"""What is answered of an image: its task, its number in it, counted from 0, and all that is known of it."""
 
 
-def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = lambda _: True) -> GenerationResult:
+def all_of_it(_: TaskRecord, __: int, image: ImageResult) -> ImageResult:
+    """Show all that is known."""
+    return image
+
+
+def no_url(_: TaskRecord, __: int, image: ImageResult) -> ImageResult:
+    """Show all but the URL."""
+    return image.model_copy(update=NO_URL)
+
+
+def without_file(there: frozenset[str]) -> Shown:
+    """Return what shows the URL of those images alone that have none of the files `there`: only then it is of use."""
+    return lambda record, number, image: (
+        image if there.isdisjoint((image.saved, image.path)) else no_url(record, number, image)
+    )
+
+
+Link: TypeAlias = Callable[[TaskRecord, int], tuple[str, datetime]]
+"""Makes a link to an image of a task, by its number, which opens for whoever has it until the time that is returned."""
+
+
+def shown_to(link: Link | None, there: frozenset[str]) -> Shown:
+    """Return what shows images to a caller: on another machine, where there is a `link`, or on this one, where files are `there`."""
+    return without_file(there) if link is None else linked(link)
+
+
+def linked(link: Link) -> Shown:
+    """Return what shows images to a caller on another machine: by a link, and without the paths of this one."""
+
+    def shown(record: TaskRecord, number: int, image: ImageResult) -> ImageResult:
+        if image.path is None:
+            return image
+        url, expires_at = link(record, number)
+        return image.model_copy(update={"url": url, "expires_at": stamp(expires_at), "path": None, "saved": None})
+
+    return shown
+
+
+def generation(outcome: Outcome, *, shown: Shown = all_of_it) -> GenerationResult:
     """Make the result of `generate` and `check_task`.
 
     Args:
         outcome: The outcome of the call.
-        with_url: Whether to give an image's address.
+        shown: What to answer of an image.
     """
-    tasks = [task(report, with_url=with_url) for report in outcome.tasks]
+    tasks = [task(report, shown=shown) for report in outcome.tasks]
     # A picture that can't be fetched, or of which a step can't, is left out, because another check is useless. Its error
     # says what to do.
     every = with_steps(outcome.tasks)
@@ -227,16 +264,16 @@ def generation(outcome: Outcome, *, with_url: Callable[[ImageResult], bool] = la
     )
 
 
-def project(found: Applied, *, with_url: Callable[[ImageResult], bool]) -> GenerationResult:
+def project(found: Applied, *, shown: Shown) -> GenerationResult:
     """Make the result of `generate` for a manifest.
 
     Args:
         found: What became of it so far.
-        with_url: As in `generation`.
+        shown: As in `generation`.
     """
     outcome = found.tasks
     made = apply_results.applied(found, most=MAX_PICTURES)
-    result = generation(replace(outcome, tasks=outcome.tasks[:MAX_PICTURE_TASKS]), with_url=with_url)
+    result = generation(replace(outcome, tasks=outcome.tasks[:MAX_PICTURE_TASKS]), shown=shown)
     ids = [each.task_id for each in made.images if each.result == "open" and each.task_id is not None]
     status: GenerationStatus = "completed" if not made.left else "partial"
     if not found.done:
@@ -307,8 +344,8 @@ def none_matches(filters: Mapping[str, str]) -> str:
     return f"No task matches {', '.join(f'{name} {shortened(value)!r}' for name, value in filters.items())}."
 
 
-def task(report: TaskReport, *, with_url: Callable[[ImageResult], bool] = lambda _: True) -> TaskResult:
-    """Make the result of one task. `with_url` as in `generation`."""
+def task(report: TaskReport, *, shown: Shown = all_of_it) -> TaskResult:
+    """Make the result of one task. `shown` as in `generation`."""
     record = report.record
     error = report.error or (
         trouble(report.trouble) if report.trouble is not None and record.state.unfinished else None
@@ -320,9 +357,9 @@ def task(report: TaskReport, *, with_url: Callable[[ImageResult], bool] = lambda
         variant=record.request.variant,
         model=record.request.model,
         action=record.request.action,
-        images=[image if with_url(image) else image.model_copy(update=NO_URL) for image in _images(record)],
+        images=[shown(record, number, image) for number, image in enumerate(_images(record))],
         sources=[SourceResult(source=source.given, sent=_sent(source)) for source in record.request.sources],
-        steps=[_step(each) for each in report.steps] or None,
+        steps=[_step(each, shown) for each in report.steps] or None,
         quoted_usd=number(record.quoted_usd),
         charged_usd=number(_charged(record)),
         created_at=stamp(record.created_at),
@@ -331,8 +368,9 @@ def task(report: TaskReport, *, with_url: Callable[[ImageResult], bool] = lambda
     )
 
 
-def _step(report: TaskReport) -> StepResult:
+def _step(report: TaskReport, shown: Shown) -> StepResult:
     record = report.record
+    first = next((shown(record, 0, image) for image in _images(record)[:1]), None)
     held_up = trouble(report.trouble) if report.trouble is not None and record.state.unfinished else None
     return StepResult(
         task_id=record.task_id or record.key,
@@ -340,7 +378,7 @@ def _step(report: TaskReport) -> StepResult:
         model=record.request.model,
         quoted_usd=number(record.quoted_usd),
         charged_usd=number(_charged(record)),
-        path=record.images[0].path if record.images else None,
+        path=None if first is None else first.path,
         error=report.error or held_up,
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from starlette.requests import Request
 
 from flux2_mcp.domain.people import Caller
 from flux2_mcp.server.team import sign_in
@@ -34,6 +37,21 @@ class Origin:
             _ORIGIN.reset(token)
 
 
+@contextmanager
+def of_request(request: Request) -> Iterator[None]:
+    """Let the calls inside come from a request that is no message of MCP's."""
+    token = _ORIGIN.set((request.headers.get("user-agent"), address_of(request)))
+    try:
+        yield
+    finally:
+        _ORIGIN.reset(token)
+
+
+def address_of(request: Request) -> str | None:
+    """Return the address that `proxies.Forwarded` has found."""
+    return None if request.client is None else str(request.client.host)
+
+
 def _client(ctx: ServerRequestContext[Any, Any]) -> str | None:
     """Return the name and version of the client.
 
@@ -47,6 +65,4 @@ def _client(ctx: ServerRequestContext[Any, Any]) -> str | None:
 
 
 def _address(ctx: ServerRequestContext[Any, Any]) -> str | None:
-    """Return the address that `proxies.Forwarded` has found."""
-    client = None if ctx.request is None else ctx.request.client
-    return None if client is None else str(client.host)
+    return None if ctx.request is None else address_of(ctx.request)

@@ -179,24 +179,28 @@ async def _application(
     from mcp.server.request_state import RequestStateSecurity
     from mcp.server.transport_security import TransportSecuritySettings
 
+    from flux2_mcp.engine.remote_files import RemoteFiles
     from flux2_mcp.server.app import build
-    from flux2_mcp.server.team import health, metrics
+    from flux2_mcp.server.team import health, links, metrics, uploads
     from flux2_mcp.server.team.origin import Origin, caller
     from flux2_mcp.server.team.personal import Bearers, PersonalTokens
     from flux2_mcp.server.team.proxies import Forwarded
+    from flux2_mcp.server.team.runapi_http import API, RunApiHttp
     from flux2_mcp.server.team.sign_in import SignedInOnly
     from flux2_mcp.server.team.traffic import CountedCalls
     from flux2_mcp.server.transports import bearer, readable
 
     port = int(listener.getsockname()[1])
     numbers = metrics.Numbers(traffic)
+    image_links = links.ImageLinks(public, settings.seal_keys)
     server = build(
         # A path that a caller names is one of the caller's machine.
         replace(settings, workspace=None, allowed_dirs=()),
-        seam=numbers.watching,
+        seam=lambda usual: replace(numbers.watching(usual), remote=RemoteFiles(public)),
         remote=True,
         security=RequestStateSecurity(keys=settings.seal_keys) if settings.seal_keys else None,
         caller=caller,
+        link=image_links.link,
     )
     server.middleware.insert(0, Origin())
     hosts = _hosts(public, port)
@@ -213,16 +217,17 @@ async def _application(
     async with _provider(settings.sign_in, f"{public}{PATH}") as provider:
         personal = PersonalTokens(lambda: server.session.whole.callers, monotonic=time.monotonic)
         tokens = Bearers(personal, provider.tokens)
-        application.add_middleware(readable.MessagesOnly, most=MAX_BODY_BYTES)
+        application.add_middleware(readable.MessagesOnly, path=PATH, most=MAX_BODY_BYTES)
         application.add_middleware(
             SignedInOnly,
             tokens=tokens,
             metadata_url=provider.metadata_url,
             scopes=() if settings.sign_in is None else settings.sign_in.scopes,
             open_paths=(*OPEN_FOR_ALL, *health.PATHS, metrics.PATH),
+            open_folder=links.FOLDER,
             meet=meet,
         )
-        application.add_middleware(CountedCalls, traffic=traffic, path=PATH)
+        application.add_middleware(CountedCalls, traffic=traffic, path=PATH, folder=f"{API}/")
         application.add_middleware(Forwarded, trusted=settings.trusted_proxies)
         application.router.routes.extend(provider.routes)
         async with application.router.lifespan_context(application):
@@ -230,6 +235,9 @@ async def _application(
             reader, _ = bearer.token(settings.home, metrics.TOKEN_FILE)
             application.router.routes.extend(health.HealthRoutes(service.health(), provider.keys, traffic).routes())
             application.router.routes.append(metrics.route(numbers, service, tokens, reader))
+            application.router.routes.append(links.route(image_links, lambda: server.session.whole))
+            runapi_http = RunApiHttp(lambda: server.session.service, caller, image_links)
+            application.router.routes.extend([*runapi_http.routes(), uploads.route(lambda: server.session.service)])
             yield server, application
 
 

@@ -55,6 +55,7 @@ class SignedInOnly:
         metadata_url: Where clients read how to sign in; None: nobody can, and personal tokens alone count.
         scopes: What a client should ask the provider for.
         open_paths: What everybody may read.
+        open_folder: What paths begin with that prove themselves.
         meet: Told of each person who calls.
     """
 
@@ -66,6 +67,7 @@ class SignedInOnly:
         metadata_url: str | None,
         scopes: Collection[str],
         open_paths: Collection[str],
+        open_folder: str,
         meet: Callable[[Person], Awaitable[None]],
     ) -> None:
         self._app = app
@@ -74,11 +76,12 @@ class SignedInOnly:
         told = {"resource_metadata": metadata_url, "scope": " ".join(scopes)}
         self._challenge = [f'{name}="{value}"' for name, value in told.items() if value]
         self._open = frozenset(open_paths)
+        self._open_folder = open_folder
         self._meet = meet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
-        if scope["type"] == "lifespan" or scope["path"] in self._open:
+        if scope["type"] == "lifespan" or scope["path"] in self._open or scope["path"].startswith(self._open_folder):
             await self._app(scope, receive, send)
             return
         found = await self.check(Headers(scope=scope))

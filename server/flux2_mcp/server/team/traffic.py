@@ -43,16 +43,18 @@ class CountedCalls:
         app: The application behind it.
         traffic: Where the calls are counted.
         path: The path of the calls.
+        folder: What the paths of other calls begin with.
     """
 
-    def __init__(self, app: ASGIApp, *, traffic: Traffic, path: str) -> None:
+    def __init__(self, app: ASGIApp, *, traffic: Traffic, path: str, folder: str) -> None:
         self._app = app
         self._traffic = traffic
         self._path = path
+        self._folder = folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "lifespan" or scope["path"] != self._path:
+        if scope["type"] == "lifespan" or not (scope["path"] == self._path or scope["path"].startswith(self._folder)):
             await self._app(scope, receive, send)
         elif self._traffic.stopping:
             headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}

@@ -27,7 +27,7 @@ from flux2_mcp.server.listing import image_uri
 from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import Result
-from flux2_mcp.server.tools.context import ToolContext, client_of, service_of
+from flux2_mcp.server.tools.context import ToolContext, client_of, service_of, session_of
 
 REQUESTS_KEY = "flux-2/requests"
 """The key in a result's `_meta` with the arguments of each task, for the gallery only."""
@@ -60,13 +60,14 @@ async def generation(
     """
     if (made := _OUTCOMES.get()) is not None:
         made.append(outcome)
+    link = session_of(context).link
     there = await task_results.files_there(report.record for report in outcome.tasks)
-    with_url = task_results.without_file(there)
-    if applied is None:
-        result = task_results.generation(outcome, with_url=with_url)
-    else:
-        result = task_results.project(applied, with_url=with_url)
     form = client_of(context)
+    images = task_results.shown_to(link, there)
+    if applied is None:
+        result = task_results.generation(outcome, shown=images)
+    else:
+        result = task_results.project(applied, shown=images)
     ready = [(image, report) for report in outcome.tasks for image in report.record.images]
     seen: list[ContentBlock] = []
     seen_of: list[TaskRecord] = []
@@ -91,7 +92,8 @@ async def generation(
             await service_of(context).show(seen_of, images=True)
         except JournalError as exc:  # the tasks may be paid: the rest of the answer must come all the same
             seen, unseen = [], [TextContent(type="text", text=f"{exc.message} {exc.next_step}")]
-    links: list[ContentBlock] = [_link(image, report, there) for image, report in ready] if form.links else []
+    near = there if link is None else frozenset[str]()  # a file of this machine is of no use on another
+    links: list[ContentBlock] = [_link(image, report, near) for image, report in ready] if form.links else []
     answered = both_forms(result, task_words.words(result, previews=len(seen)))
     if not form.structured and (guidance := task_words.guidance(result, previews=len(seen))):
         links.append(TextContent(type="text", text="\n".join(guidance)))  # the data has no place for it

@@ -19,17 +19,19 @@ class MessagesOnly:
 
     Args:
         app: The application behind it.
+        path: Where messages come; calls of other paths pass.
         most: The maximum size of a body in bytes.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, *, path: str, most: int) -> None:
         self._app = app
+        self._path = path
         self._most = most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
         kind = Headers(scope=scope).get("content-type", "").lower() if scope["type"] == "http" else ""
-        if not kind.startswith(JSON_TYPE) or scope["method"] != "POST":
+        if not kind.startswith(JSON_TYPE) or scope["method"] != "POST" or scope["path"] != self._path:
             await self._app(scope, receive, send)
             return
         body, read, whole = bytearray(), list[Message](), False

@@ -1,0 +1,138 @@
+"""Links to images that a team's server has: signed, in force for an hour, and open to whoever has one.
+
+A browser, an agent host or RunAPI fetches an image through its link without a token. Every server with the same FLUX2_SEAL_KEY
+makes and knows the same links.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import quote
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from flux2_mcp.engine.audited import note_link
+from flux2_mcp.engine.service import Service
+from flux2_mcp.errors import JournalError, StorageError
+from flux2_mcp.journal.records import TaskRecord
+from flux2_mcp.server.team import origin
+
+FOLDER = "/images/"
+LIFETIME = timedelta(hours=1)
+PURPOSE = b"flux2-mcp: links to images"
+"""Keeps a signature of a link from being of use anywhere else where the same key signs."""
+MAX_DIGITS = 12
+SIGNATURE_CHARS = 32
+"""Hex digits: 128 bits. A link stays short enough to be shown whole."""
+RETRY_SECONDS = "5"
+NO_LINK = "This is no link of this server."
+EXPIRED = "This link has expired. Ask for the task again: check_task gives a new one."
+PRUNED = "The image is not kept any more."
+HEADERS = {
+    "Cache-Control": "private, max-age=3600",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class _RefusedError(Exception):
+    """A link that opens nothing: the status and a sentence."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status, self.text = status, text
+
+
+class ImageLinks:
+    """Makes links, and answers them.
+
+    Args:
+        base: The public address of the server, without a slash at its end.
+        seal_keys: The keys of all servers behind it, the present one first; without any, links are of use at this process alone.
+        now: The present time, aware.
+    """
+
+    def __init__(
+        self, base: str, seal_keys: Sequence[str], *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._base = base
+        self._keys = [key.encode() for key in seal_keys] or [secrets.token_bytes(32)]
+        self._now = now
+
+    def link(self, record: TaskRecord, number: int) -> tuple[str, datetime]:
+        """Return a link to an image of a task, and the time from which it opens nothing more; `number` counts from 0."""
+        expires_at = self._now().replace(microsecond=0) + LIFETIME
+        expires = int(expires_at.timestamp())
+        signature = _signature(self._keys[0], record.key, number, expires)
+        url = f"{self._base}{FOLDER}{quote(record.key, safe='')}/{number}?expires={expires}&signature={signature}"
+        return url, expires_at
+
+    def opens(self, key: str, number: int, expires: int, signature: str) -> bool:
+        """Whether a link is one of ours. It may have expired."""
+        given = signature.encode("ascii", "replace")
+        return any(hmac.compare_digest(given, _signature(each, key, number, expires).encode()) for each in self._keys)
+
+    def expired(self, expires: int) -> bool:
+        """Whether a link's time is over."""
+        return self._now().timestamp() >= expires
+
+
+def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
+    """Return the route that answers links.
+
+    Args:
+        links: Checks them.
+        service: Has the images of all.
+    """
+
+    async def file_of(request: Request) -> tuple[Path, str]:
+        """Return the image's file and its type."""
+        path, query = request.path_params, request.query_params
+        try:
+            key, number, expires = path["key"], _digits(path["number"]), _digits(query.get("expires", ""))
+        except ValueError:
+            raise _RefusedError(HTTPStatus.NOT_FOUND, NO_LINK) from None
+        if not links.opens(key, number, expires, query.get("signature", "")):
+            raise _RefusedError(HTTPStatus.NOT_FOUND, NO_LINK)
+        if links.expired(expires):
+            raise _RefusedError(HTTPStatus.GONE, EXPIRED)
+        record = await service().known(key)
+        image = None if record is None or number >= len(record.images) else record.images[number]
+        file = None if image is None else await service().images.here(image)
+        if record is None or image is None or file is None or not await anyio.Path(file).is_file():
+            raise _RefusedError(HTTPStatus.NOT_FOUND, PRUNED)
+        agent, address = request.headers.get("user-agent"), origin.address_of(request)
+        await note_link(service(), record, client=agent, address=address)
+        return file, image.mime_type
+
+    async def answer(request: Request) -> Response:
+        try:
+            file, mime_type = await file_of(request)
+        except _RefusedError as exc:
+            return PlainTextResponse(f"{exc.text}\n", exc.status, {"Cache-Control": "no-store"})
+        except (JournalError, StorageError) as exc:
+            headers = {"Cache-Control": "no-store", "Retry-After": RETRY_SECONDS}
+            return PlainTextResponse(f"{exc.message}\n", HTTPStatus.SERVICE_UNAVAILABLE, headers)
+        return FileResponse(file, headers=HEADERS, media_type=mime_type)
+
+    return Route(f"{FOLDER}{{key}}/{{number}}", answer, methods=["GET"])
+
+
+def _digits(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise ValueError
+    return int(text)
+
+
+def _signature(seal_key: bytes, key: str, number: int, expires: int) -> str:
+    purpose = hmac.digest(seal_key, PURPOSE, "sha256")
+    return hmac.digest(purpose, f"{number} {expires} {key}".encode(), "sha256").hex()[:SIGNATURE_CHARS]
