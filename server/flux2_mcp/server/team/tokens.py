@@ -7,6 +7,7 @@ Rules
 - Only signatures with a private key count (`ALGORITHMS`). The key's own type decides which of them fit it, so that no
   token chooses how it is checked: a public key never becomes the secret of an HMAC.
 - `iss`, `aud`, `exp` and `sub` must be there; `nbf` and `iat` hold where they are there.
+- A subject with characters that can't be printed names nobody: it could not be stored, or would steer a terminal.
 - A token of another kind (`typ`), or one that only its holder's key may use (`cnf`), is no bearer token.
 """
 
@@ -26,6 +27,7 @@ from flux2_mcp.domain.people import Person
 from flux2_mcp.errors import ProviderError, shortened
 from flux2_mcp.server.team.provider import PAUSE_SECONDS, Key, SigningKeys
 from flux2_mcp.settings import SignIn
+from flux2_mcp.system.terminal import plain
 
 ALGORITHMS: Mapping[str, tuple[str, str | None]] = MappingProxyType(
     {
@@ -112,7 +114,7 @@ class Tokens:
             raise _InvalidTokenError(next(text for kind, text in _WORDS.items() if isinstance(exc, kind))) from exc
         if "cnf" in claims:
             raise _InvalidTokenError("The token is bound to a key of its holder, so it is no bearer token.")
-        if not 0 < len(claims["sub"]) <= MAX_SUBJECT_CHARS:
+        if not (0 < len(claims["sub"]) <= MAX_SUBJECT_CHARS and claims["sub"].isprintable()):
             raise _InvalidTokenError("The token names nobody.")
         return claims
 
@@ -130,7 +132,7 @@ class Tokens:
         person = Person(
             issuer=sign_in.issuer,
             subject=claims["sub"],
-            name=next((shortened(each) for each in named if isinstance(each, str) and each), None),
+            name=next((_name(each) for each in named if isinstance(each, str) and each), None),
             groups=groups,
             admin=sign_in.admin_group is not None and sign_in.admin_group in groups,
         )
@@ -176,6 +178,11 @@ def _fits(key: Key, algorithm: str) -> bool:
     kind, curve = ALGORITHMS[algorithm]
     same = key.get("kty") == kind and (curve is None or key.get("crv") == curve)
     return same and key.get("alg", algorithm) == algorithm
+
+
+def _name(given: str) -> str:
+    """Return a name that can be stored and shown: people choose it themselves, so it may hold anything."""
+    return plain(" ".join(shortened(given).encode(errors="replace").decode().split()))
 
 
 def _texts(value: object, *, blanks: bool = True) -> list[str]:
