@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from starlette.responses import Response as HttpResponse
+from starlette.types import Receive, Scope, Send
 
 from flux2_mcp.domain.people import Caller, Person
 from flux2_mcp.engine.service import Service
@@ -402,6 +404,7 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
         open_paths=(),
         open_folder="/images/",
         meet=meet,
+        most_of_one=9,
     )
     names = [f"person {number}" for number in range(10)]
     with listen(0) as listener:
@@ -423,6 +426,45 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
     assert sorted(met) == sorted(names)
     assert sorted(found) == [("tools/list", name) for name in sorted(names)]
     assert caller() is None
+
+
+async def test_one_person_takes_not_the_places_of_all(provider: Provider, tokens: Tokens) -> None:
+    waiting, go_on = list[str](), anyio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        person = caller()
+        assert person is not None
+        waiting.append(person.subject)
+        await go_on.wait()
+        await HttpResponse("well")(scope, receive, send)
+
+    async def meet(_: Person) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    guard = SignedInOnly(
+        slow, tokens=tokens, metadata_url=f"{HERE}/x", scopes=(), open_paths=(), meet=meet, most_of_one=2
+    )
+    with listen(0) as listener, anyio.fail_after(DEADLINE):
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        async with (
+            served(guard, listener, grace_seconds=DEADLINE),
+            httpx2.AsyncClient(verify=TLS, timeout=DEADLINE) as http,
+        ):
+
+            async def call(name: str) -> httpx2.Response:
+                return await http.post(url, headers={"Authorization": f"Bearer {provider.token(HERE, sub=name)}"})
+
+            async with anyio.create_task_group() as group:
+                for each in ("ada", "ada", "ben"):
+                    group.start_soon(call, each)
+                while len(waiting) < 3:
+                    await anyio.lowlevel.checkpoint()
+                refused = await call("ada")
+                go_on.set()
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            assert "www-authenticate" not in refused.headers
+            assert [(await call("ada")).status_code for _ in range(3)] == [200] * 3
+    assert sorted(waiting) == ["ada"] * 5 + ["ben"]
 
 
 async def test_a_call_of_nobody_has_no_service_where_people_are_known_and_the_whole_one_elsewhere(

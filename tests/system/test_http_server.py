@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 from anyio.abc import SocketStream
@@ -45,6 +46,8 @@ class Server:
     port: int
     stack: AsyncExitStack
     go_on: anyio.Event
+    waiting: int = 0
+    """How many requests wait to be told."""
 
     async def connect(self, said: str = "") -> SocketStream:
         stream = await self.stack.enter_async_context(await anyio.connect_tcp(HOST, self.port))
@@ -64,6 +67,7 @@ async def serving(
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
         if scope["path"] == "/wait":
+            server.waiting += 1
             await go_on.wait()
         await Response(b"well" + body)(scope, receive, send)
 
@@ -74,7 +78,8 @@ async def serving(
         )
         with anyio.fail_after(DEADLINE):
             async with served, AsyncExitStack() as stack:
-                yield Server(listener.getsockname()[1], stack, go_on)
+                server = Server(listener.getsockname()[1], stack, go_on)
+                yield server
 
 
 async def answer(stream: SocketStream, said: str = "") -> bytes:
@@ -137,13 +142,62 @@ async def test_however_many_prove_nothing_who_has_proven_itself_stays_and_who_ca
         await hung_up(strangers[0])
 
 
-async def test_where_all_have_proven_themselves_one_more_is_hung_up_on_and_they_are_not() -> None:
-    async with serving(most=2) as server:
-        two = [await server.connect(), await server.connect()]
-        for stream in two:
+HALVES = {
+    "half a head": "POST / HTTP/1.1\r\nHost: x\r\n" + KEY,
+    "half a body": "POST / HTTP/1.1\r\nHost: x\r\n" + KEY + "Content-Length: 1000\r\n\r\nhalf",
+    "a chunk without an end": "POST / HTTP/1.1\r\nHost: x\r\n"
+    + KEY
+    + "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+}
+
+
+@pytest.mark.parametrize("said", HALVES.values(), ids=HALVES)
+async def test_each_further_request_has_the_same_time(said: str) -> None:
+    async with serving(proof_seconds=0.5) as server:
+        proven, beside = await server.connect(), await server.connect()
+        for stream in (proven, beside):
             await answer(stream, GET.format(KEY))
+        await proven.send(said.encode())
+        await hung_up(proven)
+        assert (await answer(beside, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_request_that_comes_in_two_parts_in_time_is_answered_and_so_is_the_next() -> None:
+    async with serving(proof_seconds=0.5) as server:
+        stream, beside = await server.connect(), await server.connect()
+        for _ in range(3):
+            whole = GET.format(KEY)
+            await stream.send(whole[:20].encode())
+            await answer(beside, GET.format(KEY))  # so the two parts do not come as one
+            assert (await answer(stream, whole[20:])).startswith(b"HTTP/1.1 200")
+        await hung_up(await server.connect())  # so the time of each of its requests is over
+        assert (await answer(stream, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+
+
+async def test_where_all_are_being_answered_one_more_is_hung_up_on_and_they_are_not() -> None:
+    async with serving(most=2) as server:
+        two = [await server.connect(GET.replace("/", "/wait", 1).format(KEY)) for _ in range(2)]
+        while server.waiting < len(two):
+            await anyio.lowlevel.checkpoint()
         await hung_up(await server.connect(GET.format(KEY)))
+        server.go_on.set()
         for stream in two:
+            assert (await answer(stream)).startswith(b"HTTP/1.1 200")
+
+
+async def test_where_all_have_proven_themselves_the_one_that_is_idle_longest_gives_way_to_whoever_proves_it_too() -> (
+    None
+):
+    async with serving(most=3) as server:
+        first, second, third = [await server.connect() for _ in range(3)]
+        for stream in (first, second, third, first):
+            await answer(stream, GET.format(KEY))
+        strangers = [await server.connect("POST /mc") for _ in range(9)]
+        await hung_up(strangers[0])
+        newcomer = await server.connect()
+        assert (await answer(newcomer, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+        await hung_up(second)
+        for stream in (newcomer, third, first):
             assert (await answer(stream, GET.format(KEY))).startswith(b"HTTP/1.1 200")
 
 

@@ -4,6 +4,10 @@ Every program on the machine can connect. A connection is proven after one whole
 it has a short time, counted from its start, and it is cut if a newer one needs its place. So connections that send
 nothing, trickle, break off or lack the token can't shut out others, and none of them takes the place of a proven
 connection.
+
+A proven connection has the same time for each further request, from its first byte to its last. If all are proven, one
+more is let in beside them while one of them is idle. When it has proven itself, the one that is idle longest is cut: so
+whoever holds connections that do nothing shuts out nobody.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -36,7 +41,11 @@ _silent.setLevel(logging.CRITICAL + 1)
 
 
 class _State(ServerState):
-    """The state shared by the connections of one server. `unproven` has those that are not proven, the oldest first."""
+    """The state shared by the connections of one server.
+
+    `unproven` has those that are not proven, the oldest first; `idle` the proven ones that ask nothing, those first that
+    have been so for longest.
+    """
 
     def __init__(self, most: int | None, *, guarded: bool, proof_seconds: float) -> None:
         super().__init__()
@@ -44,6 +53,12 @@ class _State(ServerState):
         self.guarded = guarded
         self.proof_seconds = proof_seconds
         self.unproven: dict[_Protocol, asyncio.TimerHandle] = {}
+        self.idle: dict[_Protocol, None] = {}
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are more connections than the limit."""
+        return self.most is not None and len(self.connections) > self.most
 
 
 class _Protocol(H11Protocol):
@@ -56,6 +71,7 @@ class _Protocol(H11Protocol):
         super().__init__(config, state, {})
         self._state = state
         self._admitted = not state.guarded
+        self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         self.logger = _silent
@@ -63,32 +79,61 @@ class _Protocol(H11Protocol):
         self.app_state = {"abort": transport.abort, "admit": self._admit}
         super().connection_made(transport)
         self._state.unproven[self] = self.loop.call_later(self._state.proof_seconds, self.hang_up)
-        if self._state.most is not None and len(self.connections) > self._state.most:
+        if self._state.crowded and not (len(self._state.unproven) == 1 and self._state.idle and self._is_first_more()):
             next(iter(self._state.unproven)).hang_up()  # if all others are proven, this is the new one
 
+    def _is_first_more(self) -> bool:
+        return len(self.connections) == (self._state.most or 0) + 1
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._count_no_more()
+        self._forget()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._state.idle.pop(self, None)
+        super().data_received(data)
 
     def handle_events(self) -> None:
         super().handle_events()
         self._prove()
+        self._time()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        asks_nothing = self._late is None and self.conn.their_state is h11.IDLE
+        if asks_nothing and self not in self._state.unproven and self in self.connections:
+            self._state.idle[self] = None
 
     def _admit(self) -> None:
         self._admitted = True
         self._prove()
 
     def _prove(self) -> None:
-        if self._admitted and self.cycle is not None and not self.cycle.more_body:  # type: ignore[redundant-expr]  # None at first
-            self._count_no_more()
-
-    def _count_no_more(self) -> None:
-        if (timer := self._state.unproven.pop(self, None)) is not None:
+        whole = self.cycle is not None and not self.cycle.more_body  # type: ignore[redundant-expr]  # None at first
+        if self._admitted and whole and (timer := self._state.unproven.pop(self, None)) is not None:
             timer.cancel()
+            if self._state.crowded and self._state.idle:
+                next(iter(self._state.idle)).hang_up()
+
+    def _time(self) -> None:
+        """Give a request that has begun its time, and none to one that is whole."""
+        theirs = self.conn.their_state
+        begun = theirs is h11.SEND_BODY or (theirs is h11.IDLE and bool(self.conn.trailing_data[0]))
+        if begun and self._late is None and self not in self._state.unproven:
+            self._late = self.loop.call_later(self._state.proof_seconds, self.hang_up)
+        elif not begun and self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _forget(self) -> None:
+        for timer in (self._state.unproven.pop(self, None), self._late):
+            if timer is not None:
+                timer.cancel()
+        self._state.idle.pop(self, None)
 
     def hang_up(self) -> None:
         """Cut the connection: its time is over, or a newer one needs its place."""
-        self._count_no_more()
+        self._forget()
         self.connections.discard(self)
         self.transport.abort()
 
@@ -132,16 +177,19 @@ async def served(
             dot.
         listener: From `listen`; the caller must close it.
         grace_seconds: How long open calls may take to end after the context; then they are cancelled and cut.
-        most: The limit of connections: for one more, the oldest unproven connection is cut. The same limit holds for
-            calls, with those whose callers are gone; one more is answered 503. None: no limit.
+        most: The limit of connections: for one more, the oldest unproven connection is cut, or the one that is idle
+            longest. The same limit holds for calls, with those whose callers are gone; one more is answered 503. None:
+            no limit.
         guarded: Whether the application admits each request itself, by `scope["state"]["admit"]()`; otherwise all are
             admitted.
-        proof_seconds: How long a connection may take until a whole request of it was admitted.
+        proof_seconds: How long a connection may take until a whole request of it was admitted, and then for each further
+            request.
     """
     config = Config(
         _in_plain_names(application), http=_Protocol, ws="none", lifespan="off", interface="asgi3", proxy_headers=False,
         server_header=False, date_header=False, log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        limit_concurrency=None if most is None else most + 1,  # of calls; connections never exceed `most`
+        # Of calls, of which there are as many as `most`; the connections may be one more.
+        limit_concurrency=None if most is None else most + 2,
     )  # fmt: skip
     config.load()
     state = _State(most, guarded=guarded, proof_seconds=proof_seconds)

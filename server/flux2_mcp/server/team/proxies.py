@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.settings import Network
 from flux2_mcp.system.loopback import plain_name
 
-SAID = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto")
+PASSED_ON = (b"forwarded", b"via", b"x-real-ip")
+"""Headers of a call that a proxy passes on, beside all `X-Forwarded-*`."""
 
 
 class Forwarded:
-    """Reads `X-Forwarded-For` and `X-Forwarded-Host` of trusted proxies, and removes all such headers.
+    """Reads `X-Forwarded-For` and `X-Forwarded-Host` of trusted proxies, and removes all headers of proxies.
 
     The application finds in the scope: `client`, the last address that no trusted proxy has; `Host`, as the caller wrote
-    it; and `state["near"]`, whether the call came straight from this machine or from a trusted proxy itself.
+    it; and `state["near"]`, whether the call came straight from this machine or from a trusted proxy itself. A call by
+    another name than loopback's came through a proxy on this machine, or from a page that has tricked a browser on it.
 
     Args:
         app: The application behind it.
@@ -38,7 +42,8 @@ class Forwarded:
         peer = _address(scope["client"][0] if scope["client"] else "")
         trusted = self._trusts(peer)
         here = peer is not None and peer.is_loopback
-        headers = [(name, value) for name, value in scope["headers"] if name not in SAID]
+        direct = not any(_is_of_a_proxy(name) for name, _ in scope["headers"])
+        headers = [(name, value) for name, value in scope["headers"] if not _is_of_a_proxy(name)]
         client = scope["client"]
         if trusted:
             scope["state"]["admit"]()  # a proxy keeps its connections for the calls of many
@@ -47,7 +52,7 @@ class Forwarded:
             if host := said.get("x-forwarded-host"):
                 name = plain_name(host.rpartition(",")[2].strip()).encode("latin-1")
                 headers = [(key, name if key == b"host" else value) for key, value in headers]
-        near = (trusted or here) and len(headers) == len(scope["headers"])
+        near = direct and (trusted or (here and _names_loopback(said.get("host"))))
         state = {**scope["state"], "near": near}
         await self._app({**scope, "headers": headers, "client": client, "state": state}, receive, send)
 
@@ -61,6 +66,17 @@ class Forwarded:
 
     def _trusts(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
         return address is not None and any(address in network for network in self._trusted)
+
+
+def _is_of_a_proxy(header: bytes) -> bool:
+    return header in PASSED_ON or header.startswith(b"x-forwarded-")
+
+
+def _names_loopback(host: str | None) -> bool:
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname)
+    except ValueError:  # such as an address in brackets that is none
+        return False
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 512
 """The maximum number of simultaneous connections, and also of calls. With those to RunAPI and to the journal, they stay below
 the 1024 files that most systems let a process open."""
+MAX_CALLS_OF_ONE = MAX_CONNECTIONS // 4
+"""The maximum number of simultaneous calls of one person."""
 OPEN_FOR_ALL = ("/.well-known/oauth-protected-resource", f"/.well-known/oauth-protected-resource{PATH}")
 
 
@@ -210,6 +212,8 @@ async def _application(
         max_request_body_size=MAX_BODY_BYTES,
         transport_security=TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[public]),
     )
+    # A redirect would name http:// behind a load balancer with the certificate, and clients would send their token there.
+    application.router.redirect_slashes = False
 
     async def meet(person: Person) -> None:
         await server.session.whole.callers.meet(person)
@@ -226,6 +230,7 @@ async def _application(
             open_paths=(*OPEN_FOR_ALL, *health.PATHS, metrics.PATH),
             open_folder=links.FOLDER,
             meet=meet,
+            most_of_one=MAX_CALLS_OF_ONE,
         )
         application.add_middleware(CountedCalls, traffic=traffic, path=PATH, folder=f"{API}/")
         application.add_middleware(Forwarded, trusted=settings.trusted_proxies)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware, get_access_token
@@ -31,6 +33,11 @@ NO_TOKEN = Refusal(
     None,
     "This server needs a token, of your sign-in or a personal one: Authorization: Bearer TOKEN.",
 )
+
+TOO_MANY = Refusal(
+    HTTPStatus.TOO_MANY_REQUESTS, None, "Too many of your calls are being answered at once. Call again later.", 1
+)
+"""One person, or a program that has their token, must not take the places of all others."""
 
 
 def caller() -> Person | None:
@@ -57,6 +64,7 @@ class SignedInOnly:
         open_paths: What everybody may read.
         open_folder: What paths begin with that prove themselves.
         meet: Told of each person who calls.
+        most_of_one: The maximum number of simultaneous calls of one person.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class SignedInOnly:
         open_paths: Collection[str],
         open_folder: str,
         meet: Callable[[Person], Awaitable[None]],
+        most_of_one: int,
     ) -> None:
         self._app = app
         self._signed_in = AuthContextMiddleware(app)
@@ -78,6 +87,8 @@ class SignedInOnly:
         self._open = frozenset(open_paths)
         self._open_folder = open_folder
         self._meet = meet
+        self._most_of_one = most_of_one
+        self._calls = Counter[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
@@ -85,14 +96,28 @@ class SignedInOnly:
             await self._app(scope, receive, send)
             return
         found = await self.check(Headers(scope=scope))
+        if not isinstance(found, Refusal):
+            scope["state"]["admit"]()
+            if self._calls[found.person.key] >= self._most_of_one:
+                found = TOO_MANY
         if isinstance(found, Refusal):
             log.info("refused", extra=fields(reason=found.text, status=int(found.status), client=_address(scope)))
             await self.answer(found)(scope, receive, send)
             return
-        scope["state"]["admit"]()
-        await self._meet(found.person)
-        scope["user"], scope["auth"] = AuthenticatedUser(found), AuthCredentials(found.scopes)
-        await self._signed_in(scope, receive, send)
+        with self._counted(found.person):
+            await self._meet(found.person)
+            scope["user"], scope["auth"] = AuthenticatedUser(found), AuthCredentials(found.scopes)
+            await self._signed_in(scope, receive, send)
+
+    @contextmanager
+    def _counted(self, person: Person) -> Iterator[None]:
+        self._calls[person.key] += 1
+        try:
+            yield
+        finally:
+            self._calls[person.key] -= 1
+            if not self._calls[person.key]:
+                del self._calls[person.key]
 
     async def check(self, headers: Headers) -> PersonToken | Refusal:
         """Return the person that the headers of a call name, or why it is refused."""

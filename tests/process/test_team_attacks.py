@@ -1,0 +1,249 @@
+"""Attacks on a team's server as a process: tokens, headers, connections and questions that somebody has prepared."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+
+from flux2_mcp.sandbox.server import Sandbox
+from tests.support.provider import ADMINS, MEMBERS, Provider, jwk, rsa_key
+from tests.support.rows import each_row
+from tests.support.stdio import DEADLINE, MODERN, dressed
+from tests.support.team import Team, team_environment
+
+PUBLIC = "https://flux2.example.com"
+HEAD = {"alg": "RS256", "kid": "first"}
+LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": dressed(MODERN, {}, {})}
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def runapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with Sandbox(tmp_path_factory.mktemp("runapi") / "elsewhere", speed=1000, rate=None) as runapi:
+        yield runapi
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory, runapi: Sandbox) -> dict[str, str]:
+    return team_environment(
+        tmp_path_factory.mktemp("attacked"),
+        RUNAPI_API_KEY=runapi.api_key,
+        RUNAPI_BASE_URL=runapi.base_url,
+        FLUX2_OIDC_ADMIN_GROUP=ADMINS,
+        FLUX2_TRUSTED_PROXIES="10.0.0.0/8",
+        FLUX2_LOG="info",
+    )
+
+
+@pytest.fixture(scope="module")
+def team(env: dict[str, str], provider: Provider) -> Iterator[Team]:
+    """Nobody on this machine is a trusted proxy."""
+    with Team(env, provider, "--public-url", PUBLIC, public=PUBLIC) as team:
+        team.http.headers["Host"] = "flux2.example.com"
+        yield team
+
+
+def signed(head: object, claims: object) -> str:
+    """A token with the provider's signature, of any JSON, or of any text in its place."""
+    parts = (part if isinstance(part, str) else json.dumps(part) for part in (head, claims))
+    said = b".".join(base64.urlsafe_b64encode(part.encode()).rstrip(b"=") for part in parts)
+    proof = rsa_key().sign(said, padding.PKCS1v15(), hashes.SHA256())
+    return (said + b"." + base64.urlsafe_b64encode(proof).rstrip(b"=")).decode()
+
+
+def written(claims: Mapping[str, Any], **raw: str) -> str:
+    """Claims as JSON, some of them as they stand here."""
+    text = json.dumps({**claims, **{name: f"@{name}@" for name in raw}})
+    for name, value in raw.items():
+        text = text.replace(f'"@{name}@"', value)
+    return text
+
+
+def refused(team: Team, token: str) -> tuple[int, str]:
+    """The status of a call with a token, and what the answer says of it."""
+    answer = team.call(MODERN, "tools/list", {}, token=token)
+    return answer.status_code, re.sub(r".*error_description=\"([^\"]*)\".*", r"\1", answer.headers["www-authenticate"])
+
+
+NO_JWT = "The token is no signed JWT."
+NO_ALGORITHM = "The token is not signed with an algorithm that counts here."
+NO_KEY = "The token is signed with a key that the provider does not have."
+NO_CHECK = "The token can't be checked."
+ELSEWHERE = "The token was issued for another server."
+NOBODY = "The token names nobody."
+
+
+def test_a_token_that_the_provider_has_signed_counts_only_as_it_should(team: Team, provider: Provider) -> None:
+    now = int(time.time())
+    usual = provider.claims(team.audience)
+    claims: dict[str, tuple[object, str]] = {
+        "exp NaN": (written(usual, exp="NaN"), NO_CHECK),
+        "exp infinite": (written(usual, exp="1e400"), NO_CHECK),
+        "exp of 5,000 digits": (written(usual, exp="1" + "0" * 5000), NO_CHECK),
+        "exp true": ({**usual, "exp": True}, "The token has expired."),
+        "exp a list": ({**usual, "exp": [now + 100]}, NO_CHECK),
+        "exp null": ({**usual, "exp": None}, "The token lacks one of iss, aud, exp and sub."),
+        "nbf no number": ({**usual, "nbf": "later"}, NO_CHECK),
+        "iat infinite": (written(usual, iat="Infinity"), NO_CHECK),
+        "aud an object": ({**usual, "aud": {team.audience: 1}}, ELSEWHERE),
+        "aud nested": ({**usual, "aud": [[team.audience]]}, ELSEWHERE),
+        "aud with a slash": ({**usual, "aud": f"{team.audience}/"}, ELSEWHERE),
+        "iss a list": ({**usual, "iss": [provider.issuer]}, "The token is another issuer's."),
+        "iss with a slash": ({**usual, "iss": f"{provider.issuer}/"}, "The token is another issuer's."),
+        "sub a number": ({**usual, "sub": 7}, NO_CHECK),
+        "sub a list": ({**usual, "sub": ["ada"]}, NO_CHECK),
+        "sub with a NUL": ({**usual, "sub": "ada\0"}, NOBODY),
+        "sub that steers a terminal": ({**usual, "sub": "ada\x1b[2J"}, NOBODY),
+        "sub that turns text round": ({**usual, "sub": "\u202eada"}, NOBODY),
+        "sub with half a character": (written(usual, sub='"ada\\ud800"'), NOBODY),
+        "claims no object": ("[]", NO_CHECK),
+        "claims nested deep": ("[" * 9000, NO_CHECK),
+    }
+    heads: dict[str, tuple[object, str]] = {
+        "kid an object": ({**HEAD, "kid": {}}, NO_JWT),
+        "kid a path": ({**HEAD, "kid": "../../../dev/null"}, NO_KEY),
+        "kid very long": ({**HEAD, "kid": "k" * 9000}, NO_KEY),
+        "alg a list": ({**HEAD, "alg": ["RS256"]}, NO_ALGORITHM),
+        "a JWE's alg": ({**HEAD, "alg": "RSA-OAEP", "enc": "A256GCM"}, NO_ALGORITHM),
+        "crit empty": ({**HEAD, "crit": []}, NO_JWT),
+        "a payload apart": ({**HEAD, "crit": ["b64"], "b64": False}, NO_JWT),
+        "head nested deep": ('{"alg":' + "[" * 9000, NO_JWT),
+    }
+    tokens = {name: (signed(HEAD, said), why) for name, (said, why) in claims.items()}
+    tokens |= {name: (signed(said, usual), why) for name, (said, why) in heads.items()}
+    tokens["five parts"] = ("a.b.c.d.e", NO_JWT)
+    assert team.call(MODERN, "tools/list", {}, token=signed(HEAD, usual)).status_code == 200
+    with each_row() as row:
+        for name, (token, why) in tokens.items():
+            with row(name):
+                assert refused(team, token) == (401, why)
+
+
+def test_a_key_that_a_token_brings_along_is_not_used_and_no_address_in_it_is_asked(
+    team: Team, provider: Provider
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+        url = f"http://127.0.0.1:{trap.getsockname()[1]}/keys"
+        for more in ({"jwk": jwk(rsa_key(1), kid="first")}, {"jku": url, "x5u": url}, {"jku": url, "kid": "theirs"}):
+            token = provider.token(team.audience, key=rsa_key(1), head=more)
+            assert refused(team, token)[0] == 401
+        trap.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+
+
+def test_a_storm_of_unknown_keys_is_one_question_to_the_provider(team: Team, provider: Provider) -> None:
+    begun, asked = time.monotonic(), len(provider.asked)
+    for number in range(200):
+        assert refused(team, provider.token(team.audience, head={"kid": f"made up {number}"}))[0] == 401
+    questions = (len(provider.asked) - asked) / 2  # the discovery document, and the keys
+    assert questions <= 1 + (time.monotonic() - begun) / 10
+
+
+def test_a_token_stands_in_one_header_and_nowhere_else(team: Team) -> None:
+    token = team.token()
+    told = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/list"}
+    bearer = f"Bearer {token}"
+    form = "application/x-www-form-urlencoded"
+    answers = [
+        team.http.post(f"/mcp?access_token={token}", json=LIST, headers=told),
+        team.http.post("/mcp", content=f"access_token={token}", headers=told | {"Content-Type": form}),
+        team.http.post("/mcp", json=LIST, headers=told | {"Cookie": f"access_token={token}"}),
+        team.http.post("/mcp", json=LIST, headers=told | {"Authorization": f"{bearer}, {bearer}"}),
+        team.http.post(
+            "/mcp", json=LIST, headers=[*told.items(), ("Authorization", bearer), ("authorization", "Basic x")]
+        ),
+    ]
+    assert [answer.status_code for answer in answers] == [401] * len(answers)
+
+
+def test_whatever_a_person_is_called_they_are_served_and_steer_nobodys_terminal(
+    team: Team, provider: Provider, env: dict[str, str]
+) -> None:
+    usual = provider.claims(team.audience)
+    names = [
+        '"\\ud83d half a character"',
+        '"\\u001b[2J\\u0007\\r\\nADMIN"',
+        '"\\u202eturned"',
+        '"\\u0000"',
+        json.dumps("n" * 9000),
+    ]
+    for number, name in enumerate(names):
+        token = signed(HEAD, written({**usual, "sub": f"odd-{number}"}, name=name))
+        assert team.call(MODERN, "tools/list", {}, token=token).status_code == 200
+    command = [sys.executable, "-m", "flux2_mcp", "team", "people"]
+    said = subprocess.run(command, env=env, capture_output=True, timeout=DEADLINE, check=True).stdout.decode()
+    rows = [line for line in said.splitlines() if "odd-" in line]
+    assert len(rows) == len(names)
+    assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", said)
+
+
+def test_claims_that_are_no_groups_make_no_admin(team: Team, provider: Provider) -> None:
+    def numbers(groups: object) -> int:
+        token = provider.token(team.audience, sub="grace", groups=groups)
+        told = {"Authorization": f"Bearer {token}", "X-Forwarded-For": "203.0.113.7"}
+        return team.http.get("/metrics", headers=told).status_code
+
+    assert numbers([MEMBERS, ADMINS]) == 200
+    for groups in (
+        7,
+        {ADMINS: True},
+        [[ADMINS]],
+        [{"name": ADMINS}],
+        f"{MEMBERS} {ADMINS}",
+        f"{MEMBERS},{ADMINS}",
+        [ADMINS.upper()],
+    ):
+        assert numbers(groups) == 403, groups
+
+
+# --- where a call comes from ------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_are_for_a_call_that_came_straight_from_here(team: Team) -> None:
+    here = {"Host": f"127.0.0.1:{team.port}"}
+    assert team.http.get("/metrics", headers=here).status_code == 200
+    assert team.http.get("/metrics", headers={"Host": f"localhost:{team.port}"}).status_code == 200
+    for other in ("flux2.example.com", "evil.example", "127.0.0.1.evil.example", "[::1", ""):
+        assert team.http.get("/metrics", headers={"Host": other}).status_code == 401, other
+    for sign in ("X-Forwarded-For", "X-Forwarded-Server", "x-forwarded-anything", "Forwarded", "Via", "X-Real-IP"):
+        assert team.http.get("/metrics", headers=here | {sign: "127.0.0.1"}).status_code == 401, sign
+
+
+def test_no_other_spelling_of_a_path_leads_anywhere(team: Team) -> None:
+    """A redirect would name an address, by `http:` and as the caller's Host has it; a client might bring its token there."""
+    told = {"Authorization": f"Bearer {team.token()}", "MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/list"}
+    paths = (
+        "/mcp/",
+        "//mcp",
+        "/MCP",
+        "/mcp%2f",
+        "/mcp;x",
+        "/mcp%00",
+        "/metrics/",
+        "/healthz/",
+        "//evil.example/",
+    )
+    for path in paths:
+        assert team.http.post(path, json=LIST).status_code == 401, path
+        for host in ("flux2.example.com", "evil.example"):
+            answer = team.http.post(path, json=LIST, headers=told | {"Host": host})
+            assert (answer.status_code, answer.headers.get("location")) == (404, None), path
+    for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"):
+        assert team.http.request(method, "/mcp", headers=told).status_code == 405, method
