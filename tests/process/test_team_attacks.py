@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from flux2_mcp.sandbox.server import Sandbox
+from tests.support import postgres
+from tests.support.pg_proxy import PgProxy
 from tests.support.provider import ADMINS, MEMBERS, Provider, jwk, rsa_key
 from tests.support.rows import each_row
 from tests.support.stdio import DEADLINE, MODERN, dressed
-from tests.support.team import Team, team_environment
+from tests.support.team import Team, team_environment, until
+from tests.support.web import messages
 
 PUBLIC = "https://flux2.example.com"
 HEAD = {"alg": "RS256", "kid": "first"}
@@ -247,3 +251,50 @@ def test_no_other_spelling_of_a_path_leads_anywhere(team: Team) -> None:
             assert (answer.status_code, answer.headers.get("location")) == (404, None), path
     for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"):
         assert team.http.request(method, "/mcp", headers=told).status_code == 405, method
+
+
+# --- a database and a provider that are away --------------------------------------------------------------------------
+
+
+def test_without_its_database_and_its_provider_it_answers_says_what_is_wrong_and_goes_on_by_itself(
+    tmp_path: Path, runapi: Sandbox
+) -> None:
+    with PgProxy(postgres.shared().with_schema()) as database, Provider() as provider:
+        env = team_environment(
+            tmp_path,
+            RUNAPI_API_KEY=runapi.api_key,
+            RUNAPI_BASE_URL=runapi.base_url,
+            FLUX2_JOURNAL_URL=database.url,
+            FLUX2_LOG="info",
+        )
+        with Team(env, provider) as team:
+            assert team.tool(MODERN, "generate", prompt="a violet fox")["structuredContent"]["status"] == "completed"
+            made = runapi.creates()
+            database.lost = provider.down = True
+            database.cut()
+            until(lambda: team.http.get("/readyz").status_code == 503)
+            assert team.http.get("/readyz").json()["checks"] == {
+                "journal": "can't be read", "images": "ok", "runapi": "not asked, as the journal gives no turn",
+                "sign_in": "ok",
+            }  # fmt: skip
+            assert team.http.get("/healthz").status_code == 200
+            assert "flux2_journal_up 0" in team.http.get("/metrics").text
+            for person in ("ada", "ben"):  # one that is known, and one whom nobody can note
+                token = team.token(sub=person)
+                assert team.call(MODERN, "tools/list", {}, token=token).status_code == 200
+                params = {"name": "generate", "arguments": {"prompt": "a grey owl"}}
+                *_, answer = messages(team.call(MODERN, "tools/call", params, token=token))
+                said = answer["result"]["content"][0]["text"]
+                assert answer["result"]["isError"]
+                assert "The journal's database" in said
+                assert "Nothing was sent and nothing was charged." in said
+            assert runapi.creates() == made
+            database.lost = provider.down = False
+            until(lambda: team.http.get("/readyz").status_code == 200)
+            assert team.tool(MODERN, "generate", prompt="a grey owl")["structuredContent"]["status"] == "completed"
+            listed = team.tool(MODERN, "check_task")["structuredContent"]["tasks"]
+            assert [task["prompt"] for task in listed] == ["a grey owl", "a violet fox"]
+            said = team.stop()
+    assert "Traceback" not in said
+    for word in ("violet", "owl", "ada", "Lovelace", runapi.api_key):
+        assert word not in said

@@ -386,11 +386,7 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
         found.append((str(ctx.method), None if (person := caller()) is None else person.subject))
         return await call_next(ctx)
 
-    met: list[str] = []
-
-    async def meet(person: Person) -> None:
-        met.append(person.subject)
-        await anyio.lowlevel.checkpoint()
+    met: list[Person] = []
 
     server = build(sandbox_settings, remote=True)
     nobody = PersonalTokens(lambda: server.session.whole.callers, monotonic=time.monotonic)
@@ -403,7 +399,7 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
         scopes=(),
         open_paths=(),
         open_folder="/images/",
-        meet=meet,
+        meet=met.append,
         most_of_one=9,
     )
     names = [f"person {number}" for number in range(10)]
@@ -423,7 +419,7 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
 
             for name in names:
                 group.start_soon(call, name)
-    assert sorted(met) == sorted(names)
+    assert sorted(person.subject for person in met) == sorted(names)
     assert sorted(found) == [("tools/list", name) for name in sorted(names)]
     assert caller() is None
 
@@ -438,11 +434,8 @@ async def test_one_person_takes_not_the_places_of_all(provider: Provider, tokens
         await go_on.wait()
         await HttpResponse("well")(scope, receive, send)
 
-    async def meet(_: Person) -> None:
-        await anyio.lowlevel.checkpoint()
-
     guard = SignedInOnly(
-        slow, tokens=tokens, metadata_url=f"{HERE}/x", scopes=(), open_paths=(), meet=meet, most_of_one=2
+        slow, tokens=tokens, metadata_url=f"{HERE}/x", scopes=(), open_paths=(), meet=lambda _: None, most_of_one=2
     )
     with listen(0) as listener, anyio.fail_after(DEADLINE):
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"

@@ -125,7 +125,7 @@ class Service:
         """Notes in the journal who calls."""
         from flux2_mcp.engine.team import Callers
 
-        return Callers(self._seam)
+        return Callers(self._seam, self.background)
 
     @property
     def _sees_all(self) -> bool:

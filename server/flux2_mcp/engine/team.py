@@ -5,11 +5,13 @@ All of it comes from the journal alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from flux2_mcp.domain import personal_tokens
@@ -20,6 +22,8 @@ from flux2_mcp.domain.personal_tokens import LIVE, TokenRecord
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
 from flux2_mcp.settings import Settings
+
+log = logging.getLogger("flux2_mcp.engine.team")
 
 SHORTEST_KEY = 6
 """The least characters of `KnownPerson.key` that name a person."""
@@ -35,25 +39,36 @@ MAX_TOKEN_DAYS = 3650
 
 
 class Callers:
-    """Notes in the journal who calls: for the list of people, and for caps of their own. It knows the personal tokens, too."""
+    """Notes in the journal who calls: for the list of people, and for caps of their own. It knows the personal tokens, too.
 
-    def __init__(self, seam: Seam) -> None:
+    Args:
+        seam: Has the journal.
+        background: In which it is noted: a journal that says nothing holds up no call that does not need it.
+    """
+
+    def __init__(self, seam: Seam, background: TaskGroup) -> None:
         self._people, self._tokens = seam.journal.people, seam.journal.tokens
         self._now, self._monotonic = seam.now, seam.monotonic
+        self._background = background
         self._met: dict[str, tuple[Person, float]] = {}
 
-    async def meet(self, person: Person) -> None:
-        """Note a person, at most once an hour. A journal that can't be written stops no call here: it will say so itself."""
+    def meet(self, person: Person) -> None:
+        """Note a person, at most once an hour."""
         known, now = self._met.get(person.key), self._monotonic()
         if known is not None and _same(known[0], person) and now - known[1] < MEET_SECONDS:
             return
         if len(self._met) >= MOST_MET:
             self._met.clear()
         self._met[person.key] = (person, now)
+        self._background.start_soon(self._note, person)
+
+    async def _note(self, person: Person) -> None:
         try:
             await self._people.meet(person, at=self._now())
-        except JournalError:
+        except JournalError:  # the calls that need the journal say so themselves
             self._met.pop(person.key, None)
+        except Exception as exc:  # it would end the service
+            log.exception("unexpected %s", type(exc).__name__)
 
     async def tokens(self) -> dict[str, TokenRecord]:
         """Return the personal tokens that are in force, by their digests.

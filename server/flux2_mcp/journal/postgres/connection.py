@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, TypeAlias
@@ -77,8 +77,12 @@ def _rows(cursor: psycopg.Cursor[Any]) -> psycopg.rows.RowMaker[Row]:
     return lambda values: Row(places, values)
 
 
-def connected(url: str) -> Connection:
+def connected(url: str, opened: Callable[[Connection], object] = bool) -> Connection:
     """A new connection, set up.
+
+    Args:
+        url: The address of the database.
+        opened: Told of the connection before it is set up: so it can be cut if the server then says nothing.
 
     Raises:
         UnusableError: See there.
@@ -97,6 +101,7 @@ def connected(url: str) -> Connection:
         cursor_factory=psycopg.ClientCursor,
     )
     try:
+        opened(connection)
         _check(connection)
         connection.execute(_SET_UP.encode())
     except BaseException:

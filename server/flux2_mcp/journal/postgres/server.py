@@ -202,8 +202,8 @@ class JournalServer(Unread):
         for tried in range(1, TRIES + 1):
             connection: Connection | None = None
             try:
-                connection = self._taken()
-                busy.append(connection)
+                connection = self._taken(busy.append)
+                busy[:] = [connection]
                 return work(connection)
             except (pg.Error, pg.UnusableError) as exc:
                 again = (connection is not None and pg.is_lost(exc, connection)) or pg.is_crossed(exc)
@@ -215,9 +215,9 @@ class JournalServer(Unread):
                     self._given_back(connection)
         raise AssertionError  # the last try returns or raises
 
-    def connect(self) -> Connection:
-        """A new connection. The first one brings the schema up to date."""
-        connection = pg.connected(self._url)
+    def connect(self, opened: Callable[[Connection], object] = bool) -> Connection:
+        """A new connection. The first one brings the schema up to date. `opened`: see `pg.connected`."""
+        connection = pg.connected(self._url, opened)
         try:
             if not self._is_migrated:
                 migrate(connection)
@@ -227,13 +227,13 @@ class JournalServer(Unread):
             raise
         return connection
 
-    def _taken(self) -> Connection:
+    def _taken(self, opened: Callable[[Connection], object]) -> Connection:
         if self._pid != os.getpid():  # connections of the process that this one was forked from are not ours
             self._pid, self._idle = os.getpid(), []
         try:
             return self._idle.pop()
         except IndexError:
-            return self.connect()
+            return self.connect(opened)
 
     def _given_back(self, connection: Connection) -> None:
         if connection.broken or connection.info.transaction_status != pg.IDLE:

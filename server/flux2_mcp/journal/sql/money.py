@@ -172,16 +172,20 @@ def settle(missing_usd: Decimal, database: Database) -> bool:
 
 def charged(account: str, models: Iterable[tuple[str, str]], database: Database) -> dict[tuple[str, str], Decimal]:
     """The charge for the last image of each model and resolution, in USD, over all accounts counted together."""
-    sql = (
-        f"SELECT charged FROM task INDEXED BY task_charged WHERE {SAME_MONEY} AND model = :model AND resolution = :resolution"
-        f" AND charged > 0 AND {task_rows.amount('charged')} > 0 AND NOT {IS_UNPAID} ORDER BY completed_at DESC LIMIT 1"
+    last = (
+        "SELECT * FROM (SELECT {n} AS n, charged FROM task INDEXED BY task_charged"
+        f" WHERE {SAME_MONEY} AND model = :model{{n}} AND resolution = :resolution{{n}}"
+        f" AND charged > 0 AND {task_rows.amount('charged')} > 0 AND NOT {IS_UNPAID} ORDER BY completed_at DESC LIMIT 1) AS last{{n}}"
     )
-    found = {}
-    for model, resolution in models:
-        values: dict[str, Value] = {"sandbox": account == SANDBOX, "model": model, "resolution": resolution}
-        if last := database.read(sql, values):
-            found[model, resolution] = Decimal(last[0]["charged"]) / task_rows.MICROS
-    return found
+    kinds = list(models)
+    if not kinds:
+        return {}
+    values: dict[str, Value] = {"sandbox": account == SANDBOX}
+    for n, (model, resolution) in enumerate(kinds):
+        values |= {f"model{n}": model, f"resolution{n}": resolution}
+    # One question for all: each is a way to the database and back, and some are asked while others wait for the lock.
+    rows = database.read(" UNION ALL ".join(last.format(n=n) for n in range(len(kinds))), values)
+    return {kinds[row["n"]]: Decimal(row["charged"]) / task_rows.MICROS for row in rows}
 
 
 def unpriced(account: str, model: str, database: Database) -> int:

@@ -215,8 +215,8 @@ async def _application(
     # A redirect would name http:// behind a load balancer with the certificate, and clients would send their token there.
     application.router.redirect_slashes = False
 
-    async def meet(person: Person) -> None:
-        await server.session.whole.callers.meet(person)
+    def meet(person: Person) -> None:
+        server.session.whole.callers.meet(person)
 
     async with _provider(settings.sign_in, f"{public}{PATH}") as provider:
         personal = PersonalTokens(lambda: server.session.whole.callers, monotonic=time.monotonic)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
@@ -76,7 +76,7 @@ class SignedInOnly:
         scopes: Collection[str],
         open_paths: Collection[str],
         open_folder: str,
-        meet: Callable[[Person], Awaitable[None]],
+        meet: Callable[[Person], None],
         most_of_one: int,
     ) -> None:
         self._app = app
@@ -105,7 +105,7 @@ class SignedInOnly:
             await self.answer(found)(scope, receive, send)
             return
         with self._counted(found.person):
-            await self._meet(found.person)
+            self._meet(found.person)
             scope["user"], scope["auth"] = AuthenticatedUser(found), AuthCredentials(found.scopes)
             await self._signed_in(scope, receive, send)
 

@@ -1,0 +1,75 @@
+"""A TCP proxy in front of a PostgreSQL on a socket, which can be lost or fall silent. Loopback only."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+
+class PgProxy:
+    """Passes bytes both ways until it is left.
+
+    Args:
+        url: The address of the database, whose host is the folder of a socket.
+        silent_after: From the message of a client that holds this on, nothing is passed on over its connection.
+    """
+
+    def __init__(self, url: str, silent_after: bytes | None = None) -> None:
+        query = parse_qs(urlsplit(url).query)
+        self._target = str(Path(query["host"][0]) / ".s.PGSQL.5432")
+        self._silent_after = silent_after
+        self._lines: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port = self._listener.getsockname()[1]
+        self._over = threading.Event()
+        self._options = query.get("options", [""])[0].replace("=", "%3D")
+        self.lost = False
+
+    @property
+    def url(self) -> str:
+        """The address of the same database through this proxy."""
+        return f"postgresql://flux2@127.0.0.1:{self._port}/postgres?sslmode=disable&options={self._options}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Break all connections."""
+        for line in [*self._lines]:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                line, _ = self._listener.accept()
+                if self.lost:
+                    line.close()
+                    continue
+                database = socket.socket(socket.AF_UNIX)
+                database.connect(self._target)
+                self._lines |= {line, database}
+                for one, other, silent_after in ((line, database, self._silent_after), (database, line, None)):
+                    threading.Thread(target=self._pass, args=(one, other, silent_after), daemon=True).start()
+
+    def _pass(self, one: socket.socket, other: socket.socket, silent_after: bytes | None) -> None:
+        with suppress(OSError):
+            while said := one.recv(65536):
+                if silent_after is not None and silent_after in said:
+                    self._over.wait()
+                other.sendall(said)
+        for line in (one, other):
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        self._lines.discard(one)
+        one.close()
