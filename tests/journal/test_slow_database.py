@@ -23,10 +23,11 @@ pytestmark = pytest.mark.anyio
 async def test_a_server_that_falls_silent_while_a_connection_is_set_up_is_waited_for_no_longer_than_said() -> None:
     with PgProxy(postgres.shared().with_schema(), silent_after=b"statement_timeout") as proxy:
         journal = PostgresJournal(proxy.url, ACCOUNT, "a", call_seconds=0.5)
-        at_last = threading.Timer(DEADLINE, proxy.cut)  # whoever waits without end can't be cancelled
+        at_last = threading.Timer(DEADLINE, proxy.cut)  # who waits without end can't be cancelled
         at_last.start()
         with pytest.raises(JournalError, match=r"no answer came within 0\.5 s"):
             await journal.tasks.recent(limit=9)
+        assert at_last.is_alive()
         at_last.cancel()
         await journal.close()
 
