@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +55,10 @@ class Team:
         )  # fmt: skip
         assert self.process.stderr is not None
         self.first = self.process.stderr.readline().decode()
+        self._said = list[bytes]()
+        # Who reads nothing of what a server writes stops it, as soon as the pipe is full.
+        self._reader = threading.Thread(target=self._said.extend, args=(self.process.stderr,), daemon=True)
+        self._reader.start()
         self.port = _port(self.process.pid) if public else int(re.findall(r":(\d+)/mcp", self.first)[0])
         self.base = f"http://127.0.0.1:{self.port}"
         self.audience = f"{public or self.base}/mcp"
@@ -71,8 +76,11 @@ class Team:
         self.http.close()
         if self.process.poll() is None:
             self.process.terminate()
-        said: bytes = self.process.communicate(timeout=DEADLINE)[1]
-        return said.decode()
+        self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        return b"".join(self._said).decode()
 
     def token(self, **claims: Any) -> str:  # noqa: ANN401  # any JSON
         assert isinstance(self.provider, Provider)
