@@ -435,7 +435,14 @@ async def test_one_person_takes_not_the_places_of_all(provider: Provider, tokens
         await HttpResponse("well")(scope, receive, send)
 
     guard = SignedInOnly(
-        slow, tokens=tokens, metadata_url=f"{HERE}/x", scopes=(), open_paths=(), meet=lambda _: None, most_of_one=2
+        slow,
+        tokens=cast("Bearers", tokens),
+        metadata_url=f"{HERE}/x",
+        scopes=(),
+        open_paths=(),
+        open_folder="/images/",
+        meet=lambda _: None,
+        most_of_one=2,
     )
     with listen(0) as listener, anyio.fail_after(DEADLINE):
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"

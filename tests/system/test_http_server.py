@@ -61,10 +61,12 @@ class Server:
 async def serving(
     most: int | None = None, proof_seconds: float = LONG, *, guarded: bool = True
 ) -> AsyncIterator[Server]:
-    """`/` answers at once; `/wait` when told to."""
+    """`/` answers at once; `/wait` when told to; `/file` takes its time to read a body."""
     go_on = anyio.Event()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/file":
+            scope["state"]["allow"](LONG)
         body = await Request(scope, receive).body()
         if scope["path"] == "/wait":
             server.waiting += 1
@@ -172,6 +174,18 @@ async def test_a_request_that_comes_in_two_parts_in_time_is_answered_and_so_is_t
             assert (await answer(stream, whole[20:])).startswith(b"HTTP/1.1 200")
         await hung_up(await server.connect())  # so the time of each of its requests is over
         assert (await answer(stream, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_file_that_is_let_in_may_come_slowly_on_a_new_connection_and_on_a_proven_one() -> None:
+    head = "POST /file HTTP/1.1\r\nHost: x\r\n" + KEY + "Content-Length: 8\r\n\r\nhalf"
+    async with serving(proof_seconds=0.5) as server:
+        proven = await server.connect()
+        await answer(proven, GET.format(KEY))
+        await proven.send(head.encode())
+        new = await server.connect(head)
+        await hung_up(await server.connect(HALVES["half a body"]))  # so the usual time of both is over
+        for stream in (new, proven):
+            assert (await answer(stream, "well")).startswith(b"HTTP/1.1 200")
 
 
 async def test_where_all_are_being_answered_one_more_is_hung_up_on_and_they_are_not() -> None:

@@ -64,7 +64,8 @@ class _State(ServerState):
 class _Protocol(H11Protocol):
     """uvicorn's protocol, without its logs.
 
-    It gives the application two functions: `abort` cuts the connection, `admit` says that a request was admitted.
+    It gives the application three functions: `abort` cuts the connection, `admit` says that a request was admitted, `allow`
+    gives the request that is being read more seconds, from now on: a file may come over a slow line.
     """
 
     def __init__(self, config: Config, state: _State) -> None:
@@ -76,7 +77,7 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         self.logger = _silent
         self.access_log = False
-        self.app_state = {"abort": transport.abort, "admit": self._admit}
+        self.app_state = {"abort": transport.abort, "admit": self._admit, "allow": self._allow}
         super().connection_made(transport)
         self._state.unproven[self] = self.loop.call_later(self._state.proof_seconds, self.hang_up)
         if self._state.crowded and not (len(self._state.unproven) == 1 and self._state.idle and self._is_first_more()):
@@ -107,6 +108,14 @@ class _Protocol(H11Protocol):
     def _admit(self) -> None:
         self._admitted = True
         self._prove()
+
+    def _allow(self, seconds: float) -> None:
+        if (timer := self._state.unproven.get(self)) is not None:
+            timer.cancel()
+            self._state.unproven[self] = self.loop.call_later(seconds, self.hang_up)
+        elif self._late is not None:
+            self._late.cancel()
+            self._late = self.loop.call_later(seconds, self.hang_up)
 
     def _prove(self) -> None:
         whole = self.cycle is not None and not self.cycle.more_body  # type: ignore[redundant-expr]  # None at first

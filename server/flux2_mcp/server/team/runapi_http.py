@@ -48,6 +48,7 @@ from flux2_mcp.errors import (
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.team import origin
 from flux2_mcp.server.team.links import ImageLinks
+from flux2_mcp.server.team.uploads import READ_SECONDS
 from flux2_mcp.settings import Settings
 
 API = "/api/v1"
@@ -155,6 +156,8 @@ class RunApiHttp:
 
     async def _passed_on(self, request: Request) -> Response:
         most = MAX_FILE_BYTES if request.url.path == f"{API}/files" else MAX_JSON_BYTES
+        if most > MAX_JSON_BYTES:
+            request.scope["state"]["allow"](READ_SECONDS)
         body = await _body(request, most)
         return JSONResponse(await self._service().account.passed_on(request.url.path, body))
 

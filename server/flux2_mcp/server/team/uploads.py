@@ -17,8 +17,10 @@ from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.server.team import origin
 
-MOST_AT_ONCE = 4
+MOST_AT_ONCE = 8
 """Uploads that are read at once: each may be in memory. Others wait."""
+READ_SECONDS = 120.0
+"""How long a file may take to come: 32 MB at 2 Mbit/s."""
 TOO_LARGE = (
     f"The file is larger than {MAX_SOURCE_BYTES // 2**20} MB. Make it smaller: RunAPI needs no more than 4 megapixels."
 )
@@ -33,6 +35,7 @@ def route(service: Callable[[], Service]) -> Route:
     reading = anyio.CapacityLimiter(MOST_AT_ONCE)
 
     async def answer(request: Request) -> Response:
+        request.scope["state"]["allow"](READ_SECONDS)
         async with reading:
             data = bytearray()
             async for piece in request.stream():

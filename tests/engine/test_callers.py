@@ -13,7 +13,7 @@ import pytest
 
 from flux2_mcp.domain.people import Person
 from flux2_mcp.engine.seam import Seam
-from flux2_mcp.engine.team import MEET_SECONDS, Meetings
+from flux2_mcp.engine.team import MEET_SECONDS, Callers
 from flux2_mcp.errors import JournalError
 from tests.support.journals import Clock
 
@@ -39,14 +39,14 @@ class People:
 
 
 def seam(people: People, clock: Callable[[], float]) -> Seam:
-    journal = SimpleNamespace(people=people)
+    journal = SimpleNamespace(people=people, tokens=None)
     return cast("Seam", SimpleNamespace(journal=journal, now=lambda: datetime.now(UTC), monotonic=clock))
 
 
 async def test_a_journal_that_says_nothing_holds_up_nobody_and_is_asked_once() -> None:
     people = People()
     async with anyio.create_task_group() as group:
-        meetings = Meetings(seam(people, Clock()), group)
+        meetings = Callers(seam(people, Clock()), group)
         for _ in range(5):
             meetings.meet(ADA)
             await anyio.lowlevel.checkpoint()
@@ -63,7 +63,7 @@ async def test_a_person_is_noted_again_after_an_hour_and_at_once_where_the_journ
     people.go_on.set()
     again: dict[Any, int] = {JournalError: 2, ValueError: 1, type(None): 1}
     async with anyio.create_task_group() as group:
-        meetings = Meetings(seam(people, clock), group)
+        meetings = Callers(seam(people, clock), group)
         for _ in range(2):
             meetings.meet(ADA)
             await anyio.wait_all_tasks_blocked()
