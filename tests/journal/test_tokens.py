@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from flux2_mcp.domain import personal_tokens
+from flux2_mcp.domain.audit import AuditFilter
 from flux2_mcp.domain.personal_tokens import TokenRecord
 from flux2_mcp.errors import JournalError
 from tests.support.journals import AT, Home
@@ -40,6 +41,18 @@ async def test_a_token_is_known_to_every_process_until_it_ends_or_is_taken_back(
     assert (last.digest, last.revoked_at) == (old.digest, AT + timedelta(hours=1))
     assert last.state(AT) == personal_tokens.REVOKED
     assert [each.state(AT + timedelta(days=3)) for each in (short, new)] == ["expired", "live"]
+
+
+async def test_the_audit_says_whose_tokens_were_made_and_taken_back(home: Home) -> None:
+    journal, token = home.journal(), record("build")
+    await journal.tokens.add(token)
+    await journal.tokens.revoke(token.digest, at=AT + timedelta(hours=1))
+    await journal.tokens.revoke(token.digest, at=AT + timedelta(hours=2))
+    entries = await journal.audit.entries(AuditFilter(person=token.person.key), limit=9)
+    assert [(each.what, each.person, each.at) for each in entries] == [
+        ("revoke", None, AT + timedelta(hours=1)),
+        ("token", None, AT),
+    ]
 
 
 async def test_no_token_is_kept_twice(home: Home) -> None:

@@ -30,6 +30,10 @@ class What(StrEnum):
     """A list of tasks was shown."""
     CAPS = "caps"
     """A person got caps of their own, or lost them: see `AuditEntry.cap`."""
+    TOKEN = "token"  # noqa: S105  # a word
+    """A personal token was made for a person."""
+    REVOKE = "revoke"
+    """A personal token of a person was taken back."""
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):
@@ -38,10 +42,10 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     Attributes:
         at: When, in UTC.
         what: A `What`; or what a later version has written.
-        person: Who, by `Person.key`; None: this machine, by a command.
+        person: Who, by `Person.key`; None: this machine, by a command; of `IMAGE`, whoever had a link to it.
         client: The name and version of the client, as it says itself.
         address: The address of the caller.
-        whose: Whose task was shown, or whose caps were changed, if that is another person than `person`.
+        whose: Whose task was shown, or whose caps or tokens were changed, if that is another person than `person`.
         task: The key of the task.
         usd: What was reserved for the task, or would have been; of `CAPS`, the new cap (None: everybody's).
         allowed: False: it was refused.
