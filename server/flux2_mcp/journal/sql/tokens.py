@@ -25,6 +25,7 @@ class SqlTokens:
             "expires": None if token.expires_at is None else token.expires_at.timestamp(),
         }
         sql = "INSERT INTO token (digest, name, created_at, expires_at) VALUES (:digest, :name, :created, :expires)"
+
         def work(database: Database) -> None:
             database.execute(sql, values)
             _note(database, token.name, token.created_at, made=True)
