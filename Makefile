@@ -72,7 +72,7 @@ test-deep: check ## the same with the long tables, branch coverage, and then `ma
 	$(BIN)/coverage report
 	$(MAKE) --no-print-directory fuzz
 
-test-team: $(VENV)/.done ## servers for a team at length: killed, the database stopped, a race at a cap; sign-in with a real provider (needs postgresql, npm, chromium)
+test-team: $(VENV)/.done ## servers for a team at length: killed, the database stopped, a race at a cap; sign-in with a real provider; docs/team.md as it stands there (needs postgresql, npm, chromium, nginx)
 	$(BIN)/pytest tests/team
 
 test-pythons: $(VENV)/.done ## the tests without browser on each other Python that is promised and is on this machine

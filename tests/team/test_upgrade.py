@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,14 @@ def test_both_serve_and_what_one_leaves_the_other_brings_to_its_end(tmp_path: Pa
         again = ids(call(new, "ada", "generate", prompt="a red fox", idempotency_key="red"))
         assert (again == red) is knows_people  # an earlier key has no person in it
 
+        token = json.loads(command(env, tmp_path, "token", "create", "build"))["token"]
+        params: dict[str, Any] = {"name": "check_task", "arguments": {}}
+        answers = [team.call(MODERN, "tools/call", params, token=token).status_code for team in (old, new)]
+        assert answers == [401, 200]
+        for team, known in ((old, "path"), (new, "url")):
+            task = call(team, "ada", "check_task", task_ids=green)["structuredContent"]["tasks"][0]
+            assert known in task["images"][0]
+
         slow = ids(call(old, "ada", "generate", prompt="a slow fox [sandbox:slow]", wait_seconds=0))
         old.process.kill()
         assert finished(new, "root", slow)
@@ -102,9 +111,15 @@ def test_both_serve_and_what_one_leaves_the_other_brings_to_its_end(tmp_path: Pa
         assert "FLUX2_DAILY_BUDGET_USD" in call(old, "eve", "generate", **dear)["content"][0]["text"]
 
         assert (len(runapi.tasks()), runapi.creates()) == (5, 5) if knows_people else (6, 6)
-        audit = forked.run([*COMMAND, "team", "audit", "--json"], env, timeout=DEADLINE, cwd=tmp_path).stdout
+        audit = command(env, tmp_path, "audit")
         made = {entry["task_id"] for entry in json.loads(audit)["entries"] if entry["what"] == "generate"}
         assert made == {*green, *bens, None} | (set() if knows_people else set(again))  # None: what was refused
+
+
+def command(env: Mapping[str, str], folder: Path, *words: str) -> str:
+    done = forked.run([*COMMAND, "team", *words, "--json"], env, timeout=DEADLINE, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def finished(team: Team, who: str, task_ids: list[str]) -> bool:
