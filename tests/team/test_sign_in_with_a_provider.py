@@ -1,4 +1,4 @@
-"""People sign in to a team's server with a real OpenID provider, in a real browser, through the SDK's own OAuth client.
+"""People sign in to a team's server with a real OpenID provider, in a real browser, through the OAuth clients of the SDKs.
 
 `make test-team`; not part of `make test`, for it needs npm and Chromium. The provider is node-oidc-provider, which is certified.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 import httpx2
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 from jwt import get_unverified_header
 from mcp import Client
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
@@ -26,26 +27,33 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAu
 from playwright.async_api import async_playwright
 from pydantic import AnyUrl
 
+from flux2_mcp.server.tools import REGISTRY
 from tests.browser.host import chromium, launch_options
 from tests.support import npm
 from tests.support.stdio import DEADLINE, ERAS, LEGACY
 from tests.support.team import Team, team_environment, until
 
 PACKAGES = {"oidc-provider": "9.13.3"}
+TYPESCRIPT = {"@modelcontextprotocol/sdk": "1.32.2", "@modelcontextprotocol/client": "2.4.0"}
+"""Both generations of the SDK for TypeScript: the first speaks no protocol of 2026-07-28."""
 MEMBERS = "designers"
 pytestmark = pytest.mark.anyio
+
+
+def _program(name: str, packages: Mapping[str, str]) -> list[str]:
+    """The command that runs one of the programs beside this file, up to the folder of its packages; skips where npm is missing."""
+    node, modules = npm.fetched(npm.NODE, scripts=True), npm.fetched(packages)
+    if isinstance(node, str) or isinstance(modules, str):
+        pytest.skip(node if isinstance(node, str) else str(modules))
+    return [str(node / npm.NODE_BINARY), str(Path(__file__).with_name(name)), str(modules)]
 
 
 class RealProvider:
     """The provider as a process. A new one on the same port has another key, as after a rotation."""
 
     def __init__(self, people: Path, *, key: str = "first", port: int = 0) -> None:
-        node, modules = npm.fetched(npm.NODE, scripts=True), npm.fetched(PACKAGES)
-        if isinstance(node, str) or isinstance(modules, str):
-            pytest.skip(node if isinstance(node, str) else str(modules))
-        program = Path(__file__).with_name("provider.mjs")
         self._process = subprocess.Popen(
-            [str(node / npm.NODE_BINARY), str(program), str(modules), str(port), key, str(people)],
+            [*_program("provider.mjs", PACKAGES), str(port), key, str(people)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
@@ -91,13 +99,13 @@ class AgentHost:
         self.store = Store()
         self.opened: list[str] = []
         self._person = person
-        self.found: dict[str, list[str]] = {}
+        self.query = ""
         host = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path.startswith("/callback?"):
-                    host.found = parse_qs(urlsplit(self.path).query)
+                    host.query = urlsplit(self.path).query
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(b"You can close this page.")
@@ -106,6 +114,7 @@ class AgentHost:
                 pass
 
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.callback = f"http://127.0.0.1:{self._server.server_port}/callback"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -117,7 +126,7 @@ class AgentHost:
         self._server.server_close()
         self._thread.join()
 
-    async def _browse(self, url: str) -> None:
+    async def browse(self, url: str) -> None:
         self.opened.append(url)
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(**launch_options())
@@ -131,7 +140,7 @@ class AgentHost:
             await browser.close()
 
     async def _called_back(self) -> AuthorizationCodeResult:
-        found = {name: values[0] for name, values in self.found.items()}
+        found = {name: values[0] for name, values in parse_qs(self.query).items()}
         return AuthorizationCodeResult(code=found["code"], state=found.get("state"), iss=found.get("iss"))
 
     @asynccontextmanager
@@ -140,11 +149,11 @@ class AgentHost:
             url,
             OAuthClientMetadata(
                 client_name="agent host",
-                redirect_uris=[AnyUrl(f"http://127.0.0.1:{self._server.server_port}/callback")],
+                redirect_uris=[AnyUrl(self.callback)],
                 token_endpoint_auth_method="none",
             ),
             self.store,
-            self._browse,
+            self.browse,
             self._called_back,
         )
         with anyio.fail_after(2 * DEADLINE):
@@ -192,6 +201,45 @@ async def test_a_person_signs_in_once_and_makes_a_picture(team: Team, era: str) 
             assert len(facts(await client.call_tool("check_task", {}))["tasks"]) == 1
         assert len(host.opened) == 1
         assert parse_qs(urlsplit(host.opened[0]).query)["resource"] == [team.audience]
+
+
+def _known_to(provider: RealProvider, callback: str) -> dict[str, Any]:
+    """What a host has of a client that was registered beforehand: with its issuer, or the SDK says that it can't tell issuers apart."""
+    wanted = {"redirect_uris": [callback], "token_endpoint_auth_method": "none", "client_name": "agent host"}
+    answer = httpx2.post(f"{provider.issuer}/reg", json=wanted, timeout=DEADLINE)
+    assert answer.status_code == 201
+    known: dict[str, Any] = answer.json()
+    return known | {"issuer": provider.issuer}
+
+
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize("sdk", ["sdk", "client"])
+async def test_a_host_in_typescript_signs_in_once_and_makes_a_picture(
+    team: Team, provider: RealProvider, sdk: str, *, registered: bool
+) -> None:
+    told = dict[str, Any]()
+    with AgentHost("ada") as host, anyio.fail_after(3 * DEADLINE):
+        known = _known_to(provider, host.callback) if registered else None
+        command = [*_program("typescript_host.mjs", TYPESCRIPT), sdk, team.audience, host.callback, json.dumps(known)]
+        async with await anyio.open_process(command, stderr=subprocess.STDOUT) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            said = BufferedByteReceiveStream(process.stdout)
+            with suppress(anyio.IncompleteRead):
+                while line := (await said.receive_until(b"\n", 1024 * 1024)).decode():
+                    assert line.startswith("{"), line
+                    told |= json.loads(line)
+                    if line.startswith('{"browse"'):
+                        await host.browse(told["browse"])
+                        await process.stdin.send(f"{host.query}\n".encode())
+        assert process.returncode == 0
+    assert told["tools"] == [entry.function.__name__ for entry in REGISTRY]
+    assert (told["made"]["status"], told["tasks"]) == ("completed", 1)
+    assert len(host.opened) == 1
+    asked = parse_qs(urlsplit(host.opened[0]).query)
+    assert asked["resource"] == [team.audience]
+    assert "flux2" in asked["scope"][0].split()  # the second generation asks for offline_access, too
+    assert ("registered" in told) is not registered
 
 
 async def test_a_provider_that_is_away_shuts_nobody_out_and_after_a_rotation_the_new_key_counts_and_the_old_one_does_not(
