@@ -181,6 +181,32 @@ def test_what_is_wrong_is_refused_by_name(people: People, path: str, body: objec
     assert (answer.status_code, says in answer.text) == (status, True), answer.text
 
 
+@pytest.mark.parametrize(
+    ("path", "more", "status"),
+    [
+        (TEXT, '"\\ud800": 1', 422),
+        (TEXT, '"idempotency_key": "mine"', 422),
+        (TEXT, '"seed": 1e400', 400),
+        ("/api/v1/price_quotes", '"seed": 1e400', 400),
+        (TEXT, '"source_image_urls": null, "source_image_url": null, "seed": null', 200),
+    ],
+)
+def test_json_that_few_write_is_understood_or_refused_by_name(
+    people: People, path: str, more: str, status: int
+) -> None:
+    content = f'{{"model": "{PRO}", "prompt": "a fox", {more}}}'
+    answer = people.ben.http.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    if status == 422:
+        assert list(answer.json()["errors"]) == [next(iter(json.loads(f"{{{more}}}")))]
+
+
+@pytest.mark.parametrize("key", ["k" * 513, "a\tb"])
+def test_a_key_that_can_be_none_is_no_conflict(people: People, key: str) -> None:
+    answer = people.ben.create("a fox", key=key)
+    assert (answer.status_code, list(answer.json()["errors"])) == (422, ["idempotency_key"])
+
+
 def test_a_body_is_json_of_a_bounded_size_and_the_gate_stands_before_it(people: People) -> None:
     post = people.ben.http.post
     assert post(TEXT, content=b"x", headers={"Content-Type": "text/plain"}).status_code == 415

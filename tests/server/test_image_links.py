@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
+import httpx2
+import pytest
+from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
+
+from flux2_mcp.engine.service import Service
 from flux2_mcp.journal.records import TaskRecord
-from flux2_mcp.server.team.links import LIFETIME, ImageLinks
+from flux2_mcp.server.team.links import LIFETIME, ImageLinks, route
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 OLD, NEW = "o" * 32, "n" * 32
@@ -64,3 +71,41 @@ def test_what_is_signed_can_not_be_read_in_two_ways() -> None:
     assert not links.opens(RECORD.key, 11, expires, signature)
     assert not links.opens(RECORD.key, 1, expires, signature[:-1])
     assert not links.opens(RECORD.key, 1, expires, "\u00e9" * 32)
+
+
+@pytest.mark.anyio
+async def test_a_link_of_ours_proves_its_connection_for_an_image_may_take_longer_than_an_unproven_one_has(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "fox.png"
+    file.write_bytes(b"fox")
+    image = SimpleNamespace(mime_type="image/png")
+    noted, admitted = list[object](), list[bool]()
+
+    async def known(_: str) -> object:
+        return SimpleNamespace(key="k1", images=[image], person="ada")
+
+    async def here(_: object) -> Path:
+        return file
+
+    async def note(entries: list[object]) -> None:
+        noted.extend(entries)
+
+    service = SimpleNamespace(
+        known=known,
+        images=SimpleNamespace(here=here),
+        _seam=SimpleNamespace(now=Clock()),
+        _journal=SimpleNamespace(audit=SimpleNamespace(note=note)),
+    )
+    links = ImageLinks(BASE, (NEW,), now=Clock())
+    router = Router([route(links, lambda: cast("Service", service))])
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await router({**scope, "state": {"admit": lambda: admitted.append(True)}}, receive, send)
+
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url=BASE) as http:
+        url, _ = links.link(RECORD, 0)
+        assert (await http.get(url.replace("signature=", "signature=0"))).status_code == 404
+        assert admitted == []
+        assert (await http.get(url)).content == b"fox"
+    assert (admitted, len(noted)) == ([True], 1)

@@ -161,6 +161,28 @@ async def test_a_journal_that_can_not_be_read_proves_nothing(journal: Journal, p
     assert isinstance(await bearers.check(token), PersonToken)
 
 
+async def test_calls_that_wait_for_a_journal_that_fails_are_refused_together(
+    journal: Journal, personal: PersonalTokens
+) -> None:
+    journal.broken, journal.answer_after = True, anyio.Event()
+    bearers, refused = Bearers(personal, None), list[int]()
+
+    async def call(token: str) -> None:
+        found = await bearers.check(token)
+        assert isinstance(found, Refusal)
+        refused.append(found.status)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(call, personal_tokens.new())
+        await anyio.wait_all_tasks_blocked()
+        journal.answer_after.set()
+    assert refused == [HTTPStatus.SERVICE_UNAVAILABLE] * 50
+    assert journal.looks <= 2  # the first question had begun before the others called
+    journal.broken = False
+    assert await personal.find(journal.make("build"))
+
+
 async def test_what_begins_like_a_personal_token_is_never_shown_to_the_providers_check(
     personal: PersonalTokens,
 ) -> None:

@@ -110,6 +110,7 @@ def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
         file = None if image is None else await service().images.here(image)
         if record is None or image is None or file is None or not await anyio.Path(file).is_file():
             raise _RefusedError(HTTPStatus.NOT_FOUND, PRUNED)
+        request.scope["state"]["admit"]()  # an enlarged image takes longer than an unproven connection may
         agent, address = request.headers.get("user-agent"), origin.address_of(request)
         await note_link(service(), record, client=agent, address=address)
         return file, image.mime_type

@@ -4,7 +4,8 @@ Rules
 - A token that was revoked is refused after `KEPT_SECONDS` at the latest, and one that expires at once.
 - Whatever callers send, the journal is asked at most once in `PAUSE_SECONDS`: all that wait for an answer share it. So a new
   token counts within that time.
-- A journal that does not answer proves nothing: the call is sent away with 503.
+- A journal that does not answer proves nothing: the call is sent away with 503, and so are all that have waited for the same
+  answer. A journal that takes long to fail is not asked for each of them in turn.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class PersonalTokens:
             "-inf"
         )  # when the journal was last asked; of an answer, what was true at that moment counts
         self._known_at = float("-inf")
+        self._failure: JournalError | None = None  # what the last question came to
 
     async def find(self, token: str) -> Person | None:
         """Return the person to whom a token belongs; None if there is no such token in force.
@@ -80,13 +82,24 @@ class PersonalTokens:
         return found.person if found is not None and self._source().in_force(found) else None
 
     async def _look(self, called_at: float) -> None:
-        """Ask the journal, unless somebody has asked it since `called_at`."""
+        """Ask the journal, unless somebody has asked it since `called_at`.
+
+        Raises:
+            JournalError: It can't be read, for this call or for the one that has asked.
+        """
         async with self._lock:
             if self._known_at > called_at:
                 return
+            if self._failure is not None and self._asked_at > called_at:
+                raise self._failure.with_traceback(None)
             await self._sleep(max(0.0, self._asked_at + PAUSE_SECONDS - self._monotonic()))
-            self._asked_at = asked_at = self._monotonic()
-            self._known = await self._source().tokens()
+            self._asked_at, self._failure = self._monotonic(), None
+            asked_at = self._asked_at
+            try:
+                self._known = await self._source().tokens()
+            except JournalError as exc:
+                self._failure = exc
+                raise
             self._known_at = asked_at
 
 

@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -37,6 +38,7 @@ from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.errors import (
     ApiError,
     BudgetError,
+    ConflictError,
     Flux2Error,
     InsufficientCreditsError,
     InvalidRequestError,
@@ -71,6 +73,14 @@ WORDS: Mapping[State, str] = {
 SOURCE, SOURCES = "source_image_url", "source_image_urls"
 FILTERS = ("service", "action", "model")
 CENTS = 100
+
+
+class _Json(JSONResponse):
+    """An answer in JSON. A field that a caller made up may have half a character in its name; RunAPI's numbers are decimal."""
+
+    def render(self, content: object) -> bytes:
+        """Return the bytes of the body."""
+        return json.dumps(content, separators=(",", ":"), default=float).encode()
 
 
 class RunApiHttp:
@@ -110,7 +120,12 @@ class RunApiHttp:
         key = request.headers.get("Idempotency-Key") or str(uuid.uuid4())
         # Whoever calls has confirmed the price: RunAPI's own HTTP has no question.
         offer = await service.offer(checked, idempotency_key=key)
-        outcome = await service.generate(offer, approved=True, wait_seconds=0, client=CLIENT)
+        try:
+            outcome = await service.generate(offer, approved=True, wait_seconds=0, client=CLIENT)
+        except InvalidRequestError as exc:
+            if any(each.field == "idempotency_key" for each in exc.problems):
+                raise ConflictError(str(exc.message), status=HTTPStatus.CONFLICT) from exc
+            raise
         record = outcome.tasks[-1].record
         told = {"task_replayed": True} if record.created_at < began else {}
         return _task_answer(self._task(record, record.task_id or record.key) | told)
@@ -141,25 +156,25 @@ class RunApiHttp:
     async def _me(self, _: Request) -> Response:
         person = self._caller()
         account = {"id": person.key, "name": "team"}
-        return JSONResponse({"id": person.key, "name": person.name or person.subject, "email": "", "account": account})
+        return _Json({"id": person.key, "name": person.name or person.subject, "email": "", "account": account})
 
     async def _balance(self, _: Request) -> Response:
         service = self._service()
         if (left := await service.account.left(service.settings.caps)) is None:
             left = (await service.account.balance()).balance_usd  # what others have spent is not said
         shown = {"balance_cents": _cents(left), "paid_balance_cents": _cents(left), "bonus_balance_cents": 0}
-        return JSONResponse(shown)
+        return _Json(shown)
 
     async def _schedules(self, request: Request) -> Response:
         query = {name: request.query_params[name] for name in FILTERS if name in request.query_params}
-        return JSONResponse(await self._service().account.passed_on(f"{API}/price_schedules?{urlencode(query)}"))
+        return _Json(await self._service().account.passed_on(f"{API}/price_schedules?{urlencode(query)}"))
 
     async def _passed_on(self, request: Request) -> Response:
         most = MAX_FILE_BYTES if request.url.path == f"{API}/files" else MAX_JSON_BYTES
         if most > MAX_JSON_BYTES:
             request.scope["state"]["allow"](READ_SECONDS)
         body = await _body(request, most)
-        return JSONResponse(await self._service().account.passed_on(request.url.path, body))
+        return _Json(await self._service().account.passed_on(request.url.path, body))
 
     def _caller(self) -> Person:
         caller = self._who()
@@ -188,7 +203,7 @@ async def _body(request: Request, most: int) -> dict[str, Any]:
             text = f"The body is larger than {most} bytes."
             raise RejectedError(text, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     try:
-        body = json.loads(bytes(read), parse_constant=_no_constant)
+        body = json.loads(bytes(read), parse_float=_finite, parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
         raise RejectedError("The body is not valid JSON.", status=HTTPStatus.BAD_REQUEST) from exc
     if not isinstance(body, dict):
@@ -198,6 +213,13 @@ async def _body(request: Request, most: int) -> dict[str, Any]:
 
 def _no_constant(name: str) -> object:
     raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    """A number that JSON can have, too: `1e400` would become one that it can't."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def _request(path: Mapping[str, str], body: Mapping[str, Any]) -> ImageRequest:
@@ -218,8 +240,9 @@ def _request(path: Mapping[str, str], body: Mapping[str, Any]) -> ImageRequest:
     given = {name: value for name, value in body.items() if name != "model"}
     if problems := catalog.problems(model, given):
         raise InvalidRequestError(*(_own(each, body) for each in problems))
-    sources = given.pop(SOURCES, None) or [given.pop(SOURCE)] if {SOURCES, SOURCE} & set(given) else []
     values = {name: value for name, value in given.items() if value is not None}
+    single = values.pop(SOURCE, None)
+    sources = values.pop(SOURCES, [] if single is None else [single])
     prompt = values.pop("prompt", "") if model.action in MAKING else ""
     request = ImageRequest(
         action=model.action, variant=model.variant, model=model.id, prompt=prompt, source_image_urls=tuple(sources)
@@ -257,31 +280,28 @@ def _own(problem: Problem, body: Mapping[str, Any]) -> Problem:
 
 
 def _task_answer(shown: dict[str, Any]) -> Response:
-    return JSONResponse(shown, headers={"X-RunAPI-Task-Id": shown["id"]})
+    return _Json(shown, headers={"X-RunAPI-Task-Id": shown["id"]})
 
 
 def _refused(exc: Flux2Error) -> Response:
     """Return a refusal in RunAPI's form. What is wrong with the server's own key is no fault of the caller's."""
     text, headers, status, code = str(exc.message), {}, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"
     if isinstance(exc, InvalidRequestError):
-        if any(each.field == "idempotency_key" for each in exc.problems):
-            status, code = HTTPStatus.CONFLICT, "conflict"
-        else:
-            errors: dict[str, list[str]] = {}
-            for each in exc.problems:
-                errors.setdefault(str(each.field), []).append(str(each.text))
-            return JSONResponse({"error": "Validation failed", "errors": errors}, HTTPStatus.UNPROCESSABLE_ENTITY)
-    elif isinstance(exc, BudgetError):
+        errors: dict[str, list[str]] = {}
+        for each in exc.problems:
+            errors.setdefault(str(each.field), []).append(str(each.text))
+        return _Json({"error": "Validation failed", "errors": errors}, HTTPStatus.UNPROCESSABLE_ENTITY)
+    if isinstance(exc, BudgetError):
         status, code = HTTPStatus.PAYMENT_REQUIRED, "cap"
         text = f"{text} {exc.next_step}" if exc.next_step else text
     elif isinstance(exc, RateLimitedError):
         status, code = HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"
         headers = {} if exc.retry_after is None else {"Retry-After": str(int(exc.retry_after) + 1)}
-    elif isinstance(exc, NotFoundError | RejectedError | InsufficientCreditsError):
+    elif isinstance(exc, NotFoundError | RejectedError | InsufficientCreditsError | ConflictError):
         status, code = HTTPStatus(exc.status), exc.code
     elif isinstance(exc, ApiError):
         text = f"RunAPI refused the team's server: {text}"
-    return JSONResponse({"error": {"code": code, "message": text}}, status, headers)
+    return _Json({"error": {"code": code, "message": text}}, status, headers)
 
 
 def _cents(usd: Decimal) -> int:
