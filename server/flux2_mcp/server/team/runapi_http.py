@@ -50,7 +50,7 @@ from flux2_mcp.errors import (
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.team import origin
 from flux2_mcp.server.team.links import ImageLinks
-from flux2_mcp.server.team.uploads import READ_SECONDS
+from flux2_mcp.server.team.uploads import Places
 from flux2_mcp.settings import Settings
 
 API = "/api/v1"
@@ -90,12 +90,16 @@ class RunApiHttp:
         service: Returns the service of the person whose call is being served.
         caller: Returns who makes it.
         links: Makes the addresses of images.
+        places: Says when a file may come.
     """
 
-    def __init__(self, service: Callable[[], Service], caller: Callable[[], Caller | None], links: ImageLinks) -> None:
+    def __init__(
+        self, service: Callable[[], Service], caller: Callable[[], Caller | None], links: ImageLinks, places: Places
+    ) -> None:
         self._service = service
         self._who = caller
         self._links = links
+        self._places = places
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -106,7 +110,7 @@ class RunApiHttp:
             ("POST", "/price_quotes", self._passed_on),
             ("POST", "/files/prepare", self._passed_on),
             ("POST", "/files/confirm", self._passed_on),
-            ("POST", "/files", self._passed_on),
+            ("POST", "/files", self._file),
             ("POST", "/{line}/{action}", self._create),
             ("GET", "/{line}/{action}/{id:path}", self._get),
         ]
@@ -169,12 +173,13 @@ class RunApiHttp:
         query = {name: request.query_params[name] for name in FILTERS if name in request.query_params}
         return _Json(await self._service().account.passed_on(f"{API}/price_schedules?{urlencode(query)}"))
 
-    async def _passed_on(self, request: Request) -> Response:
-        most = MAX_FILE_BYTES if request.url.path == f"{API}/files" else MAX_JSON_BYTES
-        if most > MAX_JSON_BYTES:
-            request.scope["state"]["allow"](READ_SECONDS)
+    async def _passed_on(self, request: Request, most: int = MAX_JSON_BYTES) -> Response:
         body = await _body(request, most)
         return _Json(await self._service().account.passed_on(request.url.path, body))
+
+    async def _file(self, request: Request) -> Response:
+        async with self._places.one(request):
+            return await self._passed_on(request, MAX_FILE_BYTES)
 
     def _caller(self) -> Person:
         caller = self._who()

@@ -241,8 +241,10 @@ async def _application(
             application.router.routes.extend(health.HealthRoutes(service.health(), provider.keys, traffic).routes())
             application.router.routes.append(metrics.route(numbers, service, tokens, reader))
             application.router.routes.append(links.route(image_links, lambda: server.session.whole))
-            runapi_http = RunApiHttp(lambda: server.session.service, caller, image_links)
-            application.router.routes.extend([*runapi_http.routes(), uploads.route(lambda: server.session.service)])
+            places = uploads.Places(caller)
+            runapi_http = RunApiHttp(lambda: server.session.service, caller, image_links, places)
+            application.router.routes.append(uploads.route(lambda: server.session.service, places))
+            application.router.routes.extend(runapi_http.routes())
             yield server, application
 
 

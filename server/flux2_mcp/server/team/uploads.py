@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC
 from http import HTTPStatus
 
@@ -11,14 +13,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from flux2_mcp.domain.people import Caller
 from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
 from flux2_mcp.engine.remote_files import FOLDER
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error
 from flux2_mcp.server.team import origin
 
-MOST_AT_ONCE = 8
-"""Uploads that are read at once: each may be in memory. Others wait."""
+MOST_AT_ONCE, MOST_OF_ONE = 8, 2
+"""Files that are read at once, of all and of one person: each may be in memory. Others wait, and whoever sends slowly, or
+nothing more, holds up themselves alone."""
 READ_SECONDS = 120.0
 """How long a file may take to come: 32 MB at 2 Mbit/s."""
 TOO_LARGE = (
@@ -26,17 +30,47 @@ TOO_LARGE = (
 )
 
 
-def route(service: Callable[[], Service]) -> Route:
+class Places:
+    """Who may send a file now.
+
+    Args:
+        caller: Returns who makes the call that is being served.
+    """
+
+    def __init__(self, caller: Callable[[], Caller | None]) -> None:
+        self._who = caller
+        self._of_all = anyio.CapacityLimiter(MOST_AT_ONCE)
+        self._of_one: dict[str | None, anyio.CapacityLimiter] = {}
+        self._callers = Counter[str | None]()
+
+    @asynccontextmanager
+    async def one(self, request: Request) -> AsyncIterator[None]:
+        """Wait for a place, and give the request its time from then on."""
+        caller = self._who()
+        key = None if caller is None else caller.person.key
+        allow: Callable[[float], None] = request.scope["state"]["allow"]
+        self._callers[key] += 1
+        try:
+            allow(READ_SECONDS)
+            async with self._of_one.setdefault(key, anyio.CapacityLimiter(MOST_OF_ONE)), self._of_all:
+                allow(READ_SECONDS)
+                yield
+        finally:
+            self._callers[key] -= 1
+            if not self._callers[key]:
+                del self._callers[key], self._of_one[key]
+
+
+def route(service: Callable[[], Service], places: Places) -> Route:
     """Return the route.
 
     Args:
         service: Returns the service of the person whose call is being served.
+        places: Says when a file may come.
     """
-    reading = anyio.CapacityLimiter(MOST_AT_ONCE)
 
     async def answer(request: Request) -> Response:
-        request.scope["state"]["allow"](READ_SECONDS)
-        async with reading:
+        async with places.one(request):
             data = bytearray()
             async for piece in request.stream():
                 data += piece
