@@ -127,3 +127,18 @@ def test_without_a_journal_there_is_nothing_and_none_is_made(
     assert main.run(["team", "audit", "--person", "ada"], clean_env, None, str(tmp_path)) == 4
     assert "nobody who has called" in capsys.readouterr().err
     assert not from_env(clean_env, workspace=str(tmp_path)).home.exists()
+
+
+def test_whoever_takes_the_key_of_another_as_their_name_gets_nobody_out_of_a_cap(
+    run: Run, clean_env: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = from_env(clean_env, workspace=str(tmp_path))
+
+    async def called() -> None:
+        journal = open_journal(settings.home, account_name(settings))
+        await journal.people.meet(Person(issuer="https://sso.example.com", subject="eve", name=ADA.key), at=AT)
+        await journal.close()
+
+    anyio.run(called)
+    assert run(f"team caps {ADA.key} --daily 1 --json") == 0
+    assert json.loads(capsys.readouterr().out)["subject"] == "ada"

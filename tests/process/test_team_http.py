@@ -316,6 +316,12 @@ def test_a_token_is_kept_with_its_teams_address_and_leaves_with_it(people: Peopl
     config = Path(env["HOME"]) / ".config" / "runapi" / "config.json"
     refused = flux2_mcp(env, "login", "--team", people.team.base, given="flux2_wrong")
     assert (refused.returncode, config.exists()) == (2, False)
+    assert "flux2-mcp team token create" in refused.stderr
+    with Provider() as site:  # any other server
+        elsewhere = flux2_mcp(env, "login", "--team", site.issuer, given=people.ben.token)
+    assert (elsewhere.returncode, config.exists()) == (5, False)
+    assert "no server for a team" in elsewhere.stderr
+    assert "--public-url" in elsewhere.stderr
     for url in ("ftp://x", "http://flux2.example.com", "https://u:p@x", "https://x?y"):
         assert flux2_mcp(env, "login", "--team", url, given=people.ben.token).returncode == 4
     done = flux2_mcp(env, "login", "--team", f"{people.team.base}/mcp", given=people.ben.token)

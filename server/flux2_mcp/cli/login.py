@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 import click
@@ -22,7 +23,17 @@ from flux2_mcp.cli.invocation import Invocation
 from flux2_mcp.domain.budget import dollars
 from flux2_mcp.domain.models import Balance
 from flux2_mcp.domain.urls import is_url
-from flux2_mcp.errors import InvalidRequestError, Problem, SettingsError, TransportError
+from flux2_mcp.errors import (
+    ApiError,
+    AuthenticationError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    Problem,
+    RateLimitedError,
+    SettingsError,
+    TransportError,
+    WireError,
+)
 from flux2_mcp.runapi import key_file
 from flux2_mcp.runapi.exchange import sendable
 from flux2_mcp.runapi.key_file import check_team, config_fields, config_file, without_team
@@ -90,9 +101,12 @@ def login(  # each is an option
         base_url = _team_url(team)
         check_team(path, base_url)
     if from_stdin or team is not None:
-        key, success = _read_key(), "The key works"
+        what = "key" if team is None else "token"
+        key, success = _read_key(what), f"The {what} works"
         saved_for = None if team is None else base_url
-        balance = output.run(lambda: _proven(base_url, key, path, saved_for), stopped="Stopped. The key was not saved.")
+        balance = output.run(
+            lambda: _proven(base_url, key, path, saved_for), stopped=f"Stopped. The {what} was not saved."
+        )
     else:
         route = _LoginRoute(
             base_url, path, port, seconds, invocation.env if browser and web_browser.is_here(invocation.env) else None
@@ -105,16 +119,18 @@ def login(  # each is an option
         output.echo(notice, err=True)
 
 
-def _read_key() -> str:
-    """Read a key from standard input; a terminal does not show it."""
+def _read_key(what: str) -> str:
+    """Read a key, or a team's token, from standard input; a terminal does not show it."""
     if sys.stdin is not None and sys.stdin.isatty():
-        text = str(click.prompt("The key (not shown)", hide_input=True, err=True))
+        text = str(click.prompt(f"The {what} (not shown)", hide_input=True, err=True))
     else:
         read = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_KEY_CHARS + 1)
         text = read.decode("utf-8", "replace")
     key = said_key(text) or ""
     if not sendable(key) or " " in key or len(key) > MAX_KEY_CHARS:
-        raise InvalidRequestError(Problem("standard input", "holds no key: one line of printable ASCII characters."))
+        raise InvalidRequestError(
+            Problem("standard input", f"holds no {what}: one line of printable ASCII characters.")
+        )
     return key
 
 
@@ -127,9 +143,27 @@ def _team_url(url: str) -> str:
 
 
 async def _proven(base_url: str, key: str, path: Path, team: str | None) -> Balance:
-    balance = await prove(base_url, key)
+    try:
+        balance = await prove(base_url, key)
+    except (ApiError, WireError) as exc:
+        if team is None:
+            raise
+        raise _refused_by(team, exc) from exc
     key_file.save(path, key, team=team)
     return balance
+
+
+def _refused_by(team: str, error: ApiError | WireError) -> ApiError | WireError:
+    """The error in the words of a team's server: a wrong address and a token that has ended are what mostly goes wrong."""
+    status = error.status if isinstance(error, ApiError) else HTTPStatus.OK
+    if isinstance(error, AuthenticationError):
+        text = f"The server at {team} does not take this token ({status})."
+        ask = "Ask whoever runs the server for a personal token: flux2-mcp team token create makes one."
+        return AuthenticationError(text, status=status, next_step=ask)
+    if isinstance(error, RateLimitedError | InsufficientCreditsError) or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return error
+    text = f"What answers at {team} ({status}) is no server for a team."
+    return WireError(text, next_step="Give --team the address that whoever runs the server gives to --public-url.")
 
 
 class _LoginRoute(Struct, frozen=True):

@@ -203,9 +203,7 @@ class Team:
         """
         found = [token for token, _ in await self.tokens() if token.ident == ident]
         if not found:
-            raise InvalidRequestError(
-                Problem("TOKEN", "no token has this id. flux2-mcp team token list shows them all.")
-            )
+            raise InvalidRequestError(Problem("ID", "no token has this id. flux2-mcp team token list shows them all."))
         for token in found:
             await self._journal.tokens.revoke(token.digest, at=self._now())
         return next(token for token, _ in await self.tokens() if token.digest == found[0].digest)
@@ -285,10 +283,11 @@ def _check_token(name: str, days: int | None) -> None:
 
 
 def _named(who: str, known: Sequence[KnownPerson]) -> KnownPerson:
-    found = [
+    # A whole key goes before all else: people choose their names, and one may be another's key.
+    found = [each for each in known if who == each.key] or [
         each
         for each in known
-        if who in {each.key, each.subject, each.name} or (len(who) >= SHORTEST_KEY and each.key.startswith(who))
+        if who in {each.subject, each.name} or (len(who) >= SHORTEST_KEY and each.key.startswith(who))
     ]
     if len(found) == 1:
         return found[0]
