@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 import anyio.lowlevel
@@ -48,6 +48,8 @@ class Server:
     go_on: anyio.Event
     waiting: int = 0
     """How many requests wait to be told."""
+    read: anyio.Event = field(default_factory=anyio.Event)
+    """A body has come to its end, or broken off."""
 
     async def connect(self, said: str = "") -> SocketStream:
         stream = await self.stack.enter_async_context(await anyio.connect_tcp(HOST, self.port))
@@ -61,13 +63,18 @@ class Server:
 async def serving(
     most: int | None = None, proof_seconds: float = LONG, *, guarded: bool = True
 ) -> AsyncIterator[Server]:
-    """`/` answers at once; `/wait` when told to; `/file` takes its time to read a body."""
+    """`/` answers at once; `/wait` when told to; `/file` takes its time to read a body; `/broken` fails."""
     go_on = anyio.Event()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/file":
             scope["state"]["allow"](LONG)
-        body = await Request(scope, receive).body()
+        try:
+            body = await Request(scope, receive).body()
+        finally:
+            server.read.set()
+        if scope["path"] == "/broken":
+            raise ZeroDivisionError("a prompt")
         if scope["path"] == "/wait":
             server.waiting += 1
             await go_on.wait()
@@ -239,3 +246,14 @@ async def test_of_the_gallery_only_a_browser_that_came_in_by_its_url_has_proven_
                 strangers = [await server.connect(asked) for _ in range(20)]
                 await hung_up(strangers[0])
                 assert (await browser.get(f"http://127.0.0.1:{port}/")).text == its_port
+
+
+async def test_what_an_application_did_not_expect_is_logged_and_a_caller_that_goes_away_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(guarded=False) as server:
+        gone = await server.connect("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+        await gone.aclose()
+        await server.read.wait()
+        await hung_up(await server.connect(GET.replace("/", "/broken", 1).format("Connection: close\r\n")))
+    assert [record.getMessage() for record in caplog.records] == ["unexpected ZeroDivisionError"]

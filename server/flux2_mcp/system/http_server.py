@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import h11
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -36,6 +37,7 @@ PROOF_SECONDS = 10.0
 CANCEL_SECONDS = 0.05
 """How long a cancelled call may take to clean up. A call that is busy in a thread does not notice the cancellation."""
 
+log = logging.getLogger("flux2_mcp.system.http_server")
 _silent = logging.getLogger("flux2_mcp.system.http_server.uvicorn")
 _silent.setLevel(logging.CRITICAL + 1)
 
@@ -211,14 +213,20 @@ async def served(
 
 
 def _in_plain_names(application: ASGIApp) -> ASGIApp:
-    """The application, with `Host` and `Origin` in the spelling with which it compares them."""
+    """The application, with `Host` and `Origin` in the spelling with which it compares them. What it did not expect is logged."""
 
     async def called(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [
             (name, plain_name(value.decode("latin-1")).encode("latin-1") if name in {b"host", b"origin"} else value)
             for name, value in scope["headers"]
         ]
-        await application({**scope, "headers": headers}, receive, send)
+        try:
+            await application({**scope, "headers": headers}, receive, send)
+        except ClientDisconnect:  # the caller went away while it was read
+            return
+        except Exception as exc:
+            log.exception("unexpected %s", type(exc).__name__)
+            raise
 
     return called
 
