@@ -212,6 +212,8 @@ def test_a_body_is_json_of_a_bounded_size_and_the_gate_stands_before_it(people: 
     assert post(TEXT, content=b"x", headers={"Content-Type": "text/plain"}).status_code == 415
     assert post(TEXT, content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
     assert post(TEXT, json={"prompt": "x" * 1_100_000}).status_code == 413
+    assert post("/api/v1/files", json={"source": [0] * 20_000}).status_code == 413
+    assert people.ben.create("a fox, " * 700, model=FLEX).status_code == 200
     for path in (TEXT, "/api/v1/me", "/api/v1/price_schedules", f"{TEXT}/x"):
         assert httpx2.post(f"{people.team.base}{path}", verify=TLS, timeout=DEADLINE).status_code == 401
 
@@ -322,7 +324,7 @@ def test_a_token_is_kept_with_its_teams_address_and_leaves_with_it(people: Peopl
     assert (elsewhere.returncode, config.exists()) == (5, False)
     assert "no server for a team" in elsewhere.stderr
     assert "--public-url" in elsewhere.stderr
-    for url in ("ftp://x", "http://flux2.example.com", "https://u:p@x", "https://x?y"):
+    for url in ("ftp://x", "http://flux2.example.com", "https://u:p@x", "https://x?y", "https://x/api"):
         assert flux2_mcp(env, "login", "--team", url, given=people.ben.token).returncode == 4
     done = flux2_mcp(env, "login", "--team", f"{people.team.base}/mcp", given=people.ben.token)
     assert done.returncode == 0, done.stderr

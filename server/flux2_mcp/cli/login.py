@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 from anyio.abc import SocketAttribute
@@ -137,7 +138,7 @@ def _read_key(what: str) -> str:
 def _team_url(url: str) -> str:
     """The address of a team's server, as settings have it. The address of its MCP endpoint means the same server."""
     place = url.strip().rstrip("/").removesuffix("/mcp")
-    if not is_url(place, local=True) or set(place) & set("?#"):
+    if not is_url(place, local=True) or urlsplit(place).path or set(place) & set("?#"):
         raise InvalidRequestError(Problem("--team", "must be https://host[:port], or http:// on loopback."))
     return place
 

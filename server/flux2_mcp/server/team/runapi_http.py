@@ -57,6 +57,8 @@ API = "/api/v1"
 MAX_JSON_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """The maximum size of a call that brings a file as base64."""
+MAX_COMMAS = 10_000
+"""Twice those of the longest prompt. A file has none, and millions of small values would hold up the calls of all others."""
 CLIENT = "RunAPI's HTTP"
 WORDS: Mapping[State, str] = {
     State.INTENT: "pending",
@@ -207,6 +209,8 @@ async def _body(request: Request, most: int) -> dict[str, Any]:
         if len(read) > most:
             text = f"The body is larger than {most} bytes."
             raise RejectedError(text, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if read.count(b",") > MAX_COMMAS:
+        raise RejectedError("The body has too many values.", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     try:
         body = json.loads(bytes(read), parse_float=_finite, parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
