@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import anyio
-import httpx2
 import pytest
 from msgspec.structs import replace
 
@@ -20,7 +19,7 @@ from flux2_mcp.errors import StorageError
 from flux2_mcp.images.names import image_name
 from flux2_mcp.images.object_store import MAX_NAMES_ASKED, ObjectStore
 from flux2_mcp.images.store import ImageFolder
-from tests.support.object_store import BUCKET, PREFIX, SECRET, S3Server, running
+from tests.support.object_store import S3Server, running
 
 pytestmark = pytest.mark.anyio
 
@@ -157,23 +156,6 @@ async def test_images_are_found_and_deleted_by_their_names_few_or_many(place: Pl
     assert place.names() == sorted([names[-1], "another.png"])
 
 
-async def test_a_link_shows_one_image_to_anybody_who_has_it_and_a_folder_has_none(place: Place, tmp_path: Path) -> None:
-    folder = ImageFolder(tmp_path / "images", place.store)
-    made = image(folder.folder)
-    await folder.keep(made)
-    link = await folder.link(folder.recorded(made), 60)
-    if isinstance(place, FolderPlace):
-        assert link is None
-        return
-    assert link is not None
-    url = httpx2.URL(link)
-    assert (url.path, url.params["X-Amz-Expires"]) == (f"/{BUCKET}/{PREFIX}/{Path(made.path).name}", "60")
-    async with httpx2.AsyncClient() as anyone:
-        answer = await anyone.get(link)
-    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, BYTES, "image/png")
-    assert SECRET not in link
-
-
 async def test_without_a_store_all_is_as_it_was(tmp_path: Path) -> None:
     folder = ImageFolder(tmp_path / "images")
     made = image(folder.folder)
@@ -182,7 +164,6 @@ async def test_without_a_store_all_is_as_it_was(tmp_path: Path) -> None:
     assert (await folder.here(made), await folder.has(made)) == (Path(made.path), False)
     await folder.keep(made)
     await folder.check()
-    assert await folder.link(made, 60) is None
 
 
 class Slow:
@@ -191,9 +172,7 @@ class Slow:
     def __init__(self, real: ObjectStore) -> None:
         self.real, self.reads = real, 0
         self.go = threading.Event()
-        self.put, self.sizes, self.delete, self.link, self.check = (
-            real.put, real.sizes, real.delete, real.link, real.check,
-        )  # fmt: skip
+        self.put, self.sizes, self.delete, self.check = real.put, real.sizes, real.delete, real.check
 
     def read(self, name: str, into: BinaryIO, size: int) -> bool:
         self.reads += 1

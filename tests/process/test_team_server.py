@@ -458,6 +458,7 @@ def test_while_it_stops_new_calls_are_sent_elsewhere_and_a_second_signal_ends_it
         assert ready.json() == {"ready": False, "checks": {"server": "is stopping"}}
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert team.http.get("/healthz").status_code == 200
+        assert [team.http.post(path).status_code for path in ("/uploads", "/api/v1/files")] == [503, 503]
         team.process.send_signal(signal.SIGTERM)
         assert team.process.wait(DEADLINE) == 143
 

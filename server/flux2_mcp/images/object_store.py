@@ -125,17 +125,6 @@ class ObjectStore:
                         with suppress(FileNotFoundError):
                             obstore.delete(self._client(), name)
 
-    def link(self, name: str, seconds: float) -> str | None:
-        """See `store.ImageStore.link`."""
-        import obstore
-        from obstore.store import LocalStore
-
-        with _in_words():
-            store = self._client()
-            return (
-                None if isinstance(store, LocalStore) else obstore.sign(store, "GET", name, timedelta(seconds=seconds))
-            )
-
     def check(self) -> None:
         """See `store.ImageStore.check`."""
         import obstore

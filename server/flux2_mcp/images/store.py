@@ -61,10 +61,6 @@ class ImageStore(Protocol):
         """Delete what stands under these names. One that is not there is fine."""
         ...
 
-    def link(self, name: str, seconds: float) -> str | None:
-        """An address that shows what stands under a name to anybody for so long; None if this store has none."""
-        ...
-
     def check(self) -> None:
         """Ask the store for something, whether it has it or not."""
         ...
@@ -175,17 +171,6 @@ class ImageFolder:
             async with anyio.create_task_group() as group:
                 for image in images:
                     group.start_soon(one, image)
-
-    async def link(self, image: StoredImage, seconds: float) -> str | None:
-        """An address of the store that shows an image to anybody for so long; None if there is no such store.
-
-        Raises:
-            StorageError: The store can't sign.
-        """
-        if (store := self.store) is None:
-            return None
-        name = self.place(image).name
-        return await self._in_thread(lambda: store.link(name, seconds))
 
     async def stored(self, names: Collection[str]) -> Mapping[str, int]:
         """Those of these names that are in the store, with their sizes in bytes."""

@@ -181,7 +181,7 @@ async def _application(
     from mcp.server.request_state import RequestStateSecurity
     from mcp.server.transport_security import TransportSecuritySettings
 
-    from flux2_mcp.engine.remote_files import RemoteFiles
+    from flux2_mcp.engine.remote_files import FOLDER, RemoteFiles
     from flux2_mcp.server.app import build
     from flux2_mcp.server.team import health, links, metrics, uploads
     from flux2_mcp.server.team.origin import Origin, caller
@@ -232,7 +232,7 @@ async def _application(
             meet=meet,
             most_of_one=MAX_CALLS_OF_ONE,
         )
-        application.add_middleware(CountedCalls, traffic=traffic, path=PATH, folder=f"{API}/")
+        application.add_middleware(CountedCalls, traffic=traffic, paths=(PATH, FOLDER), folder=f"{API}/")
         application.add_middleware(Forwarded, trusted=settings.trusted_proxies)
         application.router.routes.extend(provider.routes)
         async with application.router.lifespan_context(application):

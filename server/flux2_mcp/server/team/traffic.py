@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -42,19 +43,19 @@ class CountedCalls:
     Args:
         app: The application behind it.
         traffic: Where the calls are counted.
-        path: The path of the calls.
+        paths: The paths of calls.
         folder: What the paths of other calls begin with.
     """
 
-    def __init__(self, app: ASGIApp, *, traffic: Traffic, path: str, folder: str) -> None:
+    def __init__(self, app: ASGIApp, *, traffic: Traffic, paths: Collection[str], folder: str) -> None:
         self._app = app
         self._traffic = traffic
-        self._path = path
+        self._paths = frozenset(paths)
         self._folder = folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "lifespan" or not (scope["path"] == self._path or scope["path"].startswith(self._folder)):
+        if scope["type"] == "lifespan" or not (scope["path"] in self._paths or scope["path"].startswith(self._folder)):
             await self._app(scope, receive, send)
         elif self._traffic.stopping:
             headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
