@@ -229,6 +229,9 @@ def test_a_failed_task_says_why_and_costs_nothing(people: People) -> None:
 def test_tools_answer_with_links_and_no_path_of_the_server(people: People, era: str) -> None:
     params = {"name": "generate", "arguments": {"prompt": f"a fox of {era}"}}
     *_, answer = messages(people.team.call(era, "tools/call", params, token=people.ben.token))
+    far = {"name": "check_pricing", "arguments": {"manifest": "flux2.toml"}}
+    *_, refused = messages(people.team.call(era, "tools/call", far, token=people.ben.token))
+    assert "flux2-mcp login --team URL" in refused["result"]["content"][0]["text"]
     (image,) = answer["result"]["structuredContent"]["tasks"][0]["images"]
     assert "path" not in image
     assert httpx2.get(image["url"], verify=TLS, timeout=DEADLINE).status_code == 200

@@ -56,6 +56,12 @@ def wait_of(context: ToolContext, stated: float | None) -> float:
     return next(seconds for seconds in waits if seconds is not None)
 
 
+FAR_PROJECT = (
+    "is a file of a project, and this server is on another machine. Run it where the project is: flux2-mcp login --team URL"
+    " once, with the address of this server, then flux2-mcp plan and flux2-mcp apply."
+)
+
+
 class _Root(BaseModel):
     """A client's answer to `roots/list`, before its roots are checked."""
 
@@ -118,10 +124,12 @@ def project_of(context: ToolContext, roots: ListRootsResult, manifest: str, othe
         others: The arguments that were given beside it and mean nothing then.
 
     Raises:
-        InvalidRequestError: There are others, or the manifest is outside the workspace.
+        InvalidRequestError: There are others, or the manifest is outside the workspace, or on another machine.
     """
     if others:
         raise InvalidRequestError(*(Problem(name, "goes without manifest only.") for name in others))
+    if session_of(context).remote:
+        raise InvalidRequestError(Problem("manifest", FAR_PROJECT))
     settings = service_of(context).settings
     return project_at(manifest, folders(context, roots), live=settings.mode == "live", home=settings.home)
 
