@@ -572,6 +572,7 @@ def nested(depth: int) -> str:
         ('{"detail": "a"}', "application/json", "a"),
         ('{"detail": [{"loc": ["body"], "msg": "a"}, {"msg": "b"}]}', "application/json", "a; b"),
         ('{"errorMessage": "a"}', "application/json", "a"),
+        ('{"error": "invalid_token", "error_description": "It has expired."}', "application/json", "It has expired."),
         ('{"msg": "a"}', "application/json", "a"),
         ('{"error": null, "msg": "a"}', "application/json", "a"),
         ('{"error": true}', "application/json", ""),

@@ -13,7 +13,8 @@ from flux2_mcp.system.logs import redact
 MAX_ERROR_CHARS = 300
 """Characters of RunAPI's text that an error may hold."""
 
-_KEYS = ("error", "message", "detail", "errorMessage", "msg", "code")
+_KEYS = ("error_description", "error", "message", "detail", "errorMessage", "msg", "code")
+"""Where an error's text stands, the best place first. The first one is OAuth's, which a team's server speaks: its `error` is a word."""
 _DEEPEST = 4
 _HEADINGS = 4
 # The expressions are bounded, so that no page can make the search slow. Upload stores answer in XML, with a <Message>.
