@@ -34,6 +34,7 @@ from flux2_mcp.runapi.key_file import (
     config_url,
     listens,
     unusable_url,
+    without_team,
 )
 from flux2_mcp.system.environment import cleaned, said_key, said_path
 
@@ -211,8 +212,9 @@ def _runapi(env: Mapping[str, str], text: ConfigText, mode: str) -> tuple[str | 
     if first is None or not isinstance(text, UnreadableFile):  # with RUNAPI_API_KEY, an unreadable file is not needed
         try:
             fields = config_fields(text, path)
-            base = base or config_url(fields, path)
             stored = None if first else config_key(fields, path, required=last is None)
+            # The address of a team's server goes with the token beside it: no other key is for that server.
+            base = base or config_url(without_team(fields) if stored is None else fields, path)
         except SettingsError:
             if mode != "sandbox":  # the sandbox does not use this file
                 raise

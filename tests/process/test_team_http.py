@@ -337,6 +337,11 @@ def test_a_token_is_kept_with_its_teams_address_and_leaves_with_it(people: Peopl
     assert (kept["api_key"], kept["base_url"]) == (people.ben.token, people.team.base)
     said = json.loads(flux2_mcp(env, "whoami", "--json").stdout)
     assert said["base_url"] == people.team.base
+    assert f"ok    base URL        {people.team.base} answers" in flux2_mcp(env, "doctor").stdout
+    elsewhere = flux2_mcp(
+        env | {"RUNAPI_BASE_URL": "http://127.0.0.1:9"}, "login", "--team", people.team.base, given=people.ben.token
+    )
+    assert f"goes before {people.team.base}: unset it" in elsewhere.stderr
     assert flux2_mcp(env, "logout").returncode == 0
     assert json.loads(config.read_text("utf-8")) == {}
     config.write_text(json.dumps({"base_url": "https://own.example.com"}), "utf-8")

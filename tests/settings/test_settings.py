@@ -354,6 +354,13 @@ def test_the_environments_base_url_goes_before_the_config_files(
     assert from_env(HOME | env, json.dumps(config)).base_url == base_url
 
 
+def test_the_address_of_a_teams_server_goes_with_the_token_beside_it_and_with_no_other_key() -> None:
+    config = json.dumps({"api_key": "flux2_token", "base_url": "https://team.example.com", "flux2_team": True})
+    theirs, own = from_env(HOME, config), from_env(HOME | {"RUNAPI_API_KEY": "sk-run-own"}, config)
+    assert (theirs.api_key, theirs.base_url) == ("flux2_token", "https://team.example.com")
+    assert (own.api_key, own.base_url) == ("sk-run-own", BASE_URL)
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [

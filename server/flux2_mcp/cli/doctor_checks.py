@@ -9,6 +9,7 @@ import shutil
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
@@ -138,7 +139,7 @@ async def _runapi(backend: Backend, settings: Settings) -> AsyncIterator[Check]:
     began = anyio.current_time()
     try:
         with anyio.fail_after(PATIENCE_SECONDS):
-            ahead = await (await backend.api()).clock_ahead()
+            ahead = await _clock_ahead(backend)
     except (Flux2Error, TimeoutError) as exc:
         mend = (
             ELSEWHERE if backend.sandbox else _unset(exc) or f"curl -sS -o /dev/null {shlex.quote(settings.base_url)}"
@@ -155,6 +156,16 @@ async def _runapi(backend: Backend, settings: Settings) -> AsyncIterator[Check]:
     else:
         yield ok("clock", f"within {max(1, round(abs(ahead)))} s of RunAPI's")
     yield await _prices(backend)
+
+
+async def _clock_ahead(backend: Backend) -> float | None:
+    try:
+        return await (await backend.api()).clock_ahead()
+    except AuthenticationError as exc:
+        # A team's server answers nobody without a token. Whether ours is one, `_key` finds out.
+        if exc.status == HTTPStatus.UNAUTHORIZED and backend.has_key:
+            return None
+        raise
 
 
 async def _prices(backend: Backend) -> Check:

@@ -116,7 +116,7 @@ def login(  # each is an option
         key, balance, success = result.key, result.balance, f"Logged in{f' as {result.email}' if result.email else ''}"
     key_file.set_listening(path, on=listen)
     output.echo(f"{success}: {masked(key)}, balance {dollars(balance.balance_usd)}.\nSaved in {path}.")
-    for notice in _notices(invocation, path, key):
+    for notice in _notices(invocation, path, key, team if team is None else base_url):
         output.echo(notice, err=True)
 
 
@@ -235,7 +235,7 @@ def _listen_to_keys(portal: BlockingPortal, callback: LoginCallback, attempt: Lo
     threading.Thread(target=work, daemon=True).start()
 
 
-def _notices(invocation: Invocation, path: Path, key: str) -> list[str]:
+def _notices(invocation: Invocation, path: Path, key: str, team: str | None) -> list[str]:
     """Return notices about settings that keep the saved key from being used."""
     now = replace(invocation, config=key_file.read(path))()
     plain: Mapping[str, str] = {name: value for name, value in invocation.env.items() if name != "RUNAPI_BASE_URL"}
@@ -243,7 +243,10 @@ def _notices(invocation: Invocation, path: Path, key: str) -> list[str]:
     notices = {
         f"{now.key_source} is set and goes before it: unset it to use this key.": now.api_key != key,
         "FLUX2_MODE is sandbox: unset it to make real images.": now.mode == "sandbox",
-        f"It is a key of {now.base_url}: keep RUNAPI_BASE_URL set, or it is sent to {elsewhere}.": elsewhere
-        != now.base_url,
+        f"It is a key of {now.base_url}: keep RUNAPI_BASE_URL set, or it is sent to {elsewhere}.": team is None
+        and elsewhere != now.base_url,
+        f"RUNAPI_BASE_URL is set and goes before {team}: unset it, or this token is sent to {now.base_url}.": team
+        is not None
+        and now.base_url not in {team, elsewhere},
     }
     return [notice for notice, holds in notices.items() if holds]
