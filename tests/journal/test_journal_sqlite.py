@@ -152,6 +152,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "caps_of_people",
         "tokens",
         "audit",
+        "spent",
     ]
 
 
@@ -172,4 +173,5 @@ def test_the_files_schema_holds_every_shared_thing(tmp_path: Path) -> None:
         "person",
         "token",
         "audit",
+        "spent",
     }

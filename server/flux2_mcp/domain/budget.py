@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.errors import BudgetError, Wording
 
@@ -51,6 +52,14 @@ class Caps(Struct, frozen=True, kw_only=True):
     def any_sum(self) -> bool:
         """True if at least one cap on a sum is set."""
         return any(getattr(self, field) is not None for field in SpentSums.fields())
+
+    def with_own(self, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> Caps:
+        """Return these caps with those of one person, in USD, in the place of everybody's; None leaves everybody's."""
+        return replace(
+            self,
+            person_daily_usd=self.person_daily_usd if daily_usd is None else daily_usd,
+            person_monthly_usd=self.person_monthly_usd if monthly_usd is None else monthly_usd,
+        )
 
 
 class SpentSums(Struct, frozen=True, kw_only=True):

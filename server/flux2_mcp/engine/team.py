@@ -6,7 +6,7 @@ All of it comes from the journal alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -27,6 +27,7 @@ log = logging.getLogger("flux2_mcp.engine.team")
 
 SHORTEST_KEY = 6
 """The least characters of `KnownPerson.key` that name a person."""
+_NOTHING = Decimal(0), Decimal(0)
 _BOTH = Caps(person_daily_usd=Decimal(0), person_monthly_usd=Decimal(0))
 """To have both sums read, whatever the caps."""
 
@@ -129,7 +130,8 @@ class Team:
         """
         if not self._journal.was_made:
             return []
-        return [await self._member(person) for person in await self._journal.people.known()]
+        spent = await self._journal.money.of_people(at=self._now())
+        return [self._member(person, spent) for person in await self._journal.people.known()]
 
     async def cap(self, who: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> Member:
         """Give a person caps of their own, in USD; None: those of everybody.
@@ -145,8 +147,7 @@ class Team:
         """
         person = _named(who, await self._journal.people.known() if self._journal.was_made else ())
         await self._journal.people.cap(person.key, daily_usd=daily_usd, monthly_usd=monthly_usd, at=self._now())
-        (now,) = [each for each in await self._journal.people.known() if each.key == person.key]
-        return await self._member(now)
+        return await self.member(person.key)
 
     async def make_token(
         self, name: str, *, days: int | None, daily_usd: Decimal | None, monthly_usd: Decimal | None
@@ -214,7 +215,10 @@ class Team:
 
     async def member(self, who: str) -> Member:
         """Return one person. Raises as `cap`."""
-        return await self._member(_named(who, await self._journal.people.known() if self._journal.was_made else ()))
+        person = _named(who, await self._journal.people.known() if self._journal.was_made else ())
+        found = await self._journal.of(person.key).money.spent(at=self._now(), session=None, caps=_BOTH)
+        sums = found.person_daily_usd or Decimal(0), found.person_monthly_usd or Decimal(0)
+        return self._member(person, {person.key: sums})
 
     async def audit(
         self,
@@ -259,14 +263,13 @@ class Team:
             for entry in entries
         ]
 
-    async def _member(self, person: KnownPerson) -> Member:
-        money = self._journal.of(person.key).money
-        spent = await money.spent(at=self._now(), session=None, caps=_BOTH)
-        caps = await money.in_force(self._caps)
+    def _member(self, person: KnownPerson, spent: Mapping[str, tuple[Decimal, Decimal]]) -> Member:
+        daily, monthly = spent.get(person.key, _NOTHING)
+        caps = self._caps.with_own(person.daily_usd, person.monthly_usd)
         return Member(
             person=person,
-            daily_usd=spent.person_daily_usd or Decimal(0),
-            monthly_usd=spent.person_monthly_usd or Decimal(0),
+            daily_usd=daily,
+            monthly_usd=monthly,
             daily_cap_usd=caps.person_daily_usd,
             monthly_cap_usd=caps.person_monthly_usd,
         )

@@ -290,6 +290,10 @@ class Money(Protocol):
         """
         ...
 
+    async def of_people(self, *, at: datetime) -> Mapping[str, tuple[Decimal, Decimal]]:
+        """What each person who has called has spent, in USD: in a day and in a month. By the person's key."""
+        ...
+
     async def in_force(self, caps: Caps) -> Caps:
         """These caps, with the own caps of the person whose journal this is."""
         ...

@@ -47,7 +47,8 @@ _DEFAULTS: Mapping[str, str | int] = {
 }
 _SET_UP = f"""
 SET statement_timeout = '{STATEMENT_SECONDS}s';
-SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'
+SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s';
+SET jit = off
 """
 
 _HINT = re.compile(r" INDEXED BY \w+")

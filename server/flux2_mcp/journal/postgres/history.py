@@ -137,10 +137,12 @@ class PostgresHistory:
         """A task that failed was not charged. Sums over all tasks of all are kept ready: see the migration `totals`."""
         rows = self._rows
         charged = f"CASE WHEN {IS_UNPAID} THEN 0 ELSE {CHARGED} END"
+        # By model first: to collect the models of a state from its tasks, they would all be sorted.
         counted = (
-            f"SELECT {STATE} AS name, count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted,"
-            f" count({charged}) AS known_charges, sum({charged}) AS charged, {MODELS} AS models"
-            f" FROM task WHERE {rows.seen} AND {MATCHES} GROUP BY 1"
+            f"SELECT {STATE} AS name, sum(tasks)::bigint AS tasks, sum(known_quotes) AS known_quotes, sum(quoted) AS quoted,"
+            f" sum(known_charges)::bigint AS known_charges, sum(charged) AS charged, {MODELS} AS models FROM (SELECT state, model,"
+            f" count(*) AS tasks, count({QUOTED}) AS known_quotes, sum({QUOTED}) AS quoted, count({charged}) AS known_charges,"
+            f" sum({charged}) AS charged FROM task WHERE {rows.seen} AND {MATCHES} GROUP BY state, model) AS each GROUP BY 1"
         )
         sql = READY if wanted == ANY and rows.sees_all else counted
         found = database.read(sql, matching(rows, wanted) | _known_models())

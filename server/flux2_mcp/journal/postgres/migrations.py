@@ -17,6 +17,16 @@ LOCK = "flux2 journal migrations"
 HAS_ANY = "SELECT 1 FROM pg_class WHERE relname = 'migration' AND relnamespace = current_schema()::regnamespace"
 """A query of the catalogue's rows: `to_regclass` may answer from what this connection knew before it waited."""
 
+_PAID = ", ".join(
+    f"CASE WHEN {name} BETWEEN 0 AND 1000000000000000 THEN {name} END" for name in ("charged", "reserved", "quoted")
+)
+_WHERE_SPENT = (  # a time that is no number, or beyond all years, counts always, as a condition on it holds
+    "account = 'sandbox' AS sandbox, whose, floor(greatest(least(created_at, 1e15), 0))::bigint / 3600 AS hour"
+)
+_HELD = "coalesce(charged, reserved, quoted)"
+_SPENT = f"sum(sign * CASE WHEN state IN ('failed', 'rejected') THEN 0 ELSE coalesce({_PAID}, 0) END)"
+_EACH = "LATERAL (VALUES (''), (nullif(person, ''))) AS each (whose)"
+
 MIGRATIONS = (
     (
         "journal",
@@ -226,6 +236,46 @@ BEGIN
   RAISE EXCEPTION 'the audit is append-only';
 END $$;
 CREATE TRIGGER audit_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION audit_kept()
+""",
+    ),
+    # What all spent in each hour (`whose` is empty), and each person: so a cap need not read all tasks of a month. An hour is a
+    # number of whole hours since 1970. A charge that is what was reserved changes no row, so that steps seldom wait for each
+    # other; who makes tasks holds a lock (`HOME`). Rows are written in one order. An earlier version's writes count, too.
+    # The first index has all that the sums of a list need, and the second the tasks whose cost is no valid amount: none.
+    (
+        "spent",
+        f"""
+CREATE INDEX task_sums_of_person ON task (account, person, state, model) INCLUDE (quoted, charged) WHERE person IS NOT NULL;
+CREATE INDEX task_uncounted ON task (created_at) WHERE NOT state IN ('failed', 'rejected')
+  AND {_HELD} IS NOT NULL AND CASE WHEN {_HELD} BETWEEN 0 AND 1000000000000000 THEN {_HELD} END IS NULL;
+CREATE TABLE spent (
+  sandbox BOOLEAN NOT NULL,
+  whose   {TEXT} NOT NULL,
+  hour    BIGINT NOT NULL,
+  usd     NUMERIC NOT NULL,
+  PRIMARY KEY (sandbox, whose, hour)
+) WITH (fillfactor = 50);
+CREATE FUNCTION task_spent() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  INSERT INTO spent
+    SELECT {_WHERE_SPENT}, {_SPENT} FROM (VALUES
+        (-1, OLD.account, OLD.person, OLD.state, OLD.charged, OLD.reserved, OLD.quoted, OLD.created_at),
+        (1, NEW.account, NEW.person, NEW.state, NEW.charged, NEW.reserved, NEW.quoted, NEW.created_at)
+      ) AS row (sign, account, person, state, charged, reserved, quoted, created_at),
+      {_EACH}
+    WHERE account IS NOT NULL AND whose IS NOT NULL GROUP BY 1, 2, 3 HAVING {_SPENT} <> 0
+    ORDER BY 1, 2, 3
+    ON CONFLICT (sandbox, whose, hour) DO UPDATE SET usd = spent.usd + excluded.usd;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER task_spent AFTER INSERT OR DELETE ON task FOR EACH ROW EXECUTE FUNCTION task_spent();
+CREATE TRIGGER task_spent_anew AFTER UPDATE OF account, person, state, charged, reserved, quoted, created_at ON task
+  FOR EACH ROW WHEN ((OLD.account, OLD.person, OLD.state, OLD.charged, OLD.reserved, OLD.quoted, OLD.created_at)
+    IS DISTINCT FROM (NEW.account, NEW.person, NEW.state, NEW.charged, NEW.reserved, NEW.quoted, NEW.created_at))
+  EXECUTE FUNCTION task_spent();
+INSERT INTO spent
+  SELECT {_WHERE_SPENT}, {_SPENT} FROM task, (VALUES (1)) AS one (sign), {_EACH}
+  WHERE whose IS NOT NULL GROUP BY 1, 2, 3
 """,
     ),
 )

@@ -27,6 +27,26 @@ DAY = timedelta(hours=24)
 MONTH = timedelta(days=30)
 NO_CAPS = Caps()
 SPENT = f"SELECT coalesce(sum({COUNTED}) FILTER (WHERE NOT {IS_UNPAID}), 0) FROM task"
+HOUR_SECONDS = 3600
+WITHIN = "sandbox = :sandbox AND hour >= :{name}_hour"
+"""SQL for the whole hours since a time, in the table `spent`."""
+IN_FIRST_HOUR = f"{SAME_MONEY} AND created_at > :{{name}}_since AND created_at < :{{name}}_edge"
+"""SQL for the tasks since that time that are in no whole hour."""
+SETTLED = f"(SELECT coalesce(sum({task_rows.amount('missing')}), 0) FROM lost WHERE found_at > :{{name}}_since)"
+"""SQL for what the user said of the files that were found lost after that time, in millionths of USD."""
+
+
+def _sum(whose: str, index: str, persons: str) -> str:
+    return (
+        f"(SELECT coalesce(sum(usd), 0) FROM spent WHERE whose = {whose} AND {WITHIN})"
+        f" + ({SPENT} INDEXED BY {index} WHERE {persons}{IN_FIRST_HOUR}) + {SETTLED} AS {{name}}"
+    )
+
+
+_SUM_OF_ALL = _sum("''", "task_spent", "")
+_SUM_OF_PERSON = _sum(":person", "task_spent_by_person", "person = :person AND ")
+_ON_DEMAND = {"monthly_usd": (MONTH, False), "person_daily_usd": (DAY, True), "person_monthly_usd": (MONTH, True)}
+"""The sums that are read where there is a cap on them: over which time, and whether they are a person's."""
 _HELD = "coalesce(charged, reserved, quoted)"
 UNCOUNTED = f"NOT {IS_UNPAID} AND {_HELD} IS NOT NULL AND {task_rows.amount(_HELD)} IS NULL"
 """Tasks whose recorded cost is no valid amount: their cost is not known, as if they were in a lost file."""
@@ -35,6 +55,16 @@ FIRST_RELEASE = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 UNDATED = f"NOT {IS_UNPAID} AND created_at < {FIRST_RELEASE}"
 COST_OF = "'the cost of task ' || key"
 """The name of such a task among the lost files."""
+
+_EDGE = f"SELECT person, {{}} FROM task INDEXED BY task_spent WHERE NOT {IS_UNPAID} AND {IN_FIRST_HOUR}"
+_SUMS_OF_PEOPLE = (
+    f"SELECT person.person AS person, coalesce(sum(day), 0) + {SETTLED.format(name='day')} AS day,"
+    f" coalesce(sum(month), 0) + {SETTLED.format(name='month')} AS month FROM person LEFT JOIN ("
+    "SELECT whose, CASE WHEN hour >= :day_hour THEN usd ELSE 0 END AS day, usd AS month FROM spent"
+    f" WHERE {WITHIN.format(name='month')}"
+    f" UNION ALL {_EDGE.format(f'{COUNTED}, 0', name='day')} UNION ALL {_EDGE.format(f'0, {COUNTED}', name='month')}"
+    ") AS each ON each.whose = person.person GROUP BY person.person"
+)
 
 
 class SqlMoney:
@@ -54,6 +84,10 @@ class SqlMoney:
     async def spent(self, *, at: datetime, session: str | None, caps: Caps = NO_CAPS) -> SpentSums:
         """See `contract.Money.spent`."""
         return await self._store.run(lambda database: self.sums(session, self.person, at, caps, database))
+
+    async def of_people(self, *, at: datetime) -> Mapping[str, tuple[Decimal, Decimal]]:
+        """See `contract.Money.of_people`."""
+        return await self._store.run(lambda database: of_people(self._store.account, at, database))
 
     async def in_force(self, caps: Caps) -> Caps:
         """See `contract.Money.in_force`."""
@@ -76,8 +110,7 @@ class SqlMoney:
 
     def sums(self, session: str | None, person: str | None, at: datetime, caps: Caps, database: Database) -> SpentSums:
         """The sums that the caps count, with the tasks of this session that a lost journal held."""
-        found = spent(self._store.account, session, at, database)
-        found = replace(found, **_further(self._store.account, person, at, caps, database))
+        found = spent(self._store.account, session, person, at, caps, database)
         if not self._store.is_partial:
             return found
         lost_keys = [
@@ -89,51 +122,47 @@ class SqlMoney:
         return replace(found, session_usd=found.session_usd + more)
 
 
-def spent(account: str, session: str | None, at: datetime, database: Database) -> SpentSums:
+def spent(
+    account: str, session: str | None, person: str | None, at: datetime, caps: Caps, database: Database
+) -> SpentSums:
     """The sums charged or reserved, over all accounts whose money is counted together.
 
     A task whose end is not known counts with its reservation: caps fail closed. A file that could not be read whole,
     and a task whose cost is no valid amount, count with the sum that the user gave; until the user gives one, the day
-    is closed.
+    is closed. What a lost file held counts against each person, too: nobody can say whose it was.
+
+    All is one statement: each is a way to the database and back, while others wait for the lock, and what is added up is
+    of one moment.
     """
-    since = (at - DAY).timestamp()
-    values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since, "session": session}
-    day = database.read(f"{SPENT} INDEXED BY task_spent WHERE {SAME_MONEY} AND created_at > :since", values)
-    ours = database.read(f"{SPENT} INDEXED BY task_spent_session WHERE {SAME_MONEY} AND session = :session", values)
+    wanted = {"daily_usd": (DAY, False)} | {
+        name: each for name, each in _ON_DEMAND.items() if getattr(caps, name) is not None and (person or not each[1])
+    }
+    values: dict[str, Value] = {"sandbox": account == SANDBOX, "session": session, "person": person}
+    sums = [f"({SPENT} INDEXED BY task_spent_session WHERE {SAME_MONEY} AND session = :session) AS session_usd"]
+    for name, (length, is_persons) in wanted.items():
+        values |= window(name, at - length)
+        sums.append(_SUM_OF_PERSON.format(name=name) if is_persons else _SUM_OF_ALL.format(name=name))
+    row = database.read(f"SELECT {', '.join(sums)}", values)[0]
+    found = {name: Decimal(row[name]) / task_rows.MICROS for name in ("session_usd", *wanted)}
     closing = lost(account, at, database.read)
-    return SpentSums(
-        session_usd=Decimal(ours[0][0]) / task_rows.MICROS,
-        daily_usd=Decimal(day[0][0] + _settled(since, database)) / task_rows.MICROS,
-        lost=closing[0] if closing else None,
-    )
+    return SpentSums(**found, lost=closing[0] if closing else None)
 
 
-def _further(account: str, person: str | None, at: datetime, caps: Caps, database: Database) -> dict[str, Decimal]:
-    """The sums over a month and of a person that these caps need, by the names of `SpentSums`.
-
-    What a lost file held counts against each person: nobody can say whose it was.
-    """
-    found = {}
-    wanted = (
-        ("monthly_usd", MONTH, "INDEXED BY task_spent", ""),
-        ("person_daily_usd", DAY, "INDEXED BY task_spent_by_person", "person = :person AND "),
-        ("person_monthly_usd", MONTH, "INDEXED BY task_spent_by_person", "person = :person AND "),
-    )
-    for name, length, index, whose in wanted:
-        if getattr(caps, name) is None or (whose and person is None):
-            continue
-        since = (at - length).timestamp()
-        values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since, "person": person}
-        sum_ = database.read(f"{SPENT} {index} WHERE {whose}{SAME_MONEY} AND created_at > :since", values)[0][0]
-        found[name] = Decimal(sum_ + _settled(since, database)) / task_rows.MICROS
-    return found
+def of_people(account: str, at: datetime, database: Database) -> dict[str, tuple[Decimal, Decimal]]:
+    """What each person who has called has spent in a day and in a month; see `spent`."""
+    values: dict[str, Value] = {"sandbox": account == SANDBOX} | window("day", at - DAY) | window("month", at - MONTH)
+    rows = database.read(_SUMS_OF_PEOPLE, values)
+    return {
+        row["person"]: (Decimal(row["day"]) / task_rows.MICROS, Decimal(row["month"]) / task_rows.MICROS)
+        for row in rows
+    }
 
 
-def _settled(since: float, database: Database) -> int:
-    """What the user said of the files that were found lost after `since`, in millionths of USD."""
-    missing = task_rows.amount("missing")
-    sql = f"SELECT coalesce(sum({missing}), 0) FROM lost WHERE found_at > :since"
-    return int(database.read(sql, {"since": since})[0][0])
+def window(name: str, since: datetime) -> dict[str, Value]:
+    """The values of `WITHIN` and `IN_FIRST_HOUR`."""
+    from_ = since.timestamp()
+    hour = int(from_ // HOUR_SECONDS) + 1
+    return {f"{name}_since": from_, f"{name}_hour": hour, f"{name}_edge": float(hour * HOUR_SECONDS)}
 
 
 def lost(account: str, at: datetime, read: Read) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ class SqlTasks:
                 unknown = [intent for intent in fresh if intent.quoted_usd is None and _kind(intent) not in charged]
                 if unknown:
                     self._admit_unpriced(database, unknown, theirs, stated_usd)
-                spent = self._money.sums(first.session, first.person, at, theirs, database)
+                spent = self._money.sums(_session(first, theirs), first.person, at, theirs, database)
                 if over := budget.exceeded(wanted, theirs, spent):
                     return IntentResult(over=over, wanted_usd=wanted)
                 if unless is not None:
@@ -235,7 +235,7 @@ class SqlTasks:
             nonlocal over
             held = task_rows.held(database, self._rows, self._store.owner, record)
             own = team.in_force(held.person, caps, database)
-            over = budget.overdrawn(own, self._money.sums(held.session, held.person, at, own, database))
+            over = budget.overdrawn(own, self._money.sums(_session(held, own), held.person, at, own, database))
             if over is not None or self._beyond(database, held):
                 raise budget.stopped(held.request.model, over)
             values = (dump(request), self._store.account, record.key)
@@ -387,6 +387,11 @@ def _claim_name(rows: Rows, owner: str, record: TaskRecord, path: str, database:
 def _kind(intent: Intent) -> tuple[str, str]:
     """Model and resolution, on which the price depends."""
     return intent.request.model, resolution(intent.request)
+
+
+def _session(asked: Intent | TaskRecord, caps: Caps) -> str | None:
+    """The session whose sum is needed: without a cap on it, a server that runs for months would read all of its tasks."""
+    return None if caps.session_usd is None else asked.session
 
 
 def _reserved(intents: Sequence[Intent]) -> Decimal:

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from flux2_mcp.journal.sql import task_rows
 from flux2_mcp.journal.sql.store import NOTHING
 
@@ -81,12 +79,7 @@ def in_force(person: str | None, caps: Caps, database: Database) -> Caps:
     if person is None:
         return caps
     found = database.read("SELECT daily, monthly FROM person WHERE person = :person", {"person": person})
-    daily, monthly = (_usd(found[0]["daily"]), _usd(found[0]["monthly"])) if found else (None, None)
-    return replace(
-        caps,
-        person_daily_usd=caps.person_daily_usd if daily is None else daily,
-        person_monthly_usd=caps.person_monthly_usd if monthly is None else monthly,
-    )
+    return caps.with_own(_usd(found[0]["daily"]), _usd(found[0]["monthly"])) if found else caps
 
 
 def _known(row: Row) -> KnownPerson:

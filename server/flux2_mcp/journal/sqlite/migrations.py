@@ -39,6 +39,36 @@ CREATE TRIGGER task_recounted AFTER UPDATE OF account, state, model, quoted, cha
   BEGIN {_count("OLD", "-")} {_count("NEW", "+")} END;
 """
 
+_PAID = ", ".join(_valid(f"task.{name}") for name in ("charged", "reserved", "quoted"))
+_SANDBOX = "task.account IS 'sandbox'"
+_HOUR = (  # what has no valid time counts always: a condition on the time holds for a text, too
+    "iif(typeof(task.created_at) IN ('real', 'integer'), CAST(task.created_at AS INTEGER) / 3600, 9223372036854775807)"
+)
+_USD = f"iif(task.state IN ('failed', 'rejected'), 0, coalesce({_PAID}, 0))"
+
+
+def _spend(row: str, sign: str) -> str:
+    """Two statements that add a row of `task` to the sums of its hour, or take it off: those of all, and its person's."""
+    here = f"sandbox = ({_SANDBOX}) AND hour = {_HOUR}"
+    text = (
+        f"INSERT INTO spent SELECT {_SANDBOX}, whose, {_HOUR}, 0 FROM (SELECT '' AS whose UNION SELECT task.person) AS each"
+        f" WHERE whose IS NOT NULL AND NOT EXISTS (SELECT 1 FROM spent WHERE {here} AND whose = each.whose);"
+        f" UPDATE spent SET usd = usd {sign} {_USD} WHERE {here} AND whose IN ('', task.person);"
+    )
+    return text.replace("task.", f"{row}.")
+
+
+def _spends(row: str) -> str:
+    return f"(task.person, {_SANDBOX}, {_HOUR}, {_USD})".replace("task.", f"{row}.")
+
+
+_SPENT_TRIGGERS = f"""
+CREATE TRIGGER task_spent_more AFTER INSERT ON task BEGIN {_spend("NEW", "+")} END;
+CREATE TRIGGER task_spent_less AFTER DELETE ON task BEGIN {_spend("OLD", "-")} END;
+CREATE TRIGGER task_spent_anew AFTER UPDATE OF account, person, state, reserved, quoted, charged, created_at ON task
+  WHEN {_spends("OLD")} IS NOT {_spends("NEW")} BEGIN {_spend("OLD", "-")} {_spend("NEW", "+")} END;
+"""
+
 MIGRATIONS = (
     (
         "tasks_and_pace",
@@ -255,6 +285,22 @@ CREATE TRIGGER audit_not_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT
 CREATE TRIGGER audit_not_deleted BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
 CREATE TRIGGER audit_not_replaced BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE n = NEW.n)
   BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END
+""",
+    ),
+    # What all spent in each hour (`whose` is empty), and each person: so a cap need not read all tasks of a month. An hour is a
+    # number of whole hours since 1970. Kept as `total` is.
+    (
+        "spent",
+        f"""
+CREATE TABLE spent (
+  sandbox, whose, hour,
+  usd INTEGER NOT NULL,
+  PRIMARY KEY (sandbox, whose, hour)
+) WITHOUT ROWID;
+{_SPENT_TRIGGERS}
+INSERT INTO spent
+  SELECT {_SANDBOX}, whose, {_HOUR}, sum({_USD})
+  FROM (SELECT '' AS whose, * FROM task UNION ALL SELECT person, * FROM task WHERE person <> '') AS task GROUP BY 1, 2, 3
 """,
     ),
 )
