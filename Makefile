@@ -16,7 +16,7 @@ SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --igno
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: help demo check types test suite collected test-deep test-team test-pythons mutants early kill kill-downloads kill-api kill-apply swarm bench bench-check soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages example pictures dist fmt clean
+.PHONY: help demo check types test suite collected test-deep test-team test-pythons mutants early kill kill-downloads kill-api kill-apply swarm bench bench-check bench-team soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages example pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -104,6 +104,9 @@ bench: $(VENV)/.done ## measure all, each beside what it is compared with, and w
 
 bench-check: $(VENV)/.done ## measure all again: what is more than 10 % worse than bench/recorded.json fails
 	$(RUN) bench.all --check
+
+bench-team: $(VENV)/.done ## measure a team's server with a million tasks kept, and the tasks a second of 1 and 3 servers (needs postgresql; a quarter of an hour)
+	$(RUN) bench.team_load; $(RUN) bench.all --written
 
 soak: $(VENV)/.done ## half an hour of mixed traffic with faults over four servers; writes docs/reliability.md
 	$(RUN) bench.soak --minutes 30

@@ -115,11 +115,13 @@ GROUP BY 1, 2, 3 HAVING sum({COUNTED}) <> 0 ORDER BY 1, 2, 3
 """  # noqa: S608  # constants of this module
 KEPT = "SELECT sandbox, whose, hour, usd FROM spent WHERE usd <> 0 ORDER BY 1, 2, 3"
 WRITES = (
-    "UPDATE task SET charged = 90000 WHERE key = 'k1'",
+    "UPDATE task SET charged = 90000",
     "UPDATE task SET state = 'failed' WHERE key = 'k2'",
-    "UPDATE task SET state = 'submitted' WHERE key = 'k2'",
-    "UPDATE task SET reserved = 10000 WHERE key = 'k3'",
-    "UPDATE task SET reserved = NULL, quoted = 20000 WHERE key = 'k3'",
+    "UPDATE task SET state = 'submitted'",
+    "UPDATE task SET charged = NULL",
+    "UPDATE task SET reserved = 10000",
+    "UPDATE task SET reserved = NULL",
+    "UPDATE task SET quoted = 20000",
     "UPDATE task SET person = 'somebody' WHERE key IN ('k0', 'k4')",
     "UPDATE task SET person = NULL WHERE key = 'k5'",
     "UPDATE task SET account = 'sandbox' WHERE key IN ('k5', 'k6')",
