@@ -37,9 +37,14 @@ BENCHES: Mapping[str, str] = {
     "derive": "Widths, formats and icons of one picture",
     "tokens": "What a model reads",
 }
+APART: Mapping[str, str] = {
+    "team_load": "A team's journal with a million tasks",
+    "team_rate": "A team's servers side by side",
+}
+"""What `make bench-team` measures: it takes long, so neither a run of all nor a check includes it."""
 INTRO = """# Measured
 
-Written by `make bench` from the files that each measurement left in `dist/bench`; not to be edited. Each section says when
+Written by `make bench` and `make bench-team` from the files that each measurement left in `dist/bench`; not to be edited. Each section says when
 and on what it was made, and what its figures do not tell. `make bench-check` fails where a ratio or a size becomes more than
 10 % worse than it is recorded in `bench/recorded.json`. Where the load is above the number of CPUs, everybody waited for others: then
 times say little, and ratios are what to read.
@@ -126,15 +131,26 @@ def line(reach: Reach) -> str:
     return f"{reach.told}: {'reached' if reach.ok else '**missed**'}"
 
 
-def page(all_of: Mapping[str, Mapping[str, Any]]) -> str:
-    """docs/performance.md."""
-    missed = [line(reach) for found in all_of.values() for reach in reaches(found) if not reach.ok]
-    summary = (
-        "\n".join(["Not reached in these runs:", "", *(f"- {each}" for each in missed)])
-        if missed
-        else "All is reached."
-    )
-    return "\n\n".join([INTRO.strip(), summary, *(section(BENCHES[name], found) for name, found in all_of.items())]) + "\n"  # fmt: skip
+def page(all_of: Mapping[str, Mapping[str, Any]], before: str = "") -> str:
+    """docs/performance.md.
+
+    Args:
+        all_of: What was found, by the bench.
+        before: The page as it stands. A section of it stays where nothing was found anew.
+    """
+    sections = [
+        section(title, all_of[name]) if name in all_of else standing(title, before)
+        for name, title in {**BENCHES, **APART}.items()
+    ]
+    missed = [each for text in sections for each in text.splitlines() if each.endswith(": **missed**")]
+    summary = "\n".join(["Not reached in these runs:", "", *missed]) if missed else "All is reached."
+    return "\n\n".join(filter(None, [INTRO.strip(), summary, *sections])) + "\n"
+
+
+def standing(title: str, page: str) -> str:
+    """A section of the page as it is; empty if there is none."""
+    _, found, rest = page.partition(f"## {title}\n")
+    return (found + rest.partition("\n## ")[0]).strip()
 
 
 def main() -> int:
@@ -150,10 +166,10 @@ def main() -> int:
     if not options.written:
         for name in names:
             run(name)
-    found = {name: read(name) for name in BENCHES if (FOUND / f"{name}.json").exists()}
-    write(PAGE, page(found))
+    found = {name: read(name) for name in (*BENCHES, *APART) if (FOUND / f"{name}.json").exists()}
+    write(PAGE, page(found, PAGE.read_text("utf-8")))
     if options.record:
-        write(RECORDED, json.dumps({name: lasting(each) for name, each in found.items()}, indent=1) + "\n")
+        write(RECORDED, json.dumps({name: lasting(found[name]) for name in BENCHES if name in found}, indent=1) + "\n")
     return 0
 
 

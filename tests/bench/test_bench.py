@@ -65,6 +65,16 @@ def test_the_page_says_what_was_missed_when_and_where_and_the_limits(tmp_path: P
     assert "Limits:\n\n- one machine\n" in page
 
 
+def test_a_section_stays_where_nothing_was_measured_anew(tmp_path: Path) -> None:
+    report = Report("calls", ("who", "ms"), [("ours", 1.0)], (START,), ("one machine",), 7)
+    report.tell(tmp_path / "calls.json")
+    calls = json.loads((tmp_path / "calls.json").read_text("utf-8"))
+    both = every.page({"calls": calls, "team_rate": calls})
+    assert both.count("- a start: 70 ms, at most 60: **missed**\n") == 4
+    assert every.page({"team_rate": calls}, both) == every.page({"calls": calls}, both) == every.page({}, both) == both
+    assert every.page({}, every.PAGE.read_text("utf-8")) == every.PAGE.read_text("utf-8")
+
+
 def test_every_measurement_on_the_page_is_recorded() -> None:
     recorded = json.loads(every.RECORDED.read_text("utf-8"))
     page = every.PAGE.read_text("utf-8")
