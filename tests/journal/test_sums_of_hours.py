@@ -100,6 +100,12 @@ async def test_what_each_person_has_spent_is_one_question(home: Home) -> None:
     assert await journal.money.of_people(at=AT) == {
         key: (each.person_daily_usd, each.person_monthly_usd) for key, each in sums.items()
     }
+    with connected(home) as connection:  # what a lost file held may have been anybody's
+        lost = f"INSERT INTO lost (name, found_at, missing) VALUES ('lost', {AT.timestamp()}, 250000)"  # noqa: S608  # a number
+        connection.execute(lost)
+    counted = await journal.of(BEN.key).money.spent(at=AT, session=None, caps=ALL)
+    assert (await journal.money.of_people(at=AT))[BEN.key] == (counted.person_daily_usd, counted.person_monthly_usd)
+    assert counted.person_daily_usd == (sums[BEN.key].person_daily_usd or 0) + Decimal("0.25")
 
 
 def connected(home: Home) -> AbstractContextManager[Any]:
