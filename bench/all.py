@@ -38,8 +38,8 @@ BENCHES: Mapping[str, str] = {
     "tokens": "What a model reads",
 }
 APART: Mapping[str, str] = {
-    "team_load": "A team's journal with a million tasks",
-    "team_rate": "A team's servers side by side",
+    "team_load": "A journal of a team with a million tasks",
+    "team_rate": "Servers of a team side by side",
 }
 """What `make bench-team` measures: it takes long, so neither a run of all nor a check includes it."""
 INTRO = """# Measured

@@ -136,6 +136,7 @@ def made(tasks: int) -> Report:
             (f"{tasks} tasks, asked for by {replicas.CALLERS} programs with tokens of their own, each as soon as its last call is answered;"
             " until the last image is on disk. All caps are set."),
             "All of it is on one machine: callers, servers, database and the sandbox that stands for RunAPI share its CPUs.",
+            "Where the CPUs are the bound, neither the rate nor the database is: what a task costs is what to read.",
             "A call is a create over RunAPI's HTTP; it is answered when the task is written and RunAPI has its id.",
             ("What idle servers do meanwhile is subtracted. A statement is a way to the database and back; a read outside a transaction"
             " counts as one."),
