@@ -16,7 +16,7 @@ SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --igno
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: help demo check types test suite collected test-deep test-team test-pythons mutants early kill kill-downloads kill-api kill-apply swarm bench bench-check bench-team soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages example pictures dist fmt clean
+.PHONY: help demo check types test suite collected test-deep test-team test-pythons mutants early kill kill-downloads kill-team kill-api kill-apply swarm bench bench-check bench-team soak fuzz fuzz-guided audit licences test-browser test-hosts conformance inspector packages example pictures dist fmt clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -92,6 +92,9 @@ kill: $(VENV)/.done ## kill the server 200 times at every step of a task's life:
 
 kill-downloads: $(VENV)/.done ## kill it 100 times while images are on their way: no file lost, broken or there twice
 	$(RUN) bench.kill --downloads --kills 100
+
+kill-team: $(VENV)/.done ## kill a team's servers 200 times, stop their database 10 times and their store 5 times: every promise kept (needs postgresql)
+	$(RUN) bench.team_kill --kills 200 --stops 10 --store-stops 5
 
 kill-api: $(VENV)/.done ## kill a Python program 50 times in `run` and start it again: one task each, every image there
 	$(RUN) bench.api_kill --kills 50

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -24,6 +25,7 @@ from pathlib import Path
 from random import Random
 
 import anyio
+import psycopg
 
 from bench.rows import KINDS, Rows, journal
 from flux2_mcp.domain import catalog
@@ -75,10 +77,11 @@ class Report:
 
 
 class Watcher:
-    """Reads the sums until it is told to end."""
+    """Reads the sums until it is told to end, so many seconds apart; not while the database is away."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, pause: float = 0.01) -> None:
         self._rows = rows
+        self._pause = pause
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.most = self.most_of_one = self.most_of_person = Decimal(0)
@@ -87,8 +90,9 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self._over.is_set():
-            self.look()
-            self._over.wait(0.01)
+            with suppress(psycopg.OperationalError):
+                self.look()
+            self._over.wait(self._pause)
 
     def look(self) -> None:
         for (total,) in self._rows.read(DAY):

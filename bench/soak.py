@@ -29,6 +29,7 @@ from random import Random
 from statistics import median
 from typing import Any
 
+from bench import team_report
 from bench.proxy import Proxy
 from bench.stops import stand_still
 from bench.talk import resident, sandbox
@@ -37,6 +38,7 @@ from flux2_mcp.sandbox.state import SandboxState
 from tests.support.stdio import LEGACY, Host
 
 DOCS = Path(__file__).parents[1] / "docs"
+SOAK, TEAM = "reliability.json", "reliability-team.json"
 SERVERS, SPEED = 4, 4.0
 FAULTS = (
     "moderation", "insufficient_credits", "rate_limited", "rate_limited_date", "create_503", "create_html", "create_lost",
@@ -199,7 +201,7 @@ def run(minutes: float, seed: int, folder: Path) -> Report:
     parts = [traffic.samples[third * part : third * (part + 1)] for part in range(3)]
     return Report(
         date=f"{began:%Y-%m-%d}",
-        machine=f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        machine=machine(),
         minutes=minutes,
         servers=SERVERS,
         samples=len(traffic.samples),
@@ -267,8 +269,19 @@ def compared(folder: Path, answered: set[str]) -> dict[str, Any]:
     }
 
 
+def machine() -> str:
+    """Where this runs."""
+    return f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+
+
+def write_page() -> None:
+    """Write `docs/reliability.md` from the JSON of both runs."""
+    soak, team = (json.loads((DOCS / name).read_text("utf-8")) for name in (SOAK, TEAM))
+    (DOCS / "reliability.md").write_text(page(soak) + team_report.page(team_report.read(team)), "utf-8")
+
+
 def page(told: Mapping[str, Any]) -> str:
-    """`docs/reliability.md` from the report's JSON."""
+    """The soak's part of `docs/reliability.md`, from the report's JSON."""
     report = Report(**told)
     wrong = report.wrong()
     counted = ", ".join(f"{name} {count}" for name, count in report.calls.items())
@@ -316,9 +329,8 @@ def main() -> None:
         report = run(options.minutes, options.seed, Path(folder))
     text = json.dumps(asdict(report), indent=2) + "\n"
     print(text)
-    DOCS.mkdir(exist_ok=True)
-    (DOCS / "reliability.json").write_text(text, "utf-8")
-    (DOCS / "reliability.md").write_text(page(json.loads(text)), "utf-8")
+    (DOCS / SOAK).write_text(text, "utf-8")
+    write_page()
     sys.exit(1 if report.wrong() else 0)
 
 

@@ -1,4 +1,4 @@
-"""The page about the soak says what the run measured, and the verdict sees what is wrong."""
+"""The page about the soak and about a team's servers says what the runs measured, and the verdict sees what is wrong."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
-from bench.soak import DOCS, Report, page
+from bench import team_report
+from bench.soak import DOCS, SOAK, TEAM, Report, page
 
-TOLD: dict[str, Any] = json.loads((DOCS / "reliability.json").read_text("utf-8"))
+TOLD: dict[str, Any] = json.loads((DOCS / SOAK).read_text("utf-8"))
+OF_TEAM = team_report.read(json.loads((DOCS / TEAM).read_text("utf-8")))
 
 
-def test_the_page_is_the_run_and_nothing_else() -> None:
-    assert (DOCS / "reliability.md").read_text("utf-8") == page(TOLD)
+def test_the_page_is_the_two_runs_and_nothing_else() -> None:
+    assert (DOCS / "reliability.md").read_text("utf-8") == page(TOLD) + team_report.page(OF_TEAM)
+    assert OF_TEAM.reached
+    assert not OF_TEAM.wrong
     assert set(TOLD) == {field.name for field in fields(Report)}
     assert Report(**TOLD).wrong() == []
 

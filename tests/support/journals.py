@@ -26,7 +26,7 @@ from flux2_mcp.domain import catalog
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.domain.models import ImageRequest
-from flux2_mcp.journal.contract import Journal
+from flux2_mcp.journal.contract import LEASE_SECONDS, Journal
 from flux2_mcp.journal.postgres.store import PostgresJournal
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord
 from flux2_mcp.journal.sqlite.store import SqliteJournal
@@ -119,7 +119,7 @@ class PostgresHome(Home):
         self.url: str = url or postgres.shared().with_schema()
 
     def journal(self, owner: str = "a", *, account: str = ACCOUNT) -> PostgresJournal:
-        journal = PostgresJournal(self.url, account, owner, clock=self.clock)
+        journal = PostgresJournal(self.url, account, owner, clock=self.clock, lease_seconds=LEASE_SECONDS)
         self._stack.push_async_callback(journal.close)
         return journal
 

@@ -1,38 +1,32 @@
-"""A TCP proxy in front of a PostgreSQL on a socket, which can be lost or fall silent. Loopback only."""
+"""A TCP proxy in front of a server, which can be lost or fall silent. Loopback only."""
 
 from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 
-class PgProxy:
-    """Passes bytes both ways until it is left.
+class LineProxy:
+    """Passes bytes both ways until it is left. While it is `lost`, each connection that comes is closed at once.
 
     Args:
-        url: The address of the database, whose host is the folder of a socket.
+        connect: Connects to the server.
         silent_after: From the message of a client that holds this on, nothing is passed on over its connection.
     """
 
-    def __init__(self, url: str, silent_after: bytes | None = None) -> None:
-        query = parse_qs(urlsplit(url).query)
-        self._target = str(Path(query["host"][0]) / ".s.PGSQL.5432")
+    def __init__(self, connect: Callable[[], socket.socket], silent_after: bytes | None = None) -> None:
+        self._connect = connect
         self._silent_after = silent_after
         self._lines: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._port = self._listener.getsockname()[1]
+        self.port: int = self._listener.getsockname()[1]
         self._over = threading.Event()
-        self._options = query.get("options", [""])[0].replace("=", "%3D")
         self.lost = False
-
-    @property
-    def url(self) -> str:
-        """The address of the same database through this proxy."""
-        return f"postgresql://flux2@127.0.0.1:{self._port}/postgres?sslmode=disable&options={self._options}"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -56,10 +50,9 @@ class PgProxy:
                 if self.lost:
                     line.close()
                     continue
-                database = socket.socket(socket.AF_UNIX)
-                database.connect(self._target)
-                self._lines |= {line, database}
-                for one, other, silent_after in ((line, database, self._silent_after), (database, line, None)):
+                server = self._connect()
+                self._lines |= {line, server}
+                for one, other, silent_after in ((line, server, self._silent_after), (server, line, None)):
                     threading.Thread(target=self._pass, args=(one, other, silent_after), daemon=True).start()
 
     def _pass(self, one: socket.socket, other: socket.socket, silent_after: bytes | None) -> None:
@@ -73,3 +66,28 @@ class PgProxy:
                 line.shutdown(socket.SHUT_RDWR)
         self._lines.discard(one)
         one.close()
+
+
+class PgProxy(LineProxy):
+    """In front of a PostgreSQL.
+
+    Args:
+        url: The address of the database, whose host is the folder of a socket.
+        silent_after: As in `LineProxy`.
+    """
+
+    def __init__(self, url: str, silent_after: bytes | None = None) -> None:
+        query = parse_qs(urlsplit(url).query)
+        self._target = str(Path(query["host"][0]) / ".s.PGSQL.5432")
+        self._options = query.get("options", [""])[0].replace("=", "%3D")
+        super().__init__(self._reach, silent_after)
+
+    @property
+    def url(self) -> str:
+        """The address of the same database through this proxy."""
+        return f"postgresql://flux2@127.0.0.1:{self.port}/postgres?sslmode=disable&options={self._options}"
+
+    def _reach(self) -> socket.socket:
+        database = socket.socket(socket.AF_UNIX)
+        database.connect(self._target)
+        return database

@@ -16,7 +16,7 @@ from tests.conftest import environment
 from tests.support import forked
 from tests.support.provider import Provider
 from tests.support.sandboxed import TLS
-from tests.support.stdio import COMMAND, DEADLINE, MODERN, dressed
+from tests.support.stdio import COMMAND, DEADLINE, MODERN, dressed, patched
 from tests.support.web import ACCEPT, messages
 
 
@@ -41,14 +41,21 @@ class Team:
         provider: The provider, or its issuer; None: personal tokens alone count.
         options: Of the command.
         public: The address by which it is known.
+        code: What its process runs before.
     """
 
     def __init__(
-        self, env: Mapping[str, str], provider: Provider | str | None, *options: str, public: str | None = None
+        self,
+        env: Mapping[str, str],
+        provider: Provider | str | None,
+        *options: str,
+        public: str | None = None,
+        code: str | None = None,
     ) -> None:
         issuer = provider.issuer if isinstance(provider, Provider) else provider
+        argv = ("serve", "--http", "--port", "0", *options)
         self.process = forked.begin(
-            [*COMMAND, "serve", "--http", "--port", "0", *options],
+            [*COMMAND, *argv] if code is None else patched(code, *argv),
             dict(env) | ({} if issuer is None else {"FLUX2_OIDC_ISSUER": issuer}),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             cwd=env["HOME"],
@@ -59,7 +66,11 @@ class Team:
         # Who reads nothing of what a server writes stops it, as soon as the pipe is full.
         self._reader = threading.Thread(target=self._said.extend, args=(self.process.stderr,), daemon=True)
         self._reader.start()
-        self.port = _port(self.process.pid) if public else int(re.findall(r":(\d+)/mcp", self.first)[0])
+        try:
+            self.port = _port(self.process.pid) if public else int(re.findall(r":(\d+)/mcp", self.first)[0])
+        except BaseException:  # it does not serve
+            self._end()
+            raise
         self.base = f"http://127.0.0.1:{self.port}"
         self.audience = f"{public or self.base}/mcp"
         self.provider = provider
@@ -74,6 +85,9 @@ class Team:
     def stop(self) -> str:
         """End it as a service manager does; gives what it wrote to stderr after the first line."""
         self.http.close()
+        return self._end()
+
+    def _end(self) -> str:
         if self.process.poll() is None:
             self.process.terminate()
         self.process.wait(DEADLINE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import caps_race, kill
+from bench import caps_race, kill, team_kill
 from bench.rows import KINDS, journal
 from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
@@ -50,6 +50,16 @@ def test_a_server_whose_database_is_away_says_so_and_brings_its_task_to_the_end_
         assert "FLUX2_JOURNAL_URL" in said
     assert "Nothing was sent and nothing was charged." in refused["content"][0]["text"]
     assert "Traceback" not in errors
+
+
+def test_replicas_that_are_killed_with_the_database_and_the_store_falling_over_keep_every_promise(
+    tmp_path: Path,
+) -> None:
+    report = team_kill.run(6, 1, 1, 3, tmp_path, Decimal(3), takeover_seconds=60)
+    assert (report.kills, report.stops, report.store_stops) == (6, 1, 1)
+    assert report.takeovers.count + report.takeovers_while_away.count
+    assert report.delivered
+    assert not report.wrong, report
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -98,7 +98,7 @@ def _words(result: TokensResult) -> str:
     if not result.tokens:
         return "There are no personal tokens."
     rows: list[tuple[str, ...]] = [("ID", "NAME", "STATE", "MADE", "UNTIL")]
-    rows += [(each.id, each.name, each.state, each.created_at, each.expires_at or "revoked") for each in result.tokens]
+    rows += [(each.id, each.name, each.state, each.created_at, each.expires_at or "no end") for each in result.tokens]
     return "\n".join(output.columns(rows))
 
 

@@ -8,7 +8,8 @@ from functools import cache
 
 LEASE_SECONDS = 20.0
 """How long a lease lasts without renewal, where it can't be seen whether its process lives. It is renewed ten times as
-often, so that a process on a busy machine keeps its tasks."""
+often, so that a process on a busy machine keeps its tasks. No lease of any version lasts longer: one that would is an error of a
+clock."""
 
 
 def name() -> str:

@@ -67,7 +67,7 @@ class PostgresLeases(SqlLeases):
         found = task_rows.records(rows)
         readable = [row["n"] for row, record in zip(rows, found, strict=True) if record.readable]
         # The fence of a task that this process already held stays. Others grow, so that former owners lose them.
-        taken = "fence = fence + CASE WHEN owner = :owner THEN 0 ELSE 1 END, owner = :owner, lease_until = :until"
+        taken = "fence = fence + CASE WHEN owner = :owner THEN 0 ELSE 1 END, owner = :owner, lease_until = :ends"
         database.execute(f"UPDATE task SET {taken} WHERE n = ANY(:readable)", values | {"readable": readable})
         owner = self._server.owner
         return tuple(
@@ -76,8 +76,9 @@ class PostgresLeases(SqlLeases):
         )
 
     def _values(self, database: Database) -> dict[str, Given]:
-        account, owner = self._server.account, self._server.owner
+        account, owner, now = self._server.account, self._server.owner, self._server.now(database)
         sql = f"SELECT DISTINCT owner FROM task WHERE {UNFINISHED} AND owner <> :owner"
         others = [row["owner"] for row in database.read(sql, {"account": account, "owner": owner})]
         dead = [name for name in others if self._is_dead(name)]
-        return {"account": account, "owner": owner, "dead": dead, **lease(self._server.now(database))}
+        ends = now + self._server.lease_seconds
+        return {"account": account, "owner": owner, "dead": dead, "ends": ends, **lease(now)}

@@ -48,6 +48,9 @@ TRIES = 10
 """After a restart of the server, each connection that was open before must fail once."""
 CALL_SECONDS = 60.0
 """After this time the connection of a call is broken, also if the server is there and says nothing."""
+LEASE_SECONDS = 6.0
+"""How long a lease lasts without renewal. Another machine can't see that a server was killed: its tasks wait so long, and at
+most 2 s more for the next claim. It is renewed three times as often."""
 CHANNEL = "flux2_journal"
 NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"
 CHECK = Wording(
@@ -64,6 +67,7 @@ class JournalServer(Unread):
         owner: The name of this process.
         clock: A clock in the place of the server's, in seconds.
         call_seconds: After this time the connection of a call is broken.
+        lease_seconds: How long a lease lasts without renewal.
     """
 
     def __init__(
@@ -73,12 +77,14 @@ class JournalServer(Unread):
         owner: str,
         clock: Callable[[], float] | None = None,
         call_seconds: float = CALL_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         super().__init__()
         self._url = url
         self.name = name
         self.owner = owner
         self.clock = clock
+        self.lease_seconds = lease_seconds
         self._call_seconds = call_seconds
         self.is_partial = False
         self._seen = threading.local()

@@ -13,7 +13,7 @@ from flux2_mcp.journal import owners
 from flux2_mcp.journal.postgres.history import PostgresHistory
 from flux2_mcp.journal.postgres.leases import PostgresLeases
 from flux2_mcp.journal.postgres.listening import Listener
-from flux2_mcp.journal.postgres.server import CALL_SECONDS, JournalServer
+from flux2_mcp.journal.postgres.server import CALL_SECONDS, LEASE_SECONDS, JournalServer
 from flux2_mcp.journal.postgres.tasks import PostgresTasks
 from flux2_mcp.journal.sql.accounts import SqlAccounts
 from flux2_mcp.journal.sql.callbacks import SqlCallbacks
@@ -37,6 +37,7 @@ class PostgresJournal:
         owner: The name of this process.
         clock: A clock in the place of the server's, in seconds.
         call_seconds: A call whose server says nothing for so long ends in an error.
+        lease_seconds: How long a lease lasts without renewal.
         is_dead: A hint: True for the name of a process that has certainly ended.
     """
 
@@ -53,10 +54,11 @@ class PostgresJournal:
         *,
         clock: Callable[[], float] | None = None,
         call_seconds: float = CALL_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
         is_dead: Callable[[str], bool] = owners.is_dead,
     ) -> None:
         self.owner = owner
-        self.server = JournalServer(url, account, owner, clock, call_seconds)
+        self.server = JournalServer(url, account, owner, clock, call_seconds, lease_seconds)
         self.listener = Listener(self.server.connect, owner)
         self.money = SqlMoney(self.server)
         self.tasks = PostgresTasks(self.server, self.money)

@@ -64,7 +64,7 @@ class SqlLeases:
 
 
 def lease(now: float) -> dict[str, Value]:
-    """The values of `UNHELD`; `until` is also the end of a lease that is taken now."""
+    """The values of `UNHELD`; `until` is the latest end that a lease can have, of whatever version."""
     return {"now": now, "until": now + LEASE_SECONDS}
 
 

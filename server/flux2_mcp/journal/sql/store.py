@@ -59,6 +59,8 @@ class Store(Protocol):
     """A name made from the service and the key, which does not hold the key."""
     owner: str
     """The name of this process."""
+    lease_seconds: float
+    """How long a lease of this process lasts without renewal; at most `contract.LEASE_SECONDS`."""
     is_partial: bool
     """True if a part of a lost file could not be read."""
     clock: Callable[[], float] | None

@@ -16,7 +16,6 @@ from flux2_mcp.domain.catalog import resolution
 from flux2_mcp.domain.lifecycle import MADE, UNFINISHED, Event, State
 from flux2_mcp.domain.models import ImageRequest, NameOwner
 from flux2_mcp.errors import BudgetError, Flux2Error, before_sending
-from flux2_mcp.journal.contract import LEASE_SECONDS
 from flux2_mcp.journal.records import Intent, IntentResult, TaskChange, TaskRecord, digests, dump
 from flux2_mcp.journal.sql import accounts, leases, money, task_rows, team
 from flux2_mcp.journal.sql.fragments import COUNTED, IS_UNPAID, OPEN, UNDER_WAY, among
@@ -170,7 +169,7 @@ class SqlTasks:
                 budget.reservation(None, intent.reserved_usd, caps)
 
     def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> TaskRecord:
-        until = self._store.now(database) + LEASE_SECONDS
+        until = self._store.now(database) + self._store.lease_seconds
         record = task_rows.insert(
             database,
             self._store.account,
@@ -310,7 +309,7 @@ class SqlTasks:
                 return known
             if not rows.sees_all:  # it may be another person's, with this key or with another
                 raise task_rows.unknown()
-            until = self._store.now(database) + LEASE_SECONDS
+            until = self._store.now(database) + self._store.lease_seconds
             if accounts.take_over(self._store.name, task_id, self._store.owner, until, database) and (
                 taken := task_rows.find(database, self._rows, task_id)
             ):

@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 
 from flux2_mcp.errors import JournalError, Wording
+from flux2_mcp.journal.owners import LEASE_SECONDS
 from flux2_mcp.journal.sql.store import HOME
 from flux2_mcp.journal.sql.unread import Unread
 from flux2_mcp.journal.sqlite import names, spellings
@@ -44,6 +45,7 @@ class JournalFile(Unread):
         self.account = name
         """`account` is the name under which the key's tasks are recorded: the first of its RunAPI account, if known."""
         self.owner = owner
+        self.lease_seconds = LEASE_SECONDS
         self.clock: Callable[[], float] | None = monotonic
         self._monotonic = monotonic
         self._opened: Database | None = None
