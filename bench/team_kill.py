@@ -38,11 +38,11 @@ import anyio
 
 from bench import team_report
 from bench.caps_race import Watcher
-from bench.team_callers import CAPS, Caller, NotAnsweredError, Replicas
 from bench.rows import DatabaseRows, journal, states
 from bench.soak import DOCS, TEAM, machine, write_page
 from bench.takeovers import Takeovers
 from bench.talk import live, sandbox
+from bench.team_callers import CAPS, Caller, NotAnsweredError, Replicas
 from bench.team_checks import Call, compared
 from bench.team_report import Report
 from bench.team_report import Takeovers as Took
