@@ -70,7 +70,7 @@ class SignIn(Struct, frozen=True, kw_only=True):
     """How people sign in to a team's server: whose tokens count, and what they must say.
 
     `audience`: None means the address of the server. `group`: None lets everyone in who has a token. `admin_group`: None
-    makes nobody an admin.
+    makes nobody an admin. `login_days`: how long a token of `flux2-mcp login --team` is in force; 0: nobody gets one.
     """
 
     issuer: str
@@ -79,6 +79,7 @@ class SignIn(Struct, frozen=True, kw_only=True):
     group: str | None = None
     admin_group: str | None = None
     groups_claim: str = "groups"
+    login_days: int = 30
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -363,6 +364,7 @@ def _sign_in(env: Mapping[str, str]) -> SignIn | None:
         group=env.get("FLUX2_OIDC_GROUP"),
         admin_group=env.get("FLUX2_OIDC_ADMIN_GROUP"),
         groups_claim=env.get("FLUX2_OIDC_GROUPS_CLAIM", "groups"),
+        login_days=30 if (days := _whole(env, "FLUX2_LOGIN_DAYS", 0, 365, 30)) is None else days,
     )
 
 

@@ -319,18 +319,18 @@ def test_flux2_mcp_on_a_laptop_keeps_everything_there_and_pays_through_the_team(
 def test_a_token_is_kept_with_its_teams_address_and_leaves_with_it(people: People, laptop: dict[str, str]) -> None:
     env = {name: value for name, value in laptop.items() if not name.startswith("RUNAPI_")}
     config = Path(env["HOME"]) / ".config" / "runapi" / "config.json"
-    refused = flux2_mcp(env, "login", "--team", people.team.base, given="flux2_wrong")
+    refused = flux2_mcp(env, "login", "--team", people.team.base, "--stdin", given="flux2_wrong")
     assert (refused.returncode, config.exists()) == (2, False)
     assert "flux2-mcp team token create" in refused.stderr
     with Provider() as site:  # any other server
         address = site.issuer.removesuffix(urlsplit(site.issuer).path)
-        elsewhere = flux2_mcp(env, "login", "--team", address, given=people.ben.token)
+        elsewhere = flux2_mcp(env, "login", "--team", address, "--stdin", given=people.ben.token)
     assert (elsewhere.returncode, config.exists()) == (5, False)
     assert "no server for a team" in elsewhere.stderr
     assert "--public-url" in elsewhere.stderr
     for url in ("ftp://x", "http://flux2.example.com", "https://u:p@x", "https://x?y", "https://x/api"):
-        assert flux2_mcp(env, "login", "--team", url, given=people.ben.token).returncode == 4
-    done = flux2_mcp(env, "login", "--team", f"{people.team.base}/mcp", given=people.ben.token)
+        assert flux2_mcp(env, "login", "--team", url, "--stdin", given=people.ben.token).returncode == 4
+    done = flux2_mcp(env, "login", "--team", f"{people.team.base}/mcp", "--stdin", given=people.ben.token)
     assert done.returncode == 0, done.stderr
     assert people.ben.token not in done.stdout + done.stderr
     kept = json.loads(config.read_text("utf-8"))
@@ -339,12 +339,17 @@ def test_a_token_is_kept_with_its_teams_address_and_leaves_with_it(people: Peopl
     assert said["base_url"] == people.team.base
     assert f"ok    base URL        {people.team.base} answers" in flux2_mcp(env, "doctor").stdout
     elsewhere = flux2_mcp(
-        env | {"RUNAPI_BASE_URL": "http://127.0.0.1:9"}, "login", "--team", people.team.base, given=people.ben.token
+        env | {"RUNAPI_BASE_URL": "http://127.0.0.1:9"},
+        "login",
+        "--team",
+        people.team.base,
+        "--stdin",
+        given=people.ben.token,
     )
     assert f"goes before {people.team.base}: unset it" in elsewhere.stderr
     assert flux2_mcp(env, "logout").returncode == 0
     assert json.loads(config.read_text("utf-8")) == {}
     config.write_text(json.dumps({"base_url": "https://own.example.com"}), "utf-8")
-    other = flux2_mcp(env, "login", "--team", people.team.base, given=people.ben.token)
+    other = flux2_mcp(env, "login", "--team", people.team.base, "--stdin", given=people.ben.token)
     assert (other.returncode, "base_url of its own" in other.stderr) == (4, True)
     assert re.fullmatch(r'\{"base_url": "https://own.example.com"\}', config.read_text("utf-8"))

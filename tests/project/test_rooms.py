@@ -32,7 +32,7 @@ FACES: Mapping[str, tuple[str, ...]] = {
         "service", "submission", "team", "waiting",
     ),
     "runapi": (
-        "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.redeem", "responses", "retry", "transport", "wire",
+        "causes", "client", "exchange", "key_file", "key_place", "login.callback", "login.pkce", "login.provider", "login.redeem", "responses", "retry", "transport", "wire",
     ),
     "images": ("derive", "download", "names", "preview", "size_check", "store", "thumbnails", "upright", "workspace"),
     "journal": ("journal", "contract", "team_contract", "listed", "records", "watch"),

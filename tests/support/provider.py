@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -37,7 +40,11 @@ def jwk(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 
 
 class Provider:
-    """Serves until it is left. `keys` is what it publishes, `asked` which paths were asked for, `down` makes it fail."""
+    """Serves until it is left. `keys` is what it publishes, `asked` which paths were asked for, `down` makes it fail.
+
+    With `signs_in`, its page lets Ada in at once: who opens it comes back with a code. `claims_of_sign_in` is what her token says
+    beyond the usual, `registers` whether clients may register themselves, `known` which ones it knows.
+    """
 
     def __init__(self) -> None:
         self.keys: list[dict[str, Any]] = [jwk(rsa_key(), kid="first")]
@@ -45,16 +52,34 @@ class Provider:
         self.asked: list[str] = []
         self.down = False
         self.bodies: dict[str, bytes] = {}
+        self.signs_in = False
+        self.registers = True
+        self.known: set[str] = set()
+        self.claims_of_sign_in: dict[str, Any] = {}
+        self._codes: dict[str, dict[str, str]] = {}
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.asked.append(self.path)
+                if provider.signs_in and self.path.startswith("/realms/team/authorize?"):
+                    self.send_response(302)
+                    self.send_header("Location", provider.let_in(dict(parse_qsl(urlsplit(self.path).query))))
+                    self.end_headers()
+                    return
                 body = provider.body(self.path)
                 self.send_response(503 if provider.down else 404 if body is None else 200)
                 self.send_header("Content-Type", "application/json")
                 self.end_headers()
                 self.wfile.write(b"{}" if provider.down or body is None else body)
+
+            def do_POST(self) -> None:
+                provider.asked.append(self.path)
+                status, answer = provider.posted(self.path, self.rfile.read(int(self.headers["content-length"])))
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(json.dumps(answer).encode())
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -68,8 +93,43 @@ class Provider:
         if path in self.bodies:
             return self.bodies[path]
         if path == "/realms/team/.well-known/openid-configuration":
-            return json.dumps({"issuer": self.issuer, "jwks_uri": f"{self.issuer}/keys"} | self.about).encode()
+            found: dict[str, Any] = {"issuer": self.issuer, "jwks_uri": f"{self.issuer}/keys"}
+            pages = ("authorize", "token", *(["register"] if self.registers else []))
+            names = {
+                "authorize": "authorization_endpoint",
+                "token": "token_endpoint",
+                "register": "registration_endpoint",
+            }
+            if self.signs_in:
+                found |= {
+                    **{names[page]: f"{self.issuer}/{page}" for page in pages},
+                    "response_types_supported": ["code"],
+                    "code_challenge_methods_supported": ["S256"],
+                    "authorization_response_iss_parameter_supported": True,
+                }
+            return json.dumps(found | self.about).encode()
         return json.dumps({"keys": self.keys}).encode() if path == "/realms/team/keys" else None
+
+    def let_in(self, asked: dict[str, str]) -> str:
+        """Where the browser of somebody who allowed it goes."""
+        assert asked["client_id"] in self.known
+        code = f"code-{len(self._codes)}"
+        self._codes[code] = asked
+        back = urlencode({"code": code, "state": asked["state"], "iss": self.issuer})
+        return f"{asked['redirect_uri']}?{back}"
+
+    def posted(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        """The answer to what a client sends: it registers, or brings a code with the secret that belongs to it (RFC 7636)."""
+        if path == "/realms/team/register" and self.registers:
+            self.known.add(client := f"client-{len(self.known)}")
+            return 201, json.loads(body) | {"client_id": client}
+        given = dict(parse_qsl(body.decode()))
+        asked = self._codes.pop(given.get("code", ""), None) if path == "/realms/team/token" else None
+        digest = hashlib.sha256(given.get("code_verifier", "").encode()).digest()
+        if asked is None or urlsafe_b64encode(digest).decode().rstrip("=") != asked["code_challenge"]:
+            return 400, {"error": "invalid_grant"}
+        token = self.token(asked["resource"], **self.claims_of_sign_in)
+        return 200, {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME_SECONDS}
 
     def __enter__(self) -> Self:
         return self

@@ -153,7 +153,7 @@ def test_pictures_links_uploads_and_a_laptop_work_through_it(behind: Behind, tmp
         "SSL_CERT_FILE": str(behind.folder / "ca.pem"),
     }
     laptop |= dict.fromkeys(("FLUX2_JOURNAL_URL", "FLUX2_IMAGES_URL", "RUNAPI_API_KEY", "RUNAPI_BASE_URL"), "")
-    behind.command("login", "--team", behind.public, given=behind.token, **laptop)
+    behind.command("login", "--team", behind.public, "--stdin", given=behind.token, **laptop)
     behind.command("generate", "a grey fox", **laptop)
     assert len(list((tmp_path / "home/images").glob("*.png"))) == 1
 

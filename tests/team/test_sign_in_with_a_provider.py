@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -32,6 +34,7 @@ from tests.browser.host import chromium, launch_options
 from tests.support import npm
 from tests.support.stdio import DEADLINE, ERAS, LEGACY
 from tests.support.team import Team, team_environment, until
+from tests.support.terminal import flux2_mcp, on_terminal
 
 PACKAGES = {"oidc-provider": "9.13.3"}
 TYPESCRIPT = {"@modelcontextprotocol/sdk": "1.32.2", "@modelcontextprotocol/client": "2.4.0"}
@@ -201,6 +204,28 @@ async def test_a_person_signs_in_once_and_makes_a_picture(team: Team, era: str) 
             assert len(facts(await client.call_tool("check_task", {}))["tasks"]) == 1
         assert len(host.opened) == 1
         assert parse_qs(urlsplit(host.opened[0]).query)["resource"] == [team.audience]
+
+
+@pytest.mark.parametrize("registered", [False, True])
+async def test_flux2_mcp_on_a_laptop_signs_in_and_works_as_the_same_person(
+    team: Team, provider: RealProvider, clean_env: dict[str, str], tmp_path: Path, *, registered: bool
+) -> None:
+    laptop = {name: value for name, value in clean_env.items() if name not in {"FLUX2_MODE", "RUNAPI_API_KEY"}}
+    with AgentHost("ada") as host, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        known = _known_to(provider, f"http://127.0.0.1:{port}/callback") if registered else None
+        free.close()
+        options = () if known is None else ("--client-id", known["client_id"], "--port", str(port))
+        with on_terminal(laptop, "login", "--team", team.base, "--no-browser", *options) as terminal:
+            terminal.until("Ctrl-C stops.")
+            found = re.search(r"http://\S+/auth\?\S+", terminal.seen)
+            assert found
+            await host.browse(found[0])
+            assert terminal.end()[0] == 0
+        made = flux2_mcp(laptop, "generate", "a lighthouse", "--save-to", "hero.png", cwd=tmp_path)
+        assert (made.returncode, (tmp_path / "hero.png").exists()) == (0, True), made.stderr
+        async with host.connected(team.audience, LEGACY) as client:
+            assert len(facts(await client.call_tool("check_task", {}))["tasks"]) == 1
 
 
 def _known_to(provider: RealProvider, callback: str) -> dict[str, Any]:

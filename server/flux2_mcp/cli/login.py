@@ -10,11 +10,14 @@ import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
+import anyio
 import click
-from anyio.abc import SocketAttribute
+from anyio.abc import SocketAttribute, SocketStream
 from anyio.from_thread import BlockingPortal
+from anyio.streams.stapled import MultiListener
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -27,6 +30,7 @@ from flux2_mcp.domain.urls import is_url
 from flux2_mcp.errors import (
     ApiError,
     AuthenticationError,
+    Flux2Error,
     InsufficientCreditsError,
     InvalidRequestError,
     Problem,
@@ -38,8 +42,9 @@ from flux2_mcp.errors import (
 from flux2_mcp.runapi import key_file
 from flux2_mcp.runapi.exchange import sendable
 from flux2_mcp.runapi.key_file import check_team, config_fields, config_file, without_team
-from flux2_mcp.runapi.login.callback import LoginCallback
+from flux2_mcp.runapi.login.callback import Attempt, LoginCallback
 from flux2_mcp.runapi.login.pkce import LoginAttempt
+from flux2_mcp.runapi.login.provider import ProviderSignIn, has_provider
 from flux2_mcp.runapi.login.redeem import LoginResult, prove, redeem
 from flux2_mcp.system import one_shot_http
 from flux2_mcp.system.environment import said_key
@@ -64,16 +69,15 @@ The key goes into RunAPI's own config file, readable by you alone; its other too
 
 
 @click.command(epilog=EPILOG)
-@click.option("--stdin", "from_stdin", is_flag=True, help="Read a key from standard input; keep it if it works.")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read a key from standard input, and try it.")
 @click.option("--browser/--no-browser", default=True, help="Only print the address. So it is over SSH.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Listen there; default: any free.")
 @click.option(
     "--timeout", "seconds", type=click.FloatRange(1, MAX_WAIT_SECONDS), default=WAIT_SECONDS, metavar="SECONDS",
     help=f"Wait so long for the browser. Default {WAIT_SECONDS}.",
 )  # fmt: skip
-@click.option(
-    "--team", metavar="URL", help="Work through the team's server at URL, with a token of its.",
-)  # fmt: skip
+@click.option("--team", metavar="URL", help="Work through the team's server at URL; its provider lets you in.")
+@click.option("--client-id", metavar="ID", help="With --team: what its provider knows flux2-mcp by.")
 @click.option("--listen", is_flag=True, help="Ask RunAPI for its callbacks with this key, as FLUX2_LISTEN=1 does.")
 @click.pass_obj
 def login(  # each is an option
@@ -84,12 +88,13 @@ def login(  # each is an option
     port: int,
     seconds: float,
     team: str | None,
+    client_id: str | None,
     listen: bool,
 ) -> None:
     """Log in to RunAPI in the browser and keep the key.
 
     The page must show the code that is shown here. Where the browser is on another computer, open the printed address
-    there and paste back the one that it ends at. With --team, a personal token is read instead, and the team's server pays.
+    there and paste back the one that it ends at.
     """
     path = config_file(invocation.env)
     if path is None:
@@ -101,7 +106,8 @@ def login(  # each is an option
     if team is not None:
         base_url = _team_url(team)
         check_team(path, base_url)
-    if from_stdin or team is not None:
+    opening = invocation.env if browser and web_browser.is_here(invocation.env) else None
+    if from_stdin or (team is not None and not output.run(lambda: has_provider(base_url), stopped="Stopped.")):
         what = "key" if team is None else "token"
         key, success = _read_key(what), f"The {what} works"
         saved_for = None if team is None else base_url
@@ -109,8 +115,10 @@ def login(  # each is an option
             lambda: _proven(base_url, key, path, saved_for), stopped=f"Stopped. The {what} was not saved."
         )
     else:
-        route = _LoginRoute(
-            base_url, path, port, seconds, invocation.env if browser and web_browser.is_here(invocation.env) else None
+        route = (
+            _RunApiRoute(base_url, path, port, seconds, opening)
+            if team is None
+            else _TeamRoute(base_url, path, port, seconds, opening, client_id=client_id)
         )
         result = output.run(route.go, stopped="Stopped. Nobody waits for the browser any more.")
         key, balance, success = result.key, result.balance, f"Logged in{f' as {result.email}' if result.email else ''}"
@@ -167,8 +175,10 @@ def _refused_by(team: str, error: ApiError | WireError) -> ApiError | WireError:
     return WireError(text, next_step="Give --team the address that whoever runs the server gives to --public-url.")
 
 
-class _LoginRoute(Struct, frozen=True):
+class _Route(Struct, frozen=True):
     """A login through the browser. `env` is the environment for the browser; None: the user opens it."""
+
+    can_paste: ClassVar[str]
 
     base_url: str
     path: Path
@@ -176,50 +186,97 @@ class _LoginRoute(Struct, frozen=True):
     seconds: float
     env: Mapping[str, str] | None
 
-    async def go(self) -> LoginResult:
+    async def listener(self) -> MultiListener[SocketStream]:
+        """Listen for the browser."""
         try:
-            listener = await one_shot_http.listen(self.port)
+            return await one_shot_http.listen(self.port)
         except OSError as exc:
             text = f"{self.port} of 127.0.0.1 can't be listened on: {exc.strerror}. Leave it out for any free one."
             raise InvalidRequestError(Problem("--port", text)) from exc
-        attempt = LoginAttempt(port=listener.extra(SocketAttribute.local_port))  # noqa: S610  # no Django here
-        hostname, typing = socket.gethostname(), sys.stdin is not None and sys.stdin.isatty()
 
-        async def finish(code: str) -> LoginResult:
-            return await redeem(attempt, code, base_url=self.base_url, hostname=hostname, path=self.path)
-
-        callback, address = LoginCallback(attempt, finish), attempt.address(self.base_url, hostname)
-        output.echo(self._words(attempt, address, typing=typing), err=True)
+    async def answered(
+        self, callback: LoginCallback, attempt: Attempt, listener: MultiListener[SocketStream], told: str, address: str
+    ) -> LoginResult:
+        """Send the person to a page, and wait for what comes of it."""
+        typing = sys.stdin is not None and sys.stdin.isatty()
+        output.echo(self._words(told, address, typing=typing), err=True)
         if self.env is not None:
             web_browser.open_at(address, self.env, failing=NO_BROWSER)
         async with BlockingPortal() as portal:
             if typing:
                 _listen_to_keys(portal, callback, attempt)
             await callback.run(listener, self.seconds)
-        if (redeemed := callback.result()) is None:
+        if (result := callback.result()) is None:
             raise TransportError(
                 f"The browser did not come back within {self.seconds:g} seconds.",
                 sent=False,
                 next_step="Start again with flux2-mcp login, with --timeout for more time.",
             )
-        return redeemed
+        return result
 
-    def _words(self, attempt: LoginAttempt, address: str, *, typing: bool) -> str:
+    def _words(self, told: str, address: str, *, typing: bool) -> str:
         opening = (
             "A browser opens. If it does not, open this address:" if self.env else "Open this address in a browser:"
         )
         elsewhere = (
             "Where the browser is on another computer, it ends at an address that does not load.\n"
-            "Paste that here, or only the code in it, and press Enter.\n"
+            f"Paste {self.can_paste} and press Enter.\n"
         )
         return (
-            f"Log in at {self.base_url}. Allow it only if the page shows this code:\n\n"
-            f"    {output.style(attempt.display_code, bold=True)}\n\n"
-            f"{opening}\n\n  {address}\n\n{elsewhere if typing else ''}Waiting for the browser; Ctrl-C stops."
+            f"{told}\n\n{opening}\n\n  {address}\n\n{elsewhere if typing else ''}Waiting for the browser; Ctrl-C stops."
         )
 
 
-def _listen_to_keys(portal: BlockingPortal, callback: LoginCallback, attempt: LoginAttempt) -> None:
+class _RunApiRoute(_Route, frozen=True):
+    """A login at RunAPI."""
+
+    can_paste = "that here, or only the code in it,"
+
+    async def go(self) -> LoginResult:
+        listener = await self.listener()
+        attempt = LoginAttempt(port=listener.extra(SocketAttribute.local_port))  # noqa: S610  # no Django here
+        hostname = socket.gethostname()
+
+        async def finish(code: str) -> LoginResult:
+            return await redeem(attempt, code, base_url=self.base_url, hostname=hostname, path=self.path)
+
+        code = output.style(attempt.display_code, bold=True)
+        told = f"Log in at {self.base_url}. Allow it only if the page shows this code:\n\n    {code}"
+        address = attempt.address(self.base_url, hostname)
+        return await self.answered(LoginCallback(attempt, finish), attempt, listener, told, address)
+
+
+class _TeamRoute(_Route, frozen=True, kw_only=True):
+    """A sign-in with the provider of a team."""
+
+    can_paste = "that here"
+
+    client_id: str | None
+
+    async def go(self) -> LoginResult:
+        listener = await self.listener()
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610  # no Django here
+        sign_in = ProviderSignIn(self.base_url, port, client_id=self.client_id, path=self.path)
+        async with listener, anyio.create_task_group() as group:
+            group.start_soon(sign_in.run)
+            outcome = await self._outcome(sign_in, listener)
+            group.cancel_scope.cancel()
+        if isinstance(outcome, Flux2Error):
+            raise outcome
+        return outcome
+
+    async def _outcome(
+        self, sign_in: ProviderSignIn, listener: MultiListener[SocketStream]
+    ) -> LoginResult | Flux2Error:
+        told = f"Sign in for the server at {self.base_url}, with the provider of your team."
+        try:  # a task group would put an error into a group of errors
+            attempt = await sign_in.page()
+            return await self.answered(LoginCallback(attempt, sign_in.finish), attempt, listener, told, attempt.address)
+        except Flux2Error as exc:
+            return exc
+
+
+def _listen_to_keys(portal: BlockingPortal, callback: LoginCallback, attempt: Attempt) -> None:
     """Read lines that the user pastes into the terminal. The thread stays behind if the login ends in another way."""
 
     def work() -> None:

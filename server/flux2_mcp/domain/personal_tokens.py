@@ -27,9 +27,10 @@ _FORM = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 
 
 class TokenRecord(Struct, frozen=True, kw_only=True):
-    """A token, as the journal knows it. Tokens with the same name are one person's.
+    """A token, as the journal knows it. Those that whoever runs the server made, with the same name, are one person's.
 
     `digest` is the SHA-256 of the token, 64 hex digits. `expires_at` None: it never ends. `revoked_at` None: nobody took it back.
+    `issuer` and `subject` are those of the person who got it by a sign-in; None: whoever runs the server made it.
     """
 
     digest: str
@@ -37,6 +38,8 @@ class TokenRecord(Struct, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    issuer: str | None = None
+    subject: str | None = None
 
     @property
     def ident(self) -> str:
@@ -45,8 +48,10 @@ class TokenRecord(Struct, frozen=True, kw_only=True):
 
     @property
     def person(self) -> Person:
-        """Whom the token names."""
-        return person(self.name)
+        """Whom the token names. They are no admin, whatever their groups: a token says nothing of these."""
+        if self.issuer is None or self.subject is None:
+            return person(self.name)
+        return Person(issuer=self.issuer, subject=self.subject, name=self.name)
 
     def state(self, now: datetime) -> str:
         """Return one of `STATES`."""

@@ -90,5 +90,11 @@ VARIABLES = (
         "made at each start",
         team=True,
     ),
+    Variable(
+        "FLUX2_LOGIN_DAYS",
+        "how many days a token from `flux2-mcp login --team URL` is in force, 0 to 365; with 0, nobody gets one",
+        "30",
+        team=True,
+    ),
 )
 """Hosts' entries list the variables in this order. It must stay: an installed entry is compared with a new one."""

@@ -17,7 +17,7 @@ from msgspec import Struct
 from flux2_mcp.domain import personal_tokens
 from flux2_mcp.domain.audit import AuditEntry, AuditFilter
 from flux2_mcp.domain.budget import Caps
-from flux2_mcp.domain.people import KnownPerson, Person
+from flux2_mcp.domain.people import Caller, KnownPerson, Person
 from flux2_mcp.domain.personal_tokens import LIVE, TokenRecord
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.errors import InvalidRequestError, JournalError, Problem
@@ -37,6 +37,8 @@ MEET_SECONDS = 3600.0
 MOST_MET = 10_000
 """The most people that a process remembers to have noted."""
 MAX_TOKEN_DAYS = 3650
+MOST_TOKENS_OF_ONE = 20
+"""The most tokens in force that one person gets by signing in: one for each of their machines."""
 
 
 class Callers:
@@ -78,6 +80,29 @@ class Callers:
             JournalError: The journal can't be read.
         """
         return {token.digest: token for token in await self._tokens.live(at=self._now())}
+
+    async def make_token(self, caller: Caller, *, days: int) -> tuple[str, TokenRecord]:
+        """Make a token for a person who has signed in, and return it. Of too many that they have, the oldest is revoked.
+
+        Raises:
+            JournalError: The journal can't be read or written.
+        """
+        person, now, token = caller.person, self._now(), personal_tokens.new()
+        record = TokenRecord(
+            digest=personal_tokens.digest(token),
+            name=(person.name or person.subject)[: personal_tokens.MAX_NAME_CHARS],
+            created_at=now,
+            expires_at=now + timedelta(days=days),
+            issuer=person.issuer,
+            subject=person.subject,
+        )
+        await self._people.meet(person, at=now)
+        await self._tokens.add(record, caller=caller)
+        theirs = [each for each in await self._tokens.live(at=now) if each.person.key == person.key]
+        theirs.sort(key=lambda each: each.created_at)
+        for each in theirs[:-MOST_TOKENS_OF_ONE]:
+            await self._tokens.revoke(each.digest, at=now)
+        return token, record
 
     def in_force(self, token: TokenRecord) -> bool:
         """Whether a token that was in force has not expired since."""

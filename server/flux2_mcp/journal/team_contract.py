@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from flux2_mcp.domain.audit import AuditEntry, AuditFilter
-from flux2_mcp.domain.people import KnownPerson, Person
+from flux2_mcp.domain.people import Caller, KnownPerson, Person
 from flux2_mcp.domain.personal_tokens import TokenRecord
 
 
@@ -34,8 +34,8 @@ class People(Protocol):
 class Tokens(Protocol):
     """The personal tokens of a team. They are those of the database, whatever the account."""
 
-    async def add(self, token: TokenRecord) -> None:
-        """Keep a new token."""
+    async def add(self, token: TokenRecord, *, caller: Caller | None = None) -> None:
+        """Keep a new token, and write into the audit who made it; None: whoever runs the server."""
         ...
 
     async def all(self) -> tuple[TokenRecord, ...]:

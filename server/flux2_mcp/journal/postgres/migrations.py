@@ -278,6 +278,14 @@ INSERT INTO spent
   WHERE whose IS NOT NULL GROUP BY 1, 2, 3
 """,
     ),
+    # Whose token it is, where its person signed in for it.
+    (
+        "token_owner",
+        f"""
+ALTER TABLE token ADD COLUMN issuer {TEXT};
+ALTER TABLE token ADD COLUMN subject {TEXT}
+""",
+    ),
 )
 """`prompt` is folded (`system.text.folded`), for searches. `lost` has the names of tasks whose cost is no valid amount."""
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 if TYPE_CHECKING:
+    from flux2_mcp.domain.people import Caller
     from flux2_mcp.domain.personal_tokens import TokenRecord
     from flux2_mcp.journal.sql.store import Database, Row, Store, Value
 
@@ -16,19 +19,26 @@ class SqlTokens:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def add(self, token: TokenRecord) -> None:
+    async def add(self, token: TokenRecord, *, caller: Caller | None = None) -> None:
         """See `team_contract.Tokens.add`."""
         values: dict[str, Value] = {
             "digest": token.digest,
             "name": token.name,
             "created": token.created_at.timestamp(),
             "expires": None if token.expires_at is None else token.expires_at.timestamp(),
+            "issuer": token.issuer,
+            "subject": token.subject,
         }
-        sql = "INSERT INTO token (digest, name, created_at, expires_at) VALUES (:digest, :name, :created, :expires)"
+        sql = (
+            "INSERT INTO token (digest, name, created_at, expires_at, issuer, subject)"
+            " VALUES (:digest, :name, :created, :expires, :issuer, :subject)"
+        )
+
+        from flux2_mcp.domain.audit import What  # a server for one person has no use for it
 
         def work(database: Database) -> None:
             database.execute(sql, values)
-            _note(database, token.name, token.created_at, made=True)
+            _note(database, token, token.created_at, What.TOKEN, caller)
 
         await self._store.write(work)
 
@@ -45,12 +55,13 @@ class SqlTokens:
         """See `team_contract.Tokens.revoke`."""
         sql = "UPDATE token SET revoked_at = :at WHERE digest = :digest AND revoked_at IS NULL"
         values: dict[str, Value] = {"digest": digest, "at": at.timestamp()}
+        from flux2_mcp.domain.audit import What  # as above
 
         def work(database: Database) -> bool:
             if not database.execute(sql, values):
                 return False
-            (row,) = database.read("SELECT name FROM token WHERE digest = :digest", values)
-            _note(database, row["name"], at, made=False)
+            (row,) = database.read("SELECT * FROM token WHERE digest = :digest", values)
+            _note(database, _token(row), at, What.REVOKE, None)
             return True
 
         return await self._store.write(work)
@@ -60,14 +71,15 @@ class SqlTokens:
         return tuple(map(_token, rows))
 
 
-def _note(database: Database, name: str, at: datetime, *, made: bool) -> None:
+def _note(database: Database, token: TokenRecord, at: datetime, what: str, caller: Caller | None) -> None:
     """Write into the audit that a token was made, or taken back."""
-    from flux2_mcp.domain import personal_tokens  # a server for one person has no use for these
-    from flux2_mcp.domain.audit import AuditEntry, What
+    from flux2_mcp.domain.audit import AuditEntry  # as above
     from flux2_mcp.journal.sql import audit
 
-    what = What.TOKEN if made else What.REVOKE
-    audit.write(database, [AuditEntry(at=at, what=what, whose=personal_tokens.person(name).key)])
+    entry = AuditEntry(at=at, what=what, whose=token.person.key)
+    if caller is not None:
+        entry = structs.replace(entry, person=caller.person.key, client=caller.client, address=caller.address)
+    audit.write(database, [entry])
 
 
 def _token(row: Row) -> TokenRecord:
@@ -79,6 +91,8 @@ def _token(row: Row) -> TokenRecord:
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         expires_at=_time(row["expires_at"]),
         revoked_at=_time(row["revoked_at"]),
+        issuer=row["issuer"],
+        subject=row["subject"],
     )
 
 

@@ -303,4 +303,12 @@ INSERT INTO spent
   FROM (SELECT '' AS whose, * FROM task UNION ALL SELECT person, * FROM task WHERE person <> '') AS task GROUP BY 1, 2, 3
 """,
     ),
+    # Whose token it is, where its person signed in for it.
+    (
+        "token_owner",
+        """
+ALTER TABLE token ADD COLUMN issuer TEXT;
+ALTER TABLE token ADD COLUMN subject TEXT
+""",
+    ),
 )

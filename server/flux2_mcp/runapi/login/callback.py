@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import anyio
 from anyio.abc import SocketStream
@@ -12,7 +13,6 @@ from anyio.streams.stapled import MultiListener
 from flux2_mcp.errors import LoginError
 from flux2_mcp.runapi.login import page
 from flux2_mcp.runapi.login.page import LOGIN_LOST, LOGIN_USED, NOT_OUR_LOGIN, LoginPage
-from flux2_mcp.runapi.login.pkce import LoginAttempt
 from flux2_mcp.runapi.login.redeem import LoginResult
 from flux2_mcp.system.loopback import HOST, plain_name
 from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
@@ -26,6 +26,23 @@ LAST_WORDS_SECONDS = 5.0
 Finish = Callable[[str], Awaitable[LoginResult]]
 
 
+class Attempt(Protocol):
+    """What an answer must be for; see `pkce.LoginAttempt`."""
+
+    @property
+    def port(self) -> int:
+        """Where the browser comes back to."""
+        ...
+
+    def answer(self, query: str) -> str | LoginError | None:
+        """The code in a query string, a refusal, or None if it is not for this attempt."""
+        ...
+
+    def pasted(self, text: str) -> str | LoginError | None:
+        """The same in a text that a person pasted."""
+        ...
+
+
 class LoginCallback:
     """`http://127.0.0.1:<port>/callback`, for one attempt.
 
@@ -35,9 +52,7 @@ class LoginCallback:
         last_words_seconds: How long a browser may take to read its page before `run` ends.
     """
 
-    def __init__(
-        self, attempt: LoginAttempt, finish: Finish, *, last_words_seconds: float = LAST_WORDS_SECONDS
-    ) -> None:
+    def __init__(self, attempt: Attempt, finish: Finish, *, last_words_seconds: float = LAST_WORDS_SECONDS) -> None:
         self._attempt = attempt
         self._finish = finish
         self._last_words_seconds = last_words_seconds

@@ -65,26 +65,40 @@ class LoginAttempt(Struct, frozen=True, kw_only=True):
 
     def answer(self, query: str) -> str | LoginError | None:
         """The answer in a query string: the code, RunAPI's refusal, or None if it is not for this login."""
-        try:
-            given = parse_qs(query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
-        except ValueError:
-            return None
-        if any(len(values) > 1 for values in given.values()):
-            return None  # RunAPI sends no field twice
-        state, code, error, why = (given.get(name, [""])[0] for name in ("state", "code", "error", "error_description"))
-        if not hmac.compare_digest(state.encode(errors="replace"), self.state.encode()):
-            return None
-        if error:
-            return LoginError(f"RunAPI did not give leave: {clean(why or error)}")
-        return code if is_code(code) else None
+        found = browser_answer(query, self.state, whose="RunAPI")
+        return found["code"] if isinstance(found, dict) else found
 
     def pasted(self, text: str) -> str | LoginError | None:
         """The answer in a text that a person pasted: the address at which the browser ended, or only its code."""
-        text = text.strip().strip("'\"<>")
-        query = text.partition("#")[0].rpartition("?")[2]
+        query, code = query_of(text), _bare(text)
         if "state=" in query:
             return self.answer(query)
-        return text if is_code(text) and "/" not in text else None
+        return code if is_code(code) and "/" not in code else None
+
+
+def browser_answer(query: str, state: str, *, whose: str) -> dict[str, str] | LoginError | None:
+    """The fields of an answer with a code, the refusal of `whose` page, or None if the answer is not for this state."""
+    try:
+        given = parse_qs(query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        return None
+    if any(len(values) > 1 for values in given.values()):
+        return None  # no page sends a field twice
+    found = {name: values[0] for name, values in given.items()}
+    if not hmac.compare_digest(found.get("state", "").encode(errors="replace"), state.encode()):
+        return None
+    if found.get("error"):
+        return LoginError(f"{whose} did not give leave: {clean(found.get('error_description') or found['error'])}")
+    return found if is_code(found.get("code", "")) else None
+
+
+def query_of(text: str) -> str:
+    """The query of an address that a person pasted."""
+    return _bare(text).partition("#")[0].rpartition("?")[2]
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip("'\"<>")
 
 
 def is_code(text: str) -> bool:

@@ -137,4 +137,5 @@ class Bearers:
             subject=person.subject,
             claims={"iss": person.issuer},
             person=person,
+            met=person.issuer == personal_tokens.ISSUER,
         )

@@ -183,7 +183,7 @@ async def _application(
 
     from flux2_mcp.engine.remote_files import FOLDER, RemoteFiles
     from flux2_mcp.server.app import build
-    from flux2_mcp.server.team import health, links, metrics, uploads
+    from flux2_mcp.server.team import health, links, metrics, own_tokens, uploads
     from flux2_mcp.server.team.origin import Origin, caller
     from flux2_mcp.server.team.personal import Bearers, PersonalTokens
     from flux2_mcp.server.team.proxies import Forwarded
@@ -232,7 +232,9 @@ async def _application(
             meet=meet,
             most_of_one=MAX_CALLS_OF_ONE,
         )
-        application.add_middleware(CountedCalls, traffic=traffic, paths=(PATH, FOLDER), folder=f"{API}/")
+        application.add_middleware(
+            CountedCalls, traffic=traffic, paths=(PATH, FOLDER, own_tokens.PATH), folder=f"{API}/"
+        )
         application.add_middleware(Forwarded, trusted=settings.trusted_proxies)
         application.router.routes.extend(provider.routes)
         async with application.router.lifespan_context(application):
@@ -245,6 +247,9 @@ async def _application(
             runapi_http = RunApiHttp(lambda: server.session.service, caller, image_links, places)
             application.router.routes.append(uploads.route(lambda: server.session.service, places))
             application.router.routes.extend(runapi_http.routes())
+            if settings.sign_in is not None:
+                days = settings.sign_in.login_days
+                application.router.routes.append(own_tokens.route(lambda: server.session.whole.callers, caller, days))
             yield server, application
 
 

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flux2_mcp.domain.people import Person
+from flux2_mcp.domain.personal_tokens import is_token
 from flux2_mcp.server.team.personal import Bearers
 from flux2_mcp.server.team.tokens import PersonToken, Refusal
 from flux2_mcp.system.logs import fields
@@ -44,6 +45,12 @@ def caller() -> Person | None:
     """Return the person whose call is being served; None on a server without sign-in."""
     token = get_access_token()
     return token.person if isinstance(token, PersonToken) else None
+
+
+def by_personal_token() -> bool:
+    """Whether the call that is being served has a personal token, and no sign-in."""
+    token = get_access_token()
+    return token is not None and is_token(token.token)
 
 
 def bearer_token(headers: Headers) -> str | None:
@@ -105,7 +112,8 @@ class SignedInOnly:
             await self.answer(found)(scope, receive, send)
             return
         with self._counted(found.person):
-            self._meet(found.person)
+            if found.met:
+                self._meet(found.person)
             scope["user"], scope["auth"] = AuthenticatedUser(found), AuthCredentials(found.scopes)
             await self._signed_in(scope, receive, send)
 

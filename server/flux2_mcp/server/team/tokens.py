@@ -50,10 +50,15 @@ MAX_SUBJECT_CHARS = 255
 
 
 class PersonToken(AccessToken):
-    """A token that was checked, with the person that it names."""
+    """A token that was checked, with the person that it names.
+
+    `met`: whether the journal is to learn name and rights of the person from it. A token that somebody got by a sign-in says less
+    than the sign-in did.
+    """
 
     model_config = ConfigDict(frozen=True)
     person: Person
+    met: bool = True
 
 
 class Refusal(Struct, frozen=True):
