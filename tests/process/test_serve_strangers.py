@@ -37,6 +37,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebHost]:
         (b"\xff\xfe", 400, None, PARSE),
         (b"", 400, None, PARSE),
         (b'{"jsonrpc":"2.0","id":7,"params":"' + b"x" * MAX_BODY_BYTES + b'"}', 413, 7, PARSE),
+        (b'{"jsonrpc":"2.0","id":7,"method":"ping","params":{"a":[' + b"1," * 1_300_000 + b"1]}}", 413, 7, PARSE),
     ],
 )
 def test_a_body_that_is_no_message_is_refused_under_its_id_in_both_eras(
@@ -47,6 +48,13 @@ def test_a_body_that_is_no_message_is_refused_under_its_id_in_both_eras(
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
         assert (answer.json()["id"], answer.json()["error"]["code"]) == (ident, code)
     assert host.request("ping") == {}
+
+
+def test_a_long_text_full_of_commas_is_no_crowd(host: WebHost) -> None:
+    """What is refused of it is the prompt's length, by the tool."""
+    told = host.request("tools/call", {"name": "generate", "arguments": {"prompt": "a fox, [{" * 12_000}})
+    assert "prompt" in told["content"][0]["text"]
+    assert told["isError"]
 
 
 def test_a_batch_is_refused_by_a_batch_with_the_id_of_each_request(host: WebHost) -> None:

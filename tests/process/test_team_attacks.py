@@ -23,7 +23,7 @@ from tests.support import postgres
 from tests.support.pg_proxy import PgProxy
 from tests.support.provider import ADMINS, MEMBERS, Provider, jwk, rsa_key
 from tests.support.rows import each_row
-from tests.support.stdio import DEADLINE, MODERN, dressed
+from tests.support.stdio import DEADLINE, LEGACY, MODERN, dressed
 from tests.support.team import Team, team_environment, until
 from tests.support.web import messages
 
@@ -259,6 +259,29 @@ def test_no_other_spelling_of_a_path_leads_anywhere(team: Team) -> None:
             assert (answer.status_code, answer.headers.get("location")) == (404, None), path
     for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"):
         assert team.http.request(method, "/mcp", headers=told).status_code == 405, method
+
+
+# --- what holds up others ---------------------------------------------------------------------------------------------
+
+
+def test_a_message_of_very_many_values_is_refused_by_name_and_long_texts_are_not(team: Team) -> None:
+    for era in (LEGACY, MODERN):
+        for many in ([0] * 1_300_000, [{"a": ["b"]}] * 10_000):
+            answer = team.call(era, "tools/call", {"name": "generate", "arguments": {"prompt": many}})
+            assert (answer.status_code, answer.json()) == (
+                413,
+                {
+                    "jsonrpc": "2.0",
+                    "id": 1,
+                    "error": {"code": -32700, "message": "Parse error: this has too many values."},
+                },
+            )
+        pixels = f"data:image/png;base64,{'A' * 300_000}"
+        arguments = {"prompt": "a fox, [{" * 12_000, "source_images": [pixels] * 10}
+        answer = team.call(era, "tools/call", {"name": "generate", "arguments": arguments})
+        assert answer.status_code == 200
+        (told,) = messages(answer)
+        assert "prompt" in told["result"]["content"][0]["text"]
 
 
 # --- what a person pays -----------------------------------------------------------------------------------------------

@@ -213,6 +213,7 @@ def test_a_body_is_json_of_a_bounded_size_and_the_gate_stands_before_it(people: 
     assert post(TEXT, content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
     assert post(TEXT, json={"prompt": "x" * 1_100_000}).status_code == 413
     assert post("/api/v1/files", json={"source": [0] * 20_000}).status_code == 413
+    assert post(TEXT, json={"prompt": "x,[{" * 25_000}).status_code == 422
     assert people.ben.create("a fox, " * 700, model=FLEX).status_code == 200
     for path in (TEXT, "/api/v1/me", "/api/v1/price_schedules", f"{TEXT}/x"):
         assert httpx2.post(f"{people.team.base}{path}", verify=TLS, timeout=DEADLINE).status_code == 401

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux2_mcp.server.transports.messages import MAX_BATCH, message, refusal
+from flux2_mcp.server.transports.messages import MAX_BATCH, MAX_PARTS, crowded, is_crowded, message, refusal
 
 MOST = 10_000
 PARSE, INVALID = -32700, -32600
@@ -155,3 +155,46 @@ def test_a_text_that_was_damaged_is_answered_under_its_own_id_or_under_none(
         told = refusal(text, MOST)
         assert not isinstance(told, list)
         assert told is None or told.id in {7, None}
+
+
+CROWDS = {
+    "numbers": b"[" + b"1," * (MAX_PARTS - 1) + b"1]",
+    "lists in lists": b"[" * MAX_PARTS + b"]" * MAX_PARTS,
+    "objects": b"[" + b'{"a":1},' * (MAX_PARTS // 3 - 1) + b'{"a":1},0]',
+    "texts": b"[" + b'"x,[{\\"",' * (MAX_PARTS // 2 - 1) + b'"x"]',
+    "one text": b'{"' + b",[{" * MAX_PARTS + b'":[' + b'"\\",",' * (MAX_PARTS // 2 - 2) + b"0,0]}",
+}
+
+
+@pytest.mark.parametrize("text", CROWDS.values(), ids=CROWDS)
+def test_a_text_is_crowded_from_one_part_too_many_on_and_what_a_string_holds_is_none(text: bytes) -> None:
+    """Each has as many as may be, or nearly: it passes with its strings, and a few more parts at its end are too many."""
+    assert not is_crowded(text)
+    assert is_crowded(text + b",1,1,1")
+
+
+def test_a_crowded_text_is_refused_under_its_id_unparsed() -> None:
+    many = b"[" + b"1," * 1_300_000 + b"\xff]"  # a parser would stumble over the last byte
+    for text in (b'{"jsonrpc":"2.0","id":7,%b}' % (CALL % many), b'{"jsonrpc":"2.0","id":7,"result":%b}' % many):
+        assert is_crowded(text)
+        told = crowded(text)
+        assert (told.id, told.error.code, told.error.message) == (7, PARSE, "Parse error: this has too many values.")
+
+
+@given(st.recursive(st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_any_json_is_as_crowded_as_it_has_parts(value: object) -> None:
+    """Repeated until it has too many, whichever its texts and escapes are."""
+    one = json.dumps(value).encode()
+    each = _parts(value) + 1  # with a comma
+    fits, too_many = (MAX_PARTS - 1) // each, MAX_PARTS // each + 2
+    assert not is_crowded(b"[" + b",".join([one] * fits) + b"]")
+    assert is_crowded(b"[" + b",".join([one] * too_many) + b"]")
+
+
+def _parts(value: object) -> int:
+    """Strings, commas and opening brackets of a value."""
+    if isinstance(value, dict):
+        return 1 + max(len(value) - 1, 0) + len(value) + sum(map(_parts, value.values()))
+    if isinstance(value, list):
+        return 1 + max(len(value) - 1, 0) + sum(map(_parts, value))
+    return int(isinstance(value, str))

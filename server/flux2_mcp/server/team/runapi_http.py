@@ -51,14 +51,13 @@ from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.team import origin
 from flux2_mcp.server.team.links import ImageLinks
 from flux2_mcp.server.team.uploads import Places
+from flux2_mcp.server.transports import messages
 from flux2_mcp.settings import Settings
 
 API = "/api/v1"
 MAX_JSON_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """The maximum size of a call that brings a file as base64."""
-MAX_COMMAS = 10_000
-"""Twice those of the longest prompt. A file has none, and millions of small values would hold up the calls of all others."""
 CLIENT = "RunAPI's HTTP"
 WORDS: Mapping[State, str] = {
     State.INTENT: "pending",
@@ -209,7 +208,7 @@ async def _body(request: Request, most: int) -> dict[str, Any]:
         if len(read) > most:
             text = f"The body is larger than {most} bytes."
             raise RejectedError(text, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    if read.count(b",") > MAX_COMMAS:
+    if messages.is_crowded(bytes(read)):
         raise RejectedError("The body has too many values.", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     try:
         body = json.loads(bytes(read), parse_float=_finite, parse_constant=_no_constant)

@@ -31,16 +31,23 @@ MAX_TOKENS = 100_000
 EXACT = 2**53
 """Up to this value, a float represents every integer exactly."""
 
+MAX_PARTS = 10_000
+"""The maximum number of strings, commas and opening brackets of a body over HTTP: at least 3,300 values, where a call has some
+dozens. A million small values would hold up the calls of all others for seconds, while they are parsed."""
+
 MAX_BATCH = 1_000
 """The maximum number of parts of a batch that are answered, because an answer is longer than the shortest part."""
 
 _NO_JSON = ErrorData(code=PARSE_ERROR, message="Parse error: this is not JSON in UTF-8.")
+_CROWDED = ErrorData(code=PARSE_ERROR, message="Parse error: this has too many values.")
 _NO_MESSAGE = ErrorData(code=INVALID_REQUEST, message="Invalid request: this is not a JSON-RPC 2.0 message.")
 _NO_BATCH = ErrorData(code=INVALID_REQUEST, message="Invalid request: send messages each on its own, not in a batch.")
 
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 # Strings are matched first, because a bracket inside a string does not count. A string without an end takes the rest.
 _TOKEN = re.compile(_STRING + rb'|".*|[{}\[\]]', re.DOTALL)
+# One match in C, which ends at the first part too many; possessive, so it is linear.
+_TOO_MANY = re.compile(rb"(?:[^\",\[{]*+(?:" + _STRING + rb"|[,\[{])){%d}+[^\",\[{]*+[\",\[{]" % MAX_PARTS, re.DOTALL)
 _COLON = re.compile(rb"\s*:\s*")
 _ID = re.compile(rb"(-?(?:0|[1-9][0-9]{0,30})(?:\.0{1,30})?|" + _STRING + rb")\s*[,}]", re.DOTALL)
 
@@ -52,6 +59,12 @@ def is_json(text: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_crowded(text: bytes) -> bool:
+    """Whether a text has more parts than `MAX_PARTS`. Nothing is parsed; what stands inside a string is no part."""
+    # Each value follows a comma or an opening bracket. To count them wherever they stand takes less than to find the strings.
+    return sum(map(text.count, (b",", b"[", b"{"))) > MAX_PARTS // 3 and _TOO_MANY.match(text) is not None
 
 
 def message(text: bytes, most: int) -> JSONRPCMessage | None:
@@ -90,6 +103,11 @@ def refusal(text: bytes, most: int) -> JSONRPCError | list[JSONRPCError] | None:
                 return [answer for part in found[:MAX_BATCH] if (answer := _of_batch(part)) is not None]
             error, members = _NO_MESSAGE, found if isinstance(found, dict) else {}
     return _answer(members, error)
+
+
+def crowded(text: bytes) -> JSONRPCError:
+    """Return the error for a text that `is_crowded`, with the id of the request if one can be found without parsing."""
+    return JSONRPCError(jsonrpc="2.0", id=_usable(_members(text).get("id")), error=_CROWDED)
 
 
 def _of_batch(part: object) -> JSONRPCError | None:
