@@ -153,6 +153,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "tokens",
         "audit",
         "spent",
+        "consents",
     ]
 
 
@@ -174,4 +175,5 @@ def test_the_files_schema_holds_every_shared_thing(tmp_path: Path) -> None:
         "token",
         "audit",
         "spent",
+        "consent",
     }

@@ -279,7 +279,8 @@ def test_of_many_processes_that_start_at_once_on_an_empty_database_one_makes_the
     assert [each.communicate(timeout=60)[0] for each in opening] == ["0\n"] * 3
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT name FROM migration ORDER BY name").fetchall() == [
-            (name,) for name in ("audit", "caps_of_people", "journal", "people", "spent", "tokens", "totals")
+            (name,)
+            for name in ("audit", "caps_of_people", "consents", "journal", "people", "spent", "tokens", "totals")
         ]
 
 
@@ -300,6 +301,7 @@ async def test_a_schema_that_a_later_version_has_migrated_is_used_as_it_is(new_h
             ("tokens",),
             ("audit",),
             ("spent",),
+            ("consents",),
             ("of a later version",),
         ]
         assert connection.execute("SELECT mood FROM task").fetchall() == [("fair",), ("fair",)]

@@ -139,7 +139,21 @@ class PostgresHome(Home):
 
 EMPTIED: list[str] = []
 """Schemas of this process whose tables are there and empty: to make them took more time than most tests."""
-TABLES = ("task", "pace", "turn", "upload", "placed", "holder", "lost", "total", "spent", "person", "token", "audit")
+TABLES = (
+    "task",
+    "pace",
+    "turn",
+    "upload",
+    "placed",
+    "holder",
+    "lost",
+    "total",
+    "spent",
+    "person",
+    "token",
+    "audit",
+    "consent",
+)
 KEPT = "ALTER TABLE audit {} TRIGGER audit_kept"
 """SQL that lets entries of the audit be deleted, or not: a test's are of no use to the next one."""
 

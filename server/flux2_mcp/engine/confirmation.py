@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain import budget, catalog, finishing, pricing
 from flux2_mcp.domain.budget import CapRoom
@@ -99,6 +100,8 @@ class Quotation(Struct, frozen=True, kw_only=True):
         most_usd: The most that the steps of the call may cost together; None: no such limit, or there is one step.
         confirmation: What the user must agree to before anything is paid; None if no confirmation is needed.
         note: Sentences about the price: of each step, if there are several; and if the sandbox made it up.
+        consent: Names the user's yes, if the call needs one and came with one: see `contract.Tasks.intend`.
+        repeated: The tasks that the same yes led to before. Then there are no others, and nothing is paid.
     """
 
     checked: CheckedRequest
@@ -110,6 +113,8 @@ class Quotation(Struct, frozen=True, kw_only=True):
     begun: tuple[TaskRecord, ...] = ()
     most_usd: Decimal | None = None
     note: str | None = None
+    consent: str | None = None
+    repeated: tuple[TaskRecord, ...] = ()
 
     @property
     def to_ask(self) -> Confirmation | None:
@@ -144,6 +149,7 @@ class Quotations:
         stated_usd: Decimal | None,
         key: str | None,
         goes_on: TaskRecord | None = None,
+        consent: str | None = None,
     ) -> Quotation:
         """Price a call. Only its new tasks cost something: a task that was sent under a key is not paid again.
 
@@ -153,11 +159,29 @@ class Quotations:
             stated_usd: `max_cost_usd` of the call. A caller that states it has confirmed the call.
             key: The caller's own idempotency key.
             goes_on: A task of an earlier call on whose image this one goes on. Without it and without a key, one is searched for.
+            consent: Names the answer to an earlier question, if the call came with one. A key of the caller's own goes before it.
 
         Raises:
             InvalidRequestError: RunAPI does not accept such a key.
             BudgetError: The price is above the stated maximum, or it is unknown and there is a cap.
         """
+        consent = consent if key is None else None
+        if (repeated := await self._repeated(checked, consent)) is not None:
+            return repeated
+        quotation = await self._quoted(checked, count, stated_usd, key, goes_on)
+        if quotation.confirmation is None:
+            return quotation
+        # Of two that were sent at once, the first may have changed what is left of a cap, and with it the question.
+        return await self._repeated(checked, consent) or replace(quotation, consent=consent)
+
+    async def _quoted(
+        self,
+        checked: CheckedRequest,
+        count: int,
+        stated_usd: Decimal | None,
+        key: str | None,
+        goes_on: TaskRecord | None,
+    ) -> Quotation:
         steps, key = checked.steps, submission.own(key, self._person)
         begun: tuple[TaskRecord, ...] = ()
         if goes_on is not None:
@@ -214,6 +238,14 @@ class Quotations:
             most_usd=min(limits, default=None),
             confirmation=await self._confirmation(new, total, note) if new and stated_usd is None else None,
             note=note,
+        )
+
+    async def _repeated(self, checked: CheckedRequest, consent: str | None) -> Quotation | None:
+        """Return the quotation of a call whose yes has led to tasks before; None if it has not."""
+        if consent is None or not (found := await self._tasks.consented(consent)):
+            return None
+        return Quotation(
+            checked=checked, pictures=(), new=0, joinable=False, stated_usd=None, confirmation=None, repeated=found
         )
 
     async def _begun(self, checked: CheckedRequest, count: int) -> tuple[TaskRecord, ...]:

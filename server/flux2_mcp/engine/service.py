@@ -223,6 +223,7 @@ class Service:
         max_cost_usd: Decimal | None = None,
         idempotency_key: str | None = None,
         goes_on: TaskRecord | None = None,
+        consent: str | None = None,
     ) -> Quotation:
         """Price a call for `count` images, each a task of its own. Args beside those of the tool are as in `Quotations`.
 
@@ -235,7 +236,7 @@ class Service:
             if checked.finish:  # an earlier key of this account may have left the picture to go on from
                 await self._one_account()
             return await self._quotations.quote(
-                checked, count=count, stated_usd=max_cost_usd, key=idempotency_key, goes_on=goes_on
+                checked, count=count, stated_usd=max_cost_usd, key=idempotency_key, goes_on=goes_on, consent=consent
             )
 
     async def generate(
@@ -295,7 +296,6 @@ class Service:
         ]
         with before_sending():
             await self._one_account()
-
         # `intend` raises this only if it would write a new task and the caps have room for the task.
         hindrance = saving.hindrance() or (None if unasked is None else unasked.refused(*not_asked))
         async with self._runner.intake:
@@ -307,6 +307,7 @@ class Service:
                 in_flight=self.settings.in_flight,
                 stated_usd=offer.stated_usd,
                 unless=hindrance,
+                consent=offer.consent,
             )
             self._keep_ours(intended.records)
         self.background.start_soon(self._key_holder.learn)
@@ -317,10 +318,10 @@ class Service:
             raise budget.refusal(intended.wanted_usd, intended.over, fitting, offer.note, finishes=not alone)
         begun = await self._journal.tasks.led_to(offer.begun)
         tasks = await self._waiter.wait((*begun, *intended.records), wait_seconds, on_progress)
-        if not report_refusal and (refused := refusal(tasks)) is not None:
+        if not (report_refusal or intended.repeated) and (refused := refusal(tasks)) is not None:
             raise refused
         await self._key_holder.learn()  # a key that replaces this one later finds these tasks again
-        return await self._outcome(tasks, joined=intended.joined)
+        return replace(await self._outcome(tasks), joined=intended.joined, repeated=intended.repeated)
 
     async def check(
         self,
@@ -486,7 +487,7 @@ class Service:
             if record.owner == self.session and record.state.unfinished:
                 self._runner.keep(record)
 
-    async def _outcome(self, tasks: tuple[TaskReport, ...], *, joined: bool = False, pictures: bool = True) -> Outcome:
+    async def _outcome(self, tasks: tuple[TaskReport, ...], *, pictures: bool = True) -> Outcome:
         noticed, self._foreign_noticed = self._foreign_noticed, True
         # What concerns the tasks of others is for those who see them.
         foreign = await self._foreign.notice() if self._sees_all and not noticed else None
@@ -496,4 +497,4 @@ class Service:
         tasks = image_paths.of_reports(by_picture(tasks) if pictures else tasks, self.images)
         if pictures:  # their files are shown: another machine may have fetched them
             await self.images.bring([image for report in tasks for image in report.record.images][:MAX_COUNT])
-        return Outcome(tasks=tasks, sandbox=self._backend.sandbox, joined=joined, notice=notice)
+        return Outcome(tasks=tasks, sandbox=self._backend.sandbox, notice=notice)

@@ -90,6 +90,8 @@ class TaskReport(Struct, frozen=True):
 class Outcome(Struct, frozen=True, kw_only=True):
     """The result of a call. `joined`: the task is that of an identical call under way. `notice`: see `Journal`.
 
+    `repeated`: the tasks are those of an earlier call with the same yes of the user's.
+
     For a list, `matched` sums up all tasks that match, shown or not, and `unended` has the newest of them that have not
     ended, up to `MAX_IDS`. `before` is the id of the oldest task that is shown, if older ones match. `nothing` says why
     there are no tasks, if there are none.
@@ -98,6 +100,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     tasks: tuple[TaskReport, ...]
     sandbox: bool
     joined: bool = False
+    repeated: bool = False
     notice: str | None = None
     matched: TaskMatches | None = None
     before: str | None = None

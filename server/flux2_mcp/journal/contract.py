@@ -69,6 +69,7 @@ class Tasks(Protocol):
         in_flight: int,
         stated_usd: Decimal | None = None,
         unless: Flux2Error | None = None,
+        consent: str | None = None,
     ) -> IntentResult:
         """Write all intents or none; they are synced to disk when this returns. What they reserve fits the caps.
 
@@ -86,12 +87,18 @@ class Tasks(Protocol):
             in_flight: The largest number of tasks under way at once, over all processes.
             stated_usd: `max_cost_usd` of the call.
             unless: Raised if a new record that fits the caps would be written; then nothing is written.
+            consent: Names the user's yes to the call. Where an earlier call had the same one, its tasks are returned, and
+                nothing is written.
 
         Raises:
             InvalidRequestError: A known key belongs to another request.
             BudgetError: Under a cap, tasks without a known price would run together, or RunAPI never said what the last
                 of them cost; or the new tasks would cost more than `stated_usd`.
         """
+        ...
+
+    async def consented(self, consent: str) -> tuple[TaskRecord, ...]:
+        """The tasks of the call that had this consent, written or joined; none if no call had it."""
         ...
 
     async def start(self, record: TaskRecord, *, at: datetime, in_flight: int) -> TaskRecord:

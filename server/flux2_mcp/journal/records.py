@@ -190,12 +190,13 @@ class TaskChange(Struct, frozen=True, kw_only=True):
 class IntentResult(Struct, frozen=True, kw_only=True):
     """The result of a call's intents: their records, or the cap that they don't fit; then nothing was written.
 
-    `joined` is True if an earlier call wrote the records. `wanted_usd` is what the intents would have reserved of
-    `over`.
+    `joined` is True if an earlier call wrote the records, and `repeated` if it had the same consent. `wanted_usd` is what the
+    intents would have reserved of `over`.
     """
 
     records: tuple[TaskRecord, ...] = ()
     joined: bool = False
+    repeated: bool = False
     over: CapRoom | None = None
     wanted_usd: Decimal = Decimal(0)
 

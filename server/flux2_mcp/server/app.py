@@ -30,7 +30,7 @@ from flux2_mcp import __version__
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error, SettingsError, shortened
-from flux2_mcp.server import boundary, completion, gallery, prompts, resources, sdk, telemetry
+from flux2_mcp.server import boundary, completion, gallery, prompts, resources, sdk, sealed, telemetry
 from flux2_mcp.server.instructions import INSTRUCTIONS
 from flux2_mcp.server.session import ServerSession
 from flux2_mcp.server.shaping import HOUR_MS, ONE_PAGE, Shaping
@@ -66,6 +66,7 @@ class Flux2Server(MCPServer[ServerSession]):
         self._tools = tools
         self.shaping = Shaping(tools)
         self.middleware.append(self.shaping)
+        self.middleware.insert(0, sealed.noted)
         sdk.use_tools(self, tools)
         sdk.add_handler(self, "completion/complete", CompleteRequestParams, _complete)
 

@@ -286,6 +286,19 @@ ALTER TABLE token ADD COLUMN issuer {TEXT};
 ALTER TABLE token ADD COLUMN subject {TEXT}
 """,
     ),
+    # Which tasks a user's yes led to, so that one yes pays once: see `IntentResult.repeated`. `key` is that of a task, and
+    # `place` its place in the call.
+    (
+        "consents",
+        f"""
+CREATE TABLE consent (
+  consent {TEXT} NOT NULL,
+  place   INTEGER NOT NULL,
+  key     {TEXT} NOT NULL,
+  PRIMARY KEY (consent, place)
+)
+""",
+    ),
 )
 """`prompt` is folded (`system.text.folded`), for searches. `lost` has the names of tasks whose cost is no valid amount."""
 

@@ -81,13 +81,14 @@ class SqlTasks:
         in_flight: int,
         stated_usd: Decimal | None = None,
         unless: Flux2Error | None = None,
+        consent: str | None = None,
     ) -> IntentResult:
         """See `contract.Tasks.intend`."""
         intents = [*map(self._owned, intents)]
 
         def work(database: Database) -> IntentResult:
-            if join and (known := self._same(database, intents, at)):
-                return IntentResult(records=known, joined=True)
+            if (earlier := self._earlier(database, intents, at, consent=consent, join=join)) is not None:
+                return earlier
             fresh = [intent for intent in intents if not task_rows.known(database, self._store.account, intent)]
             if fresh:
                 first = fresh[0]  # all are of one call
@@ -103,7 +104,9 @@ class SqlTasks:
                     return IntentResult(over=over, wanted_usd=wanted)
                 if unless is not None:
                     raise unless
-            return IntentResult(records=self._written(database, intents, fresh, at, in_flight))
+            records = self._written(database, intents, fresh, at, in_flight)
+            _note_consent(database, consent, records)
+            return IntentResult(records=records)
 
         try:
             with before_sending():
@@ -116,6 +119,29 @@ class SqlTasks:
             await self._refused(intended.wanted_usd, intended.over.name, at)
         self._money.remember(*intended.records)
         return intended
+
+    def _earlier(
+        self, database: Database, intents: Sequence[Intent], at: datetime, *, consent: str | None, join: bool
+    ) -> IntentResult | None:
+        """The tasks of the earlier call that this one repeats or joins; None: it does neither."""
+        if consent is not None and (known := self._consented(database, consent)):
+            return IntentResult(records=known, repeated=True)
+        if join and (known := self._same(database, intents, at)):
+            _note_consent(database, consent, known)
+            return IntentResult(records=known, joined=True)
+        return None
+
+    async def consented(self, consent: str) -> tuple[TaskRecord, ...]:
+        """See `contract.Tasks.consented`."""
+        return await self._store.run(lambda database: self._consented(database, consent))
+
+    def _consented(self, database: Database, consent: str) -> tuple[TaskRecord, ...]:
+        rows = self._rows
+        sql = (
+            f"SELECT task.* FROM consent JOIN task ON task.key = consent.key WHERE {rows.own}"
+            " AND consent.consent = :consent ORDER BY place"
+        )
+        return task_rows.records(database.read(sql, {**rows.values, "consent": consent}))
 
     def _written(
         self, database: Database, intents: Sequence[Intent], fresh: Sequence[Intent], at: datetime, in_flight: int
@@ -359,6 +385,13 @@ class SqlTasks:
                 lambda database: tuple(found for one in ids if (found := task_rows.find(database, self._rows, one)))
             )
         )
+
+
+def _note_consent(database: Database, consent: str | None, records: Sequence[TaskRecord]) -> None:
+    """Note which tasks a call's consent led to, in the transaction that writes or joins them."""
+    for place, record in enumerate(records if consent is not None else ()):
+        sql = "INSERT INTO consent (consent, place, key) VALUES (?, ?, ?)"
+        database.execute(sql, (consent, place, record.key))
 
 
 def _claim_name(rows: Rows, owner: str, record: TaskRecord, path: str, database: Database) -> NameOwner:

@@ -311,4 +311,17 @@ ALTER TABLE token ADD COLUMN issuer TEXT;
 ALTER TABLE token ADD COLUMN subject TEXT
 """,
     ),
+    # Which tasks a user's yes led to, so that one yes pays once: see `IntentResult.repeated`. `key` is that of a task, and
+    # `place` its place in the call.
+    (
+        "consents",
+        """
+CREATE TABLE consent (
+  consent TEXT NOT NULL,
+  place   INTEGER NOT NULL,
+  key     TEXT NOT NULL,
+  PRIMARY KEY (consent, place)
+) WITHOUT ROWID
+""",
+    ),
 )

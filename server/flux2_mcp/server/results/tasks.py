@@ -34,6 +34,10 @@ SANDBOX_NOTICE = (
     f" For real ones: {GET_A_KEY}."
 )
 JOINED_NOTICE = "An identical call was made before and its result not yet seen, so this is that one: it is paid once."
+REPEATED_NOTICE = (
+    "The user's yes that came with this call was used before: these are its tasks, and nothing new was made or paid. For a"
+    " new image call generate again without that answer (without inputResponses and requestState): the user is asked again."
+)
 
 MAX_PROMPT_CHARS = 160
 """The maximum length of a prompt in the data."""
@@ -332,6 +336,7 @@ def remarks(outcome: Outcome) -> list[str]:
             [
                 pricing.invented(pricing.unpublished(models)) if outcome.sandbox else None,
                 JOINED_NOTICE if outcome.joined else None,
+                REPEATED_NOTICE if outcome.repeated else None,
                 None if outcome.tasks else outcome.nothing,
                 outcome.notice,
             ],

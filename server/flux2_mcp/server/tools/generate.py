@@ -7,7 +7,7 @@ from typing import Annotated
 
 from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from pydantic import BaseModel, Field
 
 from flux2_mcp.domain import catalog, finishing
@@ -17,6 +17,7 @@ from flux2_mcp.engine.manifest_quotes import ManifestQuote
 from flux2_mcp.engine.project import Project
 from flux2_mcp.engine.service import MAX_COUNT
 from flux2_mcp.engine.submission import CheckedRequest, Terms
+from flux2_mcp.server import sealed
 from flux2_mcp.server.results.tasks import GenerationResult
 from flux2_mcp.server.tools import answers
 from flux2_mcp.server.tools.context import (
@@ -109,7 +110,11 @@ async def _offer(
             checked, overwrite=overwrite, stated_usd=_usd(max_cost_usd), balance=False
         )
     return await service_of(context).offer(
-        checked, count=count, max_cost_usd=_usd(max_cost_usd), idempotency_key=idempotency_key
+        checked,
+        count=count,
+        max_cost_usd=_usd(max_cost_usd),
+        idempotency_key=idempotency_key,
+        consent=sealed.consent(),
     )
 
 
@@ -198,6 +203,12 @@ async def generate(
             on_progress=progress_of(context),
         )
         return await answers.project(context, applied, preview=preview)
+    if offer.repeated:
+        keys = [record.key for record in offer.repeated]
+        outcome = await service_of(context).check(
+            keys, wait_seconds=wait_of(context, wait_seconds), on_progress=progress_of(context)
+        )
+        return await answers.generation(context, replace(outcome, repeated=True), preview=preview, makes=True)
     outcome = await service_of(context).generate(
         offer,
         approved=approved,
