@@ -40,8 +40,7 @@ class Call:
 class Compared:
     """Numbers, and what is wrong: how often each.
 
-    Of `unaudited` refusals the entry is not there. It is written after the refusal, and not synced: the database may fall over
-    meanwhile (docs/team.md).
+    Of `unaudited` refusals that were told the entry is not there. It is on disk before that (docs/team.md), so none may be missing.
     """
 
     tasks: int
@@ -70,6 +69,7 @@ def compared(rows: Rows, store: S3Server, calls: Sequence[Call], made: Sequence[
     linked = [(call.ids[0], call.sha256) for call in calls if call.sha256 is not None]
     audit = Counter(task for task, _ in rows.read(ASKED))
     refused = sum(call.cap is not None for call in calls)
+    unaudited = max(0, refused - int(rows.read(REFUSED)[0][0]))
     paid = {task.id: Decimal(task.cents) / CENTS for task in made if task.failure is None}
     people = Counter[str]()
     for _, task_id, _, _, _, person, _ in journal:
@@ -93,6 +93,7 @@ def compared(rows: Rows, store: S3Server, calls: Sequence[Call], made: Sequence[
         "images by a link with other bytes": sum([sha256] != of_task.get(ident) for ident, sha256 in linked),
         "tasks without one entry in the audit": sum(audit[row[0]] != 1 for row in journal),
         "entries in the audit without a task": len(audit.keys() - {row[0] for row in journal}),
+        "refusals told without an entry in the audit": unaudited,
         "cents charged otherwise than the service did": abs(int((charged - sum(paid.values())) * CENTS)),
     }
     return Compared(
@@ -101,7 +102,7 @@ def compared(rows: Rows, store: S3Server, calls: Sequence[Call], made: Sequence[
         linked=len(linked),
         charged=charged,
         most_of_person=Decimal(max(people.values(), default=0)) / CENTS,
-        unaudited=max(0, refused - int(rows.read(REFUSED)[0][0])),
+        unaudited=unaudited,
         wrong=wrong,
     )
 

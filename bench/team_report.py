@@ -99,6 +99,11 @@ def rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "lost, made twice, paid twice, images missing or broken", "0" if not report.wrong else "; ".join(report.wrong)
 
 
+_BEFORE = """ This run is from before the
+entry of a refusal was synced to disk: some went with the database. Now it is there before the refusal is told ([team.md](team.md#who-did-what))."""
+"""Of a run in which entries were missing; in a later one that is wrong."""
+
+
 def page(report: Report) -> str:
     """Its part of `docs/reliability.md`."""
     lines = "\n".join(f"| {what} | {measured} |" for what, measured in rows(report))
@@ -115,8 +120,7 @@ new machine, so no table of processes tells of a kill. A stop of the store: by t
 {lines}
 
 RunAPI received more creates than it made tasks: after a kill in the middle of a create, it is sent again under its key. A server that
-starts while the database is away ends, and is started again: {report.failed_starts} times. An entry of a refusal is not synced to disk: it may go with the
-database ([team.md](team.md#who-did-what)).
+starts while the database is away ends, and is started again: {report.failed_starts} times.{_BEFORE if report.unaudited else ""}
 
 The verdict: **{"wrong: " + "; ".join(report.wrong) if report.wrong else "nothing was wrong"}**.
 """

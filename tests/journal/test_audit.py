@@ -173,8 +173,9 @@ async def test_a_task_that_can_not_be_written_has_no_entry_and_without_an_entry_
         await new(ada, intent("k3"))
     with pytest.raises(JournalError):
         await journal.audit.note([shown("list", ADA, 0)])
-    # What a cap has refused stays refused as it was: its entry comes after it.
-    assert (await intend(ada, intent("k4"), caps=Caps(call_usd=Decimal(0)))).over is not None
+    with pytest.raises(JournalError, match="What the team's audit must know of this call") as caught:
+        await intend(ada, intent("k4"), caps=Caps(call_usd=Decimal(0)))
+    assert caught.value.cost == "Nothing was sent and nothing was charged."
     await new(journal, intent("nobodys"))
     with own_home.connected() as connection:
         connection.execute(opened_again)

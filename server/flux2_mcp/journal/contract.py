@@ -6,7 +6,8 @@ Rules
 - Money, file names and the number of tasks under way are counted over every process on the home; money over every key
   too.
 - An intent is written and synced to disk before money moves: `Tasks.intend` returns after the sync. `Tasks.apply` syncs
-  what RunAPI said about a task in the same way. A power cut may lose leases, turns, marks, names and uploads.
+  what RunAPI said about a task in the same way. A power cut may lose leases, turns, marks, names and uploads, and entries
+  in the audit of what was shown.
 - A decision and the reads that it rests on share one transaction: caps, joins, places, turns, names of files.
 - A step of a task's life is taken in the transaction that checks which process holds the task. Each claim by another
   process raises the task's fence, so a process that wakes after it has lost its lease writes nothing.
@@ -16,7 +17,8 @@ Rules
   person's tasks alone, and those of others are to it as if they were not there. Money, places under way and names of
   files count over all.
 - Each task of a person, and each later step of one, has an entry in the audit that is written in the transaction that
-  writes the task and counts the caps. No entry is ever changed or deleted; both databases refuse it.
+  writes the task and counts the caps. The entry of a refusal is synced to disk before the refusal is returned or raised. No
+  entry is ever changed or deleted; both databases refuse it.
 - A record that can't be read spoils no list, and nothing is written to it. Its stand-in has `readable` False.
 - A journal that a later version has written is used unchanged. No record is deleted, except one of two of the same
   task.

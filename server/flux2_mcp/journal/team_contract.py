@@ -58,7 +58,7 @@ class Audit(Protocol):
     """
 
     async def note(self, entries: Sequence[AuditEntry]) -> None:
-        """Write entries, all or none. They are not synced to disk: a power cut may lose the last of them."""
+        """Write entries, all or none. Those of refusals are synced to disk when this returns; a power cut may lose the last others."""
         ...
 
     async def entries(self, wanted: AuditFilter, *, limit: int) -> tuple[AuditEntry, ...]:

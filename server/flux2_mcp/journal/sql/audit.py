@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("at", "person", "client", "address", "whose", "task", "usd", "what", "outcome", "cap")
 ALLOWED, REFUSED = "allowed", "refused"
+UNWRITTEN = "What the team's audit must know of this call could not be written."
 
 
 class SqlAudit:
@@ -36,7 +37,8 @@ class SqlAudit:
 
     async def note(self, entries: Sequence[AuditEntry]) -> None:
         """See `team_contract.Audit.note`."""
-        await self._store.write(lambda database: write(database, entries), durable=False, alone=NOTHING, tell=False)
+        refused = any(not entry.allowed for entry in entries)
+        await self._store.write(lambda database: write(database, entries), durable=refused, alone=NOTHING, tell=False)
 
     async def entries(self, wanted: AuditFilter, *, limit: int) -> tuple[AuditEntry, ...]:
         """See `team_contract.Audit.entries`."""
@@ -102,11 +104,17 @@ def step(record: TaskRecord, at: datetime, *, allowed: bool = True, cap: str | N
 
 
 async def refused(store: Store, entry: AuditEntry) -> None:
-    """Write down a refusal, after it: its own transaction was undone. A journal that can't be written changes no answer."""
+    """Write down a refusal, after it and before it is told: its own transaction was undone.
+
+    It is on disk when this returns. Calls that make tasks do not wait for that.
+
+    Raises:
+        JournalError: It can't be written, and so the refusal must not be told.
+    """
     try:
         await SqlAudit(store).note([entry])
-    except JournalError:
-        return
+    except JournalError as exc:
+        raise JournalError(f"{UNWRITTEN} {exc.message}", next_step=exc.next_step, reason=exc.reason) from exc
 
 
 def _values(entry: AuditEntry) -> dict[str, Value]:

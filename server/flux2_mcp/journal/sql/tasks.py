@@ -172,7 +172,8 @@ class SqlTasks:
             allowed=False,
             cap=cap,
         )
-        await audit.refused(self._store, entry)
+        with before_sending():
+            await audit.refused(self._store, entry)
 
     def _admit_unpriced(
         self, database: Database, unknown: Sequence[Intent], caps: Caps, stated_usd: Decimal | None
