@@ -614,6 +614,12 @@ def test_who_runs_the_server_sees_who_called_and_gives_caps_that_hold_from_the_n
     assert "Traceback" not in err
 
 
+def test_a_call_that_costs_more_than_its_caller_allows_is_refused_in_the_audit(people: People) -> None:
+    entries = Entries(people)
+    assert "max_cost_usd allows $0.01" in people.made(BEN, "a dear wren", max_cost_usd=0.01)["text"]
+    assert entries.new() == [("generate", "ben", None, None, None, "refused", None)]
+
+
 def test_a_program_with_a_personal_token_is_a_person_of_its_own_with_its_cap_until_the_token_is_revoked(
     people: People,
 ) -> None:

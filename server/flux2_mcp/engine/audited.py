@@ -4,7 +4,8 @@ What is not written down is not shown. An audit with holes would prove nothing: 
 from its database, could then look at everything unseen. The other way costs little: a journal that can't be written can
 make no picture either, and the answer says why, and that nothing was lost.
 
-What costs is written by the journal itself, in the transaction that counts the caps: see `contract.Journal.of`.
+What costs is written by the journal itself, in the transaction that counts the caps: see `contract.Journal.of`. What a cap
+refuses is written by the journal, too; what is refused before caps are counted, because of its price, is written here.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from flux2_mcp.engine.confirmation import Quotation
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.engine.waiting import OnProgress, Outcome
-from flux2_mcp.errors import JournalError
+from flux2_mcp.errors import BudgetError, JournalError, before_sending
 from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import TaskRecord
+
+NOTHING_SHOWN = "Nothing is shown, because the audit of it could not be written."
+NOTHING_TOLD = "The call was not answered, because the audit of it could not be written."
 
 
 class AuditedService(Service):
@@ -44,9 +48,16 @@ class AuditedService(Service):
         return view
 
     async def offer(self, checked: CheckedRequest, **terms: Any) -> Quotation:  # noqa: ANN401  # the same arguments
-        """See `Service.offer`. An admin's use of the tasks of others as sources is written down."""
+        """See `Service.offer`. An admin's use of the tasks of others as sources is written down, and so is a refusal."""
         await self.show([source.record for source in checked.found if source.record is not None])
-        return await super().offer(checked, **terms)
+        try:
+            return await super().offer(checked, **terms)
+        except (
+            BudgetError
+        ):  # it costs more than the caller allows, or nobody knows: the journal is not asked to write it
+            with before_sending():
+                await self._note([replace(self._entry(What.GENERATE), allowed=False)], NOTHING_TOLD)
+            raise
 
     async def check(
         self,
@@ -97,14 +108,14 @@ class AuditedService(Service):
             task=None if record is None else record.key,
         )
 
-    async def _note(self, entries: Sequence[AuditEntry]) -> None:
+    async def _note(self, entries: Sequence[AuditEntry], otherwise: str = NOTHING_SHOWN) -> None:
         if not entries:
             return
         try:
             await self._journal.audit.note(entries)
         except JournalError as exc:
             raise JournalError(
-                f"Nothing is shown, because the audit of it could not be written. {exc.message}",
+                f"{otherwise} {exc.message}",
                 next_step=exc.next_step,
                 reason=exc.reason,
             ) from exc
