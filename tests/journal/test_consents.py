@@ -71,6 +71,20 @@ async def test_a_yes_that_paid_for_nothing_is_not_used_up(home: Home) -> None:
     assert [record.key for record in (await said_yes(journal, intent("k"))).records] == ["k"]
 
 
+async def test_a_yes_to_a_plan_is_used_once_whatever_its_tasks_are(home: Home) -> None:
+    found: list[bool] = []
+
+    async def use(number: int) -> None:
+        found.append(await home.journal(f"server {number}").tasks.use_consent(YES))
+
+    async with anyio.create_task_group() as group:
+        for number in range(4):
+            group.start_soon(use, number)
+    assert sorted(found) == [False, False, False, True]
+    assert not await home.journal().tasks.use_consent(YES)
+    assert await home.journal().tasks.consented(YES) == ()
+
+
 async def test_a_yes_leads_to_ones_own_tasks_alone(home: Home) -> None:
     journal = home.journal()
     await said_yes(journal.of(ADA), intent("k"))

@@ -6,6 +6,7 @@ import string
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -24,6 +25,7 @@ from mcp_types import (
 from msgspec.structs import replace
 
 from flux2_mcp.domain.budget import Caps
+from flux2_mcp.engine.apply import ASK_AGAIN, USED
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.app import build
 from flux2_mcp.server.results.tasks import JOINED_NOTICE, REPEATED_NOTICE
@@ -201,6 +203,28 @@ async def test_a_key_of_the_callers_own_goes_before_the_yes(settings: Settings) 
         assert ids(again) == ids(first)
         assert REPEATED_NOTICE not in notice(again)
     assert made(settings) == 1
+
+
+async def test_a_yes_to_a_plan_pays_for_no_later_state_of_its_file(settings: Settings, tmp_path: Path) -> None:
+    """The question names the price, and that is the same."""
+    manifest = tmp_path / "flux2.toml"
+    text = '[images."a.png"]\nprompt = "[sandbox:instant] a red fox"\naspect_ratio = "{}"\n'
+    manifest.write_text(text.format("1:1"), "utf-8")
+    arguments = {"manifest": "flux2.toml", "wait_seconds": 20, "preview": False}
+    async with client_of(settings) as client:
+        answer = await yes(client, arguments)
+        for _ in range(2):
+            assert not (await answer.sent()).is_error
+        assert made(settings) == 1
+        manifest.write_text(text.format("16:9"), "utf-8")
+        refused = await answer.sent()
+        assert refused.is_error
+        assert isinstance(refused.content[0], TextContent)
+        assert refused.content[0].text.startswith(USED)
+        assert ASK_AGAIN in refused.content[0].text
+        assert made(settings) == 1
+        assert not (await (await yes(client, arguments)).sent()).is_error
+    assert made(settings) == 2
 
 
 async def test_a_sealed_answer_counts_in_one_spelling_alone(settings: Settings) -> None:

@@ -21,6 +21,11 @@ from flux2_mcp.errors import Wording
 if TYPE_CHECKING:  # the service has this room
     from flux2_mcp.engine.service import Service
 
+USED = "The user's yes that came with this call was used before."
+ASK_AGAIN = (
+    "Call generate again without that answer (without inputResponses and requestState): the user is asked again."
+)
+
 
 class Manifests:
     """Prices plans and makes them.
@@ -114,3 +119,8 @@ class Manifests:
         needed = quote.confirmation
         if needed is not None and not approved:
             raise needed.refused("The user was not asked.", Wording("Ask the user, then {name:call again}."))
+        if needed is None or quote.consent is None:
+            return
+        # The pictures of a plan that was made are there or under way, and cost nothing: what has to be paid now is new.
+        if not await self._seam.journal.tasks.use_consent(quote.consent):
+            raise needed.refused(USED, ASK_AGAIN)

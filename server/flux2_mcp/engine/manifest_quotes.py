@@ -102,6 +102,7 @@ class ManifestQuote(Struct, frozen=True, kw_only=True):
         balance: The account's; None without a key, or if nothing is paid.
         trouble: Why the balance is not known.
         confirmation: What the user has to agree to first.
+        consent: Names the answer to an earlier question, if the call came with one.
         note: A sentence about the price, if the sandbox made it up.
         sandbox: Whether the sandbox draws the pictures.
     """
@@ -117,6 +118,7 @@ class ManifestQuote(Struct, frozen=True, kw_only=True):
     balance: Balance | None = None
     trouble: Flux2Error | None = None
     confirmation: Confirmation | None = None
+    consent: str | None = None
     note: str | None = None
     sandbox: bool = False
 
@@ -168,6 +170,7 @@ class ManifestQuotes:
         overwrite: bool = False,
         stated_usd: Decimal | None = None,
         balance: bool = False,
+        consent: str | None = None,
     ) -> ManifestQuote:
         """Plan, and price what is to do.
 
@@ -178,6 +181,7 @@ class ManifestQuotes:
             overwrite: Replace files that were edited by hand.
             stated_usd: The most that all may cost. A user who states it has confirmed it.
             balance: Ask for the account's balance, too, if something has to be paid.
+            consent: See `ManifestQuote`.
 
         Raises:
             ManifestError: The manifest or the lock can't be used.
@@ -196,6 +200,7 @@ class ManifestQuotes:
             known_usd=sum(known, Decimal(0)),
             unknown=len(paid) - len(known),
             stated_usd=stated_usd,
+            consent=consent,
             sandbox=self._backend.sandbox,
         )
         return await self._with_money(made, held) if paid else made

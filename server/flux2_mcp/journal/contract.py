@@ -103,6 +103,10 @@ class Tasks(Protocol):
         """The tasks of the call that had this consent, written or joined; none if no call had it."""
         ...
 
+    async def use_consent(self, consent: str) -> bool:
+        """Note, synced to disk, that a consent is used for tasks that are written later. Returns False if it was used before."""
+        ...
+
     async def start(self, record: TaskRecord, *, at: datetime, in_flight: int) -> TaskRecord:
         """Note that an intent is about to be sent, if fewer than `in_flight` are under way; see `TaskRecord.started`.
 

@@ -135,6 +135,13 @@ class SqlTasks:
         """See `contract.Tasks.consented`."""
         return await self._store.run(lambda database: self._consented(database, consent))
 
+    async def use_consent(self, consent: str) -> bool:
+        """See `contract.Tasks.use_consent`."""
+        sql = "INSERT INTO consent (consent, place, key) VALUES (?, 0, '') ON CONFLICT DO NOTHING"
+        return await self._store.write(
+            lambda database: database.execute(sql, (consent,)) > 0, alone=NOTHING, tell=False
+        )
+
     def _consented(self, database: Database, consent: str) -> tuple[TaskRecord, ...]:
         rows = self._rows
         sql = (

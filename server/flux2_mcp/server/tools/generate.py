@@ -107,7 +107,7 @@ async def _offer(
 ) -> Quotation | ManifestQuote:
     if isinstance(checked, Project):
         return await service_of(context).manifests.quote(
-            checked, overwrite=overwrite, stated_usd=_usd(max_cost_usd), balance=False
+            checked, overwrite=overwrite, stated_usd=_usd(max_cost_usd), balance=False, consent=sealed.consent()
         )
     return await service_of(context).offer(
         checked,
