@@ -153,6 +153,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "tokens",
         "audit",
         "spent",
+        "token_owner",
         "consents",
     ]
 
