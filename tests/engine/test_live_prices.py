@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from flux2_mcp.domain.models import Action
 from flux2_mcp.domain.pricing import PriceBook
 from flux2_mcp.engine import live_prices, seam
 from flux2_mcp.engine.live_prices import LivePrices
-from flux2_mcp.errors import AuthenticationError
+from flux2_mcp.errors import AuthenticationError, JournalError
+from tests.support.faults import around
 from tests.support.journals import Clock
 from tests.support.services import (
     PATIENCE,
@@ -64,6 +66,34 @@ async def test_calls_that_come_together_share_one_fetch_and_all_know_the_live_pr
     assert all(book.schedules for book in books)
     assert sorted(book.source for book in books) == ["cached"] * 4 + ["live"]
     assert front.count(SCHEDULES) == 1
+
+
+async def test_calls_that_come_together_wait_once_for_a_journal_that_fails_and_the_next_one_asks_it_again(
+    front: Front, tmp_path: Path, clock: Clock
+) -> None:
+    asked, away = 0, True
+
+    async with seam.opened(front.settings(tmp_path)) as usual:
+        money = usual.journal.money
+
+        async def charged() -> Mapping[tuple[str, str], Decimal]:
+            nonlocal asked
+            asked += 1
+            if away:
+                await anyio.lowlevel.checkpoint()
+                clock.now += 60
+                raise JournalError("It says nothing.")
+            return await money.charged()
+
+        prices = LivePrices(usual.backend, around(money, charged=charged), patience_seconds=5, monotonic=clock)
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(prices.book)
+        assert asked == 1
+        away = False
+        clock.now += 1
+        await prices.book()
+        assert asked == 2
 
 
 async def test_a_schedule_that_could_not_be_fetched_is_asked_for_again_soon(

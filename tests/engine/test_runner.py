@@ -24,7 +24,7 @@ from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.steps import MAX_THREADS, LeasedTask
 from flux2_mcp.engine.waiting import Progress, TaskReport
 from flux2_mcp.engine.watchers import Watcher
-from flux2_mcp.errors import InsufficientCreditsError
+from flux2_mcp.errors import NOTHING_SENT, InsufficientCreditsError, JournalError
 from flux2_mcp.journal.contract import Journal, Leases
 from flux2_mcp.journal.records import IntentResult, TaskRecord
 from flux2_mcp.runapi.client import RunApi
@@ -185,16 +185,55 @@ async def test_a_create_under_way_when_the_runner_broke_down_is_not_given_up_by_
 async def test_without_leases_nothing_is_asked_and_with_them_all_goes_on(
     front: Front, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(front.settings(tmp_path), timing=OFTEN) as service:
+    claims = 0
+
+    async def claim(leases: Leases, take: bool) -> tuple[TaskRecord, ...]:
+        nonlocal claims
+        claims += 1
+        return await leases.claim(take=take)
+
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "flux2_mcp.tasks"]
+
+    async with opened(front.settings(tmp_path), timing=OFTEN, journal=claiming(claim)) as service:
         await made(service, STUCK, wait=0)
         await until(lambda: front.count(POLL) > 0)
-        mend = broken(service.settings.home / "journal.sqlite3", "UPDATE OF lease_until")
-        await until(lambda: caplog.text.count("leases not renewed") > 0)
-        polls = front.count(POLL)
-        await until(lambda: caplog.text.count("leases not renewed") > 8)  # time for many polls
-        assert front.count(POLL) <= polls + 1
-        mend()
-        await until(lambda: front.count(POLL) > polls + 1)
+        for _ in range(2):
+            caplog.clear()
+            mend = broken(service.settings.home / "journal.sqlite3", "UPDATE OF lease_until")
+            await until(lambda: "leases not renewed" in said())
+            polls, before = front.count(POLL), claims
+            await until(lambda before=before: claims > before + 8)  # time for many polls
+            assert front.count(POLL) <= polls + 1
+            mend()
+            await until(lambda polls=polls: front.count(POLL) > polls + 1)
+            assert said() == ["leases not renewed", "leases renewed again"]
+
+
+async def test_a_call_whose_turn_at_the_journal_does_not_come_ends_with_nothing_sent_and_the_next_one_goes_on(
+    front: Front, tmp_path: Path
+) -> None:
+    away, waits, back = False, anyio.Event(), anyio.Event()
+
+    async def claim(leases: Leases, take: bool) -> tuple[TaskRecord, ...]:
+        if away:  # as with a database that says nothing: it is waited for, with the right to write new tasks
+            waits.set()
+            await back.wait()
+        return await leases.claim(take=take)
+
+    timing = Timing(claim_seconds=0.05, intake_seconds=0.1)
+    async with opened(front.settings(tmp_path), timing=timing, journal=claiming(claim)) as service:
+        await made(service)
+        creates, away = front.count(CREATE), True
+        await waits.wait()
+        for _ in range(2):
+            with pytest.raises(JournalError, match=r"could not take the task within 0\.1 s") as caught:
+                await made(service, "a grey owl", wait=0)
+            assert caught.value.cost == NOTHING_SENT
+        away = False
+        back.set()
+        assert (await made(service, "a grey owl")).tasks[0].record.state is State.DELIVERED
+        assert front.count(CREATE) == creates + 1
 
 
 async def test_nothing_piles_up_in_memory(front: Front, tmp_path: Path) -> None:

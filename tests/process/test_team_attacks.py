@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from flux2_mcp.sandbox.server import Sandbox
-from tests.support import postgres
+from tests.support import forked, postgres
 from tests.support.pg_proxy import PgProxy
 from tests.support.provider import ADMINS, MEMBERS, Provider, jwk, rsa_key
 from tests.support.rows import each_row
-from tests.support.stdio import DEADLINE, LEGACY, MODERN, dressed
+from tests.support.stdio import COMMAND, DEADLINE, LEGACY, MODERN, dressed
 from tests.support.team import Team, team_environment, until
 from tests.support.web import messages
 
@@ -401,3 +401,31 @@ def test_without_its_database_and_its_provider_it_answers_says_what_is_wrong_and
             said = team.stop()
     assert "Traceback" not in said
     assert not re.findall(rf"{SECRETS}|{re.escape(runapi.api_key)}", said)
+
+
+def test_with_personal_tokens_alone_it_does_not_start_without_its_database_and_starts_when_that_is_back(
+    tmp_path: Path,
+) -> None:
+    with PgProxy(postgres.shared().with_schema()) as database:
+        env = team_environment(tmp_path, FLUX2_JOURNAL_URL=database.url)
+
+        def run(*argv: str) -> tuple[int, str]:
+            done = forked.run([*COMMAND, *argv], env, timeout=DEADLINE, cwd=tmp_path)
+            return done.returncode, done.stderr
+
+        assert run("team", "token", "create", "build") == (0, "")
+        database.lost = True
+        code, said = run("serve", "--http", "--port", "0", "--public-url", PUBLIC)
+        assert code == 1
+        first, cost, *rest = said.splitlines()
+        assert first.startswith(
+            "Error: The server did not start: without FLUX2_OIDC_ISSUER, it must first read the personal tokens. The journal's"
+            f" database (PostgreSQL at 127.0.0.1:{database.port}, database postgres) can't be used: "
+        )
+        assert cost == "Nothing was sent and nothing was charged."
+        assert rest == [
+            "Next: Check that the database of FLUX2_JOURNAL_URL runs and can be reached (flux2-mcp doctor), then run this again."
+        ]
+        database.lost = False
+        with Team(env, None, "--public-url", PUBLIC, public=PUBLIC) as team:
+            assert team.http.get("/healthz").status_code == 200

@@ -16,12 +16,13 @@ class LineProxy:
 
     Args:
         connect: Connects to the server.
-        silent_after: From the message of a client that holds this on, nothing is passed on over its connection.
+        silent_after: From the message of a client that holds this on, nothing is passed on over its connection. It may be
+            changed, and then holds for what is sent afterwards.
     """
 
     def __init__(self, connect: Callable[[], socket.socket], silent_after: bytes | None = None) -> None:
         self._connect = connect
-        self._silent_after = silent_after
+        self.silent_after = silent_after
         self._lines: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -52,13 +53,13 @@ class LineProxy:
                     continue
                 server = self._connect()
                 self._lines |= {line, server}
-                for one, other, silent_after in ((line, server, self._silent_after), (server, line, None)):
-                    threading.Thread(target=self._pass, args=(one, other, silent_after), daemon=True).start()
+                for one, other in ((line, server), (server, line)):
+                    threading.Thread(target=self._pass, args=(one, other, one is line), daemon=True).start()
 
-    def _pass(self, one: socket.socket, other: socket.socket, silent_after: bytes | None) -> None:
+    def _pass(self, one: socket.socket, other: socket.socket, is_client: bool) -> None:
         with suppress(OSError):
             while said := one.recv(65536):
-                if silent_after is not None and silent_after in said:
+                if is_client and self.silent_after is not None and self.silent_after in said:
                     self._over.wait()
                 other.sendall(said)
         for line in (one, other):

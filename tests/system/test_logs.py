@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from flux2_mcp.system.logs import fields, hide, to_stderr
+from flux2_mcp.system.logs import Outage, fields, hide, to_stderr
 
 SCRIPT = (
     "import logging; from flux2_mcp.system.logs import fields, to_stderr; log = logging.getLogger('flux2_mcp.tests');"
@@ -113,3 +113,22 @@ def test_a_key_in_use_stands_in_no_line_and_in_no_trace(capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert "ValueError: invalid literal" in said
     assert key not in said
+
+
+def test_what_fails_again_and_again_is_said_once_and_its_end_with_how_long_it_took(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 100.0
+    outage = Outage(logging.getLogger("flux2_mcp.test"), "not done", "done again", lambda: now)
+    outage.works()
+    for now in (101.0, 103.0, 105.0):
+        outage.fails(f"refused at {now}")
+    now = 161.5
+    outage.works()
+    outage.works()
+    outage.fails("away")
+    assert [(record.getMessage(), vars(record)["fields"]) for record in caplog.records] == [
+        ("not done", {"reason": "refused at 101.0"}),
+        ("done again", {"after": 60.5}),
+        ("not done", {"reason": "away"}),
+    ]

@@ -18,7 +18,7 @@ from flux2_mcp.engine.callbacks import token
 from flux2_mcp.errors import JournalError
 from flux2_mcp.journal.contract import Callbacks, Leases
 from flux2_mcp.system import one_shot_http
-from flux2_mcp.system.logs import fields
+from flux2_mcp.system.logs import Outage
 from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
 
 log = logging.getLogger("flux2_mcp.engine.callback_listener")
@@ -70,6 +70,7 @@ class CallbackListener:
         async with anyio.create_task_group() as group:
             group.start_soon(self._listen)
             version = None
+            outage = Outage(log, "callbacks not looked for", "callbacks looked for again")
             while True:
                 await self._sleep(LOOK_SECONDS)
                 try:
@@ -77,7 +78,9 @@ class CallbackListener:
                         version = latest
                         await self._pass_on()
                 except JournalError as exc:
-                    log.warning("callbacks not looked for", extra=fields(reason=exc.reason))
+                    outage.fails(exc.reason)
+                else:
+                    outage.works()
 
     async def _listen(self) -> None:
         """Listen while this process has the port. When the process that has it ends, another takes over."""

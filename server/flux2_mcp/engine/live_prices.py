@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from decimal import Decimal
+from math import inf
 
 import anyio
 from msgspec import Struct
@@ -64,6 +64,7 @@ class LivePrices:
         self._book = PriceBook(sandbox=backend.sandbox)
         self._good_until: dict[str, float] = {}
         self._fetching = anyio.Lock()
+        self._failed_at = -inf
 
     @property
     def at_hand(self) -> PriceBook:
@@ -76,11 +77,16 @@ class LivePrices:
         Args:
             services: RunAPI's words for the lines whose prices are needed.
         """
+        called_at = self._monotonic()
         async with self._fetching:  # simultaneous calls wait for one answer: prices decide what may be spent
             self._book = await self._scheduled(services)
-            # If the journal fails, the amounts read before stay in the book; nothing is spent without the journal.
-            with suppress(JournalError):
-                self._book = replace(self._book, charged=await self._money.charged())
+            # If the journal fails, the amounts read before stay in the book; nothing is spent without the journal. Calls that
+            # have waited for one that failed do not ask again: each may wait for a minute, one after the other.
+            if called_at > self._failed_at:
+                try:
+                    self._book = replace(self._book, charged=await self._money.charged())
+                except JournalError:
+                    self._failed_at = self._monotonic()
             return self._book
 
     async def _scheduled(self, services: Collection[str]) -> PriceBook:

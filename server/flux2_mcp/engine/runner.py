@@ -24,8 +24,8 @@ Doubts
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 import anyio
@@ -40,12 +40,15 @@ from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.steps import LeasedTask, TaskSteps, log_step
 from flux2_mcp.engine.watchers import Watcher, Watchers
-from flux2_mcp.errors import Flux2Error
+from flux2_mcp.errors import NOTHING_SENT, Flux2Error, JournalError, Wording
 from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.records import Intent, LeaseLostError, TaskRecord
-from flux2_mcp.system.logs import fields
+from flux2_mcp.system.logs import Outage, fields
 
 log = logging.getLogger("flux2_mcp.tasks")
+
+CROWDED = "The journal could not take the task within {:g} s: the calls before this one wait for it, too."
+LOOK = Wording("Look why the journal does not answer (flux2-mcp doctor), then {name:call again}.")
 
 
 class TaskRunner:
@@ -98,15 +101,33 @@ class TaskRunner:
             State.COMPLETED: self._steps.fetch,
         }
         self._at_once = frozenset({State.INTENT, State.COMPLETED})
+        self._outage = Outage(log, "leases not renewed", "leases renewed again", seam.monotonic)
         self._hand_over = hand_over
         if hand_over:
             self._work = {**dict.fromkeys(UNFINISHED, self._leave), State.INTENT: self._steps.send}
             self._at_once = UNFINISHED
 
+    @asynccontextmanager
+    async def taking_in(self) -> AsyncIterator[None]:
+        """Hold `intake`, to write new tasks and `keep` them.
+
+        Raises:
+            JournalError: Those who held it before waited for the journal for too long.
+        """
+        seconds = self._seam.timing.intake_seconds
+        with anyio.move_on_after(seconds) as wait:
+            await self.intake.acquire()
+        if wait.cancelled_caught:
+            raise JournalError(CROWDED.format(seconds), cost=NOTHING_SENT, next_step=LOOK, reason="others wait for it")
+        try:
+            yield
+        finally:
+            self.intake.release()
+
     def keep(self, record: TaskRecord) -> LeasedTask:
         """Begin to work on a new task, of which this process holds the lease. A second call changes nothing.
 
-        The caller holds `intake`.
+        The caller holds `intake`, as inside `taking_in`.
         """
         self._wake.set()
         if record.key not in self._leased:
@@ -211,8 +232,9 @@ class TaskRunner:
                     [leased for key, leased in self._leased.items() if key not in mine and not leased.busy]
                 )
             except Flux2Error as exc:
-                log.warning("leases not renewed", extra=fields(reason=exc.reason))
+                self._outage.fails(exc.reason)
                 return False
+            self._outage.works()
             return True
 
     async def _drop(self, leased: Collection[LeasedTask]) -> None:

@@ -31,6 +31,8 @@ class Timing(Struct, frozen=True, kw_only=True):
 
     claim_seconds: float = 2.0
     """The interval at which leases are renewed and free tasks are taken over; a tenth of a lease."""
+    intake_seconds: float = 60.0
+    """The maximum wait of a call until its tasks may be written: the calls before it wait for the journal, too."""
     restart_seconds: float = 1.0
     """The delay before the runner starts again after an unexpected error."""
     key_trouble_seconds: float = 15.0

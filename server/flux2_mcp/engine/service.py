@@ -298,7 +298,7 @@ class Service:
             await self._one_account()
         # `intend` raises this only if it would write a new task and the caps have room for the task.
         hindrance = saving.hindrance() or (None if unasked is None else unasked.refused(*not_asked))
-        async with self._runner.intake:
+        async with self._runner.taking_in():
             intended = await self._journal.tasks.intend(
                 intents,
                 at=self._seam.now(),
@@ -476,7 +476,7 @@ class Service:
 
     async def _adopt(self, request: ImageRequest, task_id: str, location: str | None) -> None:
         intent = Intent(key=adopted(task_id), request=request, quoted_usd=None, session=self.session)
-        async with self._runner.intake:
+        async with self._runner.taking_in():
             record = await self._journal.tasks.adopt(intent, task_id, at=self._seam.now(), location=location)
             self._keep_ours([record])
 

@@ -17,6 +17,8 @@ import logging
 import re
 import sys
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import PurePath
 from types import TracebackType
@@ -48,6 +50,37 @@ def fields(**values: object) -> dict[str, dict[str, object]]:
     return {"fields": {name.rstrip("_"): value for name, value in values.items() if value is not None}}
 
 
+class Outage:
+    """Something that is tried again and again. One line says that it fails, and one that it works again, after how long.
+
+    Args:
+        logger: Whose lines they are.
+        lost: What the first line says.
+        back: What the second line says.
+        monotonic: The clock, in seconds.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, lost: str, back: str, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
+        self._lost, self._back = lost, back
+        self._monotonic = monotonic
+        self._since: float | None = None
+
+    def fails(self, reason: str) -> None:
+        """Say it, if it worked before."""
+        if self._since is None:
+            self._since = self._monotonic()
+            self._logger.warning(self._lost, extra=fields(reason=reason))
+
+    def works(self) -> None:
+        """Say it, if it failed before."""
+        if self._since is not None:
+            after, self._since = self._monotonic() - self._since, None
+            self._logger.warning(self._back, extra=fields(after=after))
+
+
 def to_stderr(level: str, *, people: bool = False) -> None:
     """Log our own records from `level` (debug, info, warning, error) up, and those of other libraries from warning up.
 
@@ -77,8 +110,8 @@ class _Pairs(logging.Formatter):
         self._traces = traces
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        pairs: dict[str, object] = {"time": time, "level": record.levelname.lower(), "logger": record.name}
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        pairs: dict[str, object] = {"time": at, "level": record.levelname.lower(), "logger": record.name}
         pairs |= {"event": record.getMessage()} | _found(record)
         if record.exc_info and (error := record.exc_info[1]) is not None:
             pairs |= {"error": type(error).__name__, "at": _place(error.__traceback__)}

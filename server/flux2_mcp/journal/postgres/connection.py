@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -165,6 +166,57 @@ def cut(connection: Connection) -> None:
         socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as line,
     ):
         line.shutdown(socket.SHUT_RDWR)
+
+
+class Limit:
+    """Cuts the connection that it holds when the time is over, and each that it is handed afterwards.
+
+    A timeout of the server's own does not do: a server that says nothing does not say that either.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self._held: Connection | None = None
+
+    def hold(self, connection: Connection) -> None:
+        """Cut this one when the time is over."""
+        self._held = connection
+        if self.over:
+            cut(connection)
+
+    def let_go(self) -> None:
+        """Hold no connection any more."""
+        self._held = None
+
+    def end(self) -> None:
+        """The time is over."""
+        self.over = True
+        if (held := self._held) is not None:
+            cut(held)
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Let the time be over if what stands inside takes longer.
+
+        Raises:
+            UnusableError: It was over.
+        """
+        timer = threading.Timer(seconds, self.end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Error:
+            if self.over:
+                raise UnusableError(silent(seconds)) from None
+            raise
+        finally:
+            timer.cancel()
+
+
+def silent(seconds: float) -> str:
+    """What a caller is told of a server that says nothing."""
+    return f"no answer came within {seconds:g} s"
 
 
 class Database:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flux2_mcp.journal.postgres import connection as pg
 from flux2_mcp.journal.postgres.migrations import MIGRATIONS, pending
-from flux2_mcp.journal.postgres.server import NOW
+from flux2_mcp.journal.postgres.server import CALL_SECONDS, NOW
 from flux2_mcp.journal.records import Health
 from flux2_mcp.journal.sql import inspection
 
@@ -16,26 +16,24 @@ SIZE = (
 )
 
 
-def health(url: str, account: str) -> Health:
+def health(url: str, account: str, *, answer_seconds: float = CALL_SECONDS) -> Health:
     """Inspect the journal of a database.
 
     Args:
         url: The address of the database.
         account: A name made from the service and the key; see `engine.backend.account_name`.
+        answer_seconds: The longest time that all of it may take.
     """
-    path = Path()
+    path, limit, server = Path(), pg.Limit(), pg.place(url)
     try:
-        connection = pg.connected(url)
-    except (pg.Error, pg.UnusableError) as exc:
-        return Health("unreadable", path, reason=pg.words(exc), server=pg.place(url))
-    with connection:
-        database, server = pg.Database(connection), f"{pg.place(url)}, version {pg.version(connection)}"
-        try:
+        with limit.within(answer_seconds), pg.connected(url, limit.hold) as connection:
+            server = f"{server}, version {pg.version(connection)}"
+            database = pg.Database(connection)
             if len(pending(connection)) == len(MIGRATIONS):
                 return Health("none", path, server=server)
             tasks = int(database.read("SELECT count(*) FROM task")[0][0])
             size = int(database.read(SIZE)[0][0])
             found = inspection.inspect(database.read, account, float(database.read(NOW)[0][0]))
-        except pg.Error as exc:
-            return Health("unreadable", path, reason=pg.words(exc), server=server)
+    except (pg.Error, pg.UnusableError) as exc:
+        return Health("unreadable", path, reason=pg.words(exc), server=server)
     return Health("sound", path, tasks, size, inspection=found, server=server)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -47,12 +46,14 @@ MAX_CONNECTIONS = 8
 TRIES = 10
 """After a restart of the server, each connection that was open before must fail once."""
 CALL_SECONDS = 60.0
-"""After this time the connection of a call is broken, also if the server is there and says nothing."""
+"""After this time a call that still waits for a connection ends, and the connection of one that has one is broken, also if
+the server is there and says nothing."""
 LEASE_SECONDS = 6.0
 """How long a lease lasts without renewal. Another machine can't see that a server was killed: its tasks wait so long, and at
 most 2 s more for the next claim. It is renewed three times as often."""
 CHANNEL = "flux2_journal"
 NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"
+NONE_FREE = "none of the {} connections was free within {:g} s"
 CHECK = Wording(
     "Check that the database of FLUX2_JOURNAL_URL runs and can be reached (flux2-mcp doctor), then {name:call again}."
 )
@@ -66,7 +67,7 @@ class JournalServer(Unread):
         name: A name made from the service and the key, which does not hold the key.
         owner: The name of this process.
         clock: A clock in the place of the server's, in seconds.
-        call_seconds: After this time the connection of a call is broken.
+        call_seconds: The time of a call, in which it also waits for a connection.
         lease_seconds: How long a lease lasts without renewal.
     """
 
@@ -172,51 +173,49 @@ class JournalServer(Unread):
         Raises:
             JournalError: The database can't be reached or used.
         """
-        busy: list[Connection] = []
+        limit = pg.Limit()
         result: list[T] = []
         trouble: list[BaseException] = []
 
         def call() -> None:
             try:
-                result.append(self._with_connection(work, busy))
+                result.append(self._with_connection(work, limit))
             except BaseException as exc:  # noqa: BLE001  # raised below, outside of the group
                 trouble.append(exc)
 
-        silent = False
-
         async def watch() -> None:
-            nonlocal silent
             await anyio.sleep(self._call_seconds)
-            silent = True
-            for connection in tuple(busy):
-                pg.cut(connection)
+            limit.end()
 
         # As with SQLite, a caller that is cancelled learns what was written: nothing is left half known.
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 group.start_soon(watch)
-                await anyio.to_thread.run_sync(call, limiter=self._limiter)
+                # What this ends is the wait for a connection: a thread that has begun is waited for, and the limit cuts it.
+                with anyio.move_on_after(self._call_seconds, shield=True):
+                    await anyio.to_thread.run_sync(call, limiter=self._limiter)
                 group.cancel_scope.cancel()
-        if trouble and silent and isinstance(trouble[0], JournalError):
-            raise unusable(TimeoutError(f"no answer came within {self._call_seconds:g} s"), self._url)
-        if trouble:
-            raise trouble[0]
-        return result[0]
+        if result:
+            return result[0]
+        if not trouble:
+            raise unusable(TimeoutError(NONE_FREE.format(MAX_CONNECTIONS, self._call_seconds)), self._url)
+        if limit.over and isinstance(trouble[0], JournalError):
+            raise unusable(TimeoutError(pg.silent(self._call_seconds)), self._url)
+        raise trouble[0]
 
-    def _with_connection(self, work: Callable[[Connection], T], busy: list[Connection]) -> T:
-        until = time.monotonic() + self._call_seconds
+    def _with_connection(self, work: Callable[[Connection], T], limit: pg.Limit) -> T:
         for tried in range(1, TRIES + 1):
             connection: Connection | None = None
             try:
-                connection = self._taken(busy.append)
-                busy[:] = [connection]
+                connection = self._taken(limit.hold)
+                limit.hold(connection)
                 return work(connection)
             except (pg.Error, pg.UnusableError) as exc:
                 again = (connection is not None and pg.is_lost(exc, connection)) or pg.is_crossed(exc)
-                if not again or tried == TRIES or time.monotonic() > until:
+                if not again or tried == TRIES or limit.over:
                     raise unusable(exc, self._url) from None  # its frames may hold the address
             finally:
-                busy.clear()
+                limit.let_go()
                 if connection is not None:
                     self._given_back(connection)
         raise AssertionError  # the last try returns or raises

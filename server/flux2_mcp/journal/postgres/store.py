@@ -59,7 +59,7 @@ class PostgresJournal:
     ) -> None:
         self.owner = owner
         self.server = JournalServer(url, account, owner, clock, call_seconds, lease_seconds)
-        self.listener = Listener(self.server.connect, owner)
+        self.listener = Listener(self.server.connect, owner, call_seconds)
         self.money = SqlMoney(self.server)
         self.tasks = PostgresTasks(self.server, self.money)
         self.leases = PostgresLeases(self.server, self.listener, is_dead)

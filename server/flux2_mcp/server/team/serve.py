@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from flux2_mcp.domain.urls import is_url
-from flux2_mcp.errors import GET_A_KEY, AuthenticationError, SettingsError
+from flux2_mcp.errors import GET_A_KEY, NOTHING_SENT, AuthenticationError, JournalError, SettingsError
 from flux2_mcp.server.http import GRACE_SECONDS, MAX_BODY_BYTES, PATH
 from flux2_mcp.settings import Settings, SignIn
 from flux2_mcp.system.loopback import named
@@ -77,7 +77,7 @@ def checked(settings: Settings, address: Address, *, has_tokens: Callable[[], bo
     if settings.sign_in is None:
         if not beyond and address.public_url is None:
             return False
-        if not has_tokens():
+        if not _read(has_tokens):
             raise SettingsError(
                 f"{f'--host {address.host}' if beyond else '--public-url'} would let others in, and nothing says who they are.",
                 next_step="Set FLUX2_OIDC_ISSUER to the team's OpenID provider, or make a personal token with flux2-mcp team"
@@ -103,6 +103,18 @@ def checked(settings: Settings, address: Address, *, has_tokens: Callable[[], bo
             next_step=f"Get a key: {GET_A_KEY}; or set FLUX2_MODE=sandbox to try without one.",
         )
     return True
+
+
+def _read(has_tokens: Callable[[], bool]) -> bool:
+    try:
+        return has_tokens()
+    except JournalError as exc:
+        raise JournalError(
+            f"The server did not start: without FLUX2_OIDC_ISSUER, it must first read the personal tokens. {exc.message}",
+            cost=NOTHING_SENT,
+            next_step=exc.next_step,
+            reason=exc.reason,
+        ) from exc
 
 
 def _check_public(url: str) -> None:
