@@ -32,7 +32,7 @@ an argument, a tool or the next step is a `Wording`, which the command line prin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar, Self, TypeVar
 
@@ -255,6 +255,7 @@ class ApiError(Flux2Error):
         request_id: RunAPI's `X-Request-Id`, if there was one.
         retry_after: The value of `Retry-After` in seconds, if there was one.
         unanswered: Whether an earlier try of the same call went unanswered, so that RunAPI may have done the call.
+        field_errors: RunAPI's words for each field that it named; they are in `message`, too.
         cost: As in `Flux2Error`.
         next_step: As in `Flux2Error`.
     """
@@ -269,6 +270,7 @@ class ApiError(Flux2Error):
         request_id: str | None = None,
         retry_after: float | None = None,
         unanswered: bool = False,
+        field_errors: Mapping[str, Sequence[str]] | None = None,
         cost: str | None = None,
         next_step: str | None = None,
     ) -> None:
@@ -278,6 +280,7 @@ class ApiError(Flux2Error):
         self.request_id = request_id
         self.retry_after = retry_after
         self.unanswered = unanswered
+        self.field_errors: Mapping[str, Sequence[str]] = field_errors or {}
 
 
 class AuthenticationError(ApiError):

@@ -354,7 +354,7 @@ def test_source_images_are_a_list_of_as_many_strings_as_the_model_takes(model_id
         (URL, f'got string "{URL}"; needs an array.'),
         ({"url": URL}, f'got object {{"url": "{URL}"}}; needs an array.'),
         (3, "got integer 3; needs an array."),
-        ([URL, None], "holds NoneType null; needs strings."),
+        ([URL, None], "holds null; needs strings."),
         ([5], "holds integer 5; needs strings."),
         ([[URL]], f'holds array ["{URL}"]; needs strings.'),
     ]

@@ -18,6 +18,7 @@ from msgspec.structs import force_setattr
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.engine import submission
 from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import Service
 from flux2_mcp.engine.steps import UNANSWERED
@@ -437,6 +438,18 @@ async def test_an_id_that_nobody_knows_is_an_error(front: Front, tmp_path: Path)
     async with opened(front.settings(tmp_path)) as service:
         with pytest.raises(NotFoundError, match="Neither the journal nor RunAPI"):
             await service.check(["no-such-task"], wait_seconds=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_longest_key_that_a_refusal_names_passes_and_no_longer_one(count: int, steps: int) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        submission.keys("k" * 600, count, steps)
+    most = int(caught.value.problems[0].text.removeprefix("must be 1 to ").partition(" ")[0])
+    assert submission.keys("k" * most, count, steps)[0] == "k" * most
+    with pytest.raises(InvalidRequestError):
+        submission.keys("k" * (most + 1), count, steps)
+    assert most == {(1, 1): 512, (1, 2): 510, (1, 3): 508, (2, 1): 510, (8, 3): 506}.get((count, steps), most)
 
 
 @pytest.mark.parametrize("key", ["schlüssel", " ", "a\nb", "k" * 513])

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from runapi.core import NotFoundError, PollingOptions
 from runapi.flux_2 import Flux2Client
 
+from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
 from tests.support.provider import Provider
 from tests.support.sandboxed import TLS
@@ -123,6 +125,24 @@ def test_a_link_opens_one_image_for_an_hour_and_nothing_else(people: People) -> 
     assert httpx2.post(url, verify=TLS, timeout=DEADLINE).status_code == 405
 
 
+def test_an_image_that_a_caller_has_is_not_sent_again(people: People) -> None:
+    url = people.ben.ended(people.ben.create("a copper fox").json()["id"])["images"][0]["url"]
+
+    def got(tag: str) -> httpx2.Response:
+        return httpx2.get(url, headers={"If-None-Match": tag}, verify=TLS, timeout=DEADLINE)
+
+    first = got('"another"')
+    assert (first.status_code, first.headers["ETag"]) == (200, f'"{sha256(first.content).hexdigest()}"')
+    for tag in (first.headers["ETag"], f"W/{first.headers['ETag']}", f'"a", {first.headers["ETag"]}', "*"):
+        again = got(tag)
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"]), tag
+        assert again.headers["Cache-Control"] == first.headers["Cache-Control"]
+    for tag in ("", "a", first.headers["ETag"].strip('"'), '""'):
+        assert got(tag).content == first.content, tag
+    flipped = httpx2.get(url[:-1] + ("0" if url[-1] != "0" else "1"), headers={"If-None-Match": "*"}, verify=TLS)
+    assert flipped.status_code == 404
+
+
 def test_a_task_of_somebody_else_is_answered_like_one_that_nobody_has(people: People) -> None:
     ident = people.ben.create("a secret fox", key="secret").json()["id"]
     for name in (ident, "secret"):
@@ -179,6 +199,24 @@ def test_a_cap_refuses_with_402_and_the_balance_is_what_it_leaves(people: People
 def test_what_is_wrong_is_refused_by_name(people: People, path: str, body: object, status: int, says: str) -> None:
     answer = people.ben.http.post(path, json=body)
     assert (answer.status_code, says in answer.text) == (status, True), answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("price_quotes", {"service": "flux-9"}),
+        ("files/prepare", {"filename": "a.png", "byte_size": "many", "checksum": 1}),
+    ],
+)
+def test_a_refusal_of_runapis_names_each_field_as_runapi_does(
+    people: People, tmp_path: Path, path: str, body: object
+) -> None:
+    answer = people.ben.http.post(f"/api/v1/{path}", json=body)
+    with Sandbox(tmp_path / "elsewhere") as runapi:
+        headers = {"Authorization": f"Bearer {runapi.api_key}"}
+        own = httpx2.post(f"{runapi.base_url}/api/v1/{path}", json=body, headers=headers, verify=TLS)
+    assert (answer.status_code, answer.json()) == (own.status_code, own.json())
+    assert answer.json()["errors"]
 
 
 @pytest.mark.parametrize(

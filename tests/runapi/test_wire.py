@@ -628,6 +628,17 @@ def test_without_a_key_nothing_is_redacted() -> None:
     assert error_text.clean("as it is", None) == "as it is"
 
 
+def test_an_error_has_its_words_for_each_field_and_none_of_them_shows_the_key() -> None:
+    errors = {"prompt": ["is  too short", {"message": "is bad"}, ""], "model": f"is {KEY}", KEY: ["x" * 301]}
+    found = error_text.field_errors(json.dumps({"error": "no", "errors": errors}), KEY)
+    assert found == {"prompt": ["is too short", "is bad"], "model": ["is ••••"], "••••": ["x" * 299 + "…"]}
+
+
+@pytest.mark.parametrize("body", ["[1]", "{", '{"errors": ["one"]}', '{"error": "no"}', "<html>errors</html>"])
+def test_an_error_without_words_for_each_field_has_none(body: str) -> None:
+    assert error_text.field_errors(body) == {}
+
+
 @given(st.text(), st.sampled_from(["", "text/html", "application/json"]))
 def test_a_message_is_one_printable_line_of_at_most_300_characters(body: str, content_type: str) -> None:
     text = error_text.error_message(body, content_type)

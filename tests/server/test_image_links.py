@@ -79,7 +79,7 @@ async def test_a_link_of_ours_proves_its_connection_for_an_image_may_take_longer
 ) -> None:
     file = tmp_path / "fox.png"
     file.write_bytes(b"fox")
-    image = SimpleNamespace(mime_type="image/png")
+    image = SimpleNamespace(sha256="0" * 64, mime_type="image/png")
     noted, admitted = list[object](), list[bool]()
 
     async def known(_: str) -> object:

@@ -28,7 +28,7 @@ class TextToImageFields(TypedDict, total=False):
     `output_resolution`, `enable_safety_checker`, `callback_url`. Ours: `background` ("transparent": the subject alone)
     and `upscale` (2, 4 or 8: each side so many times longer), each one more paid task; `save_to` (a file, or a folder
     with / at its end, in the workspace), `overwrite` (let `save_to` replace a file), `max_cost_usd` (refuse a dearer
-    call, all its tasks together), `idempotency_key` (1 to 510 printable ASCII characters, 506 with `background` and `upscale`:
+    call, all its tasks together), `idempotency_key` (1 to 512 printable ASCII characters, 508 with `background` and `upscale`:
     the same key is the same picture, paid once).
     """
 

@@ -319,8 +319,8 @@ def _wrong(model: Model, name: str, value: object) -> str | None:
         return f"{model.variant} needs it{_allowed(field)}." if field is not None and field.required else None
     if field is None or name in model.forbidden:
         return f"{model.variant} has no such field; leave it out."
-    if (kind := _kind(value)) != field.kind:
-        return f"got {kind} {_shown(value)}; needs {_article(field.kind)}{_allowed(field)}."
+    if _kind(value) != field.kind:
+        return f"got {_described(value)}; needs {_article(field.kind)}{_allowed(field)}."
     if field.enum and value not in field.enum:
         near = meant(value, map(str, field.enum)) if isinstance(value, str) else ""
         return f"got {_shown(value)}{near}{_allowed(field)}."
@@ -335,7 +335,7 @@ def _out_of_bounds(model: Model, field: Field, value: object) -> str | None:
         size, unit = (len(value) if value.strip() else 0), "characters"
     elif isinstance(value, list | tuple):
         if strange := [item for item in value if not isinstance(item, str)]:
-            return f"holds {_kind(strange[0])} {_shown(strange[0])}; needs strings."
+            return f"holds {_described(strange[0])}; needs strings."
         size, unit = len(value), "items"
     else:
         return None
@@ -371,6 +371,10 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 def _kind(value: object) -> str:
     """The JSON name of a value's kind."""
     return next((name for types, name in _KINDS if isinstance(value, types)), type(value).__name__)
+
+
+def _described(value: object) -> str:
+    return "null" if value is None else f"{_kind(value)} {_shown(value)}"
 
 
 def _article(kind: str) -> str:

@@ -67,7 +67,8 @@ def keys(given: str | None, count: int, steps: int = 1) -> list[str]:
     numbered = [given, *(f"{given}-{number}" for number in range(2, count + 1))]
     longest = MAX_ID_CHARS - len(following("", steps - 1))
     if not all(sendable(key) and len(key) <= longest for key in numbered):
-        raise InvalidRequestError(Problem("idempotency_key", f"must be 1 to {longest - 2} printable ASCII characters."))
+        most = longest - len(numbered[-1].removeprefix(given))
+        raise InvalidRequestError(Problem("idempotency_key", f"must be 1 to {most} printable ASCII characters."))
     return numbered
 
 

@@ -74,6 +74,22 @@ def error_message(text: str, content_type: str, key: str | None = None) -> str:
     return clean(said(loaded), key)
 
 
+def field_errors(text: str, key: str | None = None) -> dict[str, list[str]]:
+    """RunAPI's words for each field, from an error's body that has `errors` by name; else nothing. None shows the key."""
+    try:
+        loaded = loads(text)
+    except ValueError:
+        return {}
+    named = loaded.get("errors") if isinstance(loaded, dict) else None
+    if not isinstance(named, dict):
+        return {}
+    found = {
+        clean(name, key): [clean(said(each), key) for each in (texts if isinstance(texts, list) else [texts])]
+        for name, texts in named.items()
+    }
+    return {name: [each for each in texts if each] for name, texts in found.items()}
+
+
 def clean(text: str, key: str | None = None) -> str:
     """The text as one line of at most 300 printable characters, without the key."""
     words = ("".join(char for char in word if char.isprintable()) for word in text.split())

@@ -20,7 +20,7 @@ from flux2_mcp.errors import (
     ServiceError,
     WireError,
 )
-from flux2_mcp.runapi.error_text import error_message, is_page, loads
+from flux2_mcp.runapi.error_text import error_message, field_errors, is_page, loads
 from flux2_mcp.runapi.retry import http_date, parse_retry_after
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -114,6 +114,7 @@ def failure(answer: Response, *, now: datetime, key: str | None = None, whom: st
         status=status,
         request_id=answer.headers.get("x-request-id"),
         retry_after=answer.retry_after(now),
+        field_errors=field_errors(answer.text, key),
     )
 
 

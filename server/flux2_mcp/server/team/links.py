@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.engine.audited import note_link
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import JournalError, StorageError
@@ -94,8 +95,8 @@ def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
         service: Has the images of all.
     """
 
-    async def file_of(request: Request) -> tuple[Path, str]:
-        """Return the image's file and its type."""
+    async def file_of(request: Request) -> tuple[Path, StoredImage]:
+        """Return the image and its file."""
         path, query = request.path_params, request.query_params
         try:
             key, number, expires = path["key"], _digits(path["number"]), _digits(query.get("expires", ""))
@@ -113,19 +114,29 @@ def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
         request.scope["state"]["admit"]()  # an enlarged image takes longer than an unproven connection may
         agent, address = request.headers.get("user-agent"), origin.address_of(request)
         await note_link(service(), record, client=agent, address=address)
-        return file, image.mime_type
+        return file, image
 
     async def answer(request: Request) -> Response:
         try:
-            file, mime_type = await file_of(request)
+            file, image = await file_of(request)
         except _RefusedError as exc:
             return PlainTextResponse(f"{exc.text}\n", exc.status, {"Cache-Control": "no-store"})
         except (JournalError, StorageError) as exc:
             headers = {"Cache-Control": "no-store", "Retry-After": RETRY_SECONDS}
             return PlainTextResponse(f"{exc.message}\n", HTTPStatus.SERVICE_UNAVAILABLE, headers)
-        return FileResponse(file, headers=HEADERS, media_type=mime_type)
+        # The same on every server, whenever its file was written.
+        headers = HEADERS | {"ETag": f'"{image.sha256}"'}
+        if _has(request.headers.getlist("if-none-match"), headers["ETag"]):
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return FileResponse(file, headers=headers, media_type=image.mime_type)
 
     return Route(f"{FOLDER}{{key}}/{{number}}", answer, methods=["GET"])
+
+
+def _has(tags: Sequence[str], tag: str) -> bool:
+    """Whether a caller has this version; a proxy that has compressed it on the way says so with W/."""
+    given = {each.strip().removeprefix("W/") for line in tags for each in line.split(",")}
+    return bool(given & {tag, "*"})
 
 
 def _digits(text: str) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
@@ -298,7 +298,7 @@ def _refused(exc: Flux2Error) -> Response:
         errors: dict[str, list[str]] = {}
         for each in exc.problems:
             errors.setdefault(str(each.field), []).append(str(each.text))
-        return _Json({"error": "Validation failed", "errors": errors}, HTTPStatus.UNPROCESSABLE_ENTITY)
+        return _invalid(errors, HTTPStatus.UNPROCESSABLE_ENTITY)
     if isinstance(exc, BudgetError):
         status, code = HTTPStatus.PAYMENT_REQUIRED, "cap"
         text = f"{text} {exc.next_step}" if exc.next_step else text
@@ -306,10 +306,16 @@ def _refused(exc: Flux2Error) -> Response:
         status, code = HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"
         headers = {} if exc.retry_after is None else {"Retry-After": str(int(exc.retry_after) + 1)}
     elif isinstance(exc, NotFoundError | RejectedError | InsufficientCreditsError | ConflictError):
+        if exc.field_errors:
+            return _invalid(exc.field_errors, exc.status)
         status, code = HTTPStatus(exc.status), exc.code
     elif isinstance(exc, ApiError):
         text = f"RunAPI refused the team's server: {text}"
     return _Json({"error": {"code": code, "message": text}}, status, headers)
+
+
+def _invalid(errors: Mapping[str, Sequence[str]], status: int) -> Response:
+    return _Json({"error": "Validation failed", "errors": errors}, status)
 
 
 def _cents(usd: Decimal) -> int:
