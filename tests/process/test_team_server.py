@@ -348,8 +348,12 @@ def test_who_may_read_the_numbers(tmp_path: Path, provider: Provider) -> None:
             ).status_code
 
         assert status() == 200  # straight from this machine
-        for sign in ("X_Forwarded_For", "X_Forwarded_Host", "Forwarded"):  # a proxy here that nobody has named
+        signs = "X_Forwarded_For", "X_Forwarded_Server", "Forwarded", "Via", "X_Real_IP"
+        for sign in signs:  # of a proxy that nobody has named
             assert status(**{sign: "127.0.0.1"}) == 401
+        for host in ("flux2.example.com", "127.0.0.1.evil.example", "[::1", ""):  # the same, or a page in a browser
+            assert status(Host=host) == 401, host
+        assert status(Host=f"localhost:{team.port}") == 200
         through = {"X_Forwarded_For": "203.0.113.7"}
         assert status(file.read_text("ascii").strip(), **through) == 200
         assert status("wrong", **through) == 401
@@ -358,7 +362,7 @@ def test_who_may_read_the_numbers(tmp_path: Path, provider: Provider) -> None:
         assert status(team.token(groups=[MEMBERS, ADMINS]), **through) == 200
         with httpx2.HTTPTransport(local_address="127.0.0.2") as proxy, httpx2.Client(transport=proxy) as http:
             url = f"{team.base}/metrics"
-            assert http.get(url).status_code == 200
+            assert http.get(url).status_code == 401
             assert http.get(url, headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
 
 

@@ -10,6 +10,7 @@ import hmac
 from functools import partial
 from http import HTTPStatus
 from time import monotonic
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -19,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from flux2_mcp.domain.lifecycle import State
+from flux2_mcp.domain.urls import is_loopback
 from flux2_mcp.engine.health import KeptResult
 from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.service import Service
@@ -31,7 +33,7 @@ from flux2_mcp.server.team.traffic import Traffic
 PATH = "/metrics"
 TOKEN_FILE = "metrics-token"  # noqa: S105 - a file's name
 DELAYS_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-REFUSED = "The numbers are for this machine, trusted proxies, the token in FLUX2_HOME/metrics-token, and admins."
+REFUSED = "The numbers are for the token in FLUX2_HOME/metrics-token, and for admins."
 
 
 class Numbers:
@@ -90,7 +92,7 @@ class Numbers:
             self._tasks.labels(state.value).set(matched.states.get(state, 0))
 
 
-def route(numbers: Numbers, service: Service, tokens: Bearers, reader: str) -> Route:
+def route(numbers: Numbers, service: Service, tokens: Bearers, reader: str, public: str) -> Route:
     """Return the route.
 
     Args:
@@ -98,7 +100,10 @@ def route(numbers: Numbers, service: Service, tokens: Bearers, reader: str) -> R
         service: Has the journal.
         tokens: Checks the tokens of people.
         reader: The token of a program that reads the numbers.
+        public: The public address of the server. If it is one of this machine, no proxy stands before it, and calls from here
+            need no token.
     """
+    alone = is_loopback(urlsplit(public).hostname)
     kept = KeptResult(partial(numbers.read, service), service.background, monotonic)
 
     async def refusal(given: str | None) -> Refusal | None:
@@ -112,7 +117,7 @@ def route(numbers: Numbers, service: Service, tokens: Bearers, reader: str) -> R
         return None if found.person.admin else Refusal(HTTPStatus.FORBIDDEN, "insufficient_scope", REFUSED)
 
     async def answer(request: Request) -> Response:
-        refused = None if request.state.near else await refusal(bearer_token(request.headers))
+        refused = None if alone and request.state.near else await refusal(bearer_token(request.headers))
         if refused is not None:
             challenge = "Bearer" if refused.error is None else f'Bearer error="{refused.error}"'
             return PlainTextResponse(f"{refused.text}\n", refused.status, {"WWW-Authenticate": challenge})

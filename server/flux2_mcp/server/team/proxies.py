@@ -21,8 +21,9 @@ class Forwarded:
     """Reads `X-Forwarded-For` and `X-Forwarded-Host` of trusted proxies, and removes all headers of proxies.
 
     The application finds in the scope: `client`, the last address that no trusted proxy has; `Host`, as the caller wrote
-    it; and `state["near"]`, whether the call came straight from this machine or from a trusted proxy itself. A call by
-    another name than loopback's came through a proxy on this machine, or from a page that has tricked a browser on it.
+    it; and `state["near"]`, whether the call seems to come straight from this machine. A call by another name than
+    loopback's came through a proxy on this machine, or from a page that has tricked a browser on it. A proxy that names
+    loopback in its calls, and adds no header, can't be told from a program here: `near` proves nothing where there is one.
 
     Args:
         app: The application behind it.
@@ -52,7 +53,7 @@ class Forwarded:
             if host := said.get("x-forwarded-host"):
                 name = plain_name(host.rpartition(",")[2].strip()).encode("latin-1")
                 headers = [(key, name if key == b"host" else value) for key, value in headers]
-        near = direct and (trusted or (here and _names_loopback(said.get("host"))))
+        near = direct and here and not trusted and _names_loopback(said.get("host"))
         state = {**scope["state"], "near": near}
         await self._app({**scope, "headers": headers, "client": client, "state": state}, receive, send)
 

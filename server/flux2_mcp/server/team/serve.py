@@ -253,7 +253,7 @@ async def _application(
             service = server.session.whole
             reader, _ = bearer.token(settings.home, metrics.TOKEN_FILE)
             application.router.routes.extend(health.HealthRoutes(service.health(), provider.keys, traffic).routes())
-            application.router.routes.append(metrics.route(numbers, service, tokens, reader))
+            application.router.routes.append(metrics.route(numbers, service, tokens, reader, public))
             application.router.routes.append(links.route(image_links, lambda: server.session.whole))
             places = uploads.Places(caller)
             runapi_http = RunApiHttp(lambda: server.session.service, caller, image_links, places)
