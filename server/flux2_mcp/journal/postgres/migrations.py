@@ -10,7 +10,7 @@ in SQLite: names of accounts are found as a range. An index on a text of any len
 
 from __future__ import annotations
 
-from flux2_mcp.journal.postgres.connection import Connection, Database
+from flux2_mcp.journal.postgres.connection import Connection
 
 TEXT = 'TEXT COLLATE "C"'
 LOCK = "flux2 journal migrations"
@@ -26,6 +26,62 @@ _WHERE_SPENT = (  # a time that is no number, or beyond all years, counts always
 _HELD = "coalesce(charged, reserved, quoted)"
 _SPENT = f"sum(sign * CASE WHEN state IN ('failed', 'rejected') THEN 0 ELSE coalesce({_PAID}, 0) END)"
 _EACH = "LATERAL (VALUES (''), (nullif(person, ''))) AS each (whose)"
+
+SPENT = "spent"
+SPENT_INDICES = {
+    "task_sums_of_person": (
+        "CREATE INDEX task_sums_of_person ON task (account, person, state, model) INCLUDE (quoted, charged)"
+        " WHERE person IS NOT NULL"
+    ),
+    "task_uncounted": (
+        "CREATE INDEX task_uncounted ON task (created_at) WHERE NOT state IN ('failed', 'rejected')"
+        f" AND {_HELD} IS NOT NULL AND CASE WHEN {_HELD} BETWEEN 0 AND 1000000000000000 THEN {_HELD} END IS NULL"
+    ),
+}
+SPENT_TABLE = f"""
+CREATE TABLE spent (
+  sandbox BOOLEAN NOT NULL,
+  whose   {TEXT} NOT NULL,
+  hour    BIGINT NOT NULL,
+  usd     NUMERIC NOT NULL,
+  PRIMARY KEY (sandbox, whose, hour)
+) WITH (fillfactor = 50)
+"""
+SPENT_TRIGGERS = """
+CREATE TRIGGER task_spent AFTER INSERT OR DELETE ON task FOR EACH ROW EXECUTE FUNCTION task_spent();
+CREATE TRIGGER task_spent_anew AFTER UPDATE OF account, person, state, charged, reserved, quoted, created_at ON task
+  FOR EACH ROW WHEN ((OLD.account, OLD.person, OLD.state, OLD.charged, OLD.reserved, OLD.quoted, OLD.created_at)
+    IS DISTINCT FROM (NEW.account, NEW.person, NEW.state, NEW.charged, NEW.reserved, NEW.quoted, NEW.created_at))
+  EXECUTE FUNCTION task_spent()
+"""
+
+
+def spent_function(counted: str = "TRUE") -> str:
+    """The function that keeps `spent`. `counted`: SQL for the tasks, by their `n`, whose changes it adds."""
+    return f"""
+CREATE OR REPLACE FUNCTION task_spent() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  INSERT INTO spent
+    SELECT {_WHERE_SPENT}, {_SPENT} FROM (VALUES
+        (-1, OLD.n, OLD.account, OLD.person, OLD.state, OLD.charged, OLD.reserved, OLD.quoted, OLD.created_at),
+        (1, NEW.n, NEW.account, NEW.person, NEW.state, NEW.charged, NEW.reserved, NEW.quoted, NEW.created_at)
+      ) AS row (sign, n, account, person, state, charged, reserved, quoted, created_at),
+      {_EACH}
+    WHERE account IS NOT NULL AND whose IS NOT NULL AND {counted} GROUP BY 1, 2, 3 HAVING {_SPENT} <> 0
+    ORDER BY 1, 2, 3
+    ON CONFLICT (sandbox, whose, hour) DO UPDATE SET usd = spent.usd + excluded.usd;
+  RETURN NULL;
+END $$
+"""
+
+
+def spent_of_tasks(counted: str = "TRUE") -> str:
+    """SQL that adds up the tasks that are there."""
+    return f"""INSERT INTO spent
+  SELECT {_WHERE_SPENT}, {_SPENT} FROM task, (VALUES (1)) AS one (sign), {_EACH}
+  WHERE whose IS NOT NULL AND {counted} GROUP BY 1, 2, 3
+"""
+
 
 MIGRATIONS = (
     (
@@ -242,41 +298,15 @@ CREATE TRIGGER audit_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON audit FOR EACH 
     # number of whole hours since 1970. A charge that is what was reserved changes no row, so that steps seldom wait for each
     # other; who makes tasks holds a lock (`HOME`). Rows are written in one order. An earlier version's writes count, too.
     # The first index has all that the sums of a list need, and the second the tasks whose cost is no valid amount: none.
+    # Where there are very many tasks, `slices` does the same bit by bit.
     (
-        "spent",
+        SPENT,
         f"""
-CREATE INDEX task_sums_of_person ON task (account, person, state, model) INCLUDE (quoted, charged) WHERE person IS NOT NULL;
-CREATE INDEX task_uncounted ON task (created_at) WHERE NOT state IN ('failed', 'rejected')
-  AND {_HELD} IS NOT NULL AND CASE WHEN {_HELD} BETWEEN 0 AND 1000000000000000 THEN {_HELD} END IS NULL;
-CREATE TABLE spent (
-  sandbox BOOLEAN NOT NULL,
-  whose   {TEXT} NOT NULL,
-  hour    BIGINT NOT NULL,
-  usd     NUMERIC NOT NULL,
-  PRIMARY KEY (sandbox, whose, hour)
-) WITH (fillfactor = 50);
-CREATE FUNCTION task_spent() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
-BEGIN
-  INSERT INTO spent
-    SELECT {_WHERE_SPENT}, {_SPENT} FROM (VALUES
-        (-1, OLD.account, OLD.person, OLD.state, OLD.charged, OLD.reserved, OLD.quoted, OLD.created_at),
-        (1, NEW.account, NEW.person, NEW.state, NEW.charged, NEW.reserved, NEW.quoted, NEW.created_at)
-      ) AS row (sign, account, person, state, charged, reserved, quoted, created_at),
-      {_EACH}
-    WHERE account IS NOT NULL AND whose IS NOT NULL GROUP BY 1, 2, 3 HAVING {_SPENT} <> 0
-    ORDER BY 1, 2, 3
-    ON CONFLICT (sandbox, whose, hour) DO UPDATE SET usd = spent.usd + excluded.usd;
-  RETURN NULL;
-END $$;
-CREATE TRIGGER task_spent AFTER INSERT OR DELETE ON task FOR EACH ROW EXECUTE FUNCTION task_spent();
-CREATE TRIGGER task_spent_anew AFTER UPDATE OF account, person, state, charged, reserved, quoted, created_at ON task
-  FOR EACH ROW WHEN ((OLD.account, OLD.person, OLD.state, OLD.charged, OLD.reserved, OLD.quoted, OLD.created_at)
-    IS DISTINCT FROM (NEW.account, NEW.person, NEW.state, NEW.charged, NEW.reserved, NEW.quoted, NEW.created_at))
-  EXECUTE FUNCTION task_spent();
-INSERT INTO spent
-  SELECT {_WHERE_SPENT}, {_SPENT} FROM task, (VALUES (1)) AS one (sign), {_EACH}
-  WHERE whose IS NOT NULL GROUP BY 1, 2, 3
-""",
+{";".join(SPENT_INDICES.values())};
+{SPENT_TABLE};
+{spent_function()};
+{SPENT_TRIGGERS};
+{spent_of_tasks()}""",
     ),
     # Whose token it is, where its person signed in for it.
     (
@@ -310,19 +340,3 @@ def pending(connection: Connection) -> list[tuple[str, str]]:
     applied = {row[0] for row in connection.execute("SELECT name FROM migration").fetchall()}
     known = {name for name, _ in MIGRATIONS}
     return [each for each in MIGRATIONS if each[0] not in applied] if applied <= known else []
-
-
-def migrate(connection: Connection) -> None:
-    """Bring the schema up to date. Of several processes one does it, in one transaction, and the others wait."""
-    if not pending(connection):
-        return
-    database = Database(connection)
-    with connection.transaction():
-        database.read("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))", {"lock": LOCK})
-        waiting = pending(connection)  # another process may have been faster
-        if len(waiting) == len(MIGRATIONS):
-            applied_at = "applied_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()"
-            database.execute(f"CREATE TABLE IF NOT EXISTS migration (name {TEXT} PRIMARY KEY, {applied_at})")
-        for name, script in waiting:
-            connection.execute(script.encode())
-            database.execute("INSERT INTO migration (name) VALUES (:name)", {"name": name})

@@ -33,7 +33,7 @@ import anyio.to_thread
 from flux2_mcp.errors import JournalError, Wording
 from flux2_mcp.journal.postgres import connection as pg
 from flux2_mcp.journal.postgres.connection import Connection, Database
-from flux2_mcp.journal.postgres.migrations import migrate
+from flux2_mcp.journal.postgres.migrating import migrate
 from flux2_mcp.journal.sql import store as sql
 from flux2_mcp.journal.sql.store import HOME, NOTHING, PACE
 from flux2_mcp.journal.sql.unread import Unread
@@ -48,6 +48,8 @@ TRIES = 10
 CALL_SECONDS = 60.0
 """After this time a call that still waits for a connection ends, and the connection of one that has one is broken, also if
 the server is there and says nothing."""
+MIGRATION_SECONDS = 3600
+"""The most by which that is put off while a connection brings very many tasks up to date."""
 LEASE_SECONDS = 6.0
 """How long a lease lasts without renewal. Another machine can't see that a server was killed: its tasks wait so long, and at
 most 2 s more for the next claim. It is renewed three times as often."""
@@ -93,6 +95,7 @@ class JournalServer(Unread):
         self._idle: list[Connection] = []
         self._pid = os.getpid()
         self._is_migrated = False
+        self._migrating = 0
 
     @property
     def account(self) -> str:
@@ -185,6 +188,10 @@ class JournalServer(Unread):
 
         async def watch() -> None:
             await anyio.sleep(self._call_seconds)
+            for _ in range(MIGRATION_SECONDS):
+                if not self._migrating:
+                    break
+                await anyio.sleep(1)
             limit.end()
 
         # As with SQLite, a caller that is cancelled learns what was written: nothing is left half known.
@@ -225,7 +232,11 @@ class JournalServer(Unread):
         connection = pg.connected(self._url, opened)
         try:
             if not self._is_migrated:
-                migrate(connection)
+                self._migrating += 1
+                try:
+                    migrate(connection)
+                finally:
+                    self._migrating -= 1
                 self._is_migrated = True
         except BaseException:
             connection.close()
