@@ -163,10 +163,12 @@ class PostgresHistory:
         )
 
     def _spending(self, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
-        """The newest day or the largest sum comes first. A task that failed was not charged."""
+        """The newest day or the largest sum comes first. A task that failed was not charged.
+
+        The sums of hours and of all tasks can't answer it: they have no count of a person's tasks, and what is reserved is in them.
+        """
         rows = self._rows
-        name, order = GROUPS[by]
-        where = f"{rows.seen} AND (:since IS NULL OR created_at >= :since)"
+        where = _since(rows, since)
         values: dict[str, Given] = {
             **rows.values,
             "since": None if since is None else since.timestamp(),
@@ -176,17 +178,10 @@ class PostgresHistory:
         if by is SpendingBy.DAY:
             ends = database.read(f"SELECT min(created_at), max(created_at) FROM task WHERE {where}", values)[0]
             midnights = [] if ends[0] is None else _midnights(ends[0], ends[1])
-        sql = (
-            f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
-            f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
-            f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
-            f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged, {MODELS} AS models FROM task"
-            f" WHERE {where} GROUP BY 1 ORDER BY {order}"
-        )
         if by is SpendingBy.DAY and not midnights:
             return ()
         values["midnights"] = [each.timestamp() for each in midnights]
-        found = database.read(sql, values)
+        found = database.read(spending(rows, by, since), values)
         return tuple(
             SpendingGroup(
                 name=midnights[row["name"] - 1].date().isoformat() if midnights else row["name"],
@@ -200,6 +195,29 @@ class PostgresHistory:
             )
             for row in found
         )
+
+
+def _since(rows: Rows, since: datetime | None) -> str:
+    return rows.seen if since is None else f"{rows.seen} AND created_at >= :since"
+
+
+def spending(rows: Rows, by: SpendingBy, since: datetime | None) -> str:
+    """SQL for the groups of `contract.History.spending`.
+
+    Models are told apart by groups: `array_agg(DISTINCT model)` over tasks would have all of them sorted, on disk.
+    """
+    name, order = GROUPS[by]
+    each = (
+        f"SELECT {name} AS name, model, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
+        f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
+        f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, sum({QUOTED}) AS quoted,"
+        f" sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}) AS charged FROM task WHERE {_since(rows, since)} GROUP BY 1, 2"
+    )
+    return (
+        "SELECT name, sum(tasks)::bigint AS tasks, sum(failed)::bigint AS failed, sum(open)::bigint AS open,"
+        " sum(unquoted)::bigint AS unquoted, coalesce(sum(quoted), 0) AS quoted, coalesce(sum(charged), 0) AS charged,"
+        f" {MODELS} AS models FROM ({each}) AS each GROUP BY name ORDER BY {order}"
+    )
 
 
 def _midnights(first: float, last: float) -> list[datetime]:

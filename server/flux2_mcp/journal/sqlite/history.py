@@ -156,14 +156,6 @@ class SqliteHistory:
     def _spending(self, by: SpendingBy, since: datetime | None, database: Database) -> tuple[SpendingGroup, ...]:
         """The newest day or the largest sum comes first. A task that failed was not charged."""
         rows = self._rows
-        name, order = GROUPS[by]
-        sql = (
-            f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
-            f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
-            f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
-            f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged, {MODELS} AS models FROM task"
-            f" WHERE {rows.seen} AND (:since IS NULL OR created_at >= :since) GROUP BY 1 ORDER BY {order}"
-        )
         return tuple(
             SpendingGroup(
                 name=None if row["name"] is None else str(row["name"]),
@@ -176,7 +168,7 @@ class SqliteHistory:
                 models=frozenset(json.loads(row["models"])),
             )
             for row in database.read(
-                sql,
+                spending(rows, by, since),
                 rows.values | {"since": None if since is None else since.timestamp()} | _known_models(),
             )
         )
@@ -188,6 +180,21 @@ class SqliteHistory:
             " AND created_at < :before ORDER BY n"
         )
         return task_rows.readable(database.read(sql, {**rows.values, "before": before.timestamp()}))
+
+
+def spending(rows: Rows, by: SpendingBy, since: datetime | None) -> str:
+    """SQL for the groups of `contract.History.spending`.
+
+    With "or since ever" in it, no index would be used, and a month would read the tasks of all years.
+    """
+    name, order = GROUPS[by]
+    return (
+        f"SELECT {name} AS name, count(*) AS tasks, count(*) FILTER (WHERE {IS_UNPAID}) AS failed,"
+        f" count(*) FILTER (WHERE {CHARGED} IS NULL AND NOT {IS_UNPAID}) AS open,"
+        f" count(*) FILTER (WHERE {QUOTED} IS NULL) AS unquoted, coalesce(sum({QUOTED}), 0) AS quoted,"
+        f" coalesce(sum({CHARGED}) FILTER (WHERE NOT {IS_UNPAID}), 0) AS charged, {MODELS} AS models FROM task"
+        f" WHERE {rows.seen}{'' if since is None else ' AND created_at >= :since'} GROUP BY 1 ORDER BY {order}"
+    )
 
 
 def matching(rows: Rows, wanted: TaskFilter) -> dict[str, Value]:
