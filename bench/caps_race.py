@@ -123,7 +123,6 @@ def run(
     """Let so many people call, `calls` times all together. The journal is empty; a file of it stands in `folder`."""
     session_cap = cap * 3 / 10
     began = time.monotonic()
-    watcher = Watcher(rows)
     each_calls = calls // people // replicas
     told = {
         "people": people,
@@ -143,7 +142,8 @@ def run(
     ]  # fmt: skip
     for each in running:
         assert each.stdout is not None
-        each.stdout.readline()  # it is ready
+        each.stdout.readline()  # it is ready, and the tables are there
+    watcher = Watcher(rows)
     done = [json.loads(out) for out in _together(running)]
     seconds = time.monotonic() - began
     watcher.end()
