@@ -388,7 +388,7 @@ async def test_the_person_whose_call_is_served_is_known_where_it_is_served(
 
     met: list[Person] = []
 
-    server = build(sandbox_settings, remote=True)
+    server = build(sandbox_settings, remote=HERE)
     nobody = PersonalTokens(lambda: server.session.whole.callers, monotonic=time.monotonic)
     server.middleware.append(note)
     application = server.streamable_http_app(stateless_http=True)

@@ -9,6 +9,8 @@ from msgspec import Struct
 from flux2_mcp.errors import Wording
 
 UPLOAD, FOLDER = "upload:", "/uploads"
+BY_WORDS = "Leave it out, and look by query, since or status."
+FAR_FOLDER = f"is a folder, and this server is on another machine. {BY_WORDS}"
 
 
 class RemoteFiles(Struct, frozen=True):
@@ -23,6 +25,11 @@ class RemoteFiles(Struct, frozen=True):
             "is a path, and this server is on another machine. Upload the file with the token of this server, then give the"
             f" upload:ID of the answer in its place: {command}"
         )
+
+    def looking_up(self, path: str) -> str:
+        """Return what to do in the place of a file whose task is looked for: the end of a sentence, and a sentence."""
+        command = f"flux2-mcp tasks --file {shlex.quote(path)}"
+        return f"is a path, and this server is on another machine. {BY_WORDS} What flux2-mcp there has made, it finds: {command}"
 
     def fetching(self, place: str) -> str:
         """Return what to do in the place of `save_to`."""

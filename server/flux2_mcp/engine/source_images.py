@@ -115,6 +115,8 @@ class SourceImages:
         Raises:
             UnreadableError: The file can't or must not be read, or the text is no path.
         """
+        if self._remote is not None:
+            raise UnreadableError(self._remote.looking_up(text))
         if not sources.is_local(text):
             raise UnreadableError("must be the path of a file in the workspace.")
         given = sources.parse(text, local=False)

@@ -23,6 +23,7 @@ from mcp_types import (
     InputRequiredResult,
     Prompt,
     ResourceTemplate,
+    Tool,
 )
 from pydantic import AnyUrl, ValidationError
 
@@ -43,6 +44,7 @@ from flux2_mcp.settings import Settings
 if TYPE_CHECKING:  # a server for one person knows no people
     from flux2_mcp.domain.people import Caller
     from flux2_mcp.server.results.tasks import Link
+    from flux2_mcp.server.team.texts import TeamTexts
 
 NAME = "flux-2"
 SPENDING: Final = frozenset(tool.function.__name__ for tool in REGISTRY if tool.spends)
@@ -53,6 +55,7 @@ class Flux2Server(MCPServer[ServerSession]):
 
     Args:
         tools: All tools of the server.
+        texts: What is said otherwise to callers on other machines; None: they are on this one.
         options: The options of `MCPServer`.
 
     Attributes:
@@ -61,9 +64,9 @@ class Flux2Server(MCPServer[ServerSession]):
 
     session: ServerSession
 
-    def __init__(self, tools: ToolManager, **options: Any) -> None:  # noqa: ANN401  # passed to `MCPServer`
+    def __init__(self, tools: ToolManager, texts: TeamTexts | None = None, **options: Any) -> None:  # noqa: ANN401  # passed to `MCPServer`
         super().__init__(NAME, **options)
-        self._tools = tools
+        self._tools, self._texts = tools, texts
         self.shaping = Shaping(tools)
         self.middleware.append(self.shaping)
         self.middleware.insert(0, sealed.noted)
@@ -81,7 +84,8 @@ class Flux2Server(MCPServer[ServerSession]):
         tool = self._tools.get_tool(name)
         if tool is None:
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {shortened(name)}")
-        if (refused := boundary.unknown_arguments(arguments, tool.parameters)) is not None:
+        left_out = frozenset[str]() if self._texts is None else self._texts.left_out(name)
+        if (refused := boundary.unknown_arguments(arguments, tool.parameters, left_out)) is not None:
             return boundary.to_result(refused)
         try:
             if (
@@ -121,13 +125,19 @@ class Flux2Server(MCPServer[ServerSession]):
                 "No such resource; resources/list and its templates name what there is."
             ) from exc
 
+    async def list_tools(self) -> list[Tool]:
+        """Return our tools."""
+        tools = await super().list_tools()
+        return tools if self._texts is None else [self._texts.tool(tool) for tool in tools]
+
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """Return our resource templates."""
         return list(resources.TEMPLATES)
 
     async def list_prompts(self) -> list[Prompt]:
         """Return our prompts."""
-        return [prompt for prompt, _ in prompts.PROMPTS.values()]
+        listed = [prompt for prompt, _ in prompts.PROMPTS.values()]
+        return listed if self._texts is None else [self._texts.prompt(prompt) for prompt in listed]
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Context[ServerSession, Any] | None = None
@@ -139,7 +149,7 @@ class Flux2Server(MCPServer[ServerSession]):
         """
         del context
         try:
-            return prompts.get(name, arguments or {})
+            return prompts.get(name, arguments or {}, prompts.as_written if self._texts is None else self._texts.said)
         except Flux2Error as exc:
             raise boundary.to_protocol(exc) from exc
 
@@ -148,7 +158,7 @@ def build(
     settings: Settings | SettingsError,
     *,
     seam: Callable[[Seam], Seam] | None = None,
-    remote: bool = False,
+    remote: str | None = None,
     security: RequestStateSecurity | None = None,
     caller: Callable[[], Caller | None] | None = None,
     link: Link | None = None,
@@ -158,7 +168,7 @@ def build(
     Args:
         settings: The settings, or the error that they raise: then every answer that needs a service reports it.
         seam: Replaces parts of the usual seam of the service; see `Service.opened`.
-        remote: Whether the callers are on other machines.
+        remote: The public address of the server, if the callers are on other machines.
         security: Seals what a question to a user brings back; None: with a key of this process.
         caller: Returns who makes a call, so that each person sees their own tasks; see `ServerSession`.
         link: Makes links to images, for callers on other machines.
@@ -167,19 +177,25 @@ def build(
     @asynccontextmanager
     async def lifespan(_: MCPServer[ServerSession]) -> AsyncIterator[ServerSession]:
         if isinstance(settings, SettingsError):
-            server.session = ServerSession(settings, remote=remote, caller=caller, link=link)
+            server.session = ServerSession(settings, remote=far, caller=caller, link=link)
             yield server.session
             return
         with telemetry.exporting(wanted=settings.telemetry):
             async with Service.opened(settings, seam=seam) as service:
-                server.session = ServerSession(service, seam, remote=remote, caller=caller, link=link)
+                server.session = ServerSession(service, seam, remote=far, caller=caller, link=link)
                 yield server.session
 
+    texts, far = None, remote is not None
+    if remote is not None:
+        from flux2_mcp.server.team.texts import TeamTexts
+
+        texts = TeamTexts(remote)
     server = Flux2Server(
         lazy_tools(REGISTRY),
+        texts,
         title="FLUX.2 images",
         version=__version__,
-        instructions=INSTRUCTIONS,
+        instructions=INSTRUCTIONS if texts is None else texts.said(INSTRUCTIONS),
         lifespan=lifespan,
         cache_hints={method: CacheHint(ttl_ms=HOUR_MS, scope="public") for method in ONE_PAGE},
         subscriptions=False,

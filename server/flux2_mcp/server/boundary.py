@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain, repeat
 from typing import Any
 
@@ -66,16 +66,20 @@ def filled(arguments: Mapping[str, object]) -> dict[str, object]:
     return {name: "" if value is None else value for name, value in arguments.items()}
 
 
-def unknown_arguments(arguments: Mapping[str, object], schema: Mapping[str, Any]) -> InvalidRequestError | None:
+def unknown_arguments(
+    arguments: Mapping[str, object], schema: Mapping[str, Any], unlisted: Collection[str] = ()
+) -> InvalidRequestError | None:
     """Return an error if there are unknown arguments: to drop a parameter silently is a bug.
 
     Also refuses true and false for a number. The library reads them as 1 and 0, so `max_cost_usd` would be a dollar.
+    What is `unlisted` is known, but is not named to a model: it works on the caller's own machine alone.
     """
     known = schema.get("properties", {})
+    listed = [name for name in known if name not in unlisted]
     # The list of all arguments stands once, however many are unknown.
-    lists = chain([f"; this tool has: {', '.join(known)}"], repeat(""))
+    lists = chain([f"; this tool has: {', '.join(listed)}"], repeat(""))
     strange = [
-        Problem(shortened(name), f"no such argument{meant(name, known)}{next(lists)}.")
+        Problem(shortened(name), f"no such argument{meant(name, listed)}{next(lists)}.")
         for name in arguments
         if name not in known
     ]

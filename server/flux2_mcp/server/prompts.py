@@ -33,9 +33,17 @@ from flux2_mcp.server.docs import examples, index, uris
 Given: TypeAlias = Mapping[str, str]
 """The arguments without blank ones: hosts also send arguments that the user has not filled in."""
 
+Say: TypeAlias = Callable[[str], str]
+"""Says a text of ours as it holds where the callers are: see `team.texts`. What a user has written does not pass it."""
+
 LAST_STEP: Final = (
     "When it returns, give the user the file's path and what was charged. If the status is processing, call check_task with"
     " the ids given and never generate again: the task runs on and is paid once."
+)
+
+COMPARE: Final = (
+    "Then open each file, or say that you have not seen it, and compare: what follows the prompt, what reads better, what it"
+    " cost. Recommend one."
 )
 
 MAX_ARGUMENT_CHARS: Final = 20_000
@@ -50,26 +58,26 @@ def items(value: str) -> list[str]:
     return [item.strip() for item in _LIST.split(value) if item.strip()]
 
 
-def _generate(given: Given) -> list[ContentBlock]:
-    return [_call("Make an image with FLUX.2", given, None)]
+def _generate(given: Given, say: Say) -> list[ContentBlock]:
+    return [_call("Make an image with FLUX.2", given, None, say)]
 
 
-def _remix(given: Given) -> list[ContentBlock]:
+def _remix(given: Given, say: Say) -> list[ContentBlock]:
     if not (sources := items(given["source_images"])):
         raise InvalidRequestError(Problem("source_images", "is needed."))
-    return [_call("Remix images with FLUX.2", given, sources)]
+    return [_call("Remix images with FLUX.2", given, sources, say)]
 
 
-def _call(what: str, given: Given, sources: list[str] | None) -> TextContent:
+def _call(what: str, given: Given, sources: list[str] | None, say: Say) -> TextContent:
     request = _request(given, given.get("variant"), sources)
     arguments = dict(given) | ({} if sources is None else {"source_images": sources})
     return _text(
         f"{what}: call the tool generate of the server flux-2 with exactly these arguments.\n\n"
-        f"{_json(arguments)}\n\n{_cost([request])} {LAST_STEP}"
+        f"{_json(arguments)}\n\n{_cost([request])} {say(LAST_STEP)}"
     )
 
 
-def _compare(given: Given) -> list[ContentBlock]:
+def _compare(given: Given, say: Say) -> list[ContentBlock]:
     variants = list(dict.fromkeys(items(given.get("variants", "")))) or list(catalog.variants())
     shared = {"aspect_ratio": catalog.DEFAULT_ASPECT_RATIO} | {k: v for k, v in given.items() if k != "variants"}
     requests: list[ImageRequest] = []
@@ -85,13 +93,12 @@ def _compare(given: Given) -> list[ContentBlock]:
     return [
         _text(
             "Compare variants of FLUX.2 on one prompt: call the tool generate of the server flux-2 once for each of these,"
-            f" with exactly these arguments.\n\n{calls}\n\n{_cost(requests)} {LAST_STEP}\n\nThen open each file, or say that"
-            " you have not seen it, and compare: what follows the prompt, what reads better, what it cost. Recommend one."
+            f" with exactly these arguments.\n\n{calls}\n\n{_cost(requests)} {say(LAST_STEP)}\n\n{say(COMPARE)}"
         )
     ]
 
 
-def _add_to_app(given: Given) -> list[ContentBlock]:
+def _add_to_app(given: Given, _: Say) -> list[ContentBlock]:
     language, action = given["language"].lower(), given.get("action", Action.TEXT_TO_IMAGE.value)
     wrong = [
         Problem(name, f"got {json.dumps(shortened(value))}; allowed: {', '.join(allowed)}.")
@@ -169,7 +176,7 @@ _VARIANT = _optional(name="variant", description=catalog.variant_names(needs=Tru
 _RATIO = _optional(name="aspect_ratio", description="Default 1:1")
 _RESOLUTION = _optional(name="output_resolution", description="Default 1k")
 
-PROMPTS: Final[Mapping[str, tuple[Prompt, Callable[[Given], list[ContentBlock]]]]] = {
+PROMPTS: Final[Mapping[str, tuple[Prompt, Callable[[Given, Say], list[ContentBlock]]]]] = {
     prompt.name: (prompt, write)
     for prompt, write in (
         (
@@ -233,7 +240,12 @@ PROMPTS: Final[Mapping[str, tuple[Prompt, Callable[[Given], list[ContentBlock]]]
 }
 
 
-def get(name: str, arguments: Mapping[str, str]) -> GetPromptResult:
+def as_written(text: str) -> str:
+    """A `Say` for callers on this machine."""
+    return text
+
+
+def get(name: str, arguments: Mapping[str, str], say: Say = as_written) -> GetPromptResult:
     """Return a prompt with its arguments filled in.
 
     Raises:
@@ -256,11 +268,11 @@ def get(name: str, arguments: Mapping[str, str]) -> GetPromptResult:
     ]
     if wrong:
         raise InvalidRequestError(*wrong)
-    messages = [PromptMessage(role="user", content=block) for block in write(given)]
+    messages = [PromptMessage(role="user", content=block) for block in write(given, say)]
     return GetPromptResult(description=prompt.description, messages=messages)
 
 
-def find(name: str) -> tuple[Prompt, Callable[[Given], list[ContentBlock]]]:
+def find(name: str) -> tuple[Prompt, Callable[[Given, Say], list[ContentBlock]]]:
     """Return a prompt and the function that writes it.
 
     Raises:

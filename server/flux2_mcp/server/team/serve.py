@@ -211,7 +211,7 @@ async def _application(
         # A path that a caller names is one of the caller's machine.
         replace(settings, workspace=None, allowed_dirs=()),
         seam=lambda usual: replace(numbers.watching(usual), remote=RemoteFiles(public)),
-        remote=True,
+        remote=public,
         security=RequestStateSecurity(keys=settings.seal_keys) if settings.seal_keys else None,
         caller=caller,
         link=image_links.link,

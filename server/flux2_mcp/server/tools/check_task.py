@@ -11,13 +11,14 @@ from pydantic import Field
 
 from flux2_mcp.domain import times
 from flux2_mcp.domain.lifecycle import TaskStatus
+from flux2_mcp.engine.remote_files import FAR_FOLDER
 from flux2_mcp.engine.waiting import MAX_IDS
 from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.journal.records import MAX_QUERY_CHARS
 from flux2_mcp.server.results import tasks as task_results
 from flux2_mcp.server.results.tasks import GenerationResult
 from flux2_mcp.server.tools import answers
-from flux2_mcp.server.tools.context import Roots, ToolContext, folders, progress_of, service_of, wait_of
+from flux2_mcp.server.tools.context import Roots, ToolContext, folders, progress_of, service_of, session_of, wait_of
 from flux2_mcp.settings import MAX_WAIT_SECONDS
 
 
@@ -62,6 +63,8 @@ async def check_task(
         moment = None if since is None else times.since(since, datetime.now(UTC))
     except InvalidRequestError as exc:
         wrong = exc.problems
+    if workspace is not None and session_of(context).remote:
+        wrong = (*wrong, Problem("workspace", FAR_FOLDER))
     if task_ids:
         outcome = await service.check(task_ids, wait_seconds=wait_of(context, wait_seconds), on_progress=on_progress)
     else:
