@@ -9,6 +9,7 @@
     ├── ApiError                    RunAPI answered with an error (status, request id)
     │   ├── AuthenticationError         401, 403
     │   ├── InsufficientCreditsError    402
+    │   │   └── TeamCapError                402 of a team's server, which did not ask RunAPI
     │   ├── RejectedError               400, 413, 415, 422 and other errors of the request
     │   ├── NotFoundError               404, 410
     │   ├── ConflictError               409
@@ -298,6 +299,15 @@ class InsufficientCreditsError(ApiError):
     exit_code = 3
     default_next = Wording(
         "Top up the RunAPI account, or choose a cheaper variant or resolution ({name:check_pricing})."
+    )
+
+
+class TeamCapError(InsufficientCreditsError):
+    """A cap of the team's server to which RUNAPI_BASE_URL leads refused the call (402). RunAPI was not asked."""
+
+    code = "cap"
+    default_next = Wording(
+        "Wait until there is room in the cap again, or ask whoever runs the team's server to raise it."
     )
 
 

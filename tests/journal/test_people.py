@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from flux2_mcp.domain.budget import Caps, SpendingBy
+from flux2_mcp.domain.budget import Caps, SpendingBy, refusal
 from flux2_mcp.domain.lifecycle import Event, State
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.domain.people import Person
@@ -261,6 +261,19 @@ async def test_a_persons_caps_count_their_own_money_alone_over_a_day_and_a_month
         Decimal("0.19"), Decimal("0.19"), Decimal("0.33"),
     )  # fmt: skip
     assert (await journal.money.spent(at=AT, session=None, caps=caps)).person_daily_usd is None
+
+
+async def test_a_person_of_a_team_is_not_told_to_raise_the_cap_of_all(home: Home) -> None:
+    caps = Caps(daily_usd=Decimal("0.10"))
+    for journal, advice in (
+        (home.journal(), "raise FLUX2"),
+        (home.journal().of(ADA), "whoever runs the server raises FLUX2"),
+    ):
+        one = intent("k", quoted_usd=Decimal("0.20"), reserved_usd=Decimal("0.20"))
+        intended = await journal.tasks.intend([one], at=AT, caps=caps, join=False, in_flight=9)
+        assert intended.over is not None
+        refused = refusal(intended.wanted_usd, intended.over, None)
+        assert refused.next_step == f"Nothing of this kind fits any more. Or {advice}_DAILY_BUDGET_USD."
 
 
 async def test_a_later_step_counts_against_the_cap_of_whose_it_is_whoever_makes_it(home: Home) -> None:

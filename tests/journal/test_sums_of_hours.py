@@ -65,6 +65,7 @@ def expected(tasks: list[Made], at: datetime, person: Person | None) -> SpentSum
         monthly_usd=summed(tasks, at, MONTH, anybodys),
         person_daily_usd=None if person is None else summed(tasks, at, DAY, theirs),
         person_monthly_usd=None if person is None else summed(tasks, at, MONTH, theirs),
+        member=person is not None,
     )
 
 

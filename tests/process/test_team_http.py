@@ -165,7 +165,7 @@ def test_a_key_is_one_task_paid_once(people: People) -> None:
     assert len(without | {first["id"]}) == 3  # without a key each call is a task, as at RunAPI
 
 
-def test_a_cap_refuses_with_402_and_the_balance_is_what_it_leaves(people: People) -> None:
+def test_a_cap_refuses_with_402_and_the_balance_is_what_it_leaves(people: People, laptop: dict[str, str]) -> None:
     ada = people.ada
     before = ada.http.get("/api/v1/me/balance").json()["balance_cents"]
     assert before <= 60
@@ -176,6 +176,14 @@ def test_a_cap_refuses_with_402_and_the_balance_is_what_it_leaves(people: People
     over = ada.create("a third fox", model=FLEX, output_resolution="2k")
     assert over.status_code == 402
     assert "FLUX2_PERSON_DAILY_BUDGET_USD is $0.60" in over.json()["error"]["message"]
+    # On a laptop, the cap is told as the team's: RunAPI was not asked.
+    env = laptop | {"RUNAPI_API_KEY": ada.token}
+    told = flux2_mcp(env, "generate", "a fox", "--variant", "flex", "--output-resolution", "2k", "--max-cost", "1")
+    assert told.returncode == 3
+    words = "The team's server refused it: The call would cost $0.24; FLUX2_PERSON_DAILY_BUDGET_USD is $0.60 and "
+    assert "RunAPI" not in told.stderr
+    assert "Top up" not in told.stderr
+    assert words in told.stderr, told.stderr
     assert "spent_cents_today" not in people.ben.http.get("/api/v1/me/balance").json()
     me = ada.http.get("/api/v1/me").json()
     assert (me["name"], me["account"]["id"]) == ("ada", me["id"])

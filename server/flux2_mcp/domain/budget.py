@@ -66,7 +66,7 @@ class SpentSums(Struct, frozen=True, kw_only=True):
     """The sums charged or reserved so far, in USD, by all processes on the same home, whatever their keys.
 
     None: the sum was not asked for, or there is no person whose sum it is. `lost` names a lost journal whose spending the
-    user has not stated yet: only the session's sum is known then.
+    user has not stated yet: only the session's sum is known then. `member`: a person of a team asks, who can raise no cap.
     """
 
     session_usd: Decimal = Decimal(0)
@@ -75,6 +75,7 @@ class SpentSums(Struct, frozen=True, kw_only=True):
     person_daily_usd: Decimal | None = None
     person_monthly_usd: Decimal | None = None
     lost: str | None = None
+    member: bool = False
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
@@ -85,13 +86,14 @@ class SpentSums(Struct, frozen=True, kw_only=True):
 class CapRoom(Struct, frozen=True):
     """A cap: the setting's name, its value and the rest of it, in USD.
 
-    `lost` names a lost journal without which the rest is not known; the rest is 0 then.
+    `lost` names a lost journal without which the rest is not known; the rest is 0 then. `member` as in `SpentSums`.
     """
 
     name: str
     cap_usd: Decimal
     left_usd: Decimal
     lost: str | None = None
+    member: bool = False
 
 
 def reservation(quoted_usd: Decimal | None, stated_usd: Decimal | None, caps: Caps) -> Decimal | None:
@@ -203,7 +205,8 @@ def left(caps: Caps, spent: SpentSums) -> list[CapRoom]:
         if cap is None or used is None:
             continue
         lost = spent.lost if field not in {"call_usd", "session_usd"} else None
-        rooms.append(CapRoom(name, cap, Decimal(0) if lost is not None else max(Decimal(0), cap - used), lost))
+        rest = Decimal(0) if lost is not None else max(Decimal(0), cap - used)
+        rooms.append(CapRoom(name, cap, rest, lost, spent.member))
     return rooms
 
 
@@ -262,10 +265,12 @@ def refusal(
 
 
 def _raising(over: CapRoom, *, first: bool = True) -> str:
-    """What lets more through, the beginning of a sentence or the rest of it: a person can't raise their own cap."""
+    """What lets more through, the beginning of a sentence or the rest of it: a person of a team can raise no cap."""
     if over.name in OF_A_PERSON:
         of = "30 days" if "MONTHLY" in over.name else "24 hours"
         return f"{'W' if first else 'w'}ait: it counts the last {of}; or whoever runs the server raises it"
+    if over.member:
+        return f"{'W' if first else 'w'}hoever runs the server raises {over.name}"
     return f"{'R' if first else 'r'}aise {over.name}"
 
 

@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 from itertools import islice
 
-from flux2_mcp.errors import shortened
+from flux2_mcp.errors import TeamCapError, shortened
 from flux2_mcp.system.logs import redact
 
 MAX_ERROR_CHARS = 300
@@ -88,6 +88,19 @@ def field_errors(text: str, key: str | None = None) -> dict[str, list[str]]:
         for name, texts in named.items()
     }
     return {name: [each for each in texts if each] for name, texts in found.items()}
+
+
+def cap_refusal(text: str, key: str | None = None) -> tuple[str, str] | None:
+    """What a cap of a team's server says, and what to do next (which may be ""); None: the error is none of a cap."""
+    try:
+        loaded = loads(text)
+    except ValueError:
+        return None
+    error = loaded.get("error") if isinstance(loaded, dict) else None
+    if not isinstance(error, dict) or error.get("code") != TeamCapError.code:
+        return None
+    message, after = said(error.get("message")), said(error.get("next_step"))
+    return clean(message.removesuffix(after), key), clean(after, key)
 
 
 def clean(text: str, key: str | None = None) -> str:

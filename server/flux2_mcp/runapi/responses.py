@@ -18,9 +18,10 @@ from flux2_mcp.errors import (
     RateLimitedError,
     RejectedError,
     ServiceError,
+    TeamCapError,
     WireError,
 )
-from flux2_mcp.runapi.error_text import error_message, field_errors, is_page, loads
+from flux2_mcp.runapi.error_text import cap_refusal, error_message, field_errors, is_page, loads
 from flux2_mcp.runapi.retry import http_date, parse_retry_after
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -109,12 +110,17 @@ def failure(answer: Response, *, now: datetime, key: str | None = None, whom: st
         # Firewalls and proxies answer these statuses in HTML. Only RunAPI itself can say that a key or task is unknown.
         kind = ServiceError
     words = error_message(answer.text, answer.headers.get("content-type", ""), key) or _phrase(status)
+    message, after = f"{whom} answered {status}{' with a web page' if answer.ok else ''}: {words}", ""
+    if status == HTTPStatus.PAYMENT_REQUIRED and (refused := cap_refusal(answer.text, key)) is not None:
+        # RunAPI was not asked, and its account is not what lacks money.
+        kind, message, after = TeamCapError, f"The team's server refused it: {refused[0]}", refused[1]
     return kind(
-        f"{whom} answered {status}{' with a web page' if answer.ok else ''}: {words}",
+        message,
         status=status,
         request_id=answer.headers.get("x-request-id"),
         retry_after=answer.retry_after(now),
         field_errors=field_errors(answer.text, key),
+        next_step=after or None,
     )
 
 

@@ -145,7 +145,7 @@ def spent(
     row = database.read(f"SELECT {', '.join(sums)}", values)[0]
     found = {name: Decimal(row[name]) / task_rows.MICROS for name in ("session_usd", *wanted)}
     closing = lost(account, at, database.read)
-    return SpentSums(**found, lost=closing[0] if closing else None)
+    return SpentSums(**found, lost=closing[0] if closing else None, member=person is not None)
 
 
 def of_people(account: str, at: datetime, database: Database) -> dict[str, tuple[Decimal, Decimal]]:

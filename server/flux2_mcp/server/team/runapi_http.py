@@ -46,6 +46,7 @@ from flux2_mcp.errors import (
     Problem,
     RateLimitedError,
     RejectedError,
+    TeamCapError,
 )
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.team import origin
@@ -294,14 +295,15 @@ def _task_answer(shown: dict[str, Any]) -> Response:
 def _refused(exc: Flux2Error) -> Response:
     """Return a refusal in RunAPI's form. What is wrong with the server's own key is no fault of the caller's."""
     text, headers, status, code = str(exc.message), {}, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"
+    more: dict[str, str] = {}
     if isinstance(exc, InvalidRequestError):
         errors: dict[str, list[str]] = {}
         for each in exc.problems:
             errors.setdefault(str(each.field), []).append(str(each.text))
         return _invalid(errors, HTTPStatus.UNPROCESSABLE_ENTITY)
     if isinstance(exc, BudgetError):
-        status, code = HTTPStatus.PAYMENT_REQUIRED, "cap"
-        text = f"{text} {exc.next_step}" if exc.next_step else text
+        status, code, more = HTTPStatus.PAYMENT_REQUIRED, TeamCapError.code, {"next_step": str(exc.next_step)}
+        text = f"{text} {exc.next_step}"  # the vendor's SDK shows this alone; flux2-mcp shows each in its place
     elif isinstance(exc, RateLimitedError):
         status, code = HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"
         headers = {} if exc.retry_after is None else {"Retry-After": str(int(exc.retry_after) + 1)}
@@ -311,7 +313,7 @@ def _refused(exc: Flux2Error) -> Response:
         status, code = HTTPStatus(exc.status), exc.code
     elif isinstance(exc, ApiError):
         text = f"RunAPI refused the team's server: {text}"
-    return _Json({"error": {"code": code, "message": text}}, status, headers)
+    return _Json({"error": {"code": code, "message": text} | more}, status, headers)
 
 
 def _invalid(errors: Mapping[str, Sequence[str]], status: int) -> Response:
