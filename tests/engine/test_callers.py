@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,9 +13,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from flux2_mcp.domain.budget import Caps, from_texts
 from flux2_mcp.domain.people import Person
 from flux2_mcp.engine.seam import Seam
-from flux2_mcp.engine.team import MEET_SECONDS, Callers
+from flux2_mcp.engine.team import CAPS_FACT, MEET_SECONDS, TELL_AGAIN_SECONDS, Callers
 from flux2_mcp.errors import JournalError
 from tests.support.journals import Clock
 
@@ -39,8 +42,8 @@ class People:
 
 
 def seam(people: People, clock: Callable[[], float]) -> Seam:
-    journal = SimpleNamespace(people=people, tokens=None)
-    return cast("Seam", SimpleNamespace(journal=journal, now=lambda: datetime.now(UTC), monotonic=clock))
+    journal = SimpleNamespace(people=people, tokens=None, facts=None)
+    return cast("Seam", SimpleNamespace(journal=journal, now=lambda: datetime.now(UTC), monotonic=clock, sleep=None))
 
 
 async def test_a_journal_that_says_nothing_holds_up_nobody_and_is_asked_once() -> None:
@@ -72,3 +75,37 @@ async def test_a_person_is_noted_again_after_an_hour_and_at_once_where_the_journ
         meetings.meet(ADA)
         await anyio.wait_all_tasks_blocked()
         assert len(people.noted) == again[type(trouble)] + 1
+
+
+class Facts:
+    """The part of a journal that keeps facts. It is away for the first two calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.kept: dict[str, str] = {}
+
+    async def put(self, name: str, text: str) -> None:
+        self.calls += 1
+        if self.calls <= 2:
+            raise JournalError("away")
+        self.kept[name] = text
+
+
+async def test_the_caps_of_a_server_are_told_when_the_journal_is_back() -> None:
+    facts, slept = Facts(), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    journal = SimpleNamespace(people=None, tokens=None, facts=facts)
+    known = SimpleNamespace(
+        journal=journal, now=lambda: datetime(2026, 11, 29, tzinfo=UTC), monotonic=None, sleep=sleep
+    )
+    async with anyio.create_task_group() as group:
+        await Callers(cast("Seam", known), group).tell_caps(
+            Caps(person_daily_usd=Decimal("2.50"), daily_usd=Decimal(9))
+        )
+    assert slept == [TELL_AGAIN_SECONDS] * 2
+    told = json.loads(facts.kept[CAPS_FACT])
+    assert told["at"] == "2026-11-29T00:00:00+00:00"
+    assert from_texts(told["usd"]) == Caps(person_daily_usd=Decimal("2.50"), daily_usd=Decimal(9))

@@ -108,7 +108,7 @@ async def test_a_file_whose_tasks_can_all_be_read_goes_on_with_them(home: Sqlite
     ]
 
 
-async def test_people_with_their_caps_and_tokens_go_over_into_the_new_file(home: SqliteHome) -> None:
+async def test_people_with_their_caps_tokens_and_facts_go_over_into_the_new_file(home: SqliteHome) -> None:
     path = await filled(home)
     before = home.journal("team")
     await before.people.meet(ada := personal_tokens.person("ada"), at=AT)
@@ -116,6 +116,7 @@ async def test_people_with_their_caps_and_tokens_go_over_into_the_new_file(home:
     for digest in ("a" * 64, "b" * 64):
         await before.tokens.add(TokenRecord(digest=digest, name="ada", created_at=AT))
     await before.tokens.revoke("b" * 64, at=AT)
+    await before.facts.put("store", "its mark")
     people, tokens = await before.people.known(), await before.tokens.all()
     await before.close()
     break_indices(path)
@@ -123,6 +124,7 @@ async def test_people_with_their_caps_and_tokens_go_over_into_the_new_file(home:
     await new(journal, intent("k6"))
     assert aside(home)
     assert (await journal.people.known(), await journal.tokens.all()) == (people, tokens)
+    assert await journal.facts.get("store") == "its mark"
 
 
 async def test_of_a_file_that_is_broken_in_its_middle_both_ends_count_and_the_day_is_closed(home: SqliteHome) -> None:

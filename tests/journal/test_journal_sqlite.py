@@ -155,6 +155,7 @@ def test_migrations_that_were_released_keep_their_names_and_the_first_five_their
         "spent",
         "token_owner",
         "consents",
+        "facts",
     ]
 
 
@@ -177,4 +178,5 @@ def test_the_files_schema_holds_every_shared_thing(tmp_path: Path) -> None:
         "audit",
         "spent",
         "consent",
+        "fact",
     }

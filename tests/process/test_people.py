@@ -41,6 +41,7 @@ TASKS: dict[str, Any] = {"extensions": {ID: {}}}
 DEADLINE = 60.0
 OPEN, DONE, REFUSED = "a quiet harbour [sandbox:stuck]", "a violet fox", "a grey owl [sandbox:insufficient_credits]"
 CHOSEN = "harbour-of-ada"
+MONTHLY = "FLUX2_PERSON_MONTHLY_BUDGET_USD"
 Params = dict[str, Any]
 
 
@@ -116,8 +117,9 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
     folder = tmp_path_factory.mktemp("people")
     with Sandbox(folder / "elsewhere", speed=1000, rate=None) as runapi, Provider() as provider:
         env = team_environment(
-            folder, RUNAPI_API_KEY=runapi.api_key, RUNAPI_BASE_URL=runapi.base_url, FLUX2_OIDC_ADMIN_GROUP=ADMINS
-        )
+            folder, RUNAPI_API_KEY=runapi.api_key, RUNAPI_BASE_URL=runapi.base_url, FLUX2_OIDC_ADMIN_GROUP=ADMINS,
+            **{MONTHLY: "1000"},
+        )  # fmt: skip
         with Team(env, provider) as team:
             yield People(team, runapi, env)
 
@@ -570,9 +572,11 @@ def test_what_can_not_be_written_down_is_not_shown_and_what_was_paid_is_told(peo
 
 
 def command(people: People, *arguments: str) -> tuple[int, str, str]:
+    """Run in a shell of whoever runs the server, which does not have the server's caps."""
+    env = {name: value for name, value in people.env.items() if name != MONTHLY}
     done = subprocess.run(
         [sys.executable, "-m", "flux2_mcp", "team", *arguments],
-        env=people.env, capture_output=True, text=True, timeout=DEADLINE, check=False,
+        env=env, capture_output=True, text=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -585,6 +589,9 @@ def test_who_runs_the_server_sees_who_called_and_gives_caps_that_hold_from_the_n
     ada = listed["ada"]
     assert (ada["person"], ada["admin"], ada["own_caps"]) == (people.person(ADA), False, False)
     assert ada["day_usd"] == ada["month_usd"] > 0
+    assert (ada["day_cap_usd"], ada["month_cap_usd"]) == (None, 1000.0)  # those of the server, wherever this is run
+    code, out, _ = command(people, "people")
+    assert f"Caps are those of the server that started last, at {ada['caps_told_at']}, and each person's own." in out
     code, out, _ = command(people, "caps", "ada", "--daily", "0.01")
     assert (code, "$0.01" in out) == (0, True)
     said = people.made(ADA, "a picture beyond the cap")["text"]

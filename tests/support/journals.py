@@ -153,6 +153,7 @@ TABLES = (
     "token",
     "audit",
     "consent",
+    "fact",
 )
 KEPT = "ALTER TABLE audit {} TRIGGER audit_kept"
 """SQL that lets entries of the audit be deleted, or not: a test's are of no use to the next one."""

@@ -25,7 +25,7 @@ SHOWN_CHARS = 8
 def people(read_settings: Callable[[], Settings], *, as_json: bool) -> None:
     """Show who has called, what each has spent, and the caps that hold for each.
 
-    From the journal of the server: run it where FLUX2_JOURNAL_URL or FLUX2_HOME is the server's.
+    SEEN is up to an hour before the last call. From the journal of the server: run it where FLUX2_JOURNAL_URL or FLUX2_HOME is the server's.
     """
     settings = read_settings()
 
@@ -85,7 +85,7 @@ def _chosen(given: Decimal | str | None, now: Decimal | None) -> Decimal | None:
 def _words(result: PeopleResult) -> str:
     if not result.people:
         return "Nobody has called yet."
-    rows: list[tuple[str, ...]] = [("PERSON", "NAME", "SUBJECT", "24 HOURS", "CAP", "30 DAYS", "CAP", "LAST CALL")]
+    rows: list[tuple[str, ...]] = [("PERSON", "NAME", "SUBJECT", "24 HOURS", "CAP", "30 DAYS", "CAP", "SEEN")]
     rows += [
         (
             each.person[:SHOWN_CHARS],
@@ -99,7 +99,14 @@ def _words(result: PeopleResult) -> str:
         )
         for each in result.people
     ]
-    return "\n".join(output.columns(rows, right={3, 4, 5, 6}))
+    return "\n".join([*output.columns(rows, right={3, 4, 5, 6}), "", _whose_caps(result.people[0].caps_told_at)])
+
+
+def _whose_caps(told_at: str | None) -> str:
+    if told_at is not None:
+        return f"Caps are those of the server that started last, at {told_at}, and each person's own."
+    variables = "FLUX2_PERSON_DAILY_BUDGET_USD and FLUX2_PERSON_MONTHLY_BUDGET_USD"
+    return f"No server has told its caps so far: caps are what {variables} say here, and each person's own."
 
 
 def _one(result: PersonResult) -> str:

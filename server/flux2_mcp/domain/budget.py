@@ -62,6 +62,17 @@ class Caps(Struct, frozen=True, kw_only=True):
         )
 
 
+def as_texts(caps: Caps) -> dict[str, str]:
+    """The caps that are set, in USD, by the names of their variables."""
+    found = {name: getattr(caps, field) for name, field in VARIABLES.items()}
+    return {name: str(usd) for name, usd in found.items() if usd is not None}
+
+
+def from_texts(texts: Mapping[str, str]) -> Caps:
+    """The caps that `as_texts` has written. Raises ArithmeticError for what is no number."""
+    return Caps(**{VARIABLES[name]: Decimal(usd) for name, usd in texts.items() if name in VARIABLES})
+
+
 class SpentSums(Struct, frozen=True, kw_only=True):
     """The sums charged or reserved so far, in USD, by all processes on the same home, whatever their keys.
 

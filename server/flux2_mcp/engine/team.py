@@ -5,6 +5,7 @@ All of it comes from the journal alone.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from decimal import Decimal
 from anyio.abc import TaskGroup
 from msgspec import Struct
 
-from flux2_mcp.domain import personal_tokens
+from flux2_mcp.domain import budget, personal_tokens
 from flux2_mcp.domain.audit import AuditEntry, AuditFilter
 from flux2_mcp.domain.budget import Caps
 from flux2_mcp.domain.people import Caller, KnownPerson, Person
@@ -39,6 +40,10 @@ MOST_MET = 10_000
 MAX_TOKEN_DAYS = 3650
 MOST_TOKENS_OF_ONE = 20
 """The most tokens in force that one person gets by signing in: one for each of their machines."""
+CAPS_FACT = "caps"
+"""The journal's name for the caps that servers have in force."""
+TELL_AGAIN_SECONDS = 5.0
+"""The delay before the caps are told again, if the journal could not be written."""
 
 
 class Callers:
@@ -51,7 +56,8 @@ class Callers:
 
     def __init__(self, seam: Seam, background: TaskGroup) -> None:
         self._people, self._tokens = seam.journal.people, seam.journal.tokens
-        self._now, self._monotonic = seam.now, seam.monotonic
+        self._facts = seam.journal.facts
+        self._now, self._monotonic, self._sleep = seam.now, seam.monotonic, seam.sleep
         self._background = background
         self._met: dict[str, tuple[Person, float]] = {}
 
@@ -72,6 +78,15 @@ class Callers:
             self._met.pop(person.key, None)
         except Exception as exc:  # it would end the service
             log.exception("unexpected %s", type(exc).__name__)
+
+    async def tell_caps(self, caps: Caps) -> None:
+        """Tell in the journal which caps this server has in force: a command beside it has another environment."""
+        told = json.dumps({"at": self._now().isoformat(), "usd": budget.as_texts(caps)})
+        while True:
+            try:
+                return await self._facts.put(CAPS_FACT, told)
+            except JournalError:  # it may be away when a server starts
+                await self._sleep(TELL_AGAIN_SECONDS)
 
     async def tokens(self) -> dict[str, TokenRecord]:
         """Return the personal tokens that are in force, by their digests.
@@ -113,14 +128,25 @@ def _same(one: Person, other: Person) -> bool:
     return (one.name, one.admin) == (other.name, other.admin)
 
 
+class CapsInForce(Struct, frozen=True):
+    """Everybody's caps, and when a server told them as its own; None: no server did, and they are this environment's."""
+
+    caps: Caps
+    told_at: datetime | None = None
+
+
 class Member(Struct, frozen=True, kw_only=True):
-    """A person, the caps that hold for them, and what of these is used, in USD. None: no such cap."""
+    """A person, the caps that hold for them, and what of these is used, in USD. None: no such cap.
+
+    `caps_told_at` as in `CapsInForce`.
+    """
 
     person: KnownPerson
     daily_usd: Decimal
     monthly_usd: Decimal
     daily_cap_usd: Decimal | None
     monthly_cap_usd: Decimal | None
+    caps_told_at: datetime | None
 
 
 class AuditLine(Struct, frozen=True, kw_only=True):
@@ -155,8 +181,8 @@ class Team:
         """
         if not self._journal.was_made:
             return []
-        spent = await self._journal.money.of_people(at=self._now())
-        return [self._member(person, spent) for person in await self._journal.people.known()]
+        spent, caps = await self._journal.money.of_people(at=self._now()), await self._caps_in_force()
+        return [_member(person, spent, caps) for person in await self._journal.people.known()]
 
     async def cap(self, who: str, *, daily_usd: Decimal | None, monthly_usd: Decimal | None) -> Member:
         """Give a person caps of their own, in USD; None: those of everybody.
@@ -243,7 +269,7 @@ class Team:
         person = _named(who, await self._journal.people.known() if self._journal.was_made else ())
         found = await self._journal.of(person.key).money.spent(at=self._now(), session=None, caps=_BOTH)
         sums = found.person_daily_usd or Decimal(0), found.person_monthly_usd or Decimal(0)
-        return self._member(person, {person.key: sums})
+        return _member(person, {person.key: sums}, await self._caps_in_force())
 
     async def audit(
         self,
@@ -288,16 +314,27 @@ class Team:
             for entry in entries
         ]
 
-    def _member(self, person: KnownPerson, spent: Mapping[str, tuple[Decimal, Decimal]]) -> Member:
-        daily, monthly = spent.get(person.key, _NOTHING)
-        caps = self._caps.with_own(person.daily_usd, person.monthly_usd)
-        return Member(
-            person=person,
-            daily_usd=daily,
-            monthly_usd=monthly,
-            daily_cap_usd=caps.person_daily_usd,
-            monthly_cap_usd=caps.person_monthly_usd,
-        )
+    async def _caps_in_force(self) -> CapsInForce:
+        """Everybody's caps: those of the server that started last, or else those of this environment."""
+        told = await self._journal.facts.get(CAPS_FACT)
+        try:
+            found = {} if told is None else json.loads(told)
+            return CapsInForce(budget.from_texts(found["usd"]), datetime.fromisoformat(found["at"]))
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):  # nobody did, or a later version
+            return CapsInForce(self._caps)
+
+
+def _member(person: KnownPerson, spent: Mapping[str, tuple[Decimal, Decimal]], found: CapsInForce) -> Member:
+    daily, monthly = spent.get(person.key, _NOTHING)
+    caps = found.caps.with_own(person.daily_usd, person.monthly_usd)
+    return Member(
+        person=person,
+        daily_usd=daily,
+        monthly_usd=monthly,
+        daily_cap_usd=caps.person_daily_usd,
+        monthly_cap_usd=caps.person_monthly_usd,
+        caps_told_at=found.told_at,
+    )
 
 
 def _check_token(name: str, days: int | None) -> None:

@@ -50,7 +50,7 @@ from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import ANY, Intent, IntentResult, TaskChange, TaskFilter, TaskMatches, TaskRecord
 
 if TYPE_CHECKING:  # loaded where a team calls
-    from flux2_mcp.journal.team_contract import Audit, People, Tokens
+    from flux2_mcp.journal.team_contract import Audit, Facts, People, Tokens
 
 LEASE_SECONDS = owners.LEASE_SECONDS
 NO_CAPS = Caps()
@@ -437,6 +437,11 @@ class Journal(Protocol):
     @property
     def tokens(self) -> Tokens:
         """The personal tokens of a team."""
+        ...
+
+    @property
+    def facts(self) -> Facts:
+        """What servers have to agree on."""
         ...
 
     @property

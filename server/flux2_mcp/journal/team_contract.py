@@ -51,6 +51,22 @@ class Tokens(Protocol):
         ...
 
 
+class Facts(Protocol):
+    """What the servers that share a journal have to agree on. Facts are those of the database, whatever the account."""
+
+    async def get(self, name: str) -> str | None:
+        """The fact of this name; None: nobody has stated it."""
+        ...
+
+    async def put(self, name: str, text: str) -> None:
+        """State a fact, in the place of what was stated before. It is synced to disk when this returns."""
+        ...
+
+    async def settle(self, name: str, text: str) -> str:
+        """State a fact, unless it was stated before. Returns what holds, which is synced to disk."""
+        ...
+
+
 class Audit(Protocol):
     """Who did what in a team. Entries are those of the database, whatever the account; none is changed or deleted.
 

@@ -298,7 +298,7 @@ CREATE TRIGGER audit_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON audit FOR EACH 
     # number of whole hours since 1970. A charge that is what was reserved changes no row, so that steps seldom wait for each
     # other; who makes tasks holds a lock (`HOME`). Rows are written in one order. An earlier version's writes count, too.
     # The first index has all that the sums of a list need, and the second the tasks whose cost is no valid amount: none.
-    # Where there are very many tasks, `slices` does the same bit by bit.
+    # Where there are very many tasks, `migrating` does the same bit by bit.
     (
         SPENT,
         f"""
@@ -326,6 +326,16 @@ CREATE TABLE consent (
   place   INTEGER NOT NULL,
   key     {TEXT} NOT NULL,
   PRIMARY KEY (consent, place)
+)
+""",
+    ),
+    # What servers have to agree on: see `team_contract.Facts`.
+    (
+        "facts",
+        f"""
+CREATE TABLE fact (
+  name  {TEXT} PRIMARY KEY,
+  value {TEXT} NOT NULL
 )
 """,
     ),

@@ -26,6 +26,7 @@ from flux2_mcp.journal.sql.uploads import SqlUploads
 
 if TYPE_CHECKING:  # loaded where a team calls
     from flux2_mcp.journal.sql.audit import SqlAudit
+    from flux2_mcp.journal.sql.facts import SqlFacts
 
 
 class PostgresJournal:
@@ -71,6 +72,13 @@ class PostgresJournal:
         self.callbacks = SqlCallbacks(self.server)
         self.history = PostgresHistory(self.server)
         self.unread_notice = self.server.unread_notice
+
+    @property
+    def facts(self) -> SqlFacts:
+        """See `contract.Journal.facts`."""
+        from flux2_mcp.journal.sql.facts import SqlFacts  # a server for one person has no use for it
+
+        return SqlFacts(self.server)
 
     @property
     def audit(self) -> SqlAudit:

@@ -324,4 +324,14 @@ CREATE TABLE consent (
 ) WITHOUT ROWID
 """,
     ),
+    # What servers have to agree on: see `team_contract.Facts`.
+    (
+        "facts",
+        """
+CREATE TABLE fact (
+  name  TEXT PRIMARY KEY,
+  value TEXT NOT NULL
+) WITHOUT ROWID
+""",
+    ),
 )

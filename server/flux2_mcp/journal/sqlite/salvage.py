@@ -81,6 +81,7 @@ def _take(read: Read, into: Database, done: SalvageReport, path: Path) -> bool:
     _copy(read, "person", into)  # who can't be read has everybody's caps
     _copy(read, "token", into)  # what can't be read lets nobody in
     _copy(read, "consent", into)  # a yes is sent again within minutes, if at all
+    _copy(read, "fact", into)  # servers state them again
     _copy_audit(read, into)
     for row in _rows(read, "task"):
         seen += row is not None

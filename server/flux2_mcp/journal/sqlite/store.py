@@ -24,6 +24,7 @@ from flux2_mcp.journal.sqlite.tasks import SqliteTasks
 
 if TYPE_CHECKING:  # loaded where a team calls
     from flux2_mcp.journal.sql.audit import SqlAudit
+    from flux2_mcp.journal.sql.facts import SqlFacts
 
 
 class SqliteJournal:
@@ -60,6 +61,13 @@ class SqliteJournal:
         self.callbacks = SqlCallbacks(self.file)
         self.history = SqliteHistory(self.file)
         self.unread_notice, self.salvage, self.close = self.file.unread_notice, self.file.salvage, self.file.close
+
+    @property
+    def facts(self) -> SqlFacts:
+        """See `contract.Journal.facts`."""
+        from flux2_mcp.journal.sql.facts import SqlFacts  # a server for one person has no use for it
+
+        return SqlFacts(self.file)
 
     @property
     def audit(self) -> SqlAudit:

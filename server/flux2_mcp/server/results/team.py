@@ -15,7 +15,9 @@ class PersonResult(Result):
     """One person. Amounts are USD; a cap that is null is not set.
 
     `day_usd` and `month_usd` are what their caps count: the last 24 hours, and the last 30 days. `own_caps` says whether the
-    person has a cap of their own, in the place of everybody's.
+    person has a cap of their own, in the place of everybody's. Everybody's are those that a server told when it started, at
+    `caps_told_at`; null: no server has told any, and they are those of the command's own environment. `seen_at` is up to an
+    hour before the last call.
     """
 
     person: str
@@ -29,6 +31,7 @@ class PersonResult(Result):
     month_usd: float
     month_cap_usd: float | None
     own_caps: bool
+    caps_told_at: str | None
 
 
 class PeopleResult(Result):
@@ -85,6 +88,7 @@ def person(member: Member) -> PersonResult:
         month_usd=float(member.monthly_usd),
         month_cap_usd=_usd(member.monthly_cap_usd),
         own_caps=known.daily_usd is not None or known.monthly_usd is not None,
+        caps_told_at=None if member.caps_told_at is None else stamp(member.caps_told_at),
     )
 
 

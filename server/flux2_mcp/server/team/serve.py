@@ -251,6 +251,7 @@ async def _application(
         application.router.routes.extend(provider.routes)
         async with application.router.lifespan_context(application):
             service = server.session.whole
+            service.background.start_soon(service.callers.tell_caps, settings.caps)
             reader, _ = bearer.token(settings.home, metrics.TOKEN_FILE)
             application.router.routes.extend(health.HealthRoutes(service.health(), provider.keys, traffic).routes())
             application.router.routes.append(metrics.route(numbers, service, tokens, reader, public))
