@@ -188,6 +188,33 @@ async def test_a_store_that_falls_silent_during_a_delivery_delays_it_and_costs_n
     assert (front.count(CREATE), front.count(FETCH)) == (1, 1)
 
 
+async def test_a_store_that_vanished_gets_nothing_until_it_is_back_and_no_task_is_lost(
+    machines: Machines,
+) -> None:
+    server = machines.server
+    async with machines.opened("one") as one:
+        first = (await made(one)).tasks[0].record
+        kept = {name: server.get(name) for name in server.everything()}
+        assert len(kept) == 2  # the image, and the mark
+        server.lose()
+        outcome = await made(one, "a blue hare")
+        assert states(outcome) == [State.COMPLETED]
+        assert "is not the one in which the images of this journal are" in str(outcome.tasks[0].trouble)
+        assert (await one.health().check())["store"] == "is not the one that it was"
+    async with machines.opened("two") as two:  # another machine, and a process that has never seen the store
+        with pytest.raises(StorageError, match="is not the one in which"):
+            await two.images.here((await record_of(two, first.key)).images[0])
+        with pytest.raises(StorageError, match="is not the one in which"):
+            await two.pruner.find(datetime.now(UTC))
+        assert server.everything() == []
+        for name, data in kept.items():
+            server.put(name, data)
+        ended = await two.check([outcome.tasks[0].record.task_id or ""], wait_seconds=PATIENCE)
+        assert (states(ended), machines.creates()) == ([State.DELIVERED], 2)
+        assert server.names() == sorted(map(name_of, ("a red fox", "a blue hare")))
+        assert (await two.health().check())["store"] == "ok"
+
+
 async def test_other_bytes_under_the_name_of_an_image_stay_and_the_task_waits_for_somebody_to_look(
     machines: Machines,
 ) -> None:

@@ -15,10 +15,10 @@ import pytest
 from msgspec.structs import replace
 
 from flux2_mcp.domain.models import StoredImage
-from flux2_mcp.errors import StorageError
+from flux2_mcp.errors import JournalError, StorageError
 from flux2_mcp.images.names import image_name
 from flux2_mcp.images.object_store import MAX_NAMES_ASKED, ObjectStore
-from flux2_mcp.images.store import ImageFolder
+from flux2_mcp.images.store import MARK, MARK_FACT, ImageFolder
 from tests.support.object_store import S3Server, running
 
 pytestmark = pytest.mark.anyio
@@ -36,12 +36,13 @@ class Place(Protocol):
     def put(self, name: str, data: bytes) -> None: ...
     def get(self, name: str) -> bytes: ...
     def names(self) -> list[str]: ...
+    def forget(self) -> None: ...
 
 
 class S3Place:
     def __init__(self, server: S3Server) -> None:
         self.store = ObjectStore(server.url, http=True)
-        self.put, self.get, self.names = server.put, server.get, server.names
+        self.put, self.get, self.names, self.forget = server.put, server.get, server.everything, server.lose
 
 
 class FolderPlace:
@@ -59,6 +60,10 @@ class FolderPlace:
     def names(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir())
 
+    def forget(self) -> None:
+        for path in self.folder.iterdir():
+            path.unlink()
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:
@@ -73,7 +78,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "folder":
         return FolderPlace(tmp_path / "shared")
     server: S3Server = request.getfixturevalue("server")
-    server.clear()
+    server.lose()
     return S3Place(server)
 
 
@@ -173,6 +178,7 @@ class Slow:
         self.real, self.reads = real, 0
         self.go = threading.Event()
         self.put, self.sizes, self.delete, self.check = real.put, real.sizes, real.delete, real.check
+        self.mark, self.set_mark = real.mark, real.set_mark
 
     def read(self, name: str, into: BinaryIO, size: int) -> bool:
         self.reads += 1
@@ -255,6 +261,92 @@ async def test_plain_http_is_spoken_only_where_the_settings_have_allowed_it(
     folder = ImageFolder(tmp_path / "images", ObjectStore(server.url))
     with pytest.raises(StorageError, match="did not answer"):
         await folder.keep(image(folder.folder))
+
+
+class Remembered:
+    """Stands for the journal of all machines."""
+
+    def __init__(self, mark: str | None = None) -> None:
+        self.mark = mark
+
+    async def get(self, name: str) -> str | None:
+        assert name == MARK_FACT
+        return self.mark
+
+    async def settle(self, name: str, text: str) -> str:
+        assert name == MARK_FACT
+        self.mark = self.mark or text
+        return self.mark
+
+
+def marks(place: Place) -> list[str]:
+    try:
+        return [place.get(MARK).decode()]
+    except FileNotFoundError:
+        return []
+
+
+async def test_a_store_gets_its_mark_with_its_first_image_and_no_look_at_it_makes_one(
+    place: Place, tmp_path: Path
+) -> None:
+    place.forget()
+    facts = Remembered()
+    one, two = (ImageFolder(tmp_path / home / "images", place.store, lambda: facts) for home in ("one", "two"))
+    await one.check()
+    assert await one.stored(["none.png"]) == {}
+    await one.delete(["none.png"])
+    assert (facts.mark, marks(place)) == (None, [])
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.keep, image(one.folder))
+        group.start_soon(two.keep, image(two.folder, OTHER, "another"))
+    assert marks(place) == [facts.mark]
+    # A journal that does not remember, such as one from a backup of before, takes the mark that is there.
+    restored = Remembered()
+    await ImageFolder(one.folder, place.store, lambda: restored).keep(image(one.folder))
+    assert (restored.mark, marks(place)) == (facts.mark, [facts.mark])
+
+
+@pytest.mark.parametrize("instead", [None, b"the mark of another store"])
+async def test_a_store_that_is_another_one_gets_nothing_and_nothing_counts_as_gone_from_it(
+    place: Place, tmp_path: Path, instead: bytes | None
+) -> None:
+    place.forget()
+    facts = Remembered()
+    folder = ImageFolder(tmp_path / "images", place.store, lambda: facts)
+    made = image(folder.folder)
+    await folder.keep(made)
+    [mark], name = marks(place), Path(made.path).name
+    place.forget()
+    if instead is not None:
+        place.put(MARK, instead)
+    away = replace(made, path=f"{name[:-4]}-2.png")
+    for new in (folder, ImageFolder(tmp_path / "images", place.store, lambda: facts)):
+        for refused in (
+            new.keep(made), new.check(), new.here(away), new.has(away), new.stored([name]), new.delete([name]),
+        ):  # fmt: skip
+            with pytest.raises(StorageError, match="is not the one in which the images of this journal are") as caught:
+                await refused
+            assert f"an object .flux2-store with {mark} in it" in caught.value.next_step
+        await new.bring([away])
+    assert place.names() == ([] if instead is None else [MARK])
+    place.put(MARK, f"{mark}\n".encode())
+    await folder.check()
+    await folder.keep(made)
+    assert place.get(name) == BYTES
+
+
+class Unread(Remembered):
+    async def get(self, name: str) -> str | None:
+        raise JournalError(f"{name} can't be read.")
+
+
+async def test_where_the_journal_does_not_say_which_store_it_is_nothing_is_put_there(
+    place: Place, tmp_path: Path
+) -> None:
+    folder = ImageFolder(tmp_path / "images", place.store, Unread)
+    for refused in (folder.keep(image(folder.folder)), folder.check()):
+        with pytest.raises(StorageError, match="The journal does not say which store of images is the right one"):
+            await refused
 
 
 async def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import httpx2
 import obstore
 from obstore.store import S3Store
 
+from flux2_mcp.images.store import MARK
+
 BUCKET, PREFIX = "pictures", "team/one"
 SECRET = "a-secret-that-opens-this-store"
 START_SECONDS = 60.0
@@ -80,10 +82,19 @@ class S3Server:
         return bytes(obstore.get(self.raw, name).bytes())
 
     def names(self) -> list[str]:
-        return sorted(each["path"] for page in obstore.list(self.raw) for each in page)
+        """The names of all images."""
+        return [name for name in self.everything() if name != MARK]
 
     def clear(self) -> None:
+        """Remove all images."""
         obstore.delete(self.raw, self.names())
+
+    def lose(self) -> None:
+        """Remove all that is there, as where another disk is mounted."""
+        obstore.delete(self.raw, self.everything())
+
+    def everything(self) -> list[str]:
+        return sorted(each["path"] for page in obstore.list(self.raw) for each in page)
 
 
 @contextmanager

@@ -117,8 +117,8 @@ class Health:
         try:
             await self._images.check()
         except StorageError as exc:
-            log.warning("the store of images: %s", exc.message)
-            return "can't be used"
+            log.warning("the store of images: %s %s", exc.message, exc.next_step)
+            return "can't be used" if exc.reason == exc.code else exc.reason
         return OK
 
     def _write(self) -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from msgspec.structs import replace
 
+from flux2_mcp.engine.seam import Seam
 from flux2_mcp.engine.waiting import TaskReport
 from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.records import TaskRecord
+
+
+def folder(home: Path, seam: Seam) -> ImageFolder:
+    """Return the folder of images of a home, and the store behind it, whose mark the journal remembers."""
+    journal = seam.journal
+    return ImageFolder(home / "images", seam.store, lambda: journal.facts if journal.exists else None)
 
 
 def of_records(records: Iterable[TaskRecord], images: ImageFolder) -> tuple[TaskRecord, ...]:

@@ -24,13 +24,12 @@ from flux2_mcp.domain.lifecycle import RESULT_LIFETIME, State
 from flux2_mcp.domain.manifest.plan import MAKES, Plan, PlannedImage, Standing
 from flux2_mcp.domain.models import Balance, ImageRequest
 from flux2_mcp.domain.pricing import PriceBook
-from flux2_mcp.engine import submission
+from flux2_mcp.engine import image_paths, submission
 from flux2_mcp.engine.confirmation import Confirmation
 from flux2_mcp.engine.live_prices import LivePrices
 from flux2_mcp.engine.project import Project
 from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.errors import Flux2Error, InvalidRequestError, Problem, meant, together
-from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.settings import Settings
 
@@ -155,7 +154,7 @@ class ManifestQuotes:
     def __init__(self, seam: Seam, prices: LivePrices, settings: Settings) -> None:
         self._journal = seam.journal
         self._person = seam.person
-        self._images = ImageFolder(settings.home / "images", seam.store)
+        self._images = image_paths.folder(settings.home, seam)
         self._backend = seam.backend
         self._now = seam.now
         self._prices = prices

@@ -36,7 +36,6 @@ from flux2_mcp.engine.seam import Seam, opened
 from flux2_mcp.engine.source_images import SourceImages
 from flux2_mcp.engine.waiting import MAX_IDS, OnProgress, Outcome, TaskReport, Waiter, by_picture, refusal, replays
 from flux2_mcp.errors import InvalidRequestError, Problem, Wording, before_sending, together
-from flux2_mcp.images.store import ImageFolder
 from flux2_mcp.journal.listed import ListedTask
 from flux2_mcp.journal.records import Intent, TaskFilter, TaskRecord, adopted, service_of
 from flux2_mcp.settings import Settings
@@ -68,7 +67,7 @@ class Service:
         self.session = seam.journal.owner
         self._account = account_name(settings)
         self._backend = seam.backend
-        self.images = ImageFolder(settings.home / "images", seam.store)
+        self.images = image_paths.folder(settings.home, seam)
         self._readable: tuple[Path, ...] = (self.images.folder, *settings.allowed_dirs)
         self._runner = TaskRunner(
             seam,

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.errors import StorageError
-from flux2_mcp.images.store import CHECK_STORE, MOVE_AWAY, OTHER_BYTES
+from flux2_mcp.images.store import CHECK_STORE, MARK, MOVE_AWAY, OTHER_BYTES
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, ClientConfig, GCSStore, LocalStore, RetryConfig, S3Store
@@ -36,6 +36,7 @@ NAMES_AT_ONCE = 500
 """Names that are deleted in one call."""
 PROBE = ".ready"
 """A name that no image has."""
+MAX_MARK_BYTES = 256
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z]{3,60})</Code>|\"reason\": ?\"([A-Za-z]{3,60})\"")
@@ -135,6 +136,26 @@ class ObjectStore:
             except FileNotFoundError as exc:
                 _object_alone(exc)
 
+    def mark(self) -> str | None:
+        """See `store.ImageStore.mark`."""
+        with _in_words():
+            try:
+                return b"".join(self._pieces(MARK, MAX_MARK_BYTES))[:MAX_MARK_BYTES].decode("ascii", "replace").strip()
+            except FileNotFoundError as exc:
+                _object_alone(exc)
+                return None
+
+    def set_mark(self, mark: str) -> str:
+        """See `store.ImageStore.set_mark`."""
+        import obstore
+
+        with _in_words():
+            try:
+                obstore.put(self._client(), MARK, mark.encode(), mode="create")
+            except obstore.exceptions.AlreadyExistsError:
+                return self.mark() or ""
+        return mark
+
     def _pieces(self, name: str, size: int) -> Iterator[bytes]:
         """The bytes under a name, up to the first piece that is beyond `size`."""
         import obstore
@@ -169,7 +190,7 @@ class ObjectStore:
         from obstore import store as kinds
 
         if self._local:
-            return kinds.LocalStore(self._url)  # it is not made: a disk that is not mounted would stay unnoticed
+            return kinds.LocalStore(self._url)  # a folder that is missing is not made
         client: ClientConfig = {"timeout": timeout, "allow_http": self._http, "allow_invalid_certificates": False}
         retry: RetryConfig = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=self._seconds / 2)}
         parts = urlsplit(self._url)

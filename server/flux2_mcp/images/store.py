@@ -5,6 +5,9 @@ Rules
 - With a store, the journal records that name alone, since each machine has a folder of its own; without one, the path.
 - A delivery puts the image into the store before the journal says that the task is delivered. What stands there already is
   fine if its bytes are the same. Other bytes are an error, and are never written over.
+- A store has a mark, which is put there with its first image, and which the journal remembers. Where the mark is another one, or
+  is gone, the place is not the store any more: a disk that is not mounted, an emptied or another bucket. Nothing is put there
+  then, nothing counts as removed from it, and no mark is made anew.
 - Whatever needs an image asks `ImageFolder.here` for its file, which fetches it from the store if it is not in the folder. What
   comes is believed only with the recorded size and SHA-256. The folder is a cache then: what is in it may be removed.
 """
@@ -22,7 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from flux2_mcp.domain.models import StoredImage
-from flux2_mcp.errors import StorageError
+from flux2_mcp.errors import JournalError, StorageError
 
 T = TypeVar("T")
 
@@ -34,6 +37,16 @@ CHECK_STORE = (
     "Check the store that FLUX2_IMAGES_URL names, and what it was given to sign in (flux2-mcp doctor). What waits for it goes"
     " on by itself."
 )
+MARK = ".flux2-store"
+"""The name of the mark in the store. No image has it."""
+MARK_FACT = "store"
+"""The journal's name for it."""
+LOST = (
+    "The store of images (FLUX2_IMAGES_URL) is not the one in which the images of this journal are: it is empty, not mounted, or"
+    " another one."
+)
+NOT_THE_ONE = "is not the one that it was"
+"""`LOST` in a few words."""
 OTHER_BYTES = "The store of images (FLUX2_IMAGES_URL) has other bytes under the name of this image."
 MOVE_AWAY = "Find out who wrote there, and move that object away. What waits for it goes on by itself."
 
@@ -65,6 +78,26 @@ class ImageStore(Protocol):
         """Ask the store for something, whether it has it or not."""
         ...
 
+    def mark(self) -> str | None:
+        """Its mark; None: it has none."""
+        ...
+
+    def set_mark(self, mark: str) -> str:
+        """Give a store without a mark this one. Returns the mark that it has then: another process may have been faster."""
+        ...
+
+
+class Facts(Protocol):
+    """What the machines of a store agree on: the journal's, see `team_contract.Facts`."""
+
+    async def get(self, name: str) -> str | None:
+        """The fact of this name; None: nobody has stated it."""
+        ...
+
+    async def settle(self, name: str, text: str) -> str:
+        """State a fact, unless it was stated before. Returns what holds."""
+        ...
+
 
 def opened(url: str | None, *, http: bool = False) -> ImageStore | None:
     """The store of an address, see `Settings.images_url`; None without one. Nothing is loaded or asked before its first use.
@@ -93,11 +126,16 @@ class ImageFolder:
     Args:
         folder: Has the images' files; made if missing.
         store: Has the images of all machines; None: there is none, and the folder has all.
+        facts: Returns what remembers the store's mark; None: nothing does so far.
     """
 
-    def __init__(self, folder: Path, store: ImageStore | None = None) -> None:
+    def __init__(
+        self, folder: Path, store: ImageStore | None = None, facts: Callable[[], Facts | None] = lambda: None
+    ) -> None:
         self.folder = folder
         self.store = store
+        self._facts = facts
+        self._mark: str | None = None
         self._fetches: dict[str, _Fetch] = {}
         self._threads: anyio.CapacityLimiter | None = None
 
@@ -118,9 +156,10 @@ class ImageFolder:
         """Put a whole and checked image of the folder into the store.
 
         Raises:
-            StorageError: The store has other bytes under its name, or refused, or did not answer.
+            StorageError: The store has other bytes under its name, or refused, or did not answer, or is another one.
         """
         if (store := self.store) is not None:
+            await self._prove(store, first=True)
             path = self.place(image)
             await self._in_thread(lambda: store.put(path.name, path, image))
 
@@ -152,9 +191,9 @@ class ImageFolder:
         path = self.place(image)
         if await anyio.Path(path).is_file():
             return True
-        if (store := self.store) is None or image.path == image.saved:
+        if self.store is None or image.path == image.saved:
             return False
-        return path.name in await self._in_thread(lambda: store.sizes([path.name]))
+        return path.name in await self.stored([path.name])
 
     async def bring(self, images: Iterable[StoredImage], seconds: float = BRING_SECONDS) -> None:
         """Fetch the images that are not in the folder, as far as the store gives them in this time."""
@@ -173,28 +212,68 @@ class ImageFolder:
                     group.start_soon(one, image)
 
     async def stored(self, names: Collection[str]) -> Mapping[str, int]:
-        """Those of these names that are in the store, with their sizes in bytes."""
-        store = self.store
-        return {} if store is None or not names else await self._in_thread(lambda: store.sizes(names))
+        """Those of these names that are in the store, with their sizes in bytes. Raises as `here`."""
+        if (store := self.store) is None or not names:
+            return {}
+        sizes = await self._in_thread(lambda: store.sizes(names))
+        if len(sizes) < len(names):
+            await self._prove(store)
+        return sizes
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Delete images from the store, not from the folder."""
+        """Delete images from the store, not from the folder. Raises as `here`."""
         if (store := self.store) is not None and names:
+            await self._prove(store)
             await self._in_thread(lambda: store.delete(names))
 
     async def check(self) -> None:
-        """Ask the store for something. Raises as `here`."""
-        if (store := self.store) is not None:
+        """Ask the store for its mark, or for something else if it has none yet. Raises as `here`."""
+        if (store := self.store) is not None and not await self._prove(store):
             await self._in_thread(store.check)
+
+    async def _prove(self, store: ImageStore, *, first: bool = False) -> bool:
+        """Check that the store is the one in which the journal's images are. False: it has had none so far.
+
+        Args:
+            store: The store.
+            first: Whether an image is about to be put there, so that it gets its mark now if it never had one.
+
+        Raises:
+            StorageError: It is another one, or has lost its mark; or it or the journal refused or did not answer.
+        """
+        if (facts := self._facts()) is None:
+            return False
+        try:
+            if self._mark is None:
+                self._mark = await facts.get(MARK_FACT)
+            if self._mark is None and not first:
+                return False
+            found = await self._in_thread(store.mark)
+            if self._mark is None:
+                own = secrets.token_hex(16)
+                given = await self._in_thread(lambda: store.set_mark(own)) if found is None else found
+                found, self._mark = given, await facts.settle(MARK_FACT, given)
+        except JournalError as exc:
+            text = f"The journal does not say which store of images is the right one. {exc.message}"
+            raise StorageError(text, next_step=exc.next_step) from exc
+        if found != self._mark:
+            again = f"Mount it, or correct the variable. The right one has an object {MARK} with {self._mark} in it."
+            more = "What waits for it goes on by itself. Moving a store: docs/team.md."
+            raise StorageError(LOST, next_step=f"{again} {more}", reason=NOT_THE_ONE)
+        return True
 
     async def _fetch(self, store: ImageStore, image: StoredImage, path: Path) -> bool:
         """Fetch an image into the folder; False if the store does not have it."""
         fetch = self._fetches[path.name] = _Fetch(anyio.Event())
         try:
-            return await self._in_thread(lambda: _fetched(store, image, path))
+            if await self._in_thread(lambda: _fetched(store, image, path)):
+                return True
+            await self._prove(store)
         except StorageError as exc:
             fetch.error = exc
             raise
+        else:
+            return False
         finally:
             del self._fetches[path.name]
             fetch.ended.set()
