@@ -44,6 +44,8 @@ class Provider:
 
     With `signs_in`, its page lets Ada in at once: who opens it comes back with a code. `claims_of_sign_in` is what her token says
     beyond the usual, `registers` whether clients may register themselves, `known` which ones it knows.
+
+    While `answers` is not set, it says nothing.
     """
 
     def __init__(self) -> None:
@@ -57,11 +59,14 @@ class Provider:
         self.known: set[str] = set()
         self.claims_of_sign_in: dict[str, Any] = {}
         self._codes: dict[str, dict[str, str]] = {}
+        self.answers = threading.Event()
+        self.answers.set()
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.asked.append(self.path)
+                provider.answers.wait()
                 if provider.signs_in and self.path.startswith("/realms/team/authorize?"):
                     self.send_response(302)
                     self.send_header("Location", provider.let_in(dict(parse_qsl(urlsplit(self.path).query))))
@@ -135,6 +140,7 @@ class Provider:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.answers.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

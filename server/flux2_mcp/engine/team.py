@@ -55,6 +55,7 @@ class Callers:
     """
 
     def __init__(self, seam: Seam, background: TaskGroup) -> None:
+        self._journal = seam.journal
         self._people, self._tokens = seam.journal.people, seam.journal.tokens
         self._facts = seam.journal.facts
         self._now, self._monotonic, self._sleep = seam.now, seam.monotonic, seam.sleep
@@ -94,6 +95,8 @@ class Callers:
         Raises:
             JournalError: The journal can't be read.
         """
+        if not self._journal.was_made:  # to look for what is made up makes none
+            return {}
         return {token.digest: token for token in await self._tokens.live(at=self._now())}
 
     async def make_token(self, caller: Caller, *, days: int) -> tuple[str, TokenRecord]:

@@ -4,6 +4,8 @@ Rules
 - A token that was revoked is refused after `KEPT_SECONDS` at the latest, and one that expires at once.
 - Whatever callers send, the journal is asked at most once in `PAUSE_SECONDS`: all that wait for an answer share it. So a new
   token counts within that time.
+- Calls with tokens that are not known wait in a bounded number; the others are sent away with 503 at once. A call with a known token
+  waits for no pause, and behind none of them.
 - A journal that does not answer proves nothing: the call is sent away with 503, and so are all that have waited for the same
   answer. A journal that takes long to fail is not asked for each of them in turn.
 """
@@ -11,6 +13,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Protocol
 
@@ -20,7 +23,8 @@ from flux2_mcp.domain import personal_tokens
 from flux2_mcp.domain.people import Person
 from flux2_mcp.domain.personal_tokens import TokenRecord
 from flux2_mcp.errors import JournalError
-from flux2_mcp.server.team.tokens import PersonToken, Refusal, Tokens, no_token
+from flux2_mcp.server.team.lookups import CrowdedError, Lookups
+from flux2_mcp.server.team.tokens import TOO_MANY_UNKNOWN, PersonToken, Refusal, Tokens, no_token
 
 KEPT_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
@@ -60,6 +64,7 @@ class PersonalTokens:
         self._monotonic = monotonic
         self._sleep = sleep
         self._lock = anyio.Lock()
+        self._lookups = Lookups("personal", monotonic)
         self._known: Mapping[str, TokenRecord] = {}
         self._asked_at = float(
             "-inf"
@@ -67,16 +72,25 @@ class PersonalTokens:
         self._known_at = float("-inf")
         self._failure: JournalError | None = None  # what the last question came to
 
+    async def learn(self) -> None:
+        """Read the tokens before anybody calls: many may call a server that has just started, and all of them at once."""
+        with suppress(JournalError):  # the calls that need the journal say so themselves
+            await self._look(self._monotonic())
+
     async def find(self, token: str) -> Person | None:
         """Return the person to whom a token belongs; None if there is no such token in force.
 
         Raises:
             JournalError: The journal can't be read.
+            CrowdedError: The token is not known, and too many calls wait to hear of such.
         """
         if not personal_tokens.is_token(token):
             return None
         digest, called_at = personal_tokens.digest(token), self._monotonic()
-        if called_at - self._known_at >= KEPT_SECONDS or digest not in self._known:
+        if digest not in self._known:
+            with self._lookups.one():
+                await self._look(called_at)
+        elif called_at - self._known_at >= KEPT_SECONDS:
             await self._look(called_at)
         found = self._known.get(digest)
         return found.person if found is not None and self._source().in_force(found) else None
@@ -128,6 +142,8 @@ class Bearers:
             person = await self._personal.find(token)
         except JournalError:
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, None, NOT_NOW, RETRY_SECONDS)
+        except CrowdedError:
+            return TOO_MANY_UNKNOWN
         if person is None:
             return no_token("The token is not known, or it has expired or was revoked.")
         return PersonToken(

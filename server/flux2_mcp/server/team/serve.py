@@ -28,6 +28,7 @@ from flux2_mcp.settings import Settings, SignIn
 from flux2_mcp.system.loopback import named
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
     from starlette.applications import Starlette
     from starlette.routing import Route
 
@@ -230,7 +231,7 @@ async def _application(
     def meet(person: Person) -> None:
         server.session.whole.callers.meet(person)
 
-    async with _provider(settings.sign_in, f"{public}{PATH}") as provider:
+    async with _provider(settings.sign_in, f"{public}{PATH}", lambda: server.session.whole.background) as provider:
         personal = PersonalTokens(lambda: server.session.whole.callers, monotonic=time.monotonic)
         tokens = Bearers(personal, provider.tokens)
         application.add_middleware(readable.MessagesOnly, path=PATH, most=MAX_BODY_BYTES)
@@ -259,6 +260,7 @@ async def _application(
             places = uploads.Places(caller)
             runapi_http = RunApiHttp(lambda: server.session.service, caller, image_links, places)
             application.router.routes.append(uploads.route(lambda: server.session.service, places))
+            service.background.start_soon(personal.learn)
             application.router.routes.extend(runapi_http.routes())
             if settings.sign_in is not None:
                 days = settings.sign_in.login_days
@@ -276,7 +278,9 @@ class _Provider(Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def _provider(sign_in: SignIn | None, address: str) -> AsyncIterator[_Provider]:
+async def _provider(
+    sign_in: SignIn | None, address: str, background: Callable[[], TaskGroup]
+) -> AsyncIterator[_Provider]:
     if sign_in is None:
         yield _Provider()
         return
@@ -297,7 +301,7 @@ async def _provider(sign_in: SignIn | None, address: str) -> AsyncIterator[_Prov
         resource, [auth.issuer_url], list(sign_in.scopes) or None, resource_name="FLUX.2 images"
     )
     transport = HttpTransport(sign_in.issuer)
-    keys = SigningKeys(sign_in.issuer, transport)
+    keys = SigningKeys(sign_in.issuer, transport, background)
     try:
         yield _Provider(
             keys=keys,

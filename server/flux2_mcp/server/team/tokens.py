@@ -25,6 +25,7 @@ from pydantic import ConfigDict
 
 from flux2_mcp.domain.people import Person
 from flux2_mcp.errors import ProviderError, shortened
+from flux2_mcp.server.team import lookups
 from flux2_mcp.server.team.provider import PAUSE_SECONDS, Key, SigningKeys
 from flux2_mcp.settings import SignIn
 from flux2_mcp.system.terminal import plain
@@ -70,6 +71,9 @@ class Refusal(Struct, frozen=True):
     retry_after_seconds: int | None = None
 
 
+TOO_MANY_UNKNOWN = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, None, lookups.CROWDED, lookups.RETRY_SECONDS)
+
+
 class _InvalidTokenError(Exception):
     """A token that proves nothing. Its text is for the caller."""
 
@@ -98,6 +102,8 @@ class Tokens:
             return no_token(str(exc))
         except ProviderError as exc:
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, None, exc.message, int(PAUSE_SECONDS))
+        except lookups.CrowdedError:
+            return TOO_MANY_UNKNOWN
 
     async def _claims(self, token: str) -> dict[str, Any]:
         """Return the claims of a token that is the provider's, for us, and in force."""
