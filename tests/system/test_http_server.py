@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ import pytest
 from anyio.abc import SocketStream
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from flux2_mcp.server.transports.bearer import BearerOnly
 from flux2_mcp.server.viewer.guard import ViewerGuard
@@ -61,9 +61,12 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    most: int | None = None, proof_seconds: float = LONG, *, guarded: bool = True
+    most: int | None = None, proof_seconds: float = LONG, *, guarded: bool = True, kept_paths: Collection[str] = ()
 ) -> AsyncIterator[Server]:
-    """`/` answers at once; `/wait` when told to; `/file` takes its time to read a body; `/broken` fails."""
+    """`/` answers at once; `/wait...` when told to; `/file` takes its time to read a body; `/broken` fails.
+
+    What is kept needs no token.
+    """
     go_on = anyio.Event()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,16 +78,21 @@ async def serving(
             server.read.set()
         if scope["path"] == "/broken":
             raise ZeroDivisionError("a prompt")
-        if scope["path"] == "/wait":
+        if scope["path"].startswith("/wait"):
             server.waiting += 1
             await go_on.wait()
         await Response(b"well" + body)(scope, receive, send)
 
-    guard: ASGIApp = BearerOnly(application, TOKEN) if guarded else application
+    only = BearerOnly(application, TOKEN)
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        await (only if guarded and scope["path"] not in kept_paths else application)(scope, receive, send)
+
     with http_server.listen(0) as listener:
         served = http_server.served(
-            guard, listener, grace_seconds=0.1, most=most, guarded=guarded, proof_seconds=proof_seconds
-        )
+            guard, listener, grace_seconds=0.1, most=most, kept_paths=kept_paths, guarded=guarded,
+            proof_seconds=proof_seconds,
+        )  # fmt: skip
         with anyio.fail_after(DEADLINE):
             async with served, AsyncExitStack() as stack:
                 server = Server(listener.getsockname()[1], stack, go_on)
@@ -220,6 +228,87 @@ async def test_where_all_have_proven_themselves_the_one_that_is_idle_longest_giv
         await hung_up(second)
         for stream in (newcomer, third, first):
             assert (await answer(stream, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+
+
+ALIVE, SLOW = "/alive", "/wait/ready"
+
+
+async def test_where_all_places_are_taken_what_is_kept_is_answered_and_other_calls_are_told_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    waits, alive = GET.replace("/", "/wait", 1).format(KEY), GET.replace("/", ALIVE, 1).format("")
+    async with serving(most=3, kept_paths=(ALIVE, SLOW)) as server:
+        idle = await server.connect()
+        await answer(idle, GET.format(KEY))
+        three = [await server.connect(waits) for _ in range(3)]  # one of them on a place that is kept
+        while server.waiting < len(three):
+            await anyio.lowlevel.checkpoint()
+        for _ in range(2 * http_server.KEPT_PLACES):
+            told = await server.connect(GET.format(KEY))
+            said = await told.receive()
+            while http_server.FULL.encode() not in said:
+                said += await told.receive()
+            assert said.startswith(b"HTTP/1.1 503")
+            assert {b"retry-after: 1", b"connection: close"} <= set(said.split(b"\r\n"))
+            await hung_up(told)
+            assert (await answer(await server.connect(), alive)).startswith(b"HTTP/1.1 200")
+        server.go_on.set()
+        for stream in three:
+            assert (await answer(stream)).startswith(b"HTTP/1.1 200")
+            assert (await answer(stream, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == ["all places are taken"]
+
+
+async def test_whoever_asks_for_what_is_kept_takes_the_places_of_nobody_else() -> None:
+    slow, alive = (GET.replace("/", path, 1).format("") for path in (SLOW, ALIVE))
+    async with serving(most=2, kept_paths=(ALIVE, SLOW)) as server:
+        friend = await server.connect()
+        await answer(friend, GET.format(KEY))
+        for _ in range(http_server.KEPT_PLACES + 1):
+            await server.connect(slow)
+        while server.waiting < http_server.KEPT_PLACES:
+            await anyio.lowlevel.checkpoint()
+        assert b"503" in await (await server.connect(slow)).receive()
+        assert (await answer(friend, GET.format(KEY))).startswith(b"HTTP/1.1 200")
+        assert (await answer(await server.connect(), alive)).startswith(b"HTTP/1.1 200")
+        assert server.waiting == http_server.KEPT_PLACES
+
+
+LARGE = 32 * 1024 * 1024
+"""More than the buffers of the system hold."""
+
+
+async def test_an_answer_is_sent_when_its_last_byte_has_left_the_process_or_its_caller_is_gone() -> None:
+    answered, sent = anyio.Semaphore(0), anyio.Semaphore(0)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"well" if scope["path"] == "/" else b"x" * LARGE)(scope, receive, send)
+        answered.release()
+        await scope["state"]["sent"]()
+        sent.release()
+
+    large = GET.replace("/", "/large", 1).format("").encode()
+    with http_server.listen(0) as listener, anyio.fail_after(DEADLINE):
+        async with (
+            http_server.served(application, listener, grace_seconds=DEADLINE, guarded=False),
+            AsyncExitStack() as stack,
+        ):
+            port = listener.getsockname()[1]
+            slow, gone, other = [await stack.enter_async_context(await anyio.connect_tcp(HOST, port)) for _ in range(3)]
+            for stream in (slow, gone):
+                await stream.send(large)
+                await answered.acquire()
+            for _ in range(3):
+                await answer(other, GET.format(""))
+                await sent.acquire()
+            with pytest.raises(anyio.WouldBlock):
+                sent.acquire_nowait()
+            await gone.aclose()
+            await sent.acquire()
+            heard = 0
+            while heard < LARGE:
+                heard += len(await slow.receive())
+            await sent.acquire()
 
 
 async def test_where_nobody_is_asked_for_anything_a_whole_request_is_proof() -> None:

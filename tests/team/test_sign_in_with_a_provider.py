@@ -260,6 +260,7 @@ async def test_a_host_in_typescript_signs_in_once_and_makes_a_picture(
         assert process.returncode == 0
     assert told["tools"] == [entry.function.__name__ for entry in REGISTRY]
     assert (told["made"]["status"], told["tasks"]) == ("completed", 1)
+    assert set(told["streams"]) == ({405} if sdk == "sdk" else set())
     assert len(host.opened) == 1
     asked = parse_qs(urlsplit(host.opened[0]).query)
     assert asked["resource"] == [team.audience]

@@ -41,8 +41,15 @@ const authProvider = {
   discoveryState: () => kept.found,
 };
 
+const streams = []; // what the server answers to the stream that the first generation opens, and the second does not
+async function noted(input, init) {
+  const answer = await fetch(input, init);
+  if ((init?.method ?? 'GET') !== 'POST' && String(input) === url) streams.push(answer.status);
+  return answer;
+}
+
 async function connected() {
-  const transport = new StreamableHTTPClientTransport(new URL(url), { authProvider });
+  const transport = new StreamableHTTPClientTransport(new URL(url), { authProvider, fetch: noted });
   const client = new Client(
     { name: 'agent host', version: '1' },
     sdk === 'client' ? { versionNegotiation: { mode: 'auto' } } : {},
@@ -68,4 +75,5 @@ await client.close();
 client = await connected(); // the next session has the token
 say({ tasks: (await client.callTool({ name: 'check_task', arguments: {} })).structuredContent.tasks.length });
 await client.close();
+say({ streams });
 process.exit(0);

@@ -8,6 +8,9 @@ connection.
 A proven connection has the same time for each further request, from its first byte to its last. If all are proven, one
 more is let in beside them while one of them is idle. When it has proven itself, the one that is idle longest is cut: so
 whoever holds connections that do nothing shuts out nobody.
+
+Some paths are always answered, such as those that a load balancer asks: there are more places for them, of connections
+and of calls. So one that is let in while all others are taken is told so, and is not just cut.
 """
 
 from __future__ import annotations
@@ -15,16 +18,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 import h11
 from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from flux2_mcp.system.logs import fields
 from flux2_mcp.system.loopback import HOST, plain_name
 
 REUSE = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
@@ -34,6 +40,12 @@ KEEP_ALIVE_SECONDS = 75
 """Longer than any client's pause between two polls, so that no poll uses a connection that is just being closed."""
 PROOF_SECONDS = 10.0
 """How long a connection may take until a whole request of it was admitted."""
+KEPT_PLACES = 32
+"""The number of connections beyond the limit where some paths are always answered, and of calls of each of these paths."""
+RETRY_SECONDS = 1
+QUIET_SECONDS = 60.0
+"""That all places are taken is logged again after so long a time in which they were not."""
+FULL = "All places of this server are taken. Call again.\n"
 CANCEL_SECONDS = 0.05
 """How long a cancelled call may take to clean up. A call that is busy in a thread does not notice the cancellation."""
 
@@ -49,9 +61,10 @@ class _State(ServerState):
     have been so for longest.
     """
 
-    def __init__(self, most: int | None, *, guarded: bool, proof_seconds: float) -> None:
+    def __init__(self, most: int | None, kept: int, *, guarded: bool, proof_seconds: float) -> None:
         super().__init__()
         self.most = most
+        self.kept = kept
         self.guarded = guarded
         self.proof_seconds = proof_seconds
         self.unproven: dict[_Protocol, asyncio.TimerHandle] = {}
@@ -59,15 +72,23 @@ class _State(ServerState):
 
     @property
     def crowded(self) -> bool:
-        """Whether there are more connections than the limit."""
-        return self.most is not None and len(self.connections) > self.most
+        """Whether more connections have proven themselves than the limit."""
+        return self.most is not None and len(self.connections) - len(self.unproven) > self.most
+
+    def make_room(self) -> None:
+        """Cut a connection, if there is one too many."""
+        if self.most is None or len(self.connections) <= self.most + max(self.kept, 1 if self.idle else 0):
+            return
+        # If all others are proven, the first of the unproven ones is the new one.
+        next(iter(self.idle if self.crowded and self.idle else self.unproven)).hang_up()
 
 
 class _Protocol(H11Protocol):
     """uvicorn's protocol, without its logs.
 
-    It gives the application three functions: `abort` cuts the connection, `admit` says that a request was admitted, `allow`
-    gives the request that is being read more seconds, from now on: a file may come over a slow line.
+    It gives the application these functions: `abort` cuts the connection, `admit` says that a request was admitted, `allow`
+    gives the request that is being read more seconds, from now on: a file may come over a slow line. `sent` waits until
+    all that was answered has left this process, `is_proven` says whether the connection has proven itself.
     """
 
     def __init__(self, config: Config, state: _State) -> None:
@@ -79,14 +100,13 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         self.logger = _silent
         self.access_log = False
-        self.app_state = {"abort": transport.abort, "admit": self._admit, "allow": self._allow}
+        self.app_state = {
+            "abort": transport.abort, "admit": self._admit, "allow": self._allow, "sent": self._sent,
+            "is_proven": lambda: self not in self._state.unproven,
+        }  # fmt: skip
         super().connection_made(transport)
         self._state.unproven[self] = self.loop.call_later(self._state.proof_seconds, self.hang_up)
-        if self._state.crowded and not (len(self._state.unproven) == 1 and self._state.idle and self._is_first_more()):
-            next(iter(self._state.unproven)).hang_up()  # if all others are proven, this is the new one
-
-    def _is_first_more(self) -> bool:
-        return len(self.connections) == (self._state.most or 0) + 1
+        self._state.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
@@ -118,6 +138,12 @@ class _Protocol(H11Protocol):
         elif self._late is not None:
             self._late.cancel()
             self._late = self.loop.call_later(seconds, self.hang_up)
+
+    async def _sent(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.set_write_buffer_limits(0)  # from now on, the buffer is full until it is empty
+            await self.flow.drain()
+            self.transport.set_write_buffer_limits()
 
     def _prove(self) -> None:
         whole = self.cycle is not None and not self.cycle.more_body  # type: ignore[redundant-expr]  # None at first
@@ -178,6 +204,7 @@ async def served(
     *,
     grace_seconds: float,
     most: int | None = None,
+    kept_paths: Collection[str] = (),
     guarded: bool = True,
     proof_seconds: float = PROOF_SECONDS,
 ) -> AsyncIterator[None]:
@@ -191,25 +218,57 @@ async def served(
         most: The limit of connections: for one more, the oldest unproven connection is cut, or the one that is idle
             longest. The same limit holds for calls, with those whose callers are gone; one more is answered 503. None:
             no limit.
+        kept_paths: What is answered also when all places are taken: `KEPT_PLACES` calls of each at once.
         guarded: Whether the application admits each request itself, by `scope["state"]["admit"]()`; otherwise all are
             admitted.
         proof_seconds: How long a connection may take until a whole request of it was admitted, and then for each further
             request.
     """
+    named = _in_plain_names(application)
     config = Config(
-        _in_plain_names(application), http=_Protocol, ws="none", lifespan="off", interface="asgi3", proxy_headers=False,
-        server_header=False, date_header=False, log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        # Of calls, of which there are as many as `most`; the connections may be one more.
-        limit_concurrency=None if most is None else most + 2,
+        named if most is None else _Places(named, most, kept_paths), http=_Protocol, ws="none", lifespan="off",
+        interface="asgi3", proxy_headers=False, server_header=False, date_header=False, log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )  # fmt: skip
     config.load()
-    state = _State(most, guarded=guarded, proof_seconds=proof_seconds)
+    state = _State(most, KEPT_PLACES if kept_paths else 0, guarded=guarded, proof_seconds=proof_seconds)
     server = await asyncio.get_running_loop().create_server(lambda: _Protocol(config, state), sock=listener)
     try:
         yield
     finally:
         server.close()
         await _end(state, grace_seconds)
+
+
+class _Places:
+    """Answers a call for which there is no place, and passes on the others."""
+
+    def __init__(self, application: ASGIApp, most: int, kept_paths: Collection[str]) -> None:
+        self._application = application
+        self._most = {"": most, **dict.fromkeys(kept_paths, KEPT_PLACES)}
+        self._calls = Counter[str]()
+        self._full_at = float("-inf")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path"] if scope["path"] in self._most else ""
+        if self._calls[name] >= self._most[name]:
+            self._log(self._calls[name])
+            headers = {"Retry-After": str(RETRY_SECONDS), "Cache-Control": "no-store"}
+            if not scope["state"]["is_proven"]():
+                headers["Connection"] = "close"  # its place is for others
+            await PlainTextResponse(FULL, 503, headers)(scope, receive, send)
+            return
+        self._calls[name] += 1
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self._calls[name] -= 1
+
+    def _log(self, calls: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._full_at > QUIET_SECONDS:
+            log.warning("all places are taken, and further calls are answered 503", extra=fields(calls=calls))
+        self._full_at = now
 
 
 def _in_plain_names(application: ASGIApp) -> ASGIApp:

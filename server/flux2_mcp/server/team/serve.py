@@ -138,6 +138,7 @@ async def serve(
         on_ready: Called with the public URL when the server is ready.
     """
     gc.disable()  # as in the stdio server, while the SDK builds its models
+    from flux2_mcp.server.team import health, metrics
     from flux2_mcp.server.team.traffic import Traffic
     from flux2_mcp.system import http_server
 
@@ -147,7 +148,10 @@ async def serve(
         gc.freeze()
         gc.enable()
         ends = _Ends()
-        serving = http_server.served(application, listener, grace_seconds=GRACE_SECONDS, most=MAX_CONNECTIONS)
+        kept_paths = (*health.PATHS, metrics.PATH)
+        serving = http_server.served(
+            application, listener, grace_seconds=GRACE_SECONDS, most=MAX_CONNECTIONS, kept_paths=kept_paths
+        )
         async with serving:
             on_ready(f"{public}{PATH}")
             number = await ends.first()
@@ -202,7 +206,7 @@ async def _application(
     from flux2_mcp.server.team.proxies import Forwarded
     from flux2_mcp.server.team.runapi_http import API, RunApiHttp
     from flux2_mcp.server.team.sign_in import SignedInOnly
-    from flux2_mcp.server.team.traffic import CountedCalls
+    from flux2_mcp.server.team.traffic import CountedCalls, post_alone
     from flux2_mcp.server.transports import bearer, readable
 
     port = int(listener.getsockname()[1])
@@ -227,6 +231,7 @@ async def _application(
     )
     # A redirect would name http:// behind a load balancer with the certificate, and clients would send their token there.
     application.router.redirect_slashes = False
+    application.router.routes.insert(0, post_alone(PATH))
 
     def meet(person: Person) -> None:
         server.session.whole.callers.meet(person)
@@ -246,13 +251,14 @@ async def _application(
             most_of_one=MAX_CALLS_OF_ONE,
         )
         application.add_middleware(
-            CountedCalls, traffic=traffic, paths=(PATH, FOLDER, own_tokens.PATH), folder=f"{API}/"
+            CountedCalls, traffic=traffic, paths=(PATH, FOLDER, own_tokens.PATH), folders=(f"{API}/", links.FOLDER)
         )
         application.add_middleware(Forwarded, trusted=settings.trusted_proxies)
         application.router.routes.extend(provider.routes)
         async with application.router.lifespan_context(application):
             service = server.session.whole
             service.background.start_soon(service.callers.tell_caps, settings.caps)
+            service.background.start_soon(personal.learn)
             reader, _ = bearer.token(settings.home, metrics.TOKEN_FILE)
             application.router.routes.extend(health.HealthRoutes(service.health(), provider.keys, traffic).routes())
             application.router.routes.append(metrics.route(numbers, service, tokens, reader, public))
@@ -260,7 +266,6 @@ async def _application(
             places = uploads.Places(caller)
             runapi_http = RunApiHttp(lambda: server.session.service, caller, image_links, places)
             application.router.routes.append(uploads.route(lambda: server.session.service, places))
-            service.background.start_soon(personal.learn)
             application.router.routes.extend(runapi_http.routes())
             if settings.sign_in is not None:
                 days = settings.sign_in.login_days
