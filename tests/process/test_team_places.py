@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from tests.support.provider import Provider
 from tests.support.sandboxed import TLS
 from tests.support.stdio import DEADLINE, ERAS, MODERN
 from tests.support.team import Team, team_environment, until
+from tests.support.terminal import flux2_mcp
+from tests.support.web import ACCEPT, messages
 
 LARGE = 32 * 1024 * 1024
 """More than the buffers of the system hold."""
@@ -70,3 +73,40 @@ def test_an_end_waits_for_an_image_that_is_being_fetched_and_gives_out_no_other(
                 heard += len(piece)
         assert heard > LARGE
         assert team.process.wait(DEADLINE) == 0
+
+
+def test_a_look_at_the_head_of_an_image_is_no_look_at_it_and_a_part_of_it_is_one(
+    tmp_path: Path, provider: Provider
+) -> None:
+    env = team_environment(tmp_path)
+    with Team(env, provider) as team:
+        (task,) = team.tool(MODERN, "generate", prompt="a red fox")["structuredContent"]["tasks"]
+        url, ident = task["images"][0]["url"], task["task_id"]
+
+        def looks() -> int:
+            found = json.loads(flux2_mcp(env, "team", "audit", "--task", ident, "--json").stdout)["entries"]
+            return sum(entry["what"] == "image" and entry["person"] is None for entry in found)
+
+        with httpx2.Client(verify=TLS, timeout=DEADLINE) as http:
+            head = http.head(url)
+            assert (head.status_code, head.content, int(head.headers["content-length"]) > 1000) == (200, b"", True)
+            assert looks() == 0
+            assert http.get(url, headers={"Range": "bytes=1-"}).status_code == 206
+            assert looks() == 1
+
+
+def test_the_image_of_every_key_has_a_link_that_opens_it(tmp_path: Path, provider: Provider) -> None:
+    env = team_environment(tmp_path, FLUX2_OIDC_ADMIN_GROUP="admins")
+    keys = ("a/b", "..", "../../x", "100%?#&", "~")
+    for key in keys:
+        done = flux2_mcp(env, "generate", "a red fox", "--idempotency-key", key, "--json")
+        assert done.returncode == 0, done.stderr
+    with Team(env, provider) as team, httpx2.Client(verify=TLS, timeout=DEADLINE, headers=ACCEPT) as http:
+        admin = team.token(groups=["admins"])
+        body = {"name": "check_task", "arguments": {}}
+        answer = team.call(MODERN, "tools/call", body, token=admin)
+        *_, said = messages(answer)
+        tasks = said["result"]["structuredContent"]["tasks"]
+        assert len(tasks) == len(keys)
+        for task in tasks:
+            assert http.get(task["images"][0]["url"]).headers["content-type"].startswith("image/")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import quote
 
 import anyio
 from starlette.requests import Request
@@ -74,7 +74,7 @@ class ImageLinks:
         expires_at = self._now().replace(microsecond=0) + LIFETIME
         expires = int(expires_at.timestamp())
         signature = _signature(self._keys[0], record.key, number, expires)
-        url = f"{self._base}{FOLDER}{quote(record.key, safe='')}/{number}?expires={expires}&signature={signature}"
+        url = f"{self._base}{FOLDER}{_name(record.key)}/{number}?expires={expires}&signature={signature}"
         return url, expires_at
 
     def opens(self, key: str, number: int, expires: int, signature: str) -> bool:
@@ -99,7 +99,7 @@ def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
         """Return the image and its file."""
         path, query = request.path_params, request.query_params
         try:
-            key, number, expires = path["key"], _digits(path["number"]), _digits(query.get("expires", ""))
+            key, number, expires = _key(path["name"]), _digits(path["number"]), _digits(query.get("expires", ""))
         except ValueError:
             raise _RefusedError(HTTPStatus.NOT_FOUND, NO_LINK) from None
         if not links.opens(key, number, expires, query.get("signature", "")):
@@ -113,7 +113,8 @@ def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
             raise _RefusedError(HTTPStatus.NOT_FOUND, PRUNED)
         request.scope["state"]["admit"]()  # an enlarged image takes longer than an unproven connection may
         agent, address = request.headers.get("user-agent"), origin.address_of(request)
-        await note_link(service(), record, client=agent, address=address)
+        if request.method != "HEAD":  # which gives out no bytes; a range of them may be all
+            await note_link(service(), record, client=agent, address=address)
         return file, image
 
     async def answer(request: Request) -> Response:
@@ -130,7 +131,16 @@ def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return FileResponse(file, headers=headers, media_type=image.mime_type)
 
-    return Route(f"{FOLDER}{{key}}/{{number}}", answer, methods=["GET"])
+    return Route(f"{FOLDER}{{name}}/{{number}}", answer, methods=["GET"])
+
+
+def _name(key: str) -> str:
+    """A task's key as a link has it: as it is, it could hold what has a meaning in a path."""
+    return urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def _key(name: str) -> str:
+    return urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode()
 
 
 def _has(tags: Sequence[str], tag: str) -> bool:
