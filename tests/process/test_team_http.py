@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from hashlib import sha256
@@ -286,6 +287,20 @@ def test_tools_answer_with_links_and_no_path_of_the_server(people: People, era: 
     assert image["url"] in answer["result"]["content"][0]["text"]
     assert people.env["FLUX2_HOME"] not in text
     assert "file://" not in text
+    key = urlsplit(image["url"]).path.split("/")[2]
+    read = {"uri": f"flux2://images/{key}"}
+    *_, whole = messages(people.team.call(era, "resources/read", read, token=people.ben.token))
+    (content,) = whole["result"]["contents"]
+    assert len(content["blob"]) > image["size_bytes"]
+    with closing(sqlite3.connect(Path(people.env["FLUX2_HOME"]) / "journal.sqlite3")) as journal, journal:
+        size = "json_set(images, '$[0].size_bytes', 70 * 1048576)"
+        assert journal.execute(f"UPDATE task SET images = {size} WHERE key = ?", (key,)).rowcount == 1  # noqa: S608
+    *_, large = messages(people.team.call(era, "resources/read", read, token=people.ben.token))
+    said = large["error"]["message"]
+    assert "The image has 70 MB" in said
+    assert people.env["FLUX2_HOME"] not in json.dumps(large)
+    (url,) = re.findall(r"http\S+(?=;)", said)
+    assert httpx2.get(url, verify=TLS, timeout=DEADLINE).status_code == 200
 
 
 def picture(colour: str) -> bytes:

@@ -153,6 +153,6 @@ def test_a_server_for_one_person_loads_nothing_of_a_team() -> None:
     assert "flux2_mcp.engine.service" in loaded
     team = {
         "prometheus_client", "jwt", "psycopg", "obstore", "flux2_mcp.images.object_store", "flux2_mcp.domain.people", "flux2_mcp.domain.audit", "flux2_mcp.engine.health",
-        "flux2_mcp.engine.audited", "flux2_mcp.engine.team", "flux2_mcp.journal.team_contract", "flux2_mcp.journal.sql.audit",
+        "flux2_mcp.engine.audited", "flux2_mcp.engine.team", "flux2_mcp.journal.team_contract", "flux2_mcp.journal.sql.audit", "flux2_mcp.system.turns",
     }  # fmt: skip
     assert [name for name in loaded if name in team or name.startswith("flux2_mcp.server.team")] == []

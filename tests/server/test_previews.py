@@ -29,7 +29,9 @@ pytestmark = pytest.mark.anyio
 URL = "https://cdn.example/red.png"
 
 
-async def delivered(settings: Settings, folder: Path, count: int, saved: str | None = None) -> list[Path]:
+async def delivered(
+    settings: Settings, folder: Path, count: int, saved: str | None = None, size_bytes: int = 1
+) -> list[Path]:
     """So many tasks with the ids `task-0` and so on, each with an image of 600 x 600 pixels, and a copy where one is named."""
     files = [folder / f"{number}.png" for number in range(count)]
     async with opened(settings.home) as home:
@@ -37,7 +39,13 @@ async def delivered(settings: Settings, folder: Path, count: int, saved: str | N
         for number, file in enumerate(files):
             Image.new("RGB", (600, 600), "red").save(file)
             image = StoredImage(
-                path=str(file), mime_type="image/png", width=600, height=600, size_bytes=1, sha256="0", saved=saved
+                path=str(file),
+                mime_type="image/png",
+                width=600,
+                height=600,
+                size_bytes=size_bytes,
+                sha256="0",
+                saved=saved,
             )
             (entry,) = await new(journal, intent(f"k{number}"), at=at)
             entry = await journal.tasks.apply(entry, Event.ACCEPTED, TaskChange(at=at, task_id=f"task-{number}"))

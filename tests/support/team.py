@@ -113,7 +113,8 @@ class Team:
         """One call, as a client of this era makes it. It has opened no session before."""
         told = {"Authorization": f"Bearer {token or self.token()}", "MCP-Protocol-Version": era} | dict(headers or {})
         if era == MODERN:
-            told |= {"Mcp-Method": method} | ({"Mcp-Name": params["name"]} if "name" in params else {})
+            named = params.get("name", params.get("uri"))
+            told |= {"Mcp-Method": method} | ({} if named is None else {"Mcp-Name": str(named)})
         message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": dressed(era, params, capabilities or {})}
         return self.http.post("/mcp", json=message, headers=told)
 

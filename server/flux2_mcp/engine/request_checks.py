@@ -47,6 +47,8 @@ class RequestChecks:
     ) -> submission.CheckedRequest:
         """Validate a request. No field is dropped, and nothing is sent yet. A remix keeps the shape of its source.
 
+        Where many people call, pictures are decoded last, and only if nothing else is wrong: a call that is refused costs little.
+
         Args:
             args: The arguments of the caller.
             folders: The folders that may hold local sources, the workspace first.
@@ -72,6 +74,9 @@ class RequestChecks:
         dear = self._cost_problems(args, terms) if hindered else ()
         if dear:  # `offer` would refuse the call for its cost alone
             raise InvalidRequestError(*hindered, *dear)
+        found, broken = await self._source_images.decoded(found)
+        if broken := (*broken, *_too_large(args, found)):
+            raise InvalidRequestError(*broken, *hindered, *self._cost_problems(args, terms))
         making = first.action in MAKING
         return submission.CheckedRequest(catalog.shaped(first) if making else first, found, tuple(finish))
 

@@ -10,8 +10,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.to_thread
 from msgspec import Struct, field
 
 from flux2_mcp.engine import planner
@@ -24,6 +26,11 @@ from flux2_mcp.images.store import ImageStore
 from flux2_mcp.journal import open_journal
 from flux2_mcp.journal.contract import Journal
 from flux2_mcp.settings import Settings
+
+if TYPE_CHECKING:  # a server for one person has no turns
+    from flux2_mcp.system.turns import Turns
+
+T = TypeVar("T")
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -69,6 +76,7 @@ class Seam(Struct, frozen=True, kw_only=True):
         person: Whose calls are answered, as the journal names them; None: nobody's in particular, see `Service.of`.
         store: Has the images of all machines; None: each machine has its own alone.
         remote: How callers on other machines bring and fetch files; None: callers are on this one.
+        turns: Of those who have pictures decoded; None: all callers are one person.
         on_ended: Called when a task's end becomes known, with the most seconds for which it can have been unknown.
     """
 
@@ -83,7 +91,12 @@ class Seam(Struct, frozen=True, kw_only=True):
     person: str | None = None
     store: ImageStore | None = None
     remote: RemoteFiles | None = None
+    turns: Turns | None = None
     on_ended: Callable[[float], None] | None = None
+
+    async def in_turn(self, work: Callable[[], T]) -> T:
+        """Do work in a thread that decodes a picture, or reads a large file: where many people call, when it is the person's turn."""
+        return await (anyio.to_thread.run_sync(work) if self.turns is None else self.turns.run(self.person, work))
 
 
 @asynccontextmanager

@@ -104,7 +104,7 @@ class Service:
         self.account = Account(seam)
         self.pruner = Pruner(seam.journal.history, self.images)
         checks = RequestChecks(self._source_images, self.prices, self.settings, seam)
-        self.request, self.take_source = checks.request, self._source_images.take
+        self.request, self.take_source, self.in_turn = checks.request, self._source_images.take, seam.in_turn
 
     def of(self, caller: Caller) -> Service:
         """Return what answers a person's calls: their tasks are theirs, and they see no others, unless they are an admin."""

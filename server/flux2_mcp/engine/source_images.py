@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 from msgspec import Struct
+from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog, sources
 from flux2_mcp.domain.hidden_fields import repr_without
@@ -42,7 +44,7 @@ class SourceSet(Struct, frozen=True):
 
     Attributes:
         number: Its place among the sources, from 1.
-        given: What the caller gave.
+        given: What the caller gave. It has the bytes of a file, too, until they are decoded.
         shown: Its name for lists and records.
         local: For local bytes, their identity and the image to upload.
         record: For an earlier result, its task. If `local` and `record` are None, the source is a URL.
@@ -88,12 +90,12 @@ class SourceImages:
         self._allowed = tuple(allowed)
         self._images = images
         self._now = seam.now
-        self._remote, self._person = seam.remote, seam.person
+        self._seam, self._remote, self._person = seam, seam.remote, seam.person
 
     async def find(
         self, given: Sequence[str], folders: Sequence[Path], *, local: bool
     ) -> tuple[tuple[SourceSet, ...], tuple[Problem, ...]]:
-        """Check every source, and send nothing.
+        """Check every source, and send nothing. Where many people call, `decoded` has to check the pictures afterwards.
 
         Args:
             given: The sources as the caller gave them.
@@ -108,6 +110,23 @@ class SourceImages:
             except UnreadableError as exc:
                 wrong.append(_problem(number, text, exc))
         return tuple(found), tuple(wrong)
+
+    async def decoded(self, found: Sequence[SourceSet]) -> tuple[tuple[SourceSet, ...], tuple[Problem, ...]]:
+        """Check the pictures of sources that are found, and not decoded yet."""
+        ready: list[SourceSet] = []
+        wrong: list[Problem] = []
+        for source in found:
+            try:
+                ready.append(await self._decoded(source))
+            except UnreadableError as exc:
+                wrong.append(_problem(source.number, source.shown, exc))
+        return tuple(ready), tuple(wrong)
+
+    async def _decoded(self, source: SourceSet) -> SourceSet:
+        if source.local is not None or source.given.kind not in {"data", "file"}:
+            return source
+        local = await self._seam.in_turn(partial(_ready, source.given.data))
+        return replace(source, given=replace(source.given, data=b""), local=local)
 
     async def content(self, text: str, folders: Sequence[Path]) -> str:
         """Return the SHA-256 of a local file, as hex digits. The rules for its path are those of a source.
@@ -137,19 +156,22 @@ class SourceImages:
             return SourceSet(number, given, shown, record=records[0])
         if given.kind == "url":
             return SourceSet(number, given, shown)
-        data = given.data
         if given.kind == "file":
-            data = await anyio.to_thread.run_sync(_read, given.text, folders, self._allowed)
-        return SourceSet(number, given, shown, await anyio.to_thread.run_sync(_ready, data))
+            given = replace(given, data=await anyio.to_thread.run_sync(_read, given.text, folders, self._allowed))
+        source = SourceSet(number, given, shown)
+        return await self._decoded(source) if self._seam.turns is None else source
 
-    async def take(self, data: bytes) -> tuple[str, datetime]:
+    async def take(self, read: Callable[[], bytes]) -> tuple[str, datetime]:
         """Upload a picture that a caller on another machine has sent, for nothing. Return its name as a source, and until when it works.
+
+        Args:
+            read: Reads the picture. It is called in a thread, when the picture is decoded and not before.
 
         Raises:
             UnreadableError: It is no picture that can be a source.
             ApiError: RunAPI refused it.
         """
-        identity, ready = await anyio.to_thread.run_sync(_ready, data)
+        identity, ready = await self._seam.in_turn(lambda: _ready(read()))
         await self._upload(UPLOAD, identity, ready)
         name, held = f"{UPLOAD}{secrets.token_urlsafe(16)}", await self._uploads.find(identity, at=self._now())
         if held is None:
@@ -196,7 +218,8 @@ class SourceImages:
         try:
             data = await anyio.Path(await self._images.here(record.images[0])).read_bytes()
             if hashlib.sha256(data).hexdigest() == record.images[0].sha256:
-                return await self._upload(shown, *await anyio.to_thread.run_sync(_ready, data))
+                theirs = replace(self._seam, person=record.person)  # of whoever asked for it
+                return await self._upload(shown, *await theirs.in_turn(partial(_ready, data)))
         except (OSError, StorageError, UnreadableError):
             pass  # someone removed or changed it, or the store of images does not answer
         (url,), (source,) = await self.send([SourceSet(1, SourceRef("task", shown), shown, record=record)])
@@ -248,7 +271,7 @@ class SourceImages:
             raise UnreadableError(f"{trouble} Its file is gone, too.") from exc
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise UnreadableError(f"{trouble} Its file was changed; give the file's path, if that is meant.")
-        return await self._upload(source.shown, *await anyio.to_thread.run_sync(_ready, data))
+        return await self._upload(source.shown, *await self._seam.in_turn(partial(_ready, data)))
 
     async def _upload(self, shown: str, identity: str, ready: UprightImage) -> tuple[str, SourceImage]:
         held = await self._uploads.find(identity, at=self._now() + EXPIRY_MARGIN)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio.lowlevel
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
@@ -162,6 +163,7 @@ def build(
     security: RequestStateSecurity | None = None,
     caller: Callable[[], Caller | None] | None = None,
     link: Link | None = None,
+    before_much: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
 ) -> Flux2Server:
     """Build the server. It opens nothing before its lifespan begins, and loads no heavy module before a tool is called.
 
@@ -172,20 +174,22 @@ def build(
         security: Seals what a question to a user brings back; None: with a key of this process.
         caller: Returns who makes a call, so that each person sees their own tasks; see `ServerSession`.
         link: Makes links to images, for callers on other machines.
+        before_much: See `ServerSession`.
     """
+    options: dict[str, Any] = {"remote": remote is not None, "caller": caller, "link": link, "before_much": before_much}
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[ServerSession]) -> AsyncIterator[ServerSession]:
         if isinstance(settings, SettingsError):
-            server.session = ServerSession(settings, remote=far, caller=caller, link=link)
+            server.session = ServerSession(settings, **options)
             yield server.session
             return
         with telemetry.exporting(wanted=settings.telemetry):
             async with Service.opened(settings, seam=seam) as service:
-                server.session = ServerSession(service, seam, remote=far, caller=caller, link=link)
+                server.session = ServerSession(service, seam, **options)
                 yield server.session
 
-    texts, far = None, remote is not None
+    texts = None
     if remote is not None:
         from flux2_mcp.server.team.texts import TeamTexts
 

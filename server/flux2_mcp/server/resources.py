@@ -7,10 +7,10 @@ import binascii
 import contextlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import anyio.to_thread
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp_types import ListResourcesResult, Resource, ResourceTemplate
 
@@ -30,6 +30,8 @@ from flux2_mcp.system import files
 SCHEME = "flux2"
 MAX_WHOLE_BYTES = 64 * 2**20
 """Bytes of an image that is sent whole: an enlarged one may have hundreds of MB, and goes by its path alone."""
+MAX_LINKED_BYTES = 8 * 2**20
+"""The same where the image has a link, and many people share the server: all of it is in memory, several times, in base64."""
 MAX_SCALE_PX = 2048
 
 TEMPLATES = (
@@ -94,7 +96,7 @@ async def read(session: ServerSession, uri: str) -> ReadResourceContents | None:
         await service.show([record])
         (task,) = await _tasks(session, [record])
         return _json(task)
-    image = await _image(record, parse_qs(query).get("max", [None])[0], service)
+    image = await _image(record, parse_qs(query).get("max", [None])[0], service, session)
     await service.show([record], images=True)
     return image
 
@@ -110,19 +112,23 @@ def _parts(uri: str) -> tuple[str, str, str]:
     return parts.netloc, unquote(parts.path.strip("/")), parts.query
 
 
-async def _image(record: TaskRecord, longest: str | None, service: Service) -> ReadResourceContents:
+async def _image(
+    record: TaskRecord, longest: str | None, service: Service, session: ServerSession
+) -> ReadResourceContents:
     if not record.images:
         raise Flux2Error(f"The task is {STATUSES[record.state]}: its image is not on disk.")
     image = record.images[0]
     if longest is None:
-        if image.size_bytes > MAX_WHOLE_BYTES:
+        if image.size_bytes > (MAX_WHOLE_BYTES if session.link is None else MAX_LINKED_BYTES):
             size = f"{image.size_bytes // 2**20} MB"
-            raise Flux2Error(
-                f"The image has {size}, too many to be sent here. Its file is {image.path}; ?max=768 is smaller."
+            place = (
+                f"Its file is {image.path}" if session.link is None else f"Fetch it from {session.link(record, 0)[0]}"
             )
+            raise Flux2Error(f"The image has {size}, too many to be sent here. {place}; ?max=768 is smaller.")
+        await session.before_much()
         try:
             path = await service.images.here(image)
-            return ReadResourceContents(await anyio.to_thread.run_sync(_whole, path), image.mime_type)
+            return ReadResourceContents(await service.in_turn(partial(_whole, path)), image.mime_type)
         except OSError as exc:
             raise Flux2Error("The image's file is gone.") from exc
     if not longest.isascii() or not longest.isdecimal() or not 0 < int(longest[:6]) <= MAX_SCALE_PX:
@@ -130,9 +136,9 @@ async def _image(record: TaskRecord, longest: str | None, service: Service) -> R
     path, pixels = await service.images.here(image), int(longest)
     if pixels == thumbnails.SIDE_PX:
         small = service.settings.home / thumbnails.FOLDER
-        data = await anyio.to_thread.run_sync(thumbnails.of, path, small)
+        data = await service.in_turn(partial(thumbnails.of, path, small))
     else:
-        data = await anyio.to_thread.run_sync(preview.scaled, path, pixels, None)
+        data = await service.in_turn(partial(preview.scaled, path, pixels, None))
     return ReadResourceContents(data, preview.MIME_TYPES["JPEG"])
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.stapled import MultiListener
 from msgspec import Struct, field
@@ -57,6 +58,7 @@ class ServerSession:
         remote: Whether the callers are on other machines: then a path of theirs means nothing here.
         caller: Returns who makes the call that is being served; None: the server asks nobody who they are.
         link: Makes links to images, for callers on other machines; None: they have the images' files.
+        before_much: Awaited before much is read to be sent at once: where many people share the server, it waits for a turn.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class ServerSession:
         remote: bool = False,
         caller: Callable[[], Caller | None] | None = None,
         link: Link | None = None,
+        before_much: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
     ) -> None:
         self._present = first
         self._seam = seam
         self.remote = remote
         self.link = link
+        self.before_much = before_much
         self._caller = caller
         self._offer: LoginOffer | None = None
 

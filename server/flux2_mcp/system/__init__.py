@@ -1,4 +1,4 @@
-"""The machine: files, logs, a SQLite file, local HTTP. This room knows nothing of images or tasks.
+"""The machine: files, logs, a SQLite file, local HTTP, turns. This room knows nothing of images or tasks.
 
 Face: all of it.
 """

@@ -22,6 +22,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import anyio.to_thread
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -51,7 +52,7 @@ from flux2_mcp.errors import (
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.team import origin
 from flux2_mcp.server.team.links import ImageLinks
-from flux2_mcp.server.team.uploads import Places
+from flux2_mcp.server.team.uploads import Arrived, Places
 from flux2_mcp.server.transports import messages
 from flux2_mcp.settings import Settings
 
@@ -175,13 +176,17 @@ class RunApiHttp:
         query = {name: request.query_params[name] for name in FILTERS if name in request.query_params}
         return _Json(await self._service().account.passed_on(f"{API}/price_schedules?{urlencode(query)}"))
 
-    async def _passed_on(self, request: Request, most: int = MAX_JSON_BYTES) -> Response:
-        body = await _body(request, most)
+    async def _passed_on(self, request: Request) -> Response:
+        body = await _body(request, MAX_JSON_BYTES)
         return _Json(await self._service().account.passed_on(request.url.path, body))
 
     async def _file(self, request: Request) -> Response:
-        async with self._places.one(request):
-            return await self._passed_on(request, MAX_FILE_BYTES)
+        async def passed_on(arrived: Arrived) -> Response:
+            body = _parsed(await anyio.to_thread.run_sync(arrived.read))
+            return _Json(await self._service().account.passed_on(request.url.path, body))
+
+        _check_type(request)
+        return await self._places.answer(request, MAX_FILE_BYTES, _too_large(MAX_FILE_BYTES), passed_on)
 
     def _caller(self) -> Person:
         caller = self._who()
@@ -200,19 +205,30 @@ def _answering(work: Callable[[Request], Awaitable[Response]]) -> Callable[[Requ
     return answer
 
 
-async def _body(request: Request, most: int) -> dict[str, Any]:
+def _check_type(request: Request) -> None:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RejectedError("Send application/json.", status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+
+
+def _too_large(most: int) -> str:
+    return f"The body is larger than {most} bytes."
+
+
+async def _body(request: Request, most: int) -> dict[str, Any]:
+    _check_type(request)
     read = bytearray()
     async for piece in request.stream():
         read += piece
         if len(read) > most:
-            text = f"The body is larger than {most} bytes."
-            raise RejectedError(text, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    if messages.is_crowded(bytes(read)):
+            raise RejectedError(_too_large(most), status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    return _parsed(bytes(read))
+
+
+def _parsed(read: bytes) -> dict[str, Any]:
+    if messages.is_crowded(read):
         raise RejectedError("The body has too many values.", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     try:
-        body = json.loads(bytes(read), parse_float=_finite, parse_constant=_no_constant)
+        body = json.loads(read, parse_float=_finite, parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
         raise RejectedError("The body is not valid JSON.", status=HTTPStatus.BAD_REQUEST) from exc
     if not isinstance(body, dict):

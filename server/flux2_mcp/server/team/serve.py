@@ -43,6 +43,8 @@ MAX_CONNECTIONS = 512
 the 1024 files that most systems let a process open."""
 MAX_CALLS_OF_ONE = MAX_CONNECTIONS // 4
 """The maximum number of simultaneous calls of one person."""
+MAX_DECODED, MAX_DECODED_OF_ONE = 2, 1
+"""Pictures that are decoded at once, of all and of one person. The largest take seconds, and a delivery waits behind them, too."""
 OPEN_FOR_ALL = ("/.well-known/oauth-protected-resource", f"/.well-known/oauth-protected-resource{PATH}")
 
 
@@ -201,6 +203,7 @@ async def _application(
     from flux2_mcp.engine.remote_files import FOLDER, RemoteFiles
     from flux2_mcp.server.app import build
     from flux2_mcp.server.team import health, links, metrics, own_tokens, uploads
+    from flux2_mcp.server.team.large_answers import AnswersOut, LargeAnswers
     from flux2_mcp.server.team.origin import Origin, caller
     from flux2_mcp.server.team.personal import Bearers, PersonalTokens
     from flux2_mcp.server.team.proxies import Forwarded
@@ -208,6 +211,7 @@ async def _application(
     from flux2_mcp.server.team.sign_in import SignedInOnly
     from flux2_mcp.server.team.traffic import CountedCalls, post_alone
     from flux2_mcp.server.transports import bearer, readable
+    from flux2_mcp.system.turns import Turns
 
     port = int(listener.getsockname()[1])
     numbers = metrics.Numbers(traffic)
@@ -215,11 +219,14 @@ async def _application(
     server = build(
         # A path that a caller names is one of the caller's machine.
         replace(settings, workspace=None, allowed_dirs=()),
-        seam=lambda usual: replace(numbers.watching(usual), remote=RemoteFiles(public)),
+        seam=lambda usual: replace(
+            numbers.watching(usual), remote=RemoteFiles(public), turns=Turns(MAX_DECODED_OF_ONE, MAX_DECODED)
+        ),
         remote=public,
         security=RequestStateSecurity(keys=settings.seal_keys) if settings.seal_keys else None,
         caller=caller,
         link=image_links.link,
+        before_much=LargeAnswers(caller).begin,
     )
     server.middleware.insert(0, Origin())
     hosts = _hosts(public, port)
@@ -250,6 +257,7 @@ async def _application(
             meet=meet,
             most_of_one=MAX_CALLS_OF_ONE,
         )
+        application.add_middleware(AnswersOut)
         application.add_middleware(
             CountedCalls, traffic=traffic, paths=(PATH, FOLDER, own_tokens.PATH), folders=(f"{API}/", links.FOLDER)
         )
@@ -263,7 +271,7 @@ async def _application(
             application.router.routes.extend(health.HealthRoutes(service.health(), provider.keys, traffic).routes())
             application.router.routes.append(metrics.route(numbers, service, tokens, reader, public))
             application.router.routes.append(links.route(image_links, lambda: server.session.whole))
-            places = uploads.Places(caller)
+            places = uploads.Places(caller, settings.home)
             runapi_http = RunApiHttp(lambda: server.session.service, caller, image_links, places)
             application.router.routes.append(uploads.route(lambda: server.session.service, places))
             application.router.routes.extend(runapi_http.routes())

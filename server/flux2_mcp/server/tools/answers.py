@@ -11,9 +11,9 @@ import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
-import anyio.to_thread
 from mcp.server.apps import client_supports_apps
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 
@@ -60,7 +60,7 @@ async def generation(
     """
     if (made := _OUTCOMES.get()) is not None:
         made.append(outcome)
-    link = session_of(context).link
+    link, service = session_of(context).link, service_of(context)
     there = await task_results.files_there(report.record for report in outcome.tasks)
     form = client_of(context)
     images = task_results.shown_to(link, there)
@@ -79,7 +79,7 @@ async def generation(
             try:
                 # What one picture leaves of its share is for those after it.
                 most_bytes = room // (len(shown) - number)
-                data = await anyio.to_thread.run_sync(scaled, Path(image.path), side_px, most_bytes, form.preview)
+                data = await service.in_turn(partial(scaled, Path(image.path), side_px, most_bytes, form.preview))
             except DeliveryError:
                 continue  # a file that the user has moved away needs no picture
             room -= len(data)
@@ -89,7 +89,7 @@ async def generation(
             seen_of.append(report.record)
     if seen_of:
         try:
-            await service_of(context).show(seen_of, images=True)
+            await service.show(seen_of, images=True)
         except JournalError as exc:  # the tasks may be paid: the rest of the answer must come all the same
             seen, unseen = [], [TextContent(type="text", text=f"{exc.message} {exc.next_step}")]
     near = there if link is None else frozenset[str]()  # a file of this machine is of no use on another
