@@ -24,7 +24,7 @@ from starlette.routing import Router
 from flux2_mcp.domain.people import Caller, Person
 from flux2_mcp.engine.service import Service
 from flux2_mcp.errors import Flux2Error
-from flux2_mcp.server.team.large_answers import AnswersOut, LargeAnswers
+from flux2_mcp.server.team.large_messages import LARGE_BYTES, MOST_CALLS, AnswersOut, LargeAnswers, LargeCalls
 from flux2_mcp.server.team.links import ImageLinks
 from flux2_mcp.server.team.runapi_http import RunApiHttp
 from flux2_mcp.server.team.uploads import (
@@ -235,3 +235,40 @@ async def test_one_person_is_sent_one_large_answer_at_a_time_until_it_is_out() -
 
             await AnswersOut(leaves)({"type": "http"}, nothing, nothing)
         await call("ada")
+
+
+async def test_large_calls_of_one_person_wait_unread_for_those_before_them() -> None:
+    who: ContextVar[str] = ContextVar("who")
+    callers = {name: Caller(person=Person(issuer="token", subject=name)) for name in ("ada", "ben")}
+    begun, allowed, stop = Counter[str](), Counter[str](), anyio.Event()
+
+    async def answers(*_: object) -> None:
+        begun[who.get()] += 1
+        await stop.wait()
+
+    async def nothing(*_: object) -> Any:  # noqa: ANN401  # no message
+        raise AssertionError
+
+    large = LargeCalls(answers, path="/mcp", caller=lambda: callers[who.get()])
+
+    async def call(name: str, path: str, header: str, value: str) -> None:
+        who.set(name)
+        state = {"allow": lambda _: allowed.update([name])}
+        headers = [(header.encode(), value.encode())]
+        await large({"type": "http", "path": path, "headers": headers, "state": state}, nothing, nothing)
+
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as group:
+            size = str(LARGE_BYTES + 1)
+            for _ in range(MOST_CALLS):
+                group.start_soon(call, "ada", "/mcp", "content-length", size)
+                group.start_soon(call, "ada", "/mcp", "transfer-encoding", "chunked")
+            await anyio.wait_all_tasks_blocked()
+            assert (begun["ada"], allowed["ada"]) == (MOST_CALLS, 3 * MOST_CALLS)
+            group.start_soon(call, "ben", "/mcp", "content-length", size)
+            group.start_soon(call, "ada", "/mcp", "content-length", str(LARGE_BYTES))
+            group.start_soon(call, "ada", "/uploads", "content-length", size)
+            await anyio.wait_all_tasks_blocked()
+            assert begun == {"ada": MOST_CALLS + 2, "ben": 1}
+            stop.set()
+    assert (begun["ada"], allowed) == (2 * MOST_CALLS + 2, {"ada": 4 * MOST_CALLS, "ben": 2})

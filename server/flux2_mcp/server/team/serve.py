@@ -203,7 +203,7 @@ async def _application(
     from flux2_mcp.engine.remote_files import FOLDER, RemoteFiles
     from flux2_mcp.server.app import build
     from flux2_mcp.server.team import health, links, metrics, own_tokens, uploads
-    from flux2_mcp.server.team.large_answers import AnswersOut, LargeAnswers
+    from flux2_mcp.server.team.large_messages import AnswersOut, LargeAnswers, LargeCalls
     from flux2_mcp.server.team.origin import Origin, caller
     from flux2_mcp.server.team.personal import Bearers, PersonalTokens
     from flux2_mcp.server.team.proxies import Forwarded
@@ -247,6 +247,7 @@ async def _application(
         personal = PersonalTokens(lambda: server.session.whole.callers, monotonic=time.monotonic)
         tokens = Bearers(personal, provider.tokens)
         application.add_middleware(readable.MessagesOnly, path=PATH, most=MAX_BODY_BYTES)
+        application.add_middleware(LargeCalls, path=PATH, caller=caller)
         application.add_middleware(
             SignedInOnly,
             tokens=tokens,
