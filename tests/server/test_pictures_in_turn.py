@@ -167,7 +167,7 @@ async def test_small_pictures_of_an_answer_wait_for_their_persons_turn(
         sandbox_settings,
         seam=lambda usual: many_people(usual, turns),
         caller=lambda: callers[0],
-        remote=True,
+        remote="https://flux2.example.com",
         link=LINK,
     )
 

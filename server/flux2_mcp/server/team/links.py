@@ -77,6 +77,23 @@ class ImageLinks:
         url = f"{self._base}{FOLDER}{_name(record.key)}/{number}?expires={expires}&signature={signature}"
         return url, expires_at
 
+    def read(self, request: Request) -> tuple[str, int]:
+        """Return the task's key and the image's number of the link that is called.
+
+        Raises:
+            _RefusedError: It is none of ours, or its time is over.
+        """
+        path, query = request.path_params, request.query_params
+        try:
+            key, number, expires = _key(path["name"]), _digits(path["number"]), _digits(query.get("expires", ""))
+        except ValueError:
+            raise _RefusedError(HTTPStatus.NOT_FOUND, NO_LINK) from None
+        if not self.opens(key, number, expires, query.get("signature", "")):
+            raise _RefusedError(HTTPStatus.NOT_FOUND, NO_LINK)
+        if self.expired(expires):
+            raise _RefusedError(HTTPStatus.GONE, EXPIRED)
+        return key, number
+
     def opens(self, key: str, number: int, expires: int, signature: str) -> bool:
         """Whether a link is one of ours. It may have expired."""
         given = signature.encode("ascii", "replace")
@@ -95,40 +112,32 @@ def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
         service: Has the images of all.
     """
 
-    async def file_of(request: Request) -> tuple[Path, StoredImage]:
-        """Return the image and its file."""
-        path, query = request.path_params, request.query_params
-        try:
-            key, number, expires = _key(path["name"]), _digits(path["number"]), _digits(query.get("expires", ""))
-        except ValueError:
-            raise _RefusedError(HTTPStatus.NOT_FOUND, NO_LINK) from None
-        if not links.opens(key, number, expires, query.get("signature", "")):
-            raise _RefusedError(HTTPStatus.NOT_FOUND, NO_LINK)
-        if links.expired(expires):
-            raise _RefusedError(HTTPStatus.GONE, EXPIRED)
+    async def found(request: Request) -> tuple[TaskRecord, StoredImage, Path]:
+        """Return the task, the image and its file."""
+        key, number = links.read(request)
         record = await service().known(key)
         image = None if record is None or number >= len(record.images) else record.images[number]
         file = None if image is None else await service().images.here(image)
         if record is None or image is None or file is None or not await anyio.Path(file).is_file():
             raise _RefusedError(HTTPStatus.NOT_FOUND, PRUNED)
-        request.scope["state"]["admit"]()  # an enlarged image takes longer than an unproven connection may
-        agent, address = request.headers.get("user-agent"), origin.address_of(request)
-        if request.method != "HEAD":  # which gives out no bytes; a range of them may be all
-            await note_link(service(), record, client=agent, address=address)
-        return file, image
+        return record, image, file
 
     async def answer(request: Request) -> Response:
         try:
-            file, image = await file_of(request)
+            record, image, file = await found(request)
+            request.scope["state"]["admit"]()  # an enlarged image takes longer than an unproven connection may
+            # The same on every server, whenever its file was written.
+            headers = HEADERS | {"ETag": f'"{image.sha256}"'}
+            if _has(request.headers.getlist("if-none-match"), headers["ETag"]):
+                return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+            if request.method != "HEAD":  # which gives out no bytes; a range of them may be all
+                agent, address = request.headers.get("user-agent"), origin.address_of(request)
+                await note_link(service(), record, client=agent, address=address)
         except _RefusedError as exc:
             return PlainTextResponse(f"{exc.text}\n", exc.status, {"Cache-Control": "no-store"})
         except (JournalError, StorageError) as exc:
             headers = {"Cache-Control": "no-store", "Retry-After": RETRY_SECONDS}
             return PlainTextResponse(f"{exc.message}\n", HTTPStatus.SERVICE_UNAVAILABLE, headers)
-        # The same on every server, whenever its file was written.
-        headers = HEADERS | {"ETag": f'"{image.sha256}"'}
-        if _has(request.headers.getlist("if-none-match"), headers["ETag"]):
-            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return FileResponse(file, headers=headers, media_type=image.mime_type)
 
     return Route(f"{FOLDER}{{name}}/{{number}}", answer, methods=["GET"])

@@ -28,7 +28,7 @@ NOBODY = (
 )
 
 
-def route(callers: Callable[[], Callers], caller: Callable[[], Caller | None], days: int) -> Route:
+def route(callers: Callers, caller: Callable[[], Caller | None], days: int) -> Route:
     """Return the route.
 
     Args:
@@ -46,7 +46,7 @@ def route(callers: Callable[[], Callers], caller: Callable[[], Caller | None], d
             who = caller()
         assert who is not None  # noqa: S101  # `SignedInOnly` lets nobody else come here
         try:
-            token, record = await callers().make_token(who, days=days)
+            token, record = await callers.make_token(who, days=days)
         except JournalError:
             return _refused(HTTPStatus.SERVICE_UNAVAILABLE, NOT_NOW, {"Retry-After": str(RETRY_SECONDS)})
         ends = None if record.expires_at is None else stamp(record.expires_at)

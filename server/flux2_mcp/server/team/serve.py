@@ -269,16 +269,19 @@ async def _application(
             service.background.start_soon(service.callers.tell_caps, settings.caps)
             service.background.start_soon(personal.learn)
             reader, _ = bearer.token(settings.home, metrics.TOKEN_FILE)
-            application.router.routes.extend(health.HealthRoutes(service.health(), provider.keys, traffic).routes())
-            application.router.routes.append(metrics.route(numbers, service, tokens, reader, public))
-            application.router.routes.append(links.route(image_links, lambda: server.session.whole))
             places = uploads.Places(caller, settings.home)
             runapi_http = RunApiHttp(lambda: server.session.service, caller, image_links, places)
-            application.router.routes.append(uploads.route(lambda: server.session.service, places))
-            application.router.routes.extend(runapi_http.routes())
-            if settings.sign_in is not None:
-                days = settings.sign_in.login_days
-                application.router.routes.append(own_tokens.route(lambda: server.session.whole.callers, caller, days))
+            sign_in = settings.sign_in
+            application.router.routes.extend(
+                (
+                    *health.HealthRoutes(service.health(), provider.keys, traffic).routes(),
+                    metrics.route(numbers, service, tokens, reader, public),
+                    links.route(image_links, lambda: server.session.whole),
+                    uploads.route(lambda: server.session.service, places),
+                    *runapi_http.routes(),
+                    *(() if sign_in is None else (own_tokens.route(service.callers, caller, sign_in.login_days),)),
+                )
+            )
             yield server, application
 
 
