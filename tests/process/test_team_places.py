@@ -6,12 +6,14 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
+from flux2_mcp.server.team.serve import MAX_CALLS_OF_ONE
 from tests.support.provider import Provider
 from tests.support.sandboxed import TLS
 from tests.support.stdio import DEADLINE, ERAS, MODERN
@@ -73,6 +75,26 @@ def test_an_end_waits_for_an_image_that_is_being_fetched_and_gives_out_no_other(
                 heard += len(piece)
         assert heard > LARGE
         assert team.process.wait(DEADLINE) == 0
+
+
+def test_whoever_reads_images_slowly_takes_not_the_places_of_all(tmp_path: Path, provider: Provider) -> None:
+    env = team_environment(tmp_path)
+    with Team(env, provider) as team, ExitStack() as stack:
+        urls = []
+        for person in ("ada", "ben"):
+            call = {"name": "generate", "arguments": {"prompt": f"a red fox of {person}"}}
+            *_, said = messages(team.call(MODERN, "tools/call", call, token=team.token(sub=person)))
+            urls.append(said["result"]["structuredContent"]["tasks"][0]["images"][0]["url"])
+        for file in Path(env["FLUX2_HOME"], "images").iterdir():
+            if file.is_file():
+                file.write_bytes(b"x" * LARGE)
+        slow = [stack.enter_context(_sent(team, urls[0])) for _ in range(MAX_CALLS_OF_ONE)]
+        with httpx2.Client(verify=TLS, timeout=DEADLINE) as http:
+            refused = http.get(urls[0])
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            assert len(http.get(urls[1]).content) == LARGE
+            slow[0].close()
+            until(lambda: http.head(urls[0]).status_code == 200)
 
 
 def test_a_look_at_the_head_of_an_image_is_no_look_at_it_and_a_part_of_it_is_one(

@@ -101,10 +101,13 @@ async def test_a_link_of_ours_proves_its_connection_for_an_image_may_take_longer
         _journal=SimpleNamespace(audit=SimpleNamespace(note=note)),
     )
     links = ImageLinks(BASE, (NEW,), now=Clock())
-    router = Router([route(links, lambda: cast("Service", service))])
+    router = Router([route(links, lambda: cast("Service", service), most_of_one=1)])
+
+    async def sent() -> None:
+        pass
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        await router({**scope, "state": {"admit": lambda: admitted.append(True)}}, receive, send)
+        await router({**scope, "state": {"admit": lambda: admitted.append(True), "sent": sent}}, receive, send)
 
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url=BASE) as http:
         url, _ = links.link(RECORD, 0)

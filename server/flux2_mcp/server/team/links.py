@@ -9,7 +9,9 @@ from __future__ import annotations
 import hmac
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -18,6 +20,7 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from flux2_mcp.domain.models import StoredImage
 from flux2_mcp.engine.audited import note_link
@@ -34,9 +37,11 @@ MAX_DIGITS = 12
 SIGNATURE_CHARS = 32
 """Hex digits: 128 bits. A link stays short enough to be shown whole."""
 RETRY_SECONDS = "5"
+SOON_SECONDS = "1"
 NO_LINK = "This is no link of this server."
 EXPIRED = "This link has expired. Ask for the task again: check_task gives a new one."
 PRUNED = "The image is not kept any more."
+TOO_MANY = "Too many images of this person are being fetched at once. Call again."
 HEADERS = {
     "Cache-Control": "private, max-age=3600",
     "Content-Security-Policy": "sandbox; default-src 'none'",
@@ -51,6 +56,10 @@ class _RefusedError(Exception):
     def __init__(self, status: HTTPStatus, text: str) -> None:
         super().__init__(text)
         self.status, self.text = status, text
+
+    def answer(self) -> Response:
+        soon = {"Retry-After": SOON_SECONDS} if self.status == HTTPStatus.TOO_MANY_REQUESTS else {}
+        return PlainTextResponse(f"{self.text}\n", self.status, {"Cache-Control": "no-store"} | soon)
 
 
 class ImageLinks:
@@ -104,18 +113,53 @@ class ImageLinks:
         return self._now().timestamp() >= expires
 
 
-def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
+class _Fetches:
+    """The images that are being fetched by their links: whoever has one could otherwise read slowly, and take the places of all."""
+
+    def __init__(self, most_of_one: int) -> None:
+        self._most_of_one = most_of_one
+        self._under_way = Counter[str | None]()
+
+    @contextmanager
+    def one(self, person: str | None) -> Iterator[None]:
+        """Count one of a person's images."""
+        if self._under_way[person] >= self._most_of_one:
+            raise _RefusedError(HTTPStatus.TOO_MANY_REQUESTS, TOO_MANY)
+        self._under_way[person] += 1
+        try:
+            yield
+        finally:
+            self._under_way[person] -= 1
+            if not self._under_way[person]:
+                del self._under_way[person]
+
+
+class _ImageResponse(FileResponse):
+    """An image that is sent. `held` is let go at its end."""
+
+    held: ExitStack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.held:
+            await super().__call__(scope, receive, send)
+            await scope["state"]["sent"]()
+
+
+def route(links: ImageLinks, service: Callable[[], Service], *, most_of_one: int) -> Route:
     """Return the route that answers links.
 
     Args:
         links: Checks them.
         service: Has the images of all.
+        most_of_one: The maximum number of simultaneous fetches of one person's images.
     """
+    fetches = _Fetches(most_of_one)
 
-    async def found(request: Request) -> tuple[TaskRecord, StoredImage, Path]:
+    async def found(request: Request, held: ExitStack) -> tuple[TaskRecord, StoredImage, Path]:
         """Return the task, the image and its file."""
         key, number = links.read(request)
         record = await service().known(key)
+        held.enter_context(fetches.one(None if record is None else record.person))
         image = None if record is None or number >= len(record.images) else record.images[number]
         file = None if image is None else await service().images.here(image)
         if record is None or image is None or file is None or not await anyio.Path(file).is_file():
@@ -123,22 +167,25 @@ def route(links: ImageLinks, service: Callable[[], Service]) -> Route:
         return record, image, file
 
     async def answer(request: Request) -> Response:
-        try:
-            record, image, file = await found(request)
-            request.scope["state"]["admit"]()  # an enlarged image takes longer than an unproven connection may
-            # The same on every server, whenever its file was written.
-            headers = HEADERS | {"ETag": f'"{image.sha256}"'}
-            if _has(request.headers.getlist("if-none-match"), headers["ETag"]):
-                return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-            if request.method != "HEAD":  # which gives out no bytes; a range of them may be all
-                agent, address = request.headers.get("user-agent"), origin.address_of(request)
-                await note_link(service(), record, client=agent, address=address)
-        except _RefusedError as exc:
-            return PlainTextResponse(f"{exc.text}\n", exc.status, {"Cache-Control": "no-store"})
-        except (JournalError, StorageError) as exc:
-            headers = {"Cache-Control": "no-store", "Retry-After": RETRY_SECONDS}
-            return PlainTextResponse(f"{exc.message}\n", HTTPStatus.SERVICE_UNAVAILABLE, headers)
-        return FileResponse(file, headers=headers, media_type=image.mime_type)
+        with ExitStack() as held:
+            try:
+                record, image, file = await found(request, held)
+                request.scope["state"]["admit"]()  # an enlarged image takes longer than an unproven connection may
+                # The same on every server, whenever its file was written.
+                headers = HEADERS | {"ETag": f'"{image.sha256}"'}
+                if _has(request.headers.getlist("if-none-match"), headers["ETag"]):
+                    return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+                if request.method != "HEAD":  # which gives out no bytes; a range of them may be all
+                    agent, address = request.headers.get("user-agent"), origin.address_of(request)
+                    await note_link(service(), record, client=agent, address=address)
+            except _RefusedError as exc:
+                return exc.answer()
+            except (JournalError, StorageError) as exc:
+                headers = {"Cache-Control": "no-store", "Retry-After": RETRY_SECONDS}
+                return PlainTextResponse(f"{exc.message}\n", HTTPStatus.SERVICE_UNAVAILABLE, headers)
+            response = _ImageResponse(file, headers=headers, media_type=image.mime_type)
+            response.held = held.pop_all()
+        return response
 
     return Route(f"{FOLDER}{{name}}/{{number}}", answer, methods=["GET"])
 

@@ -276,7 +276,7 @@ async def _application(
                 (
                     *health.HealthRoutes(service.health(), provider.keys, traffic).routes(),
                     metrics.route(numbers, service, tokens, reader, public),
-                    links.route(image_links, lambda: server.session.whole),
+                    links.route(image_links, lambda: server.session.whole, most_of_one=MAX_CALLS_OF_ONE),
                     uploads.route(lambda: server.session.service, places),
                     *runapi_http.routes(),
                     *(() if sign_in is None else (own_tokens.route(service.callers, caller, sign_in.login_days),)),

@@ -116,6 +116,7 @@ class SignedInOnly:
                 self._meet(found.person)
             scope["user"], scope["auth"] = AuthenticatedUser(found), AuthCredentials(found.scopes)
             await self._signed_in(scope, receive, send)
+            await scope["state"]["sent"]()  # an answer that nobody reads is one of the person's calls until it is cut
 
     @contextmanager
     def _counted(self, person: Person) -> Iterator[None]:

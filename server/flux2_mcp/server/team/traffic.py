@@ -54,8 +54,6 @@ def post_alone(path: str) -> Route:
 class CountedCalls:
     """Counts the calls, and refuses new ones while the server stops. Other requests pass.
 
-    A call is under way until all of its answer has left this process.
-
     Args:
         app: The application behind it.
         traffic: Where the calls are counted.
@@ -80,6 +78,5 @@ class CountedCalls:
             self._traffic.begin()
             try:
                 await self._app(scope, receive, send)
-                await scope["state"]["sent"]()
             finally:
                 self._traffic.end()
