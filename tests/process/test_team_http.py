@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from hashlib import sha256
@@ -287,7 +288,7 @@ def test_tools_answer_with_links_and_no_path_of_the_server(people: People, era: 
     assert image["url"] in answer["result"]["content"][0]["text"]
     assert people.env["FLUX2_HOME"] not in text
     assert "file://" not in text
-    key = urlsplit(image["url"]).path.split("/")[2]
+    key = urlsafe_b64decode(urlsplit(image["url"]).path.split("/")[2] + "==").decode()
     read = {"uri": f"flux2://images/{key}"}
     *_, whole = messages(people.team.call(era, "resources/read", read, token=people.ben.token))
     (content,) = whole["result"]["contents"]

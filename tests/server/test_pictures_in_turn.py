@@ -253,7 +253,7 @@ async def test_an_image_too_large_for_a_message_is_named_by_its_link_and_no_path
             assert waited == [True]
             return
         with pytest.raises(
-            Flux2Error, match=r"Fetch it from https://flux2.example.com/images/k0/0\?expires="
+            Flux2Error, match=r"Fetch it from https://flux2.example.com/images/azA/0\?expires="
         ) as raised:
             await resources.read(session, f"flux2://images/{OLD}")
         assert str(tmp_path) not in str(raised.value.message)
