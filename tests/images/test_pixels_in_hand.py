@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -140,11 +141,44 @@ def test_room_is_given_back_whatever_happens_in_it() -> None:
     assert room.waiting == 0
 
 
+def full() -> AbstractContextManager[None]:
+    """No room for small pictures beside the large ones: they wait with these."""
+    return decode.BESIDE.hold(4 * decode.SMALL_PIXELS)
+
+
+def test_a_small_picture_does_not_wait_for_a_large_one_as_long_as_there_is_room_beside_it() -> None:
+    small, larger = (bare_png(side, side, zlib.compress(bytes((1 + 3 * side) * side))) for side in (2048, 2049))
+    ended = list[int]()
+
+    def read(data: bytes) -> None:
+        with decode.normal(data) as (found, _):
+            ended.append(found.width)
+
+    waiting = [threading.Thread(target=read, args=(data,), daemon=True) for data in (larger, small)]
+    with decode.ROOM.hold(decode.MAX_PIXELS):
+        waiting[0].start()
+        wait_for(decode.ROOM, 1)
+        read(small)
+        assert ended == [2048]
+        with full():
+            waiting[1].start()
+            wait_for(decode.ROOM, 2)
+    for thread in waiting:
+        thread.join(60)
+    assert sorted(ended) == [2048, 2048, 2049]
+    assert decode.BESIDE.free == 4 * decode.SMALL_PIXELS
+
+
 def test_what_is_going_to_be_encoded_has_room_for_its_encoder_too(tmp_path: Path) -> None:
     """A picture takes its pixels once, and with WebP's encoder three times."""
     data = bare_png(64, 64, zlib.compress(bytes((1 + 3 * 64) * 64)))
     taken = decode.MAX_PIXELS - 3 * 64 * 64 + 1
-    with decode.ROOM.hold(taken), decode.normal(data), decode.normal(data):  # as long as nobody encodes, both have room
+    with (
+        full(),
+        decode.ROOM.hold(taken),
+        decode.normal(data),
+        decode.normal(data),
+    ):  # as long as nobody encodes, both have room
         pass
     path = tmp_path / "a.png"
     path.write_bytes(data)
@@ -153,7 +187,7 @@ def test_what_is_going_to_be_encoded_has_room_for_its_encoder_too(tmp_path: Path
     other = threading.Thread(
         target=lambda: places.append(workspace.place(tmp_path, Save("copy.webp"), stored, 0)), daemon=True
     )
-    with decode.ROOM.hold(taken):
+    with full(), decode.ROOM.hold(taken):
         other.start()
         wait_for(decode.ROOM, 1)
     other.join(60)
@@ -165,7 +199,7 @@ def test_what_is_going_to_be_scaled_has_room_for_its_light_too() -> None:
     data = bare_png(64, 64, zlib.compress(bytes((1 + 3 * 64) * 64)))
     made = list[str]()
     other = threading.Thread(target=lambda: made.extend(derive(data, wanted("a.png", widths=[8]))), daemon=True)
-    with decode.ROOM.hold(decode.MAX_PIXELS - 11 * 64 * 64 + 1):
+    with full(), decode.ROOM.hold(decode.MAX_PIXELS - 11 * 64 * 64 + 1):
         other.start()
         wait_for(decode.ROOM, 1)
     other.join(60)

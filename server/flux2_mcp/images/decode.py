@@ -46,6 +46,10 @@ MORE_COPIES: dict[Kind, int] = {"PNG": 0, "JPEG": 1, "WEBP": 2}
 """The number of copies of each pixel that an encoder adds: JPEG's puts it on white, WebP's has two canvases."""
 ROOM = PixelLimit(MAX_PIXELS)
 """The limit of this process: the largest picture alone, or sixteen of 2k. Pillow takes 4 bytes a pixel."""
+SMALL_PIXELS = 2048 * 2048
+"""A picture that needs no more is a small one, as all that FLUX.2 makes."""
+BESIDE = PixelLimit(4 * SMALL_PIXELS)
+"""Room for small pictures beside large ones: decoding one of those takes seconds, and whoever has one need not hold up all."""
 M_MMAP_THRESHOLD = -3
 """From glibc's malloc.h: a block above this threshold has a mapping of its own, which ends when the block is freed."""
 OWN_MAPPING_BYTES = 8 * 2**20
@@ -203,7 +207,9 @@ def _header(file: BinaryIO, max_pixels: int, target: Kind | None = None, copies:
     if (text := _too_large(header, max_pixels)) is not None:
         raise PictureError(text, f"has more than {max_pixels // 1_000_000} megapixels.")
     written = 0 if target is None else 1 + MORE_COPIES[target]
-    with ROOM.hold(LARGE_COST if _is_large(header) else count * max(COPIES[header.kind], written, copies)):
+    needed = LARGE_COST if _is_large(header) else count * max(COPIES[header.kind], written, copies)
+    beside = needed <= SMALL_PIXELS and BESIDE.free >= needed
+    with (BESIDE if beside else ROOM).hold(needed):
         yield header
 
 

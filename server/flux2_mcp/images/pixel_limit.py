@@ -26,6 +26,11 @@ class PixelLimit:
         self._changed = threading.Condition()
 
     @property
+    def free(self) -> int:
+        """The number of pixels that nobody holds."""
+        return self._free
+
+    @property
     def waiting(self) -> int:
         """The number of threads that wait."""
         return len(self._line)

@@ -43,8 +43,8 @@ MAX_CONNECTIONS = 512
 the 1024 files that most systems let a process open."""
 MAX_CALLS_OF_ONE = MAX_CONNECTIONS // 4
 """The maximum number of simultaneous calls of one person."""
-MAX_DECODED, MAX_DECODED_OF_ONE = 2, 1
-"""Pictures that are decoded at once, of all and of one person. The largest take seconds, and a delivery waits behind them, too."""
+MAX_DECODED, MAX_DECODED_OF_ONE = 8, 1
+"""Pictures that are decoded at once, of all and of one person. Of large ones, those wait for room that have their turn."""
 OPEN_FOR_ALL = ("/.well-known/oauth-protected-resource", f"/.well-known/oauth-protected-resource{PATH}")
 
 
