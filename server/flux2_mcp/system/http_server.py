@@ -45,7 +45,7 @@ KEPT_PLACES = 32
 RETRY_SECONDS = 1
 QUIET_SECONDS = 60.0
 """That all places are taken is logged again after so long a time in which they were not."""
-FULL = "All places of this server are taken. Call again.\n"
+FULL = "All places of this server are taken. Try again in a second.\n"
 CANCEL_SECONDS = 0.05
 """How long a cancelled call may take to clean up. A call that is busy in a thread does not notice the cancellation."""
 
