@@ -12,12 +12,15 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec import structs
 
+from flux2_mcp.domain import catalog
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine import planner
 from flux2_mcp.engine.backend import account_name
 from flux2_mcp.engine.seam import Timing
 from flux2_mcp.engine.service import Service
+from flux2_mcp.engine.submission import CheckedRequest
 from flux2_mcp.engine.waiting import Progress
 from flux2_mcp.errors import DeliveryError, JournalError
 from flux2_mcp.journal.contract import Journal
@@ -62,6 +65,14 @@ async def service(front: Front, tmp_path: Path) -> AsyncIterator[Service]:
 
 def failing(*_: object, **__: object) -> Any:  # noqa: ANN401  # stands for any method of the journal
     raise JournalError("The journal can't be used: database or disk is full.")
+
+
+async def test_what_a_call_has_waited_before_its_task_was_written_counts_as_its_wait(service: Service) -> None:
+    offer = await service.offer(CheckedRequest(catalog.request(prompt=STUCK)))
+    long_ago = structs.replace(offer, took_seconds=600.0)  # as with a database that takes minutes
+    with anyio.fail_after(PATIENCE):
+        outcome = await service.generate(long_ago, approved=True, wait_seconds=600.0)
+    assert [report.record.state.unfinished for report in outcome.tasks] == [True]
 
 
 async def test_who_waits_is_woken_by_news_of_their_own_tasks_alone(front: Front, service: Service) -> None:

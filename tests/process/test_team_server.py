@@ -297,7 +297,7 @@ def test_what_is_broken_is_named_and_a_replica_that_can_not_work_is_not_ready(tm
         late = team.call(MODERN, "tools/list", {})
     assert (ready.status_code, ready.headers["retry-after"], said["ready"]) == (503, "1", False)
     assert said["checks"] == {
-        "journal": "can't be read", "images": "can't be written", "runapi": "not asked, as the journal gives no turn",
+        "journal": "can't be read", "images": "can't be written", "runapi": "can't be reached",
         "sign_in": "no keys known",
     }  # fmt: skip
     assert (late.status_code, late.headers["retry-after"]) == (503, "10")

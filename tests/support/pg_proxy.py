@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, which can be lost or fall silent. Loopback only."""
+"""A TCP proxy in front of a server, which can be lost, slow or silent. Loopback only."""
 
 from __future__ import annotations
 
@@ -18,16 +18,24 @@ class LineProxy:
         connect: Connects to the server.
         silent_after: From the message of a client that holds this on, nothing is passed on over its connection. It may be
             changed, and then holds for what is sent afterwards.
+        delay_seconds: How long what a client sends is on its way. It may be changed, as above.
+
+    Attributes:
+        sent: How often clients have sent something, which is at least as often as they have waited for an answer.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket], silent_after: bytes | None = None) -> None:
+    def __init__(
+        self, connect: Callable[[], socket.socket], silent_after: bytes | None = None, delay_seconds: float = 0.0
+    ) -> None:
         self._connect = connect
         self.silent_after = silent_after
+        self.delay_seconds = delay_seconds
         self._lines: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._over = threading.Event()
         self.lost = False
+        self.sent = 0
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -59,8 +67,11 @@ class LineProxy:
     def _pass(self, one: socket.socket, other: socket.socket, is_client: bool) -> None:
         with suppress(OSError):
             while said := one.recv(65536):
+                self.sent += is_client
                 if is_client and self.silent_after is not None and self.silent_after in said:
                     self._over.wait()
+                if is_client and self.delay_seconds:
+                    self._over.wait(self.delay_seconds)
                 other.sendall(said)
         for line in (one, other):
             with suppress(OSError):

@@ -102,6 +102,7 @@ class Quotation(Struct, frozen=True, kw_only=True):
         note: Sentences about the price: of each step, if there are several; and if the sandbox made it up.
         consent: Names the user's yes, if the call needs one and came with one: see `contract.Tasks.intend`.
         repeated: The tasks that the same yes led to before. Then there are no others, and nothing is paid.
+        took_seconds: How long the caller has waited for it.
     """
 
     checked: CheckedRequest
@@ -115,6 +116,7 @@ class Quotation(Struct, frozen=True, kw_only=True):
     note: str | None = None
     consent: str | None = None
     repeated: tuple[TaskRecord, ...] = ()
+    took_seconds: float = 0.0
 
     @property
     def to_ask(self) -> Confirmation | None:
@@ -138,6 +140,7 @@ class Quotations:
         self._session = seam.journal.owner
         self._person = seam.person
         self._now = seam.now
+        self._monotonic = seam.monotonic
         self._caps = settings.caps
         self._threshold_usd = settings.confirm_usd
 
@@ -165,14 +168,14 @@ class Quotations:
             InvalidRequestError: RunAPI does not accept such a key.
             BudgetError: The price is above the stated maximum, or it is unknown and there is a cap.
         """
+        asked_at = self._monotonic()
         consent = consent if key is None else None
-        if (repeated := await self._repeated(checked, consent)) is not None:
-            return repeated
-        quotation = await self._quoted(checked, count, stated_usd, key, goes_on)
-        if quotation.confirmation is None:
-            return quotation
-        # Of two that were sent at once, the first may have changed what is left of a cap, and with it the question.
-        return await self._repeated(checked, consent) or replace(quotation, consent=consent)
+        if (quotation := await self._repeated(checked, consent)) is None:
+            quotation = await self._quoted(checked, count, stated_usd, key, goes_on)
+            if quotation.confirmation is not None:
+                # Of two that were sent at once, the first may have changed what is left of a cap, and with it the question.
+                quotation = await self._repeated(checked, consent) or replace(quotation, consent=consent)
+        return replace(quotation, took_seconds=self._monotonic() - asked_at)
 
     async def _quoted(
         self,

@@ -11,7 +11,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from flux2_mcp.engine.seam import Seam
-from flux2_mcp.errors import ApiError, Flux2Error, JournalError, ServiceError, StorageError
+from flux2_mcp.errors import ApiError, Flux2Error, ServiceError, StorageError
 from flux2_mcp.images.store import ImageFolder
 
 log = logging.getLogger("flux2_mcp.engine.health")
@@ -20,7 +20,12 @@ FRESH_SECONDS = 5.0
 """How long a result is kept: many may ask, and each check costs a call to RunAPI."""
 WAIT_SECONDS = 4.0
 """The longest wait of a caller for a result."""
+SLOW_SECONDS = 1.0
+"""A journal is called slow if a statement takes longer."""
+MOST_SECONDS = 10.0
+"""A statement that takes longer may never be answered."""
 OK = "ok"
+SLOW = "slow, takes {:.1f} s for a statement"
 LATE = "no answer in time"
 
 
@@ -65,6 +70,11 @@ class KeptResult:
         done.set()
 
 
+def serves(found: Mapping[str, str]) -> bool:
+    """Whether calls can be answered with what `Health.check` has found."""
+    return all(each == OK or each.startswith(SLOW.partition(",")[0]) for each in found.values())
+
+
 class Health:
     """Checks what a service needs. The answers name no path, no address and no key.
 
@@ -81,9 +91,20 @@ class Health:
         self._found: dict[str, str] = {}
 
     async def check(self) -> Mapping[str, str]:
-        """Return what was found for each part: `OK`, or what is wrong in a few words. At most `FRESH_SECONDS` old."""
+        """Return what was found for each part: `OK`, or what is wrong in a few words. At most `FRESH_SECONDS` old.
+
+        A journal that is slow, and answers, is no reason to send no calls: see `serves`.
+        """
         await self._kept.fresh()
-        return dict(self._found)
+        found = dict(self._found)
+        if found.get("journal", LATE) in {OK, LATE}:
+            found |= {"journal": self._slow() or found.get("journal", LATE)}
+        return found
+
+    def _slow(self) -> str | None:
+        """What to say of a journal that is slow, and answers nonetheless."""
+        seconds = self._seam.journal.statement_seconds
+        return SLOW.format(seconds) if SLOW_SECONDS < seconds <= MOST_SECONDS else None
 
     async def _check(self) -> None:
         parts = {"journal": self._journal, "images": self._folder, "runapi": self._runapi}
@@ -132,13 +153,11 @@ class Health:
 
     async def _runapi(self) -> str:
         try:
-            await (await self._seam.backend.api()).clock_ahead()
+            await (await self._seam.backend.api()).clock_ahead(at_once=True)
         except ServiceError:
             return "fails"
         except ApiError:
             return OK  # it answers
-        except JournalError:
-            return "not asked, as the journal gives no turn"
         except Flux2Error:
             return "can't be reached"
         return OK

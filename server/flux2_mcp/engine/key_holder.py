@@ -19,6 +19,7 @@ log = logging.getLogger("flux2_mcp.tasks")
 
 PATIENCE_SECONDS = 5.0
 """The maximum wait of a call for RunAPI's answer about the account. No paid request waits for it."""
+LEAST_SECONDS = 1.0
 RETRY_SECONDS = 60.0
 
 
@@ -52,8 +53,19 @@ class KeyHolder:
         self.known = backend.sandbox or not backend.has_key
         """Whether the account is known or not needed."""
 
-    async def learn(self) -> None:
-        """Ask RunAPI, unless the account is known or a try was made a short time ago. Errors are only logged."""
+    async def learn(self, *, by: float | None = None) -> None:
+        """Ask RunAPI, unless the account is known or a try was made a short time ago. Errors are only logged.
+
+        Args:
+            by: Until when, in monotonic seconds, a call waits for the try of another one. It waits for a second at least.
+        """
+        if by is None:
+            await self._learn()
+        else:
+            with anyio.move_on_after(max(LEAST_SECONDS, by - self._monotonic())):
+                await self._learn()
+
+    async def _learn(self) -> None:
         async with self._one:
             if self.known or self._monotonic() < self._not_before:
                 return

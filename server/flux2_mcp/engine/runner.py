@@ -86,7 +86,8 @@ class TaskRunner:
         self._speed = seam.speed
         self._monotonic = seam.monotonic
         self._now = seam.now
-        self._share = 1.0
+        self._share, self._sharing = 1.0, False
+        self._background: TaskGroup
         self._leased: dict[str, LeasedTask] = {}
         self._watchers = Watchers()
         self._history: Mapping[forecast.Kind, tuple[float, ...]] = {}
@@ -196,12 +197,14 @@ class TaskRunner:
     async def _run(self) -> None:
         try:
             async with anyio.create_task_group() as group:
-                await self._learn()
+                self._background = group
+                group.start_soon(self._learn)
                 claim_at, holding = self._monotonic(), False
                 while True:
                     if self._monotonic() >= claim_at:
-                        holding = self._hand_over or await self._claim()
+                        # The journal may take long to answer: from the beginning of one claim to that of the next.
                         claim_at = self._monotonic() + self._seam.timing.claim_seconds
+                        holding = self._hand_over or await self._claim()
                     self._wake = anyio.Event()
                     until = min(self._start_due(group), claim_at) if holding else claim_at
                     with anyio.move_on_after(max(0.0, until - self._monotonic())):
@@ -221,8 +224,6 @@ class TaskRunner:
             try:
                 found = await self._leases.claim(take=not self._steps.key_refused)
                 mine = {record.key: record for record in found}
-                # Each process plans with its share of the rate. The limiter enforces the total.
-                self._share = len(mine) / max(len(mine), await self._leases.unfinished()) if mine else 1.0
                 for key, record in mine.items():
                     if (known := self._leased.get(key)) is None or known.record.fence != record.fence:
                         log.info("taken over", extra=fields(task=record.task_id or key, state=record.state))
@@ -235,7 +236,22 @@ class TaskRunner:
                 self._outage.fails(exc.reason)
                 return False
             self._outage.works()
-            return True
+        if mine:
+            self._background.start_soon(self._share_out, len(mine))
+        else:
+            self._share = 1.0
+        return True
+
+    async def _share_out(self, mine: int) -> None:
+        """Plan with this process's share of the rate. The limiter enforces the total. New tasks do not wait for this."""
+        if self._sharing:
+            return
+        self._sharing = True
+        try:
+            with suppress(Flux2Error):
+                self._share = mine / max(mine, await self._leases.unfinished())
+        finally:
+            self._sharing = False
 
     async def _drop(self, leased: Collection[LeasedTask]) -> None:
         """Drop ended tasks for which no caller waits, and tasks that another process took over."""

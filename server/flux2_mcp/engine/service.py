@@ -267,6 +267,7 @@ class Service:
             ApiError: RunAPI refused every one of the tasks.
             JournalError: The journal is not writable. Nothing was sent.
         """
+        begun_at = self._seam.monotonic() - offer.took_seconds
         unasked = None if approved or offer.confirmation is None else offer.confirmation
         not_asked = ("The user was not asked.", Wording("Ask the user, then {name:call again}."))
         if unasked is not None and not unasked.over:
@@ -316,10 +317,10 @@ class Service:
             fitting = await self.prices.fitting(action, new, left) if alone else None
             raise budget.refusal(intended.wanted_usd, intended.over, fitting, offer.note, finishes=not alone)
         begun = await self._journal.tasks.led_to(offer.begun)
-        tasks = await self._waiter.wait((*begun, *intended.records), wait_seconds, on_progress)
+        tasks = await self._waiter.wait((*begun, *intended.records), wait_seconds, on_progress, begun=begun_at)
         if not (report_refusal or intended.repeated) and (refused := refusal(tasks)) is not None:
             raise refused
-        await self._key_holder.learn()  # a key that replaces this one later finds these tasks again
+        await self._key_holder.learn(by=begun_at + wait_seconds)  # a later key finds these tasks again
         return replace(await self._outcome(tasks), joined=intended.joined, repeated=intended.repeated)
 
     async def check(

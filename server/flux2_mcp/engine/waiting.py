@@ -185,6 +185,7 @@ class Waiter:
         on_progress: OnProgress | None,
         *,
         first: bool = False,
+        begun: float | None = None,
     ) -> tuple[TaskReport, ...]:
         """Wait until all tasks have settled or the time is over, and report on each task.
 
@@ -193,10 +194,16 @@ class Waiter:
             wait_seconds: 0 waits only for RunAPI's answer to tasks that were just sent.
             on_progress: Called about once a second, and at each change.
             first: Wait only until one task has settled.
+            begun: When the caller began to wait, in monotonic seconds: what was done since then counts; None: now.
         """
         with self._runner.watched([record.key for record in records]) as watcher:
             reports = await self._until_settled(
-                records, wait_seconds, on_progress, watcher, enough=any if first else all
+                records,
+                wait_seconds,
+                on_progress,
+                watcher,
+                enough=any if first else all,
+                begun=self._monotonic() if begun is None else begun,
             )
         records = [report.record for report in reports]
         if ended := [record.key for record in records if not record.state.unfinished and record.readable]:
@@ -214,8 +221,9 @@ class Waiter:
         watcher: Watcher,
         *,
         enough: Callable[[Iterable[bool]], bool],
+        begun: float,
     ) -> tuple[TaskReport, ...]:
-        begun = self._monotonic()
+        written = self._monotonic()
         ages = [(self._now() - record.created_at).total_seconds() for record in records]
         answer_seconds = self._answer_seconds - max(0.0, min(ages, default=0.0))
         reports = tuple(TaskReport(record) for record in records)
@@ -231,7 +239,11 @@ class Waiter:
                     for report in reports
                 )
                 wanted = 0.0 if self._stopping.is_set() else wait_seconds
-                left = (wanted if answered else max(wanted, answer_seconds)) - elapsed
+                left = wanted - elapsed
+                if (
+                    not answered and wanted < answer_seconds
+                ):  # who asks for less waits for the id, from when it was written
+                    left = max(left, answer_seconds - (self._monotonic() - written))
                 if left <= 0 or not reports or enough(report.settled for report in by_picture(reports)):
                     return reports
                 if on_progress is not None:

@@ -1,10 +1,8 @@
 """The journal's contract: its parts and its guarantees. Every database implements it; one suite of tests runs over all.
 
 Rules
-- A journal is one account's view of a home's tasks. Its parts are handed to the callers that need them, and to no
-  others.
-- Money, file names and the number of tasks under way are counted over every process on the home; money over every key
-  too.
+- A journal is one account's view of a home's tasks. Its parts are handed to the callers that need them, and to no others.
+- Money, file names and the number of tasks under way are counted over every process on the home; money over every key too.
 - An intent is written and synced to disk before money moves: `Tasks.intend` returns after the sync. `Tasks.apply` syncs
   what RunAPI said about a task in the same way. A power cut may lose leases, turns, marks, names and uploads, and entries
   in the audit of what was shown.
@@ -20,9 +18,9 @@ Rules
   writes the task and counts the caps. The entry of a refusal is synced to disk before the refusal is returned or raised. No
   entry is ever changed or deleted; both databases refuse it.
 - A record that can't be read spoils no list, and nothing is written to it. Its stand-in has `readable` False.
-- A journal that a later version has written is used unchanged. No record is deleted, except one of two of the same
-  task.
-- All calls leave the event loop free. All raise `JournalError` if the journal can't be read or written.
+- A journal that a later version has written is used unchanged. No record is deleted, except one of two of the same task.
+- All calls leave the event loop free, and may take as long as a database server needs for some statements, on a bad day
+  seconds for each. All raise `JournalError` if the journal can't be read or written.
 
 Doubts
 - `exists` and `was_made` answer without waiting. `salvage`, `notice` and `SpentSums.lost` are about a file that breaks.
@@ -385,6 +383,11 @@ class Journal(Protocol):
     @property
     def owner(self) -> str:
         """The name of this process, in which leases are held."""
+        ...
+
+    @property
+    def statement_seconds(self) -> float:
+        """How long a statement takes now, or the one that is under way has taken so far; 0 where that tells nothing."""
         ...
 
     def of(

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from urllib.parse import quote, urlencode, urlsplit
 
 import anyio
+from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import (
@@ -165,13 +166,15 @@ class RunApi:
             self._schedules[path] = (new, schedules)
         return schedules
 
-    async def clock_ahead(self) -> float | None:
+    async def clock_ahead(self, *, at_once: bool = False) -> float | None:
         """How far this machine's clock is ahead of RunAPI's, to about a second; None if the answer has no `Date`.
 
-        No key is needed. There is one attempt only: this call checks the present state of the connection.
+        No key is needed. There is one attempt only: this call checks the present state of the connection. With `at_once` it
+        takes no turn, because the limiter may be what does not answer.
         """
         path = f"/api/v1/price_schedules?{urlencode({'service': SERVICE})}"
-        answer = await self._calls.get(path, {}, attempts=1)
+        calls = replace(self._calls, gate=None) if at_once else self._calls
+        answer = await calls.get(path, {}, attempts=1)
         now = self._calls.now()
         moment = retry.http_date(answer.headers.get("date"))
         return None if moment is None else (now - moment).total_seconds()

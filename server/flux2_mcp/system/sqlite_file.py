@@ -145,6 +145,14 @@ class Database:
         with self._lock:
             return self.connection.execute(sql, parameters).rowcount
 
+    def together(self, questions: Sequence[tuple[str, Parameters]]) -> list[list[Row]]:
+        """The rows of several queries."""
+        return [self.read(sql, parameters) for sql, parameters in questions]
+
+    def later(self, sql: str, parameters: Parameters = ()) -> None:
+        """Run one statement whose result nobody asks for."""
+        self.execute(sql, parameters)
+
     @contextmanager
     def write(self, *, durable: bool | None = None) -> Iterator[None]:
         """One write transaction. It locks the file at once, so what is read inside is still true at the commit.

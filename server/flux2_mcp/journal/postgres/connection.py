@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -24,6 +24,8 @@ Error = psycopg.Error
 Connection: TypeAlias = "psycopg.Connection[Row]"
 Given: TypeAlias = "str | int | float | Sequence[str] | Sequence[int] | Sequence[float] | None"
 """What a parameter may be. A list is for `= ANY(...)`."""
+Question: TypeAlias = "tuple[str, Parameters | Mapping[str, Given]]"
+"""A statement of one of the two spellings, and its parameters."""
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 30
@@ -79,12 +81,17 @@ def _rows(cursor: psycopg.Cursor[Any]) -> psycopg.rows.RowMaker[Row]:
     return lambda values: Row(places, values)
 
 
-def connected(url: str, opened: Callable[[Connection], object] = bool) -> Connection:
+def connected(
+    url: str,
+    opened: Callable[[Connection], object] = bool,
+    measured: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Connection:
     """A new connection, set up.
 
     Args:
         url: The address of the database.
         opened: Told of the connection before it is set up: so it can be cut if the server then says nothing.
+        measured: Opened around the first statement.
 
     Raises:
         UnusableError: See there.
@@ -105,7 +112,8 @@ def connected(url: str, opened: Callable[[Connection], object] = bool) -> Connec
     try:
         opened(connection)
         _check(connection)
-        connection.execute(_SET_UP.encode())
+        with measured():
+            connection.execute(_SET_UP.encode())
     except BaseException:
         connection.close()
         raise
@@ -220,23 +228,91 @@ def silent(seconds: float) -> str:
 
 
 class Database:
-    """One connection, as the shared SQL uses it; see `sql.store.Database`. `changed`: a row was written."""
+    """One connection, as the shared SQL uses it; see `sql.store.Database`. `changed`: a row was written.
 
-    def __init__(self, connection: Connection) -> None:
+    Each way to a server and back takes its time, on a bad day seconds: what can go together is sent together.
+
+    Args:
+        connection: Used for one call.
+        first: Statements that go before the first one that is asked, together with it.
+        begun: Is handed what came of them.
+        last: Statements that go after the first one that is asked, together with it.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        first: Sequence[Question] = (),
+        begun: Callable[[Sequence[list[Row]]], None] | None = None,
+        last: Sequence[Question] = (),
+    ) -> None:
         self._connection = connection
+        self._first = first
+        self._begun = begun
+        self._last = last
+        self._later: list[Question] = []
         self.changed = False
 
     def read(self, sql: str, parameters: Parameters | Mapping[str, Given] = ()) -> list[Row]:
         """All rows of one query."""
-        cursor = self._connection.execute(spelled(sql), _given(parameters))
-        self.changed = self.changed or (cursor.rowcount > 0 and not sql.startswith(("SELECT", "WITH")))
-        return cursor.fetchall()
+        return self.together([(sql, parameters)])[0]
 
     def execute(self, sql: str, parameters: Parameters | Mapping[str, Given] = ()) -> int:
         """Run one statement. Returns the number of changed rows."""
-        count = self._connection.execute(spelled(sql), _given(parameters)).rowcount
-        self.changed = self.changed or count > 0
-        return count
+        return self._ask([(sql, parameters)])[0][1]
+
+    def together(self, questions: Sequence[Question]) -> list[list[Row]]:
+        """See `sql.store.Database.together`."""
+        return [rows for rows, _ in self._ask(questions)]
+
+    def later(self, sql: str, parameters: Parameters | Mapping[str, Given] = ()) -> None:
+        """See `sql.store.Database.later`."""
+        self._later.append((sql, parameters))
+
+    def begin(self) -> None:
+        """Send what goes before the first statement now, if it was not sent."""
+        if self._first:
+            self._ask(())
+
+    def end(self, *questions: Question) -> None:
+        """Send what was left for later, and these."""
+        if self._later or not self._first:  # else nothing was asked, and nothing has begun
+            self._ask(questions)
+
+    def _ask(self, questions: Sequence[Question]) -> list[tuple[list[Row], int]]:
+        first, self._first = self._first, ()
+        before = [*first, *self._later]
+        self._later.clear()
+        after = self._last if questions else ()
+        results = _results(self._connection, [*before, *questions, *after])
+        self.changed = self.changed or any(
+            count > 0 and not sql.startswith(("SELECT", "WITH", "BEGIN", "SET"))
+            for (sql, _), (_, count) in zip([*before, *questions], results, strict=False)
+        )
+        if first and self._begun is not None:
+            self._begun([rows for rows, _ in results[: len(first)]])
+        return results[len(before) : len(before) + len(questions)]
+
+
+def _results(connection: Connection, questions: Sequence[Question]) -> list[tuple[list[Row], int]]:
+    """The rows of each statement, and how many it changed or found. All of them are sent together."""
+    cursor = connection.cursor()
+    if len(questions) == 1:
+        sql, parameters = questions[0]
+        cursor.execute(spelled(sql), _given(parameters))
+    else:
+        texts = [_bound(connection, sql, parameters) for sql, parameters in questions]
+        cursor.execute("; ".join(texts).encode())
+    results = []
+    for _ in questions:
+        results.append((cursor.fetchall() if cursor.description else [], cursor.rowcount))
+        cursor.nextset()
+    return results
+
+
+def _bound(connection: Connection, sql: str, parameters: Parameters | Mapping[str, Given]) -> str:
+    cursor = psycopg.ClientCursor(connection)
+    return cursor.mogrify(spelled(sql), _given(parameters))
 
 
 @cache

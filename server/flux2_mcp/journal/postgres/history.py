@@ -124,10 +124,10 @@ class PostgresHistory:
             " ORDER BY completed_at DESC LIMIT :kept"
         )
         found = {}
-        for model, size in kinds:
-            values: dict[str, Given] = {"account": self._server.account, "model": model}
-            values |= {"resolution": size, "kept": MAX_DURATIONS}
-            seconds = [row[0] for row in reversed(database.read(timed, values))]
+        known_values: dict[str, Given] = {"account": self._server.account, "kept": MAX_DURATIONS}
+        asked = [(timed, known_values | {"model": model, "resolution": size}) for model, size in kinds]
+        for (model, size), rows in zip(kinds, database.together(asked), strict=True):
+            seconds = [row[0] for row in reversed(rows)]
             known = [each for each in seconds if isinstance(each, float) and isfinite(each)]
             if seconds:
                 found[model, size] = tuple(max(0.0, each) for each in known)

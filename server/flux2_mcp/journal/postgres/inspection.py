@@ -29,7 +29,7 @@ def health(url: str, account: str, *, answer_seconds: float = CALL_SECONDS) -> H
         with limit.within(answer_seconds), pg.connected(url, limit.hold) as connection:
             server = f"{server}, version {pg.version(connection)}"
             database = pg.Database(connection)
-            if len(pending(connection)) == len(MIGRATIONS):
+            if len(pending(database)) == len(MIGRATIONS):
                 return Health("none", path, server=server)
             tasks = int(database.read("SELECT count(*) FROM task")[0][0])
             size = int(database.read(SIZE)[0][0])

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import anyio.to_thread
-from msgspec.structs import replace
 
-from flux2_mcp.journal.postgres.connection import Database, Given
+from flux2_mcp.journal.owners import LEASE_SECONDS
+from flux2_mcp.journal.postgres.connection import Database, Given, Row
 from flux2_mcp.journal.postgres.listening import Listener
-from flux2_mcp.journal.postgres.server import JournalServer
+from flux2_mcp.journal.postgres.server import CLOCK, TAKE_SECONDS, JournalServer
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.journal.sql import task_rows
 from flux2_mcp.journal.sql.fragments import UNFINISHED, UNHELD
-from flux2_mcp.journal.sql.leases import SqlLeases, lease
+from flux2_mcp.journal.sql.leases import SqlLeases
 from flux2_mcp.journal.sql.store import NOTHING
 
-OURS = f"{UNFINISHED} AND owner = :owner"
+OTHERS = f"SELECT DISTINCT owner FROM task WHERE {UNFINISHED} AND owner <> :owner"
+OURS = f"{UNFINISHED} AND owner = :owner AND n <> ALL(:unreadable)"
+RENEW = f"UPDATE task SET lease_until = :ends WHERE n IN (SELECT n FROM task WHERE {OURS} ORDER BY n FOR UPDATE) RETURNING *"
 FREE = f"{UNFINISHED} AND owner IS DISTINCT FROM :owner AND ({UNHELD} OR owner = ANY(:dead))"
 
 
@@ -33,15 +35,18 @@ class PostgresLeases(SqlLeases):
         super().__init__(server, is_dead)
         self._server = server
         self._listener = listener
+        self._dead: list[str] = []
+        self._unreadable: list[int] = []
 
     async def claim(self, *, take: bool = True) -> tuple[TaskRecord, ...]:
         """See `contract.Leases.claim`."""
-        if not await self._server.run(lambda database: self._finds(database, take=take)):
-            return ()  # most calls: no transaction is needed
-        found = await self._server.write(
-            lambda database: self._claim(database, take=take), durable=False, alone=NOTHING
-        )
-        return tuple(record for record in self._server.warn_unreadable(found) if record.readable)
+        rows, free = await self._server.write(self._renew, durable=False, alone=NOTHING, tell=False, whole=True)
+        if take and free and self._server.slowness.seconds < TAKE_SECONDS:
+            rows += await self._server.write(self._take, durable=False, alone=NOTHING)
+        rows.sort(key=lambda row: int(row["n"]))
+        found = self._server.warn_unreadable(task_rows.records(rows))
+        self._unreadable = [row["n"] for row, record in zip(rows, found, strict=True) if not record.readable]
+        return tuple(record for record in found if record.readable)
 
     async def version(self) -> int:
         """See `contract.Leases.version`."""
@@ -49,36 +54,52 @@ class PostgresLeases(SqlLeases):
             return self._listener.version()
         return await anyio.to_thread.run_sync(self._listener.version)
 
-    def _finds(self, database: Database, *, take: bool) -> bool:
-        mine_or_free = f"({OURS}) OR ({FREE})" if take else OURS
-        return bool(database.read(f"SELECT 1 FROM task WHERE {mine_or_free} LIMIT 1", self._values(database)))
+    def _renew(self, database: Database) -> tuple[list[Row], bool]:
+        """Renew our leases, and see whether there is a free task: all in one way to the server and back.
 
-    def _claim(self, database: Database, *, take: bool) -> tuple[TaskRecord, ...]:
-        """Take leases. A record that can't be read is left to a newer version: its stand-in is returned.
-
-        A free task whose row another process has locked is that one's: it is skipped. Our own are waited for; a task
-        that is left out would be given up.
+        Nothing is written to a record that can't be read. Our own rows are waited for, in one order.
         """
-        values = self._values(database)
-        rows = database.read(f"SELECT * FROM task WHERE {OURS} ORDER BY n FOR UPDATE", values)
-        if take:
-            rows += database.read(f"SELECT * FROM task WHERE {FREE} ORDER BY n FOR UPDATE SKIP LOCKED", values)
-            rows.sort(key=lambda row: int(row["n"]))
-        found = task_rows.records(rows)
-        readable = [row["n"] for row, record in zip(rows, found, strict=True) if record.readable]
-        # The fence of a task that this process already held stays. Others grow, so that former owners lose them.
-        taken = "fence = fence + CASE WHEN owner = :owner THEN 0 ELSE 1 END, owner = :owner, lease_until = :ends"
-        database.execute(f"UPDATE task SET {taken} WHERE n = ANY(:readable)", values | {"readable": readable})
-        owner = self._server.owner
-        return tuple(
-            replace(record, owner=owner, fence=record.fence + (record.owner != owner)) if record.readable else record
-            for record in found
+        values = self._values() | {"unreadable": self._unreadable}
+        owners, free, rows = database.together(
+            [
+                (OTHERS, values),
+                (self._timed(f"SELECT 1 FROM task WHERE {FREE} LIMIT 1"), values),
+                (self._timed(RENEW), values),
+            ]
+        )
+        self._dead = [row["owner"] for row in owners if self._is_dead(row["owner"])]
+        return rows, bool(free or self._dead)
+
+    def _take(self, database: Database) -> list[Row]:
+        """Take free tasks. A record that can't be read is left to a newer version: its row comes as it is.
+
+        A task whose row another process has locked is that one's: it is skipped.
+        """
+        values = self._values()
+        rows = database.read(self._timed(f"SELECT * FROM task WHERE {FREE} ORDER BY n FOR UPDATE SKIP LOCKED"), values)
+        found = dict(zip((row["n"] for row in rows), task_rows.records(rows), strict=True))
+        readable = [n for n, record in found.items() if record.readable]
+        # Fences grow, so that former owners lose their tasks.
+        taken = "fence = fence + 1, owner = :owner, lease_until = :ends"
+        sql = self._timed(f"UPDATE task SET {taken} WHERE n = ANY(:readable) RETURNING *")
+        ours = database.read(sql, values | {"readable": readable}) if readable else []
+        return [*(row for row in rows if not found[row["n"]].readable), *ours]
+
+    def _timed(self, sql: str) -> str:
+        """The statement with the clock in it: so the time need not be fetched first."""
+        clock = "(SELECT :clock)" if self._server.clock is not None else f"(SELECT {CLOCK})"
+        return (
+            sql.replace(":now", clock)
+            .replace(":until", f"{clock} + {LEASE_SECONDS}")
+            .replace(":ends", f"{clock} + :life")
         )
 
-    def _values(self, database: Database) -> dict[str, Given]:
-        account, owner, now = self._server.account, self._server.owner, self._server.now(database)
-        sql = f"SELECT DISTINCT owner FROM task WHERE {UNFINISHED} AND owner <> :owner"
-        others = [row["owner"] for row in database.read(sql, {"account": account, "owner": owner})]
-        dead = [name for name in others if self._is_dead(name)]
-        ends = now + self._server.lease_seconds
-        return {"account": account, "owner": owner, "dead": dead, "ends": ends, **lease(now)}
+    def _values(self) -> dict[str, Given]:
+        clock = self._server.clock
+        return {
+            "account": self._server.account,
+            "owner": self._server.owner,
+            "dead": self._dead,
+            "clock": None if clock is None else clock(),
+            "life": self._server.lease_seconds,
+        }

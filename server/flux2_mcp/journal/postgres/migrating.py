@@ -11,8 +11,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 from flux2_mcp.journal.postgres import migrations
-from flux2_mcp.journal.postgres.connection import Connection, Database
+from flux2_mcp.journal.postgres.connection import Connection, Database, Error
 from flux2_mcp.journal.postgres.migrations import LOCK, MIGRATIONS, SPENT, TEXT, pending
 
 SLICE_TASKS = 20_000
@@ -29,32 +32,46 @@ def migrate(connection: Connection, *, slice_tasks: int = SLICE_TASKS) -> None:
         connection: It is in no transaction.
         slice_tasks: The maximum number of tasks that are added up while writes wait.
     """
-    while pending(connection):
-        step(connection, slice_tasks)
+    if pending(Database(connection)):
+        while step(connection, slice_tasks):
+            pass
 
 
-def step(connection: Connection, slice_tasks: int) -> None:
-    """Do the next step, or a slice of it, in one transaction. Args as of `migrate`."""
-    database = Database(connection)
-    with connection.transaction():
-        # Whatever the database's default is: what is added up is what stands there when the lock is held.
-        database.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        database.read("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))", {"lock": LOCK})
-        database.execute("SET LOCAL statement_timeout = 0")  # not before: nobody waits for the lock without end
-        waiting = pending(connection)  # another process may have been faster
-        if not waiting:
-            return
-        if len(waiting) == len(MIGRATIONS):
-            applied_at = "applied_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()"
-            database.execute(f"CREATE TABLE IF NOT EXISTS migration (name {TEXT} PRIMARY KEY, {applied_at})")
-        name, script = waiting[0]
-        if name == SPENT and _is_large(database, slice_tasks):
-            done = _slice(connection, database, slice_tasks)
-        else:
-            connection.execute(script.encode())
-            done = True
-        if done:
-            database.execute("INSERT INTO migration (name) VALUES (:name)", {"name": name})
+def step(connection: Connection, slice_tasks: int) -> bool:
+    """Do the next step, or a slice of it, in one transaction. Args as of `migrate`. Returns whether more may wait."""
+    database = Database(
+        connection,
+        [
+            # Whatever the database's default is: what is added up is what stands there when the lock is held.
+            ("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ()),
+            ("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))", {"lock": LOCK}),
+            ("SET LOCAL statement_timeout = 0", ()),  # not before: nobody waits for the lock without end
+        ],
+    )
+    try:
+        waiting = pending(database)  # another process may have been faster
+        if waiting:
+            _do(connection, database, waiting, slice_tasks)
+        database.end(("COMMIT", ()))
+    except BaseException:
+        with suppress(Error):
+            connection.execute("ROLLBACK")
+        raise
+    return bool(waiting)
+
+
+def _do(connection: Connection, database: Database, waiting: Sequence[tuple[str, str]], slice_tasks: int) -> None:
+    name, script = waiting[0]
+    if len(waiting) == len(MIGRATIONS):
+        applied_at = "applied_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()"
+        database.later(f"CREATE TABLE IF NOT EXISTS migration (name {TEXT} PRIMARY KEY, {applied_at})")
+    if name == SPENT and _is_large(database, slice_tasks):
+        done = _slice(connection, database, slice_tasks)
+    else:
+        database.later(script)
+        done = True
+    if done:
+        database.later("INSERT INTO migration (name) VALUES (:name)", {"name": name})
 
 
 def _is_large(database: Database, slice_tasks: int) -> bool:

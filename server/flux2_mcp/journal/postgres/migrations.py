@@ -10,7 +10,7 @@ in SQLite: names of accounts are found as a range. An index on a text of any len
 
 from __future__ import annotations
 
-from flux2_mcp.journal.postgres.connection import Connection
+from flux2_mcp.journal.postgres.connection import Database
 
 TEXT = 'TEXT COLLATE "C"'
 LOCK = "flux2 journal migrations"
@@ -343,10 +343,10 @@ CREATE TABLE fact (
 """`prompt` is folded (`system.text.folded`), for searches. `lost` has the names of tasks whose cost is no valid amount."""
 
 
-def pending(connection: Connection) -> list[tuple[str, str]]:
+def pending(database: Database) -> list[tuple[str, str]]:
     """The migrations that the database has not had; none if a later version has migrated it, which is used unchanged."""
-    if not connection.execute(HAS_ANY.encode()).fetchall():
+    if not database.read(HAS_ANY):
         return list(MIGRATIONS)
-    applied = {row[0] for row in connection.execute("SELECT name FROM migration").fetchall()}
+    applied = {row[0] for row in database.read("SELECT name FROM migration")}
     known = {name for name, _ in MIGRATIONS}
     return [each for each in MIGRATIONS if each[0] not in applied] if applied <= known else []

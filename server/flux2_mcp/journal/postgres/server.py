@@ -9,7 +9,12 @@ Rules
   the advisory lock, then rows. Two that still cross are undone by PostgreSQL, and tried again.
 - Intents, steps and all else that is durable are on the server's disk when `write` returns, also where the server's own
   setting is less (`synchronous_commit`). Leases, turns, marks and names need not be.
-- The clock is the server's. It is read after the locks are held.
+- The clock is the server's. It is read after the locks are held; within a transaction it goes on by this process's own clock.
+- A way to the server and back may take seconds. So a transaction begins, locks, looks up the account and reads the clock
+  together with its first statement, and tells others with its commit. That the account is still the one of the last call is
+  checked in the same breath; if it is not, all is done again.
+- Leases last longer where statements take long, so that a server keeps its tasks; see `SLOW_LEASE`. Where they take longer than
+  `TAKE_SECONDS`, no server takes a task from another: it might only seem to have ended.
 - A connection that is lost is replaced, and the work done again: keys, fences and states make a second time harmless. A
   server that can't be reached is a `JournalError` at once; the next call tries anew.
 - Nobody waits without end: for a connection, a lock, a statement, or a server that says nothing (`CALL_SECONDS`).
@@ -23,7 +28,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -31,9 +37,11 @@ import anyio
 import anyio.to_thread
 
 from flux2_mcp.errors import JournalError, Wording
+from flux2_mcp.journal.owners import LEASE_SECONDS as MOST_LEASE_SECONDS
 from flux2_mcp.journal.postgres import connection as pg
-from flux2_mcp.journal.postgres.connection import Connection, Database
+from flux2_mcp.journal.postgres.connection import Connection, Database, Question, Row
 from flux2_mcp.journal.postgres.migrating import migrate
+from flux2_mcp.journal.postgres.slowness import Slowness
 from flux2_mcp.journal.sql import store as sql
 from flux2_mcp.journal.sql.store import HOME, NOTHING, PACE
 from flux2_mcp.journal.sql.unread import Unread
@@ -53,12 +61,33 @@ MIGRATION_SECONDS = 3600
 LEASE_SECONDS = 6.0
 """How long a lease lasts without renewal. Another machine can't see that a server was killed: its tasks wait so long, and at
 most 2 s more for the next claim. It is renewed three times as often."""
+QUICK_SECONDS = 0.5
+"""Statements that take no longer change no lease."""
+SLOW_LEASE = 6.0
+"""How many times the time of a statement a lease lasts longer: a renewal may stand behind some others."""
+TAKE_SECONDS = 4.0
+"""Where statements take longer, no task is taken from another process."""
 CHANNEL = "flux2_journal"
-NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"
+CLOCK = "extract(epoch FROM clock_timestamp())::double precision"
+NOW = f"SELECT {CLOCK}"
+COMMIT: Question = ("COMMIT", ())
+SYNCED = "SELECT set_config('synchronous_commit', 'on', TRUE) WHERE current_setting('synchronous_commit') = 'off'"
+UNSYNCED = "SET LOCAL synchronous_commit = off"
+TELL = "SELECT pg_notify(:channel, current_schema() || ' ' || :owner)"
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(:what || current_schema(), 0))"
+PACE_LOCK = (
+    f"SELECT pg_advisory_xact_lock(hashtextextended('flux2 {PACE} ' || coalesce((SELECT tasks FROM holder"
+    " WHERE account = :name), :name) || current_schema(), 0))"
+)
+TASK_LOCK = "SELECT 1 FROM task WHERE account = :account AND key = :key FOR UPDATE"
 NONE_FREE = "none of the {} connections was free within {:g} s"
 CHECK = Wording(
     "Check that the database of FLUX2_JOURNAL_URL runs and can be reached (flux2-mcp doctor), then {name:call again}."
 )
+
+
+class _MovedError(Exception):
+    """The key's tasks are recorded under another name than before."""
 
 
 class JournalServer(Unread):
@@ -87,9 +116,11 @@ class JournalServer(Unread):
         self.name = name
         self.owner = owner
         self.clock = clock
-        self.lease_seconds = lease_seconds
+        self.slowness = Slowness(time.monotonic if clock is None else clock)
+        self._lease_seconds = lease_seconds
         self._call_seconds = call_seconds
         self.is_partial = False
+        self._account = name
         self._seen = threading.local()
         self._limiter = anyio.CapacityLimiter(MAX_CONNECTIONS)
         self._idle: list[Connection] = []
@@ -100,11 +131,23 @@ class JournalServer(Unread):
     @property
     def account(self) -> str:
         """See `sql.store.Store.account`."""
-        return str(getattr(self._seen, "account", self.name))
+        return str(getattr(self._seen, "account", self._account))
+
+    @property
+    def lease_seconds(self) -> float:
+        """See `sql.store.Store.lease_seconds`."""
+        seconds = self.slowness.seconds
+        longer = SLOW_LEASE * seconds if seconds > QUICK_SECONDS else 0.0
+        return min(self._lease_seconds + longer, max(self._lease_seconds, MOST_LEASE_SECONDS))
 
     def now(self, database: sql.Database) -> float:
         """See `sql.store.Store.now`."""
-        return float(database.read(NOW)[0][0]) if self.clock is None else self.clock()
+        if self.clock is not None:
+            return self.clock()
+        if isinstance(database, Database):
+            database.begin()
+        # What was read has come a little later than it was true, so this is never ahead.
+        return float(self._seen.clock + time.monotonic() - self._seen.clock_at)
 
     def note_newest(self) -> None:
         """A server forgets nothing that it has committed."""
@@ -113,11 +156,9 @@ class JournalServer(Unread):
         """See `sql.store.Store.run`."""
 
         def call(connection: Connection) -> T:
-            database = Database(connection)
-            self._look_up(database)
-            return work(database)
+            return work(self._opened(connection, [self._looked_up(), (NOW, ())]))
 
-        return await self._call(call)
+        return await self._call(self._as_account(call))
 
     async def write(
         self,
@@ -128,14 +169,23 @@ class JournalServer(Unread):
         task: str | None = None,
         tell: bool | None = None,
         after: Callable[[], None] | None = None,
+        whole: bool = False,
     ) -> T:
         """See `sql.store.Store.write`."""
+        tells = durable if tell is None else tell
 
         def call(connection: Connection) -> T:
-            connection.execute(_begin(durable=durable))
+            first = [*_begin(durable=durable), *self._locks(alone, task)]
+            database = self._opened(connection, first, [COMMIT] if whole else ())
             try:
-                done = self._within(Database(connection), work, alone, task, tell=durable if tell is None else tell)
-                connection.execute("COMMIT")
+                if whole:
+                    with self.slowness.measured():
+                        done = work(database)
+                else:
+                    done = work(database)
+                    # Who listens leaves out what its own process has written.
+                    said = [(TELL, {"channel": CHANNEL, "owner": self.owner})] if tells and database.changed else []
+                    database.end(*said, COMMIT)
             except BaseException:
                 with suppress(pg.Error):
                     connection.execute("ROLLBACK")
@@ -144,31 +194,46 @@ class JournalServer(Unread):
                 after()
             return done
 
-        return await self._call(call)
+        return await self._call(self._as_account(call))
 
-    def _within(
-        self, database: Database, work: Callable[[Database], T], alone: str, task: str | None, *, tell: bool
-    ) -> T:
-        if alone != NOTHING:
-            if alone == PACE:
-                self._look_up(database)
-            what = f"flux2 {alone} {self.account if alone == PACE else ''}"
-            lock = "SELECT pg_advisory_xact_lock(hashtextextended(:what || current_schema(), 0))"
-            database.read(lock, {"what": what})
-        self._look_up(database)
+    def _locks(self, alone: str, task: str | None) -> list[Question]:
+        """What waits for others, and then looks up what may have changed meanwhile."""
+        found: list[Question] = []
+        if alone == PACE:
+            found = [(PACE_LOCK, {"name": self.name})]
+        elif alone != NOTHING:
+            found = [(LOCK, {"what": f"flux2 {alone} "})]
+        found.append(self._looked_up())
         if task is not None:
-            held = "SELECT 1 FROM task WHERE account = :account AND key = :key FOR UPDATE"
-            database.read(held, {"account": self.account, "key": task})
-        done = work(database)
-        if tell and database.changed:
-            # Who listens leaves out what its own process has written.
-            said = "SELECT pg_notify(:channel, current_schema() || ' ' || :owner)"
-            database.read(said, {"channel": CHANNEL, "owner": self.owner})
-        return done
+            found.append((TASK_LOCK, {"account": self.account, "key": task}))
+        return [*found, (NOW, ())]
 
-    def _look_up(self, database: Database) -> None:
-        """Another process may have recorded which account the key belongs to."""
-        self._seen.account = names.tasks_of(self.name, database.read)
+    def _looked_up(self) -> Question:
+        return names.TASKS, (self.name,)
+
+    def _opened(self, connection: Connection, first: Sequence[Question], last: Sequence[Question] = ()) -> Database:
+        """The database for one call. With its first statement it learns whether the account is still the same."""
+        place = next(number for number, (sql, _) in enumerate(first) if sql == names.TASKS)
+
+        def begun(rows: Sequence[Sequence[Row]]) -> None:
+            self._seen.clock, self._seen.clock_at = rows[-1][0][0], time.monotonic()
+            account = names.first_of(rows[place]) or self.name
+            if account != self.account:
+                self._account = account
+                raise _MovedError
+
+        return Database(connection, first, begun, last)
+
+    def _as_account(self, call: Callable[[Connection], T]) -> Callable[[Connection], T]:
+        """Do it for the account of the key, and once more if another process has just recorded which one that is."""
+
+        def again(connection: Connection) -> T:
+            while True:
+                self._seen.account = self._account
+                with suppress(_MovedError):
+                    return call(connection)
+
+        return again
 
     async def _call(self, work: Callable[[Connection], T]) -> T:
         """Run `work` with a connection, in a thread that is not left before it ends.
@@ -229,7 +294,7 @@ class JournalServer(Unread):
 
     def connect(self, opened: Callable[[Connection], object] = bool) -> Connection:
         """A new connection. The first one brings the schema up to date. `opened`: see `pg.connected`."""
-        connection = pg.connected(self._url, opened)
+        connection = pg.connected(self._url, opened, self.slowness.measured)
         try:
             if not self._is_migrated:
                 self._migrating += 1
@@ -269,15 +334,9 @@ def _close(connections: list[Connection]) -> None:
         connection.close()
 
 
-def _begin(*, durable: bool) -> bytes:
+def _begin(*, durable: bool) -> list[Question]:
     """A transaction whose statements each see what was committed before them."""
-    if durable:
-        least = (
-            "SELECT set_config('synchronous_commit', 'on', TRUE) WHERE current_setting('synchronous_commit') = 'off'"
-        )
-    else:
-        least = "SET LOCAL synchronous_commit = off"
-    return f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {least}".encode()
+    return [("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ()), (SYNCED if durable else UNSYNCED, ())]
 
 
 def unusable(error: Exception, url: str) -> JournalError:

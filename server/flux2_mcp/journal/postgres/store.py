@@ -13,12 +13,12 @@ from flux2_mcp.journal import owners
 from flux2_mcp.journal.postgres.history import PostgresHistory
 from flux2_mcp.journal.postgres.leases import PostgresLeases
 from flux2_mcp.journal.postgres.listening import Listener
+from flux2_mcp.journal.postgres.pace import PostgresPace
 from flux2_mcp.journal.postgres.server import CALL_SECONDS, LEASE_SECONDS, JournalServer
 from flux2_mcp.journal.postgres.tasks import PostgresTasks
 from flux2_mcp.journal.sql.accounts import SqlAccounts
 from flux2_mcp.journal.sql.callbacks import SqlCallbacks
 from flux2_mcp.journal.sql.money import SqlMoney
-from flux2_mcp.journal.sql.pace import SqlPace
 from flux2_mcp.journal.sql.people import Whose
 from flux2_mcp.journal.sql.team import SqlPeople
 from flux2_mcp.journal.sql.tokens import SqlTokens
@@ -65,7 +65,7 @@ class PostgresJournal:
         self.tasks = PostgresTasks(self.server, self.money)
         self.leases = PostgresLeases(self.server, self.listener, is_dead)
         self.accounts = SqlAccounts(self.server)
-        self.pace = SqlPace(self.server)
+        self.pace = PostgresPace(self.server)
         self.uploads = SqlUploads(self.server)
         self.people = SqlPeople(self.server)
         self.tokens = SqlTokens(self.server)
@@ -86,6 +86,11 @@ class PostgresJournal:
         from flux2_mcp.journal.sql.audit import SqlAudit  # a server for one person has no use for it
 
         return SqlAudit(self.server)
+
+    @property
+    def statement_seconds(self) -> float:
+        """See `contract.Journal.statement_seconds`."""
+        return self.server.slowness.seconds
 
     def of(
         self, person: str, *, sees_all: bool = False, client: str | None = None, address: str | None = None

@@ -38,7 +38,13 @@ class SqlAudit:
     async def note(self, entries: Sequence[AuditEntry]) -> None:
         """See `team_contract.Audit.note`."""
         refused = any(not entry.allowed for entry in entries)
-        await self._store.write(lambda database: write(database, entries), durable=refused, alone=NOTHING, tell=False)
+        await self._store.write(
+            lambda database: write(database, entries, at_once=True),
+            durable=refused,
+            alone=NOTHING,
+            tell=False,
+            whole=True,
+        )
 
     async def entries(self, wanted: AuditFilter, *, limit: int) -> tuple[AuditEntry, ...]:
         """See `team_contract.Audit.entries`."""
@@ -62,14 +68,15 @@ class SqlAudit:
         return tuple(map(_entry, await self._store.run(lambda database: database.read(sql, values))))
 
 
-def write(database: Database, entries: Sequence[AuditEntry]) -> None:
-    """Add entries, within `Store.write`, by one statement."""
+def write(database: Database, entries: Sequence[AuditEntry], *, at_once: bool = False) -> None:
+    """Add entries, within `Store.write`, by one statement: with the next one, or at once."""
     if not entries:
         return
     rows = [_values(entry) for entry in entries]
     marks = ", ".join(f"({', '.join(f':{name}_{number}' for name in COLUMNS)})" for number in range(len(rows)))
     values = {f"{name}_{number}": row[name] for number, row in enumerate(rows) for name in COLUMNS}
-    database.execute(f"INSERT INTO audit ({', '.join(COLUMNS)}) VALUES {marks}", values)
+    run = database.execute if at_once else database.later
+    run(f"INSERT INTO audit ({', '.join(COLUMNS)}) VALUES {marks}", values)
 
 
 def asked_for(database: Database, records: Sequence[TaskRecord], whose: Whose, at: datetime) -> None:

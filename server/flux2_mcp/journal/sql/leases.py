@@ -40,6 +40,7 @@ class SqlLeases:
             lambda database: database.execute(sql, (store.account, record.key, store.owner, record.fence)),
             durable=False,
             alone=NOTHING,
+            whole=True,
         )
 
     async def hold(self, record: TaskRecord) -> None:
@@ -60,6 +61,7 @@ class SqlLeases:
             lambda database: database.execute(sql, {"account": store.account, "owner": store.owner}),
             durable=False,
             alone=NOTHING,
+            whole=True,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,7 +21,7 @@ from flux2_mcp.journal.sql.people import Rows
 
 if TYPE_CHECKING:
     from flux2_mcp.journal.records import TaskRecord
-    from flux2_mcp.journal.sql.store import Database, Read, Store, Value
+    from flux2_mcp.journal.sql.store import Database, Read, Row, Store, Value
 
 DAY = timedelta(hours=24)
 MONTH = timedelta(days=30)
@@ -131,8 +131,7 @@ def spent(
     and a task whose cost is no valid amount, count with the sum that the user gave; until the user gives one, the day
     is closed. What a lost file held counts against each person, too: nobody can say whose it was.
 
-    All is one statement: each is a way to the database and back, while others wait for the lock, and what is added up is
-    of one moment.
+    All sums are one statement, so that what is added up is of one moment.
     """
     wanted = {"daily_usd": (DAY, False)} | {
         name: each for name, each in _ON_DEMAND.items() if getattr(caps, name) is not None and (person or not each[1])
@@ -142,9 +141,9 @@ def spent(
     for name, (length, is_persons) in wanted.items():
         values |= window(name, at - length)
         sums.append(_SUM_OF_PERSON.format(name=name) if is_persons else _SUM_OF_ALL.format(name=name))
-    row = database.read(f"SELECT {', '.join(sums)}", values)[0]
+    (row,), *unknown = database.together([(f"SELECT {', '.join(sums)}", values), *_lost(account, at)])
     found = {name: Decimal(row[name]) / task_rows.MICROS for name in ("session_usd", *wanted)}
-    closing = lost(account, at, database.read)
+    closing = _names(unknown)
     return SpentSums(**found, lost=closing[0] if closing else None, member=person is not None)
 
 
@@ -170,14 +169,22 @@ def lost(account: str, at: datetime, read: Read) -> tuple[str, ...]:
 
     A date before the first release is not valid, unless the clock of the machine is that early now.
     """
+    return _names([read(*question) for question in _lost(account, at)])
+
+
+def _lost(account: str, at: datetime) -> list[tuple[str, dict[str, Value]]]:
     since = (at - DAY).timestamp()
     values: dict[str, Value] = {"sandbox": account == SANDBOX, "since": since}
-    files = read(f"SELECT name FROM lost WHERE {task_rows.amount('missing')} IS NULL ORDER BY found_at DESC")
+    files = f"SELECT name FROM lost WHERE {task_rows.amount('missing')} IS NULL ORDER BY found_at DESC"
     tasks = f"SELECT {COST_OF} AS name FROM task INDEXED BY task_spent WHERE {SAME_MONEY}"
     apart = f"{COST_OF} NOT IN (SELECT name FROM lost) LIMIT 1"
-    uncounted = read(f"{tasks} AND created_at > :since AND {UNCOUNTED} AND {apart}", values)
-    undated = read(f"{tasks} AND created_at < {min(FIRST_RELEASE, since)} AND NOT {IS_UNPAID} AND {apart}", values)
-    return tuple(str(row["name"]) for row in (*files, *uncounted, *undated))
+    uncounted = f"{tasks} AND created_at > :since AND {UNCOUNTED} AND {apart}"
+    undated = f"{tasks} AND created_at < {min(FIRST_RELEASE, since)} AND NOT {IS_UNPAID} AND {apart}"
+    return [(sql, values) for sql in (files, uncounted, undated)]
+
+
+def _names(found: Iterable[Iterable[Row]]) -> tuple[str, ...]:
+    return tuple(str(row["name"]) for rows in found for row in rows)
 
 
 def settle(missing_usd: Decimal, database: Database) -> bool:
@@ -199,22 +206,27 @@ def settle(missing_usd: Decimal, database: Database) -> bool:
     )
 
 
-def charged(account: str, models: Iterable[tuple[str, str]], database: Database) -> dict[tuple[str, str], Decimal]:
+def charged(account: str, models: Sequence[tuple[str, str]], database: Database) -> dict[tuple[str, str], Decimal]:
     """The charge for the last image of each model and resolution, in USD, over all accounts counted together."""
+    return charges(models, database.read(*charged_question(account, models))) if models else {}
+
+
+def charged_question(account: str, models: Sequence[tuple[str, str]]) -> tuple[str, dict[str, Value]]:
+    """What to ask the database for `charged`."""
     last = (
         "SELECT * FROM (SELECT {n} AS n, charged FROM task INDEXED BY task_charged"
         f" WHERE {SAME_MONEY} AND model = :model{{n}} AND resolution = :resolution{{n}}"
         f" AND charged > 0 AND {task_rows.amount('charged')} > 0 AND NOT {IS_UNPAID} ORDER BY completed_at DESC LIMIT 1) AS last{{n}}"
     )
-    kinds = list(models)
-    if not kinds:
-        return {}
     values: dict[str, Value] = {"sandbox": account == SANDBOX}
-    for n, (model, resolution) in enumerate(kinds):
+    for n, (model, resolution) in enumerate(models):
         values |= {f"model{n}": model, f"resolution{n}": resolution}
-    # One question for all: each is a way to the database and back, and some are asked while others wait for the lock.
-    rows = database.read(" UNION ALL ".join(last.format(n=n) for n in range(len(kinds))), values)
-    return {kinds[row["n"]]: Decimal(row["charged"]) / task_rows.MICROS for row in rows}
+    return " UNION ALL ".join(last.format(n=n) for n in range(len(models))), values
+
+
+def charges(models: Sequence[tuple[str, str]], found: Sequence[Row]) -> dict[tuple[str, str], Decimal]:
+    """The charges from what came of `charged_question`."""
+    return {models[row["n"]]: Decimal(row["charged"]) / task_rows.MICROS for row in found}
 
 
 def unpriced(account: str, model: str, database: Database) -> int:

@@ -45,27 +45,27 @@ class SqlPace:
     def _turn(self, rate: float, longest: float, database: Database) -> tuple[float, float]:
         """The moment of the turn, and now."""
         account = self._store.account
-        now = self._store.now(database)  # read inside the transaction, so that no earlier write has a later time
         known = database.read(f"SELECT rate, blocked_until, seen_at FROM pace WHERE {_READABLE}", (account,))
+        now = self._store.now(database)  # read inside the transaction, so that no earlier write has a later time
         allowed = pacing.recovered(rate, known[0]["rate"]) if known else rate
         blocked = known[0]["blocked_until"] if known else now
         if not known or now < known[0]["seen_at"] or blocked - now > MAX_AHEAD_SECONDS:  # the machine started anew
             blocked = now
-            database.execute("DELETE FROM turn WHERE account = ?", (account,))
+            database.later("DELETE FROM turn WHERE account = ?", (account,))
         if blocked - now > longest:
             raise RateLimitedError(BLOCKED, status=HTTPStatus.TOO_MANY_REQUESTS, retry_after=blocked - now)
-        database.execute(
+        database.later(
             "INSERT INTO pace (account, rate, blocked_until, seen_at) VALUES (:account, :rate, :blocked, :now) ON CONFLICT (account)"
             " DO UPDATE SET rate = :rate, blocked_until = :blocked, seen_at = :now",
             {"account": account, "rate": allowed, "blocked": blocked, "now": now},
         )
         over, oldest = "at < ? OR at > ? OR typeof(at) <> 'real'", now - pacing.kept_seconds(allowed)
-        database.execute(f"DELETE FROM turn WHERE account = ? AND ({over})", (account, oldest, now + MAX_AHEAD_SECONDS))
+        database.later(f"DELETE FROM turn WHERE account = ? AND ({over})", (account, oldest, now + MAX_AHEAD_SECONDS))
         window = pacing.window(allowed)
         latest = "SELECT at FROM turn WHERE account = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
         before = database.read(latest, (account, window.together - 1))
         at: float = max([now, blocked] + [row[0] + window.apart_seconds for row in before])
-        database.execute("INSERT INTO turn (account, at) VALUES (?, ?)", (account, at))
+        database.later("INSERT INTO turn (account, at) VALUES (?, ?)", (account, at))
         return at, now
 
     def _limited(self, retry_after: float | None, rate: float, database: Database) -> None:
@@ -74,9 +74,10 @@ class SqlPace:
         A refusal that comes while calls are blocked belongs to a call sent before the block: the rate is not halved
         again.
         """
-        account, now = self._store.account, self._store.now(database)
-        until = now + (pacing.DEFAULT_WAIT_SECONDS if retry_after is None else retry_after)
+        account = self._store.account
         known = database.read(f"SELECT rate, blocked_until FROM pace WHERE {_READABLE}", (account,))
+        now = self._store.now(database)
+        until = now + (pacing.DEFAULT_WAIT_SECONDS if retry_after is None else retry_after)
         blocked = bool(known) and known[0]["blocked_until"] > now
         values: dict[str, Value] = {
             "account": account,
@@ -84,7 +85,7 @@ class SqlPace:
             "until": max(known[0]["blocked_until"], until) if known else until,
             "now": now,
         }
-        database.execute(
+        database.later(
             "INSERT INTO pace (account, rate, blocked_until, seen_at) VALUES (:account, :rate, :until, :now)"
             " ON CONFLICT (account) DO UPDATE SET rate = :rate, blocked_until = :until",
             values,

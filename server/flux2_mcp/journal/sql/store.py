@@ -51,6 +51,14 @@ class Database(Protocol):
         """Run one statement. Returns the number of changed rows."""
         ...
 
+    def together(self, questions: Sequence[tuple[str, Parameters]]) -> Sequence[Sequence[Row]]:
+        """Run statements that do not depend on each other, and return the rows of each. They are one way to a server."""
+        ...
+
+    def later(self, sql: str, parameters: Parameters = ()) -> None:
+        """Run one statement before the next one, at the latest at the end: nobody asks what comes of it."""
+        ...
+
 
 class Store(Protocol):
     """What the journal's parts share: the database, and the names of this process and its account."""
@@ -59,12 +67,15 @@ class Store(Protocol):
     """A name made from the service and the key, which does not hold the key."""
     owner: str
     """The name of this process."""
-    lease_seconds: float
-    """How long a lease of this process lasts without renewal; at most `contract.LEASE_SECONDS`."""
     is_partial: bool
     """True if a part of a lost file could not be read."""
     clock: Callable[[], float] | None
     """The clock of `now`, where this process has it; None if it is the database's own."""
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a lease of this process lasts without renewal; at most `contract.LEASE_SECONDS`."""
+        ...
 
     @property
     def account(self) -> str:
@@ -96,6 +107,7 @@ class Store(Protocol):
         task: str | None = None,
         tell: bool | None = None,
         after: Callable[[], None] | None = None,
+        whole: bool = False,
     ) -> T:
         """Run `work` as `run` does, in one transaction.
 
@@ -107,5 +119,7 @@ class Store(Protocol):
             task: The key of a task whose row nobody else changes meanwhile.
             tell: Whether other processes are told (`Leases.version`); by default, if it is durable.
             after: Runs when the transaction has ended.
+            whole: `work` asks once (`read`, `execute` or `together`), tells nobody, and it harms nothing if that is done for
+                the account that the key had before. Then all of the transaction is one way to a server.
         """
         ...

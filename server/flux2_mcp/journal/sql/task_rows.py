@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -229,11 +229,19 @@ def readable(rows: Iterable[Row]) -> tuple[TaskRecord, ...]:
 
 def find(database: Database, rows: Rows, ident: str) -> TaskRecord | None:
     """The record with this task id or key."""
-    for column in ("task_id", "key"):
-        sql = f"SELECT * FROM task WHERE {rows.seen} AND {column} = :ident"
-        if found := database.read(sql, {**rows.values, "ident": ident}):
-            return record(found[0])
-    return None
+    return next(iter(find_all(database, rows, [ident])), None)
+
+
+def find_all(database: Database, rows: Rows, idents: Sequence[str]) -> tuple[TaskRecord, ...]:
+    """The records with these task ids or keys, in this order; unknown ones are left out."""
+    questions = [
+        (f"SELECT * FROM task WHERE {rows.seen} AND {column} = :ident", {**rows.values, "ident": ident})
+        for ident in idents
+        for column in ("task_id", "key")
+    ]
+    found = database.together(questions) if questions else []
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return records((by_id or by_key)[0] for by_id, by_key in pairs if by_id or by_key)
 
 
 def led_to(database: Database, rows: Rows, record: TaskRecord) -> tuple[TaskRecord, ...]:
@@ -268,15 +276,25 @@ def unknown() -> JournalError:
     return JournalError("The journal does not know this task.")
 
 
-def known(database: Database, account: str, intent: Intent) -> bool:
+def key_question(account: str, intent: Intent) -> tuple[str, tuple[str, str]]:
+    """What to ask the database for `known`."""
+    return "SELECT digest, save_to, workspace, person FROM task WHERE account = ? AND key = ?", (account, intent.key)
+
+
+def known(database: Database, account: str, intent: Intent, found: Sequence[Row]) -> bool:
     """Whether the journal has the intent's key already. A key belongs to one person: RunAPI has one task for it.
+
+    Args:
+        database: The journal.
+        account: Under which the key's tasks are recorded.
+        intent: What is to be written.
+        found: What came of `key_question`.
 
     Raises:
         InvalidRequestError: The key belongs to another request or to another person, or to the same request with another
             place for its image.
     """
-    sql = "SELECT digest, save_to, workspace, person FROM task WHERE account = ? AND key = ?"
-    if not (found := database.read(sql, (account, intent.key))):
+    if not found:
         return False
     text = "was used for another request; use a new one for a new request, or leave it out."
     used = InvalidRequestError(Problem("idempotency_key", text))
@@ -308,8 +326,20 @@ def insert(
     owner: str,
     lease_until: float,
     more: Mapping[str, Value] = NO_COLUMNS,
-) -> TaskRecord:
-    """Write an intent, or return the record that its key has already. `more`: columns that only one database has.
+    is_new: bool = False,
+) -> TaskRecord | None:
+    """Write an intent, or return the record that its key has already.
+
+    Args:
+        database: The journal.
+        account: Under which the key's tasks are recorded.
+        intent: What to write.
+        at: Now.
+        owner: Who holds the task.
+        lease_until: Until when.
+        more: Columns that only one database has.
+        is_new: The key is known to be new. Then a task that follows no other is written together with the next statement, and
+            its record is not read.
 
     Raises:
         InvalidRequestError: The key belongs to another request.
@@ -338,9 +368,11 @@ def insert(
         "lease_until": lease_until,
         **more,
     }
-    if not known(database, account, intent):
+    if is_new or not known(database, account, intent, database.read(*key_question(account, intent))):
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
-        database.execute(f"INSERT INTO task ({names}) VALUES ({marks})", values)
+        database.later(f"INSERT INTO task ({names}) VALUES ({marks})", values)
+    if is_new and intent.follows is None:
+        return None
     return get(database, Rows(account), intent.key)
 
 
@@ -405,8 +437,8 @@ def step(
         # A caller may have asked for the id before the answer to our create came: it was then adopted, as this task.
         # A record of our own that was written anew has no `sent_at` either; its key tells it apart.
         sql = "DELETE FROM task WHERE account = :account AND task_id = :task_id AND key = :adopted AND sent_at IS NULL"
-        database.execute(sql, columns | {"adopted": adopted(change.task_id or "")})
+        database.later(sql, columns | {"adopted": adopted(change.task_id or "")})
         if database.read("SELECT 1 FROM task WHERE account = :account AND task_id = :task_id AND key <> :key", columns):
             raise SameIdError
-    database.execute(f"UPDATE task SET {', '.join(sets)} WHERE account = :account AND key = :key", columns)
+    database.later(f"UPDATE task SET {', '.join(sets)} WHERE account = :account AND key = :key", columns)
     return get(database, rows, key)

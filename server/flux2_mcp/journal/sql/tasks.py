@@ -24,7 +24,7 @@ from flux2_mcp.journal.sql.store import HOME, NOTHING
 
 if TYPE_CHECKING:
     from flux2_mcp.journal.sql.money import SqlMoney
-    from flux2_mcp.journal.sql.store import Database, Store, Value
+    from flux2_mcp.journal.sql.store import Database, Parameters, Row, Store, Value
 
 JOINABLE = timedelta(hours=1)
 """A task whose end was reported to no caller is returned to the next identical call within this time. An older one
@@ -87,13 +87,25 @@ class SqlTasks:
         intents = [*map(self._owned, intents)]
 
         def work(database: Database) -> IntentResult:
-            if (earlier := self._earlier(database, intents, at, consent=consent, join=join)) is not None:
+            account = self._store.account
+            kinds = sorted({_kind(intent) for intent in intents})
+            keys: list[tuple[str, Parameters]] = [task_rows.key_question(account, intent) for intent in intents]
+            own_caps = (team.OWN, {"person": intents[0].person})  # all are of one call
+            same = [self._same_question(intents, at)] if join else []
+            used, last, own, *found = database.together(
+                [self._consent_question(consent), money.charged_question(account, kinds), own_caps, *keys, *same]
+            )
+            if (earlier := self._earlier(database, consent, used, found[len(keys) :])) is not None:
                 return earlier
-            fresh = [intent for intent in intents if not task_rows.known(database, self._store.account, intent)]
+            fresh = [
+                intent
+                for intent, rows in zip(intents, found, strict=False)
+                if not task_rows.known(database, account, intent, rows)
+            ]
             if fresh:
-                first = fresh[0]  # all are of one call
-                theirs = team.in_force(first.person, caps, database)
-                charged = money.charged(self._store.account, {_kind(intent) for intent in fresh}, database)
+                first = fresh[0]
+                theirs = team.with_own(caps, own)
+                charged = money.charges(kinds, last)
                 fresh = _priced(fresh, charged, theirs, stated_usd)
                 wanted = _reserved(fresh)
                 unknown = [intent for intent in fresh if intent.quoted_usd is None and _kind(intent) not in charged]
@@ -121,19 +133,29 @@ class SqlTasks:
         return intended
 
     def _earlier(
-        self, database: Database, intents: Sequence[Intent], at: datetime, *, consent: str | None, join: bool
+        self, database: Database, consent: str | None, used: Sequence[Row], same: Sequence[Sequence[Row]]
     ) -> IntentResult | None:
-        """The tasks of the earlier call that this one repeats or joins; None: it does neither."""
-        if consent is not None and (known := self._consented(database, consent)):
+        """The tasks of the earlier call that this one repeats or joins; None: it does neither.
+
+        Args:
+            database: The journal.
+            consent: Names the yes of this call.
+            used: What came of `_consent_question`.
+            same: What came of `_same_question`, if it was asked.
+        """
+        if known := task_rows.records(used):
             return IntentResult(records=known, repeated=True)
-        if join and (known := self._same(database, intents, at)):
+        if joined := task_rows.readable(row for rows in same for row in rows):
+            known = task_rows.led_to(database, self._rows, joined[0])
             _note_consent(database, consent, known)
             return IntentResult(records=known, joined=True)
         return None
 
     async def consented(self, consent: str) -> tuple[TaskRecord, ...]:
         """See `contract.Tasks.consented`."""
-        return await self._store.run(lambda database: self._consented(database, consent))
+        return task_rows.records(
+            await self._store.run(lambda database: database.read(*self._consent_question(consent)))
+        )
 
     async def use_consent(self, consent: str) -> bool:
         """See `contract.Tasks.use_consent`."""
@@ -142,20 +164,23 @@ class SqlTasks:
             lambda database: database.execute(sql, (consent,)) > 0, alone=NOTHING, tell=False
         )
 
-    def _consented(self, database: Database, consent: str) -> tuple[TaskRecord, ...]:
+    def _consent_question(self, consent: str | None) -> tuple[str, dict[str, Value]]:
+        """What to ask the database for the tasks that a yes led to."""
         rows = self._rows
         sql = (
             f"SELECT task.* FROM consent JOIN task ON task.key = consent.key WHERE {rows.own}"
             " AND consent.consent = :consent ORDER BY place"
         )
-        return task_rows.records(database.read(sql, {**rows.values, "consent": consent}))
+        return sql, {**rows.values, "consent": consent}
 
     def _written(
         self, database: Database, intents: Sequence[Intent], fresh: Sequence[Intent], at: datetime, in_flight: int
     ) -> tuple[TaskRecord, ...]:
         """Write the tasks of a call; for a person, those that are `fresh` into the audit, too."""
         new = {intent.key: intent for intent in fresh}
-        written = tuple(self._insert(database, new.get(each.key, each), at, in_flight) for each in intents)
+        written = tuple(
+            self._insert(database, new.get(each.key, each), at, in_flight, is_new=each.key in new) for each in intents
+        )
         if new and self._whose.person is not None:
             from flux2_mcp.journal.sql import audit
 
@@ -202,7 +227,9 @@ class SqlTasks:
             for intent in unknown:
                 budget.reservation(None, intent.reserved_usd, caps)
 
-    def _insert(self, database: Database, intent: Intent, at: datetime, in_flight: int) -> TaskRecord:
+    def _insert(
+        self, database: Database, intent: Intent, at: datetime, in_flight: int, *, is_new: bool = False
+    ) -> TaskRecord:
         until = self._store.now(database) + self._store.lease_seconds
         record = task_rows.insert(
             database,
@@ -212,23 +239,24 @@ class SqlTasks:
             owner=self._store.owner,
             lease_until=until,
             more=self.columns(intent),
+            is_new=is_new,
         )
-        if record.awaits_source or not record.readable:
+        if record is not None and (record.awaits_source or not record.readable):
             return record
         return self._start(database, intent.key, at, in_flight)
 
     def _start(self, database: Database, key: str, at: datetime, in_flight: int) -> TaskRecord:
         # A record that can't be read may never end, so it does not count as under way.
         places = in_flight + leases.unreadable_under_way(self._store.account, self._store.now(database), database)
-        database.execute(
+        database.later(
             "UPDATE task SET sent_at = :at WHERE account = :account AND key = :key AND sent_at IS NULL"
             f" AND (SELECT count(*) FROM {OPEN} WHERE {UNDER_WAY}) < :places",
             {"at": at.timestamp(), "account": self._store.account, "key": key, "places": places},
         )
         return task_rows.get(database, Rows(self._store.account), key)
 
-    def _same(self, database: Database, intents: Sequence[Intent], at: datetime) -> tuple[TaskRecord, ...]:
-        """The tasks of an identical call whose end no caller has seen: its steps, the last with that digest."""
+    def _same_question(self, intents: Sequence[Intent], at: datetime) -> tuple[str, dict[str, Value]]:
+        """What to ask the database for the last step of an identical call whose end no caller has seen."""
         rows = self._rows
         sql = (
             f"SELECT * FROM task WHERE {rows.own} AND digest = :digest AND {{workspace}} AND told_at IS NULL"
@@ -247,9 +275,7 @@ class SqlTasks:
             name: f"{name} IS NULL" if values[name] is None else f"{name} = :{name}"
             for name in ("workspace", "save_to")
         }
-        found = database.read(sql.format(**same), values)
-        joined = task_rows.readable(found)
-        return task_rows.led_to(database, rows, joined[0]) if joined else ()
+        return sql.format(**same), values
 
     async def start(self, record: TaskRecord, *, at: datetime, in_flight: int) -> TaskRecord:
         """See `contract.Tasks.start`."""
@@ -272,7 +298,7 @@ class SqlTasks:
             if over is not None or self._beyond(database, held):
                 raise budget.stopped(held.request.model, over)
             values = (dump(request), self._store.account, record.key)
-            database.execute("UPDATE task SET request = ? WHERE account = ? AND key = ?", values)
+            database.later("UPDATE task SET request = ? WHERE account = ? AND key = ?", values)
             if held.person is not None and held.awaits_source:  # else it was done before the connection broke
                 from flux2_mcp.journal.sql import audit
 
@@ -381,17 +407,14 @@ class SqlTasks:
         def work(database: Database) -> None:
             rows = self._rows
             sql = f"UPDATE task SET told_at = coalesce(told_at, :at) WHERE {rows.own} AND key = :key"
-            for key in sorted(keys):
-                database.execute(sql, {**rows.values, "at": at.timestamp(), "key": key})
+            database.together([(sql, {**rows.values, "at": at.timestamp(), "key": key}) for key in sorted(keys)])
 
-        await self._store.write(work, alone=NOTHING, tell=False)
+        await self._store.write(work, alone=NOTHING, tell=False, whole=True)
 
     async def find(self, ids: Sequence[str]) -> tuple[TaskRecord, ...]:
         """See `contract.Tasks.find`."""
         return self._store.warn_unreadable(
-            await self._store.run(
-                lambda database: tuple(found for one in ids if (found := task_rows.find(database, self._rows, one)))
-            )
+            await self._store.run(lambda database: task_rows.find_all(database, self._rows, ids))
         )
 
 
@@ -399,7 +422,7 @@ def _note_consent(database: Database, consent: str | None, records: Sequence[Tas
     """Note which tasks a call's consent led to, in the transaction that writes or joins them."""
     for place, record in enumerate(records if consent is not None else ()):
         sql = "INSERT INTO consent (consent, place, key) VALUES (?, ?, ?)"
-        database.execute(sql, (consent, place, record.key))
+        database.later(sql, (consent, place, record.key))
 
 
 def _claim_name(rows: Rows, owner: str, record: TaskRecord, path: str, database: Database) -> NameOwner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from flux2_mcp.domain.people import KnownPerson, Person
     from flux2_mcp.journal.sql.store import Database, Row, Store, Value
 
-
+OWN = "SELECT daily, monthly FROM person WHERE person = :person"
+"""The caps that a person has in the place of everybody's."""
 CAPS = {"daily": "FLUX2_PERSON_DAILY_BUDGET_USD", "monthly": "FLUX2_PERSON_MONTHLY_BUDGET_USD"}
 """The variable of everybody's cap for each column."""
 
@@ -41,7 +43,7 @@ class SqlPeople:
             " ON CONFLICT (person) DO UPDATE SET name = excluded.name, admin = excluded.admin, seen_at = excluded.seen_at"
         )
         await self._store.write(
-            lambda database: database.execute(sql, values), durable=False, alone=NOTHING, tell=False
+            lambda database: database.execute(sql, values), durable=False, alone=NOTHING, tell=False, whole=True
         )
 
     async def known(self) -> tuple[KnownPerson, ...]:
@@ -76,9 +78,11 @@ class SqlPeople:
 
 def in_force(person: str | None, caps: Caps, database: Database) -> Caps:
     """The caps of a person: their own in the place of everybody's, where they have one."""
-    if person is None:
-        return caps
-    found = database.read("SELECT daily, monthly FROM person WHERE person = :person", {"person": person})
+    return caps if person is None else with_own(caps, database.read(OWN, {"person": person}))
+
+
+def with_own(caps: Caps, found: Sequence[Row]) -> Caps:
+    """The same from what came of `OWN`."""
     return caps.with_own(_usd(found[0]["daily"]), _usd(found[0]["monthly"])) if found else caps
 
 

@@ -157,6 +157,7 @@ class JournalFile(Unread):
         task: str | None = None,  # noqa: ARG002  # the same
         tell: bool | None = None,  # noqa: ARG002  # others see each write
         after: Callable[[], None] | None = None,
+        whole: bool = False,  # noqa: ARG002  # a file is never far away
     ) -> T:
         """See `sql.store.Store.write`."""
 

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 HERE = "account > :first AND account < :last AND substr(account, length(:first) + 1) NOT LIKE '%:%'"
 """The account is on the same service: its name is the service, a colon, and a rest without a colon."""
 
+TASKS = "SELECT tasks FROM holder WHERE account = ?"
+"""The name under which the tasks of a key are recorded; nothing, if that is the key's own."""
+
 
 def tasks_of(name: str, read: Read) -> str:
     """The name under which a key's tasks are recorded."""
-    return first_of(read("SELECT tasks FROM holder WHERE account = ?", (name,))) or name
+    return first_of(read(TASKS, (name,))) or name
 
 
 def first_of(found: Sequence[Row]) -> str | None:

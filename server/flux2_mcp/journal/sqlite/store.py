@@ -76,6 +76,9 @@ class SqliteJournal:
 
         return SqlAudit(self.file)
 
+    statement_seconds = 0.0
+    """A file is never far away."""
+
     def of(
         self, person: str, *, sees_all: bool = False, client: str | None = None, address: str | None = None
     ) -> SqliteJournal:

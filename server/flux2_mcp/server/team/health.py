@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from flux2_mcp.engine.health import OK, Health
+from flux2_mcp.engine.health import OK, Health, serves
 from flux2_mcp.server.team.provider import SigningKeys
 from flux2_mcp.server.team.traffic import RETRY_SECONDS, Traffic
 
@@ -46,6 +46,6 @@ class HealthRoutes:
             found = dict(await self._health.check())
             if self._keys is not None:
                 found["sign_in"] = OK if await self._keys.known() else NO_KEYS
-        ready = set(found.values()) == {OK}
+        ready = serves(found)
         headers = {"Cache-Control": "no-store"} | ({} if ready else {"Retry-After": str(RETRY_SECONDS)})
         return JSONResponse({"ready": ready, "checks": found}, 200 if ready else 503, headers)
