@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,10 +15,12 @@ from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.journal.postgres.migrations import MIGRATIONS
 from flux2_mcp.journal.postgres.slowness import Slowness
 from flux2_mcp.journal.postgres.store import PostgresJournal
+from flux2_mcp.journal.postgres.wall_clock import KEPT_SECONDS, WallClock
 from flux2_mcp.journal.records import IntentResult, TaskChange
 from tests.support import postgres
 from tests.support.journals import ACCOUNT, AT, Clock, intent, new
 from tests.support.pg_proxy import PgProxy
+from tests.support.stdio import DEADLINE
 
 pytestmark = pytest.mark.anyio
 
@@ -188,3 +192,43 @@ async def test_a_lease_lasts_longer_where_statements_take_long_and_nothing_is_ta
     assert [record.key for record in await two.leases.claim()] == ["made"]
     for journal in (one, two):
         await journal.close()
+
+
+# --- its time ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_time_that_counts_is_the_databases_whatever_the_machine_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A machine that is two days ahead would find the caps of a day empty."""
+    url = postgres.shared().with_schema()
+    journal = PostgresJournal(url, ACCOUNT, "a", wall=lambda: time.time() + 2 * 86_400)
+    assert journal.utc_now() > datetime.now(UTC) + timedelta(days=1)  # it has asked nobody yet
+    with caplog.at_level(logging.WARNING):
+        await journal.tasks.recent(limit=1)
+        await journal.tasks.recent(limit=1)
+    assert abs(journal.utc_now() - datetime.now(UTC)) < timedelta(seconds=DEADLINE)
+    assert [record.message for record in caplog.records] == [
+        "this machine's clock is not the database's, whose time counts"
+    ]
+    await journal.close()
+
+
+def test_what_was_answered_soonest_tells_best_how_far_two_clocks_are_apart() -> None:
+    wall, mono = Clock(1_000_000.0), Clock()
+    clock = WallClock(wall, mono)
+
+    def seconds() -> float:
+        return clock.now().timestamp() - wall()
+
+    clock.note(wall() + 3.0 - 2.0, 4.0)  # it was asked 4 s ago: the answer is some 2 s old
+    assert seconds() == pytest.approx(3.0)
+    clock.note(wall() + 3.1, 0.02)
+    assert seconds() == pytest.approx(3.11)
+    clock.note(wall() + 2.0, 3.0)  # it fits, and tells less
+    assert seconds() == pytest.approx(3.11)
+    clock.note(wall() + 60.0, 0.02)  # somebody has set one of the two
+    assert seconds() == pytest.approx(60.01)
+    mono.now += KEPT_SECONDS + 1
+    clock.note(wall() + 60.0, 0.4)  # after a time each counts
+    assert seconds() == pytest.approx(60.2)

@@ -109,6 +109,7 @@ async def opened(settings: Settings) -> AsyncIterator[Seam]:
         yield Seam(
             journal=journal,
             backend=backend,
+            now=journal.utc_now,
             speed=settings.sandbox_speed if settings.mode == "sandbox" else 1.0,
             store=store.opened(settings.images_url, http=settings.images_over_http),
         )

@@ -385,6 +385,10 @@ class Journal(Protocol):
         """The name of this process, in which leases are held."""
         ...
 
+    def utc_now(self) -> datetime:
+        """The time that all who share the journal go by: the database server's, or this machine's for a file."""
+        ...
+
     @property
     def statement_seconds(self) -> float:
         """How long a statement takes now, or the one that is under way has taken so far; 0 where that tells nothing."""

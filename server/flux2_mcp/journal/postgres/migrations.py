@@ -4,8 +4,8 @@ A replica of an earlier version may run beside one of a later version. So a step
 tables, indices. It never removes or renames what an earlier version reads or writes.
 
 Times are seconds since 1970 (UTC). `lease_until`, `blocked_until`, `seen_at` and `turn.at` are on the server's clock, the
-others on that of the process that wrote them. Money is millionths of a US dollar. Texts compare by their bytes ("C"), as
-in SQLite: names of accounts are found as a range. An index on a text of any length is a hash.
+others by the clock of the process that wrote them, set by the server's (`wall_clock`). Money is millionths of a US dollar. Texts
+compare by their bytes ("C"), as in SQLite: names of accounts are found as a range. An index on a text of any length is a hash.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ from flux2_mcp.journal.postgres import connection as pg
 from flux2_mcp.journal.postgres.connection import Connection, Database, Question, Row
 from flux2_mcp.journal.postgres.migrating import migrate
 from flux2_mcp.journal.postgres.slowness import Slowness
+from flux2_mcp.journal.postgres.wall_clock import WallClock
 from flux2_mcp.journal.sql import store as sql
 from flux2_mcp.journal.sql.store import HOME, NOTHING, PACE
 from flux2_mcp.journal.sql.unread import Unread
@@ -100,6 +101,7 @@ class JournalServer(Unread):
         clock: A clock in the place of the server's, in seconds.
         call_seconds: The time of a call, in which it also waits for a connection.
         lease_seconds: How long a lease lasts without renewal.
+        wall: This machine's clock, in seconds since 1970.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class JournalServer(Unread):
         clock: Callable[[], float] | None = None,
         call_seconds: float = CALL_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
         self._url = url
@@ -120,6 +123,7 @@ class JournalServer(Unread):
         self._lease_seconds = lease_seconds
         self._call_seconds = call_seconds
         self.is_partial = False
+        self.wall_clock = WallClock(wall)
         self._account = name
         self._seen = threading.local()
         self._limiter = anyio.CapacityLimiter(MAX_CONNECTIONS)
@@ -213,10 +217,12 @@ class JournalServer(Unread):
 
     def _opened(self, connection: Connection, first: Sequence[Question], last: Sequence[Question] = ()) -> Database:
         """The database for one call. With its first statement it learns whether the account is still the same."""
+        opened_at = time.monotonic()
         place = next(number for number, (sql, _) in enumerate(first) if sql == names.TASKS)
 
         def begun(rows: Sequence[Sequence[Row]]) -> None:
             self._seen.clock, self._seen.clock_at = rows[-1][0][0], time.monotonic()
+            self.wall_clock.note(self._seen.clock, self._seen.clock_at - opened_at)
             account = names.first_of(rows[place]) or self.name
             if account != self.account:
                 self._account = account

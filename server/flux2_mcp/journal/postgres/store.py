@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from copy import copy
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import anyio
@@ -40,6 +42,7 @@ class PostgresJournal:
         call_seconds: A call whose server says nothing for so long ends in an error.
         lease_seconds: How long a lease lasts without renewal.
         is_dead: A hint: True for the name of a process that has certainly ended.
+        wall: This machine's clock, in seconds since 1970.
     """
 
     exists = True
@@ -57,9 +60,10 @@ class PostgresJournal:
         call_seconds: float = CALL_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
         is_dead: Callable[[str], bool] = owners.is_dead,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.owner = owner
-        self.server = JournalServer(url, account, owner, clock, call_seconds, lease_seconds)
+        self.server = JournalServer(url, account, owner, clock, call_seconds, lease_seconds, wall)
         self.listener = Listener(self.server.connect, owner, call_seconds)
         self.money = SqlMoney(self.server)
         self.tasks = PostgresTasks(self.server, self.money)
@@ -91,6 +95,10 @@ class PostgresJournal:
     def statement_seconds(self) -> float:
         """See `contract.Journal.statement_seconds`."""
         return self.server.slowness.seconds
+
+    def utc_now(self) -> datetime:
+        """See `contract.Journal.utc_now`."""
+        return self.server.wall_clock.now()
 
     def of(
         self, person: str, *, sees_all: bool = False, client: str | None = None, address: str | None = None

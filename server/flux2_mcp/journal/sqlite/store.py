@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from copy import copy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,11 @@ class SqliteJournal:
         from flux2_mcp.journal.sql.audit import SqlAudit  # a server for one person has no use for it
 
         return SqlAudit(self.file)
+
+    @staticmethod
+    def utc_now() -> datetime:
+        """See `contract.Journal.utc_now`."""
+        return datetime.now(UTC)
 
     statement_seconds = 0.0
     """A file is never far away."""
