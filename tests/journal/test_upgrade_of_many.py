@@ -178,6 +178,34 @@ async def test_a_step_takes_longer_than_a_statement_may_and_reads_go_on(home: Po
         assert kept == counted
 
 
+async def test_a_backup_that_runs_holds_up_the_step_and_nobody_else(home: PostgresHome) -> None:
+    """What waits for a table's exclusive lock has all behind it that ask for the table afterwards."""
+    with (
+        pg.connected(home.url) as connection,
+        psycopg.connect(home.url) as backup,
+        psycopg.connect(home.url, autocommit=True) as other,
+    ):
+        for sql in (
+            "ALTER TABLE token DROP COLUMN issuer, DROP COLUMN subject",
+            "DELETE FROM migration WHERE name = 'token_owner'",
+        ):
+            other.execute(sql)
+        backup.execute("LOCK TABLE token IN ACCESS SHARE MODE")
+        thread = begun(lambda: migrate(connection, slice_tasks=SLICE))
+        until(
+            lambda: (
+                not thread.is_alive()
+                or bool(other.execute(WAITS.replace("CREATE INDEX", "ALTER TABLE token")).fetchall())
+            )
+        )
+        assert thread.is_alive(), "it was broken off"
+        assert other.execute("SELECT * FROM token").fetchall() == []  # it waits until the step gives up its place
+        assert thread.is_alive()
+        backup.commit()
+        thread.join(DEADLINE)
+        assert "token_owner" in names(other)
+
+
 async def test_a_call_that_brings_tasks_up_to_date_is_not_broken_off(home: PostgresHome) -> None:
     journal = PostgresJournal(home.url, journals.ACCOUNT, "new", call_seconds=0.1)
     found: list[str] = []

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +105,34 @@ def test_who_signs_in_works_through_the_team_as_the_same_person(
     assert flux2_mcp(laptop, "balance").returncode == 2
 
 
-def test_of_too_many_tokens_of_one_person_the_oldest_ends(
+def test_of_too_many_tokens_of_one_person_the_oldest_ends_and_in_an_hour_there_are_not_more(
     team: Team, server: dict[str, str], provider: Provider
 ) -> None:
     signed_in = {"Authorization": f"Bearer {provider.token(team.audience, sub='max', name='Max')}"}
-    made = [team.http.post("/tokens", headers=signed_in).json() for _ in range(21)]
+    made = [team.http.post("/tokens", headers=signed_in).json() for _ in range(20)]
+    refused = team.http.post("/tokens", headers=signed_in)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "3600")
+    with closing(sqlite3.connect(Path(server["FLUX2_HOME"]) / "journal.sqlite3")) as journal, journal:
+        journal.execute("UPDATE token SET created_at = created_at - 4000 WHERE name LIKE 'Max%'")
+    made += [team.http.post("/tokens", headers=signed_in).json() for _ in range(2)]
     listed = json.loads(flux2_mcp(server, "team", "token", "list", "--json").stdout)["tokens"]
     states = {each["id"]: each["state"] for each in listed if each["name"] == "Max"}
-    assert [states[each["id"]] for each in made] == ["revoked", *["live"] * 20]
-    days = {each["expires_at"][:10] for each in listed if each["name"] == "Max"}
-    assert len(days) <= 2
+    assert [states[each["id"]] for each in made] == [*["revoked"] * 2, *["live"] * 20]
+
+
+def test_a_token_from_a_sign_in_counts_as_long_as_its_provider_does(
+    team: Team, server: dict[str, str], provider: Provider
+) -> None:
+    signed_in = {"Authorization": f"Bearer {provider.token(team.audience, sub='eve', name='nightly-build')}"}
+    token = team.http.post("/tokens", headers=signed_in).json()["token"]
+    as_eve = {"Authorization": f"Bearer {token}"}
+    assert team.http.get("/api/v1/me", headers=as_eve).status_code == 200
+    with closing(sqlite3.connect(Path(server["FLUX2_HOME"]) / "journal.sqlite3")) as journal:
+        names = [name for (name,) in journal.execute("SELECT name FROM token WHERE subject = 'eve'")]
+    assert names == ["nightly-build "]  # no program's name: a server of before sign-ins would take her for it
+    for issuer, more in (("https://other.example.com", {}), (provider.issuer, {"FLUX2_LOGIN_DAYS": "0"})):
+        with Team(server | more, issuer) as changed:
+            assert changed.http.get("/api/v1/me", headers=as_eve).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -176,3 +196,14 @@ def test_a_server_that_gives_no_tokens_says_who_does(
             assert "flux2-mcp team token create" in browsed(page(terminal))
             assert terminal.end()[0] == 2
         assert team.http.post("/tokens", headers={"Authorization": f"Bearer {team.token()}"}).status_code == 409
+
+
+def test_a_server_that_can_not_answer_now_is_not_taken_for_one_without_a_provider(
+    laptop: dict[str, str], provider: Provider
+) -> None:
+    provider.down = True
+    try:
+        refused = flux2_mcp(laptop, "login", "--team", provider.issuer.removesuffix("/realms/team"))
+    finally:
+        provider.down = False
+    assert (refused.returncode, "can't answer now (503)" in refused.stderr) == (5, True)

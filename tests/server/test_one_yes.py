@@ -13,6 +13,7 @@ import anyio
 import pytest
 from mcp.client.client import Client
 from mcp.client.session import ClientRequestContext
+from mcp.server.request_state import RequestStateSecurity
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CallToolResult,
@@ -48,8 +49,8 @@ async def nobody(context: ClientRequestContext, params: ElicitRequestParams) -> 
 
 
 @asynccontextmanager
-async def client_of(settings: Settings) -> AsyncIterator[Client]:
-    async with Client(build(settings), elicitation_callback=nobody) as client:
+async def client_of(settings: Settings, seal: RequestStateSecurity | None = None) -> AsyncIterator[Client]:
+    async with Client(build(settings, security=seal), elicitation_callback=nobody) as client:
         yield client
 
 
@@ -63,9 +64,9 @@ class Answer:
             key: ElicitResult(action="accept", content={"spend": True}) for key in asked.input_requests
         }
 
-    async def sent(self, state: str | None = None) -> CallToolResult:
+    async def sent(self, state: str | None = None, by: Client | None = None) -> CallToolResult:
         with anyio.fail_after(60):
-            result = await self._client.session.call_tool(
+            result = await (by or self._client).session.call_tool(
                 "generate",
                 self._arguments,
                 input_responses=self._answers,
@@ -193,6 +194,16 @@ async def test_what_failed_or_was_refused_stays_so_for_its_yes_and_says_how_to_t
             assert (first.is_error, again.is_error) == (True, True)
             assert REPEATED_NOTICE in notice(again)
             assert made(settings) == count
+
+
+async def test_a_yes_to_another_servers_question_is_used_here_too(settings: Settings) -> None:
+    shared = RequestStateSecurity(keys=["k" * 32])
+    careless = replace(settings, confirm_usd=Decimal(5))
+    async with client_of(settings, shared) as asking, client_of(careless, shared) as unasking:
+        answer = await yes(asking, FOX | {"count": 2})
+        first = ids(await answer.sent(by=unasking))
+        again = await answer.sent()
+    assert (ids(again), REPEATED_NOTICE in notice(again)) == (first, True)
 
 
 async def test_a_key_of_the_callers_own_goes_before_the_yes(settings: Settings) -> None:

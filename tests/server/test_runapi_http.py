@@ -272,3 +272,34 @@ async def test_large_calls_of_one_person_wait_unread_for_those_before_them() -> 
             assert begun == {"ada": MOST_CALLS + 2, "ben": 1}
             stop.set()
     assert (begun["ada"], allowed) == (2 * MOST_CALLS + 2, {"ada": 4 * MOST_CALLS, "ben": 2})
+
+
+async def test_a_large_call_whose_turn_does_not_come_is_told_so() -> None:
+    begun, stop, sent = list[bool](), anyio.Event(), list[dict[str, Any]]()
+
+    async def answers(*_: object) -> None:
+        begun.append(True)
+        await stop.wait()
+
+    async def nothing(*_: object) -> Any:  # noqa: ANN401  # no message
+        raise AssertionError
+
+    async def send(message: Any) -> None:  # noqa: ANN401  # a message of ASGI
+        sent.append(message)
+
+    large = LargeCalls(answers, path="/mcp", caller=lambda: None, wait_seconds=0.05)
+    scope = {"type": "http", "path": "/mcp", "headers": [(b"transfer-encoding", b"chunked")]}
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as group:
+            for _ in range(MOST_CALLS):
+                group.start_soon(large, scope | {"state": {"allow": lambda _: None}}, nothing, send)
+            await anyio.wait_all_tasks_blocked()
+            await large(scope | {"state": {"allow": lambda _: None}}, nothing, send)
+            assert (len(begun), sent[0]["status"], (b"retry-after", b"10") in sent[0]["headers"]) == (
+                MOST_CALLS,
+                503,
+                True,
+            )
+            stop.set()
+        await large(scope | {"state": {"allow": lambda _: None}}, nothing, send)  # nobody has left a turn behind
+    assert len(begun) == MOST_CALLS + 1

@@ -101,7 +101,7 @@ async def _has_tokens(settings: Settings) -> bool:
     from flux2_mcp.engine.team import Team
 
     async with Team.opened(settings) as team:
-        return any(state == LIVE for _, state in await team.tokens())
+        return any(state == LIVE and token.issuer is None for token, state in await team.tokens())
 
 
 def _listener(port: int, host: str) -> socket.socket:

@@ -172,7 +172,7 @@ class Quotations:
         consent = consent if key is None else None
         if (quotation := await self._repeated(checked, consent)) is None:
             quotation = await self._quoted(checked, count, stated_usd, key, goes_on)
-            if quotation.confirmation is not None:
+            if quotation.new and consent is not None:  # also where this server would not have asked: another one may
                 # Of two that were sent at once, the first may have changed what is left of a cap, and with it the question.
                 quotation = await self._repeated(checked, consent) or replace(quotation, consent=consent)
         return replace(quotation, took_seconds=self._monotonic() - asked_at)

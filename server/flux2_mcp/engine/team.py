@@ -39,7 +39,8 @@ MOST_MET = 10_000
 """The most people that a process remembers to have noted."""
 MAX_TOKEN_DAYS = 3650
 MOST_TOKENS_OF_ONE = 20
-"""The most tokens in force that one person gets by signing in: one for each of their machines."""
+"""The most tokens in force that one person gets by signing in, one for each of their machines; also the most in an hour."""
+AN_HOUR = timedelta(hours=1)
 CAPS_FACT = "caps"
 """The journal's name for the caps that servers have in force."""
 TELL_AGAIN_SECONDS = 5.0
@@ -88,6 +89,9 @@ class Callers:
                 return await self._facts.put(CAPS_FACT, told)
             except JournalError:  # it may be away when a server starts
                 await self._sleep(TELL_AGAIN_SECONDS)
+            except Exception as exc:  # it would end the service
+                log.exception("unexpected %s", type(exc).__name__)
+                return None
 
     async def tokens(self) -> dict[str, TokenRecord]:
         """Return the personal tokens that are in force, by their digests.
@@ -99,13 +103,19 @@ class Callers:
             return {}
         return {token.digest: token for token in await self._tokens.live(at=self._now())}
 
-    async def make_token(self, caller: Caller, *, days: int) -> tuple[str, TokenRecord]:
-        """Make a token for a person who has signed in, and return it. Of too many that they have, the oldest is revoked.
+    async def make_token(self, caller: Caller, *, days: int) -> tuple[str, TokenRecord] | None:
+        """Make a token for a person who has signed in, and return it; None if they made too many in the last hour.
+
+        Of too many that they have, the oldest is revoked.
 
         Raises:
             JournalError: The journal can't be read or written.
         """
         person, now, token = caller.person, self._now(), personal_tokens.new()
+        theirs = [each for each in await self._tokens.live(at=now) if each.issuer and each.person.key == person.key]
+        theirs.sort(key=lambda each: each.created_at)
+        if sum(now - each.created_at < AN_HOUR for each in theirs) >= MOST_TOKENS_OF_ONE:
+            return None
         record = TokenRecord(
             digest=personal_tokens.digest(token),
             name=(person.name or person.subject)[: personal_tokens.MAX_NAME_CHARS],
@@ -116,9 +126,7 @@ class Callers:
         )
         await self._people.meet(person, at=now)
         await self._tokens.add(record, caller=caller)
-        theirs = [each for each in await self._tokens.live(at=now) if each.person.key == person.key]
-        theirs.sort(key=lambda each: each.created_at)
-        for each in theirs[:-MOST_TOKENS_OF_ONE]:
+        for each in theirs[: len(theirs) + 1 - MOST_TOKENS_OF_ONE] if len(theirs) >= MOST_TOKENS_OF_ONE else ():
             await self._tokens.revoke(each.digest, at=now)
         return token, record
 

@@ -2,6 +2,8 @@
 
 - A step commits together with its own record, so no step holds up others longer than it takes.
 - A step has no statement timeout: with very many tasks it takes longer than any call may, and would never come to its end.
+- Nor does it wait long for a lock: whoever asks for the same table afterwards would wait behind it, and a backup that runs
+  holds each table for hours. It gives up its place, and tries again.
 - Of several processes one does a step, or a slice of it, and the others wait; whoever comes next goes on.
 - A step that adds up all tasks locks the table against writes until it commits. So with very many tasks, sums of hours are
   filled in slices. From the first moment a trigger adds what changes, but only of tasks up to the mark (`spent_fill`). A slice
@@ -11,6 +13,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -20,6 +23,9 @@ from flux2_mcp.journal.postgres.migrations import LOCK, MIGRATIONS, SPENT, TEXT,
 
 SLICE_TASKS = 20_000
 """Tasks of a slice: some tenths of a second, in which writes wait."""
+LOCK_SECONDS, PAUSE_SECONDS = 2.0, 3.0
+"""How long a step waits for a lock, and until it is tried again."""
+LOCKED = "55P03"
 MARK = "spent_fill"
 _NEXT = "SELECT max(n) AS n, count(*) AS tasks FROM (SELECT n FROM task WHERE n > :mark ORDER BY n LIMIT :most) AS each"
 _ADD = "ON CONFLICT (sandbox, whose, hour) DO UPDATE SET usd = spent.usd + excluded.usd"
@@ -32,9 +38,14 @@ def migrate(connection: Connection, *, slice_tasks: int = SLICE_TASKS) -> None:
         connection: It is in no transaction.
         slice_tasks: The maximum number of tasks that are added up while writes wait.
     """
-    if pending(Database(connection)):
-        while step(connection, slice_tasks):
-            pass
+    more = bool(pending(Database(connection)))
+    while more:
+        try:
+            more = step(connection, slice_tasks)
+        except Error as exc:
+            if exc.sqlstate != LOCKED:
+                raise
+            time.sleep(PAUSE_SECONDS)
 
 
 def step(connection: Connection, slice_tasks: int) -> bool:
@@ -46,6 +57,7 @@ def step(connection: Connection, slice_tasks: int) -> bool:
             ("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ()),
             ("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))", {"lock": LOCK}),
             ("SET LOCAL statement_timeout = 0", ()),  # not before: nobody waits for the lock without end
+            (f"SET LOCAL lock_timeout = '{LOCK_SECONDS:g}s'", ()),
         ],
     )
     try:

@@ -233,11 +233,16 @@ async def has_provider(team: str) -> bool:
 
     Raises:
         TransportError: The server gave no answer.
+        WireError: It can't answer now.
     """
     from flux2_mcp.runapi.transport import HttpTransport
 
     async with aclosing(HttpTransport(team)) as transport:
         answer = await transport.send("GET", f"{team}{DESCRIPTION}", headers={}, whom=f"the server at {team}")
+    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise WireError(
+            f"The server at {team} can't answer now ({answer.status}).", next_step="Log in again in a minute."
+        )
     return answer.status == HTTPStatus.OK
 
 

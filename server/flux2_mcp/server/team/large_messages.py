@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from http import HTTPStatus
 
+import anyio
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flux2_mcp.domain.people import Caller
@@ -17,6 +20,15 @@ from flux2_mcp.system.turns import Turns
 
 MOST_CALLS, MOST_ANSWERS = 8, 1
 """Large calls and large answers of one person at once. Measured: a call of 4 MB takes 20 MB of memory until it is answered."""
+WAIT_SECONDS = READ_SECONDS - 10
+"""How long a large call waits for its turn. Afterwards there is still time to say so."""
+BUSY = JSONResponse(
+    {
+        "error": f"{MOST_CALLS} of your large calls are being answered, and none has ended for {WAIT_SECONDS:g} s. Call again later."
+    },
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    {"Retry-After": "10", "Cache-Control": "no-store"},
+)
 LARGE_BYTES = 256 * 1024
 """A larger call is a large one: more than fifty times the longest prompt, so it brings a picture."""
 
@@ -28,12 +40,16 @@ class LargeCalls:
         app: The application behind it.
         path: The path of calls that may be large.
         caller: Returns who makes the call that is being served.
+        wait_seconds: How long a call waits for its turn.
     """
 
-    def __init__(self, app: ASGIApp, *, path: str, caller: Callable[[], Caller | None]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, path: str, caller: Callable[[], Caller | None], wait_seconds: float = WAIT_SECONDS
+    ) -> None:
         self._app = app
         self._path = path
         self._who = caller
+        self._wait_seconds = wait_seconds
         self._turns = Turns(MOST_CALLS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,9 +59,17 @@ class LargeCalls:
             return
         caller = self._who()
         scope["state"]["allow"](READ_SECONDS)
-        async with self._turns.one(None if caller is None else caller.person.key):
+        try:
+            with anyio.fail_after(self._wait_seconds):
+                end = await self._turns.take(None if caller is None else caller.person.key)
+        except TimeoutError:
+            await BUSY(scope, receive, send)
+            return
+        try:
             scope["state"]["allow"](READ_SECONDS)
             await self._app(scope, receive, send)
+        finally:
+            end()
 
 
 def _is_large(headers: Headers) -> bool:

@@ -23,6 +23,7 @@ from flux2_mcp.server.team.sign_in import by_personal_token
 
 PATH = "/tokens"
 NOT_BY_TOKEN = "A personal token makes no other one. Sign in: flux2-mcp login --team URL."  # noqa: S105  # a sentence
+TOO_MANY = "You have made very many tokens in the last hour. Sign in again later."
 NOBODY = (
     "This server gives no tokens to people who sign in. Ask whoever runs it: flux2-mcp team token create makes one."
 )
@@ -46,9 +47,12 @@ def route(callers: Callers, caller: Callable[[], Caller | None], days: int) -> R
             who = caller()
         assert who is not None  # noqa: S101  # `SignedInOnly` lets nobody else come here
         try:
-            token, record = await callers.make_token(who, days=days)
+            made = await callers.make_token(who, days=days)
         except JournalError:
             return _refused(HTTPStatus.SERVICE_UNAVAILABLE, NOT_NOW, {"Retry-After": str(RETRY_SECONDS)})
+        if made is None:
+            return _refused(HTTPStatus.TOO_MANY_REQUESTS, TOO_MANY, {"Retry-After": "3600"})
+        token, record = made
         ends = None if record.expires_at is None else stamp(record.expires_at)
         shown = {"token": token, "id": record.ident, "name": record.name, "expires_at": ends}
         return JSONResponse(shown, HTTPStatus.CREATED, {"Cache-Control": "no-store"})

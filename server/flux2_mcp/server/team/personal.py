@@ -128,6 +128,7 @@ class Bearers:
     def __init__(self, personal: PersonalTokens, provider: Tokens | None) -> None:
         self._personal = personal
         self._provider = provider
+        self._vouching = None if provider is None else provider.vouching
 
     async def check(self, token: str) -> PersonToken | Refusal:
         """Return the person that a token names, or why it is refused."""
@@ -144,6 +145,8 @@ class Bearers:
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, None, NOT_NOW, RETRY_SECONDS)
         except CrowdedError:
             return TOO_MANY_UNKNOWN
+        if person is not None and person.issuer not in {personal_tokens.ISSUER, self._vouching}:
+            return no_token("The token came from a sign-in with a provider that counts here no more.")
         if person is None:
             return no_token("The token is not known, or it has expired or was revoked.")
         return PersonToken(

@@ -85,12 +85,16 @@ class Tokens:
         keys: The provider's keys.
         sign_in: Which provider, and what a token must say.
         audience: What `aud` must be.
+
+    Attributes:
+        vouching: The issuer whose people's personal tokens count; None: nobody's do.
     """
 
     def __init__(self, keys: SigningKeys, sign_in: SignIn, *, audience: str) -> None:
         self._keys = keys
         self._sign_in = sign_in
         self._audience = audience
+        self.vouching = sign_in.issuer if sign_in.login_days else None
 
     async def check(self, token: str) -> PersonToken | Refusal:
         """Return the person that a token names, or why it is refused."""
