@@ -187,10 +187,12 @@ async def test_what_begins_like_a_personal_token_is_never_shown_to_the_providers
     personal: PersonalTokens,
 ) -> None:
     class Provider:
+        vouching = None
+
         async def check(self, token: str) -> Refusal:
             return Refusal(HTTPStatus.IM_A_TEAPOT, None, token)
 
-    bearers = Bearers(personal, Provider())  # type: ignore[arg-type]  # only `check` is used
+    bearers = Bearers(personal, Provider())  # type: ignore[arg-type]  # these alone are used
     for token, status in ((personal_tokens.new(), 401), ("flux2_.e30.x", 401), ("e30.e30.x", 418)):
         found = await bearers.check(token)
         assert isinstance(found, Refusal)
