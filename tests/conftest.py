@@ -110,6 +110,7 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     for handler in [each for each in root.handlers if type(each) is logging.StreamHandler and each not in handlers]:
         root.removeHandler(handler)
-    root.setLevel(before[0])
-    ours.setLevel(before[1])
+    for logger, level in zip((root, ours), before[:2], strict=True):
+        if logger.level != level:  # to set it clears the caches of all loggers
+            logger.setLevel(level)
     sys.excepthook, threading.excepthook = before[2:]

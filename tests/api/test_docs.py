@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import environment
 from tests.support import python_programs, trio_folder
 from tests.support.python_programs import DEADLINE_SECONDS
+from tests.support.rows import rows
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/python.md").read_text("utf-8")
@@ -119,7 +120,7 @@ def written(folder: Path, *headings: str) -> dict[str, Done]:
     return {heading: Done(out=out, err=err) for heading, out, err in map(json.loads, told.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("heading", [heading for heading in PLAIN if heading not in COSTLY])
+@rows("heading", [heading for heading in PLAIN if heading not in COSTLY])
 def test_a_program_of_the_page_does_what_it_says(heading: str, done: dict[str, Done]) -> None:
     assert done[heading]["err"] == ""
     assert re.fullmatch(PLAIN[heading], done[heading]["out"]), done[heading]["out"]

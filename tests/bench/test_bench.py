@@ -12,6 +12,7 @@ import pytest
 
 from bench import all as every
 from bench.report import Reach, Report, certain, percentile, ratio
+from tests.support.rows import rows
 
 CALL = Reach("a call", 1.2, 1.5)
 RATE = Reach("throughput", 0.97, 0.95, least=True)
@@ -22,7 +23,7 @@ def found(*reaches: Reach) -> dict[str, Any]:
     return {"reaches": [asdict(reach) for reach in reaches]}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("reach", "now", "is_worse"),
     [(CALL, 1.31, False), (CALL, 1.33, True), (CALL, 0.5, False), (RATE, 0.89, False), (RATE, 0.87, True)],
 )
@@ -89,7 +90,7 @@ def test_ratios_are_of_pairs_and_percentiles_of_what_there_is() -> None:
     assert percentile([5.0], 0.99) == 5.0
 
 
-@pytest.mark.parametrize(("rounds", "between"), [(4, (1, 4)), (6, (1, 6)), (21, (6, 16)), (100, (40, 61))])
+@rows(("rounds", "between"), [(4, (1, 4)), (6, (1, 6)), (21, (6, 16)), (100, (40, 61))])
 def test_a_median_is_told_with_what_the_sign_test_can_say_of_it(rounds: int, between: tuple[float, float]) -> None:
     """The ranks are those of every table of the sign test."""
     ratios = [float(rank) for rank in range(rounds, 0, -1)]

@@ -6,10 +6,9 @@ import json
 from dataclasses import fields
 from typing import Any
 
-import pytest
-
 from bench import team_report
 from bench.soak import DOCS, SOAK, TEAM, Report, page
+from tests.support.rows import rows
 
 TOLD: dict[str, Any] = json.loads((DOCS / SOAK).read_text("utf-8"))
 OF_TEAM = team_report.read(json.loads((DOCS / TEAM).read_text("utf-8")))
@@ -23,7 +22,7 @@ def test_the_page_is_the_two_runs_and_nothing_else() -> None:
     assert Report(**TOLD).wrong() == []
 
 
-@pytest.mark.parametrize(
+@rows(
     ("worse", "named"),
     [
         ({"made_twice": 1}, ["made_twice"]),

@@ -32,7 +32,7 @@ PACKAGES = {
     "axe-core": "4.14.1",
 }
 """The bridge with what it is built on, and the rules of accessibility as a program."""
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

@@ -52,6 +52,7 @@ from flux2_mcp.runapi.transport import MAX_CALLS, MAX_DOWNLOADS, HttpTransport, 
 from flux2_mcp.runapi.wire import IssuedKey
 from flux2_mcp.sandbox.server import Sandbox
 from tests.support.recorded import Play, Recorded, Then, answer
+from tests.support.rows import rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -213,7 +214,7 @@ async def test_what_is_no_task_id_is_not_sent(task_id: str) -> None:
     assert server.sent == []
 
 
-@pytest.mark.parametrize("value", ["", " a", "a\r\nX: y", "schlüssel", "x" * 513])
+@rows("value", ["", " a", "a\r\nX: y", "schlüssel", "x" * 513])
 async def test_a_key_outside_its_bounds_is_not_sent(value: str) -> None:
     async with Recorded() as server, opened(server.url) as api:
         with pytest.raises(InvalidRequestError, match="idempotency_key"):
@@ -259,7 +260,7 @@ STATUSES: list[tuple[int, type[ApiError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("status", "kind"), STATUSES)
+@rows(("status", "kind"), STATUSES)
 async def test_every_status_has_its_error(status: int, kind: type[ApiError]) -> None:
     refused = answer(status, '{"error": "the reason"}', X_Request_Id="req-7", Location="/elsewhere")
     async with Recorded(refused) as server, opened(server.url) as api:
@@ -276,7 +277,7 @@ async def test_every_status_has_its_error(status: int, kind: type[ApiError]) -> 
     assert len(server.sent) == 1
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status", "body", "content_type", "message"),
     [
         (
@@ -306,7 +307,7 @@ async def test_a_status_without_a_name_is_still_an_error() -> None:
             await get(api)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status", "kind"),
     [
         (200, ServiceError),
@@ -324,7 +325,7 @@ async def test_a_web_page_is_not_believed_about_keys_rights_and_tasks(status: in
     assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "reason"),
     [
         ("{not json", "not JSON"),
@@ -370,7 +371,7 @@ async def test_a_small_body_that_swells_beyond_the_limit_is_refused() -> None:
             await create(api)
 
 
-@pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd", "gzip, br", "x-gzip"])
+@rows("encoding", ["gzip, gzip", "br", "zstd", "gzip, br", "x-gzip"])
 async def test_of_several_codings_and_those_that_were_not_asked_for_none_is_read(encoding: str) -> None:
     body = gzip.compress(gzip.compress(b" " * MAX_ANSWER_BYTES))
     async with Recorded(answer(200, body, Content_Encoding=encoding)) as server, opened(server.url) as api:
@@ -378,7 +379,7 @@ async def test_of_several_codings_and_those_that_were_not_asked_for_none_is_read
             await get(api)
 
 
-@pytest.mark.parametrize(
+@rows(
     "broken",
     [
         answer(503, "x" * 100, Retry_After="9", cut=50, then="close"),
@@ -399,7 +400,7 @@ async def test_an_errors_status_and_retry_after_count_whatever_becomes_of_its_bo
 # No answer at all.
 
 
-@pytest.mark.parametrize(
+@rows(
     ("play", "words"),
     [
         (RESET, "broke off"),
@@ -426,7 +427,7 @@ async def test_an_answer_that_drips_ends_with_its_attempt() -> None:
             await get(api)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("url", "words"),
     [
         ("http://127.0.0.1:1", "no connection"),
@@ -465,7 +466,7 @@ OK = answer(200, CREATED)
 BLIP = answer(503, '{"error": "busy"}')
 
 
-@pytest.mark.parametrize(
+@rows(
     ("plays", "slept"),
     [
         ([BLIP, OK], [0.25]),
@@ -494,7 +495,7 @@ async def test_a_create_is_tried_again_with_the_same_key_and_bytes(plays: list[P
     assert first.headers["idempotency-key"] == "key-1"
 
 
-@pytest.mark.parametrize("status", [400, 401, 402, 404, 409, 422, 501, 302])
+@rows("status", [400, 401, 402, 404, 409, 422, 501, 302])
 async def test_what_will_not_change_is_not_tried_again(status: int) -> None:
     seam = Seam()
     async with Recorded(answer(status, "{}", Location="/")) as server, opened(server.url, seam) as api:
@@ -520,7 +521,7 @@ async def test_a_wait_that_does_not_fit_is_reported_at_once() -> None:
     assert (len(server.sent), seam.slept, seam.limited) == (1, [], [60.0])
 
 
-@pytest.mark.parametrize(
+@rows(
     ("plays", "unanswered"),
     [
         ([answer(429, Retry_After="60")], False),
@@ -607,8 +608,8 @@ UNKEYED: list[Callable[[RunApi], Awaitable[object]]] = [
 ]
 
 
-@pytest.mark.parametrize("call", UNKEYED)
-@pytest.mark.parametrize("play", [BLIP, RESET, answer(429), answer(200, PAGE, content_type="text/html")])
+@rows("call", UNKEYED)
+@rows("play", [BLIP, RESET, answer(429), answer(200, PAGE, content_type="text/html")])
 async def test_a_post_without_a_key_is_never_tried_again(
     call: Callable[[RunApi], Awaitable[object]], play: Play
 ) -> None:
@@ -709,7 +710,7 @@ async def test_prices_need_no_key() -> None:
     assert "authorization" not in server.sent[0].headers
 
 
-@pytest.mark.parametrize("call", [create, get, *UNKEYED[:1], lambda api: api.balance(), lambda api: api.me()])
+@rows("call", [create, get, *UNKEYED[:1], lambda api: api.balance(), lambda api: api.me()])
 async def test_without_a_key_nothing_that_needs_one_is_sent(call: Callable[[RunApi], Awaitable[object]]) -> None:
     seam = Seam()
     async with Recorded(OK) as server, opened(server.url, seam, key=None) as api:
@@ -780,7 +781,7 @@ async def test_an_empty_file_and_a_given_length_are_sent_as_they_are() -> None:
     assert json.loads(server.sent[0].body)["filename"] == "a?.png"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("play", "kind", "words"),
     [
         (
@@ -803,7 +804,7 @@ async def test_a_store_that_refuses_is_not_asked_again(play: Play, kind: type[Fl
     assert (len(store.sent), len(server.sent), seam.limited) == (1, 1, [])
 
 
-@pytest.mark.parametrize("url", ["http://store.example.com/put", "file:///etc/passwd", "http://[", "store"])
+@rows("url", ["http://store.example.com/put", "file:///etc/passwd", "http://[", "store"])
 async def test_bytes_are_never_sent_in_the_clear(url: str) -> None:
     place = json.dumps({"upload_url": url, "headers": {}, "signed_id": "sid"})
     async with Recorded(answer(200, place)) as server, opened(server.url) as api:
@@ -1019,7 +1020,7 @@ async def test_an_environment_that_can_not_be_used_is_named(
 # The key.
 
 
-@pytest.mark.parametrize("key", ["", " sk", "sk\r\nX: y", "schlüssel"])
+@rows("key", ["", " sk", "sk\r\nX: y", "schlüssel"])
 def test_a_key_that_can_not_be_sent_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(SettingsError) as caught:
         RunApi("https://runapi.invalid", key, version="1")
@@ -1096,7 +1097,7 @@ async def test_the_same_key_brings_the_same_task_and_another_request_under_it_is
             await api.create(replace(CAT, prompt="another cat"), idempotency_key="sandbox-3")
 
 
-@pytest.mark.parametrize("marker", ["create_503", "create_html", "create_lost", "rate_limited", "rate_limited_date"])
+@rows("marker", ["create_503", "create_html", "create_lost", "rate_limited", "rate_limited_date"])
 async def test_every_scripted_trouble_of_a_create_is_got_over(sandbox: Sandbox, marker: str) -> None:
     made = len(sandbox.tasks())
     async with opened(sandbox.base_url, key=sandbox.api_key, now=lambda: datetime.now(UTC)) as api:

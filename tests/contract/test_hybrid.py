@@ -12,6 +12,7 @@ from flux2_mcp.domain.models import Action, ImageRequest, RemoteTask, Status
 from flux2_mcp.errors import NotFoundError, WireError
 from flux2_mcp.runapi.client import RunApi
 from tests.support.recorded import Recorded, answer
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +26,7 @@ def client(url: str) -> RunApi:
     return RunApi(url, "sk-secret", version="0", now=lambda: datetime(2026, 11, 22, tzinfo=UTC))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "kind"),
     [(ENVELOPE, "application/json"), ("", "text/plain"), ("null", "application/json"), ("Accepted", "text/plain")],
 )

@@ -25,7 +25,7 @@ from flux2_mcp.sandbox.uploads import MAX_FILE_BYTES, MAX_NAME_CHARS
 from flux2_mcp.server.docs import schemas
 from tests.support import described
 from tests.support.described import DOCUMENT, METHODS
-from tests.support.rows import each_row
+from tests.support.rows import each_row, rows
 from tests.support.sandboxed import Api, running
 
 CHECKS = (
@@ -142,7 +142,7 @@ def test_whatever_comes_to_an_endpoint_the_answer_is_one_that_the_document_has(a
                 assert set(refused) == {405}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status", "content", "headers", "why"),
     [
         (418, b"{}", {}, "is not described"),

@@ -14,6 +14,7 @@ import pytest
 
 from flux2_mcp.sandbox.scenarios import SCENARIOS
 from flux2_mcp.sandbox.tasks import RESULT_SECONDS
+from tests.support.rows import rows
 from tests.support.sandboxed import REMIX, TEXT, Api, running, size_of, wrong_fields
 
 INSTANT = "[sandbox:instant] a cat"
@@ -124,9 +125,7 @@ def test_results_need_their_own_signature_and_die_after_seven_days(api: Api) -> 
 # --- who may call -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "header", [None, "", "Bearer", "Bearer wrong", "Basic {key}", "{key}", "Bearer {key}x", "Bearer ü"]
-)
+@rows("header", [None, "", "Bearer", "Bearer wrong", "Basic {key}", "{key}", "Bearer {key}x", "Bearer ü"])
 def test_any_other_key_is_turned_away_before_anything_is_looked_at(api: Api, header: str | None) -> None:
     headers = {} if header is None else {b"Authorization": header.format(key=api.sandbox.api_key).encode("latin-1")}
     before = api.sandbox.creates()
@@ -136,14 +135,14 @@ def test_any_other_key_is_turned_away_before_anything_is_looked_at(api: Api, hea
     assert api.sandbox.creates() == before
 
 
-@pytest.mark.parametrize("host", ["runapi.ai", "evil.example:80", "127.0.0.1.evil.example", "", "[", "10.0.0.1"])
+@rows("host", ["runapi.ai", "evil.example:80", "127.0.0.1.evil.example", "", "[", "10.0.0.1"])
 def test_a_foreign_host_header_is_turned_away(api: Api, host: str) -> None:
     answer = api.http.get("/api/v1/price_schedules", headers={"Host": host})
     assert answer.status_code == 403
     assert "X-Request-Id" in answer.headers
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:1234", "LOCALHOST.:1234", "127.0.0.1:9", "[::1]:80"])
+@rows("host", ["localhost", "localhost:1234", "LOCALHOST.:1234", "127.0.0.1:9", "[::1]:80"])
 def test_loopback_names_are_let_in_and_never_shape_a_url(api: Api, host: str) -> None:
     task = api.create(INSTANT).json()["id"]
     answer = api.http.get(f"{TEXT}/{task}", headers={"Host": host})
@@ -153,7 +152,7 @@ def test_loopback_names_are_let_in_and_never_shape_a_url(api: Api, host: str) ->
 # --- what a body may hold ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("fields", "wrong"),
     [
         ({"prompt": "ab"}, ["prompt"]),
@@ -180,7 +179,7 @@ def test_each_wrong_field_is_named(api: Api, fields: dict[str, Any], wrong: list
     assert wrong_fields(api.http.post(TEXT, content=json.dumps(body), headers=headers)) == wrong
 
 
-@pytest.mark.parametrize("urls", [[], ["https://example.com/a.png"] * 9, ["file:///etc/hosts"], ["http://["], [1], "x"])
+@rows("urls", [[], ["https://example.com/a.png"] * 9, ["file:///etc/hosts"], ["http://["], [1], "x"])
 def test_wrong_sources_are_named_as_the_body_names_them(api: Api, urls: object) -> None:
     assert wrong_fields(api.create(source_image_urls=urls)) == ["source_image_urls"]
 
@@ -190,7 +189,7 @@ def test_an_unknown_marker_is_answered_with_the_known_ones(api: Api) -> None:
     assert all(scenario.marker in text for scenario in SCENARIOS)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"nul", b'{"prompt": NaN}', b"\xff", b"[" * 100_000])
+@rows("body", [b"", b"{", b"[]", b"nul", b'{"prompt": NaN}', b"\xff", b"[" * 100_000])
 def test_what_is_not_a_json_object_is_a_bad_request(api: Api, body: bytes) -> None:
     assert error(api.http.post(TEXT, content=body, headers={"Content-Type": "application/json"})) == (
         400,
@@ -256,7 +255,7 @@ def test_the_same_key_with_another_body_conflicts(api: Api) -> None:
     assert error(api.create("a dog", key="conflict")) == (409, "conflict")
 
 
-@pytest.mark.parametrize("key", [b"", b"x" * 513, b"a\tb", b"\xfc"])
+@rows("key", [b"", b"x" * 513, b"a\tb", b"\xfc"])
 def test_an_invalid_key_is_refused(api: Api, key: bytes) -> None:
     body = {"model": "flux-2-pro-text-to-image", "prompt": "a cat"}
     assert error(api.http.post(TEXT, json=body, headers={b"Idempotency-Key": key})) == (400, "bad_request")

@@ -32,6 +32,7 @@ from runapi.flux_2 import Flux2Client
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.sandbox.scenarios import MODERATED
+from tests.support.rows import rows
 from tests.support.sandboxed import TEXT, Api, running, size_of
 
 MODEL = "flux-2-pro-text-to-image"
@@ -277,7 +278,7 @@ def create(prompt: str, key: str | None = None) -> Callable[[Flux2Client], objec
     return lambda sdk: sdk.text_to_image.create(options, model=MODEL, prompt=prompt)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("call", "kind", "status"),
     [
         (create("[sandbox:insufficient_credits] a cat"), InsufficientCreditsError, 402),
@@ -333,7 +334,7 @@ def test_a_stuck_task_times_out(sdk: Flux2Client) -> None:
         )
 
 
-@pytest.mark.parametrize("marker", ["create_lost", "create_503", "create_html", "rate_limited", "rate_limited_date"])
+@rows("marker", ["create_lost", "create_503", "create_html", "rate_limited", "rate_limited_date"])
 def test_its_own_retries_with_a_key_end_in_one_task(api: Api, marker: str) -> None:
     before = len(api.sandbox.tasks())
     with client(api, retry_base_delay=0.001) as made:

@@ -19,6 +19,7 @@ from flux2_mcp.domain.budget import (
     reservation,
 )
 from flux2_mcp.errors import BudgetError
+from tests.support.rows import rows
 
 NO_CAPS = Caps()
 CAPPED = Caps(daily_usd=Decimal(1))
@@ -29,7 +30,7 @@ def usd(text: str | None) -> Decimal | None:
     return None if text is None else Decimal(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("quoted", "stated", "caps", "reserved"),
     [
         ("0.05", None, NO_CAPS, "0.05"),
@@ -47,9 +48,7 @@ def test_a_call_reserves_its_quote_else_what_the_caller_stated(
     assert reservation(usd(quoted), usd(stated), caps) == usd(reserved)
 
 
-@pytest.mark.parametrize(
-    "caps", [Caps(call_usd=Decimal(1)), Caps(session_usd=Decimal(1)), CAPPED, Caps(daily_usd=Decimal(0))]
-)
+@rows("caps", [Caps(call_usd=Decimal(1)), Caps(session_usd=Decimal(1)), CAPPED, Caps(daily_usd=Decimal(0))])
 def test_without_a_price_and_a_statement_any_cap_refuses(caps: Caps) -> None:
     with pytest.raises(BudgetError) as caught:
         reservation(None, None, caps)
@@ -82,7 +81,7 @@ def test_there_is_a_cap_even_when_it_is_nothing() -> None:
     assert Caps(daily_usd=Decimal(0)).any
 
 
-@pytest.mark.parametrize(
+@rows(
     ("caps", "spent", "over"),
     [
         (NO_CAPS, SpentSums(session_usd=Decimal(1000), daily_usd=Decimal(1000), lost="journal-broken-1.sqlite3"), None),
@@ -157,7 +156,7 @@ def test_a_person_is_not_told_to_raise_a_cap_that_only_the_server_can(name: str,
     assert refusal(Decimal("0.14"), over, None).next_step == f"Nothing of this kind fits any more. {advice}"
 
 
-@pytest.mark.parametrize("field", SpentSums.fields())
+@rows("field", SpentSums.fields())
 def test_each_cap_on_a_sum_counts_as_a_cap_and_is_compared_with_its_own_sum(field: str) -> None:
     caps = Caps(**{field: Decimal("0.30")})
     assert caps.any
@@ -182,7 +181,7 @@ def test_a_refusal_names_the_cap_what_is_left_and_what_would_fit() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("amount", "text"),
     [
         ("0", "$0.00"),

@@ -19,6 +19,7 @@ from flux2_mcp.domain.catalog import Field
 from flux2_mcp.domain.models import MAKING, Action, ImageRequest
 from flux2_mcp.errors import InvalidRequestError, Problem
 from flux2_mcp.runapi import wire
+from tests.support.rows import rows
 
 TEXT, REMIX = Action.TEXT_TO_IMAGE, Action.REMIX_IMAGE
 RATIOS = ("1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3")
@@ -123,7 +124,7 @@ def test_there_are_two_models_a_variant_pro_first_and_text_to_image_before_remix
     assert catalog.DEFAULT_VARIANT == VARIANTS[0] == "pro"
 
 
-@pytest.mark.parametrize("model_id", TAKES)
+@rows("model_id", TAKES)
 def test_each_model_has_exactly_its_published_fields_bounds_and_prices(model_id: str) -> None:
     model, takes = catalog.models()[model_id], TAKES[model_id]
     prompt = "Image description." if takes.action is TEXT else "Image editing instruction."
@@ -214,7 +215,7 @@ NEAR_VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", ["dev", "PRO", "flux-2-pro", "flux-2-pro-text_to_image", " pro", "flux.2"])
+@rows("name", ["dev", "PRO", "flux-2-pro", "flux-2-pro-text_to_image", " pro", "flux.2"])
 def test_an_unknown_variant_is_refused_with_every_name_that_there_is(name: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         catalog.request(prompt="a cat", variant=name)
@@ -228,7 +229,7 @@ def test_an_unknown_variant_is_refused_with_every_name_that_there_is(name: str) 
 # --- what is taken ---
 
 
-@pytest.mark.parametrize("model_id", TAKES)
+@rows("model_id", TAKES)
 def test_the_fewest_arguments_make_a_request_that_says_nothing_more(model_id: str) -> None:
     takes = TAKES[model_id]
     expected = ImageRequest(
@@ -242,7 +243,7 @@ def test_the_fewest_arguments_make_a_request_that_says_nothing_more(model_id: st
     assert catalog.request(**least(model_id)) == expected
 
 
-@pytest.mark.parametrize("model_id", TAKES)
+@rows("model_id", TAKES)
 def test_every_value_within_the_bounds_is_taken_as_it_is(model_id: str) -> None:
     takes = TAKES[model_id]
     good: list[tuple[str, object]] = [("prompt", "abc"), ("prompt", "x" * 5000), ("prompt", "🐈" * 5000)]
@@ -260,7 +261,7 @@ def test_every_value_within_the_bounds_is_taken_as_it_is(model_id: str) -> None:
 # --- what is refused, and in which words ---
 
 
-@pytest.mark.parametrize(
+@rows(
     ("prompt", "text"),
     [
         (None, "{v} needs it."),
@@ -281,7 +282,7 @@ def test_a_prompt_that_cannot_be_sent_is_refused(prompt: object, text: str) -> N
         assert refused(model_id, prompt=prompt) == (Problem("prompt", text.replace("{v}", takes.variant)),)
 
 
-@pytest.mark.parametrize("ratio", ["5:4", "auto", "1:1 ", "16x9", "", "21:9"])
+@rows("ratio", ["5:4", "auto", "1:1 ", "16x9", "", "21:9"])
 def test_a_ratio_that_the_model_does_not_make_is_refused_with_those_it_does(ratio: str) -> None:
     for model_id, takes in TAKES.items():
         if ratio in takes.ratios:
@@ -308,7 +309,7 @@ def test_max_wants_a_ratio_said(model_id: str) -> None:
     assert refused(model_id, aspect_ratio=None) == (problem,)
 
 
-@pytest.mark.parametrize("resolution", ["2k", "4k", "1K", ""])
+@rows("resolution", ["2k", "4k", "1K", ""])
 def test_a_resolution_that_the_model_does_not_make_is_refused_with_those_that_do(resolution: str) -> None:
     for model_id, takes in TAKES.items():
         if resolution in takes.resolutions:
@@ -327,7 +328,7 @@ def test_a_choice_of_the_wrong_kind_is_told_the_kind_and_the_choices() -> None:
             assert refused(model_id, **{field: 2}) == (problem,)
 
 
-@pytest.mark.parametrize("model_id", TAKES)
+@rows("model_id", TAKES)
 def test_the_safety_checker_is_a_boolean_where_there_is_one(model_id: str) -> None:
     if not TAKES[model_id].safety:
         hint = others(model_id, lambda one: one.safety)
@@ -362,9 +363,7 @@ def test_source_images_are_a_list_of_as_many_strings_as_the_model_takes(model_id
         assert refused(model_id, source_image_urls=value) == (Problem("source_images", text),)
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [("", 'string ""'), (0, "integer 0"), (False, "boolean false"), ({}, "object {}")]
-)
+@rows(("value", "shown"), [("", 'string ""'), (0, "integer 0"), (False, "boolean false"), ({}, "object {}")])
 def test_source_images_of_the_wrong_kind_are_not_dropped_for_being_empty(value: object, shown: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         catalog.request(prompt="a cat", source_image_urls=value)
@@ -383,7 +382,7 @@ def test_a_field_that_nobody_has_is_refused_by_name() -> None:
         assert catalog.problems(model, given) == [Problem(name, f"{model.variant} has no such field; leave it out.")]
 
 
-@pytest.mark.parametrize("model_id", TAKES)
+@rows("model_id", TAKES)
 def test_output_count_is_only_one_and_where_there_is_no_safety_checker(model_id: str) -> None:
     model = catalog.models()[model_id]
     given = {k: v for k, v in least(model_id).items() if k != "variant"}
@@ -441,7 +440,7 @@ def test_a_callers_long_value_is_shown_only_in_part() -> None:
     assert problem.text == f'got "{"9" * 62}…; allowed: {", ".join(RATIOS)}.'
 
 
-@pytest.mark.parametrize("value", [[None, 10**30], float("nan"), float("inf"), {"a": {"b": [None]}}, object()])
+@rows("value", [[None, 10**30], float("nan"), float("inf"), {"a": {"b": [None]}}, object()])
 def test_a_value_that_is_hard_to_show_is_still_refused_in_words(value: object) -> None:
     (problem,) = refused("flux-2-pro-text-to-image", output_resolution=value)
     assert problem.field == "output_resolution"

@@ -12,6 +12,7 @@ from flux2_mcp.domain import catalog, finishing
 from flux2_mcp.domain.models import Action, ImageRequest, RequestArgs
 from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.runapi import wire
+from tests.support.rows import rows
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "api" / "finishing.json"
 """The vendor's contract as data. It lies beside some checkouts, and is no part of this repository."""
@@ -95,7 +96,7 @@ def test_a_model_is_asked_for_by_its_name_too() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("args", "field", "text"),
     [
         ({**HERO, "background": "white"}, "background", "allowed: transparent."),

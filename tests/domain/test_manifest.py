@@ -13,6 +13,7 @@ from flux2_mcp.domain.manifest import digests, reading
 from flux2_mcp.domain.manifest.entries import Entry, Manifest, quoted
 from flux2_mcp.domain.toml_places import Place, places
 from flux2_mcp.errors import ManifestError
+from tests.support.rows import rows
 
 PROJECT = """\
 # The pictures of the site.
@@ -119,7 +120,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "place", "why"), HOSTILE, ids=[why for _, _, why in HOSTILE])
+@rows(("text", "place", "why"), HOSTILE, ids=[why for _, _, why in HOSTILE])
 def test_what_is_wrong_is_named_with_its_line_and_column(text: str, place: str, why: str) -> None:
     [first, *_] = refused(text)
     assert first.startswith(place)

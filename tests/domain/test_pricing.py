@@ -9,6 +9,7 @@ from flux2_mcp.domain import catalog, pricing
 from flux2_mcp.domain.models import Action, PriceSchedule, PriceSource
 from flux2_mcp.domain.pricing import PriceBook, UnitPrice
 from flux2_mcp.errors import InvalidRequestError
+from tests.support.rows import rows
 
 TEXT, REMIX = Action.TEXT_TO_IMAGE, Action.REMIX_IMAGE
 AS_OF = "2026-11-20T10:00:00Z"
@@ -84,7 +85,7 @@ def test_a_request_is_priced_at_its_resolution_and_at_1k_when_it_names_none() ->
         assert pricing.price_of(PriceBook(), request).usd == Decimal(usd)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("variant", "action", "resolution", "expected"),
     [
         ("pro", TEXT, None, [("flux-2-pro-text-to-image", "1k"), ("flux-2-pro-text-to-image", "2k")]),

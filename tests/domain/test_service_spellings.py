@@ -20,6 +20,7 @@ from flux2_mcp.journal.records import Intent, LeaseLostError, TaskChange, adopte
 from flux2_mcp.settings import Settings
 from tests.support import journals
 from tests.support.journals import AT, Home, apply, intent, new, steps
+from tests.support.rows import rows
 from tests.support.services import BUSY, CREATE, POLL, UNKNOWN_TASK, Front, Reply, Seen, fronted, made, opened, through
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,7 @@ def rename(home: Home, before: str, after: str) -> None:
             connection.execute(f"UPDATE {columns} = replace({columns.rpartition(' ')[2]}, ?, ?)", (before, after))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("netloc", "one"),
     [
         ("runapi.ai", "runapi.ai"),

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from flux2_mcp.domain.sources import UnreadableError, is_local, parse
 from flux2_mcp.domain.urls import MAX_URL_CHARS, callback_problems, is_url
 from flux2_mcp.errors import Problem
+from tests.support.rows import rows
 
 LONG = "https://example.com/"
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         "https://example.com/cat.png",
@@ -23,12 +24,12 @@ LONG = "https://example.com/"
         LONG + "x" * (MAX_URL_CHARS - len(LONG)),
     ],
 )
-@pytest.mark.parametrize("local", [True, False])
+@rows("local", [True, False])
 def test_https_with_a_host_may_leave(url: str, *, local: bool) -> None:
     assert is_url(url, local=local)
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         *("", "cat.png", "/home/ada/cat.png", "C:\\cat.png", "file:///etc/passwd", "data:image/png;base64,AAAA"),
@@ -45,7 +46,7 @@ def test_https_with_a_host_may_leave(url: str, *, local: bool) -> None:
         LONG + "x" * (MAX_URL_CHARS - len(LONG) + 1),
     ],
 )
-@pytest.mark.parametrize("local", [True, False])
+@rows("local", [True, False])
 def test_anything_else_stays_here(url: str, *, local: bool) -> None:
     assert not is_url(url, local=local)
 
@@ -61,7 +62,7 @@ def test_what_only_looks_like_loopback_stays_here(url: str) -> None:
     assert not is_url(url, local=True)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "kind", "rest"),
     [
         ("https://example.com/cat.png", "url", "https://example.com/cat.png"),
@@ -89,7 +90,7 @@ def test_the_bytes_of_a_data_uri_are_read_and_never_shown() -> None:
     assert "hello" not in repr(given)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "words"),
     [
         ("", "is neither an https URL, a path, task:ID"),

@@ -8,11 +8,12 @@ import pytest
 
 from flux2_mcp.domain import times
 from flux2_mcp.errors import InvalidRequestError
+from tests.support.rows import rows
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "at"),
     [
         ("30m", datetime(2026, 11, 22, 11, 30, tzinfo=UTC)),
@@ -27,7 +28,7 @@ def test_an_age_or_a_date_is_a_point_in_time(text: str, at: datetime) -> None:
     assert times.since(text, NOW) == at
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "-3h", "3y", "2026-13-01", "999999d", "1" * 400 + "d"])
+@rows("text", ["", "yesterday", "-3h", "3y", "2026-13-01", "999999d", "1" * 400 + "d"])
 def test_anything_else_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         times.since(text, NOW)

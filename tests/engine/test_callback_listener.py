@@ -196,7 +196,7 @@ async def test_a_callback_that_comes_before_the_id_is_stored_is_not_forgotten(fr
     async with opened(settings, **QUIET) as service:
         await made(service, STUCK, wait=0)
         assert told.is_set()
-        await until(lambda: front.count(POLL) == 1)
+        await until(lambda: front.count(POLL) >= 1)
 
 
 async def test_a_callback_for_a_task_of_another_process_reaches_it_through_the_journal(
@@ -266,7 +266,7 @@ async def test_a_forged_token_changes_nothing(front: Front, tmp_path: Path, targ
         await call(settings, target)
         assert (heard.keys, front.count(POLL)) == ([], 0)
         assert b" 204 " in await call(settings, path_of(entry))  # and the real one is still heard
-        await until(lambda: front.count(POLL) == 1)
+        await until(lambda: front.count(POLL) >= 1)
         assert heard.keys == [entry.key]
 
 
@@ -284,7 +284,7 @@ async def test_what_a_callback_says_is_not_believed(front: Front, tmp_path: Path
     async with waiting(front, tmp_path) as (_, settings, entry):
         lie = b'{"id": "%s", "status": "completed", "images": [{"url": "https://evil.test/x.png"}]}'
         await call(settings, path_of(entry), lie % str(entry.task_id).encode())
-        await until(lambda: front.count(POLL) == 1)
+        await until(lambda: front.count(POLL) >= 1)
     async with opened(settings, **QUIET) as service:
         (known,) = await journal_of(service).tasks.find([entry.key])
         assert known.state.unfinished
@@ -320,7 +320,7 @@ async def test_a_callback_that_runapi_made_us_wait_for_is_asked_about_when_it_al
         for _ in range(2):
             await call(settings, path_of(entry))
             await until(lambda: front.count(POLL) > 0)
-        await until(lambda: front.count(POLL) == 2)
+        await until(lambda: front.count(POLL) >= 2)
         refused, again = (seen.at for seen in front.seen if seen.is_(POLL))
         assert again >= refused + 1
 
@@ -330,9 +330,9 @@ async def test_a_large_body_is_not_kept_and_a_huge_one_not_even_read(front: Fron
     async with waiting(front, tmp_path) as (_, settings, entry):
         answer = await call(settings, path_of(entry), b"x" * size)
         assert (b" 204 " in answer) is (size < one_shot_http.MAX_BODY_BYTES)
-        await until(lambda: front.count(POLL) == 1)  # its head had come
+        await until(lambda: front.count(POLL) >= 1)  # its head had come
         await call(settings, path_of(entry))
-        await until(lambda: front.count(POLL) == 2)
+        await until(lambda: front.count(POLL) >= 2)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ async def test_garbage_is_hung_up_on_and_the_next_call_is_heard(front: Front, tm
                 except (anyio.EndOfStream, anyio.BrokenResourceError):
                     pass
         assert b" 204 " in await call(settings, path_of(entry))
-        await until(lambda: front.count(POLL) == 1)
+        await until(lambda: front.count(POLL) >= 1)
 
 
 async def test_callers_that_say_nothing_do_not_keep_runapi_out(front: Front, tmp_path: Path) -> None:
@@ -373,4 +373,4 @@ async def test_a_journal_that_can_not_be_written_costs_the_hint_and_nothing_else
         assert await call(settings, path_of(entry)) == b""
         mend()
         assert b" 204 " in await call(settings, path_of(entry))
-        await until(lambda: front.count(POLL) == 1)
+        await until(lambda: front.count(POLL) >= 1)

@@ -22,6 +22,7 @@ from flux2_mcp.engine.planner import (
 )
 from flux2_mcp.journal.contract import MAX_DURATIONS
 from tests.support.deep import deep_but
+from tests.support.rows import rows
 
 NOW = 1_700_000_000.0
 LARGE = ("flux-2-pro-text-to-image", "2k")
@@ -122,7 +123,7 @@ def test_a_task_is_due_when_the_loss_since_its_last_ask_reaches_the_price(
         assert known.loss(last, due) == pytest.approx(price, rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.parametrize("history", PATHOLOGICAL.values(), ids=PATHOLOGICAL.keys())
+@rows("history", PATHOLOGICAL.values(), ids=PATHOLOGICAL.keys())
 def test_any_history_leaves_a_chance_that_is_neither_nothing_nor_infinite(history: list[float]) -> None:
     known = forecast(KIND, history)
     assert all(1 >= before >= after > 0 for before, after in pairwise(known.survival))
@@ -133,7 +134,7 @@ def test_any_history_leaves_a_chance_that_is_neither_nothing_nor_infinite(histor
         assert NOW + MIN_GAP_SECONDS <= ask.at <= NOW + FLOOR_FIRST_SECONDS
 
 
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, -1.0])
+@rows("wrong", [math.nan, math.inf, -math.inf, -1.0])
 def test_a_duration_that_is_not_one_is_refused(wrong: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         forecast(KIND, [4.0, wrong])
@@ -167,7 +168,7 @@ def test_past_two_hours_only_the_floor_asks() -> None:
     assert (known.due(8000, 0.02), known.loss(8000, 9000)) == (math.inf, 0)
 
 
-@pytest.mark.parametrize(("age", "floor"), [(900, 15), (1800, 30), (3600, 60), (7200, 60), (90_000, 60)])
+@rows(("age", "floor"), [(900, 15), (1800, 30), (3600, 60), (7200, 60), (90_000, 60)])
 def test_the_floor_of_a_stuck_task_grows_with_its_age_up_to_a_minute(age: float, floor: float) -> None:
     stuck = OpenTask("a", KIND, NOW - age, NOW, watched=False)
     assert plan([stuck], {KIND: [4.0] * 20}, now=NOW, rate=5) == (PollTime("a", NOW + floor),)

@@ -111,7 +111,7 @@ async def test_a_session_is_open_only_while_tasks_are(front: Front, tmp_path: Pa
     async with opened(listening(front, tmp_path), **QUIET) as service:
         assert not any(front.count(kind) for kind in LISTEN)
         await made(service, SLOW)
-        await until(lambda: front.count(CLOSE) == 1)
+        await until(lambda: front.count(CLOSE) >= 1)
         assert front.count(OPEN) == 1
         asked = front.count(EVENTS)
         await made(service, "the next [sandbox:slow]")
@@ -176,7 +176,7 @@ async def test_an_acknowledgement_of_an_expired_session_begins_a_new_one(front: 
     async with opened(listening(front, tmp_path), timing=TIMING) as service:
         assert (await made(service, SLOW)).tasks[0].record.state is State.DELIVERED
         await made(service, STUCK, wait=0)
-        await until(lambda: front.count(OPEN) == 2)
+        await until(lambda: front.count(OPEN) >= 2)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ async def test_what_an_event_says_is_not_believed(front: Front, tmp_path: Path) 
     front.rule = rule
     async with opened(listening(front, tmp_path), **QUIET) as service:
         await made(service, STUCK, wait=0)
-        await until(lambda: front.count(POLL) == 1)
+        await until(lambda: front.count(POLL) >= 1)
         await until(lambda: front.count(EVENTS) > 2)
         (record,) = await journal_of(service).tasks.recent(limit=9)
     assert (record.state.unfinished, record.image_urls) == (True, ())

@@ -326,7 +326,7 @@ async def test_a_file_that_breaks_while_tasks_are_open_loses_none_of_them(front:
     async with opened(front.settings(tmp_path), timing=OFTEN) as service, anyio.create_task_group() as group:
         outcome = await made(service, SLOW, count=2, wait=0)
         group.start_soon(made, service, "a third fox")
-        await until(lambda: front.count(CREATE) == 3)
+        await until(lambda: front.count(CREATE) >= 3)
         path = service.settings.home / "journal.sqlite3"
         garble(path)
         hold.set()

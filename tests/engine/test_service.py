@@ -36,6 +36,7 @@ from flux2_mcp.server.results import task_words
 from flux2_mcp.server.results import tasks as task_results
 from tests.support.deep import deep_but
 from tests.support.faults import bounded
+from tests.support.rows import rows
 from tests.support.services import (
     BUSY,
     CREATE,
@@ -333,7 +334,7 @@ async def test_an_unanswered_intent_of_yesterday_is_never_sent_again(front: Fron
     front.rule = constantly(CREATE, None)
     async with opened(front.settings(tmp_path)) as first, anyio.create_task_group() as group:
         group.start_soon(made, first)
-        await until(lambda: front.count(CREATE) == 1)
+        await until(lambda: front.count(CREATE) >= 1)
         group.cancel_scope.cancel()
     sent = front.count(CREATE)  # the same create may have been sent again before the end
     database = sqlite3.connect(tmp_path / "home" / "journal.sqlite3")
@@ -366,7 +367,7 @@ async def test_waiting_for_nothing_returns_once_runapi_has_answered(front: Front
             outcomes.append(await made(service, STUCK, wait=0))
 
         group.start_soon(call)
-        await until(lambda: front.count(CREATE) == 1)
+        await until(lambda: front.count(CREATE) >= 1)
         assert outcomes == []
         gate.set()
         await until(lambda: bool(outcomes))
@@ -440,8 +441,8 @@ async def test_an_id_that_nobody_knows_is_an_error(front: Front, tmp_path: Path)
             await service.check(["no-such-task"], wait_seconds=0)
 
 
-@pytest.mark.parametrize("count", [1, 2, 8])
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@rows("count", [1, 2, 8])
+@rows("steps", [1, 2, 3])
 def test_the_longest_key_that_a_refusal_names_passes_and_no_longer_one(count: int, steps: int) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         submission.keys("k" * 600, count, steps)

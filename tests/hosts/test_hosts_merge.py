@@ -30,7 +30,7 @@ from tests.support.host_files import (
     TOML,
     thin,
 )
-from tests.support.rows import each_row
+from tests.support.rows import each_row, rows
 
 COMMAND = ["/opt/flux 2/bin/flux2-mcp", "--é\\\"'"]
 NEWER = ["/opt/flux2-mcp/bin/flux2-mcp"]
@@ -199,7 +199,7 @@ def test_what_the_user_added_to_the_entry_stays_and_higher_limits_too(row: Host,
 ENTRY = '"flux-2": {"command": "/old/flux2-mcp"}'
 
 
-@pytest.mark.parametrize(
+@rows(
     ("before", "after"),
     [
         ('{"servers": {' + ENTRY + "}}", '{"servers": {}}'),
@@ -216,7 +216,7 @@ def test_an_entry_that_others_wrote_goes_without_harm_to_its_line(before: str, a
     assert entry.removed(LENIENT, before, OURS, None) == after
 
 
-@pytest.mark.parametrize(
+@rows(
     ("before", "after"),
     [
         ('[mcp_servers."flux-2"]\ncommand = "flux2-mcp"\n[a]\n', "[a]\n"),
@@ -239,7 +239,7 @@ def test_an_entry_of_another_server_is_neither_replaced_nor_removed(row: Host) -
         entry.removed(row, text, OURS, None)
 
 
-@pytest.mark.parametrize(
+@rows(
     "run",
     [
         {"command": "flux2-mcp"},

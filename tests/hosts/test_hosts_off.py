@@ -17,6 +17,7 @@ from flux2_mcp.hosts.editors import jsonc
 from flux2_mcp.hosts.table import TABLE, Host, host
 from tests.hosts.test_hosts_merge import COMMAND, NEWER, parsed
 from tests.support.host_files import OURS
+from tests.support.rows import rows
 
 GEMINI, CODEX, CLAUDE, VSCODE = host("gemini"), host("codex"), host("claude-code"), host("vscode")
 Run = Callable[..., tuple[int, str]]
@@ -62,7 +63,7 @@ def test_an_entry_that_is_switched_off_is_switched_on_by_an_installation_into_an
         assert entry.installed(row, mended, OURS, COMMAND) == mended
 
 
-@pytest.mark.parametrize(
+@rows(
     ("before", "after"),
     [
         ('{"mcp": {"allowed": ["github"]}, %s}', ["github", OURS]),
@@ -126,8 +127,8 @@ def test_doctor_names_an_entry_that_is_disabled(run: Run, home: Path) -> None:
 # --- forms that can be edited -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", [CLAUDE, VSCODE], ids=["json", "jsonc"])
-@pytest.mark.parametrize(
+@rows("row", [CLAUDE, VSCODE], ids=["json", "jsonc"])
+@rows(
     "text",
     [
         '{"MAP": null}',
@@ -158,7 +159,7 @@ def test_null_in_the_place_of_an_entry_is_edited() -> None:
 OLD = 'command = "/old/flux2-mcp", cwd = "/x"'
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "left"),
     [
         ("[mcp_servers]\na = {}\nflux-2 = { %s } # ours\n[b]\nc = 1\n", "[mcp_servers]\na = {}\n[b]\nc = 1\n"),

@@ -19,6 +19,7 @@ from flux2_mcp.hosts.plan import Machine
 from flux2_mcp.hosts.table import SYSTEM_VARIABLES, SYSTEMS, TABLE, TOOL_SECONDS, VARIABLES, System, host
 from flux2_mcp.server import clients
 from flux2_mcp.settings import MAX_WAIT_SECONDS
+from tests.support.rows import rows
 
 HOMES: dict[System, dict[str, str]] = {
     "Linux": {"HOME": "/home/ada"},
@@ -129,7 +130,7 @@ def test_an_entry_has_the_hosts_shape_and_a_command_without_a_shell(name: str) -
     assert entry.whole(host(name), ["/opt/flux2-mcp"]) == ENTRIES[name]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "variable", "file"),
     [
         ("claude-code", "CLAUDE_CONFIG_DIR", ".claude.json"),
@@ -254,7 +255,7 @@ def test_a_copy_that_uv_throws_away_is_not_pointed_at(passing: str) -> None:
 # --- what an entry hands on -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "held", "handed"),
     [
         ("claude-code", {"env": {"A": "${KEY}", "B": "${NONE:-else}", "C": "${NONE}", "D": "plain $ {x}"}},

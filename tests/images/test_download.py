@@ -37,6 +37,7 @@ from flux2_mcp.images.names import image_name
 from flux2_mcp.images.pixel_limit import MAX_LARGE_PIXELS
 from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.runapi.responses import DownloadStream
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -87,7 +88,7 @@ def zipped() -> bytes:
 SHA = "0123456789abcdef" * 4
 
 
-@pytest.mark.parametrize(
+@rows(
     ("prompt", "name"),
     [
         ("A photorealistic studio portrait", "2026-11-20-a-photorealistic-studio-portrait-0123456789ab.png"),

@@ -16,6 +16,7 @@ from flux2_mcp.cli import task_output, terminal_images
 from flux2_mcp.cli.task_output import WaitLine
 from flux2_mcp.domain.lifecycle import State
 from flux2_mcp.engine.waiting import Progress
+from tests.support.rows import rows
 
 KITTY = re.compile(r"\x1b_G(?P<keys>[^;\x1b]*);(?P<data>[A-Za-z0-9+/=]*)\x1b\\")
 ITERM2 = re.compile(r"\x1b\]1337;File=(?P<keys>[^:\x07]*):(?P<data>[A-Za-z0-9+/=]+)\x07")
@@ -25,7 +26,7 @@ def keys(text: str, separator: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in text.split(separator))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("env", "takes"),
     [
         ({}, None),
@@ -79,7 +80,7 @@ def test_iterm2_gets_the_image_as_it_is_with_its_size_in_bytes(image: bytes) -> 
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@rows(
     ("size", "cell", "pixels"),
     [
         ((1280, 720), (9, 19), 432),  # as wide as allowed

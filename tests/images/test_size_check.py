@@ -1,19 +1,19 @@
 from __future__ import annotations
 
-import pytest
 from msgspec.structs import replace
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.domain.models import ImageRequest, SourceImage
 from flux2_mcp.images.size_check import EMPTY, OPAQUE, mismatch
 from flux2_mcp.sandbox.drawing import draw
+from tests.support.rows import rows
 
 PLAIN = catalog.request(prompt="a red fox")
 RATIOS = [str(ratio) for ratio in catalog.models()["flux-2-pro-text-to-image"].fields["aspect_ratio"].enum]
 
 
-@pytest.mark.parametrize("resolution", ["1k", "2k"])
-@pytest.mark.parametrize("ratio", RATIOS)
+@rows("resolution", ["1k", "2k"])
+@rows("ratio", RATIOS)
 def test_each_ratio_is_itself_and_no_other(ratio: str, resolution: str) -> None:
     request = replace(PLAIN, aspect_ratio=ratio, output_resolution=resolution)
     for other in RATIOS:
@@ -21,7 +21,7 @@ def test_each_ratio_is_itself_and_no_other(ratio: str, resolution: str) -> None:
         assert (mismatch(request, width, height) is None) is (other == ratio)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("size", "asked"),
     [((1360, 768), "16:9"), ((1344, 768), "16:9"), ((1024, 1024), None), ((1248, 832), "3:2"), ((832, 1248), "2:3")],
 )
@@ -86,7 +86,7 @@ CUT, TOPAZ, CRISP = "recraft-remove-background", "topaz-upscale-image", "recraft
 SMALL = SourceImage(given="a.png", identity="1", width=100, height=50)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("request_", "size", "share", "why"),
     [
         (finished(CUT, SMALL), (100, 50), 0.4, None),

@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from flux2_mcp.domain.sources import UnreadableError
 from flux2_mcp.images.upright import upright
+from tests.support.rows import rows
 
 GPS = 0x8825
 
@@ -39,7 +40,7 @@ def opened(data: bytes) -> Image.Image:
         return picture
 
 
-@pytest.mark.parametrize(
+@rows(
     ("orientation", "size", "red"),
     [
         (1, (80, 40), "upper left"),
@@ -87,7 +88,7 @@ def test_no_word_about_camera_place_or_author_is_left(kind: str) -> None:
     assert set(opened(ready.data).info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("data", "mime_type", "suffix"),
     [
         (corner("JPEG"), "image/jpeg", ".jpg"),
@@ -132,7 +133,7 @@ def test_the_colours_of_another_profile_become_srgb() -> None:
     assert opened(ready.data).getpixel((5, 5)) == (255, 0, 0)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("data", "words"),
     [
         (b"", "is no PNG, JPEG or WebP image"),

@@ -20,6 +20,7 @@ from flux2_mcp.domain.sources import MAX_SOURCE_BYTES, UnreadableError
 from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.images.names import targets
 from flux2_mcp.images.workspace import check, place, put, read
+from tests.support.rows import rows
 
 
 def drawn(kind: str = "PNG", colour: str = "red") -> bytes:
@@ -72,7 +73,7 @@ def refusal(root: Path, save: Save) -> str:
 # --- names ---
 
 
-@pytest.mark.parametrize(
+@rows(
     ("save_to", "count", "expected"),
     [
         ("hero.png", 1, ["hero.png"]),
@@ -95,7 +96,7 @@ def test_a_name_says_where_each_image_goes(save_to: str, count: int, expected: l
     assert targets(save_to, count) == expected
 
 
-@pytest.mark.parametrize(
+@rows(
     ("save_to", "words"),
     [
         ("", "must be a file name or folder relative"),

@@ -13,6 +13,7 @@ from flux2_mcp.domain.lifecycle import Event
 from flux2_mcp.journal.records import TaskChange
 from flux2_mcp.journal.sqlite.store import SqliteJournal
 from tests.support.journals import apply
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 SMALL, LARGE = 1_000, 10_000
@@ -65,7 +66,7 @@ async def instructions(ledger: Ledger, name: str) -> int:
     return count * EVERY
 
 
-@pytest.mark.parametrize("name", STEPS)
+@rows("name", STEPS)
 async def test_a_step_reads_no_more_of_a_journal_ten_times_as_long(name: str, ledgers: list[Ledger]) -> None:
     few, many = [await instructions(ledger, name) for ledger in ledgers]
     assert many <= 1.2 * few + 5 * EVERY

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from flux2_mcp.journal import owners
+from tests.support.rows import rows
 
 SAY_NAME = "from flux2_mcp.journal import owners; print(owners.name(), flush=True); input()"
 HERE = owners.name().rpartition("/")[0].rpartition("/")[0]
@@ -31,7 +32,7 @@ def test_this_process_is_not_dead() -> None:
     assert not owners.is_dead(owners.name())
 
 
-@pytest.mark.parametrize("name", ["", "a", "/", "a/b", "elsewhere/1/abc", "elsewhere/999999999/abc"])
+@rows("name", ["", "a", "/", "a/b", "elsewhere/1/abc", "elsewhere/999999999/abc"])
 def test_what_runs_elsewhere_or_is_no_name_of_ours_is_not_known_to_be_dead(name: str) -> None:
     assert not owners.is_dead(name)
 

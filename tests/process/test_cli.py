@@ -47,6 +47,7 @@ from flux2_mcp.server.results.tasks import JOINED_NOTICE
 from flux2_mcp.settings import Settings, from_env
 from tests.process.conftest import Here
 from tests.support import forked
+from tests.support.rows import rows
 from tests.support.sandboxed import LOGO, TLS
 from tests.support.stdio import patched
 from tests.support.terminal import COMMAND, DEADLINE, Terminal, flux2_mcp, known, on_terminal, serving
@@ -392,7 +393,7 @@ def test_a_failed_task_is_7_and_costs_nothing_and_a_dumb_terminal_is_not_written
 BUSY = errors.RateLimitedError("Too many requests", status=429)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("tasks", "code"),
     [
         ([(State.DELIVERED, None), (State.DELIVERED, None)], 0),

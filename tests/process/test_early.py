@@ -30,6 +30,7 @@ from flux2_mcp.server.transports.early import CLIENT, LOG_LEVEL, SNAPSHOT, VERSI
 from flux2_mcp.settings import Settings, from_env
 from tests.support.deep import few
 from tests.support.openings import HOSTS, INSPECTOR, SESSIONS, legacy, live, opening, whole_opening
+from tests.support.rows import rows
 from tests.support.stdio import DEADLINE, MODERN, NO_HURRY, Raw, patched
 
 pytestmark = pytest.mark.anyio
@@ -167,7 +168,7 @@ UNUSUAL: dict[str, list[str]] = {
 """The last line of each is left to the server."""
 
 
-@pytest.mark.parametrize("case", UNUSUAL)
+@rows("case", UNUSUAL)
 def test_what_is_asked_in_an_unusual_way_is_left_to_the_server(case: str) -> None:
     early = Opening(snapshot())
     answers = [early.answer(line.encode()) for line in UNUSUAL[case]]
@@ -196,7 +197,7 @@ BROKEN = (
 )
 
 
-@pytest.mark.parametrize("line", BROKEN)
+@rows("line", BROKEN)
 def test_after_a_line_that_cannot_be_placed_all_is_left_to_the_server(line: bytes) -> None:
     early = Opening(snapshot())
     assert early.answer(line) is None

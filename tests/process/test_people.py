@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +29,9 @@ from flux2_mcp.errors import shortened
 from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server import gallery
 from flux2_mcp.server.tasks_extension import ID, TasksExtension
+from tests.support import forked
 from tests.support.provider import ADMINS, MEMBERS, Provider
-from tests.support.rows import each_row
+from tests.support.rows import each_row, rows
 from tests.support.stdio import ERAS, LEGACY, MODERN, hello
 from tests.support.team import Team, team_environment, until
 from tests.support.web import messages
@@ -360,7 +360,7 @@ def _error(answer: httpx2.Response) -> int | None:
     return found if isinstance(found, int) else None
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/.well-known/oauth-protected-resource/mcp", "/"])
+@rows("path", ["/healthz", "/readyz", "/metrics", "/.well-known/oauth-protected-resource/mcp", "/"])
 def test_no_route_shows_a_task(people: People, path: str) -> None:
     for token in (None, people.team.token(**BEN)):
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -574,10 +574,7 @@ def test_what_can_not_be_written_down_is_not_shown_and_what_was_paid_is_told(peo
 def command(people: People, *arguments: str) -> tuple[int, str, str]:
     """Run in a shell of whoever runs the server, which does not have the server's caps."""
     env = {name: value for name, value in people.env.items() if name != MONTHLY}
-    done = subprocess.run(
-        [sys.executable, "-m", "flux2_mcp", "team", *arguments],
-        env=env, capture_output=True, text=True, timeout=DEADLINE, check=False,
-    )  # fmt: skip
+    done = forked.run([sys.executable, "-m", "flux2_mcp", "team", *arguments], env, timeout=DEADLINE)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -25,6 +25,7 @@ from tests.process.conftest import Here
 from tests.process.test_exit import SIGNALS
 from tests.support import forked
 from tests.support.deep import thin
+from tests.support.rows import rows
 from tests.support.sandboxed import TLS
 from tests.support.stdio import COMMAND, DEADLINE, ERAS, LEGACY, MODERN, hello
 from tests.support.web import ACCEPT, Served, WebHost
@@ -75,8 +76,8 @@ def test_without_the_token_nothing_is_answered(shared: WebHost) -> None:
     assert {answer.headers["www-authenticate"] for answer in refused} == {"Bearer"}
 
 
-@pytest.mark.parametrize("era", ERAS)
-@pytest.mark.parametrize(
+@rows("era", ERAS)
+@rows(
     ("header", "value", "status"),
     [
         ("Host", "evil.example", 421),
@@ -110,7 +111,7 @@ def test_other_names_and_pages_from_elsewhere_are_refused_even_with_the_token(
     assert shared.http.post(shared.served.url, json=message, headers=headers).status_code == status
 
 
-@pytest.mark.parametrize(
+@rows(
     ("content", "status", "code"),
     [
         (b"{", 400, -32700),

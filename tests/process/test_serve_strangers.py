@@ -11,6 +11,7 @@ import pytest
 
 from flux2_mcp.server.http import MAX_BODY_BYTES, MAX_CONNECTIONS
 from tests.conftest import environment
+from tests.support.rows import rows
 from tests.support.sandboxed import TLS
 from tests.support.stdio import DEADLINE, LEGACY, MODERN, hello
 from tests.support.web import WebHost
@@ -26,7 +27,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebHost]:
         yield host
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "status", "ident", "code"),
     [
         (b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"\\ud83d"}}', 400, 7, PARSE),

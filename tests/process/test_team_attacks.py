@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -200,7 +199,7 @@ def test_whatever_a_person_is_called_they_are_served_and_steer_nobodys_terminal(
         token = signed(HEAD, written({**usual, "sub": f"odd-{number}"}, name=name))
         assert team.call(MODERN, "tools/list", {}, token=token).status_code == 200
     command = [sys.executable, "-m", "flux2_mcp", "team", "people"]
-    said = subprocess.run(command, env=env, capture_output=True, timeout=DEADLINE, check=True).stdout.decode()
+    said = forked.run(command, env, timeout=DEADLINE).stdout
     rows = [line for line in said.splitlines() if "odd-" in line]
     assert len(rows) == len(names)
     assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", said)
@@ -350,7 +349,7 @@ def test_a_person_stays_below_their_cap_whatever_they_call_and_pays_nothing_of_o
         said = [*pool.map(call, range(48))]
     assert any("FLUX2_PERSON_DAILY_BUDGET_USD is $0.20" in text for text in said)
     command = [sys.executable, "-m", "flux2_mcp", "team", "people", "--json"]
-    listed = subprocess.run(command, env=env, capture_output=True, timeout=DEADLINE, check=True).stdout
+    listed = forked.run(command, env, timeout=DEADLINE).stdout
     spent = {each["subject"]: each["day_usd"] for each in json.loads(listed)["people"]}
     for person in ("max-power", "mia-power"):
         assert 0 < spent[person] <= 0.20

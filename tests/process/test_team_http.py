@@ -23,6 +23,7 @@ from runapi.flux_2 import Flux2Client
 from flux2_mcp.sandbox.server import Sandbox
 from tests.conftest import environment
 from tests.support.provider import Provider
+from tests.support.rows import rows
 from tests.support.sandboxed import TLS
 from tests.support.stdio import DEADLINE, ERAS, MODERN
 from tests.support.team import Team, team_environment, until
@@ -191,7 +192,7 @@ def test_a_cap_refuses_with_402_and_the_balance_is_what_it_leaves(people: People
     assert (me["name"], me["account"]["id"]) == ("ada", me["id"])
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "body", "status", "says"),
     [
         (TEXT, {"model": PRO}, 422, "prompt"),
@@ -229,7 +230,7 @@ def test_a_refusal_of_runapis_names_each_field_as_runapi_does(
     assert answer.json()["errors"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "more", "status"),
     [
         (TEXT, '"\\ud800": 1', 422),
@@ -335,7 +336,7 @@ def test_a_file_of_a_laptop_is_uploaded_and_named_as_a_source_by_its_person_alon
     assert again != source
 
 
-@pytest.mark.parametrize(
+@rows(
     ("content", "status", "says"),
     [
         (b"", 422, "is empty"),

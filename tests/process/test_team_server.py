@@ -25,6 +25,7 @@ from flux2_mcp.sandbox.server import Sandbox
 from flux2_mcp.server.team.tokens import MAX_TOKEN_CHARS
 from tests.process.conftest import Here
 from tests.support.provider import ADMINS, MEMBERS, Provider, rsa_key
+from tests.support.rows import rows
 from tests.support.stdio import DEADLINE, ERAS, LEGACY, MODERN, hello
 from tests.support.team import Team, team_environment, until
 from tests.support.web import messages
@@ -92,7 +93,7 @@ def test_without_a_token_a_caller_is_told_where_to_sign_in(team: Team) -> None:
     assert twice.status_code == 401
 
 
-@pytest.mark.parametrize(
+@rows(
     ("claims", "how", "status", "error", "text"),
     [
         ({"aud": "https://other.example.com/mcp"}, {}, 401, "invalid_token", "The token was issued for another server."),
@@ -137,8 +138,8 @@ def test_with_a_token_every_call_is_answered_without_a_session(team: Team, era: 
         assert (opened.status_code, "mcp-session-id" in opened.headers) == (200, False)
 
 
-@pytest.mark.parametrize("era", ERAS)
-@pytest.mark.parametrize(
+@rows("era", ERAS)
+@rows(
     ("headers", "status"),
     [
         ({"Host": "flux2.example.com"}, 200),

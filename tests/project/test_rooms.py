@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import flux2_mcp
+from tests.support.rows import rows
 
 PACKAGE = "flux2_mcp"
 HERE = Path(flux2_mcp.__file__).parent
@@ -90,7 +91,7 @@ def _in(module: str, room: str) -> bool:
     return module == room or module.startswith(f"{room}.")
 
 
-@pytest.mark.parametrize("room", FACES)
+@rows("room", FACES)
 def test_of_a_room_others_import_its_face_alone(room: str) -> None:
     face = {room if name == room else f"{room}.{name}" for name in FACES[room]}
     hidden = [
@@ -111,7 +112,7 @@ def test_what_begins_with_an_underscore_is_imported_nowhere_else() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("room", FACES)
+@rows("room", FACES)
 def test_a_room_says_what_its_face_is(room: str) -> None:
     docstring = ast.get_docstring(ast.parse((HERE / room.replace(".", "/") / "__init__.py").read_text("utf-8"))) or ""
     [said] = re.findall(r"Face: (.+)\.$", docstring, re.MULTILINE)

@@ -6,10 +6,9 @@ import json
 from datetime import UTC, datetime
 from typing import cast
 
-import pytest
-
 from flux2_mcp.errors import InsufficientCreditsError, TeamCapError
 from flux2_mcp.runapi.responses import Response, failure
+from tests.support.rows import rows
 
 NOW = datetime(2026, 11, 29, 8, 0, tzinfo=UTC)
 SAID = "The call would cost $0.05; FLUX2_PERSON_DAILY_BUDGET_USD is $1 and $0.01 of it is left."
@@ -34,7 +33,7 @@ def test_a_server_that_says_no_next_step_has_one_of_ours() -> None:
     assert "flux2_key" not in error.message
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "status"),
     [
         ({"error": {"code": "insufficient_credits", "message": "No money."}}, 402),

@@ -11,6 +11,7 @@ import pytest
 from flux2_mcp.domain.models import RemoteTask, Status
 from flux2_mcp.errors import WireError
 from flux2_mcp.runapi import error_text, wire
+from tests.support.rows import rows
 
 BASE, CALLED = "https://runapi.ai", "/api/v1/flux_2/text_to_image"
 KEY, URL = "sk-run/very+secret", "https://cdn.example.com/1.png"
@@ -52,7 +53,7 @@ def test_the_stored_answers_own_status_goes_before_the_envelopes(body: object, s
     assert read("completed", 200, body).status is status
 
 
-@pytest.mark.parametrize("body", [None, "", "no JSON", [], 7, "[1]"])
+@rows("body", [None, "", "no JSON", [], 7, "[1]"])
 def test_an_end_whose_answer_can_not_be_read_is_one_without_an_image(body: object) -> None:
     assert read("completed", 200, body) == RemoteTask(task_id="t", status=Status.COMPLETED)
 
@@ -63,7 +64,7 @@ def test_nothing_stored_counts_before_the_envelope_says_that_it_has_ended(status
         assert not read(status, code, DONE).status.ended
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status", "code", "body", "content_type", "words"),
     [
         ("completed", 422, {"error": "Validation failed", "errors": {"prompt": ["too long"]}}, "application/json", "Validation failed: prompt: too long"),
@@ -93,7 +94,7 @@ def test_a_word_that_nobody_promised_is_no_end_of_a_hybrid_task_either() -> None
         assert read("archived", code, DONE).status is Status.UNKNOWN
 
 
-@pytest.mark.parametrize(
+@rows(
     ("location", "path"),
     [
         ("/api/v1/tasks/t", "/api/v1/tasks/t"),
@@ -117,7 +118,7 @@ def test_a_base_url_with_a_path_keeps_it(location: str) -> None:
     assert wire.location_path(location, CALLED, "https://proxy.example/gate") == "/api/v1/tasks/t"
 
 
-@pytest.mark.parametrize(
+@rows(
     "location",
     [
         "https://evil.example/api/v1/tasks/t",
@@ -152,9 +153,7 @@ def test_an_id_that_nothing_else_names_is_the_last_part_of_the_location() -> Non
         wire.task({}, location="/tasks/")
 
 
-@pytest.mark.parametrize(
-    ("said", "replayed"), [(True, True), (False, False), ("true", False), (1, False), (None, False)]
-)
+@rows(("said", "replayed"), [(True, True), (False, False), ("true", False), (1, False), (None, False)])
 def test_a_replay_is_one_that_runapi_says_plainly(said: object, replayed: bool) -> None:
     assert wire.task({"id": "t", "task_replayed": said}).replayed is replayed
     assert wire.task({"data": {"id": "t", "task_replayed": said}}).replayed is replayed

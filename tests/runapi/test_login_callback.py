@@ -21,6 +21,7 @@ from flux2_mcp.runapi.login.page import LOGIN_LOST, LOGIN_USED, NOT_OUR_LOGIN
 from flux2_mcp.runapi.login.pkce import LoginAttempt
 from flux2_mcp.runapi.login.redeem import LoginResult
 from flux2_mcp.system import one_shot_http
+from tests.support.rows import rows
 from tests.support.sandboxed import TLS
 
 pytestmark = pytest.mark.anyio
@@ -139,7 +140,7 @@ async def test_the_page_runs_nothing_loads_nothing_and_is_framed_by_nobody() -> 
         )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("asked", "page"),
     [
         ({"code": "c0de", "state": "wrong"}, NOT_OUR_LOGIN),
@@ -167,9 +168,7 @@ async def test_what_is_not_the_answer_is_told_so_and_waited_on(asked: dict[str, 
     assert login.callback.result() is REDEEMED
 
 
-@pytest.mark.parametrize(
-    "garbage", [b"\x00\xff" * 2000, b"GET /callback HTTP/1.1\r\n\r\n", b"A" * 100_000, b"\x16\x03\x01"]
-)
+@rows("garbage", [b"\x00\xff" * 2000, b"GET /callback HTTP/1.1\r\n\r\n", b"A" * 100_000, b"\x16\x03\x01"])
 async def test_garbage_is_hung_up_on_and_the_answer_still_heard(garbage: bytes) -> None:
     async with waiting() as login:
         async with await anyio.connect_tcp("127.0.0.1", login.attempt.port) as stream:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 from flux2_mcp import __version__
 from flux2_mcp.errors import LoginError
 from flux2_mcp.runapi.login.pkce import MAX_CODE_CHARS, LoginAttempt
+from tests.support.rows import rows
 
 ATTEMPT = LoginAttempt(port=49_321, state="St4te-_" * 6)
 RIGHT = {"code": "c0de", "state": ATTEMPT.state}
@@ -58,7 +58,7 @@ def test_the_code_comes_back_under_the_right_state_alone() -> None:
     assert ATTEMPT.answer(query(**RIGHT, session="x")) == "c0de"
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "",
@@ -86,7 +86,7 @@ def test_what_is_not_for_this_login_is_nothing(text: str) -> None:
     assert ATTEMPT.answer(text) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("error", "why", "told"),
     [
         ("access_denied", "The login was denied.", "The login was denied."),
@@ -104,7 +104,7 @@ def test_a_refusal_is_told_as_one_line_of_plain_text(error: str, why: str, told:
 BACK = f"http://127.0.0.1:49321/callback?{query(**RIGHT)}"
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         BACK,
@@ -126,7 +126,7 @@ def test_a_code_of_base64_may_be_pasted() -> None:
     assert ATTEMPT.pasted("abc_-+==") == "abc_-+=="
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "",

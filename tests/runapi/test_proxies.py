@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flux2_mcp.errors import SettingsError
 from flux2_mcp.runapi.proxies import Proxy, proxy
+from tests.support.rows import rows
 
 URL = "https://api.runapi.example/v1/me"
 HTTPS = Proxy("http://proxy.example:3128", "HTTPS_PROXY")
@@ -30,7 +31,7 @@ def test_the_proxy_of_the_scheme_goes_before_the_one_for_all_and_small_letters_b
     assert proxy(URL, {}) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("told", "url"),
     [
         (f'"{HTTPS.url}"', HTTPS.url),
@@ -46,15 +47,13 @@ def test_a_proxy_is_read_as_people_write_it(told: str, url: str) -> None:
     assert proxy(URL, {"HTTPS_PROXY": told}) == Proxy(url, "HTTPS_PROXY")
 
 
-@pytest.mark.parametrize(
-    "told", ["", " ", '""', "${HTTPS_PROXY}", "$HTTPS_PROXY", "{env:HTTPS_PROXY}", "%HTTPS_PROXY%"]
-)
+@rows("told", ["", " ", '""', "${HTTPS_PROXY}", "$HTTPS_PROXY", "{env:HTTPS_PROXY}", "%HTTPS_PROXY%"])
 def test_a_placeholder_is_no_proxy_and_hides_none(told: str) -> None:
     assert proxy(URL, {"https_proxy": told, "HTTPS_PROXY": told}) is None
     assert proxy(URL, {"https_proxy": told, "HTTPS_PROXY": HTTPS.url}) == HTTPS
 
 
-@pytest.mark.parametrize(
+@rows(
     "told", ["gopher://x", "socks4://x:1", "http://", "http://[", "http://x:99999", "http://x:y", "http://a b:1", "://"]
 )
 def test_a_proxy_that_can_not_be_used_is_refused_by_its_one_name(told: str) -> None:
@@ -79,7 +78,7 @@ def test_a_socks_proxy_without_its_library_is_refused_with_both_ways_out(monkeyp
     assert "unset ALL_PROXY" in caught.value.next_step
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8787", "localhost:1", "[::1]:9", "127.9.9.9"])
+@rows("host", ["127.0.0.1:8787", "localhost:1", "[::1]:9", "127.9.9.9"])
 def test_loopback_asks_nothing_of_the_environment(host: str) -> None:
     for scheme in ("http", "https"):
         assert (
@@ -88,7 +87,7 @@ def test_loopback_asks_nothing_of_the_environment(host: str) -> None:
         )
 
 
-@pytest.mark.parametrize(
+@rows(
     "no_proxy",
     [
         *("*", "a, * ,b", "runapi.example", ".runapi.example", "*.runapi.example", "API.RunAPI.example."),
@@ -99,7 +98,7 @@ def test_no_proxy_names_hosts_and_what_is_below_them(no_proxy: str) -> None:
     assert not leads(no_proxy)
 
 
-@pytest.mark.parametrize(
+@rows(
     "no_proxy",
     [
         *("", "other.example", "unapi.example", "x.api.runapi.example", "api.runapi.example:80", "10.0.0.0/8"),
@@ -121,7 +120,7 @@ def test_what_no_proxy_does_not_name_or_can_not_be_read_goes_by_the_proxy(no_pro
     assert leads(no_proxy)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("no_proxy", "host", "named"),
     [
         ("10.0.0.0/8", "10.1.2.3", True),
@@ -147,7 +146,7 @@ MANY = "9" * 5_000
 """Digits; Python makes a number of no more than 4,300."""
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         *(f"api.runapi.example:{MANY}", f"[::1]:{MANY}", f"10.0.0.0/{MANY}", f"[::]/{MANY}", f"::/{MANY}", MANY),
@@ -162,7 +161,7 @@ def test_a_number_that_is_too_long_to_be_one_names_no_host(text: str) -> None:
         proxy(URL, {"ALL_PROXY": f"http://proxy.example:{MANY}"})
 
 
-@pytest.mark.parametrize(("port", "named"), [("443", True), ("0443", True), ("4430", False), ("0", False), ("", True)])
+@rows(("port", "named"), [("443", True), ("0443", True), ("4430", False), ("0", False), ("", True)])
 def test_a_port_is_compared_as_a_number(port: str, named: bool) -> None:
     assert leads(f"api.runapi.example{port and ':'}{port}") is not named
 

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux2_mcp.runapi.retry import MAX_RETRY_AFTER_SECONDS, STANDARD, Policy, delay, parse_retry_after
+from tests.support.rows import rows
 
 NOW = datetime(1994, 11, 6, 8, 49, 7, tzinfo=UTC)
 POLICY = Policy(attempts=4, base=1.0, cap=3.0, total=20.0)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "seconds"),
     [
         ("0", 0.0),
@@ -36,7 +37,7 @@ def test_retry_after_is_read_as_seconds_or_as_any_http_date(text: str, seconds: 
     assert parse_retry_after(text, NOW) == seconds
 
 
-@pytest.mark.parametrize(
+@rows(
     "text", [None, "", " ", "soon", "NaN", "inf", "1e3", "1_000", "٣", "5 s", "5, 5", "Sun, 99 Foo 1994 08:49:37 GMT"]
 )
 def test_an_unreadable_retry_after_counts_as_none(text: str | None) -> None:

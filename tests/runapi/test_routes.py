@@ -20,6 +20,7 @@ from flux2_mcp.runapi.client import RunApi
 from flux2_mcp.runapi.routes import DIRECT, ENVIRONMENT, Resolve, Route, not_public, routes_to
 from flux2_mcp.runapi.transport import HttpTransport
 from tests.images.test_download import AT, PNG
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -48,14 +49,12 @@ def answering(*answers: Sequence[str]) -> Resolve:
 # --- which addresses are public ---
 
 
-@pytest.mark.parametrize(
-    "address", ["8.8.8.8", PUBLIC, "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"]
-)
+@rows("address", ["8.8.8.8", PUBLIC, "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"])
 def test_a_public_address_is_public_also_where_another_carries_it(address: str) -> None:
     assert not_public(address) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("address", "kind"),
     [
         ("127.0.0.1", "of this machine (loopback)"),
@@ -122,7 +121,7 @@ async def test_a_port_and_letters_beyond_ascii_are_kept() -> None:
     assert route.headers["Host"] == "xn--mnchen-3ya.example:8443"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("url", "base"),
     [
         ("http://127.0.0.1:8080/a.png", HERE),
@@ -135,7 +134,7 @@ async def test_where_runapi_itself_stands_is_never_refused_nor_looked_up(url: st
     assert await routes_to(url, base, answering(["10.0.0.1"])) == [Route(url, way=ENVIRONMENT)]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("url", "why"),
     [
         *((f"http://127.0.0.1{rest}/a.png", "is not https") for rest in (":8081", "", ":8080@example.com")),
@@ -173,7 +172,7 @@ async def test_a_url_with_a_user_in_it_is_not_fetched(url: str) -> None:
     assert "ada" not in caught.value.message
 
 
-@pytest.mark.parametrize(
+@rows(
     ("url", "kind"),
     [
         ("https://127.0.0.1/a.png", "of this machine (loopback)"),
@@ -208,7 +207,7 @@ async def test_an_address_that_is_not_public_is_refused_however_it_is_written(ur
     assert caught.value.message == f"The result's URL leads to an address that is {kind}, so it was not fetched."
 
 
-@pytest.mark.parametrize("answer", [["10.0.0.1"], [PUBLIC, "127.0.0.1"], ["2606:4700::1111", "fe80::1"], ["nonsense"]])
+@rows("answer", [["10.0.0.1"], [PUBLIC, "127.0.0.1"], ["2606:4700::1111", "fe80::1"], ["nonsense"]])
 async def test_one_address_that_is_not_public_condemns_the_name(answer: list[str]) -> None:
     with pytest.raises(DeliveryError, match="so it was not fetched"):
         await routes_to("https://cdn.example.com/a.png", LIVE, answering(answer))

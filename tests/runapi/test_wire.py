@@ -22,6 +22,7 @@ from flux2_mcp.domain.models import (
 )
 from flux2_mcp.errors import WireError
 from flux2_mcp.runapi import error_text, wire
+from tests.support.rows import rows
 
 KEY = "sk-run/very+secret"
 PLAIN = ImageRequest(
@@ -82,7 +83,7 @@ def test_a_failed_task_is_read_as_the_contract_writes_it() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("word", "status"),
     [
         ("pending", Status.PENDING),
@@ -110,7 +111,7 @@ def test_a_failed_task_is_read_as_the_contract_writes_it() -> None:
         (["completed"], Status.UNKNOWN),
     ],
 )
-@pytest.mark.parametrize("name", ["status", "state"])
+@rows("name", ["status", "state"])
 def test_only_promised_words_are_statuses(name: str, word: object, status: Status) -> None:
     assert read({"id": "t", name: word}).status is status
 
@@ -125,15 +126,13 @@ def test_the_newer_name_of_the_status_wins() -> None:
     assert read({"status": "processing", "state": "completed"}).status is Status.PROCESSING
 
 
-@pytest.mark.parametrize(
-    "said", [{"id": "t"}, {"id": "t", "status": None}, {"task_id": "t"}, {"data": {"taskId": "t"}}]
-)
+@rows("said", [{"id": "t"}, {"id": "t", "status": None}, {"task_id": "t"}, {"data": {"taskId": "t"}}])
 def test_a_create_without_a_status_is_pending_and_a_poll_without_one_is_unknown(said: dict[str, Any]) -> None:
     assert wire.task(said) == RemoteTask(task_id="t", status=Status.PENDING)
     assert read(said) == RemoteTask(task_id="t", status=Status.UNKNOWN)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("said", "task_id"),
     [
         ({"id": "a"}, "a"),
@@ -162,7 +161,7 @@ def test_an_id_that_can_not_be_asked_about_is_none() -> None:
             wire.task({"id": ident})
 
 
-@pytest.mark.parametrize("said", [{}, {"id": ""}, {"id": True}, {"data": {}}, {"data": []}])
+@rows("said", [{}, {"id": ""}, {"id": True}, {"data": {}}, {"data": []}])
 def test_a_create_that_names_no_task_makes_no_sense(said: dict[str, Any]) -> None:
     with pytest.raises(WireError, match=r"^RunAPI's answer names no task\.$"):
         wire.task(said)
@@ -201,7 +200,7 @@ def test_a_task_with_data_of_its_own_is_not_taken_for_an_envelope() -> None:
     assert read(said) == RemoteTask(task_id="t", status=Status.COMPLETED, image_urls=(URL,))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("images", "urls"),
     [
         ([{"url": URL}], (URL,)),
@@ -222,7 +221,7 @@ def test_images_are_objects_or_strings(images: object, urls: tuple[str, ...]) ->
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("said", "usd"),
     [
         ({"usage": {"cost": 0.05}}, "0.05"),
@@ -268,7 +267,7 @@ def test_a_cost_is_exact_dollars_or_unknown(said: dict[str, Any], usd: str | Non
     assert read(said).cost_usd == (None if usd is None else Decimal(usd))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("refund", "refunded"),
     [
         ({"refunded_at": "2026-11-20T10:00:00Z"}, True),
@@ -292,7 +291,7 @@ def test_a_refund_is_one_with_a_time_or_a_plain_yes(refund: object, refunded: bo
     assert (task.refunded, task.cost_usd) == (refunded, Decimal(0) if refunded else Decimal("0.05"))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("error", "text"),
     [
         ("no cats", "no cats"),
@@ -333,7 +332,7 @@ def by_resolution(**overrides: object) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("fields", "cents", "dearest"),
     [
         ({}, ("5", "7"), "7"),
@@ -453,7 +452,7 @@ def test_an_account_is_read_with_whatever_is_told() -> None:
     assert wire.account({}) == RunApiAccount(name="", email="", account_name="")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("ident", "account_id"),
     [
         ("acc-1", "acc-1"),
@@ -504,7 +503,7 @@ UPLOADED = {
 }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("expires_at", "moment"),
     [
         ("2026-11-22T08:00:00Z", datetime(2026, 11, 22, 8, tzinfo=UTC)),
@@ -545,7 +544,7 @@ def test_a_login_gives_the_key_its_name_and_whose_it_is() -> None:
     assert wire.login({"key": "sk-new"}) == wire.IssuedKey(key="sk-new", name="", email="")
 
 
-@pytest.mark.parametrize("key", [None, "", " ", "sk\r\nX-Evil: 1", "schlüssel", 7])
+@rows("key", [None, "", " ", "sk\r\nX-Evil: 1", "schlüssel", 7])
 def test_a_login_without_a_usable_key_makes_no_sense(key: object) -> None:
     with pytest.raises(WireError, match="no key"):
         wire.login({"key": key})
@@ -555,7 +554,7 @@ def nested(depth: int) -> str:
     return '{"error":' * depth + '"x"' + "}" * depth
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "content_type", "text"),
     [
         ('{"error": "no such model"}', "application/json", "no such model"),
@@ -604,7 +603,7 @@ def test_an_errors_words_are_found_in_every_known_shape(body: str, content_type:
     assert error_text.error_message(body, content_type) == text
 
 
-@pytest.mark.parametrize(
+@rows(
     "body",
     [
         f"no such key: {KEY}",
@@ -634,7 +633,7 @@ def test_an_error_has_its_words_for_each_field_and_none_of_them_shows_the_key() 
     assert found == {"prompt": ["is too short", "is bad"], "model": ["is ••••"], "••••": ["x" * 299 + "…"]}
 
 
-@pytest.mark.parametrize("body", ["[1]", "{", '{"errors": ["one"]}', '{"error": "no"}', "<html>errors</html>"])
+@rows("body", ["[1]", "{", '{"errors": ["one"]}', '{"error": "no"}', "<html>errors</html>"])
 def test_an_error_without_words_for_each_field_has_none(body: str) -> None:
     assert error_text.field_errors(body) == {}
 

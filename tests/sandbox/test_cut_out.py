@@ -15,7 +15,7 @@ from flux2_mcp.sandbox.drawing.draw import SourceImageError, render
 from flux2_mcp.sandbox.drawing.plan import plan
 from tests.support.deep import deep_but
 from tests.support.picture_files import saved
-from tests.support.rows import each_row
+from tests.support.rows import each_row, rows
 
 SIZE = (320, 240)
 
@@ -170,8 +170,6 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
         cut_out(data)
 
 
-@pytest.mark.parametrize(
-    "prompt", ["a woman on white horse", "a transparent umbrella", "a lighthouse at dusk", "an isolated cabin"]
-)
+@rows("prompt", ["a woman on white horse", "a transparent umbrella", "a lighthouse at dusk", "an isolated cabin"])
 def test_a_scene_stays_one(prompt: str) -> None:
     assert not plan(prompt, (0, 0, 0)).even

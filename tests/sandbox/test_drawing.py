@@ -17,7 +17,7 @@ from flux2_mcp.sandbox.drawing.draw import ACCENT, SourceImageError, read_source
 from flux2_mcp.sandbox.drawing.plan import plan
 from flux2_mcp.sandbox.drawing.text import lay_out, printable
 from tests.conftest import SEED_PROMPT
-from tests.support.rows import each_row
+from tests.support.rows import each_row, rows
 
 RATIOS = ("1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3")
 COLOURS = (
@@ -99,7 +99,7 @@ def test_auto_finds_a_contract_ratio_again() -> None:
         assert size_of("auto", "1k", (width * 3, height * 3)) == (width, height)
 
 
-@pytest.mark.parametrize("source", [(3000, 1999), (1999, 3000), (1179, 2556), (800, 797), (1, 1)])
+@rows("source", [(3000, 1999), (1999, 3000), (1179, 2556), (800, 797), (1, 1)])
 def test_auto_follows_the_source_as_nearly_as_steps_of_16_allow(source: tuple[int, int]) -> None:
     width, height = size_of("auto", "2k", source)
     assert (width % 32, height % 32) == (0, 0)
@@ -185,7 +185,7 @@ def test_every_motif_is_drawn(every: int) -> None:
                 assert len(colours) > (50 if plan(prompt, ACCENT).even else 2000)  # on an even ground, in few colours
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (16, 16), (400, 8), (8, 400)])
+@rows("size", [(1, 1), (2, 3), (16, 16), (400, 8), (8, 400)])
 def test_a_size_too_small_for_anything_is_still_a_picture(size: tuple[int, int]) -> None:
     assert opened(draw(SEED_PROMPT, size=size)).size == size
     assert opened(draw(SEED_PROMPT, sources=[flat(COLOURS[0])] * 3, size=size)).size == size
@@ -263,7 +263,7 @@ def test_what_is_transparent_shows_paper() -> None:
     assert share_of(image, (244, 244, 246)) > 0.2
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@rows("orientation", range(1, 9))
 def test_a_photograph_is_set_upright(orientation: int) -> None:
     upright = Image.new("RGB", (90, 60), RED)
     upright.paste((20, 40, 220), (0, 0, 90, 30))

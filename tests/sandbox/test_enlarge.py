@@ -15,7 +15,7 @@ from flux2_mcp.sandbox.drawing.draw import SourceImageError
 from flux2_mcp.sandbox.drawing.enlarge import enlarge
 from tests.support.deep import thin
 from tests.support.picture_files import saved
-from tests.support.rows import each_row
+from tests.support.rows import each_row, rows
 
 MOST_MIB = 150
 """Of a process that enlarges 1360 x 768 pixels 8 times: its result has 67 megapixels, which take 255 MiB in memory."""
@@ -65,8 +65,8 @@ def test_a_png_is_the_same_in_whatever_pieces_it_is_made() -> None:
                     assert max(furthest(found, made[0]) for found in made[:-1]) <= 1
 
 
-@pytest.mark.parametrize("factor", [1, 2, 8])
-@pytest.mark.parametrize("pixels", [1, 30_000, 10**6])
+@rows("factor", [1, 2, 8])
+@rows("pixels", [1, 30_000, 10**6])
 def test_a_jpeg_has_no_seams_between_its_pieces(pixels: int, factor: int) -> None:
     picture = lively()
     found = opened(b"".join(module.pieces(saved(picture, "JPEG", quality=95), factor, strip_pixels=pixels)))

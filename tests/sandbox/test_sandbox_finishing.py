@@ -16,7 +16,7 @@ from PIL import Image
 from flux2_mcp.domain import catalog
 from flux2_mcp.images.upright import upright
 from tests.support.picture_files import corner, saved
-from tests.support.rows import each_row
+from tests.support.rows import each_row, rows
 from tests.support.sandboxed import POLLS, Api, outcome, running, wrong_fields
 
 CUT = "/api/v1/recraft/remove_background"
@@ -104,7 +104,7 @@ def test_what_was_finished_is_finished_again(api: Api, image: str) -> None:
     assert (picture.size, picture.mode, picture.getchannel("A").getpixel((5, 5))) == ((2560, 1440), "RGBA", 0)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "body", "fields"),
     [
         (CUT, {}, {"source_image_url"}),

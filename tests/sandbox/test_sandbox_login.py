@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from flux2_mcp.sandbox.login import CODE_SECONDS, PAGE_SECONDS
+from tests.support.rows import rows
 from tests.support.sandboxed import Api, outcome, running
 
 VERIFIER = "a-verifier-of-at-least-forty-three-characters.~"
@@ -134,7 +135,7 @@ def test_what_is_no_code_or_verifier_is_refused(api: Api, found: str, verifier: 
     assert exchange(api, found, verifier).status_code == 400
 
 
-@pytest.mark.parametrize(
+@rows(
     "change",
     [
         {"state": ""},

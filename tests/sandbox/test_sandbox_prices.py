@@ -9,6 +9,7 @@ import pytest
 
 from flux2_mcp.domain import catalog
 from flux2_mcp.sandbox.tasks import UNPRICED_CENTS
+from tests.support.rows import rows
 from tests.support.sandboxed import Api, outcome, running, wrong_fields
 
 
@@ -77,7 +78,7 @@ def test_a_quote_says_what_a_task_would_reserve(api: Api, params: object, cents:
     }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("change", "wrong"),
     [
         ({"service": "flux-1"}, "service"),

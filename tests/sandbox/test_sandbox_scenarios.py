@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
 from flux2_mcp.sandbox.scenarios import MODERATED, SCENARIOS, Fault, Script, markers, read, unknown
+from tests.support.rows import rows
 
 
 def test_each_marker_stands_once_in_the_table_and_says_what_it_does_in_one_sentence() -> None:
@@ -25,7 +24,7 @@ def test_a_prompt_without_markers_goes_well() -> None:
     assert read("a cat [sic], and sandbox: none") == Script()
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.marker)
+@rows("scenario", SCENARIOS, ids=lambda scenario: scenario.marker)
 def test_a_marker_anywhere_in_the_prompt_brings_its_row(scenario: object) -> None:
     row = next(row for row in SCENARIOS if row is scenario)
     assert read(f"a cat[sandbox:{row.marker}] on a mat") == row.script

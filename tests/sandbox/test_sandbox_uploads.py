@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from flux2_mcp.sandbox.uploads import MAX_FILE_BYTES, URL_SECONDS
+from tests.support.rows import rows
 from tests.support.sandboxed import Api, outcome, running
 
 PNG = base64.b64decode(
@@ -77,7 +78,7 @@ def test_the_put_refuses_a_key(api: Api) -> None:
     assert put(api, prepared).status_code == 200
 
 
-@pytest.mark.parametrize(
+@rows(
     ("content", "headers", "said"),
     [
         (PNG[:-1] + b"x", {}, "don't match their Content-MD5"),
@@ -140,7 +141,7 @@ def test_a_file_that_is_not_confirmed_is_not_served(api: Api) -> None:
     assert api.anyone.get(f"/files/{row['id']}").status_code == 410
 
 
-@pytest.mark.parametrize(
+@rows(
     ("change", "field"),
     [
         ({"filename": ""}, "filename"),
@@ -161,7 +162,7 @@ def test_a_wrong_prepare_names_its_field(api: Api, change: dict[str, Any], field
     assert (answer.status_code, list(answer.json()["errors"])) == (422, [field])
 
 
-@pytest.mark.parametrize("signed_id", ["unknown", "", None, 1, "\u00fc"])
+@rows("signed_id", ["unknown", "", None, 1, "\u00fc"])
 def test_an_unknown_upload_cannot_be_confirmed(api: Api, signed_id: object) -> None:
     assert confirm(api, signed_id).status_code == 404
 
@@ -212,7 +213,7 @@ def test_a_foreign_address_is_written_down_and_not_fetched(api: Api) -> None:
     assert task["status"] == "completed"
 
 
-@pytest.mark.parametrize(
+@rows(
     "source",
     [
         None,

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from flux2_mcp.errors import SettingsError
 from flux2_mcp.server.transports import bearer
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +72,7 @@ def test_a_home_that_can_not_be_made_is_named(tmp_path: Path) -> None:
         bearer.token(tmp_path / "file" / "home")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("header", "status"),
     [
         (f"Bearer {TOKEN}", 200),

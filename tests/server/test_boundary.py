@@ -19,6 +19,7 @@ from flux2_mcp.errors import (
     TransportError,
 )
 from flux2_mcp.server import boundary
+from tests.support.rows import rows
 
 
 class Arguments(BaseModel):
@@ -39,7 +40,7 @@ def problems(**arguments: Any) -> dict[str, str]:  # noqa: ANN401  # anything a 
     return {problem.field: problem.text for problem in boundary.from_validation(caught.value).problems}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "field", "text"),
     [
         ({}, "prompt", "is needed."),
@@ -127,7 +128,7 @@ def text_of(error: BaseException) -> str:
     return content.text
 
 
-@pytest.mark.parametrize(
+@rows(
     ("error", "text"),
     [
         (
@@ -170,7 +171,7 @@ def made(kind: type[Flux2Error]) -> Flux2Error:
     return kind("What happened.")
 
 
-@pytest.mark.parametrize("kind", kinds())
+@rows("kind", kinds())
 def test_every_error_of_ours_can_be_told_and_has_a_code_and_an_exit_code(kind: type[Flux2Error]) -> None:
     error = made(kind)
     lines = text_of(error).split("\n")

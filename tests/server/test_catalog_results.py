@@ -21,6 +21,7 @@ from flux2_mcp.server.results.catalog import (
     PricingResult,
     VariantResult,
 )
+from tests.support.rows import rows
 
 AS_OF = "2026-11-20T10:00:00Z"
 RATIOS = ["1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3"]
@@ -135,7 +136,7 @@ def test_the_commonest_source_is_told_once_and_any_other_with_its_price() -> Non
     assert f"\nother prices: cached, as of {AS_OF}\n" in words
 
 
-@pytest.mark.parametrize(
+@rows(
     ("variant", "action", "resolution", "model", "usd"),
     [
         (None, None, None, "flux-2-pro-text-to-image", 0.05),
@@ -204,7 +205,7 @@ def test_a_variant_is_told_as_generate_takes_it() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("action", "variant", "models"),
     [
         (None, None, ASKED_FOR),

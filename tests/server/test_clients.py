@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from flux2_mcp.server.clients import client
+from tests.support.rows import rows
 
 # The name that a client gives itself: after how many seconds its host ends a call or takes it away, and what of a result
 # reaches the model there: whether structured content may come with it, the type of small pictures, and links.
@@ -19,7 +18,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@rows("name", MEASURED)
 def test_a_client_is_known_by_a_part_of_its_name_and_gets_what_reaches_its_model(name: str) -> None:
     limit, *form = MEASURED[name]
     row = client(name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flux2_mcp.server.transports.messages import MAX_BATCH, MAX_PARTS, crowded, is_crowded, message, refusal
+from tests.support.rows import rows
 
 MOST = 10_000
 PARSE, INVALID = -32700, -32600
@@ -38,7 +38,7 @@ def refused(text: bytes, most: int = MOST) -> tuple[object, int] | None:
     return None if told is None else (told.id, told.error.code)
 
 
-@pytest.mark.parametrize("ident", [b"7", b'"seven"', b"0", b"-1", b'"}{"', b'"\\u00e9\\""'])
+@rows("ident", [b"7", b'"seven"', b"0", b"-1", b'"}{"', b'"\\u00e9\\""'])
 def test_the_id_of_a_request_that_can_not_be_read_is_found_wherever_it_stands(ident: bytes) -> None:
     for name, value in UNREADABLE.items():
         call = CALL % value
@@ -50,7 +50,7 @@ def test_the_id_of_a_request_that_can_not_be_read_is_found_wherever_it_stands(id
             assert refused(text, 100_000) == (json.loads(ident), PARSE), name
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "ident"),
     [
         (b'{"jsonrpc":"2.0","id":7,', 7),
@@ -108,7 +108,7 @@ def test_what_is_json_and_no_message_keeps_its_id() -> None:
     assert refused(b"[]") == (None, INVALID)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("items", "idents"),
     [
         ([{"id": 1, "method": "ping"}], [1]),
@@ -166,7 +166,7 @@ CROWDS = {
 }
 
 
-@pytest.mark.parametrize("text", CROWDS.values(), ids=CROWDS)
+@rows("text", CROWDS.values(), ids=CROWDS)
 def test_a_text_is_crowded_from_one_part_too_many_on_and_what_a_string_holds_is_none(text: bytes) -> None:
     """Each has as many as may be, or nearly: it passes with its strings, and a few more parts at its end are too many."""
     assert not is_crowded(text)

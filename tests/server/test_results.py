@@ -26,6 +26,7 @@ from flux2_mcp.server.results.tasks import (
     NextAction,
     TaskResult,
 )
+from tests.support.rows import rows
 
 AT = datetime(2026, 11, 20, 10, 0, 0, 999_999, tzinfo=UTC)
 URL = "https://cdn.example.com/1.png?signature=x"
@@ -157,12 +158,12 @@ STATUSES: dict[State, TaskStatus] = {
 }
 
 
-@pytest.mark.parametrize("state", State)
+@rows("state", State)
 def test_every_state_has_a_status_and_only_finished_images_are_completed(state: State) -> None:
     assert task_results.task(TaskReport(replace(OPEN, state=state))).status == STATUSES[state]
 
 
-@pytest.mark.parametrize("status", sorted(set(STATUSES.values())))
+@rows("status", sorted(set(STATUSES.values())))
 def test_a_status_stands_for_all_its_states(status: TaskStatus) -> None:
     assert task_results.states(status) == tuple(state for state in State if STATUSES[state] == status)
 
@@ -170,7 +171,7 @@ def test_a_status_stands_for_all_its_states(status: TaskStatus) -> None:
 TROUBLE = ServiceError("RunAPI is in trouble.", status=503)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("entry", "error"),
     [
         (OPEN, "RunAPI is in trouble."),
@@ -190,7 +191,7 @@ def test_times_are_told_in_utc_to_the_second() -> None:
     assert task_results.stamp(AT.replace(microsecond=0)) == "2026-11-20T10:00:00Z"
 
 
-@pytest.mark.parametrize(("usd", "number"), [(None, None), ("0", 0.0), ("0.05", 0.05), ("0.045", 0.045), ("12", 12.0)])
+@rows(("usd", "number"), [(None, None), ("0", 0.0), ("0.05", 0.05), ("0.045", 0.045), ("12", 12.0)])
 def test_amounts_become_the_numbers_a_reader_would_write(usd: str | None, number: float | None) -> None:
     found = task_results.number(None if usd is None else Decimal(usd))
     assert found == number
@@ -200,7 +201,7 @@ def test_amounts_become_the_numbers_a_reader_would_write(usd: str | None, number
 # --- a call ---
 
 
-@pytest.mark.parametrize(
+@rows(
     ("entries", "status"),
     [
         ([], "none"),
@@ -250,7 +251,7 @@ def test_a_whole_result_names_the_tool_to_call_next_with_the_tasks_still_to_come
     )
 
 
-@pytest.mark.parametrize("entry", [DELIVERED, FAILED, REJECTED, LOST, replace(COMPLETED, state=State.UNDELIVERED)])
+@rows("entry", [DELIVERED, FAILED, REJECTED, LOST, replace(COMPLETED, state=State.UNDELIVERED)])
 def test_where_nothing_is_to_come_nothing_is_to_be_called(entry: TaskRecord) -> None:
     assert told(entry).next_action is None
 
@@ -264,7 +265,7 @@ def test_sums_count_what_is_known_and_are_unknown_where_nothing_is() -> None:
     assert told(*[replace(OPEN, quoted_usd=Decimal("0.1"))] * 3).quoted_usd == 0.3
 
 
-@pytest.mark.parametrize(
+@rows(
     ("sandbox", "joined", "notice", "expected"),
     [
         (False, False, None, None),
@@ -375,7 +376,7 @@ def test_no_tasks_at_all_are_said() -> None:
     assert task_words.words(told(notice="The journal was broken.")) == "There are no tasks yet. The journal was broken."
 
 
-@pytest.mark.parametrize(
+@rows(
     "entries",
     [
         [DELIVERED, replace(DELIVERED, task_id="task-2", image_urls=(f"{URL}2",))],
@@ -400,11 +401,11 @@ def test_whatever_matters_stands_in_both_the_data_and_the_words(entries: list[Ta
         assert result.next_action.tool in words
 
 
-@pytest.mark.parametrize(
+@rows(
     "trouble",
     [None, TROUBLE, DeliveryError("The result's URL answered 404."), NotFoundError("No such task.", status=404)],
 )
-@pytest.mark.parametrize("entry", [OPEN, SUBMITTED, COMPLETED, DELIVERED, FAILED, REJECTED, LOST])
+@rows("entry", [OPEN, SUBMITTED, COMPLETED, DELIVERED, FAILED, REJECTED, LOST])
 def test_every_result_survives_json_as_it_is(entry: TaskRecord, trouble: Flux2Error | None) -> None:
     result = task_results.generation(Outcome(tasks=(TaskReport(entry, trouble),), sandbox=True))
     assert GenerationResult.model_validate_json(result.model_dump_json()) == result

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -20,6 +19,7 @@ from flux2_mcp.domain.models import MAKING
 from flux2_mcp.errors import InvalidRequestError
 from flux2_mcp.runapi import wire
 from flux2_mcp.server.docs import schemas
+from tests.support.rows import rows
 from tests.support.sandboxed import running
 
 MODELS = list(catalog.models().values())
@@ -77,7 +77,7 @@ def both_verdicts(verdicts: Counter[bool]) -> bool:
     return min(verdicts[True], verdicts[False]) >= 10
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
+@rows("model", MODELS, ids=lambda model: model.id)
 def test_a_body_is_valid_if_and_only_if_the_catalogue_finds_nothing_wrong(model: Model) -> None:
     verdicts: Counter[bool] = Counter()
 
@@ -91,7 +91,7 @@ def test_a_body_is_valid_if_and_only_if_the_catalogue_finds_nothing_wrong(model:
     assert both_verdicts(verdicts), verdicts
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
+@rows("model", MODELS, ids=lambda model: model.id)
 def test_both_agree_on_each_awkward_value_in_each_field(model: Model) -> None:
     urls = [["https://example.com/a.png"] * count for count in (0, 1, 8, 9)]
     values = [*TEXTS, *CHOICES, *urls, [1], True, False, 0, 1, 2, 0.5, {}]
@@ -106,7 +106,7 @@ def test_a_field_that_a_rule_forbids_is_in_no_schema_though_it_be_described() ->
     assert (catalog.problems(model, body) == [], validator(model).is_valid(body)) == (False, False)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
+@rows("model", MODELS, ids=lambda model: model.id)
 def test_a_body_is_valid_if_and_only_if_it_becomes_that_very_request(model: Model) -> None:
     verdicts: Counter[bool] = Counter()
     arguments = [name for name in FIELDS if name != "output_count"]  # nobody needs to choose the only count there is
@@ -130,7 +130,7 @@ def test_a_body_is_valid_if_and_only_if_it_becomes_that_very_request(model: Mode
     assert both_verdicts(verdicts), verdicts
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
+@rows("model", MODELS, ids=lambda model: model.id)
 def test_the_example_is_valid_for_its_own_model_and_for_no_other(model: Model) -> None:
     assert [other.id for other in MODELS if valid(other, schemas.example(model))] == [model.id]
     assert schemas.request(model)["examples"] == [schemas.example(model)]
@@ -175,7 +175,7 @@ def test_everything_that_the_sandbox_answers_is_a_task(tmp_path: Path) -> None:
         TASK.validate(answer)
 
 
-@pytest.mark.parametrize(
+@rows(
     "answer",
     [
         {"id": "a"},  # create may leave the status out
@@ -188,7 +188,7 @@ def test_what_the_contract_allows_is_a_task(answer: dict[str, Any]) -> None:
     TASK.validate(answer)
 
 
-@pytest.mark.parametrize(
+@rows(
     "answer",
     [
         {},

@@ -18,6 +18,7 @@ from flux2_mcp.engine.backend import account_name
 from flux2_mcp.runapi import key_file
 from flux2_mcp.server.transports import plain
 from flux2_mcp.settings import Settings, serving
+from tests.support.rows import rows
 
 VALUES = (
     *(
@@ -108,7 +109,7 @@ def test_what_is_plain_is_what_the_settings_say(
     held_together(env, user)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@rows("name", NAMES)
 def test_whatever_a_variable_says_alone_is_plain_only_where_the_settings_take_it(name: str, user: Path) -> None:
     (user / ".config" / "runapi" / "config.json").unlink(missing_ok=True)
     for value in VALUES:
@@ -128,7 +129,7 @@ USUAL: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no server sleeps there")
-@pytest.mark.parametrize("what", USUAL)
+@rows("what", USUAL)
 def test_what_most_users_set_is_plain(what: str, user: Path) -> None:
     assert held_together({"HOME": str(user), "FLUX2_HOME": str(user), **USUAL[what]}, user) is not None
 

@@ -20,6 +20,7 @@ from flux2_mcp.runapi.key_file import ConfigText, UnreadableFile, config_file
 from flux2_mcp.settings import BASE_URL, Settings, SignIn, from_env
 from flux2_mcp.system.environment import said
 from flux2_mcp.system.logs import masked
+from tests.support.rows import rows
 
 KEY = "sk-run-0123456789abcdef"
 HOME = {"FLUX2_HOME": str(Path("/home/ada/flux2").absolute())}
@@ -29,7 +30,7 @@ def told(**env: str) -> Settings:
     return from_env(HOME | env)
 
 
-@pytest.mark.parametrize("row", [row for row in VARIABLES if row.default.startswith("`")], ids=lambda row: row.name)
+@rows("row", [row for row in VARIABLES if row.default.startswith("`")], ids=lambda row: row.name)
 def test_the_default_that_people_are_told_is_the_one_that_counts(row: Variable) -> None:
     assert told(**{row.name: row.default.strip("`")}) == told()
 
@@ -132,7 +133,7 @@ def test_what_is_blank_is_as_if_it_were_not_there() -> None:
 # --- the key ---
 
 
-@pytest.mark.parametrize(
+@rows(
     ("env", "config", "key", "source"),
     [
         ({"RUNAPI_API_KEY": "a", "RUNAPI_KEY": "c"}, {"api_key": "b"}, "a", "RUNAPI_API_KEY"),
@@ -152,8 +153,8 @@ def test_the_key_is_the_first_of_variable_config_file_and_the_old_variable(
     assert (found.api_key, found.key_source) == (key, source)
 
 
-@pytest.mark.parametrize("bad", ["sk-\u00e9t\u00e9", "sk-\u2014", "sk-a\x00b", "sk-a\nb"])
-@pytest.mark.parametrize("name", ["RUNAPI_API_KEY", "RUNAPI_KEY"])
+@rows("bad", ["sk-\u00e9t\u00e9", "sk-\u2014", "sk-a\x00b", "sk-a\nb"])
+@rows("name", ["RUNAPI_API_KEY", "RUNAPI_KEY"])
 def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(name: str, bad: str) -> None:
     with pytest.raises(SettingsError) as caught:
         told(**{name: bad})
@@ -179,7 +180,7 @@ def test_the_key_stands_in_no_repr() -> None:
     assert KEY not in str(found)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "why"),
     [
         ("{", "is not valid JSON: line 1, column 2."),
@@ -221,9 +222,7 @@ def test_a_key_that_goes_before_the_config_file_does_not_need_to_read_it() -> No
     assert from_env(HOME | {"RUNAPI_API_KEY": KEY}, UNREADABLE) == told(RUNAPI_API_KEY=KEY)
 
 
-@pytest.mark.parametrize(
-    ("key", "shown"), [(KEY, "****cdef"), ("0123456789ab", "****89ab"), ("0123456789a", "****"), ("", "****")]
-)
+@rows(("key", "shown"), [(KEY, "****cdef"), ("0123456789ab", "****89ab"), ("0123456789a", "****"), ("", "****")])
 def test_of_a_key_the_last_four_characters_are_shown_and_of_a_short_one_none(key: str, shown: str) -> None:
     assert masked(key) == shown
 
@@ -232,7 +231,7 @@ def test_an_empty_config_file_is_as_if_there_were_none() -> None:
     assert from_env(HOME, " \n") == from_env(HOME)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("env", "path"),
     [
         ({"XDG_CONFIG_HOME": "/x", "HOME": "/h"}, "/x/runapi/config.json"),
@@ -248,8 +247,8 @@ def test_the_config_file_is_where_runapis_own_tools_keep_it(env: dict[str, str],
 # --- the mode ---
 
 
-@pytest.mark.parametrize("key", [None, KEY])
-@pytest.mark.parametrize("mode", [None, "auto", "live", "sandbox", " SandBox "])
+@rows("key", [None, KEY])
+@rows("mode", [None, "auto", "live", "sandbox", " SandBox "])
 def test_the_sandbox_is_entered_when_forced_or_for_want_of_a_key_and_never_else(
     mode: str | None, key: str | None
 ) -> None:
@@ -283,7 +282,7 @@ def test_an_unknown_choice_is_refused_with_the_choices(name: str, allowed: str) 
 # --- where RunAPI stands ---
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "base_url"),
     [
         ("https://runapi.ai", "https://runapi.ai"),
@@ -301,7 +300,7 @@ def test_a_base_url_is_https_anywhere_or_http_on_loopback(text: str, base_url: s
     assert told(RUNAPI_BASE_URL=text).base_url == base_url
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         *("http://runapi.ai", "http://127.0.0.1.example.com", "http://localhost.example.com", "http://0.0.0.0"),
@@ -322,7 +321,7 @@ def test_what_cannot_even_be_taken_apart_is_no_url(text: str) -> None:
     assert refusal(RUNAPI_BASE_URL=text) == "RUNAPI_BASE_URL is not a URL."
 
 
-@pytest.mark.parametrize("text", ["http://runapi.ai", "runapi.ai", "https://runapi.ai:x", "https://ada:pw@runapi.ai"])
+@rows("text", ["http://runapi.ai", "runapi.ai", "https://runapi.ai:x", "https://ada:pw@runapi.ai"])
 def test_an_address_of_the_config_file_that_can_not_be_used_names_the_file_and_shows_nothing_of_it(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         from_env(HOME, json.dumps({"api_key": KEY, "baseUrl": text}))
@@ -339,7 +338,7 @@ def test_the_sandbox_that_was_asked_for_needs_no_address_of_runapis() -> None:
     assert from_env(HOME | sandbox, json.dumps({"base_url": "http://runapi.ai"})) == from_env(HOME | sandbox)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("env", "config", "base_url"),
     [
         ({"RUNAPI_BASE_URL": "https://a"}, {"base_url": "https://b", "baseUrl": "https://c"}, "https://a"),
@@ -361,7 +360,7 @@ def test_the_address_of_a_teams_server_goes_with_the_token_beside_it_and_with_no
     assert (own.api_key, own.base_url) == ("sk-run-own", BASE_URL)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("host", "loopback"),
     [
         ("localhost", True),
@@ -388,7 +387,7 @@ def test_loopback_is_what_is_plainly_written_as_loopback(host: str | None, *, lo
 # --- the home ---
 
 
-@pytest.mark.parametrize("path", ["flux2", "./flux2", "~ada/flux2", "../x"])
+@rows("path", ["flux2", "./flux2", "~ada/flux2", "../x"])
 def test_a_home_that_depends_on_where_the_process_starts_is_refused(path: str) -> None:
     assert refusal(FLUX2_HOME=path).startswith("FLUX2_HOME must be an absolute path")
 
@@ -403,7 +402,7 @@ def test_without_a_home_it_is_the_platforms_user_data_folder() -> None:
 # --- numbers ---
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "attribute", "low", "high", "shown"),
     [
         ("FLUX2_WAIT_SECONDS", "wait_seconds", 0.0, 900.0, "0 to 900"),
@@ -443,7 +442,7 @@ def test_a_callback_address_is_any_web_address_with_a_port_of_ours_behind_it(url
     assert (found.callback_url, found.callback_port) == (url, 1)
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         *("example.com", "ftp://example.com", "https://", "https:///a", "https://[::1", "https://a:b", "https://a b/"),
@@ -461,7 +460,7 @@ def test_a_callback_address_and_its_port_go_together(env: dict[str, str]) -> Non
     assert refusal(**env) == "FLUX2_CALLBACK_URL and FLUX2_CALLBACK_PORT go together: one leads to the other."
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
+@rows("port", ["0", "65536", "-1", "http"])
 def test_a_callback_port_is_a_port(port: str) -> None:
     assert refusal(FLUX2_CALLBACK_URL="https://example.com", FLUX2_CALLBACK_PORT=port) == (
         "FLUX2_CALLBACK_PORT must be a number from 1 to 65535."
@@ -480,16 +479,14 @@ CAPS = {
 }
 
 
-@pytest.mark.parametrize("name", CAPS)
-@pytest.mark.parametrize(
-    ("text", "usd"), [("0", "0"), ("0.50", "0.5"), ("$12.34", "12.34"), (".5", "0.5"), ("1e2", "100")]
-)
+@rows("name", CAPS)
+@rows(("text", "usd"), [("0", "0"), ("0.50", "0.5"), ("$12.34", "12.34"), (".5", "0.5"), ("1e2", "100")])
 def test_a_cap_is_an_exact_amount_and_nothing_is_a_cap_too(name: str, text: str, usd: str) -> None:
     assert told(**{name: text}).caps == Caps(**{CAPS[name]: Decimal(usd)})
 
 
-@pytest.mark.parametrize("name", CAPS)
-@pytest.mark.parametrize(
+@rows("name", CAPS)
+@rows(
     "text", ["none", "off", "unlimited", "-1", "-0.01", "1,50", "5 USD", "€5", "$", "$$5", "nan", "sNaN", "inf", "--"]
 )
 def test_a_cap_that_cannot_be_read_is_never_a_cap_that_is_not_there(name: str, text: str) -> None:
@@ -514,7 +511,7 @@ VALUES = st.one_of(
 )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("env", "wanted"),
     [
         ({}, False),
@@ -577,7 +574,7 @@ def test_a_login_may_listen_while_its_own_key_is_used_and_the_variable_goes_befo
     assert refusal(FLUX2_LISTEN="yes") == "FLUX2_LISTEN must be one of 0, 1."
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         "mysql://ada:secret@db/flux2",
@@ -604,7 +601,7 @@ def test_the_address_of_the_journal_is_any_that_postgresql_itself_reads_and_stan
     assert url not in repr(told(FLUX2_JOURNAL_URL=url))
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         "s3://ada:secret@pictures",
@@ -626,7 +623,7 @@ def test_a_store_of_images_that_is_none_or_holds_a_key_is_refused_unseen(url: st
     assert "secret" not in f"{caught.value} {caught.value.next_step}"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("url", "wanted"),
     [
         ("s3://my.pictures/team/one/", None),
@@ -642,7 +639,7 @@ def test_the_store_of_images_is_a_bucket_with_a_prefix_or_a_folder(url: str, wan
     assert told(HOME="/home/ada", FLUX2_IMAGES_URL=url).images_url == (wanted or url)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("scheme", "name"),
     [
         ("s3", "AWS_ENDPOINT_URL"),
@@ -695,7 +692,7 @@ def test_a_team_is_told_whom_to_let_in_and_one_person_has_no_team() -> None:
     assert "nnnn" not in repr(found)
 
 
-@pytest.mark.parametrize(
+@rows(
     "issuer",
     ["http://sso.example.com", "sso.example.com", "https://sso.example.com?a=1", "https://a:b@sso.example.com"],
 )

@@ -13,6 +13,7 @@ from flux2_mcp.errors import SettingsError
 from flux2_mcp.hosts.table import SYSTEM_VARIABLES, VARIABLES
 from flux2_mcp.runapi.key_file import config_file
 from flux2_mcp.settings import Settings, from_env
+from tests.support.rows import rows
 
 KEY = "sk-run-0123456789abcdef"
 HOME = {"HOME": "/home/ada", "FLUX2_HOME": "/srv/flux2"}
@@ -34,14 +35,14 @@ def refused(config: object, **env: str) -> SettingsError:
     return caught.value
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@rows("dialect", DIALECTS)
 def test_a_placeholder_counts_as_unset_in_every_dialect_and_for_every_variable(dialect: str) -> None:
     unset = from_env({"HOME": HOME["HOME"]})
     for name in (*VARIABLES, *SYSTEM_VARIABLES):
         assert from_env({"HOME": HOME["HOME"], name: dialect.format(name)}) == unset, name
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@rows("dialect", DIALECTS)
 def test_a_placeholder_hides_neither_the_key_in_the_file_nor_the_file(dialect: str) -> None:
     unfilled = {name: dialect.format(name) for name in ("RUNAPI_API_KEY", "XDG_CONFIG_HOME", "RUNAPI_BASE_URL")}
     found = told({"api_key": KEY, "base_url": "https://runapi.example"}, **unfilled)
@@ -58,14 +59,14 @@ def test_an_amount_in_dollars_is_no_placeholder_and_a_cap_that_can_not_be_read_i
             told(FLUX2_MAX_COST_USD=text)
 
 
-@pytest.mark.parametrize("key", [f'"{KEY}"', f"'{KEY}'", f"Bearer {KEY}", f" bearer  {KEY} ", f'"Bearer {KEY}"'])
+@rows("key", [f'"{KEY}"', f"'{KEY}'", f"Bearer {KEY}", f" bearer  {KEY} ", f'"Bearer {KEY}"'])
 def test_a_key_is_read_without_quotes_and_without_bearer_wherever_it_stands(key: str) -> None:
     assert told(RUNAPI_API_KEY=key).api_key == KEY
     assert told(RUNAPI_KEY=key).api_key == KEY
     assert told({"api_key": key}).api_key == KEY
 
 
-@pytest.mark.parametrize("key", ["Bearer", "Bearer ${RUNAPI_API_KEY}", '"Bearer $RUNAPI_API_KEY"', "''"])
+@rows("key", ["Bearer", "Bearer ${RUNAPI_API_KEY}", '"Bearer $RUNAPI_API_KEY"', "''"])
 def test_bearer_alone_is_no_key(key: str) -> None:
     assert told(RUNAPI_API_KEY=key).mode == "sandbox"
 
@@ -115,7 +116,7 @@ def test_a_config_folder_that_depends_on_where_the_process_started_is_none() -> 
 # --- RunAPI's own file ---
 
 
-@pytest.mark.parametrize(
+@rows(
     ("config", "kind"),
     [
         ({"api_key": 7}, "a number as api_key"),
@@ -137,7 +138,7 @@ def test_a_key_of_another_type_is_told_and_nobody_draws_in_its_stead(config: obj
     assert told(config, FLUX2_MODE="sandbox").mode == "sandbox"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("config", "place"),
     [
         ({"auth": {"api_key": KEY}}, "auth.api_key"),
@@ -167,7 +168,7 @@ def test_a_key_in_another_place_is_told_with_where_it_belongs(config: object, pl
     assert told(config, RUNAPI_KEY="other").api_key == "other"
 
 
-@pytest.mark.parametrize(
+@rows(
     "config",
     [
         *({"name": "ada", "user": {"email": "a"}}, {"api_key": None}, {"api_key": " "}, {"auth": {"api_key": ""}}),
@@ -188,7 +189,7 @@ def test_an_address_of_another_type_is_told_for_the_key_must_not_go_elsewhere() 
 # --- what is said ---
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "value"),
     [
         *(("FLUX2_MODE", "lve"), ("FLUX2_RATE", "ten"), ("FLUX2_HOME", "some/folder"), ("FLUX2_MAX_COST_USD", "5 USD")),

@@ -108,7 +108,8 @@ class Cluster:
             ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=True
         ).stdout
         for pid in (parent, *map(int, children.split())):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # one that served a connection may end meanwhile
+                os.kill(pid, number)
 
     def _run(self, program: str, *arguments: str) -> None:
         assert self._bin is not None

@@ -19,6 +19,7 @@ from flux2_mcp.server.transports.bearer import BearerOnly
 from flux2_mcp.server.viewer.guard import ViewerGuard
 from flux2_mcp.system import http_server
 from flux2_mcp.system.loopback import HOST
+from tests.support.rows import rows
 from tests.support.sandboxed import TLS
 
 pytestmark = pytest.mark.anyio
@@ -116,7 +117,7 @@ async def hung_up(stream: SocketStream) -> None:
             await stream.receive()
 
 
-@pytest.mark.parametrize("said", UNPROVEN.values(), ids=UNPROVEN)
+@rows("said", UNPROVEN.values(), ids=UNPROVEN)
 async def test_a_connection_that_proves_nothing_is_hung_up_on_in_its_time(said: str) -> None:
     async with serving(proof_seconds=0.1) as server:
         await hung_up(await server.connect(said))
@@ -145,7 +146,7 @@ async def test_a_connection_that_has_proven_itself_stays_while_it_is_idle_and_wh
         assert (await answer(waiting)).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("said", UNPROVEN.values(), ids=UNPROVEN)
+@rows("said", UNPROVEN.values(), ids=UNPROVEN)
 async def test_however_many_prove_nothing_who_has_proven_itself_stays_and_who_can_gets_in(said: str) -> None:
     async with serving(most=8) as server:
         idle, waiting = await server.connect(), await server.connect(GET.replace("/", "/wait", 1).format(KEY))

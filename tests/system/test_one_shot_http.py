@@ -13,6 +13,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from flux2_mcp.system import one_shot_http
 from flux2_mcp.system.loopback import HOST
 from flux2_mcp.system.one_shot_http import LocalReply, LocalRequest, OneShotServer
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +61,7 @@ async def at_once(_: LocalRequest) -> LocalReply:
     return LocalReply(204)
 
 
-@pytest.mark.parametrize("said", HALVES.values(), ids=HALVES)
+@rows("said", HALVES.values(), ids=HALVES)
 async def test_a_caller_that_does_not_say_what_it_wants_is_hung_up_on_in_its_time(said: bytes) -> None:
     async with opened(OneShotServer(at_once, call_seconds=0.1, answer_seconds=LONG)) as connect:
         stream = await connect()
@@ -83,7 +84,7 @@ async def test_bytes_that_trickle_give_no_more_time() -> None:
             await trickle()
 
 
-@pytest.mark.parametrize("said", HALVES.values(), ids=HALVES)
+@rows("said", HALVES.values(), ids=HALVES)
 async def test_who_is_being_answered_keeps_its_place_whoever_comes_after(said: bytes) -> None:
     begun, go_on, ended = anyio.Event(), anyio.Event(), anyio.Event()
 
