@@ -8,7 +8,7 @@ MARKS ?= not deep
 SPEED ?= 3
 RUN := $(BIN)/python -m
 # More than CI has processors: some of what the tests do is wait. Each costs five seconds of a processor.
-WORKERS ?= 8
+WORKERS ?= 7
 # A file's tests share the servers that they start.
 SUITE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/real_hosts --ignore tests/inspector --ignore tests/team
 # Byte-code goes into the environment, also where the machine says that none is written: to compile everything in each

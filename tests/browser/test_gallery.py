@@ -900,8 +900,11 @@ async def planned(host: Host) -> None:
     ]  # fmt: skip
     plan = {"manifest": "flux2.toml", "counts": {"new": 1, "changed": 1, "edited": 1, "moved": 1}, "current": 7}
 
+    of_a_button = host.answers["tool"]
+
     async def tool(params: dict[str, Any]) -> dict[str, Any]:
-        assert (params["name"], params["arguments"]) == ("check_pricing", {"manifest": "flux2.toml"})
+        if (params["name"], params["arguments"]) != ("check_pricing", {"manifest": "flux2.toml"}):
+            return await of_a_button(params)  # the pointer may rest on one, which asks for its price
         return {"content": [], "structuredContent": {"prices": [], "plan": plan | {"images": images, "usd": 0.1}}}
 
     host.answers["tool"] = tool
