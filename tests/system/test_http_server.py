@@ -312,6 +312,48 @@ async def test_an_answer_is_sent_when_its_last_byte_has_left_the_process_or_its_
             await sent.acquire()
 
 
+@asynccontextmanager
+async def sending_much(unread_seconds: float) -> AsyncIterator[tuple[SocketStream, anyio.Event]]:
+    """One who was sent more than the buffers hold, and what is told once it has left the process."""
+    sent = anyio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"x" * LARGE)(scope, receive, send)
+        await scope["state"]["sent"]()
+        sent.set()
+
+    with http_server.listen(0) as listener, anyio.fail_after(DEADLINE):
+        served = http_server.served(
+            application, listener, grace_seconds=DEADLINE, guarded=False, unread_seconds=unread_seconds
+        )
+        async with served, await anyio.connect_tcp(HOST, listener.getsockname()[1]) as stream:
+            await stream.send(GET.format("").encode())
+            yield stream, sent
+
+
+async def test_whoever_reads_nothing_of_what_is_sent_is_hung_up_on_in_its_time() -> None:
+    async with sending_much(0.2) as (stream, sent):
+        await sent.wait()
+        heard = 0
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                heard += len(await stream.receive())
+        assert heard < LARGE
+
+
+@pytest.mark.deep  # it lasts for nine seconds
+async def test_whoever_reads_slowly_hears_all() -> None:
+    async with sending_much(3) as (stream, sent):
+        heard = 0
+        for share in range(1, 10):
+            while heard < LARGE * share / 9:
+                heard += len(await stream.receive())
+            await anyio.sleep(1)
+        while heard < LARGE:
+            heard += len(await stream.receive())
+        await sent.wait()
+
+
 async def test_where_nobody_is_asked_for_anything_a_whole_request_is_proof() -> None:
     async with serving(proof_seconds=0.5, guarded=False) as server:
         stream = await server.connect()

@@ -7,7 +7,7 @@ connection.
 
 A proven connection has the same time for each further request, from its first byte to its last. If all are proven, one
 more is let in beside them while one of them is idle. When it has proven itself, the one that is idle longest is cut: so
-whoever holds connections that do nothing shuts out nobody.
+whoever holds connections that do nothing shuts out nobody. One whose caller does not read what it is sent is cut too.
 
 Some paths are always answered, such as those that a load balancer asks: there are more places for them, of connections
 and of calls. So one that is let in while all others are taken is told so, and is not just cut.
@@ -40,6 +40,10 @@ KEEP_ALIVE_SECONDS = 75
 """Longer than any client's pause between two polls, so that no poll uses a connection that is just being closed."""
 PROOF_SECONDS = 10.0
 """How long a connection may take until a whole request of it was admitted."""
+UNREAD_SECONDS = 60.0
+"""In so long a time, a caller must read some of what is sent to it:"""
+LEAST_READ_BYTES = 65_536
+"""so much, or the rest. A line of 10 kbit/s is fast enough."""
 KEPT_PLACES = 32
 """The number of connections beyond the limit where some paths are always answered, and of calls of each of these paths."""
 RETRY_SECONDS = 1
@@ -61,12 +65,15 @@ class _State(ServerState):
     have been so for longest.
     """
 
-    def __init__(self, most: int | None, kept: int, *, guarded: bool, proof_seconds: float) -> None:
+    def __init__(
+        self, most: int | None, kept: int, *, guarded: bool, proof_seconds: float, unread_seconds: float
+    ) -> None:
         super().__init__()
         self.most = most
         self.kept = kept
         self.guarded = guarded
         self.proof_seconds = proof_seconds
+        self.unread_seconds = unread_seconds
         self.unproven: dict[_Protocol, asyncio.TimerHandle] = {}
         self.idle: dict[_Protocol, None] = {}
 
@@ -96,6 +103,7 @@ class _Protocol(H11Protocol):
         self._state = state
         self._admitted = not state.guarded
         self._late: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         self.logger = _silent
@@ -115,6 +123,29 @@ class _Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         self._state.idle.pop(self, None)
         super().data_received(data)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._watch_no_more()
+
+    def _watch(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(self._state.unread_seconds, self._look, left)
+
+    def _look(self, before: int) -> None:
+        if before - self.transport.get_write_buffer_size() < LEAST_READ_BYTES:
+            self.hang_up()
+        else:
+            self._watch()
+
+    def _watch_no_more(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def handle_events(self) -> None:
         super().handle_events()
@@ -166,6 +197,7 @@ class _Protocol(H11Protocol):
         for timer in (self._state.unproven.pop(self, None), self._late):
             if timer is not None:
                 timer.cancel()
+        self._watch_no_more()
         self._state.idle.pop(self, None)
 
     def hang_up(self) -> None:
@@ -207,6 +239,7 @@ async def served(
     kept_paths: Collection[str] = (),
     guarded: bool = True,
     proof_seconds: float = PROOF_SECONDS,
+    unread_seconds: float = UNREAD_SECONDS,
 ) -> AsyncIterator[None]:
     """Serve within this context. The caller must enter the application's own lifespan.
 
@@ -223,6 +256,7 @@ async def served(
             admitted.
         proof_seconds: How long a connection may take until a whole request of it was admitted, and then for each further
             request.
+        unread_seconds: The time in which a caller must read `LEAST_READ_BYTES` of what was sent, or the rest of it.
     """
     named = _in_plain_names(application)
     config = Config(
@@ -231,7 +265,13 @@ async def served(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )  # fmt: skip
     config.load()
-    state = _State(most, KEPT_PLACES if kept_paths else 0, guarded=guarded, proof_seconds=proof_seconds)
+    state = _State(
+        most,
+        KEPT_PLACES if kept_paths else 0,
+        guarded=guarded,
+        proof_seconds=proof_seconds,
+        unread_seconds=unread_seconds,
+    )
     server = await asyncio.get_running_loop().create_server(lambda: _Protocol(config, state), sock=listener)
     try:
         yield
