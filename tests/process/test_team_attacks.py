@@ -390,9 +390,6 @@ def test_without_its_database_and_its_provider_it_answers_says_what_is_wrong_and
                 assert answer["result"]["isError"]
                 assert "The journal's database" in said
                 assert "Nothing was sent and nothing was charged." in said
-                task = "/api/v1/flux_2/text_to_image/a-task-of-nobody"
-                asked = team.http.get(task, headers={"Authorization": f"Bearer {token}"})
-                assert (asked.status_code, "Retry-After" in asked.headers) == (503, True)
             assert runapi.creates() == made
             database.lost = provider.down = False
             until(lambda: team.http.get("/readyz").status_code == 200)

@@ -52,7 +52,7 @@ from flux2_mcp.errors import (
 from flux2_mcp.journal.records import TaskRecord
 from flux2_mcp.server.team import origin
 from flux2_mcp.server.team.links import ImageLinks
-from flux2_mcp.server.team.uploads import RETRY_SECONDS, Arrived, Places
+from flux2_mcp.server.team.uploads import Arrived, Places
 from flux2_mcp.server.transports import messages
 from flux2_mcp.settings import Settings
 
@@ -329,8 +329,6 @@ def _refused(exc: Flux2Error) -> Response:
         status, code = HTTPStatus(exc.status), exc.code
     elif isinstance(exc, ApiError):
         text = f"RunAPI refused the team's server: {text}"
-    else:
-        headers = {"Retry-After": RETRY_SECONDS}
     return _Json({"error": {"code": code, "message": text} | more}, status, headers)
 
 
