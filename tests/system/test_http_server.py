@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -339,6 +340,40 @@ async def test_whoever_reads_nothing_of_what_is_sent_is_hung_up_on_in_its_time()
             while True:
                 heard += len(await stream.receive())
         assert heard < LARGE
+
+
+async def test_a_rest_that_nobody_reads_keeps_no_place_however_small_it_is() -> None:
+    step, many = 48 * 1024, 96  # of one of these, less than 64 KB do not fit into the buffers of the system
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        number = int(scope["path"].strip("/") or 0)
+        await Response(b"x" * step * number or b"well")(scope, receive, send)
+
+    async def fit(port: int) -> bool:
+        """Whether as many as there are places for come in at once, and stay."""
+        async with AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(await anyio.connect_tcp(HOST, port)) for _ in range(many)]
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                for stream in (*streams, *streams):
+                    await answer(stream, GET.format(""))
+                return True
+        return False
+
+    with http_server.listen(0) as listener, ExitStack() as unread, anyio.fail_after(DEADLINE):
+        port = listener.getsockname()[1]
+        served = http_server.served(
+            application, listener, grace_seconds=0.1, most=many, guarded=False, unread_seconds=0.5
+        )
+        async with served:
+            for number in range(1, many):
+                caller = unread.enter_context(socket.socket())
+                caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                caller.connect((HOST, port))
+                request = GET.replace("/", f"/{number}", 1).format("Connection: close\r\n")
+                caller.sendall(request.encode())
+                await anyio.lowlevel.checkpoint()
+            while not await fit(port):  # noqa: ASYNC110  # nothing tells of a place that is free
+                await anyio.sleep(0.1)
 
 
 @pytest.mark.deep  # it lasts for nine seconds

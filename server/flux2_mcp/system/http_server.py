@@ -40,10 +40,9 @@ KEEP_ALIVE_SECONDS = 75
 """Longer than any client's pause between two polls, so that no poll uses a connection that is just being closed."""
 PROOF_SECONDS = 10.0
 """How long a connection may take until a whole request of it was admitted."""
-UNREAD_SECONDS = 60.0
-"""In so long a time, a caller must read some of what is sent to it:"""
-LEAST_READ_BYTES = 65_536
-"""so much, or the rest. A line of 10 kbit/s is fast enough."""
+UNREAD_SECONDS = 600.0
+"""In so long a time, a caller must read some of what is sent to it. Shorter times would cut slow lines: the system takes
+more from a process only when a large part of its own buffer is read, up to 1.3 MB, and so does a proxy."""
 KEPT_PLACES = 32
 """The number of connections beyond the limit where some paths are always answered, and of calls of each of these paths."""
 RETRY_SECONDS = 1
@@ -113,6 +112,7 @@ class _Protocol(H11Protocol):
             "is_proven": lambda: self not in self._state.unproven,
         }  # fmt: skip
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # whatever has not left this process is watched until it has
         self._state.unproven[self] = self.loop.call_later(self._state.proof_seconds, self.hang_up)
         self._state.make_room()
 
@@ -137,7 +137,7 @@ class _Protocol(H11Protocol):
         self._unread = self.loop.call_later(self._state.unread_seconds, self._look, left)
 
     def _look(self, before: int) -> None:
-        if before - self.transport.get_write_buffer_size() < LEAST_READ_BYTES:
+        if self.transport.get_write_buffer_size() >= before:
             self.hang_up()
         else:
             self._watch()
@@ -171,10 +171,7 @@ class _Protocol(H11Protocol):
             self._late = self.loop.call_later(seconds, self.hang_up)
 
     async def _sent(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self.transport.set_write_buffer_limits(0)  # from now on, the buffer is full until it is empty
-            await self.flow.drain()
-            self.transport.set_write_buffer_limits()
+        await self.flow.drain()
 
     def _prove(self) -> None:
         whole = self.cycle is not None and not self.cycle.more_body  # type: ignore[redundant-expr]  # None at first
@@ -256,7 +253,7 @@ async def served(
             admitted.
         proof_seconds: How long a connection may take until a whole request of it was admitted, and then for each further
             request.
-        unread_seconds: The time in which a caller must read `LEAST_READ_BYTES` of what was sent, or the rest of it.
+        unread_seconds: The time in which a caller must read some of what is sent to it; otherwise the connection is cut.
     """
     named = _in_plain_names(application)
     config = Config(
