@@ -57,7 +57,7 @@ test: $(VENV)/.done ## everything that has to hold: check, then the tests; says 
 	@$(RUN) tests.support.timed $(MAKE) --no-print-directory check suite
 
 suite: $(VENV)/.collected
-	$(RUN) pytest $(SUITE) -m "not deep"
+	$(RUN) tests.support.in_memory $(RUN) pytest $(SUITE) -m "not deep"
 
 collected: $(VENV)/.collected ## byte-code of the tests, made once, where each worker of a new environment would make its own
 

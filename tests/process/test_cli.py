@@ -119,7 +119,8 @@ def test_eight_images_are_twelve_lines_of_a_terminal_of_80_columns(clean_env: di
     with on_terminal(env, "generate", LONG, "--count", "8", whole=True) as terminal:
         assert terminal.end() == (0, "")
     folder, *rows, money, notice = terminal.seen.rpartition("\r\x1b[K")[2].splitlines()
-    assert sum(-(-len(line) // 80) for line in (folder, *rows, money, notice)) <= 12
+    # Two more are for the folder; how long its name is here depends on where the tests' files are.
+    assert sum(-(-len(line) // 80) for line in (*rows, money, notice)) <= 10
     tasks = json.loads(here("tasks", "--json")[1])["tasks"]
     assert [row.split() for row in rows] == [
         [f"...{task['images'][0]['path'][-16:]}", "1024", "x", "1024", "$0.05", task["task_id"]]
